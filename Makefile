@@ -1,0 +1,37 @@
+# Every target sets itself up: Python 3.11, pip and make are all it needs.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: setup demo ui test test-all lint bench-attention clean
+
+setup: $(READY)
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $(READY)
+
+demo: $(READY)  ## collect, train, evaluate on the shipped model, through Ray and MLflow
+	$(BIN)/python jobs/demo.py --out runs/demo
+
+ui: $(READY)  ## the MLflow comparison of what the demo wrote
+	$(BIN)/python jobs/demo.py --out runs/demo --ui
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	PYRIGHT_PYTHON_CACHE_DIR=$(VENV)/pyright PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(BIN)/pyright
+
+test: lint  ## what CI runs
+	$(BIN)/python -m pytest -m 'not slow' -q
+
+test-all: lint  ## with the slow tests: killed workers, the demo itself
+	$(BIN)/python -m pytest -q
+
+bench-attention: $(READY)  ## the table of docs/results.md: 5 seeds x 64 samples, attention only
+	$(BIN)/python -m benchmarks.attention_only --out runs/bench-attention
+
+clean:
+	rm -rf $(VENV) runs .pytest_cache .ruff_cache .hypothesis build *.egg-info

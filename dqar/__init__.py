@@ -1,0 +1,22 @@
+"""DQAR: dynamic and quantisation-aware attention reuse for diffusion transformers."""
+
+from dqar.config import DQARConfig
+from dqar.controller import DQARController
+from dqar.integration.dit_wrapper import (
+    DQARDiTWrapper,
+    patch_dit_pipeline,
+    unpatch_dit_pipeline,
+)
+from dqar.policy import PolicySpec, ReusePolicy, load_policy, save_policy
+
+__all__ = [
+    "DQARConfig",
+    "DQARController",
+    "DQARDiTWrapper",
+    "PolicySpec",
+    "ReusePolicy",
+    "load_policy",
+    "patch_dit_pipeline",
+    "save_policy",
+    "unpatch_dit_pipeline",
+]

@@ -1,0 +1,95 @@
+"""What a user sets: the seed README's YAML values are the defaults."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from dqar.quantization import CacheDtype
+from dqar.records import SITES
+from dqar.schedule import LayerSchedule, ScheduleType
+
+CACHE_DTYPES: dict[int, CacheDtype] = {32: "fp32", 16: "fp16", 8: "int8"}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DQARConfig:
+    """The reuse gate, the quantised cache and the layer schedule."""
+
+    enabled: bool = True
+    """False closes every gate: the model runs as if it had not been touched."""
+    entropy_threshold: float = 2.0
+    """tau_base in nats per row; ``tau(p) = tau_base * sqrt(p / 16)``."""
+    adaptive_entropy: bool = True
+    """Whether tau follows the prompt length; otherwise tau is tau_base."""
+    snr_low: float = 0.1
+    """Lower end of the SNR window in which reuse is allowed."""
+    snr_high: float = 10.0
+    """Upper end of that window."""
+    warmup_fraction: float = 0.2
+    """Share of the steps, from the first, that never reuse."""
+    max_gap: int = 6
+    """Most steps since the cached value was computed (staleness)."""
+    max_reuse_per_block: int = 6
+    """Most reuses since an entry's last commit (budget)."""
+    min_probability: float = 0.5
+    """Least reuse probability that a policy must give."""
+    quantization_mode: Literal["per_tensor"] = "per_tensor"
+    """Granularity of the scales: one a cached tensor and sample."""
+    quantization_bits: Literal[8, 16, 32] = 8
+    """Bits of a cached value: 8 is int8, 16 is fp16, 32 is fp32."""
+    use_layer_scheduling: bool = True
+    """Whether the layer schedule applies."""
+    schedule_type: ScheduleType = "step"
+    """Which layer schedule."""
+    layer_fraction: float = 1.0
+    """Share of layers that the ``linear`` schedule reaches."""
+    sites: tuple[str, ...] = ("attn",)
+    """Sub-modules whose output is reused."""
+    branch_mode: Literal["tied", "independent"] = "tied"
+    """Whether a sample's two guidance branches share one verdict."""
+    entropy_rows: int = 32
+    """Query rows, evenly strided, that estimate an attention entropy."""
+
+    def __post_init__(self) -> None:
+        _require_choice("quantization_bits", self.quantization_bits, tuple(CACHE_DTYPES))
+        _require_choice("quantization_mode", self.quantization_mode, ("per_tensor",))
+        _require_choice("branch_mode", self.branch_mode, ("tied", "independent"))
+        for site in self.sites:
+            _require_choice("sites", site, SITES)
+        if not self.sites:
+            raise ValueError(f"sites must name at least one of {SITES}. Got (). Pass ('attn',).")
+        if self.snr_low > self.snr_high:
+            raise ValueError(
+                f"snr_low must not exceed snr_high. Got {self.snr_low=}, {self.snr_high=}. "
+                "Swap them."
+            )
+        self.layer_schedule()
+
+    def layer_schedule(self) -> LayerSchedule:
+        """The layer schedule these values describe."""
+        return LayerSchedule(
+            schedule_type=self.schedule_type if self.use_layer_scheduling else "all",
+            warmup_fraction=self.warmup_fraction,
+            layer_fraction=self.layer_fraction,
+        )
+
+    @property
+    def cache_dtype(self) -> CacheDtype:
+        """How the cache stores a value."""
+        return CACHE_DTYPES[self.quantization_bits]
+
+    @classmethod
+    def slides(cls) -> DQARConfig:
+        """The talk's values: tau 2.5, SNR in [0.1, 100]."""
+        return cls(entropy_threshold=2.5, snr_high=100.0)
+
+    @classmethod
+    def never(cls) -> DQARConfig:
+        """Every gate closed."""
+        return cls(enabled=False)
+
+
+def _require_choice(name: str, value: object, choices: tuple) -> None:
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {choices}. Got {value!r}. Pass {choices[0]!r}.")

@@ -1,0 +1,229 @@
+"""Gates decide and touch nothing: a :class:`Signal` goes in, a :class:`Verdict` comes out.
+
+Behaviour is added by composing small final classes with :class:`AllOf`; the seed's cascade of
+eight is :func:`seed_cascade`. All gates of a step are decided in one batch.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import final
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from dqar.config import DQARConfig
+from dqar.policy import ReusePolicy
+from dqar.records import Reason, Signal, Verdict
+from dqar.schedule import LayerSchedule
+
+MEASURED = frozenset({"entropy", "log_drift", "quant_error", "log_latent_norm"})
+"""Features that cost device work; the controller measures only what is needed."""
+
+
+class Gate(ABC):
+    """One question about every gate of a step. Pure: same signal, same verdict."""
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Which of :data:`MEASURED` this gate reads."""
+        return frozenset()
+
+    @abstractmethod
+    def decide(self, signal: Signal) -> Verdict:
+        """Reuse, or the reason not to, for each gate and sample."""
+
+
+def refuse_where(refused: Tensor, reason: Reason, signal: Signal) -> Verdict:
+    """Refuse with ``reason`` where ``refused`` (which broadcasts to ``[g, b]``), else reuse."""
+    code = refused.to(torch.uint8) * int(reason)
+    return Verdict(reason=code.to(signal.cached.device).expand(signal.shape))
+
+
+def _everywhere(refused: bool, reason: Reason, signal: Signal) -> Verdict:
+    code = int(reason) if refused else int(Reason.REUSE)
+    shape, device = signal.shape, signal.cached.device
+    return Verdict(reason=torch.full(shape, code, dtype=torch.uint8, device=device))
+
+
+@final
+class Closed(Gate):
+    """Never reuse."""
+
+    def decide(self, signal: Signal) -> Verdict:
+        return _everywhere(True, Reason.CLOSED, signal)
+
+
+@final
+class Cached(Gate):
+    """Refuse where nothing is cached."""
+
+    def decide(self, signal: Signal) -> Verdict:
+        return refuse_where(~signal.cached, Reason.COLD, signal)
+
+
+@final
+class Warmup(Gate):
+    """Refuse the first ``ceil(fraction * total)`` steps."""
+
+    def __init__(self, fraction: float) -> None:
+        self.fraction = fraction
+
+    def decide(self, signal: Signal) -> Verdict:
+        is_early = signal.step.index < self.fraction * signal.step.total
+        return _everywhere(is_early, Reason.WARMUP, signal)
+
+
+@final
+class Scheduled(Gate):
+    """Refuse layers that the layer schedule has not reached."""
+
+    def __init__(self, schedule: LayerSchedule) -> None:
+        self.schedule = schedule
+
+    def decide(self, signal: Signal) -> Verdict:
+        limit = self.schedule.num_eligible(signal.step.progress, signal.num_layers)
+        return refuse_where((signal.layer >= limit)[:, None], Reason.SCHEDULE, signal)
+
+
+@final
+class Staleness(Gate):
+    """Refuse values computed more than ``max_gap`` steps ago."""
+
+    def __init__(self, max_gap: int | Int[Tensor, " b"]) -> None:
+        self.max_gap = max_gap
+
+    def decide(self, signal: Signal) -> Verdict:
+        return refuse_where(signal.gap > self.max_gap, Reason.STALE, signal)
+
+
+@final
+class Budget(Gate):
+    """Refuse an entry already reused ``max_reuses`` times since its commit."""
+
+    def __init__(self, max_reuses: int) -> None:
+        self.max_reuses = max_reuses
+
+    def decide(self, signal: Signal) -> Verdict:
+        return refuse_where(signal.reuses >= self.max_reuses, Reason.BUDGET, signal)
+
+
+@final
+class EntropyBelow(Gate):
+    """Refuse where the entropy is not below ``tau(p) = tau_base * sqrt(p / 16)``."""
+
+    def __init__(self, tau_base: float | Float[Tensor, " b"], adaptive: bool = True) -> None:
+        self.tau_base = tau_base
+        self.adaptive = adaptive
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset({"entropy"})
+
+    def decide(self, signal: Signal) -> Verdict:
+        stretch = (signal.prompt_length / 16.0).sqrt() if self.adaptive else 1.0
+        is_diffuse = signal.entropy >= self.tau_base * stretch
+        return refuse_where(is_diffuse, Reason.ENTROPY, signal)
+
+
+@final
+class SnrBand(Gate):
+    """Refuse outside the SNR window ``[low, high]``, which may differ from sample to sample."""
+
+    def __init__(self, low: float | Float[Tensor, " b"], high: float | Float[Tensor, " b"]) -> None:
+        self.low = torch.as_tensor(low)
+        self.high = torch.as_tensor(high)
+
+    def decide(self, signal: Signal) -> Verdict:
+        is_outside = (signal.step.snr < self.low) | (signal.step.snr > self.high)
+        return refuse_where(is_outside.to(signal.cached.device), Reason.SNR, signal)
+
+
+@final
+class Learned(Gate):
+    """Refuse where the policy's reuse probability is below ``min_probability``, or where the
+    cached value is staler than any that the policy was trained on.
+
+    ``log_threshold`` may differ from sample to sample, which sweeps operating points in a batch.
+    """
+
+    def __init__(
+        self,
+        policy: ReusePolicy,
+        *,
+        log_threshold: float | Float[Tensor, " b"] | None = None,
+        min_probability: float = 0.5,
+    ) -> None:
+        self.policy = policy
+        self.log_threshold = log_threshold
+        self.min_probability = min_probability
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return MEASURED & frozenset(self.policy.spec.features)
+
+    def decide(self, signal: Signal) -> Verdict:
+        probability = self.policy.probability(signal, self.log_threshold)
+        is_unknown = signal.gap > self.policy.spec.max_gap
+        is_refused = is_unknown | (probability < self.min_probability)
+        return refuse_where(is_refused, Reason.POLICY, signal)
+
+
+@final
+class Interval(Gate):
+    """Compute every ``period``-th step, reuse between (as PAB and FORA do)."""
+
+    def __init__(self, period: int) -> None:
+        self.period = period
+
+    def decide(self, signal: Signal) -> Verdict:
+        return _everywhere(signal.step.index % self.period == 0, Reason.INTERVAL, signal)
+
+
+@final
+class Scripted(Gate):
+    """Reuse where a mask says so: exploration, replay of a trace, a static plan."""
+
+    def __init__(self, reuse: Bool[Tensor, "t g b"]) -> None:
+        self.reuse = reuse
+
+    def decide(self, signal: Signal) -> Verdict:
+        return refuse_where(~self.reuse[signal.step.index], Reason.SCRIPT, signal)
+
+
+@final
+class AllOf(Gate):
+    """Reuse where every gate agrees; the first that refuses gives the reason."""
+
+    def __init__(self, *gates: Gate) -> None:
+        self.gates = gates
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset().union(*(gate.needs for gate in self.gates))
+
+    def decide(self, signal: Signal) -> Verdict:
+        reason = _everywhere(False, Reason.REUSE, signal).reason
+        for gate in self.gates:
+            reason = torch.where(reason == Reason.REUSE, gate.decide(signal).reason, reason)
+        return Verdict(reason=reason)
+
+
+def seed_cascade(config: DQARConfig, policy: ReusePolicy | None = None) -> Gate:
+    """The talk's cascade in its order: warm-up, schedule, cache, staleness, budget, entropy,
+    SNR, policy. Each gate can block alone."""
+    if not config.enabled:
+        return Closed()
+    gates: list[Gate] = [
+        Warmup(config.warmup_fraction),
+        Scheduled(config.layer_schedule()),
+        Cached(),
+        Staleness(config.max_gap),
+        Budget(config.max_reuse_per_block),
+        EntropyBelow(config.entropy_threshold, config.adaptive_entropy),
+        SnrBand(config.snr_low, config.snr_high),
+    ]
+    if policy is not None:
+        gates.append(Learned(policy, min_probability=config.min_probability))
+    return AllOf(*gates)

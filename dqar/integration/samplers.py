@@ -1,0 +1,110 @@
+"""The sampling loop of a class-conditional DiT: DiTPipeline's arithmetic without its VAE."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from dqar.controller import DQARController
+from dqar.integration.dit_wrapper import DQARDiTWrapper
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SamplerConfig:
+    """How to sample."""
+
+    num_inference_steps: int = 50
+    """Denoising steps."""
+    guidance_scale: float = 4.0
+    """Classifier-free guidance; 1 or less samples without."""
+
+    def __post_init__(self) -> None:
+        if self.num_inference_steps < 1:
+            raise ValueError(
+                f"num_inference_steps must be at least 1. Got {self.num_inference_steps}. Pass 50."
+            )
+
+
+class DQARDDIMSampler:
+    """Samples latents from a wrapped (or stock) transformer with a diffusers scheduler.
+
+    A stock transformer in the wrapper's place samples without reuse, by the same arithmetic.
+    """
+
+    def __init__(self, model: Any, scheduler: Any, config: SamplerConfig | None = None) -> None:
+        self.model = model
+        self.scheduler = scheduler
+        self.config = config or SamplerConfig()
+
+    @torch.no_grad()
+    def sample(
+        self,
+        batch_size: int,
+        class_labels: Int[Tensor, " b"],
+        *,
+        latents: Float[Tensor, "b c height width"] | None = None,
+        generator: torch.Generator | None = None,
+        controller: DQARController | None = None,
+        on_step: Callable[[int], None] = lambda _: None,
+    ) -> Float[Tensor, "b c height width"]:
+        """Denoise to final latents (undecoded).
+
+        Args:
+            latents: the initial noise; drawn from ``generator`` by default.
+            controller: sits in for the wrapper's own; not for a stock transformer.
+            on_step: called with the number of steps done.
+
+        Raises:
+            ValueError: if the labels do not match the batch size.
+        """
+        if len(class_labels) != batch_size:
+            raise ValueError(
+                f"class_labels must have one entry a sample. Got {len(class_labels)} for "
+                f"{batch_size=}. Pass {batch_size} labels."
+            )
+        latents = self._noise(batch_size, generator) if latents is None else latents
+        self.scheduler.set_timesteps(self.config.num_inference_steps)
+        with self._running(controller):
+            for done, timestep in enumerate(self.scheduler.timesteps):
+                noise = self._predict(latents, timestep, class_labels)
+                latents = self.scheduler.step(noise, timestep, latents).prev_sample
+                on_step(done + 1)
+        return latents
+
+    @property
+    def num_branches(self) -> int:
+        """Guidance branches stacked in a batch: [cond; uncond], or cond alone."""
+        return 2 if self.config.guidance_scale > 1 else 1
+
+    def _running(self, controller: DQARController | None) -> Any:
+        if not isinstance(self.model, DQARDiTWrapper):
+            return nullcontext()
+        return self.model.run(self.scheduler, num_branches=self.num_branches, controller=controller)
+
+    def _noise(self, batch_size: int, generator: torch.Generator | None) -> Tensor:
+        config = self.model.config
+        shape = (batch_size, config.in_channels, config.sample_size, config.sample_size)
+        # Drawn on the CPU, so that a seed gives the same noise on every device.
+        noise = torch.randn(shape, generator=generator, dtype=torch.float32)
+        return noise.to(self.model.device, self.model.dtype)
+
+    def _predict(self, latents: Tensor, timestep: Tensor, labels: Tensor) -> Tensor:
+        channels = latents.shape[1]
+        rows = torch.cat([latents] * self.num_branches)
+        if self.num_branches == 2:
+            null_class = self.model.config.num_embeds_ada_norm
+            labels = torch.cat([labels, torch.full_like(labels, null_class)])
+        rows = self.scheduler.scale_model_input(rows, timestep)
+        noise = self.model(
+            rows, timestep=timestep.to(rows.device).expand(len(rows)), class_labels=labels
+        ).sample[:, :channels]
+        if self.num_branches == 1:
+            return noise
+        cond, uncond = noise.chunk(2)
+        return uncond + self.config.guidance_scale * (cond - uncond)

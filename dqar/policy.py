@@ -1,0 +1,202 @@
+"""The learned reuse policy: a small MLP that predicts what a reuse costs the final result.
+
+``f(x)`` is the predicted log damage of reusing at a gate: its share of the squared relative
+error of the final latent. ``sigmoid((log_threshold - f(x)) / temperature)`` is the seed's reuse
+probability. Stored as safetensors and JSON; nothing is ever unpickled.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from dqar.records import FEATURE_SETS, FEATURES, SITES, Signal
+
+SCHEMA_VERSION = 1
+"""Version of the policy folder."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PolicySpec:
+    """All that a policy is besides its weights: what it reads, and what it was trained for."""
+
+    features: tuple[str, ...] = FEATURE_SETS["seed"]
+    """Feature names in the order of the input."""
+    means: tuple[float, ...] = ()
+    """Subtracted from each feature; zeros by default."""
+    scales: tuple[float, ...] = ()
+    """Divides each feature; ones by default."""
+    hidden: tuple[int, ...] = (32, 32)
+    """Widths of the hidden layers."""
+    members: int = 1
+    """Networks whose mean is the prediction; greedy choices by one alone favour its errors."""
+    max_gap: int = 1_000_000
+    """Staleness beyond which the policy knows nothing, so that it refuses."""
+    log_threshold: float = 0.0
+    """Default operating point: reuse where the predicted log damage is below it."""
+    temperature: float = 1.0
+    """Softness of the reuse probability, in units of log damage."""
+    savings: dict[str, float] = field(default_factory=lambda: dict.fromkeys(SITES, 1.0))
+    """Relative cost that one reuse saves, by site; damage is weighed per unit saved."""
+    sites: tuple[str, ...] = ("attn",)
+    """Sites that the policy was trained on."""
+    actions: tuple[str, ...] = ("compute", "reuse")
+    """Actions that it chooses from."""
+    cache_mode: str = "int8"
+    """How the cache stored values during collection."""
+    branch_mode: str = "tied"
+    """How guidance branches were gated during collection."""
+    num_layers: int = 0
+    """Transformer blocks of the model; 0 when not tied to a model."""
+    steps: int = 0
+    """Sampling steps; 0 when not tied to a sampler."""
+    sampler: str = ""
+    """Sampler trained for."""
+    guidance: float = 0.0
+    """Guidance scale trained for."""
+    model_hash: str = ""
+    """Digest of the transformer's files."""
+    trace_digest: str = ""
+    """Digest of the manifest that it was fitted on."""
+    metrics: dict[str, float] = field(default_factory=dict)
+    """Held-out metrics of the fit."""
+    lineage: dict[str, str] = field(default_factory=dict)
+    """Tracking runs that led here: parent, collect, train."""
+    schema_version: int = SCHEMA_VERSION
+    """Version of this record."""
+
+    def __post_init__(self) -> None:
+        unknown = set(self.features) - set(FEATURES)
+        if unknown or not self.features:
+            raise ValueError(
+                f"features must be known names. Got {self.features}. Choose from {FEATURES}."
+            )
+        if self.members < 1:
+            raise ValueError(f"members must be at least 1. Got {self.members=}. Pass 1.")
+        for name in ("means", "scales"):
+            given = getattr(self, name)
+            if given and len(given) != len(self.features):
+                raise ValueError(
+                    f"{name} must have one value a feature. Got {len(given)} for "
+                    f"{len(self.features)}. Leave it empty or give them all."
+                )
+
+    def saving_of_site(self) -> list[float]:
+        """Savings in the order of :data:`SITES`."""
+        return [self.savings.get(site, 1.0) for site in SITES]
+
+
+class ReusePolicy(nn.Module):
+    """MLP over gate features; the default is the seed's 5-32-32-1 (1,281 parameters)."""
+
+    means: Tensor
+    scales: Tensor
+    log_savings: Tensor
+
+    def __init__(self, spec: PolicySpec | None = None) -> None:
+        super().__init__()
+        self.spec = spec or PolicySpec()
+        width = len(self.spec.features)
+        self.register_buffer("means", torch.tensor(self.spec.means or (0.0,) * width), False)
+        self.register_buffer("scales", torch.tensor(self.spec.scales or (1.0,) * width), False)
+        savings = torch.tensor(self.spec.saving_of_site()).clamp_min(1e-12)
+        self.register_buffer("log_savings", savings.log(), False)
+        networks = [_mlp(width, self.spec.hidden) for _ in range(self.spec.members)]
+        self.networks = nn.ModuleList(networks)
+
+    def forward(self, features: Float[Tensor, "*rows f"]) -> Float[Tensor, "*rows"]:
+        """Predicted log damage of unscaled features."""
+        return self.by_member(features).mean(dim=0)
+
+    def by_member(self, features: Float[Tensor, "*rows f"]) -> Float[Tensor, "members *rows"]:
+        """The prediction of each network."""
+        scaled = (features - self.means) / self.scales
+        return torch.stack([network(scaled).squeeze(-1) for network in self.networks])
+
+    def score(self, signal: Signal) -> Float[Tensor, "g b"]:
+        """Predicted log damage per unit of cost saved, for every gate of a step."""
+        damage = self(signal.columns(self.spec.features))
+        return damage - self.log_savings[signal.site][:, None]
+
+    def probability(
+        self, signal: Signal, log_threshold: float | Float[Tensor, " b"] | None = None
+    ) -> Float[Tensor, "g b"]:
+        """The seed's reuse probability; 0.5 where the score meets the threshold."""
+        threshold = self.spec.log_threshold if log_threshold is None else log_threshold
+        return torch.sigmoid((threshold - self.score(signal)) / self.spec.temperature)
+
+
+def _mlp(width: int, hidden: tuple[int, ...]) -> nn.Sequential:
+    sizes = (width, *hidden)
+    layers: list[nn.Module] = []
+    for before, after in itertools.pairwise(sizes):
+        layers += [nn.Linear(before, after), nn.SiLU()]
+    return nn.Sequential(*layers, nn.Linear(sizes[-1], 1))
+
+
+def save_policy(policy: ReusePolicy, folder: str | Path) -> None:
+    """Write ``policy.safetensors`` and ``policy.json``; the folder is made if missing."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(
+        {name: value.contiguous() for name, value in policy.state_dict().items()},
+        folder / "policy.safetensors",
+    )
+    (folder / "policy.json").write_text(json.dumps(asdict(policy.spec), indent=2) + "\n")
+
+
+def load_policy(folder: str | Path) -> ReusePolicy:
+    """Read a policy folder, in eval mode and without gradients.
+
+    Raises:
+        ValueError: naming the file, what is wrong with it, and the mend.
+    """
+    folder = Path(folder)
+    policy = ReusePolicy(_read_spec(folder / "policy.json"))
+    try:
+        policy.load_state_dict(load_file(folder / "policy.safetensors"))
+    except (OSError, SafetensorError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(
+            f"{folder}/policy.safetensors must hold the weights that policy.json describes. "
+            f"Got: {reason}. Train the policy again with jobs/train.py."
+        ) from error
+    return policy.eval().requires_grad_(False)
+
+
+def _read_spec(path: Path) -> PolicySpec:
+    try:
+        stored = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"{path} must be a policy's JSON. Got: {error}. Pass a folder that jobs/train.py wrote."
+        ) from error
+    if not isinstance(stored, dict) or stored.get("schema_version") != SCHEMA_VERSION:
+        version = stored.get("schema_version") if isinstance(stored, dict) else None
+        raise ValueError(
+            f"{path} must have schema version {SCHEMA_VERSION}. Got {version}. "
+            "Train the policy again with this release."
+        )
+    return _spec_of(stored, path)
+
+
+def _spec_of(stored: dict[str, Any], path: Path) -> PolicySpec:
+    known = {entry.name for entry in fields(PolicySpec)}
+    given = {
+        key: tuple(value) if isinstance(value, list) else value
+        for key, value in stored.items()
+        if key in known
+    }
+    try:
+        return PolicySpec(**given)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path} does not describe a policy: {error}") from error

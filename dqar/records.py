@@ -1,0 +1,189 @@
+"""Frozen nouns that the library's rooms hand to each other, and the features in their one order.
+
+Axes, wherever a shape is written:
+
+    b  decisions taken side by side: samples, or batch rows when branches are independent
+    r  rows of the model's batch, branch-major: [cond; uncond] or the other way round
+    g  gates of one step, site-major: site * num_layers + layer
+    t  denoising steps        h  attention heads      n  tokens
+    d  model width            e  head width           f  features
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from enum import IntEnum
+
+import torch
+from jaxtyping import Bool, Float, Int, UInt8
+from torch import Tensor
+
+SITES = ("attn", "ff")
+"""Sub-modules whose output may be reused, each cached before its adaLN gate is applied."""
+
+FEATURES = (
+    "entropy",
+    "log_snr",
+    "log_latent_norm",
+    "progress",
+    "prompt_length",
+    "depth",
+    "site_code",
+    "log_gap",
+    "log_span",
+    "log_drift",
+    "share_attn",
+    "share_ff",
+    "quant_error",
+)
+"""Every feature of a gate, as the policy reads it; all are known when the gate's step starts.
+Damage is close to a power of staleness and drift, hence the logarithms."""
+
+FEATURE_SETS = {
+    "seed": ("entropy", "log_snr", "log_latent_norm", "progress", "prompt_length"),
+    "schedule": ("log_snr", "progress", "depth", "site_code", "log_gap"),
+    "full": FEATURES,
+}
+"""The named choices of ``jobs/train.py --features``."""
+
+
+class Reason(IntEnum):
+    """Why a gate reused or refused. The names are what traces and summaries show."""
+
+    REUSE = 0
+    COLD = 1
+    WARMUP = 2
+    SCHEDULE = 3
+    STALE = 4
+    BUDGET = 5
+    ENTROPY = 6
+    SNR = 7
+    POLICY = 8
+    INTERVAL = 9
+    SCRIPT = 10
+    CLOSED = 11
+
+    @property
+    def label(self) -> str:
+        """The lower-case name, as written to traces."""
+        return self.name.lower()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Step:
+    """Where the sampler is. Example: ``Step(index=3, total=50, timestep=920.0, snr=0.012)``."""
+
+    index: int
+    """Steps done so far, from 0."""
+    total: int
+    """Steps of the whole run."""
+    timestep: float
+    """The scheduler's timestep."""
+    snr: float
+    """Signal-to-noise ratio (a ratio of powers)."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.index < self.total:
+            raise ValueError(
+                f"index must be in [0, total). Got {self.index=}, {self.total=}. "
+                "Pass the zero-based step and the number of steps."
+            )
+
+    @property
+    def progress(self) -> float:
+        """``index / (total - 1)``: 0 on the first step, 1 on the last."""
+        return self.index / max(1, self.total - 1)
+
+    @property
+    def log_snr(self) -> float:
+        """Natural logarithm of the SNR, kept finite where the schedule reaches 0 or infinity."""
+        return math.log(min(max(self.snr, 1e-8), 1e8))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Signal:
+    """All that a gate may look at: one step, every gate of it, every sample of the batch."""
+
+    step: Step
+    num_layers: int
+    site: Int[Tensor, " g"]
+    """Index into :data:`SITES`."""
+    layer: Int[Tensor, " g"]
+    cached: Bool[Tensor, "g b"]
+    """Whether there is a value to reuse."""
+    gap: Int[Tensor, "g b"]
+    """Steps since the cached value was computed (staleness)."""
+    reuses: Int[Tensor, "g b"]
+    """Reuses since the entry's last commit (budget)."""
+    span: Int[Tensor, "g b"]
+    """Steps between the last two computations; 0 with fewer than two."""
+    entropy: Float[Tensor, "g b"]
+    """Attention entropy at the last computation, nats, mean over rows, heads and branches."""
+    drift: Float[Tensor, "g b"]
+    """Relative L2 change between the last two computed outputs."""
+    quant_error: Float[Tensor, "g b"]
+    """Relative L2 error of the cached value's quantisation."""
+    log_latent_norm: Float[Tensor, " b"]
+    prompt_length: Float[Tensor, " b"]
+    """Tokens of the prompt; 16 for a class label."""
+    share_attn: Float[Tensor, " b"]
+    """Share of the previous step's ``attn`` gates that reused."""
+    share_ff: Float[Tensor, " b"]
+    """Share of the previous step's ``ff`` gates that reused."""
+
+    @property
+    def shape(self) -> torch.Size:
+        """``(g, b)``."""
+        return self.cached.shape
+
+    @property
+    def depth(self) -> Float[Tensor, " g"]:
+        """``layer / (num_layers - 1)``."""
+        return self.layer.float() / max(1, self.num_layers - 1)
+
+    def columns(self, names: tuple[str, ...]) -> Float[Tensor, "g b f"]:
+        """The named features, unscaled, in the order asked for."""
+        return torch.stack([self._column(name).float().expand(self.shape) for name in names], -1)
+
+    def _column(self, name: str) -> Tensor:
+        match name:
+            case "log_snr" | "progress":
+                return torch.tensor(getattr(self.step, name), device=self.cached.device)
+            case "prompt_length":
+                return self.prompt_length / 128.0
+            case "depth":
+                return self.depth[:, None]
+            case "site_code":
+                return self.site[:, None]
+            case "log_gap" | "log_span":
+                # Half a step stands for "none yet".
+                return getattr(self, name[4:]).float().clamp_min(0.5).log()
+            case "log_drift":
+                return self.drift.clamp_min(1e-4).log()
+            case _:
+                return getattr(self, name)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Verdict:
+    """What a gate decided for every gate of a step and every sample, with the reasons."""
+
+    reason: UInt8[Tensor, "g b"]
+    """A :class:`Reason`; reuse is the reason ``REUSE``."""
+
+    @property
+    def reuse(self) -> Bool[Tensor, "g b"]:
+        """Where the cached value is to be used."""
+        return self.reason == Reason.REUSE
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GateRecord:
+    """One step as it happened: what was seen, what was done, and (in exposure) what it cost."""
+
+    signal: Signal
+    verdict: Verdict
+    local_rel_error: Float[Tensor, "g b"]
+    """Relative L2 distance of the cached from the fresh output; NaN where nothing was cached
+    or the fresh output was not computed."""

@@ -1,0 +1,100 @@
+"""What happened in the open step: which gates computed or reused, and what was measured."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from dqar.ledger import MEASURES
+from dqar.records import Verdict
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rows:
+    """The part of a stacked batch that computes: some samples, in each of its branches."""
+
+    samples: Int[Tensor, " s"]
+    """Which decisions."""
+    rows: Int[Tensor, " r"]
+    """Their rows in the batch, branch-major."""
+
+
+def rows_that_compute(reuse: Bool[Tensor, " b"], num_rows: int) -> Rows:
+    """The rows of a branch-major batch whose sample does not reuse."""
+    samples = torch.nonzero(~reuse).flatten()
+    branches = torch.arange(num_rows // len(reuse), device=reuse.device)
+    rows = (branches[:, None] * len(reuse) + samples).flatten()
+    return Rows(samples=samples, rows=rows)
+
+
+class StepTape:
+    """Collects one step's events gate by gate, and hands them to the ledger as arrays."""
+
+    def __init__(self, verdict: Verdict) -> None:
+        self.verdict = verdict
+        self._num_gates, self._num_samples = verdict.reason.shape
+        self._committed: dict[int, Rows | None] = {}
+        self._reused: set[int] = set()
+        self._measured: dict[str, dict[int, Tensor]] = {name: {} for name in MEASURES}
+        self._local_error: dict[int, Tensor] = {}
+
+    def mark_committed(self, gate: int, rows: Rows | None) -> None:
+        """A gate cached new values, for some rows or (None) for all."""
+        self._committed[gate] = rows
+
+    def mark_reused(self, gate: int) -> None:
+        """A gate handed out cached values where its verdict says so."""
+        self._reused.add(gate)
+
+    def measure(self, name: str, gate: int, value: Float[Tensor, " r"], rows: Rows | None) -> None:
+        """Note a measurement by batch row; branches of one sample share their mean."""
+        by_sample = self._by_sample(value, rows)
+        earlier = self._measured[name].get(gate)
+        # Branches committed one by one end with the mean that a stacked batch gives.
+        self._measured[name][gate] = by_sample if earlier is None else (earlier + by_sample) / 2
+
+    def note_local_error(self, gate: int, value: Float[Tensor, " r"]) -> None:
+        """Relative error of the cached against the fresh output, by batch row."""
+        self._local_error[gate] = self._by_sample(value, None)
+
+    def _by_sample(self, value: Tensor, rows: Rows | None) -> Tensor:
+        if rows is None:
+            return value.float().view(-1, self._num_samples).mean(dim=0)
+        mean = value.float().view(-1, len(rows.samples)).mean(dim=0)
+        return mean.new_zeros(self._num_samples).index_copy(0, rows.samples, mean)
+
+    @property
+    def computed(self) -> Bool[Tensor, "g b"]:
+        """Where a new value was cached."""
+        computed = torch.zeros_like(self.verdict.reuse)
+        for gate, rows in self._committed.items():
+            if rows is None:
+                computed[gate] = True
+            else:
+                computed[gate, rows.samples] = True
+        return computed
+
+    @property
+    def reused(self) -> Bool[Tensor, "g b"]:
+        """Where a cached value was handed out and not computed after all."""
+        used = torch.zeros_like(self.verdict.reuse)
+        for gate in self._reused:
+            used[gate] = True
+        return self.verdict.reuse & used & ~self.computed
+
+    @property
+    def measured(self) -> dict[str, Float[Tensor, "g b"]]:
+        """Every measurement; 0 where nothing was measured."""
+        return {name: self._filled(found, 0.0) for name, found in self._measured.items() if found}
+
+    @property
+    def local_error(self) -> Float[Tensor, "g b"]:
+        """NaN where no cached value met a fresh one."""
+        return self._filled(self._local_error, float("nan"))
+
+    def _filled(self, found: dict[int, Tensor], empty: float) -> Tensor:
+        blank = torch.full((self._num_samples,), empty, device=self.verdict.reason.device)
+        return torch.stack([found.get(gate, blank) for gate in range(self._num_gates)])

@@ -1,0 +1,76 @@
+"""Collect traces: sample under randomised reuse, log every gate and what the reuse did.
+
+    python jobs/collect.py --model digits --out runs/traces --num-trajectories 192
+    ray job submit --working-dir . -- python jobs/collect.py --model digits --out /shared/traces \\
+        --tracking-uri http://HEAD:5000
+
+The same command again resumes; another plan into the same folder is refused.
+"""
+
+import argparse
+import sys
+
+from pipeline.door import (
+    JobParser,
+    add_fleet_flags,
+    add_tracking_flags,
+    checked,
+    enter,
+    refuse_relative_inside_job,
+    split_names,
+)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    refuse_relative_inside_job(out=arguments.out)
+    from pipeline.collect import collect_traces, plan_for
+    from pipeline.fleet import FleetConfig
+    from pipeline.tracking import Tracker
+
+    fleet = checked(
+        FleetConfig,
+        workers=arguments.workers,
+        gpus_per_worker=arguments.gpus_per_worker,
+        accelerator_type=arguments.accelerator_type,
+    )
+    plan = plan_for(
+        arguments.model,
+        guidance_scale=arguments.guidance_scale,
+        num_trajectories=arguments.num_trajectories,
+        batch_size=arguments.batch_size,
+        steps=arguments.steps,
+        sampler=arguments.sampler,
+        sites=split_names(arguments.sites),
+        designs=arguments.designs,
+        dtype=arguments.dtype,
+        seed=arguments.seed,
+    )
+    tracker = Tracker(arguments.tracking_uri, arguments.experiment)
+    collect_traces(plan, arguments.out, fleet, tracker)
+    return 0
+
+
+def parser() -> JobParser:
+    job = JobParser("Collect traces under randomised reuse decisions.")
+    job.add_argument("--model", required=True, help="digits, a diffusers folder, or a hub id")
+    job.add_argument("--out", required=True, help="folder of the dataset, shared by all workers")
+    job.add_argument("--num-trajectories", type=int, default=512, help="randomised trajectories")
+    job.add_argument("--steps", type=int, default=50, help="sampling steps")
+    job.add_argument("--guidance-scale", type=float, help="default: what the model recommends")
+    job.add_argument("--sampler", choices=["ddim", "dpm"], default="ddim", help="sampler")
+    job.add_argument("--sites", default="attn", help="attn, or attn,ff")
+    job.add_argument(
+        "--designs",
+        default="independent:5,step-synchronised:1",
+        help="exploration designs with their shares",
+    )
+    job.add_argument("--batch-size", type=int, default=48, help="trajectories of a unit")
+    job.add_argument("--dtype", choices=["fp32", "fp16", "bf16"], default="fp32", help="arithmetic")
+    job.add_argument("--seed", type=int, default=0, help="seed of noise and coins")
+    add_fleet_flags(job)
+    add_tracking_flags(job)
+    return job
+
+
+if __name__ == "__main__":
+    sys.exit(enter(parser(), run))

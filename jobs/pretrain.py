@@ -1,0 +1,37 @@
+"""Train the shipped digits DiT and write it as a diffusers folder.
+
+python jobs/pretrain.py --out runs/digits
+python jobs/pretrain.py --out runs/quick --steps 300
+"""
+
+import argparse
+import shlex
+import sys
+from pathlib import Path
+
+from pipeline.door import JobParser, Refusal, checked, enter, refuse_relative_inside_job
+
+
+def run(arguments: argparse.Namespace) -> int:
+    refuse_relative_inside_job(out=arguments.out)
+    out = Path(arguments.out)
+    if out.exists() and any(out.iterdir()):
+        raise Refusal(f"--out must be an empty or new folder. Got {arguments.out}. Name another.")
+    from pipeline.pretrain import PretrainConfig, pretrain
+
+    config = checked(PretrainConfig, steps=arguments.steps, seed=arguments.seed)
+    command = "python jobs/pretrain.py " + shlex.join(sys.argv[1:])
+    pretrain(config, out, command, lambda line: print(line, flush=True))
+    return 0
+
+
+def parser() -> JobParser:
+    job = JobParser("Train the shipped digits DiT and its classifier.")
+    job.add_argument("--out", required=True, help="folder to write, new or empty")
+    job.add_argument("--steps", type=int, default=5000, help="AdamW steps")
+    job.add_argument("--seed", type=int, default=0, help="seed of weights, batches and noise")
+    return job
+
+
+if __name__ == "__main__":
+    sys.exit(enter(parser(), run))

@@ -1,0 +1,53 @@
+"""Fit a reuse policy on traces and write it as a small folder.
+
+python jobs/train.py --traces runs/traces --out runs/policy
+python jobs/train.py --traces runs/traces --out runs/schedule --features schedule
+"""
+
+import argparse
+import sys
+
+from pipeline.door import (
+    JobParser,
+    add_tracking_flags,
+    enter,
+    refuse_relative_inside_job,
+    split_names,
+)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    refuse_relative_inside_job(traces=arguments.traces, out=arguments.out)
+    from pipeline.dataset import open_traces
+    from pipeline.tracking import Tracker
+    from pipeline.train import TrainConfig
+    from pipeline.training_run import train_policy
+
+    config = TrainConfig(
+        features=arguments.features,
+        label=arguments.label,
+        sites=split_names(arguments.sites or ""),
+        seed=arguments.seed,
+    )
+    open_traces(arguments.traces)
+    tracker = Tracker(arguments.tracking_uri, arguments.experiment)
+    train_policy(config, arguments.traces, arguments.out, tracker)
+    return 0
+
+
+def parser() -> JobParser:
+    job = JobParser("Fit a reuse policy on traces.")
+    job.add_argument("--traces", required=True, help="folder that jobs/collect.py wrote")
+    job.add_argument("--out", required=True, help="policy folder to write")
+    job.add_argument(
+        "--features", choices=["seed", "schedule", "full"], default="full", help="feature set"
+    )
+    job.add_argument("--label", choices=["final", "local"], default="final", help="what to learn")
+    job.add_argument("--sites", help="sites to learn; default: those of the traces")
+    job.add_argument("--seed", type=int, default=0, help="seed of the weights")
+    add_tracking_flags(job)
+    return job
+
+
+if __name__ == "__main__":
+    sys.exit(enter(parser(), run))

@@ -1,0 +1,188 @@
+"""Collection: sample under randomised reuse in exposure mode, and log what each gate saw and did.
+
+:class:`Collector` is a plain class and runs without Ray; :func:`collect` drives a fleet of them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dqar.config import DQARConfig
+from dqar.controller import DQARController
+from dqar.gates import Scripted
+from dqar.integration import DQARDDIMSampler, DQARDiTWrapper, SamplerConfig
+from dqar.records import GateRecord
+from pipeline.dataset import (
+    claim_folder,
+    commit_unit,
+    committed_receipts,
+    local_root,
+    write_manifest,
+)
+from pipeline.designs import Exploration, explore, parse_designs
+from pipeline.door import checked
+from pipeline.fleet import Fleet, FleetConfig
+from pipeline.models import find_model, load_model, pick_device
+from pipeline.noise import draw_noise
+from pipeline.plan import CollectPlan, Unit
+from pipeline.progress import Progress
+from pipeline.quality import measure_deltas
+from pipeline.rows import Columns, gate_columns, trajectory_columns
+from pipeline.tracking import Tracker, read_lineage, write_lineage
+
+
+class Collector:
+    """Loads a model once, then collects and commits units."""
+
+    def __init__(self, plan: CollectPlan, root: str) -> None:
+        self.plan = plan
+        self.root = Path(root)
+        self.device = pick_device()
+        card = find_model(plan.model)
+        self.model = load_model(card, sampler=plan.sampler, dtype=plan.dtype, device=self.device)
+        self.wrapper = DQARDiTWrapper(self.model.transformer, _dqar_config(plan))
+        config = SamplerConfig(num_inference_steps=plan.steps, guidance_scale=plan.guidance_scale)
+        self.sampler = DQARDDIMSampler(self.wrapper, self.model.scheduler, config)
+
+    def do(self, unit: Unit) -> dict[str, Any]:
+        """Collect one unit, commit it, return its receipt."""
+        started = time.perf_counter()
+        trajectories, gates = self.sample(unit)
+        notes = {"device": self.device, "seconds": round(time.perf_counter() - started, 3)}
+        return commit_unit(self.root, unit, trajectories, gates, notes)
+
+    def sample(self, unit: Unit) -> tuple[Columns, Columns]:
+        """One batch of twins, one batch of trajectories: the columns of both tables."""
+        plan = self.plan
+        trajectories = range(unit.start, unit.stop)
+        noise_ids = [plan.noise_id(index) for index in trajectories]
+        unique = sorted(set(noise_ids))
+        noise, labels = self._draw(unique)
+        of_noise = torch.tensor([unique.index(noise_id) for noise_id in noise_ids])
+        twins = self._run(noise, labels, DQARController(DQARConfig.never()))
+        scripts = [self._script(index) for index in trajectories]
+        records: list[GateRecord] = []
+        wants_reuse = torch.stack([script.wants_reuse for script in scripts], dim=-1)
+        controller = DQARController(
+            _dqar_config(plan),
+            gate=Scripted(wants_reuse.to(self.device)),
+            exposure=True,
+            sink=records.append,
+        )
+        latents = self._run(noise[of_noise], labels[of_noise], controller)
+        deltas = measure_deltas(self.model, latents, twins[of_noise.to(twins.device)])
+        ids = [plan.trajectory_id(index) for index in trajectories]
+        rows = trajectory_columns(
+            plan, self.device, ids, noise_ids, labels[of_noise], scripts, deltas
+        )
+        return rows, gate_columns(plan, ids, scripts, records)
+
+    def _draw(self, noise_ids: list[int]) -> tuple[Tensor, Tensor]:
+        card = self.model.card
+        return draw_noise("collect", self.plan.seed, noise_ids, card.latent_shape, card.num_classes)
+
+    def _script(self, trajectory: int) -> Exploration:
+        plan = self.plan
+        num_gates = len(plan.sites) * self.model.card.num_layers
+        return explore(plan.designs, plan.seed, trajectory, plan.steps, num_gates)
+
+    def _run(self, noise: Tensor, labels: Tensor, controller: DQARController) -> Tensor:
+        return self.sampler.sample(
+            len(noise),
+            labels.to(self.device),
+            latents=noise.to(self.device, self.model.transformer.dtype),
+            controller=controller,
+        )
+
+
+def _dqar_config(plan: CollectPlan) -> DQARConfig:
+    return DQARConfig(
+        quantization_bits=plan.cache_bits, sites=plan.sites, branch_mode=plan.branch_mode
+    )
+
+
+def collect(
+    plan: CollectPlan,
+    root: Path,
+    fleet_config: FleetConfig,
+    on_receipt: Callable[[dict[str, Any]], None] = lambda receipt: None,
+) -> dict[str, Any]:
+    """Collect what is missing of a plan, then publish the manifest, which is returned.
+
+    Running it again resumes: units with a receipt and whole shards are not collected again.
+    """
+    receipts = committed_receipts(root, plan)
+    missing = [unit for unit in plan.units() if unit.unit_id not in receipts]
+    progress = Progress("collect", plan.num_trajectories, "trajectories")
+    progress.start_at(plan.num_trajectories - sum(map(len, missing)))
+    if progress.done:
+        print(f"collect: {progress.done} trajectories were committed before", flush=True)
+    if missing:
+        fleet = Fleet(Collector, {"plan": plan, "root": str(root)}, fleet_config)
+        for unit, receipt in fleet.work(missing):
+            receipts[unit.unit_id] = receipt
+            on_receipt(receipt)
+            progress.advance(len(unit))
+    card = find_model(plan.model)
+    facts = {"num_layers": card.num_layers, "site_flops": card.site_flops}
+    return write_manifest(root, plan, receipts, facts)
+
+
+def plan_for(
+    model: str, *, guidance_scale: float | None, designs: str, **fields: Any
+) -> CollectPlan:
+    """The plan of a command line; what was left out follows the model.
+
+    Raises:
+        Refusal: if the model cannot be found or a field is out of range.
+    """
+    card = find_model(model)
+    guidance = card.guidance_scale if guidance_scale is None else guidance_scale
+    return checked(
+        CollectPlan,
+        model=model,
+        model_hash=card.model_hash,
+        guidance_scale=guidance,
+        designs=checked(parse_designs, text=designs),
+        **fields,
+    )
+
+
+def collect_traces(
+    plan: CollectPlan, out: str, fleet_config: FleetConfig, tracker: Tracker
+) -> dict[str, Any]:
+    """:func:`collect` under tracking: parameters, throughput, the dataset and its digest."""
+    root = local_root(out)
+    claim_folder(root, plan)
+    parent = tracker.open_pipeline(read_lineage(root), f"pipeline {plan.plan_hash[:8]}")
+    with tracker.run(f"collect {plan.model}", stage="collect", parent=parent) as run:
+        run.params(asdict(plan) | {"plan_hash": plan.plan_hash, "out": out})
+        started = time.perf_counter()
+        manifest = collect(plan, root, fleet_config)
+        seconds = time.perf_counter() - started
+        run.metrics(
+            {
+                "collect/trajectories": manifest["trajectories"],
+                "collect/gates": manifest["gates"],
+                "collect/seconds": seconds,
+                "collect/bytes": sum(
+                    entry["bytes"] for unit in manifest["units"] for entry in unit["files"].values()
+                ),
+            }
+        )
+        run.tags({"decision_digest": manifest["decision_digest"]})
+        run.dataset("traces", manifest["data_digest"], root.absolute().as_uri(), "collection")
+        write_lineage(root, {"parent": parent, "collect": run.run_id})
+    print(
+        f"collect: {manifest['trajectories']} trajectories, {manifest['gates']} gates in {root}, "
+        f"decisions {manifest['decision_digest']}",
+        flush=True,
+    )
+    return manifest

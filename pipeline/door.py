@@ -1,0 +1,95 @@
+"""The door that every job enters by: one parser style, one line for bad input, exit code 2."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+from typing import NoReturn, TypeVar
+
+T = TypeVar("T")
+
+BAD_INPUT = 2
+"""Exit code of a job that was given something it cannot work with."""
+
+
+class Refusal(ValueError):
+    """Bad input: what is wrong and how to mend it, in one line. Nothing was overwritten."""
+
+
+class JobParser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line, and whose help shows the defaults."""
+
+    def __init__(self, description: str) -> None:
+        super().__init__(
+            description=description,
+            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+            allow_abbrev=False,
+        )
+
+    def error(self, message: str) -> NoReturn:
+        """One line on stderr, then exit code 2."""
+        line = " ".join(message.split())
+        self.exit(BAD_INPUT, f"{self.prog}: {line}. See {self.prog} --help.\n")
+
+
+def enter(parser: JobParser, run: Callable[[argparse.Namespace], int]) -> int:
+    """Parse, run, and turn a :class:`Refusal` into one line and exit code 2."""
+    arguments = parser.parse_args()
+    try:
+        return run(arguments)
+    except Refusal as refusal:
+        line = " ".join(str(refusal).split())
+        print(f"{parser.prog}: {line}", file=sys.stderr, flush=True)
+        return BAD_INPUT
+
+
+def inside_ray_job() -> bool:
+    """Whether this process is the driver of a submitted Ray job."""
+    return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+
+
+def refuse_relative_inside_job(**paths: str | None) -> None:
+    """Inside a Ray job a relative path lands in Ray's temporary folder and is lost.
+
+    Raises:
+        Refusal: if a path is relative and this process was submitted to Ray.
+    """
+    for flag, path in paths.items():
+        lost = path is not None and "://" not in path and not os.path.isabs(path)
+        if lost and inside_ray_job():
+            raise Refusal(
+                f"--{flag.replace('_', '-')} must be absolute inside a Ray job, where the working "
+                f"folder is temporary. Got {path!r}. Pass an absolute path or a storage URI."
+            )
+
+
+def checked(build: Callable[..., T], **fields: object) -> T:
+    """Build a configuration; what its ``__post_init__`` refuses becomes a :class:`Refusal`."""
+    try:
+        return build(**fields)
+    except ValueError as error:
+        raise Refusal(str(error)) from error
+
+
+def add_fleet_flags(parser: JobParser) -> None:
+    """What a stage that runs on workers asks of the cluster."""
+    parser.add_argument("--workers", type=int, default=0, help="workers; 0: one a GPU, or a CPU")
+    parser.add_argument(
+        "--gpus-per-worker", type=float, default=0.0, help="GPU share; 0: a whole one, if any"
+    )
+    parser.add_argument("--accelerator-type", help="Ray accelerator type, such as A100")
+
+
+def add_tracking_flags(parser: JobParser) -> None:
+    """Where a stage is tracked."""
+    parser.add_argument(
+        "--tracking-uri", help="MLflow store; default MLFLOW_TRACKING_URI, else ./mlflow.db"
+    )
+    parser.add_argument("--experiment", default="dqar", help="MLflow experiment")
+
+
+def split_names(text: str) -> tuple[str, ...]:
+    """``"attn,ff"`` to ``("attn", "ff")``."""
+    return tuple(name.strip() for name in text.split(",") if name.strip())

@@ -1,0 +1,334 @@
+"""The worker of an evaluation: samples a method, compares with the twin, takes the time."""
+
+from __future__ import annotations
+
+import resource
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from dqar.config import DQARConfig
+from dqar.controller import DQARController
+from dqar.gates import AllOf, Closed, Gate, Learned
+from dqar.integration import DQARDDIMSampler, DQARDiTWrapper, SamplerConfig
+from dqar.records import GateRecord
+from pipeline.bound import measure_site_share, speed_bound
+from pipeline.flops import entropy_flops, policy_flops, transformer_flops
+from pipeline.methods import Point
+from pipeline.models import Dtype, Sampler, find_model, load_model, pick_device
+from pipeline.noise import Purpose, draw_noise
+from pipeline.quality import frechet_distance, measure_deltas
+
+TIMED_BATCHES = 2
+"""Batches of a point that are timed, each right after its twin."""
+GRID_IMAGES = 8
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EvaluateConfig:
+    """What every point of an evaluation shares."""
+
+    model: str
+    steps: int = 50
+    guidance_scale: float = 4.0
+    sampler: Sampler = "ddim"
+    sites: tuple[str, ...] = ("attn",)
+    num_samples: int = 64
+    """Unseen samples of each point."""
+    batch_size: int = 32
+    """Samples side by side."""
+    cache_bits: int = 8
+    """Bits of a cached value."""
+    dtype: Dtype = "fp32"
+    seed: int = 0
+    """Seed of the evaluation noise."""
+
+    def __post_init__(self) -> None:
+        for name in ("num_samples", "batch_size"):
+            value = getattr(self, name)
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1. Got {value}. Pass 64.")
+        if self.steps < 2:
+            raise ValueError(f"steps must be at least 2. Got {self.steps}. Pass --steps 50.")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Probe:
+    """Calibration: run a gate whose parameter may differ by sample, on calibration noise."""
+
+    name: str
+    gate: Gate
+    num_samples: int
+    noise_ids: tuple[int, ...] = ()
+    """Noise of each sample; the first ``num_samples`` by default."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Probed:
+    """What a probe saw."""
+
+    reuse_ratio: Float[Tensor, " b"]
+    """By sample."""
+    share: Float[Tensor, "t g"]
+    """Share of samples that reused, by step and gate."""
+    error: Float[Tensor, " b"]
+    """Relative L2 to the twin, by sample."""
+    entropies: Float[Tensor, " n"]
+    """Entropies that the gates saw."""
+    snrs: list[float]
+    """SNR by step."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Measured:
+    """One point on the evaluation noise."""
+
+    row: dict[str, Any]
+    """The row of results.json."""
+    images: np.ndarray
+    """The first images, ``[b, height, width, channels]`` in [0, 1]."""
+    twin_images: np.ndarray
+
+
+@dataclass(slots=True)
+class _Tally:
+    """What a point's batches add up to."""
+
+    deltas: list[Any] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+    twin_seconds: list[float] = field(default_factory=list)
+    images: list[Tensor] = field(default_factory=list)
+    twins: list[Tensor] = field(default_factory=list)
+    reused: int = 0
+    gates: int = 0
+    reused_by_site: dict[str, int] = field(default_factory=dict)
+    cache_bytes: int = 0
+
+
+class Evaluator:
+    """Loads a model once, then answers probes and measures points."""
+
+    def __init__(self, config: EvaluateConfig) -> None:
+        self.config = config
+        self.device = pick_device()
+        card = find_model(config.model)
+        self.model = load_model(
+            card, sampler=config.sampler, dtype=config.dtype, device=self.device
+        )
+        self.dqar = DQARConfig(
+            quantization_bits=config.cache_bits,
+            sites=config.sites,  # pyright: ignore[reportArgumentType] argparse has checked the choice
+        )
+        self.wrapper = DQARDiTWrapper(self.model.transformer, self.dqar)
+        self.forward_flops = transformer_flops(self.model)
+        self.twins: dict[tuple[Purpose, int], Tensor] = {}
+        self.site_share: dict[str, float] = {}
+        self.reference = self._reference_features()
+
+    def do(self, task: Probe | Point) -> Probed | Measured:
+        """Answer one task."""
+        return self.probe(task) if isinstance(task, Probe) else self.measure(task)
+
+    def probe(self, probe: Probe) -> Probed:
+        """Run a gate on calibration noise."""
+        noise_ids = probe.noise_ids or tuple(range(probe.num_samples))
+        unique = sorted(set(noise_ids))
+        noise, labels = self._draw("calibrate", unique)
+        twins, _ = self._sample(noise, labels, self.config.steps, None)
+        of_noise = torch.tensor([unique.index(noise_id) for noise_id in noise_ids])
+        records: list[GateRecord] = []
+        controller = DQARController(self.dqar, gate=AllOf(probe.gate), sink=records.append)
+        latents, _ = self._sample(noise[of_noise], labels[of_noise], self.config.steps, controller)
+        reuse = torch.stack([record.verdict.reuse.cpu() for record in records]).float()
+        distance = (latents - twins[of_noise]).flatten(1).norm(dim=1)
+        entropies = torch.cat([record.signal.entropy.flatten().cpu() for record in records[1:]])
+        return Probed(
+            reuse_ratio=reuse.mean(dim=(0, 1)),
+            share=reuse.mean(dim=2),
+            error=(distance / twins[of_noise].flatten(1).norm(dim=1)).float().cpu(),
+            entropies=entropies[entropies > 0],
+            snrs=[record.signal.step.snr for record in records],
+        )
+
+    def measure(self, point: Point) -> Measured:
+        """Sample a point on the evaluation noise, interleaved with its twin where timed."""
+        tally = _Tally()
+        for index, start in enumerate(range(0, self.config.num_samples, self.config.batch_size)):
+            stop = min(start + self.config.batch_size, self.config.num_samples)
+            self._measure_batch(point, range(start, stop), tally, timed=index < TIMED_BATCHES)
+        row = self._row(point, tally)
+        return Measured(
+            row=row,
+            images=_to_pixels(torch.cat(tally.images)),
+            twin_images=_to_pixels(torch.cat(tally.twins)),
+        )
+
+    def _measure_batch(self, point: Point, ids: range, tally: _Tally, *, timed: bool) -> None:
+        noise, labels = self._draw("evaluate", list(ids))
+        key: tuple[Purpose, int] = ("evaluate", ids.start)
+        if timed or key not in self.twins:
+            twins, seconds = self._sample(noise, labels, self.config.steps, None)
+            self.twins[key] = twins
+            if timed:
+                tally.twin_seconds.append(seconds)
+        controller = None if point.gate is None else DQARController(self.dqar, gate=point.gate)
+        latents, seconds = self._sample(noise, labels, point.steps, controller)
+        if timed:
+            tally.seconds.append(seconds)
+        tally.deltas.append(measure_deltas(self.model, latents, self.twins[key]))
+        tally.images.append(self.model.decode(latents).cpu())
+        tally.twins.append(self.model.decode(self.twins[key]).cpu())
+        if controller is not None:
+            _count(controller, tally)
+
+    def _draw(self, purpose: Purpose, indices: list[int]) -> tuple[Tensor, Tensor]:
+        card = self.model.card
+        noise, labels = draw_noise(
+            purpose, self.config.seed, indices, card.latent_shape, card.num_classes
+        )
+        dtype = self.model.transformer.dtype
+        return noise.to(self.device, dtype), labels.to(self.device)
+
+    def _sample(
+        self, noise: Tensor, labels: Tensor, steps: int, controller: DQARController | None
+    ) -> tuple[Tensor, float]:
+        config = SamplerConfig(num_inference_steps=steps, guidance_scale=self.config.guidance_scale)
+        model = self.model.transformer if controller is None else self.wrapper
+        sampler = DQARDDIMSampler(model, self.model.scheduler, config)
+        self._settle()
+        started = time.perf_counter()
+        latents = sampler.sample(len(noise), labels, latents=noise, controller=controller)
+        self._settle()
+        return latents, time.perf_counter() - started
+
+    def _settle(self) -> None:
+        if self.device == "cuda":
+            torch.cuda.synchronize()
+
+    def _reference_features(self) -> Tensor | None:
+        if self.model.classifier is None:
+            return None
+        from pipeline.digits_data import load_digit_images
+
+        return self.model.features(load_digit_images()[0].to(self.device))
+
+    def _row(self, point: Point, tally: _Tally) -> dict[str, Any]:
+        config = self.config
+        error = torch.cat([delta.latent_rel_l2 for delta in tally.deltas]).double().cpu()
+        half = 1.96 * float(error.std()) / len(error) ** 0.5 if len(error) > 1 else 0.0
+        mean = float(error.mean())
+        speedup = sum(tally.twin_seconds) / sum(tally.seconds)
+        timed = min(config.num_samples, TIMED_BATCHES * config.batch_size)
+        images = torch.cat(tally.images)
+        return {
+            "method": point.method,
+            "operating_point": point.operating_point,
+            "sites": ",".join(config.sites),
+            "reuse_ratio": tally.reused / tally.gates if tally.gates else 0.0,
+            "flops_ratio": self._flops_ratio(point, tally),
+            "speedup": speedup,
+            "speedup_bound": self._bound(tally, len(images)),
+            "latency_s": sum(tally.seconds) / timed,
+            "latent_rel_l2": mean,
+            "latent_rel_l2_ci95": [max(0.0, mean - half), mean + half],
+            "psnr": float(torch.cat([delta.psnr for delta in tally.deltas]).mean()),
+            "ssim": float(torch.cat([delta.ssim for delta in tally.deltas]).mean()),
+            "fid": self._fid(images),
+            "fid_features": None if self.reference is None else "digits-classifier-64",
+            "label_accuracy": self._accuracy(images),
+            "cache_mb": tally.cache_bytes / 2**20 if tally.gates else None,
+            "peak_memory_mb": _peak_memory_mb(self.device),
+            "num_samples": config.num_samples,
+            "steps": point.steps,
+            "guidance": config.guidance_scale,
+            "model": config.model,
+            "device": _device_name(self.device),
+            "dtype": config.dtype,
+            "seed": config.seed,
+        }
+
+    def _bound(self, tally: _Tally, num_images: int) -> float | None:
+        if not tally.gates:
+            return None
+        per_site = tally.gates / len(self.config.sites)
+        ratios = {site: reused / per_site for site, reused in tally.reused_by_site.items()}
+        return speed_bound(self._site_share(min(num_images, self.config.batch_size)), ratios)
+
+    def _site_share(self, batch_size: int) -> dict[str, float]:
+        if not self.site_share:
+            noise, labels = self._draw("calibrate", list(range(batch_size)))
+            rows = torch.cat([noise] * 2), torch.cat([labels] * 2)
+            steps = torch.zeros(len(rows[0]), dtype=torch.long, device=noise.device)
+
+            @torch.no_grad()
+            def forward() -> None:
+                self.model.transformer(rows[0], timestep=steps, class_labels=rows[1])
+
+            self.site_share = measure_site_share(self.model.transformer, self.config.sites, forward)
+        return self.site_share
+
+    def _flops_ratio(self, point: Point, tally: _Tally) -> float:
+        branches = 2 if self.config.guidance_scale > 1 else 1
+        rows = branches * self.config.num_samples
+        twin = self.forward_flops * rows * self.config.steps
+        spent = self.forward_flops * rows * point.steps
+        for site, reused in tally.reused_by_site.items():
+            spent -= reused * branches * self.model.card.site_flops[site]
+        if point.gate is not None:
+            spent += self._own_flops(point.gate, tally, branches)
+        return twin / spent
+
+    def _own_flops(self, gate: Gate, tally: _Tally, branches: int) -> float:
+        own = 0.0
+        if "entropy" in gate.needs:
+            config = self.model.transformer.config
+            tokens = (config.sample_size // config.patch_size) ** 2
+            width = config.num_attention_heads * config.attention_head_dim
+            share = 1.0 / len(self.config.sites)
+            computed = tally.gates * share - tally.reused_by_site.get("attn", 0)
+            own += computed * branches * entropy_flops(self.dqar.entropy_rows, tokens, width)
+        if isinstance(gate, Learned):
+            own += tally.gates * policy_flops(gate.policy)
+        return own
+
+    def _fid(self, images: Tensor) -> float | None:
+        features = self.model.features(images.to(self.device))
+        if features is None or self.reference is None or len(features) < 2:
+            return None
+        return frechet_distance(features, self.reference)
+
+    def _accuracy(self, images: Tensor) -> float | None:
+        _, labels = self._draw("evaluate", list(range(self.config.num_samples)))
+        return self.model.label_accuracy(images.to(self.device), labels)
+
+
+def _count(controller: DQARController, tally: _Tally) -> None:
+    summary = controller.summary()
+    tally.reused += summary.reused
+    tally.gates += summary.gates
+    for site, count in summary.by_site.items():
+        tally.reused_by_site[site] = tally.reused_by_site.get(site, 0) + count
+    tally.cache_bytes = max(tally.cache_bytes, summary.cache_bytes)
+
+
+def _to_pixels(images: Tensor) -> np.ndarray:
+    first = images[:GRID_IMAGES].float().permute(0, 2, 3, 1)
+    return ((first + 1.0) / 2.0).clamp(0, 1).numpy()
+
+
+def _peak_memory_mb(device: str) -> float:
+    if device == "cuda":
+        return torch.cuda.max_memory_allocated() / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def _device_name(device: str) -> str:
+    return torch.cuda.get_device_name() if device == "cuda" else "cpu"
+
+
+NEVER = Closed()

@@ -1,0 +1,173 @@
+"""A fleet of Ray actors works through units: bounded in flight, dead workers replaced.
+
+The only room that imports Ray. An actor loads its model once; a unit goes to whichever actor is
+ready, so a cluster that grows or shrinks needs no plan. Ray retries nothing by itself: a unit whose
+worker died is handed out again, at most ``max_attempts`` times.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import ray
+from ray.exceptions import RayActorError, RayTaskError, WorkerCrashedError
+
+from pipeline.door import Refusal, inside_ray_job
+
+DEAD = (RayActorError, WorkerCrashedError)
+HINT_AFTER_S = 60.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FleetConfig:
+    """How many workers, and what each asks of the cluster."""
+
+    workers: int = 0
+    """Actors; 0 for one a GPU share, or one a CPU where there is no GPU."""
+    gpus_per_worker: float = 0.0
+    """GPU share of an actor; 0 for a whole GPU where the cluster has any."""
+    accelerator_type: str | None = None
+    """Ray's accelerator type that an actor must run on, such as A100."""
+    max_attempts: int = 5
+    """Times that a unit is handed out before its deaths are taken for its own fault."""
+
+    def __post_init__(self) -> None:
+        if self.workers < 0 or self.gpus_per_worker < 0:
+            raise ValueError(
+                f"workers and gpus_per_worker must not be negative. Got {self.workers=}, "
+                f"{self.gpus_per_worker=}. Leave them out for the defaults."
+            )
+
+
+def join_ray() -> None:
+    """Join the cluster of a submitted job or of ``RAY_ADDRESS``; else start one in-process."""
+    if ray.is_initialized():
+        return
+    if inside_ray_job() or os.environ.get("RAY_ADDRESS"):
+        ray.init(log_to_driver=True)
+        return
+    ray.init(address="local", include_dashboard=False, logging_level="ERROR")
+
+
+def leave_ray() -> None:
+    """Disconnect; stops a cluster that :func:`join_ray` started, and no other."""
+    ray.shutdown()
+
+
+@dataclass(slots=True)
+class _Desk:
+    """Who does what right now."""
+
+    waiting: deque[tuple[Any, int]]
+    """Units to do, with the attempts made so far."""
+    in_flight: dict[Any, tuple[Any, Any, int]] = field(default_factory=dict)
+    """Reference to (actor, unit or None while the actor starts, attempt)."""
+
+
+class Fleet:
+    """Actors of one class, each built with the same arguments, each with a method ``do``."""
+
+    def __init__(self, worker: type, arguments: dict[str, Any], config: FleetConfig) -> None:
+        join_ray()
+        self.config = config
+        self.resources = _resources(config)
+        self.num_workers = config.workers or _default_workers(self.resources)
+        self._remote = ray.remote(**self.resources, max_restarts=0)(worker)
+        self._arguments = arguments
+        self._actors: list[Any] = []
+        self._made = 0
+
+    def work(self, units: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
+        """Yield ``(unit, result)`` as units finish, in any order.
+
+        Raises:
+            RuntimeError: if a unit's worker died ``max_attempts`` times.
+        """
+        desk = _Desk(waiting=deque((unit, 0) for unit in units))
+        for _ in range(min(self.num_workers, len(units))):
+            self._hire(desk)
+        try:
+            yield from self._finish(desk, len(units))
+        finally:
+            self._dismiss()
+
+    def _finish(self, desk: _Desk, left: int) -> Iterator[tuple[Any, Any]]:
+        hint_at = time.monotonic() + HINT_AFTER_S
+        while left:
+            ready, _ = ray.wait(list(desk.in_flight), num_returns=1, timeout=10.0)
+            for reference in ready:
+                hint_at = float("inf")
+                finished = self._settle(desk, reference)
+                if finished is not None:
+                    left -= 1
+                    yield finished
+            if time.monotonic() > hint_at:
+                hint_at = float("inf")
+                print(self._waiting_hint(), flush=True)
+
+    def _dismiss(self) -> None:
+        for actor in self._actors:
+            ray.kill(actor)
+        self._actors.clear()
+
+    def _hire(self, desk: _Desk) -> None:
+        self._made += 1
+        name = f"{self._remote.__ray_metadata__.class_name}-{self._made}-{os.getpid()}"
+        actor = self._remote.options(name=name).remote(**self._arguments)
+        self._actors.append(actor)
+        desk.in_flight[actor.__ray_ready__.remote()] = (actor, None, 0)
+
+    def _settle(self, desk: _Desk, reference: Any) -> tuple[Any, Any] | None:
+        actor, unit, attempt = desk.in_flight.pop(reference)
+        try:
+            result = ray.get(reference)
+        except RayTaskError as error:
+            raise _as_refusal(error) from error
+        except DEAD as error:
+            self._replace(desk, unit, attempt, error)
+            return None
+        if desk.waiting:
+            following, attempts = desk.waiting.popleft()
+            desk.in_flight[actor.do.remote(following)] = (actor, following, attempts + 1)
+        return None if unit is None else (unit, result)
+
+    def _replace(self, desk: _Desk, unit: Any, attempt: int, error: Exception) -> None:
+        if unit is not None:
+            if attempt >= self.config.max_attempts:
+                raise RuntimeError(
+                    f"A worker died {attempt} times over {unit}. The last: {error}"
+                ) from error
+            print(f"A worker died over {unit}; it is done again.", flush=True)
+            desk.waiting.appendleft((unit, attempt))
+        if desk.waiting:
+            self._hire(desk)
+
+    def _waiting_hint(self) -> str:
+        return (
+            f"Still waiting for a worker that needs {self.resources}; the cluster has "
+            f"{ray.cluster_resources()}. Add such nodes, or ask for less."
+        )
+
+
+def _resources(config: FleetConfig) -> dict[str, Any]:
+    gpus = config.gpus_per_worker or float(bool(ray.cluster_resources().get("GPU", 0)))
+    if config.accelerator_type is not None:
+        return {"num_cpus": 1, "num_gpus": gpus or 1.0, "accelerator_type": config.accelerator_type}
+    return {"num_cpus": 1, "num_gpus": gpus}
+
+
+def _default_workers(resources: dict[str, Any]) -> int:
+    available = ray.cluster_resources()
+    if resources["num_gpus"]:
+        return max(1, int(available.get("GPU", 0) / resources["num_gpus"]))
+    return max(1, int(available.get("CPU", 1)))
+
+
+def _as_refusal(error: RayTaskError) -> Exception:
+    cause = error.cause
+    return Refusal(str(cause)) if isinstance(cause, Refusal) else error

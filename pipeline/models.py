@@ -1,0 +1,225 @@
+"""A model by name: ``digits`` (shipped), a local diffusers folder, or a hub id.
+
+The only room of the plant that loads through diffusers. A folder is what ``save_pretrained``
+writes: ``transformer/``, ``scheduler/``, and ``vae/`` when the model is latent.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from pipeline.door import Refusal
+
+DIGITS = Path(__file__).parent / "digits"
+"""The shipped model's folder."""
+
+Sampler = Literal["ddim", "dpm"]
+Dtype = Literal["fp32", "fp16", "bf16"]
+TORCH_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+PARTS = ["transformer/*", "scheduler/*", "vae/*", "model_index.json"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelCard:
+    """What is known of a model before its weights are loaded."""
+
+    name: str
+    folder: Path
+    model_hash: str
+    """SHA-256 over the transformer's files, 16 hex digits."""
+    num_layers: int
+    num_classes: int
+    """Also the index of the null class."""
+    latent_shape: tuple[int, int, int]
+    guidance_scale: float
+    """Recommended by the model's provenance, else diffusers' 4.0."""
+    site_flops: dict[str, float]
+    """FLOPs of one site, a row of the batch, from the architecture's widths."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LoadedModel:
+    """A model ready to sample."""
+
+    card: ModelCard
+    transformer: Any
+    scheduler: Any
+    vae: Any | None
+    classifier: Any | None
+    """A digit classifier, where the folder ships one."""
+
+    @torch.no_grad()
+    def decode(self, latents: Float[Tensor, "b c h w"]) -> Float[Tensor, "b channels H W"]:
+        """Images in [-1, 1]; the latents themselves for a model in pixel space."""
+        if self.vae is None:
+            return latents.float().clamp(-1, 1)
+        scaled = latents / self.vae.config.scaling_factor
+        return self.vae.decode(scaled.to(self.vae.dtype)).sample.float().clamp(-1, 1)
+
+    @torch.no_grad()
+    def features(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b f"] | None:
+        """Features of images for distances between samples; None where the model has none."""
+        if self.classifier is None:
+            return None
+        return self.classifier.features(images)
+
+    @torch.no_grad()
+    def label_accuracy(self, images: Tensor, labels: Int[Tensor, " b"]) -> float | None:
+        """Share of images that show the class asked for; None without a classifier."""
+        if self.classifier is None:
+            return None
+        return (self.classifier(images).argmax(dim=1) == labels).float().mean().item()
+
+
+def find_model(name: str) -> ModelCard:
+    """Resolve a name to a folder and read its configuration; weights stay on disk.
+
+    Raises:
+        Refusal: if there is no such model, or it is not a class-conditional DiT.
+    """
+    folder = _folder_of(name)
+    config = _read_json(folder / "transformer" / "config.json", name)
+    _read_json(folder / "scheduler" / "scheduler_config.json", name)
+    if config.get("_class_name") != "DiTTransformer2DModel":
+        raise Refusal(
+            f"--model must be a class-conditional DiT (DiTTransformer2DModel). Got "
+            f"{config.get('_class_name')!r} in {name}. Pass a DiT such as digits."
+        )
+    provenance = folder / "provenance.json"
+    recommended = (
+        json.loads(provenance.read_text()).get("recommended", {}) if (provenance.exists()) else {}
+    )
+    size = int(config["sample_size"])
+    return ModelCard(
+        name=name,
+        folder=folder,
+        model_hash=_hash_folder(folder / "transformer"),
+        num_layers=int(config["num_layers"]),
+        num_classes=int(config["num_embeds_ada_norm"]),
+        latent_shape=(int(config["in_channels"]), size, size),
+        guidance_scale=float(recommended.get("guidance_scale", 4.0)),
+        site_flops=_site_flops(config),
+    )
+
+
+def _site_flops(config: dict[str, Any]) -> dict[str, float]:
+    # Units of d^2 a token: QKV 6, output 2, scores and values 4N/d, feed-forward 16.
+    width = config["num_attention_heads"] * config["attention_head_dim"]
+    tokens = (config["sample_size"] // config["patch_size"]) ** 2
+    per_token = {"attn": 8.0 * width + 4.0 * tokens, "ff": 16.0 * width}
+    return {site: value * width * tokens for site, value in per_token.items()}
+
+
+def load_model(card: ModelCard, *, sampler: Sampler, dtype: Dtype, device: str) -> LoadedModel:
+    """Load weights and scheduler, ready on ``device``.
+
+    Raises:
+        Refusal: if the weights cannot be read.
+    """
+    from diffusers import AutoencoderKL, DiTTransformer2DModel
+
+    torch_dtype = TORCH_DTYPES[dtype]
+    folder = card.folder
+
+    def load(kind: Any, part: str) -> Any:
+        loaded = kind.from_pretrained(folder / part, torch_dtype=torch_dtype)
+        return loaded.to(device).eval().requires_grad_(False)
+
+    try:
+        transformer = load(DiTTransformer2DModel, "transformer")
+        vae = load(AutoencoderKL, "vae") if (folder / "vae").is_dir() else None
+        scheduler = load_scheduler(folder, sampler)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise Refusal(
+            f"--model {card.name} must load with diffusers. Got: {str(error)[:300]}. "
+            "Save the model again with save_pretrained."
+        ) from error
+    return LoadedModel(
+        card=card,
+        transformer=transformer,
+        scheduler=scheduler,
+        vae=vae,
+        classifier=_load_classifier(folder, device),
+    )
+
+
+def load_scheduler(folder: Path, sampler: Sampler) -> Any:
+    """The model's own noise schedule under a deterministic sampler."""
+    from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
+
+    kind = DDIMScheduler if sampler == "ddim" else DPMSolverMultistepScheduler
+    return kind.from_pretrained(folder / "scheduler")
+
+
+def _load_classifier(folder: Path, device: str) -> Any | None:
+    if not (folder / "classifier").is_dir():
+        return None
+    from pipeline.classifier import load_classifier
+
+    return load_classifier(folder / "classifier").to(device)
+
+
+def _folder_of(name: str) -> Path:
+    if name == "digits":
+        return DIGITS
+    folder = Path(name)
+    if folder.is_dir():
+        return folder
+    looks_like_hub_id = name.count("/") == 1 and not name.startswith((".", "/", "~"))
+    if not looks_like_hub_id:
+        raise Refusal(
+            f"--model must be digits, a diffusers folder or a hub id. Got {name!r}, which does "
+            "not exist. Check the path."
+        )
+    return _fetch_from_hub(name)
+
+
+def _fetch_from_hub(name: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=PARTS))
+    # The hub's errors share no base class: offline, missing, gated and malformed differ.
+    except Exception as error:
+        raise Refusal(
+            f"--model {name} must be on the hub or in its cache. Got: "
+            f"{type(error).__name__}: {str(error)[:200]}. Check the id and the network, or pass "
+            "a local folder."
+        ) from error
+
+
+def _read_json(path: Path, name: str) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise Refusal(
+            f"--model {name} must hold {path.parent.name}/{path.name}. Got: {error}. "
+            "Pass a folder that diffusers' save_pretrained wrote."
+        ) from error
+
+
+def _hash_folder(folder: Path) -> str:
+    digest = hashlib.sha256()
+    for path in sorted(folder.iterdir()):
+        digest.update(path.name.encode())
+        with path.open("rb") as stream:
+            while chunk := stream.read(1 << 22):
+                digest.update(chunk)
+    return digest.hexdigest()[:16]
+
+
+def pick_device() -> str:
+    """``cuda`` where a worker was given a GPU. On the CPU a worker keeps to one thread, so that
+    workers do not fight over cores and sums come out the same."""
+    if torch.cuda.is_available():
+        return "cuda"
+    torch.set_num_threads(1)
+    return "cpu"

@@ -1,0 +1,37 @@
+"""Noise and labels by key: ``hash(purpose, seed, index)``, so that no stage sees another's."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+Purpose = Literal["collect", "calibrate", "evaluate", "explore"]
+"""What noise is drawn for. ``explore`` keys the coins of randomised decisions."""
+
+
+def noise_key(purpose: Purpose, seed: int, index: int) -> int:
+    """A 63-bit generator seed, the same on every machine."""
+    digest = hashlib.sha256(f"{purpose}/{seed}/{index}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+def generator_for(purpose: Purpose, seed: int, index: int) -> torch.Generator:
+    """A CPU generator of its own for one key."""
+    return torch.Generator().manual_seed(noise_key(purpose, seed, index))
+
+
+def draw_noise(
+    purpose: Purpose, seed: int, indices: Sequence[int], shape: tuple[int, ...], num_classes: int
+) -> tuple[Float[Tensor, "b *shape"], Int[Tensor, " b"]]:
+    """Initial latents and class labels of some noise ids, on the CPU in fp32."""
+    latents, labels = [], []
+    for index in indices:
+        generator = generator_for(purpose, seed, index)
+        latents.append(torch.randn(shape, generator=generator))
+        labels.append(torch.randint(num_classes, (), generator=generator))
+    return torch.stack(latents), torch.stack(labels)

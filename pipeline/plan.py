@@ -1,0 +1,115 @@
+"""The plan of a collection: a deterministic list of units, each one shard."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from pipeline.designs import DEFAULT_DESIGNS, DESIGNS, Design
+from pipeline.models import Dtype, Sampler
+
+TRACE_SCHEMA_VERSION = 1
+"""Version of the two tables and of the folder around them."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CollectPlan:
+    """Everything that decides a dataset's rows. Two folders of one plan hold the same decisions."""
+
+    model: str
+    """``digits``, a folder, or a hub id."""
+    model_hash: str
+    """Digest of its transformer's files."""
+    num_trajectories: int = 512
+    """Randomised trajectories; twins are not counted."""
+    masks_per_noise: int = 3
+    """Trajectories that share one twin."""
+    batch_size: int = 48
+    """Trajectories of a unit."""
+    steps: int = 50
+    """Sampling steps."""
+    guidance_scale: float = 4.0
+    """Classifier-free guidance."""
+    sampler: Sampler = "ddim"
+    """Deterministic sampler."""
+    sites: tuple[str, ...] = ("attn",)
+    """Sub-modules whose reuse is explored."""
+    designs: tuple[Design, ...] = DEFAULT_DESIGNS
+    """Exploration designs; trajectories take them in turns, and one named twice comes twice."""
+    branch_mode: Literal["tied"] = "tied"
+    """Both guidance branches of a sample share a verdict."""
+    cache_bits: Literal[8, 16, 32] = 8
+    """Bits of a cached value."""
+    dtype: Dtype = "fp32"
+    """Dtype of the model's arithmetic."""
+    seed: int = 0
+    """Seed of noise and coins."""
+    schema_version: int = TRACE_SCHEMA_VERSION
+    """Version of the tables."""
+
+    def __post_init__(self) -> None:
+        for name in ("num_trajectories", "masks_per_noise", "batch_size"):
+            value = getattr(self, name)
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1. Got {value}. Pass a larger one.")
+        if self.steps < 2:
+            raise ValueError(
+                f"steps must be at least 2, or nothing can be reused. Got {self.steps}. "
+                "Pass --steps 50."
+            )
+        unknown = set(self.designs) - set(DESIGNS)
+        if unknown or not self.designs:
+            raise ValueError(
+                f"designs must be chosen from {DESIGNS}. Got {self.designs}. Pass some of them."
+            )
+
+    @property
+    def plan_hash(self) -> str:
+        """SHA-256 of the plan's canonical JSON, 16 hex digits."""
+        return _digest(asdict(self))
+
+    @property
+    def noises_per_unit(self) -> int:
+        """Twins that a unit samples."""
+        return max(1, self.batch_size // self.masks_per_noise)
+
+    def units(self) -> Iterator[Unit]:
+        """The units in order; together they hold every trajectory once."""
+        size = self.noises_per_unit * self.masks_per_noise
+        for index, start in enumerate(range(0, self.num_trajectories, size)):
+            stop = min(start + size, self.num_trajectories)
+            unit_id = _digest({"plan": self.plan_hash, "unit": index})
+            yield Unit(unit_id=unit_id, index=index, start=start, stop=stop)
+
+    def noise_id(self, trajectory: int) -> int:
+        """The noise that a trajectory starts from."""
+        return trajectory // self.masks_per_noise
+
+    def trajectory_id(self, trajectory: int) -> str:
+        """Name of a trajectory in both tables."""
+        return f"{self.plan_hash[:8]}-{trajectory:06d}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Unit:
+    """Work that is done and committed as one: trajectories ``start`` to ``stop``."""
+
+    unit_id: str
+    index: int
+    start: int
+    stop: int
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+
+def canonical_json(value: dict[str, Any]) -> str:
+    """One spelling of a JSON document, whatever the order of its keys."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"))
+
+
+def _digest(value: dict[str, Any]) -> str:
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()[:16]

@@ -1,0 +1,152 @@
+"""What an evaluation leaves behind: results.json, two plots and a report to read."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.compare import Axis, error_at, frontier
+from pipeline.evaluator import Measured
+
+COLUMNS = (
+    ("reuse", "reuse_ratio", "{:.3f}"),
+    ("FLOPs x", "flops_ratio", "{:.2f}"),
+    ("speedup x", "speedup", "{:.2f}"),
+    ("bound x", "speedup_bound", "{:.2f}"),
+    ("rel L2", "latent_rel_l2", "{:.4f}"),
+    ("PSNR dB", "psnr", "{:.1f}"),
+    ("SSIM", "ssim", "{:.4f}"),
+    ("FID", "fid", "{:.3f}"),
+)
+COMPARED_AT: dict[Axis, tuple[float, ...]] = {
+    "reuse_ratio": (0.3, 0.5, 0.7),
+    "flops_ratio": (1.1, 2.0, 3.0, 4.0),
+}
+
+
+def write_report(measured: list[Measured], folder: Path, title: str) -> None:
+    """Write ``results.json``, ``report.md``, ``frontier.png`` and ``samples.png``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = [result.row for result in measured]
+    plot_frontier(rows, folder / "frontier.png")
+    plot_samples(measured, folder / "samples.png")
+    text = f"# {title}\n\n{points_table(rows)}\n\n{comparison_table(rows)}\n"
+    (folder / "report.md").write_text(text)
+    # Last, so that a folder with results.json is a whole one.
+    (folder / "results.json").write_text(json.dumps(rows, indent=1) + "\n")
+
+
+def points_table(rows: list[dict[str, Any]]) -> str:
+    """Every point, as a markdown table."""
+    heads = ["method", "operating point", *(head for head, _, _ in COLUMNS)]
+    body = [
+        [
+            row["method"],
+            row["operating_point"],
+            *(_shown(row, key, form) for _, key, form in COLUMNS),
+        ]
+        for row in rows
+    ]
+    return _markdown(heads, body)
+
+
+def comparison_table(rows: list[dict[str, Any]]) -> str:
+    """Error of each sweep at equal reuse and at equal FLOPs; a dash where it does not reach."""
+    names = list(dict.fromkeys(row["method"] for row in rows if row["method"] != "baseline"))
+    heads, columns = ["rel L2 at"], []
+    for axis, values in COMPARED_AT.items():
+        for value in values:
+            found = [error_at(rows, name, axis, value) for name in names]
+            if any(error is not None for error in found):
+                label = "reuse" if axis == "reuse_ratio" else "FLOPs x"
+                heads.append(f"{label} {value:g}")
+                columns.append(["-" if error is None else f"{error:.4f}" for error in found])
+    body = [[name, *(column[index] for column in columns)] for index, name in enumerate(names)]
+    return _markdown(heads, body)
+
+
+def _cells(row: dict[str, Any]) -> list[str]:
+    figures = [_shown(row, key, form) for _, key, form in COLUMNS]
+    return [row["method"], row["operating_point"], *figures]
+
+
+def _shown(row: dict[str, Any], key: str, form: str) -> str:
+    value = row.get(key)
+    return "-" if value is None else form.format(value)
+
+
+def _markdown(heads: list[str], body: list[list[str]]) -> str:
+    widths = [max(len(line[index]) for line in [heads, *body]) for index in range(len(heads))]
+
+    def line(cells: list[str]) -> str:
+        padded = [cell.ljust(width) for cell, width in zip(cells, widths, strict=True)]
+        return f"| {' | '.join(padded)} |"
+
+    rule = f"| {' | '.join('-' * width for width in widths)} |"
+    return "\n".join([line(heads), rule, *map(line, body)])
+
+
+def plot_frontier(rows: list[dict[str, Any]], path: Path) -> None:
+    """Error against reuse, FLOPs and time saved; points, and each method's own frontier."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(15, 5), layout="constrained")
+    panels = figure.subplots(1, 3)
+    names = list(dict.fromkeys(row["method"] for row in rows if row["method"] != "baseline"))
+    for panel, axis in zip(panels, ("reuse_ratio", "flops_ratio", "speedup"), strict=True):
+        for index, name in enumerate(names):
+            mine = [row for row in rows if row["method"] == name]
+            color = f"C{index}"
+            panel.scatter(
+                [row[axis] for row in mine],
+                [row["latent_rel_l2"] for row in mine],
+                s=16,
+                color=color,
+                label=name,
+            )
+            if axis != "speedup" and (edge := frontier(rows, name, axis)):
+                panel.plot(*zip(*edge, strict=True), color=color, linewidth=1)
+        panel.set(xlabel=axis, ylabel="latent relative L2 to the twin", yscale="log")
+        panel.grid(alpha=0.3)
+    panels[0].legend()
+    figure.savefig(path, dpi=120)
+
+
+def plot_samples(measured: list[Measured], path: Path) -> None:
+    """The twins above each method's point nearest half the gates reused."""
+    from matplotlib.figure import Figure
+
+    chosen = [_nearest_half(measured, name) for name in _names(measured)]
+    strips = [("twin", measured[0].twin_images), *((_label(one), one.images) for one in chosen)]
+    figure = Figure(figsize=(9, 1.2 * len(strips)), layout="constrained")
+    for panel, (label, images) in zip(
+        np.atleast_1d(figure.subplots(len(strips), 1)), strips, strict=True
+    ):
+        strip = np.concatenate(list(images), axis=1)
+        panel.imshow(
+            strip.squeeze(-1) if strip.shape[-1] == 1 else strip, cmap="gray", vmin=0, vmax=1
+        )
+        panel.set(xticks=[], yticks=[])
+        panel.set_ylabel(label, rotation=0, ha="right", va="center", fontsize=8)
+    figure.savefig(path, dpi=120)
+
+
+def _names(measured: list[Measured]) -> list[str]:
+    names = (result.row["method"] for result in measured)
+    return [name for name in dict.fromkeys(names) if name != "baseline"]
+
+
+def _nearest_half(measured: list[Measured], name: str) -> Measured:
+    mine = [result for result in measured if result.row["method"] == name]
+    key = "flops_ratio" if name == "fewer-steps" else "reuse_ratio"
+    target = 2.0 if name == "fewer-steps" else 0.5
+    return min(mine, key=lambda result: abs(result.row[key] - target))
+
+
+def _label(measured: Measured) -> str:
+    row = measured.row
+    saved = f"{row['flops_ratio']:.2f}x" if not row["reuse_ratio"] else f"{row['reuse_ratio']:.0%}"
+    return f"{row['method']} {saved}\n{row['latent_rel_l2']:.4f}"

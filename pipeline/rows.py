@@ -1,0 +1,99 @@
+"""What a run logged, as columns of the two tables."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dqar.config import CACHE_DTYPES
+from dqar.controller import CLASS_PROMPT_LENGTH
+from dqar.records import FEATURES, SITES, GateRecord, Reason
+from pipeline.designs import Exploration
+from pipeline.plan import CollectPlan
+from pipeline.quality import Deltas
+
+Columns = dict[str, Any]
+"""Column name to a sequence, or to one value that stands for all rows."""
+
+
+def trajectory_columns(
+    plan: CollectPlan,
+    device: str,
+    ids: list[str],
+    noise_ids: list[int],
+    labels: Tensor,
+    scripts: list[Exploration],
+    deltas: Deltas,
+) -> Columns:
+    """The trajectories table's columns; one value stands for a whole column."""
+    distance = deltas.feature_distance
+    return {
+        "trajectory_id": ids,
+        "noise_id": noise_ids,
+        "label": labels.cpu().numpy(),
+        "prompt": None,
+        "prompt_length": CLASS_PROMPT_LENGTH,
+        "design": [script.design for script in scripts],
+        "exploration_rate": [script.rate for script in scripts],
+        "latent_rel_l2": deltas.latent_rel_l2.cpu().numpy(),
+        "psnr": deltas.psnr.cpu().numpy(),
+        "ssim": deltas.ssim.cpu().numpy(),
+        "feature_distance": None if distance is None else distance.cpu().numpy(),
+        "model": plan.model,
+        "model_hash": plan.model_hash,
+        "sampler": plan.sampler,
+        "steps": plan.steps,
+        "guidance": plan.guidance_scale,
+        "cache_mode": CACHE_DTYPES[plan.cache_bits],
+        "dtype": plan.dtype,
+        "device": device,
+        "schema_version": plan.schema_version,
+    }
+
+
+def gate_columns(
+    plan: CollectPlan, ids: list[str], scripts: list[Exploration], records: list[GateRecord]
+) -> Columns:
+    """The gates table's columns, rows ordered by trajectory, step, gate."""
+    shape = (len(ids), len(records), records[0].signal.shape[0])
+    eligible = _by_trajectory([record.signal.cached for record in records])
+    reasons = _by_trajectory([record.verdict.reason for record in records])
+    propensity = torch.stack(
+        [script.propensity(live) for script, live in zip(scripts, eligible, strict=True)]
+    )
+    columns = torch.stack([record.signal.columns(FEATURES).cpu() for record in records])
+    features = columns.permute(2, 0, 1, 3).flatten(0, 2).numpy()
+    site_names = np.array(SITES)[records[0].signal.site.cpu().numpy()]
+    labels = np.array([reason.label for reason in Reason])[reasons.flatten().numpy()]
+    draws = torch.stack([script.draw_id for script in scripts])
+    errors = _by_trajectory([record.local_rel_error for record in records])
+    frame = {
+        "trajectory_id": np.repeat(ids, shape[1] * shape[2]),
+        "step": _along([record.signal.step.index for record in records], shape, axis=1),
+        "timestep": _along([record.signal.step.timestep for record in records], shape, axis=1),
+        "layer": _along(records[0].signal.layer.cpu().numpy(), shape, axis=2),
+        "site": _along(site_names, shape, axis=2),
+        "branch_mode": plan.branch_mode,
+        **{name: features[:, index] for index, name in enumerate(FEATURES)},
+        "eligible": eligible.flatten().numpy(),
+        "reason": labels,
+        "propensity": propensity.flatten().numpy(),
+        "draw_id": draws.flatten().numpy(),
+        "action": np.where(labels == Reason.REUSE.label, "reuse", "compute"),
+        "local_rel_error": errors.flatten().numpy(),
+    }
+    return frame
+
+
+def _by_trajectory(per_step: list[Tensor]) -> Tensor:
+    return torch.stack([value.cpu() for value in per_step]).permute(2, 0, 1)
+
+
+def _along(values: Any, shape: tuple[int, int, int], *, axis: int) -> np.ndarray:
+    values = np.asarray(values)
+    lone = [1, 1, 1]
+    lone[axis] = len(values)
+    return np.broadcast_to(values.reshape(lone), shape).reshape(-1)

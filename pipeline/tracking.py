@@ -1,0 +1,163 @@
+"""MLflow: parameters, metrics, datasets, artifacts and the model registry. The only such room.
+
+Everything goes through one client with explicit run ids: nothing is global, and no worker logs.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mlflow import MlflowClient
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param
+from mlflow.exceptions import MlflowException
+
+from pipeline.door import Refusal, inside_ray_job
+
+REGISTERED_POLICY = "dqar-policy"
+CANDIDATE = "candidate"
+"""Alias of the newest trained version."""
+LINEAGE = "lineage.json"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Run:
+    """An open MLflow run."""
+
+    client: MlflowClient
+    run_id: str
+
+    def params(self, values: dict[str, Any]) -> None:
+        """Log parameters; they cannot change later."""
+        entries = [Param(key, str(value)[:6000]) for key, value in values.items()]
+        self.client.log_batch(self.run_id, params=entries)
+
+    def metrics(self, values: dict[str, float | None], step: int = 0) -> None:
+        """Log finite metrics; None and NaN are left out."""
+        entries = [
+            Metric(key, float(value), 0, step)
+            for key, value in values.items()
+            if value is not None and math.isfinite(value)
+        ]
+        self.client.log_batch(self.run_id, metrics=entries)
+
+    def tags(self, values: dict[str, str]) -> None:
+        """Set tags."""
+        for key, value in values.items():
+            self.client.set_tag(self.run_id, key, value)
+
+    def artifact(self, path: Path, folder: str | None = None) -> None:
+        """Upload a file, or a folder's files."""
+        upload = self.client.log_artifacts if path.is_dir() else self.client.log_artifact
+        upload(self.run_id, str(path), folder)
+
+    def dataset(self, name: str, digest: str, uri: str, context: str) -> None:
+        """Tie the run to a dataset by the digest of its manifest."""
+        dataset = Dataset(
+            name=name, digest=digest, source_type="local", source=json.dumps({"uri": uri})
+        )
+        tag = InputTag("mlflow.data.context", context)
+        self.client.log_inputs(self.run_id, datasets=[DatasetInput(dataset, [tag])])
+
+    def register_policy(self, folder: str) -> str:
+        """Register the artifact folder as the newest policy; returns its version."""
+        try:
+            self.client.create_registered_model(REGISTERED_POLICY)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+        root = self.client.get_run(self.run_id).info.artifact_uri
+        version = self.client.create_model_version(
+            REGISTERED_POLICY, f"{root}/{folder}", self.run_id
+        ).version
+        self.client.set_registered_model_alias(REGISTERED_POLICY, CANDIDATE, version)
+        return version
+
+
+class Tracker:
+    """One tracking store and one experiment."""
+
+    def __init__(self, uri: str | None, experiment: str) -> None:
+        self.uri = resolve_tracking_uri(uri)
+        for noisy in ("alembic", "mlflow"):
+            logging.getLogger(noisy).setLevel(logging.WARNING)
+        self.client = MlflowClient(self.uri, self.uri)
+        try:
+            self.experiment_id = self._experiment(experiment)
+        except (MlflowException, OSError) as error:
+            raise Refusal(
+                f"--tracking-uri must be an MLflow store that answers. Got {self.uri}: "
+                f"{str(error)[:200]}. Start the server, or leave the flag out."
+            ) from error
+
+    def _experiment(self, name: str) -> str:
+        found = self.client.get_experiment_by_name(name)
+        if found is not None:
+            return found.experiment_id
+        location = None
+        if self.uri.startswith("sqlite:///"):
+            database = Path(self.uri.removeprefix("sqlite:///")).absolute()
+            location = (database.parent / "mlartifacts" / name).as_uri()
+        return self.client.create_experiment(name, artifact_location=location)
+
+    def open_pipeline(self, lineage: dict[str, str], name: str) -> str:
+        """The run above all stages of one pipeline; made where this store has none yet."""
+        try:
+            return self.client.get_run(lineage["parent"]).info.run_id
+        except (KeyError, MlflowException):
+            tags = {"stage": "pipeline"}
+            run = self.client.create_run(self.experiment_id, tags=tags, run_name=name)
+            self.client.set_terminated(run.info.run_id)
+            return run.info.run_id
+
+    @contextmanager
+    def run(
+        self, name: str, *, stage: str, parent: str, tags: dict[str, str] | None = None
+    ) -> Iterator[Run]:
+        """A child run; it ends as finished, or as failed when the block raises."""
+        tags = {"stage": stage, "mlflow.parentRunId": parent, **(tags or {})}
+        run_id = self.client.create_run(self.experiment_id, tags=tags, run_name=name).info.run_id
+        status = "FAILED"
+        try:
+            yield Run(client=self.client, run_id=run_id)
+            status = "FINISHED"
+        finally:
+            self.client.set_terminated(run_id, status)
+
+
+def resolve_tracking_uri(flag: str | None) -> str:
+    """The flag, else ``MLFLOW_TRACKING_URI``, else sqlite in the working folder.
+
+    Raises:
+        Refusal: inside a Ray job where the store would be lost with the job's folder.
+    """
+    uri = flag or os.environ.get("MLFLOW_TRACKING_URI")
+    is_relative = uri is None or (
+        uri.startswith("sqlite:///") and not uri.startswith("sqlite:////")
+    )
+    if inside_ray_job() and is_relative:
+        raise Refusal(
+            f"--tracking-uri must be given inside a Ray job, whose folder is temporary. Got {uri}. "
+            "Pass http://HOST:5000 or sqlite:////ABSOLUTE/mlflow.db, or set MLFLOW_TRACKING_URI."
+        )
+    return uri or f"sqlite:///{Path.cwd() / 'mlflow.db'}"
+
+
+def read_lineage(folder: Path) -> dict[str, str]:
+    """Runs that made a traces folder; empty where it was made without tracking."""
+    try:
+        return dict(json.loads((folder / LINEAGE).read_text()))
+    except (OSError, ValueError):
+        return {}
+
+
+def write_lineage(folder: Path, lineage: dict[str, str]) -> None:
+    """Leave the run ids for the next stage."""
+    (folder / LINEAGE).write_text(json.dumps(lineage, indent=2) + "\n")

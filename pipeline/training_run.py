@@ -1,0 +1,62 @@
+"""Training under tracking: parameters, curves, held-out figures, the policy registered."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+
+from pipeline.door import Refusal
+from pipeline.heldout import plot_held_out
+from pipeline.progress import Progress
+from pipeline.tracking import Run, Tracker, read_lineage
+from pipeline.train import TrainConfig, Trained, save_trained, train
+
+
+def train_policy(config: TrainConfig, uri: str, out: str, tracker: Tracker) -> Trained:
+    """:func:`pipeline.train.train`, with everything logged and the policy folder written."""
+    folder = Path(out)
+    if folder.exists() and any(folder.iterdir()) and not (folder / "policy.json").exists():
+        raise Refusal(
+            f"--out must be new or hold a policy. Got {out}, which holds other files. "
+            "Name another folder."
+        )
+    lineage = read_lineage(Path(uri.removeprefix("file://")))
+    parent = tracker.open_pipeline(lineage, "pipeline")
+    name = f"train {config.features}" + ("" if config.label == "final" else f" {config.label}")
+    with tracker.run(name, stage="train", parent=parent) as run:
+        run.params(asdict(config) | {"traces": uri, "out": out})
+        progress = Progress("train", config.fit_config().steps, "steps")
+
+        def report(step: int, loss: float) -> None:
+            run.metrics({"train/loss": loss}, step)
+            progress.advance(step - progress.done)
+
+        trained = train(config, uri, report)
+        lineage = {**lineage, "parent": parent, "train": run.run_id}
+        save_trained(trained, folder, lineage)
+        _log(run, trained, folder, uri)
+    figures = trained.held_out.metrics
+    print(
+        f"train: policy in {folder}; held-out R^2 {figures['r2']:.3f}, AUC {figures['auc']:.3f}, "
+        f"Brier {figures['brier']:.3f}",
+        flush=True,
+    )
+    return trained
+
+
+def _log(run: Run, trained: Trained, folder: Path, uri: str) -> None:
+    held_out = trained.held_out
+    run.metrics({f"train/held_out_{name}": value for name, value in held_out.metrics.items()})
+    run.metrics({f"importance/{name}": value for name, value in held_out.importance.items()})
+    run.dataset("traces", trained.traces.digest, Path(uri).absolute().as_uri(), "training")
+    with tempfile.TemporaryDirectory() as scratch:
+        plot = Path(scratch) / "held_out.png"
+        plot_held_out(held_out, plot)
+        run.artifact(plot)
+        report = Path(scratch) / "held_out.json"
+        report.write_text(json.dumps(asdict(held_out), indent=2))
+        run.artifact(report)
+    run.artifact(folder, "policy")
+    run.tags({"policy_version": run.register_policy("policy")})
