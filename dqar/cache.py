@@ -8,18 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from dqar.quantization import CacheDtype, QuantizedTensor, dequantize, quantize
-
-STACKED = "stacked"
-"""The branch name of a batch that holds all guidance branches, one after the other."""
-
-
-@dataclass(frozen=True, slots=True)
-class EntryKey:
-    """Which value: ``EntryKey("attn", 3, "cond")``."""
-
-    site: str
-    layer: int
-    branch: str = STACKED
+from dqar.records import EntryKey
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,15 +48,16 @@ class ReuseCache:
                 _write_rows(entry[name], quantize(value, self.cache_dtype), rows)
 
     def fetch(self, key: EntryKey) -> CachedValue:
-        """The parts of an entry, dequantised, all rows."""
+        """The parts of an entry, dequantised, all rows: copies, the caller's own."""
         entry = self._parts[key]
-        found = {name: dequantize(part) for name, part in entry.items()}
+        found = {name: dequantize(part).clone() for name, part in entry.items()}
         return CachedValue(
             keys=found.get("keys"), values=found.get("values"), output=found.get("output")
         )
 
     def fetch_output(self, key: EntryKey) -> Float[Tensor, "r n d"]:
-        """The cached output, dequantised, all rows."""
+        """The cached output, dequantised, all rows. Not to be written to: a float cache hands
+        out the tensor that it stores."""
         return dequantize(self._parts[key]["output"])
 
     def clear(self) -> None:

@@ -8,56 +8,24 @@ can compute some rows of a batch.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
-from dqar.cache import STACKED, EntryKey, ReuseCache
+from dqar.cache import ReuseCache
 from dqar.config import DQARConfig
+from dqar.exchange import Compute, Decision, Fresh
 from dqar.gates import MEASURED, AllOf, Cached, Gate, seed_cascade
 from dqar.ledger import Ledger
 from dqar.policy import ReusePolicy
-from dqar.records import GateRecord, Reason, Step, Verdict
+from dqar.records import STACKED, EntryKey, GateRecord, Reason, Step, Verdict
 from dqar.signals import cosine_snr, log_norm, map_entropy, relative_error
 from dqar.summary import ReuseSummary, summarize
 from dqar.tape import Rows, StepTape, rows_that_compute
 
 CLASS_PROMPT_LENGTH = 16
 """Prompt length of a class-conditional model, so that tau(p) = tau_base."""
-
-Compute = Callable[[Int[Tensor, " s"] | None], "Fresh"]
-"""Computes a site for some rows of the batch, or for all of them (None)."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Fresh:
-    """A site's newly computed output for the rows asked for."""
-
-    output: Float[Tensor, "s n d"]
-    entropy: Float[Tensor, " s"] | None
-    """Attention entropy in nats, where the site has attention and it was asked for."""
-
-    def take(self, rows: Int[Tensor, " s"]) -> Fresh:
-        """Only some rows."""
-        entropy = None if self.entropy is None else self.entropy[rows]
-        return Fresh(output=self.output[rows], entropy=entropy)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Decision:
-    """The answer to ``should_reuse``. True when every sample reuses."""
-
-    mask: tuple[bool, ...]
-    """Reuse, by sample."""
-    reasons: tuple[Reason, ...]
-    """Why, by sample."""
-    entry: EntryKey
-    """What to hand to ``reuse``."""
-
-    def __bool__(self) -> bool:
-        return all(self.mask)
 
 
 class DQARController:
@@ -172,6 +140,9 @@ class DQARController:
     def _lengths(self, prompt_length: int | Tensor) -> Tensor:
         ledger = self._books()
         lengths = torch.as_tensor(prompt_length, dtype=torch.float32, device=ledger.device)
+        if lengths.ndim == 1 and ledger.shape[1] % len(lengths) == 0:
+            # Independent branches: one decision a row, so each sample's length serves its rows.
+            return lengths.repeat(ledger.shape[1] // len(lengths))
         return lengths.expand(ledger.shape[1])
 
     def _decide(self, verdict: Verdict) -> None:
@@ -187,7 +158,8 @@ class DQARController:
     def should_reuse(self, layer: int, branch: str = STACKED, site: str = "attn") -> Decision:
         """The verdict for one gate; refuses as ``cold`` where this branch has no entry yet."""
         key = EntryKey(site, layer, branch)
-        codes = self._codes[self._books().gate(site, layer)]
+        gate = self._books().gate(site, layer)
+        codes = self._codes[gate]
         if key not in self.cache:
             codes = [int(Reason.COLD) if code == Reason.REUSE else code for code in codes]
         mask = tuple(code == Reason.REUSE for code in codes)
@@ -223,11 +195,12 @@ class DQARController:
         if entropy is not None:
             self._tape.measure("entropy", gate, entropy, None)
         self.cache.store(EntryKey(site, layer, branch), parts)
-        self._tape.mark_committed(gate, None)
+        self._tape.mark_committed(gate, None, branch)
 
     def reuse(self, entry: EntryKey) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         """Keys, values and output (residual) of an entry; None for what was not cached."""
-        self._tape.mark_reused(self._books().gate(entry.site, entry.layer))
+        gate = self._books().gate(entry.site, entry.layer)
+        self._tape.mark_reused(gate, entry.branch)
         found = self.cache.fetch(entry)
         return found.keys, found.values, found.output
 
@@ -295,6 +268,10 @@ class DQARController:
             error = tape.local_error
             self.sink(GateRecord(signal=self._signal, verdict=tape.verdict, local_rel_error=error))
         self._ledger.close_step(self._step, tape.computed, tape.reused, tape.measured)
+        self._step = None
+
+    def drop_step(self) -> None:
+        """Forget a step that was broken off; nothing of it reaches the books or the sink."""
         self._step = None
 
     def summary(self) -> ReuseSummary:

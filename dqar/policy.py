@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -39,6 +40,9 @@ class PolicySpec:
     """Widths of the hidden layers."""
     members: int = 1
     """Networks whose mean is the prediction; greedy choices by one alone favour its errors."""
+    granularity: Literal["gate", "step"] = "gate"
+    """``gate`` decides each layer alone; ``step`` decides all layers of a site together, by their
+    mean damage: layers that are stale together disturb each other less."""
     max_gap: int = 1_000_000
     """Staleness beyond which the policy knows nothing, so that it refuses."""
     log_threshold: float = 0.0
@@ -79,6 +83,10 @@ class PolicySpec:
         if unknown or not self.features:
             raise ValueError(
                 f"features must be known names. Got {self.features}. Choose from {FEATURES}."
+            )
+        if self.granularity not in ("gate", "step"):
+            raise ValueError(
+                f"granularity must be gate or step. Got {self.granularity!r}. Pass 'step'."
             )
         if self.members < 1:
             raise ValueError(f"members must be at least 1. Got {self.members=}. Pass 1.")
@@ -125,6 +133,10 @@ class ReusePolicy(nn.Module):
     def score(self, signal: Signal) -> Float[Tensor, "g b"]:
         """Predicted log damage per unit of cost saved, for every gate of a step."""
         damage = self(signal.columns(self.spec.features))
+        if self.spec.granularity == "step":
+            by_site = damage.unflatten(0, (-1, signal.num_layers))
+            together = by_site.logsumexp(dim=1, keepdim=True) - math.log(signal.num_layers)
+            damage = together.expand_as(by_site).flatten(0, 1)
         return damage - self.log_savings[signal.site][:, None]
 
     def probability(
@@ -191,7 +203,7 @@ def _read_spec(path: Path) -> PolicySpec:
 
 def _spec_of(stored: dict[str, Any], path: Path) -> PolicySpec:
     known = {entry.name for entry in fields(PolicySpec)}
-    given = {
+    given: dict[str, Any] = {
         key: tuple(value) if isinstance(value, list) else value
         for key, value in stored.items()
         if key in known

@@ -40,21 +40,24 @@ def quantize(value: Float[Tensor, "r *axes"], cache_dtype: CacheDtype) -> Quanti
         ValueError: for an unknown format.
     """
     if cache_dtype in FLOATS:
-        stored = value.to(FLOATS[cache_dtype])
+        # A copy, so that nothing the caller does to its tensor later reaches the cache.
+        stored = value.detach().to(FLOATS[cache_dtype], copy=True)
         return QuantizedTensor(values=stored, scale=None, dtype=value.dtype)
     if cache_dtype != "int8":
         raise ValueError(
             f"cache_dtype must be one of {(*FLOATS, 'int8')}. Got {cache_dtype=}. Pass 'int8'."
         )
     scale = _row_scale(value)
-    values = (value.float() / scale).round().clamp(-127, 127).to(torch.int8)
+    values = (value.detach().float() / scale).round().clamp(-127, 127).to(torch.int8)
     return QuantizedTensor(values=values, scale=scale, dtype=value.dtype)
 
 
 def _row_scale(value: Tensor) -> Tensor:
-    axes = tuple(range(1, value.ndim))
+    largest = value.detach().float().abs()
+    if value.ndim > 1:
+        largest = largest.amax(dim=tuple(range(1, value.ndim)), keepdim=True)
     # A row of zeros would divide by zero; any positive scale stores it exactly.
-    return value.float().abs().amax(dim=axes, keepdim=True).clamp_min(1e-30) / 127.0
+    return largest.clamp_min(1e-30) / 127.0
 
 
 def dequantize(stored: QuantizedTensor) -> Float[Tensor, "r *axes"]:

@@ -70,6 +70,19 @@ class Reason(IntEnum):
         return self.name.lower()
 
 
+STACKED = "stacked"
+"""The branch name of a batch that holds all guidance branches, one after the other."""
+
+
+@dataclass(frozen=True, slots=True)
+class EntryKey:
+    """Which value: ``EntryKey("attn", 3, "cond")``."""
+
+    site: str
+    layer: int
+    branch: str = STACKED
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Step:
     """Where the sampler is. Example: ``Step(index=3, total=50, timestep=920.0, snr=0.012)``."""

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from dqar.ledger import MEASURES
-from dqar.records import Verdict
+from dqar.records import STACKED, Verdict
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,17 +37,19 @@ class StepTape:
         self.verdict = verdict
         self._num_gates, self._num_samples = verdict.reason.shape
         self._committed: dict[int, Rows | None] = {}
-        self._reused: set[int] = set()
+        self._reused: dict[int, set[str]] = {}
+        self._branches: dict[int, set[str]] = {}
         self._measured: dict[str, dict[int, Tensor]] = {name: {} for name in MEASURES}
         self._local_error: dict[int, Tensor] = {}
 
-    def mark_committed(self, gate: int, rows: Rows | None) -> None:
+    def mark_committed(self, gate: int, rows: Rows | None, branch: str = STACKED) -> None:
         """A gate cached new values, for some rows or (None) for all."""
         self._committed[gate] = rows
+        self._branches.setdefault(gate, set()).add(branch)
 
-    def mark_reused(self, gate: int) -> None:
+    def mark_reused(self, gate: int, branch: str = STACKED) -> None:
         """A gate handed out cached values where its verdict says so."""
-        self._reused.add(gate)
+        self._reused.setdefault(gate, set()).add(branch)
 
     def measure(self, name: str, gate: int, value: Float[Tensor, " r"], rows: Rows | None) -> None:
         """Note a measurement by batch row; branches of one sample share their mean."""
@@ -72,7 +74,9 @@ class StepTape:
         computed = torch.zeros_like(self.verdict.reuse)
         for gate, rows in self._committed.items():
             if rows is None:
-                computed[gate] = True
+                # By hand one branch may reuse while another commits: the older value counts.
+                is_split = self._reused.get(gate, set()) - self._branches[gate]
+                computed[gate] = ~self.verdict.reuse[gate] if is_split else True
             else:
                 computed[gate, rows.samples] = True
         return computed

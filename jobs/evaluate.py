@@ -26,10 +26,10 @@ def run(arguments: argparse.Namespace) -> int:
         refuse_relative_inside_job(policy=flag.rpartition("=")[2])
     from pipeline.evaluate import Contest
     from pipeline.evaluation_run import evaluate_methods, load_policies, refuse_policies_apart
-    from pipeline.evaluator import EvaluateConfig
     from pipeline.fleet import FleetConfig
     from pipeline.methods import GRIDS, METHODS
     from pipeline.models import find_model
+    from pipeline.tasks import EvaluateConfig
     from pipeline.tracking import Tracker
 
     methods = split_names(arguments.methods)

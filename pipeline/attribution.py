@@ -166,7 +166,8 @@ def _log_totals(
 def _start_at_mean_damage(policy: ReusePolicy, gates: ReusedGates) -> None:
     per_gate = gates.squared_error.sum() / max(1, len(gates.trajectory))
     for network in policy.networks:
-        last = network[-1]
+        last = list(network.children())[-1]
+        assert isinstance(last, nn.Linear)
         with torch.no_grad():
             last.weight.mul_(0.1)
             last.bias.fill_(float(per_gate.clamp_min(1e-12).log()))

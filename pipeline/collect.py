@@ -16,7 +16,7 @@ from torch import Tensor
 
 from dqar.config import DQARConfig
 from dqar.controller import DQARController
-from dqar.gates import Scripted
+from dqar.gates import AllOf, Cached, Scripted, Staleness
 from dqar.integration import DQARDDIMSampler, DQARDiTWrapper, SamplerConfig
 from dqar.records import GateRecord
 from pipeline.dataset import (
@@ -70,9 +70,10 @@ class Collector:
         scripts = [self._script(index) for index in trajectories]
         records: list[GateRecord] = []
         wants_reuse = torch.stack([script.wants_reuse for script in scripts], dim=-1)
+        max_gap = torch.tensor([script.max_gap for script in scripts], device=self.device)
         controller = DQARController(
             _dqar_config(plan),
-            gate=Scripted(wants_reuse.to(self.device)),
+            gate=AllOf(Cached(), Staleness(max_gap), Scripted(wants_reuse.to(self.device))),
             exposure=True,
             sink=records.append,
         )

@@ -34,6 +34,7 @@ TRAJECTORIES = pa.schema(
         pa.field("prompt_length", pa.int32(), nullable=False),
         pa.field("design", pa.string(), nullable=False),
         pa.field("exploration_rate", pa.float32(), nullable=False),
+        pa.field("max_gap", pa.int32(), nullable=False),
         pa.field("latent_rel_l2", pa.float32(), nullable=False),
         pa.field("psnr", pa.float32(), nullable=False),
         pa.field("ssim", pa.float32(), nullable=False),

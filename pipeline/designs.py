@@ -1,8 +1,8 @@
 """Exploration designs: which gates of a trajectory want to reuse, drawn before it runs.
 
 Coins are drawn up front from the trajectory's own key, so the decisions depend on nothing that a
-worker, a batch or an attempt could change. A gate with nothing cached computes whatever its coin
-says; its propensity is then 1.
+worker, a batch or an attempt could change. A gate with nothing cached, or with something too stale,
+computes whatever its coin says; its propensity is then 1.
 """
 
 from __future__ import annotations
@@ -20,10 +20,14 @@ Design = Literal["independent", "step-synchronised"]
 """``independent``: a coin a gate. ``step-synchronised``: one coin for all gates of a step."""
 
 DESIGNS: tuple[Design, ...] = get_args(Design)
-DEFAULT_DESIGNS: tuple[Design, ...] = (*("independent",) * 5, "step-synchronised")
+DEFAULT_DESIGNS: tuple[Design, ...] = (DESIGNS[0],) * 5 + (DESIGNS[1],)
 """Independent coins identify single gates; some synchronised steps show how gates interact."""
-RATES = (0.2, 0.35, 0.5, 0.65, 0.8)
+RATES = (0.35, 0.55, 0.75, 0.9)
 """Reuse rates that trajectories are drawn from, evenly."""
+MAX_GAPS = (1, 2, 3, 4, 6)
+"""Gap limits that trajectories are drawn from, evenly. Without a limit the gaps are geometric,
+their rare long ones make up most of the damage, and the cheap ones that a good policy is made of
+cannot be told apart."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,6 +37,8 @@ class Exploration:
     design: Design
     rate: float
     """Probability that a gate wants to reuse."""
+    max_gap: int
+    """Staleness beyond which every gate of the trajectory computes."""
     wants_reuse: Bool[Tensor, "t g"]
     draw_id: Int[Tensor, "t g"]
     """Gates that share a coin share its number."""
@@ -46,16 +52,18 @@ class Exploration:
 def explore(
     designs: tuple[Design, ...], seed: int, trajectory: int, steps: int, num_gates: int
 ) -> Exploration:
-    """Draw the script of one trajectory; designs and rates take turns along the trajectories."""
+    """Draw the script of one trajectory; designs take turns along the trajectories."""
     design = designs[trajectory % len(designs)]
-    rate = RATES[(trajectory // len(designs)) % len(RATES)]
     generator = generator_for("explore", seed, trajectory)
+    rate = RATES[int(torch.randint(len(RATES), (), generator=generator))]
+    max_gap = MAX_GAPS[int(torch.randint(len(MAX_GAPS), (), generator=generator))]
     is_shared = design == "step-synchronised"
     coins = torch.rand(steps, 1 if is_shared else num_gates, generator=generator)
     draw_id = torch.arange(coins.numel()).view(coins.shape)
     return Exploration(
         design=design,
         rate=rate,
+        max_gap=max_gap,
         wants_reuse=(coins < rate).expand(steps, num_gates),
         draw_id=draw_id.expand(steps, num_gates),
     )
@@ -70,7 +78,7 @@ def parse_designs(text: str) -> tuple[Design, ...]:
     designs: list[Design] = []
     for part in text.split(","):
         name, _, share = part.strip().partition(":")
-        known = [design for design in DESIGNS if design == name]
+        known: list[Design] = [design for design in DESIGNS if design == name]
         if not known or (share and not share.isdigit()) or share == "0":
             raise ValueError(
                 f"designs must be names with shares, such as {DESIGNS[0]}:5. Got {part!r}. "

@@ -8,14 +8,16 @@ from typing import Any
 
 import torch
 
+from dqar.gates import Closed
 from dqar.policy import ReusePolicy
 from pipeline import methods
-from pipeline.evaluator import NEVER, EvaluateConfig, Evaluator, Measured, Probe, Probed
+from pipeline.evaluator import Evaluator
 from pipeline.fleet import Fleet, FleetConfig
 from pipeline.methods import Grid, Point
 from pipeline.progress import Progress
+from pipeline.tasks import EvaluateConfig, Measured, Probe, Probed
 
-TUNING_NOISES = 2
+TUNING_NOISES = 4
 TUNING_BATCH = 96
 
 
@@ -76,7 +78,7 @@ def lay_out_points(config: EvaluateConfig, contest: Contest, fleet: Fleet) -> li
 def _first_probes(contest: Contest, fleet: Fleet) -> dict[str, Probed]:
     probes = []
     if {"threshold", "threshold-tuned"} & set(contest.methods):
-        probes.append(Probe(name="observe", gate=NEVER, num_samples=methods.PROBES // 2))
+        probes.append(Probe(name="observe", gate=Closed(), num_samples=methods.PROBES // 2))
     for name, policy in contest.policies.items():
         gate = methods.Learned(policy, log_threshold=methods.probe_thresholds(policy))
         probes.append(Probe(name=name, gate=gate, num_samples=methods.PROBES))

@@ -10,10 +10,10 @@ from dqar.policy import ReusePolicy, load_policy
 from pipeline.compare import ratio_at
 from pipeline.door import Refusal
 from pipeline.evaluate import Contest, evaluate
-from pipeline.evaluator import EvaluateConfig, Measured
 from pipeline.fleet import FleetConfig
 from pipeline.models import ModelCard
 from pipeline.report import comparison_table, points_table, write_report
+from pipeline.tasks import EvaluateConfig, Measured
 from pipeline.tracking import Tracker
 
 METRICS = (

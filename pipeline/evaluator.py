@@ -9,90 +9,24 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from dqar.config import DQARConfig
 from dqar.controller import DQARController
-from dqar.gates import AllOf, Closed, Gate, Learned
+from dqar.gates import AllOf, Gate, Learned
 from dqar.integration import DQARDDIMSampler, DQARDiTWrapper, SamplerConfig
 from dqar.records import GateRecord
 from pipeline.bound import measure_site_share, speed_bound
 from pipeline.flops import entropy_flops, policy_flops, transformer_flops
 from pipeline.methods import Point
-from pipeline.models import Dtype, Sampler, find_model, load_model, pick_device
+from pipeline.models import find_model, load_model, pick_device
 from pipeline.noise import Purpose, draw_noise
 from pipeline.quality import frechet_distance, measure_deltas
+from pipeline.tasks import EvaluateConfig, Measured, Probe, Probed
 
-TIMED_BATCHES = 2
+TIMED_BATCHES = 1
 """Batches of a point that are timed, each right after its twin."""
 GRID_IMAGES = 8
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class EvaluateConfig:
-    """What every point of an evaluation shares."""
-
-    model: str
-    steps: int = 50
-    guidance_scale: float = 4.0
-    sampler: Sampler = "ddim"
-    sites: tuple[str, ...] = ("attn",)
-    num_samples: int = 64
-    """Unseen samples of each point."""
-    batch_size: int = 32
-    """Samples side by side."""
-    cache_bits: int = 8
-    """Bits of a cached value."""
-    dtype: Dtype = "fp32"
-    seed: int = 0
-    """Seed of the evaluation noise."""
-
-    def __post_init__(self) -> None:
-        for name in ("num_samples", "batch_size"):
-            value = getattr(self, name)
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1. Got {value}. Pass 64.")
-        if self.steps < 2:
-            raise ValueError(f"steps must be at least 2. Got {self.steps}. Pass --steps 50.")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Probe:
-    """Calibration: run a gate whose parameter may differ by sample, on calibration noise."""
-
-    name: str
-    gate: Gate
-    num_samples: int
-    noise_ids: tuple[int, ...] = ()
-    """Noise of each sample; the first ``num_samples`` by default."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Probed:
-    """What a probe saw."""
-
-    reuse_ratio: Float[Tensor, " b"]
-    """By sample."""
-    share: Float[Tensor, "t g"]
-    """Share of samples that reused, by step and gate."""
-    error: Float[Tensor, " b"]
-    """Relative L2 to the twin, by sample."""
-    entropies: Float[Tensor, " n"]
-    """Entropies that the gates saw."""
-    snrs: list[float]
-    """SNR by step."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Measured:
-    """One point on the evaluation noise."""
-
-    row: dict[str, Any]
-    """The row of results.json."""
-    images: np.ndarray
-    """The first images, ``[b, height, width, channels]`` in [0, 1]."""
-    twin_images: np.ndarray
 
 
 @dataclass(slots=True)
@@ -120,10 +54,7 @@ class Evaluator:
         self.model = load_model(
             card, sampler=config.sampler, dtype=config.dtype, device=self.device
         )
-        self.dqar = DQARConfig(
-            quantization_bits=config.cache_bits,
-            sites=config.sites,  # pyright: ignore[reportArgumentType] argparse has checked the choice
-        )
+        self.dqar = DQARConfig(quantization_bits=config.cache_bits, sites=config.sites)
         self.wrapper = DQARDiTWrapper(self.model.transformer, self.dqar)
         self.forward_flops = transformer_flops(self.model)
         self.twins: dict[tuple[Purpose, int], Tensor] = {}
@@ -329,6 +260,3 @@ def _peak_memory_mb(device: str) -> float:
 
 def _device_name(device: str) -> str:
     return torch.cuda.get_device_name() if device == "cuda" else "cpu"
-
-
-NEVER = Closed()

@@ -7,6 +7,7 @@ worker died is handed out again, at most ``max_attempts`` times.
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections import deque
@@ -51,7 +52,7 @@ def join_ray() -> None:
     if inside_ray_job() or os.environ.get("RAY_ADDRESS"):
         ray.init(log_to_driver=True)
         return
-    ray.init(address="local", include_dashboard=False, logging_level="ERROR")
+    ray.init(address="local", include_dashboard=False, logging_level=logging.ERROR)
 
 
 def leave_ray() -> None:
@@ -78,6 +79,7 @@ class Fleet:
         self.resources = _resources(config)
         self.num_workers = config.workers or _default_workers(self.resources)
         self._remote = ray.remote(**self.resources, max_restarts=0)(worker)
+        self._worker_name = worker.__name__
         self._arguments = arguments
         self._actors: list[Any] = []
         self._made = 0
@@ -117,7 +119,7 @@ class Fleet:
 
     def _hire(self, desk: _Desk) -> None:
         self._made += 1
-        name = f"{self._remote.__ray_metadata__.class_name}-{self._made}-{os.getpid()}"
+        name = f"{self._worker_name}-{self._made}-{os.getpid()}"
         actor = self._remote.options(name=name).remote(**self._arguments)
         self._actors.append(actor)
         desk.in_flight[actor.__ray_ready__.remote()] = (actor, None, 0)

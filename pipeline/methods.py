@@ -234,9 +234,10 @@ def threshold_settings(
         snrs: the SNR of each step, growing.
     """
     last = len(snrs) - 1
-    lows = [snrs[round(share * last)] * 0.999 for share in (0.02, 0.06, 0.1, 0.16, 0.24, 0.4)]
-    highs = [snrs[round(share * last)] * 1.001 for share in (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)]
-    taus = [float("inf"), *(float(entropies.quantile(q)) for q in (0.9, 0.7))]
+    lows = [0.0, *(snrs[round(share * last)] * 0.999 for share in (0.06, 0.12, 0.2, 0.3))]
+    shares = (0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+    highs = [*(snrs[round(share * last)] * 1.001 for share in shares), float("inf")]
+    taus = [float("inf"), float(entropies.quantile(0.75))]
     for low in lows:
         for high in highs:
             for max_gap in (1, 2, 3, 4, 6, 8):

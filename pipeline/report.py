@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.compare import Axis, error_at, frontier
-from pipeline.evaluator import Measured
+from pipeline.tasks import Measured
 
 COLUMNS = (
     ("reuse", "reuse_ratio", "{:.3f}"),
@@ -111,7 +111,8 @@ def plot_frontier(rows: list[dict[str, Any]], path: Path) -> None:
                 panel.plot(*zip(*edge, strict=True), color=color, linewidth=1)
         panel.set(xlabel=axis, ylabel="latent relative L2 to the twin", yscale="log")
         panel.grid(alpha=0.3)
-    panels[0].legend()
+    if names:
+        panels[0].legend()
     figure.savefig(path, dpi=120)
 
 

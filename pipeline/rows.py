@@ -38,6 +38,7 @@ def trajectory_columns(
         "prompt_length": CLASS_PROMPT_LENGTH,
         "design": [script.design for script in scripts],
         "exploration_rate": [script.rate for script in scripts],
+        "max_gap": [script.max_gap for script in scripts],
         "latent_rel_l2": deltas.latent_rel_l2.cpu().numpy(),
         "psnr": deltas.psnr.cpu().numpy(),
         "ssim": deltas.ssim.cpu().numpy(),
@@ -59,7 +60,10 @@ def gate_columns(
 ) -> Columns:
     """The gates table's columns, rows ordered by trajectory, step, gate."""
     shape = (len(ids), len(records), records[0].signal.shape[0])
-    eligible = _by_trajectory([record.signal.cached for record in records])
+    cached = _by_trajectory([record.signal.cached for record in records])
+    gap = _by_trajectory([record.signal.gap for record in records])
+    limit = torch.tensor([script.max_gap for script in scripts])
+    eligible = cached & (gap <= limit[:, None, None])
     reasons = _by_trajectory([record.verdict.reason for record in records])
     propensity = torch.stack(
         [script.propensity(live) for script, live in zip(scripts, eligible, strict=True)]

@@ -78,7 +78,7 @@ class Run:
             REGISTERED_POLICY, f"{root}/{folder}", self.run_id
         ).version
         self.client.set_registered_model_alias(REGISTERED_POLICY, CANDIDATE, version)
-        return version
+        return str(version)
 
 
 class Tracker:

@@ -69,6 +69,12 @@ class DQARDiTWrapper:
             controller: sits in for the wrapper's own.
         """
         controller = controller or self.controller
+        if set(controller.config.sites) != set(self.seat.sites):
+            raise ValueError(
+                "The controller's sites must be the patched ones. Got "
+                f"{controller.config.sites} on a model patched for {self.seat.sites}. Patch it "
+                "with a configuration of the same sites."
+            )
         controller.bind(len(self.transformer.transformer_blocks))
         self._run = _Run(scheduler, controller, num_branches, prompt_length)
         try:
@@ -79,6 +85,7 @@ class DQARDiTWrapper:
         finally:
             self.seat.controller = None
             self._run = None
+            controller.drop_step()
 
     def __call__(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
         return self.transformer(hidden_states, *args, **kwargs)

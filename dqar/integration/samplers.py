@@ -68,14 +68,14 @@ class DQARDDIMSampler:
                 f"class_labels must have one entry a sample. Got {len(class_labels)} for "
                 f"{batch_size=}. Pass {batch_size} labels."
             )
-        latents = self._noise(batch_size, generator) if latents is None else latents
+        current = self._noise(batch_size, generator) if latents is None else latents
         self.scheduler.set_timesteps(self.config.num_inference_steps)
         with self._running(controller):
             for done, timestep in enumerate(self.scheduler.timesteps):
-                noise = self._predict(latents, timestep, class_labels)
-                latents = self.scheduler.step(noise, timestep, latents).prev_sample
+                noise = self._predict(current, timestep, class_labels)
+                current = self.scheduler.step(noise, timestep, current).prev_sample
                 on_step(done + 1)
-        return latents
+        return current
 
     @property
     def num_branches(self) -> int:

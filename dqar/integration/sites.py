@@ -12,7 +12,8 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from dqar.controller import DQARController, Fresh
+from dqar.controller import DQARController
+from dqar.exchange import Fresh
 from dqar.signals import attention_entropy
 
 
@@ -20,8 +21,10 @@ from dqar.signals import attention_entropy
 class Seat:
     """Where a running controller sits; empty between runs, and then the model is stock."""
 
+    sites: tuple[str, ...]
+    """Which sub-modules are rerouted."""
     controller: DQARController | None = None
-    sites: dict[int, tuple[nn.Module, Any]] = field(default_factory=dict)
+    modules: list[tuple[nn.Module, Any]] = field(default_factory=list)
     """Rerouted modules with the forward that reroutes them."""
 
 
@@ -37,12 +40,14 @@ def attach(transformer: nn.Module, sites: tuple[str, ...]) -> Seat:
             f"The model must have transformer_blocks. Got {type(transformer).__name__}. "
             "Pass a diffusers DiT transformer."
         )
-    seat = Seat()
+    if "ff" in sites:
+        for block in blocks:
+            _refuse_chunks(block)
+    seat = Seat(sites=sites)
     for layer, block in enumerate(blocks):
         if "attn" in sites:
             _reroute_attention(block.attn1, layer, seat)
         if "ff" in sites:
-            _refuse_chunks(block)
             _reroute_feed_forward(block.ff, layer, seat)
     return seat
 
@@ -53,15 +58,15 @@ def detach(seat: Seat) -> None:
     Raises:
         ValueError: if something else was patched on top since.
     """
-    for module, rerouted in seat.sites.values():
+    for module, rerouted in seat.modules:
         if module.__dict__.get("forward") is not rerouted:
             raise ValueError(
                 "Patches must come off in the reverse order. Got a module patched again since. "
                 "Remove the later patch first."
             )
-    for module, rerouted in seat.sites.values():
+    for module, rerouted in seat.modules:
         _restore(module, rerouted)
-    seat.sites.clear()
+    seat.modules.clear()
 
 
 def _restore(module: nn.Module, rerouted: Any) -> None:
@@ -75,7 +80,7 @@ def _restore(module: nn.Module, rerouted: Any) -> None:
 def _install(module: nn.Module, rerouted: Any, seat: Seat) -> None:
     rerouted.__wrapped__ = module.forward
     module.forward = rerouted
-    seat.sites[id(module)] = (module, rerouted)
+    seat.modules.append((module, rerouted))
 
 
 def _reroute_attention(attention: nn.Module, layer: int, seat: Seat) -> None:

@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from dqar.cache import ReuseCache
+from dqar.records import STACKED, EntryKey
+
+KEY = EntryKey("attn", 3)
+
+
+def random_output(seed: int, rows: int = 4) -> torch.Tensor:
+    return torch.randn(rows, 5, 6, generator=torch.Generator().manual_seed(seed))
+
+
+def test_what_is_stored_comes_back_under_its_name():
+    cache = ReuseCache("fp32")
+    keys, values = random_output(0), random_output(1)
+    cache.store(KEY, {"keys": keys, "values": values})
+    found = cache.fetch(KEY)
+    torch.testing.assert_close(found.keys, keys, rtol=0, atol=0)
+    torch.testing.assert_close(found.values, values, rtol=0, atol=0)
+    assert found.output is None
+
+
+def test_entries_are_told_apart_by_site_layer_and_branch():
+    cache = ReuseCache("fp32")
+    cache.store(KEY, {"output": random_output(0)})
+    assert EntryKey("attn", 3, STACKED) in cache
+    others = EntryKey("ff", 3), EntryKey("attn", 2), EntryKey("attn", 3, "cond")
+    assert not any(other in cache for other in others)
+
+
+@pytest.mark.parametrize("cache_dtype", ["fp32", "fp16", "bf16", "int8"])
+def test_some_rows_are_stored_as_all_would_be(cache_dtype):
+    before, after = random_output(0), 100 * random_output(1)
+    rows = torch.tensor([3, 1])
+    cache, whole = ReuseCache(cache_dtype), ReuseCache(cache_dtype)
+    cache.store(KEY, {"output": before.clone()})
+    cache.store(KEY, {"output": after[rows]}, rows)
+    mixed = before.clone()
+    mixed[rows] = after[rows]
+    whole.store(KEY, {"output": mixed})
+    assert torch.equal(cache.fetch_output(KEY), whole.fetch_output(KEY))
+    assert cache.nbytes == whole.nbytes
+
+
+def test_bytes_add_up_over_entries_and_parts():
+    cache = ReuseCache("int8")
+    assert cache.nbytes == 0
+    cache.store(KEY, {"keys": random_output(0), "values": random_output(1)})
+    cache.store(EntryKey("ff", 0), {"output": random_output(2)})
+    assert cache.nbytes == 3 * (4 * 5 * 6 + 4 * 4)
+
+
+def test_storing_again_replaces():
+    cache = ReuseCache("fp32")
+    cache.store(KEY, {"output": random_output(0)})
+    size = cache.nbytes
+    cache.store(KEY, {"output": random_output(1)})
+    assert cache.nbytes == size
+    assert torch.equal(cache.fetch_output(KEY), random_output(1))
+
+
+def test_clear_forgets():
+    cache = ReuseCache("int8")
+    cache.store(KEY, {"output": random_output(0)})
+    cache.clear()
+    assert KEY not in cache
+    assert cache.nbytes == 0

@@ -1,0 +1,282 @@
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dqar.config import DQARConfig
+from dqar.controller import DQARController
+from dqar.gates import AllOf, Budget, Closed, Gate, Scripted, Staleness, seed_cascade
+from dqar.records import GateRecord, Reason
+
+OPEN = AllOf()
+
+
+def controller_of(
+    gate: Gate = OPEN, *, bits: Any = 32, num_layers: int | None = 1, sink: Any = None
+) -> DQARController:
+    config = DQARConfig(quantization_bits=bits)
+    return DQARController(config, num_layers=num_layers, gate=gate, sink=sink)
+
+
+def output_at(step: int) -> torch.Tensor:
+    return torch.full((1, 2, 3), float(step + 1))
+
+
+def drive(controller: DQARController, steps: int) -> list[bool]:
+    """Samples by hand, one layer and branch; whether each step reused."""
+    reused = []
+    for step in range(steps):
+        controller.begin_step(step, steps)
+        decision = controller.should_reuse(0)
+        if decision:
+            controller.reuse(decision.entry)
+        else:
+            controller.commit(0, output=output_at(step))
+        reused.append(bool(decision))
+    return reused
+
+
+def test_seeds_four_verbs_with_keys_and_values():
+    controller = controller_of()
+    keys, values = torch.randn(2, 1, 4, 3, generator=torch.Generator().manual_seed(0)).unbind()
+    controller.begin_step(0, 4, 16)
+    assert not controller.should_reuse(0, "cond")
+    attn_map = torch.full((1, 2, 4, 4), 0.25)
+    controller.commit(0, "cond", attn_map, keys, values, torch.zeros(1, 1, 8, 8))
+    controller.begin_step(1, 4, 16)
+    decision = controller.should_reuse(0, "cond")
+    assert decision
+    assert decision.reasons == (Reason.REUSE,)
+    k, v, residual = controller.reuse(decision.entry)
+    torch.testing.assert_close(k, keys, rtol=0, atol=0)
+    torch.testing.assert_close(v, values, rtol=0, atol=0)
+    assert residual is None
+
+
+def test_output_alone_comes_back_as_the_residual():
+    controller = controller_of()
+    controller.begin_step(0, 2)
+    controller.commit(0, output=output_at(0))
+    controller.begin_step(1, 2)
+    k, v, residual = controller.reuse(controller.should_reuse(0).entry)
+    assert (k, v) == (None, None)
+    torch.testing.assert_close(residual, output_at(0), rtol=0, atol=0)
+
+
+def test_reuse_hands_out_the_last_commit():
+    controller = controller_of(Scripted(torch.tensor([[[False]], [[False]], [[True]]])))
+    drive(controller, 3)
+    residual = controller.reuse(controller.should_reuse(0).entry)[2]
+    torch.testing.assert_close(residual, output_at(1), rtol=0, atol=0)
+
+
+def test_eight_bits_come_back_within_half_a_scale():
+    controller = controller_of(bits=8)
+    keys = torch.randn(1, 4, 3, generator=torch.Generator().manual_seed(0))
+    controller.begin_step(0, 2)
+    controller.commit(0, keys=keys)
+    back = controller.reuse(controller.should_reuse(0).entry)[0]
+    half_a_scale = keys.abs().max().item() / 127 / 2
+    torch.testing.assert_close(back, keys, rtol=0, atol=1.0001 * half_a_scale)
+
+
+def test_first_step_is_cold():
+    controller = controller_of()
+    controller.begin_step(0, 4)
+    assert controller.should_reuse(0).reasons == (Reason.COLD,)
+
+
+def test_branch_without_an_entry_is_cold():
+    controller = controller_of()
+    controller.begin_step(0, 4)
+    controller.commit(0, "cond", output=output_at(0))
+    controller.begin_step(1, 4)
+    assert controller.should_reuse(0, "cond")
+    assert controller.should_reuse(0, "uncond").reasons == (Reason.COLD,)
+
+
+def test_commit_of_nothing_is_refused():
+    controller = controller_of()
+    controller.begin_step(0, 4)
+    with pytest.raises(ValueError, match="commit must be given something"):
+        controller.commit(0, entropy=torch.ones(1))
+
+
+def signals_of(controller: DQARController) -> list:
+    signals: list[GateRecord] = []
+    controller.sink = signals.append
+    return signals
+
+
+def test_map_or_entropy_reaches_the_next_steps_gates():
+    controller = controller_of(Closed())
+    records = signals_of(controller)
+    for step in range(3):
+        controller.begin_step(step, 3)
+        controller.commit(0, output=output_at(step), attn_map=torch.full((1, 2, 4, 8), 1 / 8))
+    controller.commit(0, output=output_at(2), entropy=torch.tensor([1.5]))
+    controller.finish_step()
+    found = [record.signal.entropy.item() for record in records]
+    assert found == pytest.approx([0.0, math.log(8), math.log(8)])
+
+
+def test_gates_read_the_mean_entropy_of_both_branches():
+    controller = controller_of(Closed())
+    records = signals_of(controller)
+    controller.begin_step(0, 2)
+    controller.commit(0, "cond", output=output_at(0), entropy=torch.tensor([1.0]))
+    controller.commit(0, "uncond", output=output_at(0), entropy=torch.tensor([3.0]))
+    controller.begin_step(1, 2)
+    controller.finish_step()
+    assert records[1].signal.entropy.item() == 2.0
+
+
+def test_gap_span_and_budget_over_a_scripted_run():
+    script = torch.tensor([0, 1, 1, 0, 1, 0, 0, 1], dtype=torch.bool)[:, None, None]
+    controller = controller_of(Scripted(script))
+    records = signals_of(controller)
+    assert drive(controller, 8) == script.flatten().tolist()
+    controller.finish_step()
+    signals = [record.signal for record in records]
+    assert [int(signal.gap) for signal in signals] == [0, 1, 2, 3, 1, 2, 1, 1]
+    assert [int(signal.reuses) for signal in signals] == [0, 0, 1, 2, 0, 1, 0, 0]
+    assert [int(signal.span) for signal in signals] == [0, 0, 0, 0, 3, 3, 2, 1]
+
+
+@given(limit=st.integers(0, 4), steps=st.integers(1, 12))
+def test_budget_and_staleness_refresh_every_so_often(limit, steps):
+    expected = [step % (limit + 1) != 0 for step in range(steps)]
+    assert drive(controller_of(Budget(limit)), steps) == expected
+    assert drive(controller_of(Staleness(limit)), steps) == expected
+
+
+def test_reuse_that_was_allowed_but_not_taken_spends_no_budget():
+    controller = controller_of(Budget(1))
+    for step in range(4):
+        controller.begin_step(step, 4)
+        if step == 0:
+            controller.commit(0, output=output_at(0))
+    assert controller.should_reuse(0)
+
+
+def test_closed_run_says_that_it_never_reused():
+    controller = controller_of(seed_cascade(DQARConfig.never()))
+    assert not any(drive(controller, 5))
+    summary = controller.summary()
+    assert (summary.gates, summary.reused, summary.reuse_ratio) == (5, 0, 0.0)
+    assert summary.note == "No gate reused: 5 asked, all refused (closed 5)."
+
+
+def test_summary_counts_what_was_driven():
+    controller = controller_of(Budget(2))
+    reused = drive(controller, 7)
+    summary = controller.summary()
+    assert summary.by_step == [int(was_reused) for was_reused in reused]
+    assert summary.by_reason == {"cold": 1, "reuse": 4, "budget": 2}
+    assert summary.cache_bytes == output_at(0).nbytes
+    assert controller.summary() == summary
+
+
+def test_step_zero_forgets_the_run_before():
+    controller = controller_of()
+    assert drive(controller, 4) == drive(controller, 4)
+    controller.begin_step(0, 4)
+    assert controller.cache.nbytes == 0
+    assert not controller.should_reuse(0)
+    assert controller.summary().gates == 1
+
+
+def test_sink_hears_each_step_once_and_in_order():
+    records: list[GateRecord] = []
+    controller = controller_of(sink=records.append)
+    drive(controller, 3)
+    controller.finish_step()
+    controller.finish_step()
+    assert [record.signal.step.index for record in records] == [0, 1, 2]
+    assert all(record.local_rel_error.isnan().all() for record in records)
+
+
+def test_features_that_no_gate_reads_are_not_measured():
+    assert controller_of().needs == frozenset()
+    assert controller_of(seed_cascade(DQARConfig())).needs == {"entropy"}
+    assert "log_drift" in controller_of(sink=lambda record: None).needs
+
+
+def test_prompt_lengths_may_differ_by_sample():
+    controller = controller_of(Closed())
+    records = signals_of(controller)
+    controller.begin_step(0, 1, torch.tensor([4.0, 64.0]), num_samples=2)
+    controller.finish_step()
+    assert records[0].signal.prompt_length.tolist() == [4.0, 64.0]
+
+
+def test_latent_gives_the_number_of_samples():
+    controller = controller_of()
+    controller.begin_step(0, 2, latent=torch.ones(3, 1, 4, 4))
+    assert controller.should_reuse(0).mask == (False,) * 3
+    controller.begin_step(1, 2)
+    assert controller.should_reuse(0).mask == (False,) * 3
+
+
+def test_number_of_samples_must_stay():
+    controller = controller_of()
+    controller.begin_step(0, 4, num_samples=2)
+    with pytest.raises(ValueError, match="number of samples must stay the same"):
+        controller.begin_step(1, 4, num_samples=3)
+    controller.begin_step(0, 4, num_samples=3)
+
+
+def test_verdict_is_true_only_where_every_sample_reuses():
+    controller = controller_of(Scripted(torch.tensor([[[True, False]]] * 2)))
+    controller.begin_step(0, 2, num_samples=2)
+    controller.commit(0, output=torch.ones(2, 2, 3))
+    controller.begin_step(1, 2)
+    decision = controller.should_reuse(0)
+    assert decision.mask == (True, False)
+    assert decision.reasons == (Reason.REUSE, Reason.SCRIPT)
+    assert not decision
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda controller: controller.should_reuse(0),
+        lambda controller: controller.commit(0, output=output_at(0)),
+        lambda controller: controller.through(0, "attn", lambda rows: None),
+        lambda controller: controller.reuse(_entry()),
+    ],
+    ids=["should_reuse", "commit", "through", "reuse"],
+)
+def test_verbs_before_the_first_step_are_refused(use):
+    with pytest.raises(ValueError, match="Call begin_step first"):
+        use(controller_of())
+
+
+def _entry():
+    controller = controller_of()
+    controller.begin_step(0, 1)
+    return controller.should_reuse(0).entry
+
+
+def test_depth_must_be_known():
+    with pytest.raises(ValueError, match="num_layers must be known"):
+        controller_of(num_layers=None).begin_step(0, 4)
+
+
+def test_controller_is_bound_to_one_depth():
+    controller = controller_of(num_layers=None)
+    controller.bind(3)
+    controller.bind(3)
+    with pytest.raises(ValueError, match="num_layers must be the model's"):
+        controller.bind(4)
+
+
+def test_step_beyond_the_run_is_refused():
+    controller = controller_of()
+    with pytest.raises(ValueError, match="index must be in"):
+        controller.begin_step(4, 4)

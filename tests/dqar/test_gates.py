@@ -1,0 +1,217 @@
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dqar.config import DQARConfig
+from dqar.gates import (
+    AllOf,
+    Budget,
+    Cached,
+    Closed,
+    EntropyBelow,
+    Gate,
+    Interval,
+    Learned,
+    Scheduled,
+    Scripted,
+    SnrBand,
+    Staleness,
+    Warmup,
+    seed_cascade,
+)
+from dqar.policy import PolicySpec, ReusePolicy
+from dqar.records import FEATURES, Reason, Step, Verdict
+from dqar.schedule import LayerSchedule
+
+SHAPE = (3, 2)
+
+
+def policy(log_threshold: float) -> ReusePolicy:
+    torch.manual_seed(0)
+    return ReusePolicy(PolicySpec(features=FEATURES, log_threshold=log_threshold))
+
+
+def at(index: int, snr: float = 1.0) -> Step:
+    return Step(index=index, total=10, timestep=500.0, snr=snr)
+
+
+def full(value) -> torch.Tensor:
+    return torch.full(SHAPE, value)
+
+
+OPEN_AND_SHUT = {
+    Reason.COLD: (Cached(), {}, {"cached": full(False)}),
+    Reason.WARMUP: (Warmup(0.5), {"step": at(5)}, {"step": at(4)}),
+    Reason.SCHEDULE: (
+        Scheduled(LayerSchedule(schedule_type="step")),
+        {"step": at(9)},
+        {"layer": torch.full((3,), 2)},
+    ),
+    Reason.STALE: (Staleness(3), {"gap": full(3)}, {"gap": full(4)}),
+    Reason.BUDGET: (Budget(3), {"reuses": full(2)}, {"reuses": full(3)}),
+    Reason.ENTROPY: (EntropyBelow(2.0), {"entropy": full(1.99)}, {"entropy": full(2.0)}),
+    Reason.SNR: (SnrBand(0.1, 10.0), {"step": at(5, 10.0)}, {"step": at(5, 10.1)}),
+    Reason.INTERVAL: (Interval(3), {"step": at(5)}, {"step": at(6)}),
+}
+
+
+@pytest.mark.parametrize("reason", OPEN_AND_SHUT, ids=lambda reason: reason.label)
+def test_each_gate_blocks_alone_with_its_own_reason(reason, make_signal):
+    gate, opening, shutting = OPEN_AND_SHUT[reason]
+    assert gate.decide(make_signal(**opening)).reuse.all()
+    assert (gate.decide(make_signal(**shutting)).reason == reason).all()
+
+
+def test_closed_never_reuses(make_signal):
+    assert (Closed().decide(make_signal()).reason == Reason.CLOSED).all()
+
+
+def test_policy_blocks_above_its_threshold(make_signal):
+    assert Learned(policy(1e6)).decide(make_signal()).reuse.all()
+    assert (Learned(policy(-1e6)).decide(make_signal()).reason == Reason.POLICY).all()
+
+
+def test_script_is_followed_to_the_letter(make_signal):
+    script = torch.rand(10, *SHAPE, generator=torch.Generator().manual_seed(0)) < 0.5
+    for index in range(10):
+        verdict = Scripted(script).decide(make_signal(step=at(index)))
+        assert torch.equal(verdict.reuse, script[index])
+        assert (verdict.reason[~script[index]] == Reason.SCRIPT).all()
+
+
+def every_gate() -> list[Gate]:
+    mask = torch.rand(10, *SHAPE, generator=torch.Generator().manual_seed(1)) < 0.5
+    single = [gate for gate, _, _ in OPEN_AND_SHUT.values()]
+    cascade = seed_cascade(DQARConfig(), policy(0.0))
+    return [*single, Closed(), Learned(policy(0.0)), Scripted(mask), cascade]
+
+
+@pytest.mark.parametrize("gate", every_gate(), ids=lambda gate: type(gate).__name__)
+def test_gates_are_pure(gate, make_signal):
+    generator = torch.Generator().manual_seed(2)
+    signal = make_signal(
+        entropy=3 * torch.rand(SHAPE, generator=generator),
+        gap=torch.randint(0, 9, SHAPE, generator=generator),
+    )
+    before = copy.deepcopy(signal)
+    verdicts = [gate.decide(signal) for _ in range(2)]
+    assert torch.equal(verdicts[0].reason, verdicts[1].reason)
+    assert verdicts[0].reason.shape == signal.shape
+    for name in ("entropy", "gap", "cached", "reuses", "layer", "drift", "prompt_length"):
+        assert torch.equal(getattr(signal, name), getattr(before, name)), name
+
+
+class Random(Gate):
+    """Refuses at random with a reason, the same way each time."""
+
+    def __init__(self, seed: int, reason: Reason) -> None:
+        refused = torch.rand(SHAPE, generator=torch.Generator().manual_seed(seed)) < 0.5
+        self.reason = (refused * int(reason)).to(torch.uint8)
+
+    def decide(self, signal):
+        return Verdict(reason=self.reason)
+
+
+@given(seeds=st.lists(st.integers(0, 2**31), max_size=4))
+def test_first_refusal_gives_the_reason(make_signal, seeds):
+    gates = [Random(seed, Reason(place + 1)) for place, seed in enumerate(seeds)]
+    verdict = AllOf(*gates).decide(make_signal())
+    for gate in range(SHAPE[0]):
+        for sample in range(SHAPE[1]):
+            found = [int(one.reason[gate, sample]) for one in gates]
+            first = next((reason for reason in found if reason), int(Reason.REUSE))
+            assert int(verdict.reason[gate, sample]) == first
+
+
+def test_all_of_needs_what_its_gates_need():
+    assert AllOf(Closed(), EntropyBelow(2.0)).needs == {"entropy"}
+    assert AllOf(AllOf(Learned(policy(0.0)))).needs == {
+        "entropy",
+        "log_drift",
+        "quant_error",
+        "log_latent_norm",
+    }
+    assert AllOf(Cached(), Interval(2)).needs == frozenset()
+
+
+def test_seed_cascade_asks_in_the_talks_order(make_signal):
+    spoiled = {
+        "step": at(1, snr=50.0),
+        "layer": torch.full((3,), 2),
+        "cached": full(False),
+        "gap": full(9),
+        "reuses": full(9),
+        "entropy": full(9.0),
+    }
+    mends = [
+        (Reason.WARMUP, {"step": at(5, snr=50.0)}),
+        (Reason.SCHEDULE, {"layer": torch.zeros(3, dtype=torch.long)}),
+        (Reason.COLD, {"cached": full(True)}),
+        (Reason.STALE, {"gap": full(1)}),
+        (Reason.BUDGET, {"reuses": full(0)}),
+        (Reason.ENTROPY, {"entropy": full(1.0)}),
+        (Reason.SNR, {"step": at(5)}),
+    ]
+    cascade = seed_cascade(DQARConfig(), policy(-1e6))
+    for reason, mend in mends:
+        assert (cascade.decide(make_signal(**spoiled)).reason == reason).all(), reason
+        spoiled |= mend
+    assert (cascade.decide(make_signal(**spoiled)).reason == Reason.POLICY).all()
+    assert seed_cascade(DQARConfig()).decide(make_signal(**spoiled)).reuse.all()
+
+
+def test_disabled_cascade_is_closed(make_signal):
+    verdict = seed_cascade(DQARConfig.never()).decide(make_signal())
+    assert (verdict.reason == Reason.CLOSED).all()
+
+
+def first_gate(gate: Gate, signal) -> list[bool]:
+    return gate.decide(signal).reuse[0].tolist()
+
+
+def test_thresholds_may_differ_from_sample_to_sample(make_signal):
+    signal = make_signal(gap=full(4))
+    assert first_gate(Staleness(torch.tensor([3, 4])), signal) == [False, True]
+    assert first_gate(EntropyBelow(torch.tensor([0.5, 1.5])), signal) == [False, True]
+    band = SnrBand(torch.tensor([2.0, 0.5]), torch.tensor([9.0, 9.0]))
+    assert first_gate(band, signal) == [False, True]
+    learned = Learned(policy(0.0), log_threshold=torch.tensor([-1e6, 1e6]))
+    assert first_gate(learned, signal) == [False, True]
+
+
+@given(length=st.integers(1, 512), base=st.floats(0.1, 5.0))
+def test_tau_grows_with_the_root_of_the_prompt(make_signal, length, base):
+    tau = base * (length / 16) ** 0.5
+    lengths = torch.full((2,), float(length))
+    below = make_signal(prompt_length=lengths, entropy=full(tau * 0.999))
+    above = make_signal(prompt_length=lengths, entropy=full(tau * 1.001))
+    assert EntropyBelow(base).decide(below).reuse.all()
+    assert not EntropyBelow(base).decide(above).reuse.any()
+
+
+def test_tau_of_a_class_label_is_the_base(make_signal):
+    below = make_signal(entropy=full(1.999))
+    assert EntropyBelow(2.0).decide(below).reuse.all()
+
+
+def test_fixed_tau_ignores_the_prompt(make_signal):
+    signal = make_signal(prompt_length=torch.tensor([4.0, 64.0]), entropy=full(1.5))
+    assert first_gate(EntropyBelow(2.0), signal) == [False, True]
+    assert first_gate(EntropyBelow(2.0, adaptive=False), signal) == [True, True]
+
+
+def test_warm_up_is_the_share_rounded_up(make_signal):
+    refused = [not Warmup(0.25).decide(make_signal(step=at(i))).reuse.any() for i in range(10)]
+    assert refused == [True] * 3 + [False] * 7
+
+
+def test_policy_refuses_what_is_staler_than_its_training(make_signal):
+    torch.manual_seed(0)
+    trained = ReusePolicy(PolicySpec(max_gap=3, log_threshold=1e6))
+    signal = make_signal(gap=torch.tensor([[3, 4]] * 3))
+    assert first_gate(Learned(trained), signal) == [True, False]

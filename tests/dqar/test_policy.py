@@ -1,0 +1,205 @@
+from __future__ import annotations
+
+import ast
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import dqar
+from dqar.policy import PolicySpec, ReusePolicy, load_policy, save_policy
+from dqar.records import FEATURES
+
+FULL = PolicySpec(
+    features=FEATURES,
+    means=tuple(0.1 * place for place in range(len(FEATURES))),
+    scales=tuple(1.0 + 0.3 * place for place in range(len(FEATURES))),
+    hidden=(8, 4),
+    members=3,
+    max_gap=7,
+    log_threshold=-3.7,
+    temperature=0.3,
+    savings={"attn": 0.1 + 0.2, "ff": 2.0},
+    sites=("attn", "ff"),
+    steps=50,
+    sampler="ddim",
+    guidance=1.5,
+    model_hash="abc",
+    metrics={"r2": 1 / 3},
+)
+
+
+def policy_of(spec: PolicySpec | None = None) -> ReusePolicy:
+    torch.manual_seed(0)
+    return ReusePolicy(spec)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    save_policy(policy_of(FULL), tmp_path / "policy")
+    return tmp_path / "policy"
+
+
+def rewrite(folder: Path, **changes) -> None:
+    path = folder / "policy.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def test_default_is_the_seeds_mlp():
+    assert sum(weight.numel() for weight in policy_of().parameters()) == 1281
+
+
+def test_round_trip_is_exact(folder):
+    loaded, original = load_policy(folder), policy_of(FULL)
+    assert loaded.spec == original.spec
+    assert loaded.state_dict().keys() == original.state_dict().keys()
+    for name, value in original.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], value), name
+    features = torch.randn(5, len(FEATURES), generator=torch.Generator().manual_seed(1))
+    assert torch.equal(loaded(features), original(features))
+
+
+def test_loaded_policy_is_for_use_not_for_training(folder):
+    loaded = load_policy(folder)
+    assert not loaded.training
+    assert not any(weight.requires_grad for weight in loaded.parameters())
+
+
+def test_folder_holds_two_plain_files(folder):
+    names = sorted(path.name for path in folder.iterdir())
+    assert names == ["policy.json", "policy.safetensors"]
+
+
+def test_saving_over_a_policy_replaces_it(folder):
+    save_policy(policy_of(), folder)
+    assert load_policy(folder).spec == PolicySpec()
+
+
+def test_wrong_schema_version_is_refused(folder):
+    rewrite(folder, schema_version=99)
+    with pytest.raises(ValueError, match=r"policy\.json must have schema version \d+. Got 99"):
+        load_policy(folder)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", '"policy"'])
+def test_spoiled_json_is_refused(folder, text):
+    (folder / "policy.json").write_text(text)
+    with pytest.raises(ValueError, match=r"policy\.json must"):
+        load_policy(folder)
+
+
+@pytest.mark.parametrize("size", [0, 7, 200])
+def test_truncated_weights_are_refused(folder, size):
+    path = folder / "policy.safetensors"
+    path.write_bytes(path.read_bytes()[:size])
+    with pytest.raises(ValueError, match=r"policy\.safetensors must hold the weights"):
+        load_policy(folder)
+
+
+@pytest.mark.parametrize("name", ["policy.json", "policy.safetensors"])
+def test_missing_file_is_named(folder, name):
+    (folder / name).unlink()
+    with pytest.raises(ValueError, match=name):
+        load_policy(folder)
+
+
+def test_missing_folder_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"policy\.json must be a policy's JSON"):
+        load_policy(tmp_path / "nowhere")
+
+
+def test_unknown_feature_is_refused(folder):
+    rewrite(folder, features=["phase_of_the_moon"], means=[], scales=[])
+    with pytest.raises(ValueError, match=r"features must be known names.*phase_of_the_moon"):
+        load_policy(folder)
+
+
+@pytest.mark.parametrize("changes", [{"hidden": [9, 4]}, {"members": 2}])
+def test_weights_of_another_shape_are_refused(folder, changes):
+    rewrite(folder, **changes)
+    with pytest.raises(ValueError, match=r"policy\.safetensors must hold the weights"):
+        load_policy(folder)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"members": 0}, "members must be at least 1"),
+        ({"features": ()}, "features must be known names"),
+        ({"means": (1.0,)}, "means must have one value a feature"),
+        ({"scales": (1.0, 2.0)}, "scales must have one value a feature"),
+    ],
+)
+def test_spec_that_does_not_fit_is_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        PolicySpec(**changes)
+
+
+def test_prediction_is_the_mean_of_its_members():
+    policy = policy_of(FULL)
+    features = torch.randn(4, 2, len(FEATURES), generator=torch.Generator().manual_seed(2))
+    by_member = policy.by_member(features)
+    assert by_member.shape == (3, 4, 2)
+    torch.testing.assert_close(policy(features), by_member.mean(dim=0))
+    assert not torch.equal(by_member[0], by_member[1])
+
+
+def test_features_are_standardised():
+    spec = PolicySpec(means=(1.0, 2.0, 3.0, 4.0, 5.0), scales=(2.0,) * 5)
+    policy, plain = policy_of(spec), policy_of(PolicySpec())
+    features = torch.randn(6, 5, generator=torch.Generator().manual_seed(3))
+    scaled = (features - torch.tensor(spec.means)) / 2.0
+    torch.testing.assert_close(policy(features), plain(scaled))
+
+
+def test_score_weighs_damage_by_what_is_saved(make_signal):
+    signal = make_signal(num_sites=2)
+    dear = policy_of(replace(FULL, savings={"attn": 1.0, "ff": 4.0})).score(signal)
+    flat = policy_of(replace(FULL, savings={"attn": 1.0, "ff": 1.0})).score(signal)
+    difference = (flat - dear).mean(dim=1)
+    torch.testing.assert_close(difference, torch.tensor([0.0] * 3 + [4.0] * 3).clamp_min(1).log())
+
+
+@given(threshold=st.floats(-20, 20))
+def test_probability_is_half_where_the_score_meets_the_threshold(make_signal, threshold):
+    policy, signal = policy_of(FULL), make_signal(num_sites=2)
+    reuse = policy.probability(signal, threshold) >= 0.5
+    assert torch.equal(reuse, policy.score(signal) <= threshold)
+
+
+def test_probability_falls_back_to_the_specs_threshold(make_signal):
+    policy, signal = policy_of(FULL), make_signal(num_sites=2)
+    torch.testing.assert_close(
+        policy.probability(signal), policy.probability(signal, FULL.log_threshold)
+    )
+
+
+def test_probability_takes_a_threshold_for_each_sample(make_signal):
+    policy, signal = policy_of(FULL), make_signal(num_sites=2)
+    mixed = policy.probability(signal, torch.tensor([-5.0, 5.0]))
+    torch.testing.assert_close(mixed[:, 0], policy.probability(signal, -5.0)[:, 0])
+    torch.testing.assert_close(mixed[:, 1], policy.probability(signal, 5.0)[:, 1])
+
+
+def names_in(path: Path) -> set[str]:
+    """Modules imported and attributes read in a file."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.Attribute):
+            found.add(ast.unparse(node))
+    return found
+
+
+def test_library_never_unpickles():
+    for path in Path(dqar.__file__).parent.rglob("*.py"):
+        names = names_in(path)
+        assert not [n for n in names if n.split(".")[0] in ("pickle", "joblib", "shelve")], path
+        assert "torch.load" not in names, path

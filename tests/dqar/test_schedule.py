@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dqar.schedule import LayerSchedule
+
+LAYERS, STEPS = 28, 50
+
+
+def reuse_percent(schedule: LayerSchedule) -> float:
+    """Gates that may reuse over all gates of a run, step 0 included."""
+    allowed = sum(schedule.num_eligible(i / (STEPS - 1), LAYERS) for i in range(STEPS))
+    return 100.0 * allowed / (STEPS * LAYERS)
+
+
+@pytest.mark.parametrize(
+    ("fraction", "percent"),
+    [(1 / 3, 11.57), (1 / 2, 18.71), (2 / 3, 24.50), (3 / 4, 28.71), (1.0, 38.71)],
+)
+def test_linear_gives_the_seeds_percentages(fraction, percent):
+    schedule = LayerSchedule(schedule_type="linear", warmup_fraction=0.2, layer_fraction=fraction)
+    assert reuse_percent(schedule) == pytest.approx(percent, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("progress", "layers"),
+    [(0.0, 9), (0.299, 9), (0.3, 18), (0.699, 18), (0.7, 28), (1.0, 28)],
+)
+def test_step_reaches_a_third_two_thirds_and_all(progress, layers):
+    assert LayerSchedule(schedule_type="step").num_eligible(progress, LAYERS) == layers
+
+
+def test_all_limits_nothing():
+    assert LayerSchedule(schedule_type="all").num_eligible(0.0, 7) == 7
+
+
+def test_linear_waits_for_the_warm_up():
+    schedule = LayerSchedule(schedule_type="linear", warmup_fraction=0.5)
+    assert [schedule.num_eligible(p, 10) for p in (0.0, 0.49, 0.5, 0.75, 1.0)] == [0, 0, 0, 5, 10]
+
+
+def test_warm_up_of_the_whole_run_never_reuses():
+    schedule = LayerSchedule(schedule_type="linear", warmup_fraction=1.0)
+    assert schedule.num_eligible(1.0, 10) == 0
+
+
+@given(
+    kind=st.sampled_from(["step", "linear", "all"]),
+    warmup=st.floats(0, 1),
+    fraction=st.floats(0, 1),
+    early=st.floats(0, 1),
+    late=st.floats(0, 1),
+    layers=st.integers(1, 60),
+)
+def test_limit_grows_with_progress_and_stays_in_the_model(
+    kind, warmup, fraction, early, late, layers
+):
+    schedule = LayerSchedule(schedule_type=kind, warmup_fraction=warmup, layer_fraction=fraction)
+    early, late = sorted((early, late))
+    limits = [schedule.num_eligible(progress, layers) for progress in (early, late)]
+    assert 0 <= limits[0] <= limits[1] <= layers
+
+
+@pytest.mark.parametrize("field", ["warmup_fraction", "layer_fraction"])
+@pytest.mark.parametrize("value", [-0.1, 1.1])
+def test_shares_must_be_shares(field, value):
+    with pytest.raises(ValueError, match=rf"{field} must be in \[0, 1\]"):
+        LayerSchedule(**{field: value})

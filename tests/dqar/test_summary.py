@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from dqar.records import Reason
+from dqar.summary import summarize
+
+R, C, S = int(Reason.REUSE), int(Reason.COLD), int(Reason.SNR)
+
+
+def step_of(*gates: list[int]) -> torch.Tensor:
+    return torch.tensor(gates, dtype=torch.uint8)
+
+
+def two_steps():
+    # Two sites of two layers, two samples.
+    cold = step_of([C, C], [C, C], [C, C], [C, C])
+    return [cold, step_of([R, S], [R, R], [S, S], [S, R])]
+
+
+def test_counts_by_every_axis():
+    summary = summarize(two_steps(), ("attn", "ff"), 2, 123)
+    assert (summary.gates, summary.reused, summary.cache_bytes) == (16, 4, 123)
+    assert summary.by_reason == {"reuse": 4, "cold": 8, "snr": 4}
+    assert summary.by_site == {"attn": 3, "ff": 1}
+    assert summary.by_layer == [1, 3]
+    assert summary.by_step == [0, 4]
+
+
+def test_ratio_counts_the_first_step():
+    summary = summarize(two_steps(), ("attn", "ff"), 2, 0)
+    assert summary.reuse_ratio == pytest.approx(4 / 16)
+    assert summary.note == "4 of 16 gates reused (25.0%)."
+
+
+def test_run_that_never_reused_says_so():
+    summary = summarize(two_steps()[:1], ("attn", "ff"), 2, 0)
+    assert summary.note == "No gate reused: 8 asked, all refused (cold 8)."
+
+
+def test_run_without_steps_is_empty():
+    summary = summarize([], ("attn",), 2, 0)
+    assert (summary.gates, summary.reused, summary.reuse_ratio) == (0, 0, 0.0)
+    assert summary.note == "0 of 0 gates reused (0.0%)."

@@ -1,0 +1,103 @@
+"""Coins and noise: keyed, reproducible, with known propensities."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.designs import DEFAULT_DESIGNS, RATES, explore, parse_designs
+from pipeline.noise import draw_noise, noise_key
+
+STEPS, GATES = 50, 16
+
+
+def script(seed=0, trajectory=0, designs=("independent",)):
+    return explore(designs, seed, trajectory, STEPS, GATES)
+
+
+def test_coins_depend_only_on_seed_and_trajectory():
+    torch.manual_seed(1)
+    first = script(3, 7)
+    torch.manual_seed(2)
+    script(9, 9)
+    again = script(3, 7)
+    assert torch.equal(first.wants_reuse, again.wants_reuse)
+    assert torch.equal(first.draw_id, again.draw_id)
+    assert not torch.equal(first.wants_reuse, script(4, 7).wants_reuse)
+    assert not torch.equal(first.wants_reuse, script(3, 8).wants_reuse)
+
+
+@settings(deadline=None, max_examples=15)
+@given(st.integers(0, 1000), st.integers(0, 1000), st.integers(0, 2**31))
+def test_propensity_is_that_of_the_action_where_a_gate_is_live(seed, trajectory, mask_seed):
+    drawn = explore(DEFAULT_DESIGNS, seed, trajectory, 6, 5)
+    eligible = torch.rand(6, 5, generator=torch.Generator().manual_seed(mask_seed)) < 0.5
+    propensity = drawn.propensity(eligible)
+    expected = torch.where(drawn.wants_reuse, drawn.rate, 1 - drawn.rate)
+    torch.testing.assert_close(propensity[eligible], expected[eligible])
+    assert (propensity[~eligible] == 1).all()
+
+
+def test_a_synchronised_step_shares_one_coin():
+    drawn = script(designs=("step-synchronised",))
+    assert (drawn.draw_id == drawn.draw_id[:, :1]).all()
+    assert (drawn.wants_reuse == drawn.wants_reuse[:, :1]).all()
+    assert drawn.draw_id[:, 0].unique().numel() == STEPS
+
+
+def test_independent_gates_have_a_coin_each():
+    assert script().draw_id.unique().numel() == STEPS * GATES
+
+
+def test_reuse_is_as_frequent_as_its_rate():
+    drawn = [script(trajectory=index) for index in range(60)]
+    assert {one.rate for one in drawn} == set(RATES)
+    for rate in RATES:
+        mine = torch.stack([one.wants_reuse for one in drawn if one.rate == rate]).float()
+        deviations = (mine.mean() - rate).abs() / (rate * (1 - rate) / mine.numel()) ** 0.5
+        assert deviations < 4.5
+
+
+def test_designs_take_turns():
+    turns = 2 * len(DEFAULT_DESIGNS)
+    drawn = [script(trajectory=index, designs=DEFAULT_DESIGNS) for index in range(turns)]
+    assert tuple(one.design for one in drawn) == DEFAULT_DESIGNS * 2
+
+
+def test_shares_repeat_designs():
+    assert parse_designs("independent:2, step-synchronised") == (
+        "independent",
+        "independent",
+        "step-synchronised",
+    )
+
+
+@pytest.mark.parametrize("text", ["", "coin", "independent:0", "independent:x", "independent:-1"])
+def test_bad_designs_are_named_with_the_choices(text):
+    with pytest.raises(ValueError, match="Choose from independent, step-synchronised"):
+        parse_designs(text)
+
+
+def test_noise_of_one_key_does_not_depend_on_its_batch():
+    together, labels = draw_noise("collect", 0, [4, 5, 6], (1, 8, 8), 10)
+    alone, label = draw_noise("collect", 0, [5], (1, 8, 8), 10)
+    assert torch.equal(together[1], alone[0])
+    assert labels[1] == label[0]
+
+
+def test_purposes_seeds_and_indices_give_different_noise():
+    keys = {
+        noise_key(purpose, seed, index)
+        for purpose in ("collect", "calibrate", "evaluate", "explore")
+        for seed in range(5)
+        for index in range(50)
+    }
+    assert len(keys) == 4 * 5 * 50
+    collect, _ = draw_noise("collect", 0, range(8), (64,), 10)
+    evaluate, _ = draw_noise("evaluate", 0, range(8), (64,), 10)
+    assert not torch.isclose(collect, evaluate).all(dim=1).any()
+
+
+def test_labels_are_classes():
+    _, labels = draw_noise("collect", 0, range(300), (1,), 10)
+    assert set(labels.tolist()) == set(range(10))

@@ -1,0 +1,183 @@
+"""The evaluator without Ray: rows whose figures follow from arithmetic."""
+
+import itertools
+
+import pytest
+import torch
+
+from dqar.gates import Interval, Learned
+from dqar.policy import ReusePolicy
+from pipeline.evaluate import Contest, id_of, rows_of
+from pipeline.evaluator import EvaluateConfig, Evaluator, Probe
+from pipeline.flops import entropy_flops, policy_flops, transformer_flops
+from pipeline.methods import COARSE, Point, fewer_steps_points, interval_points
+
+STEPS, SAMPLES = 6, 6
+CONTRACT = {
+    "method": str,
+    "operating_point": str,
+    "sites": str,
+    "reuse_ratio": float,
+    "flops_ratio": float,
+    "speedup": float,
+    "latency_s": float,
+    "latent_rel_l2": float,
+    "latent_rel_l2_ci95": list,
+    "psnr": float,
+    "ssim": float,
+    "fid": float,
+    "fid_features": str,
+    "cache_mb": float,
+    "peak_memory_mb": float,
+    "num_samples": int,
+    "steps": int,
+    "guidance": float,
+    "model": str,
+    "device": str,
+    "dtype": str,
+    "seed": int,
+}
+
+
+@pytest.fixture(scope="module", params=[("attn",), ("attn", "ff")], ids=",".join)
+def evaluator(request):
+    return Evaluator(
+        EvaluateConfig(
+            model="digits",
+            steps=STEPS,
+            guidance_scale=2.0,
+            sites=request.param,
+            num_samples=SAMPLES,
+            batch_size=4,
+        )
+    )
+
+
+@pytest.fixture(scope="module")
+def baseline(evaluator):
+    return evaluator.measure(Point(method="baseline", operating_point="twin", steps=STEPS))
+
+
+@pytest.fixture(scope="module")
+def interval(evaluator):
+    return evaluator.measure(interval_points(COARSE, STEPS)[0])
+
+
+def test_rows_hold_the_contract(baseline, interval):
+    for row in rows_of([baseline, interval]):
+        for key, kind in CONTRACT.items():
+            assert key in row
+            assert row[key] is None or isinstance(row[key], kind), key
+
+
+def test_the_baseline_is_its_own_twin(baseline):
+    row = baseline.row
+    assert row["latent_rel_l2"] == 0.0
+    assert row["latent_rel_l2_ci95"] == [0.0, 0.0]
+    assert row["reuse_ratio"] == 0.0
+    assert row["flops_ratio"] == 1.0
+    assert (row["psnr"], row["ssim"]) == (pytest.approx(100.0), pytest.approx(1.0))
+    assert row["cache_mb"] is None
+    assert (baseline.images == baseline.twin_images).all()
+
+
+def test_every_second_step_is_half_of_the_gates(interval, evaluator):
+    row = interval.row
+    assert row["reuse_ratio"] == 0.5
+    assert row["latent_rel_l2"] > 0
+    assert row["sites"] == ",".join(evaluator.config.sites)
+    low, high = row["latent_rel_l2_ci95"]
+    assert low < row["latent_rel_l2"] < high
+    assert row["cache_mb"] > 0
+
+
+def test_flops_by_hand(interval, evaluator):
+    card = evaluator.model.card
+    forward = transformer_flops(evaluator.model)
+    saved = 0.5 * card.num_layers * sum(card.site_flops[site] for site in evaluator.config.sites)
+    assert interval.row["flops_ratio"] == pytest.approx(forward / (forward - saved))
+
+
+def test_blocks_of_the_digits_model_are_most_of_its_flops(evaluator):
+    card = evaluator.model.card
+    inside = card.num_layers * sum(card.site_flops.values())
+    forward = transformer_flops(evaluator.model)
+    assert 0.5 * forward < inside < forward
+
+
+def test_fewer_steps_save_flops_and_no_gates(evaluator):
+    row = evaluator.measure(fewer_steps_points(COARSE, STEPS)[-1]).row
+    assert (row["steps"], row["reuse_ratio"]) == (3, 0.0)
+    assert row["flops_ratio"] == pytest.approx(2.0)
+    assert row["latent_rel_l2"] > 0
+
+
+def test_a_longer_period_reuses_more_and_errs_more(evaluator):
+    rows = [
+        evaluator.measure(Point(method="i", operating_point="p", steps=STEPS, gate=Interval(n))).row
+        for n in (2, 3, 6)
+    ]
+    assert [row["reuse_ratio"] for row in rows] == pytest.approx([1 / 2, 2 / 3, 5 / 6])
+    for key in ("latent_rel_l2", "flops_ratio"):
+        assert all(one[key] < other[key] for one, other in itertools.pairwise(rows))
+
+
+def test_the_same_point_measures_the_same(evaluator, interval):
+    again = evaluator.measure(interval_points(COARSE, STEPS)[0])
+    for key in ("latent_rel_l2", "reuse_ratio", "flops_ratio", "psnr", "ssim", "fid"):
+        assert again.row[key] == interval.row[key]
+
+
+def test_batches_do_not_change_figures(evaluator, interval):
+    config = evaluator.config
+    other = Evaluator(
+        EvaluateConfig(
+            model="digits",
+            steps=STEPS,
+            guidance_scale=2.0,
+            sites=config.sites,
+            num_samples=SAMPLES,
+            batch_size=6,
+        )
+    ).measure(interval_points(COARSE, STEPS)[0])
+    assert other.row["latent_rel_l2"] == pytest.approx(interval.row["latent_rel_l2"], rel=1e-3)
+
+
+def test_a_probes_parameter_differs_by_sample(evaluator):
+    policy = ReusePolicy()
+    thresholds = torch.tensor([-1e6, 1e6, 1e6])
+    gate = Learned(policy, log_threshold=thresholds)
+    probed = evaluator.probe(Probe(name="p", gate=gate, num_samples=3))
+    expected = torch.tensor([0.0, (STEPS - 1) / STEPS, (STEPS - 1) / STEPS])
+    torch.testing.assert_close(probed.reuse_ratio, expected)
+    assert probed.error[0] == 0
+    assert (probed.error[1:] > 0).all()
+    torch.testing.assert_close(probed.share.mean(), expected.mean())
+    assert probed.snrs == sorted(probed.snrs)
+
+
+def test_probes_on_one_noise_share_its_twin(evaluator):
+    gate = Interval(2)
+    probe = Probe(name="p", gate=gate, num_samples=4, noise_ids=(5, 5, 9, 9))
+    error = evaluator.probe(probe).error
+    torch.testing.assert_close(error[0], error[1])
+    torch.testing.assert_close(error[2], error[3])
+    assert not torch.isclose(error[0], error[2])
+
+
+def test_flops_of_small_parts():
+    assert policy_flops(ReusePolicy()) == 2.0 * (5 * 32 + 32 * 32 + 32)
+    assert entropy_flops(32, 256, 64) == 2.0 * 32 * 256 * 64
+    assert entropy_flops(32, 16, 64) == 2.0 * 16 * 16 * 64
+
+
+def test_points_have_ids():
+    points = interval_points(COARSE, STEPS) + fewer_steps_points(COARSE, STEPS)
+    assert len({id_of(point) for point in points}) == len(points)
+    assert Contest(methods=(), policies={}, grid=COARSE).grid is COARSE
+
+
+@pytest.mark.parametrize(("name", "value"), [("num_samples", 0), ("batch_size", 0), ("steps", 1)])
+def test_configurations_out_of_range_are_refused(name, value):
+    with pytest.raises(ValueError, match=name):
+        EvaluateConfig(**{"model": "digits", name: value})

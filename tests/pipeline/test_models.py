@@ -1,0 +1,165 @@
+"""Models by name: the shipped one, folders that diffusers wrote, and what is refused."""
+
+import shutil
+
+import pytest
+import torch
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    DiTTransformer2DModel,
+    DPMSolverMultistepScheduler,
+)
+
+from pipeline.classifier import accuracy, load_classifier
+from pipeline.door import Refusal
+from pipeline.models import DIGITS, find_model, load_model
+
+
+@pytest.fixture(scope="module")
+def latent_folder(tmp_path_factory):
+    """A tiny random DiT of 1000 classes with a tiny VAE, as save_pretrained writes it."""
+    folder = tmp_path_factory.mktemp("latent") / "dit"
+    torch.manual_seed(0)
+    DiTTransformer2DModel(
+        num_attention_heads=2,
+        attention_head_dim=8,
+        in_channels=4,
+        out_channels=8,
+        num_layers=2,
+        sample_size=8,
+        num_embeds_ada_norm=1000,
+    ).save_pretrained(folder / "transformer")
+    AutoencoderKL(
+        block_out_channels=(8, 8),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        latent_channels=4,
+        norm_num_groups=4,
+        layers_per_block=1,
+    ).save_pretrained(folder / "vae")
+    DDIMScheduler().save_pretrained(folder / "scheduler")
+    return folder
+
+
+@pytest.fixture
+def copied(tmp_path):
+    """A copy of the shipped model, to be damaged."""
+    return shutil.copytree(DIGITS, tmp_path / "digits")
+
+
+def load(name, **changes):
+    options = {"sampler": "ddim", "dtype": "fp32", "device": "cpu"} | changes
+    return load_model(find_model(str(name)), **options)
+
+
+def test_the_shipped_models_card():
+    card = find_model("digits")
+    assert (card.num_layers, card.num_classes, card.latent_shape) == (8, 10, (1, 8, 8))
+    assert card.guidance_scale == 2.0
+    assert len(card.model_hash) == 16
+    width, tokens = 96, 16
+    assert card.site_flops["attn"] == (8 * width + 4 * tokens) * width * tokens
+    assert card.site_flops["ff"] == 16 * width * width * tokens
+
+
+def test_the_hash_is_of_the_weights(copied):
+    assert find_model(str(copied)).model_hash == find_model("digits").model_hash
+    weights = copied / "transformer" / "diffusion_pytorch_model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(bytes(data))
+    assert find_model(str(copied)).model_hash != find_model("digits").model_hash
+
+
+def test_guidance_without_provenance_is_diffusers_default(copied):
+    (copied / "provenance.json").unlink()
+    assert find_model(str(copied)).guidance_scale == 4.0
+
+
+def test_pixel_space_decodes_to_itself(digits):
+    latents = torch.tensor([[-2.0, 0.5, 2.0]]).view(1, 1, 1, 3)
+    assert digits.decode(latents).flatten().tolist() == [-1.0, 0.5, 1.0]
+    assert digits.vae is None
+
+
+def test_a_model_without_classifier_has_no_features(latent_folder):
+    model = load(latent_folder)
+    images = torch.zeros(2, 3, 16, 16)
+    assert model.features(images) is None
+    assert model.label_accuracy(images, torch.tensor([0, 1])) is None
+
+
+def test_a_latent_model_loads_and_decodes(latent_folder):
+    model = load(latent_folder)
+    assert model.card.latent_shape == (4, 8, 8)
+    assert model.card.num_classes == 1000
+    images = model.decode(torch.randn(2, 4, 8, 8))
+    assert images.shape == (2, 3, 16, 16)
+    assert images.abs().max() <= 1
+    assert not any(weight.requires_grad for weight in model.transformer.parameters())
+
+
+@pytest.mark.parametrize(
+    ("sampler", "kind"), [("ddim", DDIMScheduler), ("dpm", DPMSolverMultistepScheduler)]
+)
+def test_the_sampler_keeps_the_models_noise_schedule(sampler, kind):
+    model = load("digits", sampler=sampler)
+    assert type(model.scheduler) is kind
+    stored = DDIMScheduler.from_pretrained(DIGITS / "scheduler")
+    torch.testing.assert_close(model.scheduler.alphas_cumprod, stored.alphas_cumprod)
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_weights_compute_in_the_dtype_asked_for(dtype):
+    expected = {"fp32": torch.float32, "bf16": torch.bfloat16}[dtype]
+    assert load("digits", dtype=dtype).transformer.dtype == expected
+
+
+@pytest.mark.parametrize("name", ["./nowhere", "nowhere", "/no/such/folder", "a/b/c"])
+def test_an_unknown_model_is_refused_with_the_choices(name):
+    with pytest.raises(Refusal, match="digits, a diffusers folder or a hub id"):
+        find_model(name)
+
+
+@pytest.mark.parametrize("part", ["transformer", "scheduler"])
+def test_a_folder_without_a_part_is_refused(copied, part):
+    shutil.rmtree(copied / part)
+    with pytest.raises(Refusal, match=rf"must hold {part}/.*save_pretrained"):
+        find_model(str(copied))
+
+
+def test_another_kind_of_transformer_is_refused(copied):
+    path = copied / "transformer" / "config.json"
+    path.write_text(path.read_text().replace("DiTTransformer2DModel", "UNet2DModel"))
+    with pytest.raises(Refusal, match="class-conditional DiT"):
+        find_model(str(copied))
+
+
+def test_truncated_weights_are_refused(copied):
+    weights = copied / "transformer" / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(Refusal, match=r"must load with diffusers.*Save the model again"):
+        load(copied)
+
+
+def test_the_shipped_model_draws_digits_with_stock_diffusers():
+    """DDIM-50 at its recommended guidance, with nothing of this project in the loop."""
+    transformer = DiTTransformer2DModel.from_pretrained(
+        DIGITS / "transformer", torch_dtype=torch.float32
+    ).eval()
+    scheduler = DDIMScheduler.from_pretrained(DIGITS / "scheduler")
+    labels = torch.arange(100) % 10
+    both = torch.cat([labels, torch.full_like(labels, 10)])
+    latents = torch.randn(100, 1, 8, 8, generator=torch.Generator().manual_seed(7))
+    guidance = find_model("digits").guidance_scale
+    scheduler.set_timesteps(50)
+    with torch.no_grad():
+        for timestep in scheduler.timesteps:
+            rows = torch.cat([latents, latents])
+            predicted = transformer(rows, timestep=timestep.expand(200), class_labels=both).sample
+            cond, uncond = predicted.chunk(2)
+            guided = uncond + guidance * (cond - uncond)
+            latents = scheduler.step(guided, timestep, latents).prev_sample
+    classifier = load_classifier(DIGITS / "classifier")
+    assert accuracy(classifier, latents.clamp(-1, 1), labels) >= 0.95

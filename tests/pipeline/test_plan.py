@@ -1,0 +1,99 @@
+"""A plan is a partition of its trajectories, and its hash is its identity."""
+
+import copy
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.plan import CollectPlan, canonical_json
+
+BASE = CollectPlan(model="digits", model_hash="0" * 16)
+CHANGED = {
+    "model": "other",
+    "model_hash": "1" * 16,
+    "num_trajectories": 513,
+    "masks_per_noise": 4,
+    "batch_size": 24,
+    "steps": 49,
+    "guidance_scale": 4.5,
+    "sampler": "dpm",
+    "sites": ("attn", "ff"),
+    "designs": ("independent",),
+    "branch_mode": "independent",
+    "cache_bits": 16,
+    "dtype": "fp16",
+    "seed": 1,
+    "schema_version": 2,
+}
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(1, 300), st.integers(1, 60), st.integers(1, 8))
+def test_units_partition_the_trajectories(num_trajectories, batch_size, masks):
+    plan = CollectPlan(
+        model="digits",
+        model_hash="0",
+        num_trajectories=num_trajectories,
+        batch_size=batch_size,
+        masks_per_noise=masks,
+    )
+    units = list(plan.units())
+    seen = [index for unit in units for index in range(unit.start, unit.stop)]
+    assert seen == list(range(num_trajectories))
+    assert [unit.index for unit in units] == list(range(len(units)))
+    assert len({unit.unit_id for unit in units}) == len(units)
+    assert all(0 < len(unit) <= max(batch_size, masks) for unit in units)
+    assert len({plan.trajectory_id(index) for index in seen}) == num_trajectories
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(1, 300), st.integers(1, 60), st.integers(1, 8))
+def test_a_noise_lies_within_one_unit(num_trajectories, batch_size, masks):
+    plan = CollectPlan(
+        model="digits",
+        model_hash="0",
+        num_trajectories=num_trajectories,
+        batch_size=batch_size,
+        masks_per_noise=masks,
+    )
+    noises = [{plan.noise_id(i) for i in range(unit.start, unit.stop)} for unit in plan.units()]
+    assert sum(map(len, noises)) == len(set().union(*noises))
+
+
+def test_the_table_of_changes_holds_every_field():
+    assert set(CHANGED) == set(BASE.__dataclass_fields__)
+
+
+@pytest.mark.parametrize("name", CHANGED)
+def test_plan_hash_changes_with_every_field(name):
+    other = copy.copy(BASE)
+    object.__setattr__(other, name, CHANGED[name])
+    assert other.plan_hash != BASE.plan_hash
+    assert next(other.units()).unit_id != next(BASE.units()).unit_id
+
+
+def test_equal_plans_have_equal_hashes_and_units():
+    again = CollectPlan(model="digits", model_hash="0" * 16)
+    assert again.plan_hash == BASE.plan_hash
+    assert list(again.units()) == list(BASE.units())
+
+
+def test_canonical_json_ignores_the_order_of_keys():
+    assert canonical_json({"b": 1, "a": 2}) == canonical_json({"a": 2, "b": 1})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("num_trajectories", 0),
+        ("masks_per_noise", 0),
+        ("batch_size", -1),
+        ("steps", 1),
+        ("designs", ()),
+    ],
+)
+def test_fields_out_of_range_are_refused_by_name(name, value):
+    fields = {"model": "digits", "model_hash": "0", name: value}
+    with pytest.raises(ValueError, match=name):
+        CollectPlan(**fields)

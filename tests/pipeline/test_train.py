@@ -1,0 +1,138 @@
+"""Training on a tiny collection: a policy that loads, judged on noise that it never saw."""
+
+import math
+from itertools import pairwise
+
+import pytest
+import torch
+
+from dqar.policy import load_policy
+from dqar.records import FEATURE_SETS
+from pipeline.attribution import FitConfig, ReusedGates, fit_damage
+from pipeline.dataset import open_traces, read_trajectories
+from pipeline.door import Refusal
+from pipeline.train import TrainConfig, load_reused_gates, save_trained, train
+
+
+@pytest.fixture(scope="module")
+def trained(traces):
+    """Trained once with the full features."""
+    return train(TrainConfig(features="full", members=1), str(traces))
+
+
+@pytest.mark.parametrize(
+    ("features", "label"), [("seed", "final"), ("schedule", "final"), ("schedule", "local")]
+)
+def test_every_feature_set_and_label_gives_a_policy_that_loads(traces, tmp_path, features, label):
+    config = TrainConfig(features=features, label=label, members=1)
+    save_trained(train(config, str(traces)), tmp_path, {"train": "run"})
+    policy = load_policy(tmp_path)
+    assert policy.spec.features == FEATURE_SETS[features]
+    assert policy.spec.lineage == {"train": "run"}
+    rows = torch.randn(7, len(FEATURE_SETS[features]))
+    assert torch.isfinite(policy(rows)).all()
+
+
+def test_a_policy_says_what_it_was_trained_for(trained, traces, traces_plan):
+    spec = trained.policy.spec
+    assert spec.features == FEATURE_SETS["full"]
+    for name in ("model_hash", "steps", "sampler", "branch_mode", "sites"):
+        assert getattr(spec, name) == getattr(traces_plan, name)
+    assert spec.guidance == traces_plan.guidance_scale
+    assert (spec.num_layers, spec.cache_mode) == (8, "int8")
+    assert spec.trace_digest == open_traces(str(traces)).digest
+    assert 1 <= spec.max_gap < traces_plan.steps
+
+
+def test_what_is_saved_is_what_was_trained(trained, tmp_path):
+    saved = save_trained(trained, tmp_path, {})
+    loaded = load_policy(tmp_path)
+    rows = torch.randn(5, len(loaded.spec.features))
+    assert torch.equal(loaded(rows), trained.policy(rows))
+    assert loaded.spec.log_threshold == saved.spec.log_threshold
+
+
+def test_held_out_noises_are_whole_and_disjoint_from_fitted_ones(trained, traces):
+    """Each measured value names its trajectory; all of its noise must be held out with it."""
+    table = read_trajectories(str(traces)).to_pylist()
+    error = torch.tensor([row["latent_rel_l2"] for row in table])
+    logs = error.square().clamp_min(1e-12).log()
+    held_out = {
+        row["trajectory_id"]
+        for row, log_error in zip(table, logs.tolist(), strict=True)
+        if any(math.isclose(log_error, value, rel_tol=1e-6) for value in trained.held_out.measured)
+    }
+    noises = {row["noise_id"] for row in table if row["trajectory_id"] in held_out}
+    mates = {row["trajectory_id"] for row in table if row["noise_id"] in noises}
+    assert held_out == mates
+    assert 0 < len(noises) < len({row["noise_id"] for row in table})
+    metrics = trained.held_out.metrics
+    assert metrics["trajectories_held_out"] == len(held_out)
+    assert metrics["trajectories_fitted"] == len(table) - len(held_out)
+
+
+def test_held_out_figures_are_in_range(trained):
+    held_out = trained.held_out
+    assert len(held_out.predicted) == len(held_out.measured)
+    assert set(held_out.importance) == set(FEATURE_SETS["full"])
+    assert 0 <= held_out.metrics["brier"] <= 1
+    assert all(0 <= value <= 1 for pair in held_out.reliability for value in pair)
+
+
+def test_training_twice_is_the_same(trained, traces):
+    again = train(TrainConfig(features="full", members=1), str(traces))
+    for name, value in trained.policy.state_dict().items():
+        assert torch.equal(value, again.policy.state_dict()[name])
+
+
+def test_loss_falls_and_steps_are_reported(traces):
+    reports = []
+    train(
+        TrainConfig(features="schedule", members=1),
+        str(traces),
+        lambda step, loss: reports.append((step, loss)),
+    )
+    assert all(one < other for (one, _), (other, _) in pairwise(reports))
+    assert reports[-1][1] < reports[0][1]
+
+
+def test_sites_that_the_traces_lack_are_refused(traces):
+    with pytest.raises(Refusal, match=r"\['ff'\].*Collect with those sites"):
+        train(TrainConfig(sites=("attn", "ff")), str(traces))
+
+
+def test_reused_gates_are_counted_by_trajectory(traces):
+    gates = load_reused_gates(str(traces), ("log_gap",), ("attn",))
+    assert gates.features.shape == (len(gates.trajectory), 1)
+    assert len(gates.squared_error) == 24
+    assert gates.noise.unique().numel() == 8
+    assert (gates.features >= 0).all()
+
+
+def test_a_subset_keeps_the_gates_of_its_trajectories(traces):
+    gates = load_reused_gates(str(traces), ("log_gap",), ("attn",))
+    chosen = gates.noise % 2 == 0
+    part = gates.subset(chosen)
+    assert len(part.squared_error) == int(chosen.sum()) == 12
+    assert part.noise.unique().tolist() == [0, 1, 2, 3]
+    before = torch.bincount(gates.trajectory, minlength=24)[chosen]
+    assert torch.equal(torch.bincount(part.trajectory, minlength=12), before)
+
+
+def test_the_fit_recovers_damage_that_adds_up():
+    """Trajectories made from a known damage: gates of feature 1 cost e^2 times those of 0."""
+    from dqar.policy import PolicySpec
+
+    generator = torch.Generator().manual_seed(0)
+    kind = (torch.rand(4000, generator=generator) < 0.5).float()
+    trajectory = torch.randint(100, (4000,), generator=generator)
+    total = torch.zeros(100).index_add(0, trajectory, torch.exp(2.0 * kind - 6.0))
+    gates = ReusedGates(
+        features=kind[:, None],
+        trajectory=trajectory,
+        squared_error=total,
+        noise=torch.arange(100) // 2,
+    )
+    model = fit_damage(PolicySpec(features=("log_gap",)), gates, FitConfig())
+    cheap, dear = model.policy(torch.tensor([[0.0], [1.0]])).tolist()
+    assert dear - cheap == pytest.approx(2.0, abs=0.5)
