@@ -14,7 +14,6 @@ from pipeline.door import (
     JobParser,
     add_fleet_flags,
     add_tracking_flags,
-    checked,
     enter,
     refuse_relative_inside_job,
     split_names,
@@ -24,15 +23,11 @@ from pipeline.door import (
 def run(arguments: argparse.Namespace) -> int:
     refuse_relative_inside_job(out=arguments.out)
     from pipeline.collect import collect_traces, plan_for
-    from pipeline.fleet import FleetConfig
-    from pipeline.tracking import Tracker
+    from pipeline.commit import claim_folder, local_root
+    from pipeline.fleet import config_of
+    from pipeline.tracking import Tracker, resolve_tracking_uri
 
-    fleet = checked(
-        FleetConfig,
-        workers=arguments.workers,
-        gpus_per_worker=arguments.gpus_per_worker,
-        accelerator_type=arguments.accelerator_type,
-    )
+    fleet = config_of(arguments)
     plan = plan_for(
         arguments.model,
         guidance_scale=arguments.guidance_scale,
@@ -45,6 +40,8 @@ def run(arguments: argparse.Namespace) -> int:
         dtype=arguments.dtype,
         seed=arguments.seed,
     )
+    resolve_tracking_uri(arguments.tracking_uri)
+    claim_folder(local_root(arguments.out), plan)
     tracker = Tracker(arguments.tracking_uri, arguments.experiment)
     collect_traces(plan, arguments.out, fleet, tracker)
     return 0

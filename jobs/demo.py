@@ -8,7 +8,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from pipeline.door import JobParser, enter
+from pipeline.door import JobParser, checked, enter
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -18,14 +18,14 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.ui:
         serve_ui(out, arguments.port)
         return 0
-    run_demo(
-        DemoConfig(
-            out=out,
-            num_trajectories=arguments.num_trajectories,
-            num_samples=arguments.num_samples,
-            steps=arguments.steps,
-        )
+    config = checked(
+        DemoConfig,
+        out=out,
+        num_trajectories=arguments.num_trajectories,
+        num_samples=arguments.num_samples,
+        steps=arguments.steps,
     )
+    run_demo(config)
     return 0
 
 

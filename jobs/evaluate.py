@@ -15,6 +15,7 @@ from pipeline.door import (
     add_tracking_flags,
     checked,
     enter,
+    refuse_other_files,
     refuse_relative_inside_job,
     split_names,
 )
@@ -26,52 +27,58 @@ def run(arguments: argparse.Namespace) -> int:
         refuse_relative_inside_job(policy=flag.rpartition("=")[2])
     from pipeline.evaluate import Contest
     from pipeline.evaluation_run import evaluate_methods, load_policies, refuse_policies_apart
-    from pipeline.fleet import FleetConfig
-    from pipeline.methods import GRIDS, METHODS
+    from pipeline.fleet import config_of
+    from pipeline.methods import GRIDS
     from pipeline.models import find_model
-    from pipeline.tasks import EvaluateConfig
     from pipeline.tracking import Tracker
 
-    methods = split_names(arguments.methods)
-    if unknown := set(methods) - set(METHODS):
-        raise Refusal(
-            f"--methods must be among {', '.join(METHODS)}. Got {sorted(unknown)}. "
-            "Check the spelling."
-        )
+    methods = known_methods(arguments.methods)
     card = find_model(arguments.model)
     policies = load_policies(arguments.policy, card)
-    trained_for = next(iter(policies.values())).spec if policies else None
-
-    def given(flag, of_policy, otherwise):
-        if flag is not None:
-            return flag
-        return otherwise if trained_for is None else of_policy(trained_for)
-
-    config = checked(
-        EvaluateConfig,
-        model=arguments.model,
-        steps=given(arguments.steps, lambda spec: spec.steps, 50),
-        guidance_scale=given(
-            arguments.guidance_scale, lambda spec: spec.guidance, card.guidance_scale
-        ),
-        sampler=given(arguments.sampler, lambda spec: spec.sampler, "ddim"),
-        sites=split_names(given(arguments.sites, lambda spec: ",".join(spec.sites), "attn")),
-        num_samples=arguments.num_samples,
-        batch_size=arguments.batch_size,
-        dtype=arguments.dtype,
-        seed=arguments.seed,
-    )
+    config = configure(arguments, card, next(iter(policies.values()), None))
     refuse_policies_apart(config, policies)
-    fleet = checked(
-        FleetConfig,
-        workers=arguments.workers,
-        gpus_per_worker=arguments.gpus_per_worker,
-        accelerator_type=arguments.accelerator_type,
-    )
+    fleet = config_of(arguments)
+    refuse_other_files(arguments.out, "results.json")
     tracker = Tracker(arguments.tracking_uri, arguments.experiment)
     contest = Contest(methods=methods, policies=policies, grid=GRIDS[arguments.grid])
     evaluate_methods(config, contest, fleet, arguments.out, tracker)
     return 0
+
+
+def known_methods(text: str) -> tuple[str, ...]:
+    from pipeline.methods import METHODS
+
+    methods = split_names(text)
+    unknown = sorted(set(methods) - set(METHODS))
+    if unknown or not methods:
+        raise Refusal(
+            f"--methods must be among {', '.join(METHODS)}. Got {unknown or 'none'}. "
+            "Check the spelling."
+        )
+    return methods
+
+
+def configure(arguments: argparse.Namespace, card, policy):
+    """What was left out follows the first policy, else the model."""
+    from pipeline.tasks import EvaluateConfig
+
+    follows = {
+        "steps": policy.spec.steps if policy else 50,
+        "guidance_scale": policy.spec.guidance if policy else card.guidance_scale,
+        "sampler": policy.spec.sampler if policy else "ddim",
+        "sites": ",".join(policy.spec.sites) if policy else "attn",
+    }
+    given = {name: getattr(arguments, name) for name in follows}
+    chosen = {name: follows[name] if value is None else value for name, value in given.items()}
+    return checked(
+        EvaluateConfig,
+        model=arguments.model,
+        num_samples=arguments.num_samples,
+        batch_size=arguments.batch_size,
+        dtype=arguments.dtype,
+        seed=arguments.seed,
+        **chosen | {"sites": split_names(chosen["sites"])},
+    )
 
 
 def parser() -> JobParser:

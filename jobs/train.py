@@ -11,6 +11,7 @@ from pipeline.door import (
     JobParser,
     add_tracking_flags,
     enter,
+    refuse_other_files,
     refuse_relative_inside_job,
     split_names,
 )
@@ -18,7 +19,7 @@ from pipeline.door import (
 
 def run(arguments: argparse.Namespace) -> int:
     refuse_relative_inside_job(traces=arguments.traces, out=arguments.out)
-    from pipeline.dataset import open_traces
+    from pipeline.commit import open_traces
     from pipeline.tracking import Tracker
     from pipeline.train import TrainConfig
     from pipeline.training_run import train_policy
@@ -30,6 +31,7 @@ def run(arguments: argparse.Namespace) -> int:
         seed=arguments.seed,
     )
     open_traces(arguments.traces)
+    refuse_other_files(arguments.out, "policy.json")
     tracker = Tracker(arguments.tracking_uri, arguments.experiment)
     train_policy(config, arguments.traces, arguments.out, tracker)
     return 0

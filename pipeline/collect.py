@@ -14,18 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dqar.config import DQARConfig
 from dqar.controller import DQARController
 from dqar.gates import AllOf, Cached, Scripted, Staleness
 from dqar.integration import DQARDDIMSampler, DQARDiTWrapper, SamplerConfig
 from dqar.records import GateRecord
-from pipeline.dataset import (
-    claim_folder,
-    commit_unit,
-    committed_receipts,
-    local_root,
-    write_manifest,
-)
+from pipeline.commit import claim_folder, committed_receipts, local_root, write_manifest
+from pipeline.dataset import commit_unit
 from pipeline.designs import Exploration, explore, parse_designs
 from pipeline.door import checked
 from pipeline.fleet import Fleet, FleetConfig
@@ -47,7 +41,7 @@ class Collector:
         self.device = pick_device()
         card = find_model(plan.model)
         self.model = load_model(card, sampler=plan.sampler, dtype=plan.dtype, device=self.device)
-        self.wrapper = DQARDiTWrapper(self.model.transformer, _dqar_config(plan))
+        self.wrapper = DQARDiTWrapper(self.model.transformer, plan.dqar_config())
         config = SamplerConfig(num_inference_steps=plan.steps, guidance_scale=plan.guidance_scale)
         self.sampler = DQARDDIMSampler(self.wrapper, self.model.scheduler, config)
 
@@ -66,13 +60,13 @@ class Collector:
         unique = sorted(set(noise_ids))
         noise, labels = self._draw(unique)
         of_noise = torch.tensor([unique.index(noise_id) for noise_id in noise_ids])
-        twins = self._run(noise, labels, DQARController(DQARConfig.never()))
+        twins = self._run(noise, labels, DQARController(plan.dqar_config(enabled=False)))
         scripts = [self._script(index) for index in trajectories]
         records: list[GateRecord] = []
         wants_reuse = torch.stack([script.wants_reuse for script in scripts], dim=-1)
         max_gap = torch.tensor([script.max_gap for script in scripts], device=self.device)
         controller = DQARController(
-            _dqar_config(plan),
+            plan.dqar_config(),
             gate=AllOf(Cached(), Staleness(max_gap), Scripted(wants_reuse.to(self.device))),
             exposure=True,
             sink=records.append,
@@ -101,12 +95,6 @@ class Collector:
             latents=noise.to(self.device, self.model.transformer.dtype),
             controller=controller,
         )
-
-
-def _dqar_config(plan: CollectPlan) -> DQARConfig:
-    return DQARConfig(
-        quantization_bits=plan.cache_bits, sites=plan.sites, branch_mode=plan.branch_mode
-    )
 
 
 def collect(

@@ -41,6 +41,13 @@ class DemoConfig:
     steps: int = 50
     """Sampling steps."""
 
+    def __post_init__(self) -> None:
+        least = {"num_trajectories": 2, "num_samples": 1, "steps": 2}
+        for name, smallest in least.items():
+            value = getattr(self, name)
+            if value < smallest:
+                raise ValueError(f"{name} must be at least {smallest}. Got {value}. Leave it out.")
+
 
 class Servers:
     """Processes that this one started, each in a process group of its own."""

@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import NoReturn, TypeVar
 
 T = TypeVar("T")
@@ -63,6 +64,21 @@ def refuse_relative_inside_job(**paths: str | None) -> None:
                 f"--{flag.replace('_', '-')} must be absolute inside a Ray job, where the working "
                 f"folder is temporary. Got {path!r}. Pass an absolute path or a storage URI."
             )
+
+
+def refuse_other_files(out: str, ours: str) -> None:
+    """A stage writes into a new folder, or over what it wrote itself.
+
+    Raises:
+        Refusal: if the folder holds files but not ``ours``.
+    """
+    folder = Path(out)
+    if folder.exists() and not folder.is_dir():
+        raise Refusal(f"--out must be a folder. Got {out}, which is a file. Name another.")
+    if folder.exists() and any(folder.iterdir()) and not (folder / ours).exists():
+        raise Refusal(
+            f"--out must be new or hold {ours}. Got {out}, which holds other files. Name another."
+        )
 
 
 def checked(build: Callable[..., T], **fields: object) -> T:

@@ -93,11 +93,6 @@ def evaluate_methods(
 ) -> list[Measured]:
     """:func:`pipeline.evaluate.evaluate`, logged and written to the results folder."""
     folder = Path(out)
-    if folder.exists() and any(folder.iterdir()) and not (folder / "results.json").exists():
-        raise Refusal(
-            f"--out must be new or hold results. Got {out}, which holds other files. "
-            "Name another folder."
-        )
     lineage = next((policy.spec.lineage for policy in contest.policies.values()), {})
     parent = tracker.open_pipeline(lineage, "pipeline")
     session_name = f"evaluate {config.model}"

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dqar.config import DQARConfig
 from dqar.controller import DQARController
 from dqar.gates import AllOf, Gate, Learned
 from dqar.integration import DQARDDIMSampler, DQARDiTWrapper, SamplerConfig
@@ -54,7 +53,7 @@ class Evaluator:
         self.model = load_model(
             card, sampler=config.sampler, dtype=config.dtype, device=self.device
         )
-        self.dqar = DQARConfig(quantization_bits=config.cache_bits, sites=config.sites)
+        self.dqar = config.dqar_config()
         self.wrapper = DQARDiTWrapper(self.model.transformer, self.dqar)
         self.forward_flops = transformer_flops(self.model)
         self.twins: dict[tuple[Purpose, int], Tensor] = {}

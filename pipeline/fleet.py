@@ -7,6 +7,7 @@ worker died is handed out again, at most ``max_attempts`` times.
 
 from __future__ import annotations
 
+import argparse
 import logging
 import os
 import time
@@ -18,7 +19,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayActorError, RayTaskError, WorkerCrashedError
 
-from pipeline.door import Refusal, inside_ray_job
+from pipeline.door import Refusal, checked, inside_ray_job
 
 DEAD = (RayActorError, WorkerCrashedError)
 HINT_AFTER_S = 60.0
@@ -45,13 +46,27 @@ class FleetConfig:
             )
 
 
+def config_of(arguments: argparse.Namespace) -> FleetConfig:
+    """What a job's fleet flags ask for."""
+    return checked(
+        FleetConfig,
+        workers=arguments.workers,
+        gpus_per_worker=arguments.gpus_per_worker,
+        accelerator_type=arguments.accelerator_type,
+    )
+
+
 def join_ray() -> None:
     """Join the cluster of a submitted job or of ``RAY_ADDRESS``; else start one in-process."""
     if ray.is_initialized():
         return
-    if inside_ray_job() or os.environ.get("RAY_ADDRESS"):
+    address = os.environ.get("RAY_ADDRESS", "")
+    if inside_ray_job() or (address and not address.startswith("http")):
         ray.init(log_to_driver=True)
         return
+    if address:
+        # That is where jobs are submitted to; a driver outside the cluster cannot join it.
+        print(f"RAY_ADDRESS={address} takes jobs (ray job submit); running locally", flush=True)
     ray.init(address="local", include_dashboard=False, logging_level=logging.ERROR)
 
 
@@ -83,6 +98,7 @@ class Fleet:
         self._arguments = arguments
         self._actors: list[Any] = []
         self._made = 0
+        self._failed_starts = 0
 
     def work(self, units: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
         """Yield ``(unit, result)`` as units finish, in any order.
@@ -131,12 +147,28 @@ class Fleet:
         except RayTaskError as error:
             raise _as_refusal(error) from error
         except DEAD as error:
+            if unit is None:
+                self._count_failed_start(error)
             self._replace(desk, unit, attempt, error)
             return None
+        self._failed_starts = 0
         if desk.waiting:
             following, attempts = desk.waiting.popleft()
             desk.in_flight[actor.do.remote(following)] = (actor, following, attempts + 1)
         return None if unit is None else (unit, result)
+
+    def _count_failed_start(self, error: Exception) -> None:
+        self._failed_starts += 1
+        last_line = str(error).strip().splitlines()[-1]
+        kind, _, message = last_line.partition(": ")
+        if kind.endswith("Refusal"):
+            raise Refusal(message) from error
+        is_hopeless = isinstance(error, RayActorError) and error.actor_init_failed
+        if is_hopeless or self._failed_starts >= self.config.max_attempts:
+            raise RuntimeError(
+                f"No worker could start: {self._failed_starts} in a row failed. The last: "
+                f"{last_line}"
+            ) from error
 
     def _replace(self, desk: _Desk, unit: Any, attempt: int, error: Exception) -> None:
         if unit is not None:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from dqar.config import DQARConfig
 from pipeline.designs import DEFAULT_DESIGNS, DESIGNS, Design
 from pipeline.models import Dtype, Sampler
 
@@ -60,11 +61,21 @@ class CollectPlan:
                 f"steps must be at least 2, or nothing can be reused. Got {self.steps}. "
                 "Pass --steps 50."
             )
+        self.dqar_config()
         unknown = set(self.designs) - set(DESIGNS)
         if unknown or not self.designs:
             raise ValueError(
                 f"designs must be chosen from {DESIGNS}. Got {self.designs}. Pass some of them."
             )
+
+    def dqar_config(self, *, enabled: bool = True) -> DQARConfig:
+        """How the model is instrumented; not enabled for the twins."""
+        return DQARConfig(
+            enabled=enabled,
+            quantization_bits=self.cache_bits,
+            sites=self.sites,
+            branch_mode=self.branch_mode,
+        )
 
     @property
     def plan_hash(self) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
+from dqar.config import DQARConfig
 from dqar.gates import Gate
 from pipeline.models import Dtype, Sampler
 
@@ -39,6 +40,11 @@ class EvaluateConfig:
                 raise ValueError(f"{name} must be at least 1. Got {value}. Pass 64.")
         if self.steps < 2:
             raise ValueError(f"steps must be at least 2. Got {self.steps}. Pass --steps 50.")
+        self.dqar_config()
+
+    def dqar_config(self) -> DQARConfig:
+        """How the model is instrumented."""
+        return DQARConfig(quantization_bits=self.cache_bits, sites=self.sites)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

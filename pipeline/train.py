@@ -14,7 +14,8 @@ from torch import Tensor
 from dqar.policy import PolicySpec, ReusePolicy, save_policy
 from dqar.records import FEATURE_SETS
 from pipeline.attribution import DamageModel, FitConfig, ReusedGates, fit_damage, fit_local
-from pipeline.dataset import Traces, open_traces, read_trajectories, stream_gates
+from pipeline.commit import Traces, open_traces
+from pipeline.dataset import read_trajectories, stream_gates
 from pipeline.door import Refusal
 from pipeline.heldout import HeldOut, judge
 
@@ -85,7 +86,10 @@ def train(
     held_out = judge(trial, fitted, gates.subset(is_held_out), seed=config.seed)
     final = _fit(config, spec, gates, uri, report)
     threshold = float(final.policy(gates.features).median())
-    metrics = {name: round(value, 6) for name, value in held_out.metrics.items()}
+    # JSON knows no NaN, which the AUC is where all held-out trajectories ended alike.
+    metrics = {
+        name: round(value, 6) for name, value in held_out.metrics.items() if np.isfinite(value)
+    }
     policy = _with_spec(final.policy, log_threshold=threshold, metrics=metrics)
     return Trained(policy=policy, held_out=held_out, traces=traces)
 

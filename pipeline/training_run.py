@@ -7,7 +7,6 @@ import tempfile
 from dataclasses import asdict
 from pathlib import Path
 
-from pipeline.door import Refusal
 from pipeline.heldout import plot_held_out
 from pipeline.progress import Progress
 from pipeline.tracking import Run, Tracker, read_lineage
@@ -17,11 +16,6 @@ from pipeline.train import TrainConfig, Trained, save_trained, train
 def train_policy(config: TrainConfig, uri: str, out: str, tracker: Tracker) -> Trained:
     """:func:`pipeline.train.train`, with everything logged and the policy folder written."""
     folder = Path(out)
-    if folder.exists() and any(folder.iterdir()) and not (folder / "policy.json").exists():
-        raise Refusal(
-            f"--out must be new or hold a policy. Got {out}, which holds other files. "
-            "Name another folder."
-        )
     lineage = read_lineage(Path(uri.removeprefix("file://")))
     parent = tracker.open_pipeline(lineage, "pipeline")
     name = f"train {config.features}" + ("" if config.label == "final" else f" {config.label}")

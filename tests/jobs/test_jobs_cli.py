@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from dqar.policy import PolicySpec, ReusePolicy, save_policy
-from pipeline.dataset import claim_folder, commit_unit, to_table, write_manifest
+from pipeline.commit import claim_folder, write_manifest
+from pipeline.dataset import commit_unit, to_table
 from pipeline.door import enter
 from pipeline.models import DIGITS, find_model
 from pipeline.plan import CollectPlan

@@ -10,7 +10,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pipeline.dataset import open_traces, read_gates, read_trajectories
+from pipeline.commit import open_traces
+from pipeline.dataset import read_gates, read_trajectories
 
 JOB = Path(__file__).parents[2] / "jobs" / "collect.py"
 TRAJECTORIES, STEPS = 60, 20

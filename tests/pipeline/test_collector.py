@@ -10,13 +10,8 @@ from dqar.gates import Scripted
 from dqar.integration import DQARDDIMSampler, DQARDiTWrapper, SamplerConfig
 from dqar.records import FEATURES
 from pipeline.collect import Collector
-from pipeline.dataset import (
-    GATES,
-    TRAJECTORIES,
-    claim_folder,
-    committed_receipts,
-    to_table,
-)
+from pipeline.commit import claim_folder, committed_receipts
+from pipeline.dataset import GATES, TRAJECTORIES, to_table
 from pipeline.designs import explore
 from pipeline.models import find_model
 from pipeline.noise import draw_noise

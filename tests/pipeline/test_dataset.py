@@ -7,18 +7,20 @@ import math
 import pyarrow as pa
 import pytest
 
-from pipeline.dataset import (
-    GATES,
-    TRAJECTORIES,
+from pipeline.commit import (
     claim_folder,
-    commit_unit,
     committed_receipts,
     local_root,
     open_traces,
+    write_manifest,
+)
+from pipeline.dataset import (
+    GATES,
+    TRAJECTORIES,
+    commit_unit,
     read_gates,
     read_trajectories,
     stream_gates,
-    write_manifest,
 )
 from pipeline.door import Refusal
 from pipeline.plan import CollectPlan

@@ -4,6 +4,7 @@ import os
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import ray
@@ -19,7 +20,7 @@ class Toy:
     def __init__(self, folder: str) -> None:
         self.folder = Path(folder)
 
-    def do(self, unit: int) -> int:
+    def do(self, unit: int) -> Any:
         with (self.folder / f"{unit}").open("a") as marks:
             marks.write("x")
         return unit**2
@@ -72,11 +73,17 @@ class Meets(Toy):
         return ray.get_runtime_context().get_node_id()
 
 
+@pytest.fixture(scope="module", autouse=True)
+def classes_by_value():
+    """Workers cannot import a test module: its classes travel by value."""
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    yield
+    cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
+
+
 @pytest.fixture(scope="module")
 def local_ray():
     """Ray of this module's own, on two pretended CPUs."""
-    # Workers cannot import a test module: its classes travel by value.
-    cloudpickle.register_pickle_by_value(sys.modules[__name__])
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("RAY_ADDRESS", raising=False)
         ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
@@ -155,6 +162,7 @@ def test_negative_sizes_are_refused(field, value):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(240)
 def test_a_cluster_of_two_nodes_shares_the_work(tmp_path, monkeypatch):
     from ray.cluster_utils import Cluster
 

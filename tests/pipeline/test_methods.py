@@ -76,8 +76,9 @@ def test_threshold_sweeps_tau_within_both_seed_windows():
 
 def test_tuned_threshold_may_choose_window_gap_and_tau():
     found = list(threshold_settings(SNRS, ENTROPIES))
-    assert len(found) == len(set(map(repr, found))) == 6 * 6 * 6 * 3
-    assert {one.max_gap for one in found} == {1, 2, 3, 4, 6, 8}
+    assert len(found) == len(set(map(repr, found)))
+    for name in ("low", "high", "max_gap", "tau"):
+        assert len({getattr(one, name) for one in found}) > 1
     assert max(one.tau for one in found) == float("inf")
     assert max(one.high for one in found) > SNRS[-1]
     assert all(one.low < one.high for one in found)

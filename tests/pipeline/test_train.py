@@ -9,7 +9,8 @@ import torch
 from dqar.policy import load_policy
 from dqar.records import FEATURE_SETS
 from pipeline.attribution import FitConfig, ReusedGates, fit_damage
-from pipeline.dataset import open_traces, read_trajectories
+from pipeline.commit import open_traces
+from pipeline.dataset import read_trajectories
 from pipeline.door import Refusal
 from pipeline.train import TrainConfig, load_reused_gates, save_trained, train
 
