@@ -7,7 +7,7 @@ eight is :func:`seed_cascade`. All gates of a step are decided in one batch.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import final
+from typing import Any, final
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -39,6 +39,11 @@ def refuse_where(refused: Tensor, reason: Reason, signal: Signal) -> Verdict:
     """Refuse with ``reason`` where ``refused`` (which broadcasts to ``[g, b]``), else reuse."""
     code = refused.to(torch.uint8) * int(reason)
     return Verdict(reason=code.to(signal.cached.device).expand(signal.shape))
+
+
+def _beside(parameter: Any, signal: Signal) -> Any:
+    """A gate's own parameter on the device of what it is compared with."""
+    return parameter.to(signal.cached.device) if isinstance(parameter, Tensor) else parameter
 
 
 def _everywhere(refused: bool, reason: Reason, signal: Signal) -> Verdict:
@@ -95,7 +100,7 @@ class Staleness(Gate):
         self.max_gap = max_gap
 
     def decide(self, signal: Signal) -> Verdict:
-        return refuse_where(signal.gap > self.max_gap, Reason.STALE, signal)
+        return refuse_where(signal.gap > _beside(self.max_gap, signal), Reason.STALE, signal)
 
 
 @final
@@ -123,7 +128,7 @@ class EntropyBelow(Gate):
 
     def decide(self, signal: Signal) -> Verdict:
         stretch = (signal.prompt_length / 16.0).sqrt() if self.adaptive else 1.0
-        is_diffuse = signal.entropy >= self.tau_base * stretch
+        is_diffuse = signal.entropy >= _beside(self.tau_base, signal) * stretch
         return refuse_where(is_diffuse, Reason.ENTROPY, signal)
 
 
@@ -164,7 +169,11 @@ class Learned(Gate):
         return MEASURED & frozenset(self.policy.spec.features)
 
     def decide(self, signal: Signal) -> Verdict:
-        probability = self.policy.probability(signal, self.log_threshold)
+        policy = self.policy.to(signal.cached.device)
+        threshold = self.log_threshold
+        if threshold is not None:
+            threshold = _beside(threshold, signal)
+        probability = policy.probability(signal, threshold)
         is_unknown = signal.gap > self.policy.spec.max_gap
         is_refused = is_unknown | (probability < self.min_probability)
         return refuse_where(is_refused, Reason.POLICY, signal)
@@ -189,7 +198,8 @@ class Scripted(Gate):
         self.reuse = reuse
 
     def decide(self, signal: Signal) -> Verdict:
-        return refuse_where(~self.reuse[signal.step.index], Reason.SCRIPT, signal)
+        wanted = _beside(self.reuse[signal.step.index], signal)
+        return refuse_where(~wanted, Reason.SCRIPT, signal)
 
 
 @final

@@ -65,6 +65,7 @@ def frechet_distance(features: Float[Tensor, "b f"], reference: Float[Tensor, "m
     from torchmetrics.image.fid import FrechetInceptionDistance
 
     metric = FrechetInceptionDistance(feature=_Passthrough(features.shape[1]))
+    metric = metric.to(features.device)
     metric.update(reference, real=True)
     metric.update(features, real=False)
     return float(metric.compute())
