@@ -19,7 +19,8 @@ from typing import Any
 
 from pipeline.compare import error_at
 
-SEEDS = (0, 1, 2, 3, 4)
+SEEDS = (1, 2, 3, 4, 5)
+"""Seed 0 was looked at while defaults were chosen."""
 RATIOS = (0.3, 0.5, 0.7)
 METHODS = "interval,threshold,threshold-tuned,learned"
 

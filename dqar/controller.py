@@ -146,7 +146,7 @@ class DQARController:
         return lengths.expand(ledger.shape[1])
 
     def _decide(self, verdict: Verdict) -> None:
-        # The one device-to-host copy of a step.
+        # One device-to-host copy for all gates of a step.
         self._codes: list[list[int]] = verdict.reason.tolist()
         self._tape = StepTape(verdict)
 
@@ -263,7 +263,7 @@ class DQARController:
         if self._step is None or self._ledger is None:
             return
         tape = self._tape
-        self._asked.append(tape.verdict.reason.cpu())
+        self._asked.append(torch.tensor(self._codes, dtype=torch.uint8))
         if self.sink is not None:
             error = tape.local_error
             self.sink(GateRecord(signal=self._signal, verdict=tape.verdict, local_rel_error=error))

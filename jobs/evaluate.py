@@ -29,13 +29,14 @@ def run(arguments: argparse.Namespace) -> int:
     from pipeline.evaluation_run import evaluate_methods, load_policies, refuse_policies_apart
     from pipeline.fleet import config_of
     from pipeline.methods import GRIDS
-    from pipeline.models import find_model
+    from pipeline.models import find_model, refuse_too_many_steps
     from pipeline.tracking import Tracker
 
     methods = known_methods(arguments.methods)
     card = find_model(arguments.model)
     policies = load_policies(arguments.policy, card)
     config = configure(arguments, card, next(iter(policies.values()), None))
+    refuse_too_many_steps(card, config.steps)
     refuse_policies_apart(config, policies)
     fleet = config_of(arguments)
     refuse_other_files(arguments.out, "results.json")

@@ -23,7 +23,7 @@ from pipeline.dataset import commit_unit
 from pipeline.designs import Exploration, explore, parse_designs
 from pipeline.door import checked
 from pipeline.fleet import Fleet, FleetConfig
-from pipeline.models import find_model, load_model, pick_device
+from pipeline.models import find_model, load_model, pick_device, refuse_too_many_steps
 from pipeline.noise import draw_noise
 from pipeline.plan import CollectPlan, Unit
 from pipeline.progress import Progress
@@ -133,6 +133,7 @@ def plan_for(
         Refusal: if the model cannot be found or a field is out of range.
     """
     card = find_model(model)
+    refuse_too_many_steps(card, fields["steps"])
     guidance = card.guidance_scale if guidance_scale is None else guidance_scale
     return checked(
         CollectPlan,

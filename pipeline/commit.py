@@ -63,21 +63,23 @@ def claim_folder(root: Path, plan: CollectPlan) -> None:
     Raises:
         Refusal: if the folder holds another plan, or something that is not a dataset.
     """
+    if root.exists() and not root.is_dir():
+        raise Refusal(f"--out must be a folder. Got {root}, which is a file. Name another.")
     path = root / "plan.json"
     wanted = json.loads(canonical_json(_plan_document(plan)))
     if path.exists():
         _refuse_other_plan(_read_json(path), wanted, root)
-        return
-    if root.exists() and any(root.iterdir()):
+    elif root.exists() and any(not entry.name.startswith("_") for entry in root.iterdir()):
         raise Refusal(
             f"--out must be a new folder or a collection's. Got {root}, which holds "
             "other files. Name another folder."
         )
-    for table in TABLES:
-        (root / table).mkdir(parents=True, exist_ok=True)
-    (root / "_receipts").mkdir(exist_ok=True)
-    (root / "_manifest").mkdir(exist_ok=True)
-    publish_text(path, json.dumps(wanted, indent=2) + "\n")
+    root.mkdir(parents=True, exist_ok=True)
+    if not path.exists():
+        # First, so that a driver killed here leaves a folder that the same plan may claim.
+        publish_text(path, json.dumps(wanted, indent=2) + "\n")
+    for folder in (*TABLES, "_receipts", "_manifest"):
+        (root / folder).mkdir(exist_ok=True)
 
 
 def _plan_document(plan: CollectPlan) -> dict[str, Any]:
@@ -119,15 +121,29 @@ def receipt_path(root: Path, unit: Unit) -> Path:
 
 
 def committed_receipts(root: Path, plan: CollectPlan) -> dict[str, dict[str, Any]]:
-    """Receipts of the units that are done: the receipt reads and its shards are whole."""
+    """Receipts of the units that are done: the receipt reads and its shards are what it says."""
     receipts = {}
     for unit in plan.units():
-        path = receipt_path(root, unit)
-        if path.exists():
-            receipt = _read_json(path)
-            if all(_is_whole(root, name, receipt) for name in TABLES):
-                receipts[unit.unit_id] = receipt
+        receipt = _read_receipt(receipt_path(root, unit))
+        if receipt is not None and all(_is_same(root, name, receipt) for name in TABLES):
+            receipts[unit.unit_id] = receipt
     return receipts
+
+
+def _read_receipt(path: Path) -> dict[str, Any] | None:
+    # One that does not read is none: its unit is collected again.
+    try:
+        receipt = json.loads(path.read_text())
+        return receipt if set(TABLES) <= set(receipt["files"]) else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _is_same(root: Path, table: str, receipt: dict[str, Any]) -> bool:
+    if not _is_whole(root, table, receipt):
+        return False
+    data = (root / table / f"{receipt['unit_id']}.parquet").read_bytes()
+    return hashlib.sha256(data).hexdigest() == receipt["files"][table]["sha256"]
 
 
 def _is_whole(root: Path, table: str, receipt: dict[str, Any]) -> bool:

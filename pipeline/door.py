@@ -18,6 +18,9 @@ BAD_INPUT = 2
 class Refusal(ValueError):
     """Bad input: what is wrong and how to mend it, in one line. Nothing was overwritten."""
 
+    def __init__(self, message: str) -> None:
+        super().__init__(" ".join(message.split()))
+
 
 class JobParser(argparse.ArgumentParser):
     """An argument parser whose errors are one line, and whose help shows the defaults."""
@@ -41,8 +44,7 @@ def enter(parser: JobParser, run: Callable[[argparse.Namespace], int]) -> int:
     try:
         return run(arguments)
     except Refusal as refusal:
-        line = " ".join(str(refusal).split())
-        print(f"{parser.prog}: {line}", file=sys.stderr, flush=True)
+        print(f"{parser.prog}: {refusal}", file=sys.stderr, flush=True)
         return BAD_INPUT
 
 

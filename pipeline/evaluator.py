@@ -59,6 +59,12 @@ class Evaluator:
         self.twins: dict[tuple[Purpose, int], Tensor] = {}
         self.site_share: dict[str, float] = {}
         self.reference = self._reference_features()
+        self._warm_up()
+
+    def _warm_up(self) -> None:
+        # The first forward pays for kernels and allocators; it must not be the twin's time.
+        noise, labels = self._draw("calibrate", list(range(self.config.batch_size)))
+        self._sample(noise, labels, 2, None)
 
     def do(self, task: Probe | Point) -> Probed | Measured:
         """Answer one task."""
@@ -88,6 +94,8 @@ class Evaluator:
     def measure(self, point: Point) -> Measured:
         """Sample a point on the evaluation noise, interleaved with its twin where timed."""
         tally = _Tally()
+        if self.device == "cuda":
+            torch.cuda.reset_peak_memory_stats()
         for index, start in enumerate(range(0, self.config.num_samples, self.config.batch_size)):
             stop = min(start + self.config.batch_size, self.config.num_samples)
             self._measure_batch(point, range(start, stop), tally, timed=index < TIMED_BATCHES)

@@ -1,7 +1,7 @@
 """A fleet of Ray actors works through units: bounded in flight, dead workers replaced.
 
 The only room that imports Ray. An actor loads its model once; a unit goes to whichever actor is
-ready, so a cluster that grows or shrinks needs no plan. Ray retries nothing by itself: a unit whose
+ready, and workers are added as nodes join. Ray retries nothing by itself: a unit whose
 worker died is handed out again, at most ``max_attempts`` times.
 """
 
@@ -39,6 +39,11 @@ class FleetConfig:
     """Times that a unit is handed out before its deaths are taken for its own fault."""
 
     def __post_init__(self) -> None:
+        if self.gpus_per_worker > 1 and self.gpus_per_worker != int(self.gpus_per_worker):
+            raise ValueError(
+                "gpus_per_worker must be a share of one GPU or a whole number. Got "
+                f"{self.gpus_per_worker}. Pass 0.5 or 1."
+            )
         if self.workers < 0 or self.gpus_per_worker < 0:
             raise ValueError(
                 f"workers and gpus_per_worker must not be negative. Got {self.workers=}, "
@@ -119,14 +124,23 @@ class Fleet:
         while left:
             ready, _ = ray.wait(list(desk.in_flight), num_returns=1, timeout=10.0)
             for reference in ready:
-                hint_at = float("inf")
+                hint_at = time.monotonic() + HINT_AFTER_S
                 finished = self._settle(desk, reference)
                 if finished is not None:
                     left -= 1
                     yield finished
-            if time.monotonic() > hint_at:
-                hint_at = float("inf")
+            self._grow(desk)
+            is_anyone_working = any(unit is not None for _, unit, _ in desk.in_flight.values())
+            if time.monotonic() > hint_at and not is_anyone_working:
+                hint_at = time.monotonic() + HINT_AFTER_S
                 print(self._waiting_hint(), flush=True)
+
+    def _grow(self, desk: _Desk) -> None:
+        # Nodes that an autoscaler adds are used, unless the number of workers was given.
+        if self.config.workers == 0 and desk.waiting:
+            wanted = min(_default_workers(self.resources), len(desk.waiting) + len(desk.in_flight))
+            for _ in range(wanted - len(desk.in_flight)):
+                self._hire(desk)
 
     def _dismiss(self) -> None:
         for actor in self._actors:
@@ -155,6 +169,9 @@ class Fleet:
         if desk.waiting:
             following, attempts = desk.waiting.popleft()
             desk.in_flight[actor.do.remote(following)] = (actor, following, attempts + 1)
+        else:
+            # An idle worker would keep its GPU from the one that takes over a dead one's unit.
+            ray.kill(actor)
         return None if unit is None else (unit, result)
 
     def _count_failed_start(self, error: Exception) -> None:

@@ -24,6 +24,7 @@ DIGITS = Path(__file__).parent / "digits"
 Sampler = Literal["ddim", "dpm"]
 Dtype = Literal["fp32", "fp16", "bf16"]
 TORCH_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+DECODED_AT_ONCE = 8
 PARTS = ["transformer/*", "scheduler/*", "vae/*", "model_index.json"]
 
 
@@ -36,6 +37,8 @@ class ModelCard:
     model_hash: str
     """SHA-256 over the transformer's files, 16 hex digits."""
     num_layers: int
+    max_steps: int
+    """Timesteps of the noise schedule; a sampler cannot take more steps."""
     num_classes: int
     """Also the index of the null class."""
     latent_shape: tuple[int, int, int]
@@ -61,8 +64,10 @@ class LoadedModel:
         """Images in [-1, 1]; the latents themselves for a model in pixel space."""
         if self.vae is None:
             return latents.float().clamp(-1, 1)
-        scaled = latents / self.vae.config.scaling_factor
-        return self.vae.decode(scaled.to(self.vae.dtype)).sample.float().clamp(-1, 1)
+        scaled = (latents / self.vae.config.scaling_factor).to(self.vae.dtype)
+        # A few at a time: a decoder's activations dwarf the latents.
+        images = [self.vae.decode(few).sample.float() for few in scaled.split(DECODED_AT_ONCE)]
+        return torch.cat(images).clamp(-1, 1)
 
     @torch.no_grad()
     def features(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b f"] | None:
@@ -79,6 +84,18 @@ class LoadedModel:
         return (self.classifier(images).argmax(dim=1) == labels).float().mean().item()
 
 
+def refuse_too_many_steps(card: ModelCard, steps: int) -> None:
+    """A sampler cannot take more steps than the noise schedule has.
+
+    Raises:
+        Refusal: with the most that it has.
+    """
+    if steps > card.max_steps:
+        raise Refusal(
+            f"--steps must be at most {card.max_steps} for {card.name}. Got {steps}. Pass 50."
+        )
+
+
 def find_model(name: str) -> ModelCard:
     """Resolve a name to a folder and read its configuration; weights stay on disk.
 
@@ -87,8 +104,8 @@ def find_model(name: str) -> ModelCard:
     """
     folder = _folder_of(name)
     config = _read_json(folder / "transformer" / "config.json", name)
-    _read_json(folder / "scheduler" / "scheduler_config.json", name)
-    if config.get("_class_name") != "DiTTransformer2DModel":
+    schedule = _read_json(folder / "scheduler" / "scheduler_config.json", name)
+    if not _is_dit(config):
         raise Refusal(
             f"--model must be a class-conditional DiT (DiTTransformer2DModel). Got "
             f"{config.get('_class_name')!r} in {name}. Pass a DiT such as digits."
@@ -103,11 +120,19 @@ def find_model(name: str) -> ModelCard:
         folder=folder,
         model_hash=_hash_folder(folder / "transformer"),
         num_layers=int(config["num_layers"]),
+        max_steps=int(schedule.get("num_train_timesteps", 1000)),
         num_classes=int(config["num_embeds_ada_norm"]),
         latent_shape=(int(config["in_channels"]), size, size),
         guidance_scale=float(recommended.get("guidance_scale", 4.0)),
         site_flops=_site_flops(config),
     )
+
+
+def _is_dit(config: dict[str, Any]) -> bool:
+    # Folders saved before DiT had a class of its own say Transformer2DModel; diffusers maps them.
+    is_older = config.get("_class_name") == "Transformer2DModel"
+    is_ada_norm_zero = config.get("norm_type") == "ada_norm_zero"
+    return config.get("_class_name") == "DiTTransformer2DModel" or (is_older and is_ada_norm_zero)
 
 
 def _site_flops(config: dict[str, Any]) -> dict[str, float]:

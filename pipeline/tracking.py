@@ -88,8 +88,8 @@ class Tracker:
         self.uri = resolve_tracking_uri(uri)
         for noisy in ("alembic", "mlflow"):
             logging.getLogger(noisy).setLevel(logging.WARNING)
-        self.client = MlflowClient(self.uri, self.uri)
         try:
+            self.client = MlflowClient(self.uri, self.uri)
             self.experiment_id = self._experiment(experiment)
         except (MlflowException, OSError) as error:
             raise Refusal(

@@ -49,6 +49,14 @@ class TrainConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Allowed:
+    """Trajectories that a fit may see."""
+
+    uri: str
+    trajectory_ids: frozenset[str]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Trained:
     """A policy and what held-out trajectories say of it."""
 
@@ -72,6 +80,11 @@ def train(
             f"--sites must be among the traces' {traces.plan['sites']}. Got {sorted(missing)}. "
             "Collect with those sites first."
         )
+    if config.label == "final" and set(sites) != set(traces.plan["sites"]):
+        raise Refusal(
+            f"--sites must be all of the traces' {traces.plan['sites']} for --label final. Got "
+            f"{sites}: the final error is of all sites together. Collect with those sites alone."
+        )
     names = FEATURE_SETS[config.features]
     gates = load_reused_gates(uri, names, sites)
     is_held_out = gates.noise % HELD_OUT_SHARE == 0
@@ -82,9 +95,10 @@ def train(
         )
     spec = _spec(config, traces, sites, gates, uri)
     fitted = gates.subset(~is_held_out)
-    trial = _fit(config, spec, fitted, uri, lambda step, loss: None)
+    trial = _fit(config, spec, fitted, _fitted_ids(uri, ~is_held_out), lambda step, loss: None)
     held_out = judge(trial, fitted, gates.subset(is_held_out), seed=config.seed)
-    final = _fit(config, spec, gates, uri, report)
+    everything = torch.ones_like(is_held_out)
+    final = _fit(config, spec, gates, _fitted_ids(uri, everything), report)
     threshold = float(final.policy(gates.features).median())
     # JSON knows no NaN, which the AUC is where all held-out trajectories ended alike.
     metrics = {
@@ -160,22 +174,28 @@ def _fit(
     config: TrainConfig,
     spec: PolicySpec,
     gates: ReusedGates,
-    uri: str,
+    allowed: Allowed,
     report: Callable[[int, float], None],
 ) -> DamageModel:
     if config.label == "final":
         return fit_damage(spec, gates, config.fit_config(), report)
-    features, log_error = _local_labels(uri, spec)
+    features, log_error = _local_labels(allowed, spec)
     policy = fit_local(spec, features, log_error, config.fit_config())
     return DamageModel(policy=policy, log_floor=-30.0)
 
 
-def _local_labels(uri: str, spec: PolicySpec) -> tuple[Tensor, Tensor]:
-    columns = ["site", "local_rel_error", *spec.features]
+def _fitted_ids(uri: str, chosen: Tensor) -> Allowed:
+    ids = read_trajectories(uri)["trajectory_id"].to_numpy()
+    return Allowed(uri=uri, trajectory_ids=frozenset(ids[chosen.numpy()]))
+
+
+def _local_labels(allowed: Allowed, spec: PolicySpec) -> tuple[Tensor, Tensor]:
+    columns = ["trajectory_id", "site", "local_rel_error", *spec.features]
     features, errors = [], []
-    for batch in stream_gates(uri, columns):
+    for batch in stream_gates(allowed.uri, columns):
         error = batch["local_rel_error"].to_numpy(zero_copy_only=False)
         wanted = np.isfinite(error) & np.isin(batch["site"].to_pylist(), spec.sites)
+        wanted &= np.isin(batch["trajectory_id"].to_pylist(), list(allowed.trajectory_ids))
         block = np.stack([batch[name].to_numpy() for name in spec.features], axis=1)
         features.append(torch.from_numpy(block[wanted]))
         errors.append(torch.from_numpy(error[wanted]))
