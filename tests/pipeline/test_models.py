@@ -1,5 +1,6 @@
 """Models by name: the shipped one, folders that diffusers wrote, and what is refused."""
 
+import json
 import shutil
 from typing import Any
 
@@ -14,7 +15,7 @@ from diffusers import (
 
 from pipeline.classifier import accuracy, load_classifier
 from pipeline.door import Refusal
-from pipeline.models import DIGITS, find_model, load_model
+from pipeline.models import DIGITS, find_model, load_model, refuse_too_many_steps
 
 
 @pytest.fixture(scope="module")
@@ -166,3 +167,17 @@ def test_the_shipped_model_draws_digits_with_stock_diffusers():
             latents = scheduler.step(guided, timestep, latents).prev_sample
     classifier = load_classifier(DIGITS / "classifier")
     assert accuracy(classifier, latents.clamp(-1, 1), labels) >= 0.95
+
+
+def test_a_folder_from_before_dit_had_a_class_loads(latent_folder, tmp_path):
+    """Folders saved by older releases name Transformer2DModel."""
+    older = shutil.copytree(latent_folder, tmp_path / "older")
+    path = older / "transformer" / "config.json"
+    config = json.loads(path.read_text()) | {"_class_name": "Transformer2DModel"}
+    path.write_text(json.dumps(config))
+    assert load(older).transformer.config.num_embeds_ada_norm == 1000
+
+
+def test_more_steps_than_the_schedule_has_are_refused():
+    with pytest.raises(Refusal, match="at most 1000"):
+        refuse_too_many_steps(find_model("digits"), 1001)
