@@ -1,7 +1,7 @@
 """Fit a reuse policy on traces and write it as a small folder.
 
 python jobs/train.py --traces runs/traces --out runs/policy
-python jobs/train.py --traces runs/traces --out runs/full --features full
+python jobs/train.py --traces runs/traces --out runs/schedule --features schedule
 """
 
 import argparse
@@ -42,7 +42,7 @@ def parser() -> JobParser:
     job.add_argument("--traces", required=True, help="folder that jobs/collect.py wrote")
     job.add_argument("--out", required=True, help="policy folder to write")
     job.add_argument(
-        "--features", choices=["seed", "schedule", "full"], default="schedule", help="feature set"
+        "--features", choices=["seed", "schedule", "full"], default="full", help="feature set"
     )
     job.add_argument("--label", choices=["final", "local"], default="final", help="what to learn")
     job.add_argument("--sites", help="sites to learn; default: those of the traces")
