@@ -10,9 +10,11 @@ import pytest
 from hypothesis import settings
 
 # Set before any library reads them: nothing may touch the user's home or the network.
-HOME = tempfile.mkdtemp(prefix="dqar-home-")
+# Short, since Ray's sockets have long names under it and a limit of 107 bytes.
+HOME = tempfile.mkdtemp(prefix="dq-")
 os.environ |= {
     "HOME": HOME,
+    "RAY_TMPDIR": HOME,
     "RAY_AUTH_MODE": "disabled",
     "RAY_USAGE_STATS_ENABLED": "0",
     "MLFLOW_DISABLE_TELEMETRY": "true",
