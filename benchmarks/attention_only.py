@@ -19,8 +19,8 @@ from typing import Any
 
 from pipeline.compare import error_at
 
-SEEDS = (1, 2, 3, 4, 5)
-"""Seed 0 was looked at while defaults were chosen."""
+SEEDS = (6, 7, 8, 9, 10)
+"""Fixed before any of them was run. Defaults were chosen on 0 to 5, so those prove nothing."""
 RATIOS = (0.3, 0.5, 0.7)
 LABELS = {"learned": "learned schedule", "learned-full": "learned"}
 """In the results the plain name is the policy with ``--features schedule``; the default is full."""
