@@ -1,43 +1,71 @@
-"""Which layers may reuse at a step, by depth and progress (the seeds' layer schedules)."""
+"""Which layers may reuse at a step, by depth, progress and SNR (the seeds' layer schedules)."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal
 
-ScheduleType = Literal["step", "linear", "all"]
-"""``step``: thirds at 30% and 70%; ``linear``: a growing share after warm-up; ``all``: no limit."""
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+ScheduleType = Literal["step", "linear", "linear-reverse", "exponential", "all"]
+SCHEDULE_TYPES = ("step", "linear", "linear-reverse", "exponential", "all")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LayerSchedule:
-    """The shallowest layers reuse first; the share of layers grows with progress."""
+    """The share of layers that may reuse grows with progress; the shallowest come first, except
+    under ``linear-reverse``."""
 
     schedule_type: ScheduleType = "step"
-    """The rule."""
+    """``step``: thirds at 30% and 70%; ``linear``: a growing share after warm-up;
+    ``linear-reverse``: the same share of the deepest layers; ``exponential``: the square of the
+    progress; ``all``: no limit."""
     warmup_fraction: float = 0.2
-    """Progress before which ``linear`` lets nothing reuse."""
+    """Progress before which ``linear`` and ``linear-reverse`` let nothing reuse."""
     layer_fraction: float = 1.0
-    """Share of layers that ``linear`` reaches on the last step."""
+    """Share of layers that ``linear`` and ``linear-reverse`` reach on the last step."""
+    deep_layer_snr_threshold: float | None = None
+    """The deepest third of the layers reuse only from this SNR up; None lets them."""
 
     def __post_init__(self) -> None:
-        if self.schedule_type not in ("step", "linear", "all"):
+        if self.schedule_type not in SCHEDULE_TYPES:
             raise ValueError(
-                f"schedule_type must be step, linear or all. Got {self.schedule_type=}. "
-                "Pass one of them."
+                f"schedule_type must be one of {SCHEDULE_TYPES}. Got {self.schedule_type!r}. "
+                "Pass 'step'."
             )
         for name in ("warmup_fraction", "layer_fraction"):
             value = getattr(self, name)
             if not 0.0 <= value <= 1.0:
                 raise ValueError(f"{name} must be in [0, 1]. Got {value}. Pass a share.")
+        if self.deep_layer_snr_threshold is not None and not self.deep_layer_snr_threshold >= 0:
+            raise ValueError(
+                "deep_layer_snr_threshold must not be negative. Got "
+                f"{self.deep_layer_snr_threshold}. Pass 1.0, or None for no threshold."
+            )
 
     def num_eligible(self, progress: float, num_layers: int) -> int:
-        """How many of the shallowest layers may reuse at ``progress`` in [0, 1]."""
-        if self.schedule_type == "all":
-            return num_layers
-        if self.schedule_type == "step":
-            return _step_limit(progress, num_layers)
+        """How many layers may reuse at ``progress`` in [0, 1], SNR aside."""
+        match self.schedule_type:
+            case "all":
+                return num_layers
+            case "step":
+                return _step_limit(progress, num_layers)
+            case "exponential":
+                return int(progress**2 * num_layers)
         return self._linear_limit(progress, num_layers)
+
+    def eligible(
+        self, layer: Int[Tensor, " g"], progress: float, num_layers: int, snr: float
+    ) -> Bool[Tensor, " g"]:
+        """Which of these layers may reuse."""
+        limit = self.num_eligible(progress, num_layers)
+        is_reached = layer < limit
+        if self.schedule_type == "linear-reverse":
+            is_reached = layer >= num_layers - limit
+        if self.deep_layer_snr_threshold is None or snr >= self.deep_layer_snr_threshold:
+            return is_reached
+        return is_reached & (3 * layer < 2 * num_layers)
 
     def _linear_limit(self, progress: float, num_layers: int) -> int:
         if progress < self.warmup_fraction or self.warmup_fraction >= 1.0:

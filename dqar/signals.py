@@ -1,13 +1,25 @@
-"""What the gates look at, as pure functions: entropy, SNR, norms, drift."""
+"""What the gates look at, as pure functions: entropy, norms, drift (SNR has a room beside)."""
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+GOLDEN = (math.sqrt(5.0) - 1.0) / 2.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EntropyEstimate:
+    """Mean attention entropy from some of the query rows, and how far off it may be."""
+
+    mean: Float[Tensor, " r"]
+    """Nats, mean over heads and the query rows that were read."""
+    standard_error: Float[Tensor, " r"]
+    """Nats; 0 where every query row was read, infinite where a single one of several was."""
 
 
 def attention_entropy(
@@ -15,59 +27,126 @@ def attention_entropy(
     key: Float[Tensor, "r h m e"],
     *,
     scale: float | None = None,
+    mask: Bool[Tensor, "..."] | Float[Tensor, "..."] | None = None,
     max_rows: int | None = None,
 ) -> Float[Tensor, " r"]:
     """Shannon entropy of softmax attention in nats, mean over heads and query rows.
 
-    ``H_i = logsumexp_j(s_ij) - sum_j p_ij s_ij`` with ``s_ij = scale * q_i . k_j``: the entropy
-    of the exact distribution (the seed's epsilon form differs from it by at most
-    ``m * epsilon``). With ``max_rows`` a strided subset of query rows estimates the mean, so
-    that no n x m map is formed.
+    ``H_i = logsumexp_j(s_ij) - sum_j p_ij s_ij`` with ``s_ij = scale * q_i . k_j``, in float32:
+    the entropy of the exact distribution (the seed's epsilon form, :func:`map_entropy`, differs
+    from it by at most ``m * epsilon``). With ``max_rows`` a spread subset of query rows
+    estimates the mean, so that no n x m map is formed; :func:`sampled_entropy` tells how well.
 
     Args:
         scale: softmax scale; ``1 / sqrt(e)`` by default.
+        mask: as SDPA's ``attn_mask``, broadcastable to ``[r, h, n, m]``: true where a key is
+            seen, or added to the scores. A masked key has ``p = 0``; a query row that sees no
+            key has entropy 0.
         max_rows: at most this many query rows.
-    """
-    scale = 1.0 / math.sqrt(query.shape[-1]) if scale is None else scale
-    rows = _strided(query, max_rows).float()
-    scores = scale * rows @ key.float().transpose(-1, -2)
-    expected = (scores.softmax(dim=-1) * scores).sum(dim=-1)
-    entropy = torch.logsumexp(scores, dim=-1) - expected
-    return entropy.clamp_min(0.0).mean(dim=(1, 2))
-
-
-def map_entropy(attention: Float[Tensor, "r h n m"]) -> Float[Tensor, " r"]:
-    """Entropy of a materialised attention map in nats, mean over heads and query rows."""
-    return torch.special.entr(attention.float()).sum(dim=-1).mean(dim=(1, 2))
-
-
-def _strided(query: Tensor, max_rows: int | None) -> Tensor:
-    num_rows = query.shape[2]
-    if max_rows is None or num_rows <= max_rows:
-        return query
-    return query[:, :, :: -(-num_rows // max_rows)]
-
-
-def scheduler_snr(scheduler: Any, timestep: float) -> float:
-    """SNR of a diffusers scheduler at a timestep: ``alpha_bar / (1 - alpha_bar)``.
 
     Raises:
-        ValueError: if the scheduler has no ``alphas_cumprod``.
+        ValueError: if ``max_rows`` is less than 1.
     """
-    alphas = getattr(scheduler, "alphas_cumprod", None)
-    if alphas is None:
-        raise ValueError(
-            f"scheduler must have alphas_cumprod. Got {type(scheduler).__name__}. "
-            "Use a DDIM or DPM-Solver scheduler."
-        )
-    alpha = float(alphas[round(float(timestep))])
-    return alpha / max(1.0 - alpha, 1e-12)
+    return _row_entropy(query, key, scale, mask, max_rows).mean(dim=(1, 2))
 
 
-def cosine_snr(progress: float) -> float:
-    """SNR of the talk's cosine schedule, ``alpha_bar = cos(pi/2 * progress)^2``."""
-    alpha = math.cos(0.5 * math.pi * progress) ** 2
-    return alpha / max(1.0 - alpha, 1e-12)
+def sampled_entropy(
+    query: Float[Tensor, "r h n e"],
+    key: Float[Tensor, "r h m e"],
+    *,
+    scale: float | None = None,
+    mask: Bool[Tensor, "..."] | Float[Tensor, "..."] | None = None,
+    max_rows: int,
+) -> EntropyEstimate:
+    """:func:`attention_entropy` of some query rows, with the standard error of that mean.
+
+    A query row's entropy, averaged over heads, is one observation of ``k`` among ``n``:
+    ``s / sqrt(k) * sqrt(1 - k / n)``, as for rows drawn at random without replacement (Cochran
+    1977, eq. 2.20).
+
+    Raises:
+        ValueError: if ``max_rows`` is less than 1.
+    """
+    rows = _row_entropy(query, key, scale, mask, max_rows).mean(dim=1)
+    read, total = rows.shape[1], query.shape[2]
+    if read == total:
+        error = torch.zeros_like(rows[:, 0])
+    elif read == 1:
+        error = torch.full_like(rows[:, 0], math.inf)
+    else:
+        error = rows.std(dim=1) * math.sqrt((1.0 - read / total) / read)
+    return EntropyEstimate(mean=rows.mean(dim=1), standard_error=error)
+
+
+def _row_entropy(
+    query: Tensor, key: Tensor, scale: float | None, mask: Tensor | None, max_rows: int | None
+) -> Float[Tensor, "r h k"]:
+    """Entropy of each query row that is read, nats."""
+    rows = spread_rows(query.shape[2], max_rows, query.device)
+    scores = _scores(query, key, scale, mask, rows)
+    # The peak of a row without a key is -inf, which the floor keeps from giving inf - inf.
+    peak = scores.amax(dim=-1, keepdim=True).clamp_min(torch.finfo(scores.dtype).min)
+    # exp(-200) is 0 in float32: nothing is lost, and a masked key adds 0 * -200, not 0 * -inf.
+    below = (scores - peak).clamp_min(-200.0)
+    weight = below.exp()
+    total = weight.sum(dim=-1).clamp_min(1.0)
+    return (total.log() - (weight * below).sum(dim=-1) / total).clamp_min(0.0)
+
+
+def _scores(
+    query: Tensor, key: Tensor, scale: float | None, mask: Tensor | None, rows: Tensor | None
+) -> Float[Tensor, "r h k m"]:
+    scale = 1.0 / math.sqrt(query.shape[-1]) if scale is None else scale
+    # Autocast would round the scores to half precision, and the entropy with them.
+    with torch.autocast(query.device.type, enabled=False):
+        asking = query if rows is None else query[:, :, rows]
+        scores = scale * asking.float() @ key.float().transpose(-1, -2)
+    if mask is None:
+        return scores
+    mask = mask.expand(*query.shape[:3], key.shape[2])
+    mask = mask if rows is None else mask[:, :, rows]
+    if mask.dtype == torch.bool:
+        return scores.masked_fill(~mask, -math.inf)
+    return scores + mask.float()
+
+
+def spread_rows(
+    num_rows: int, max_rows: int | None, device: torch.device
+) -> Int[Tensor, " k"] | None:
+    """Which query rows an estimate reads, spread over all of them; None reads all.
+
+    Raises:
+        ValueError: if ``max_rows`` is less than 1.
+    """
+    if max_rows is None:
+        return None
+    if max_rows < 1:
+        raise ValueError(f"max_rows must be at least 1. Got {max_rows=}. Pass 32, or None for all.")
+    if max_rows >= num_rows:
+        return None
+    # Steps of the golden ratio spread over the rows; a plain stride that divides an image's width
+    # would read the same columns of every line.
+    step = round(num_rows * GOLDEN)
+    while math.gcd(step, num_rows) > 1:
+        step += 1
+    return torch.arange(max_rows, device=device) * step % num_rows
+
+
+def map_entropy(
+    attention: Float[Tensor, "r h n m"], *, epsilon: float = 0.0
+) -> Float[Tensor, " r"]:
+    """Entropy of a materialised attention map in nats, mean over heads and query rows.
+
+    Args:
+        epsilon: 0 for the exact entropy; above it the seed's ``-sum A log(A + epsilon)`` (its
+            epsilon is 1e-6), which is less by at most ``m * epsilon``.
+    """
+    attention = attention.float()
+    if epsilon == 0.0:
+        entropy = torch.special.entr(attention)
+    else:
+        entropy = -attention * (attention + epsilon).log()
+    return entropy.sum(dim=-1).mean(dim=(1, 2))
 
 
 def log_norm(latent: Float[Tensor, "b *axes"]) -> Float[Tensor, " b"]:

@@ -1,10 +1,11 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dqar.schedule import LayerSchedule
+from dqar.schedule import SCHEDULE_TYPES, LayerSchedule
 
 LAYERS, STEPS = 28, 50
 
@@ -47,7 +48,7 @@ def test_warm_up_of_the_whole_run_never_reuses():
 
 
 @given(
-    kind=st.sampled_from(["step", "linear", "all"]),
+    kind=st.sampled_from(SCHEDULE_TYPES),
     warmup=st.floats(0, 1),
     fraction=st.floats(0, 1),
     early=st.floats(0, 1),
@@ -68,3 +69,51 @@ def test_limit_grows_with_progress_and_stays_in_the_model(
 def test_shares_must_be_shares(field, value):
     with pytest.raises(ValueError, match=rf"{field} must be in \[0, 1\]"):
         LayerSchedule(**{field: value})
+
+
+def layers_of(schedule: LayerSchedule, progress: float, snr: float = 1.0, layers: int = 9) -> list:
+    return (
+        torch.nonzero(schedule.eligible(torch.arange(layers), progress, layers, snr))
+        .flatten()
+        .tolist()
+    )
+
+
+def test_reverse_takes_as_many_from_the_other_end():
+    forward, reverse = (
+        LayerSchedule(schedule_type=kind, warmup_fraction=0.2, layer_fraction=0.5)
+        for kind in ("linear", "linear-reverse")
+    )
+    assert layers_of(forward, 1.0) == [0, 1, 2, 3]
+    assert layers_of(reverse, 1.0) == [5, 6, 7, 8]
+    assert reuse_percent(forward) == reuse_percent(reverse)
+
+
+def test_exponential_is_the_square_of_the_progress():
+    schedule = LayerSchedule(schedule_type="exponential")
+    assert [schedule.num_eligible(p, 28) for p in (0.0, 0.5, 0.9, 1.0)] == [0, 7, 22, 28]
+
+
+@pytest.mark.parametrize(("snr", "deepest"), [(0.99, 5), (1.0, 8), (50.0, 8)])
+def test_deep_layers_wait_for_the_snr(snr, deepest):
+    schedule = LayerSchedule(schedule_type="all", deep_layer_snr_threshold=1.0)
+    assert layers_of(schedule, 0.5, snr)[-1] == deepest
+
+
+def test_deep_layers_begin_at_two_thirds_of_the_depth():
+    schedule = LayerSchedule(schedule_type="all", deep_layer_snr_threshold=1.0)
+    # 2 * 28 / 3 = 18.67, so that layer 19 is the first deep one.
+    assert layers_of(schedule, 1.0, 0.5, 28)[-1] == 18
+
+
+@given(kind=st.sampled_from(SCHEDULE_TYPES), progress=st.floats(0, 1), layers=st.integers(1, 40))
+def test_as_many_layers_are_eligible_as_the_limit_says(kind, progress, layers):
+    schedule = LayerSchedule(schedule_type=kind)
+    assert len(layers_of(schedule, progress, 1.0, layers)) == schedule.num_eligible(
+        progress, layers
+    )
+
+
+def test_negative_snr_threshold_is_refused():
+    with pytest.raises(ValueError, match="deep_layer_snr_threshold must not be negative"):
+        LayerSchedule(deep_layer_snr_threshold=-1.0)

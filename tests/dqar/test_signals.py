@@ -1,29 +1,38 @@
 from __future__ import annotations
 
-import itertools
 import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from dqar.signals import (
     attention_entropy,
-    cosine_snr,
     log_norm,
     map_entropy,
     relative_error,
-    scheduler_snr,
+    sampled_entropy,
+    spread_rows,
 )
 
 
-def naive_entropy(query, key, scale):
-    """Minus sum of p log p over the float64 map, and the largest score."""
+def rows_read(tokens: int, max_rows: int | None) -> torch.Tensor:
+    read = spread_rows(tokens, max_rows, torch.device("cpu"))
+    return torch.arange(tokens) if read is None else read
+
+
+def naive_entropy(query, key, scale, bias=None):
+    """Minus sum of p log p over the float64 map, and the largest score that counts.
+
+    ``bias`` is added to the scores; a row whose scores are all -inf has entropy 0.
+    """
     scores = scale * query.double() @ key.double().transpose(-1, -2)
+    scores = scores if bias is None else scores + bias
     log_p = scores.log_softmax(dim=-1)
-    entropy = -(log_p.exp() * log_p).sum(dim=-1)
-    return entropy.mean(dim=(1, 2)), float(scores.abs().max())
+    terms = torch.where(scores.isinf(), 0.0, -log_p.exp() * log_p)
+    seen = scores[scores.isfinite()]
+    return terms.sum(dim=-1).mean(dim=(1, 2)), float(seen.abs().max()) if len(seen) else 0.0
 
 
 def random_heads(seed, rows, heads, tokens, width, keys=None):
@@ -47,6 +56,82 @@ def test_entropy_is_that_of_the_naive_map(seed, rows, heads, tokens, keys, width
     expected, largest = naive_entropy(query, key, scale)
     entropy = attention_entropy(query, key, scale=scale)
     assert (entropy - expected).abs().max() <= 1e-5 * max(1.0, largest)
+
+
+MASK_SHAPES = ("rhnm", "11nm", "r11m", "1h1m", "nm", "1m")
+
+
+@given(
+    seed=st.integers(0, 2**31),
+    sizes=st.lists(st.integers(1, 6), min_size=4, max_size=4),
+    shape=st.sampled_from(MASK_SHAPES),
+    share=st.floats(0.0, 1.0),
+    scale=st.floats(1e-3, 300.0),
+    is_additive=st.booleans(),
+    max_rows=st.none() | st.integers(1, 6),
+)
+def test_masked_entropy_is_that_of_the_naive_map(
+    seed, sizes, shape, share, scale, is_additive, max_rows
+):
+    axes = dict(zip("rhnm", sizes, strict=True)) | {"1": 1}
+    query, key = random_heads(seed, axes["r"], axes["h"], axes["n"], 4, axes["m"])
+    generator = torch.Generator().manual_seed(seed)
+    mask = torch.rand([axes[axis] for axis in shape], generator=generator) >= share
+    bias = torch.zeros(mask.shape).masked_fill(~mask, -math.inf)
+    if is_additive:
+        bias += 10 * torch.randn(mask.shape, generator=generator)
+    read = rows_read(axes["n"], max_rows)
+    rows = bias.expand(*sizes)[:, :, read]
+    expected, largest = naive_entropy(query[:, :, read], key, scale, rows.double())
+    entropy = attention_entropy(
+        query, key, scale=scale, mask=bias if is_additive else mask, max_rows=max_rows
+    )
+    assert (entropy - expected).abs().max() <= 1e-5 * max(1.0, largest)
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 9, 5), (1, 1, 9, 5), (9, 5), (2, 1, 1, 5), (5,)])
+def test_mask_goes_with_the_rows_that_are_read(shape):
+    query, key = random_heads(4, 2, 3, 9, 4, keys=5)
+    mask = torch.rand(shape, generator=torch.Generator().manual_seed(4)) < 0.5
+    read = rows_read(9, 3)
+    torch.testing.assert_close(
+        attention_entropy(query, key, mask=mask, max_rows=3),
+        attention_entropy(query[:, :, read], key, mask=mask.expand(2, 3, 9, 5)[:, :, read]),
+    )
+
+
+@pytest.mark.parametrize("is_additive", [False, True])
+def test_mask_is_that_of_scaled_dot_product_attention(is_additive):
+    query, key = random_heads(5, 2, 3, 8, 4)
+    mask = torch.rand(2, 1, 8, 8, generator=torch.Generator().manual_seed(5)) < 0.6
+    mask[1, 0, 3] = False
+    if is_additive:
+        mask = torch.zeros(mask.shape).masked_fill(~mask, -math.inf)
+    value = torch.eye(8).expand(2, 3, 8, 8)
+    attention = torch.nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+    torch.testing.assert_close(map_entropy(attention), attention_entropy(query, key, mask=mask))
+
+
+@pytest.mark.parametrize("hidden", [False, -math.inf])
+def test_a_row_that_sees_no_key_has_none(hidden):
+    query, key = torch.zeros(1, 1, 4, 8), torch.randn(1, 1, 16, 8)
+    mask = torch.ones(4, 16, dtype=torch.bool) if hidden is False else torch.zeros(4, 16)
+    mask[1] = hidden
+    entropy = attention_entropy(query, key, mask=mask)
+    assert entropy.item() == pytest.approx(0.75 * math.log(16), abs=1e-6)
+
+
+def test_a_row_of_the_least_finite_bias_is_as_without_a_mask():
+    query, key = random_heads(6, 1, 2, 4, 8)
+    mask = torch.full((4, 4), torch.finfo(torch.float32).min)
+    entropy = attention_entropy(query, key, mask=mask)
+    assert entropy.item() == pytest.approx(math.log(4), abs=1e-6)
+
+
+def test_broken_queries_are_not_hidden():
+    query, key = random_heads(7, 2, 1, 4, 8)
+    query[0, 0, 0, 0] = math.nan
+    assert attention_entropy(query, key).isnan().tolist() == [True, False]
 
 
 def test_default_scale_is_that_of_attention():
@@ -85,18 +170,76 @@ def test_sampling_every_row_samples_nothing_away(tokens, extra):
 
 
 @given(tokens=st.integers(1, 64), max_rows=st.integers(1, 16))
-def test_sampled_rows_are_strided_and_no_more_than_asked(tokens, max_rows):
+def test_as_many_rows_are_read_as_asked(tokens, max_rows):
     query, key = random_heads(tokens, 1, 1, tokens, 4)
-    rows = query[:, :, :: -(-tokens // max_rows)]
-    assert rows.shape[2] <= max_rows
+    read = rows_read(tokens, max_rows)
+    assert len(read.unique()) == len(read) == min(tokens, max_rows)
     sampled = attention_entropy(query, key, max_rows=max_rows)
-    torch.testing.assert_close(sampled, attention_entropy(rows, key))
+    torch.testing.assert_close(sampled, attention_entropy(query[:, :, read], key))
+
+
+@pytest.mark.parametrize("width", [8, 16, 24, 32])
+def test_rows_that_are_read_lie_in_every_column_of_an_image(width):
+    read = rows_read(width * width, 32)
+    assert len((read % width).unique()) == width
+    assert len((read // width).unique()) >= width // 2
 
 
 def test_row_sample_estimates_the_mean():
     query, key = random_heads(3, 1, 4, 256, 16)
     estimate = attention_entropy(query, key, max_rows=32)
     torch.testing.assert_close(estimate, attention_entropy(query, key), atol=0.1, rtol=0)
+
+
+@pytest.mark.parametrize("max_rows", [8, 16, 32])
+@pytest.mark.parametrize("heads_agree", [False, True])
+def test_error_of_the_estimate_is_as_stated(max_rows, heads_agree):
+    query, key = random_heads(11, 400, 3, 64, 8)
+    if heads_agree:  # then heads are no further observations
+        query, key = query[:, :1].expand(400, 3, 64, 8), key[:, :1].expand(400, 3, 64, 8)
+    estimate = sampled_entropy(query, key, max_rows=max_rows)
+    error = estimate.mean - attention_entropy(query, key)
+    stated = estimate.standard_error
+    assert 0.9 <= (error.square().mean() / stated.square().mean()).sqrt() <= 1.1
+    assert 0.7 <= (error / stated).square().mean().sqrt() <= 1.4
+
+
+@given(seed=st.integers(0, 2**31), tokens=st.integers(2, 40), max_rows=st.integers(1, 40))
+def test_standard_error_is_the_textbook_one(seed, tokens, max_rows):
+    assume(max_rows < tokens)
+    query, key = random_heads(seed, 2, 3, tokens, 4)
+    estimate = sampled_entropy(query, key, max_rows=max_rows)
+    torch.testing.assert_close(estimate.mean, attention_entropy(query, key, max_rows=max_rows))
+    rows = [attention_entropy(row, key) for row in query.split(1, dim=2)]
+    read = torch.stack(rows, dim=1)[:, rows_read(tokens, max_rows)].double()
+    count = read.shape[1]
+    if count == 1:
+        assert estimate.standard_error.isinf().all()
+        return
+    expected = (read.var(dim=1) / count * (1 - count / tokens)).sqrt().float()
+    torch.testing.assert_close(estimate.standard_error, expected, atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("tokens", [1, 2, 16])
+def test_reading_every_row_leaves_no_error(tokens):
+    query, key = random_heads(12, 2, 3, tokens, 4, keys=16)
+    mask = torch.rand(tokens, 16, generator=torch.Generator().manual_seed(12)) < 0.5
+    estimate = sampled_entropy(query, key, mask=mask, max_rows=tokens)
+    torch.testing.assert_close(estimate.mean, attention_entropy(query, key, mask=mask))
+    assert torch.equal(estimate.standard_error, torch.zeros(2))
+
+
+def test_no_rows_are_refused():
+    query, key = random_heads(0, 1, 1, 4, 4)
+    with pytest.raises(ValueError, match="max_rows must be at least 1"):
+        attention_entropy(query, key, max_rows=0)
+
+
+def test_autocast_does_not_round_the_scores():
+    query, key = random_heads(8, 2, 2, 16, 64)
+    expected = attention_entropy(query, key)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(attention_entropy(query, key), expected)
 
 
 def test_half_precision_is_read_in_full():
@@ -111,35 +254,29 @@ def test_map_entropy_is_attention_entropy():
     torch.testing.assert_close(map_entropy(attention), attention_entropy(query, key))
 
 
-def test_map_entropy_takes_zeros():
-    assert map_entropy(torch.eye(4)[None, None]).item() == 0.0
+@given(
+    seed=st.integers(0, 2**31),
+    keys=st.integers(1, 64),
+    scale=st.floats(0.0, 30.0),
+    epsilon=st.floats(1e-6, 1e-2),
+)
+def test_the_seeds_form_is_less_by_no_more_than_n_epsilon(seed, keys, scale, epsilon):
+    query, key = random_heads(seed, 1, 1, 1, 8, keys)
+    attention = (scale * query @ key.transpose(-1, -2)).softmax(dim=-1)
+    less = float(map_entropy(attention) - map_entropy(attention, epsilon=epsilon))
+    assert -1e-6 <= less <= keys * epsilon + 1e-6
 
 
-def test_snr_is_read_from_ddim(ddim):
-    for timestep in (0.0, 500.0, 999.0):
-        alpha = float(ddim.alphas_cumprod[int(timestep)])
-        assert scheduler_snr(ddim, timestep) == pytest.approx(alpha / (1 - alpha))
+def test_the_bound_of_the_seeds_form_is_all_but_reached():
+    attention = torch.full((1, 1, 4, 16), 1 / 16)
+    less = map_entropy(attention) - map_entropy(attention, epsilon=1e-4)
+    assert less.item() == pytest.approx(16e-4, rel=1e-3)
 
 
-def test_snr_falls_with_the_timestep(ddim):
-    snr = [scheduler_snr(ddim, float(timestep)) for timestep in range(0, 1000, 37)]
-    assert all(before > after for before, after in itertools.pairwise(snr))
-
-
-def test_scheduler_without_alphas_is_refused():
-    with pytest.raises(ValueError, match="must have alphas_cumprod"):
-        scheduler_snr(object(), 3.0)
-
-
-def test_cosine_snr_is_one_half_way():
-    assert cosine_snr(0.5) == pytest.approx(1.0)
-    assert cosine_snr(0.0) == pytest.approx(1e12)
-    assert cosine_snr(1.0) == pytest.approx(0.0, abs=1e-12)
-
-
-@given(progress=st.floats(0.01, 0.99))
-def test_cosine_snr_is_the_cotangent_squared(progress):
-    assert cosine_snr(progress) == pytest.approx(math.tan(0.5 * math.pi * progress) ** -2)
+@pytest.mark.parametrize("epsilon", [0.0, 1e-6])
+def test_map_entropy_takes_zeros(epsilon):
+    entropy = map_entropy(torch.eye(4)[None, None], epsilon=epsilon)
+    assert entropy.item() == pytest.approx(0.0, abs=2e-6)
 
 
 def test_log_norm_by_sample():

@@ -1,0 +1,130 @@
+"""Signal-to-noise ratio of a diffusion step, from a scheduler, a formula or a prediction."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+SMALLEST_POWER = 1e-12
+"""Floor of a noise power, so that the SNR of a clean latent stays finite."""
+
+
+def scheduler_snr(scheduler: Any, timestep: float) -> float:
+    """SNR of a diffusers scheduler at a timestep: ``(alpha_t / sigma_t)^2``.
+
+    That is the ratio for data of unit variance (Kingma et al. 2021, eq. 2), whatever the
+    scheduler's own ``sigma_data`` says, so that equally noisy latents have equal SNR under every
+    scheduler. One that samples by sigmas is read at the step which has this timestep: flow
+    (``1 - sigma, sigma``) or exploding variance (``1, sigma``; EDM, consistency models). Others,
+    and timesteps between the steps, are read from ``alphas_cumprod``, linearly in log SNR
+    between integer timesteps. At most 1e12.
+
+    Raises:
+        ValueError: if the scheduler tells no noise level at that timestep.
+    """
+    sigma = _step_sigma(scheduler, timestep)
+    if sigma is not None:
+        return flow_snr(sigma) if _is_flow(scheduler) else _ratio(1.0, sigma**2)
+    if _has_table(scheduler) and not _is_flow(scheduler):
+        return _table_snr(scheduler.alphas_cumprod, timestep)
+    if _config(scheduler, "prediction_type") == "trigflow":  # timesteps are angles
+        return _ratio(math.cos(timestep) ** 2, math.sin(timestep) ** 2)
+    if hasattr(scheduler, "_alpha_cumprod"):  # Wuerstchen's formula, continuous in [0, 1]
+        return _power_snr(float(scheduler._alpha_cumprod(torch.tensor(timestep), "cpu")))
+    raise ValueError(
+        "scheduler must have alphas_cumprod, or a sigma for the timestep. Got "
+        f"{type(scheduler).__name__}, {timestep=}. Call set_timesteps, and pass its timesteps."
+    )
+
+
+def _step_sigma(scheduler: Any, timestep: float) -> float | None:
+    """The scheduler's sigma at the step with this timestep, if it has such a step."""
+    steps, sigmas = (getattr(scheduler, name, None) for name in ("timesteps", "sigmas"))
+    if steps is None or sigmas is None or not 0 <= len(sigmas) - len(steps) <= 2:
+        return None  # one or two end the sampling; K-DPM-2 has more, and calls between them too
+    if hasattr(scheduler, "mid_point_sigma"):
+        return None  # DPM-Solver SDE calls the model between its sigmas as well
+    if _has_table(scheduler) and getattr(scheduler, "num_inference_steps", None) is None:
+        return None  # DPM-Solvers hold sigmas in the opposite order until set_timesteps
+    places = [place for place, step in enumerate(steps.tolist()) if step == timestep]
+    if not places:
+        return None
+    # Rounding makes timesteps equal whose sigmas are not: the sampler is at the next of them.
+    reached = getattr(scheduler, "step_index", None) or 0
+    sigma = float(sigmas[next((place for place in places if place >= reached), places[0])])
+    return 1.0 - sigma if _config(scheduler, "invert_sigmas") else sigma
+
+
+def _has_table(scheduler: Any) -> bool:
+    return getattr(scheduler, "alphas_cumprod", None) is not None
+
+
+def _is_flow(scheduler: Any) -> bool:
+    if _has_table(scheduler):
+        return bool(_config(scheduler, "use_flow_sigmas"))
+    sigmas = getattr(scheduler, "sigmas", None)
+    # A flow's sigmas end at 1, but for rounding; those of exploding variance start far above.
+    return sigmas is not None and float(sigmas.max()) < 1.01
+
+
+def _config(scheduler: Any, name: str) -> Any:
+    return getattr(scheduler, "config", {}).get(name)
+
+
+def _table_snr(alphas: Float[Tensor, " t"], timestep: float) -> float:
+    last = len(alphas) - 1
+    if not 0 <= timestep <= last:
+        raise ValueError(f"timestep must be in [0, {last}]. Got {timestep=}. Pass a scheduler's.")
+    below, above = math.floor(timestep), math.ceil(timestep)
+    low, high = (_power_snr(float(alphas[place])) for place in (below, above))
+    if below == above:
+        return low
+    low, high = (math.log(max(snr, SMALLEST_POWER)) for snr in (low, high))
+    return math.exp(low + (timestep - below) * (high - low))
+
+
+def _power_snr(alpha_bar: float) -> float:
+    return _ratio(alpha_bar, 1.0 - alpha_bar)
+
+
+def _ratio(signal: float, noise: float) -> float:
+    return signal / max(noise, SMALLEST_POWER)
+
+
+def cosine_snr(progress: float) -> float:
+    """SNR of the talk's cosine schedule, ``alpha_bar = cos(pi/2 * progress)^2``."""
+    return _power_snr(math.cos(0.5 * math.pi * progress) ** 2)
+
+
+def flow_snr(sigma: float) -> float:
+    """SNR of a rectified flow, ``x_t = (1 - sigma) x_0 + sigma noise``: the ratio squared."""
+    return _ratio((1.0 - sigma) ** 2, sigma**2)
+
+
+def predicted_snr(
+    latent: Float[Tensor, "b *axes"],
+    noise_prediction: Float[Tensor, "b *axes"],
+    alpha_bar: float,
+    *,
+    epsilon: float = 1e-6,
+) -> Float[Tensor, " b"]:
+    """SNR of each sample from the model's own noise prediction (the talk's slide 4).
+
+    ``||x0_hat||^2 / (||x_t - x0_hat||^2 + epsilon)`` with
+    ``x0_hat = (x_t - sqrt(1 - alpha_bar) noise) / sqrt(alpha_bar)``. Another scale than
+    :func:`scheduler_snr`: about ``1 / (2 - 2 sqrt(alpha_bar))`` for data of unit variance.
+
+    Raises:
+        ValueError: if ``alpha_bar`` is outside (0, 1].
+    """
+    if not 0.0 < alpha_bar <= 1.0:
+        raise ValueError(
+            f"alpha_bar must be in (0, 1]. Got {alpha_bar=}. Skip the step of pure noise."
+        )
+    latent, noise = latent.float().flatten(1), noise_prediction.float().flatten(1)
+    clean = (latent - math.sqrt(1.0 - alpha_bar) * noise) / math.sqrt(alpha_bar)
+    return clean.square().sum(dim=1) / ((latent - clean).square().sum(dim=1) + epsilon)
