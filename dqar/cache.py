@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from dqar.quantization import CacheDtype, QuantizedTensor, dequantize, quantize
-from dqar.records import EntryKey
+from dqar.quantization import CacheFormat, QuantizedTensor, dequantize, quantize, write_rows
+from dqar.records import EntryKey, PartKey
+
+Balance = Mapping[PartKey, Float[Tensor, " d"]]
+"""Salience balance factors of a site's part, one a channel; parts left out have none."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -21,10 +25,16 @@ class CachedValue:
 
 
 class ReuseCache:
-    """Quantised tensors by entry. It stores and returns; it decides nothing."""
+    """Quantised tensors by entry. It stores and returns; it decides nothing.
 
-    def __init__(self, cache_dtype: CacheDtype) -> None:
-        self.cache_dtype: CacheDtype = cache_dtype
+    Args:
+        formats: how each part is stored.
+        balance: shared by all entries, so that :attr:`nbytes` leaves it out.
+    """
+
+    def __init__(self, formats: Mapping[str, CacheFormat], balance: Balance | None = None) -> None:
+        self.formats = formats
+        self.balance = balance or {}
         self._parts: dict[EntryKey, dict[str, QuantizedTensor]] = {}
 
     def __contains__(self, key: EntryKey) -> bool:
@@ -42,30 +52,29 @@ class ReuseCache:
         of an entry that already exists."""
         entry = self._parts.setdefault(key, {})
         for name, value in parts.items():
+            balance = self.balance.get(PartKey(key.site, key.layer, name))
+            stored = quantize(value, self.formats[name], balance)
             if rows is None:
-                entry[name] = quantize(value, self.cache_dtype)
+                entry[name] = stored
             else:
-                _write_rows(entry[name], quantize(value, self.cache_dtype), rows)
+                write_rows(entry[name], stored, rows)
+
+    def lend(self, key: EntryKey, borrower: EntryKey) -> None:
+        """Let another entry hold what this one holds, until either is stored whole again."""
+        self._parts[borrower] = dict(self._parts[key])
 
     def fetch(self, key: EntryKey) -> CachedValue:
         """The parts of an entry, dequantised, all rows: copies, the caller's own."""
-        entry = self._parts[key]
-        found = {name: dequantize(part).clone() for name, part in entry.items()}
+        found = {name: part.clone() for name, part in self.read(key).items()}
         return CachedValue(
             keys=found.get("keys"), values=found.get("values"), output=found.get("output")
         )
 
-    def fetch_output(self, key: EntryKey) -> Float[Tensor, "r n d"]:
-        """The cached output, dequantised, all rows. Not to be written to: a float cache hands
-        out the tensor that it stores."""
-        return dequantize(self._parts[key]["output"])
+    def read(self, key: EntryKey) -> dict[str, Tensor]:
+        """The parts of an entry, dequantised, all rows. Not to be written to: a float cache
+        hands out the tensors that it stores."""
+        return {name: dequantize(part) for name, part in self._parts[key].items()}
 
     def clear(self) -> None:
         """Forget every entry."""
         self._parts.clear()
-
-
-def _write_rows(stored: QuantizedTensor, fresh: QuantizedTensor, rows: Tensor) -> None:
-    stored.values.index_copy_(0, rows, fresh.values)
-    if stored.scale is not None and fresh.scale is not None:
-        stored.scale.index_copy_(0, rows, fresh.scale)

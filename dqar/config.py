@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
-from dqar.quantization import CacheDtype
+from dqar.quantization import CacheDtype, CacheFormat, Granularity
 from dqar.records import SITES
-from dqar.schedule import LayerSchedule, ScheduleType
+from dqar.schedule import SCHEDULE_TYPES, LayerSchedule, ScheduleType
 
-CACHE_DTYPES: dict[int, CacheDtype] = {32: "fp32", 16: "fp16", 8: "int8"}
+CACHE_DTYPES: dict[int, CacheDtype] = {32: "fp32", 16: "fp16", 8: "int8", 4: "int4", 2: "int2"}
+CachedParts = Literal["output", "kv"]
+"""What the ``attn`` site caches."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,22 +30,34 @@ class DQARConfig:
     """Upper end of that window."""
     warmup_fraction: float = 0.2
     """Share of the steps, from the first, that never reuse."""
+    cooldown_fraction: float = 0.0
+    """Share of the steps, up to the last, that never reuse."""
     max_gap: int = 6
     """Most steps since the cached value was computed (staleness)."""
     max_reuse_per_block: int = 6
     """Most reuses since an entry's last commit (budget)."""
     min_probability: float = 0.5
     """Least reuse probability that a policy must give."""
-    quantization_mode: Literal["per_tensor"] = "per_tensor"
-    """Granularity of the scales: one a cached tensor and sample."""
-    quantization_bits: Literal[8, 16, 32] = 8
-    """Bits of a cached value: 8 is int8, 16 is fp16, 32 is fp32."""
+    quantization_mode: Granularity = "per_tensor"
+    """Granularity of an integer cache's scales, within each sample."""
+    quantization_bits: Literal[2, 4, 8, 16, 32] = 8
+    """Bits of a cached value: 2, 4 and 8 are integers, 16 is fp16, 32 is fp32."""
+    quantize_keys: bool = True
+    """False keeps cached keys in fp16 and quantises values alone (mixed K16/V8)."""
+    cached: CachedParts = "output"
+    """What ``attn`` caches: its output, or its keys and values, read by fresh queries."""
+    cross_branch_threshold: float | None = None
+    """Largest relative L2 distance between the two guidance branches of what is cached, when
+    both were last computed, at which the unconditional rows take the conditional value instead
+    of computing. None computes both."""
     use_layer_scheduling: bool = True
     """Whether the layer schedule applies."""
     schedule_type: ScheduleType = "step"
     """Which layer schedule."""
     layer_fraction: float = 1.0
-    """Share of layers that the ``linear`` schedule reaches."""
+    """Share of layers that the linear schedules reach."""
+    deep_layer_snr_threshold: float | None = None
+    """SNR from which the deepest third of the layers may reuse; None lets them."""
     sites: tuple[str, ...] = ("attn",)
     """Sub-modules whose output is reused."""
     branch_mode: Literal["tied", "independent"] = "tied"
@@ -53,7 +67,9 @@ class DQARConfig:
 
     def __post_init__(self) -> None:
         _require_choice("quantization_bits", self.quantization_bits, tuple(CACHE_DTYPES))
-        _require_choice("quantization_mode", self.quantization_mode, ("per_tensor",))
+        _require_choice("quantization_mode", self.quantization_mode, get_args(Granularity))
+        _require_choice("cached", self.cached, get_args(CachedParts))
+        _require_choice("schedule_type", self.schedule_type, SCHEDULE_TYPES)
         _require_choice("branch_mode", self.branch_mode, ("tied", "independent"))
         for site in self.sites:
             _require_choice("sites", site, SITES)
@@ -64,6 +80,11 @@ class DQARConfig:
                 f"snr_low must not exceed snr_high. Got {self.snr_low=}, {self.snr_high=}. "
                 "Swap them."
             )
+        if self.cross_branch_threshold is not None and self.branch_mode != "tied":
+            raise ValueError(
+                "cross_branch_threshold must come with tied branches. Got branch_mode="
+                f"{self.branch_mode!r}. Pass branch_mode='tied'."
+            )
         self.layer_schedule()
 
     def layer_schedule(self) -> LayerSchedule:
@@ -72,12 +93,32 @@ class DQARConfig:
             schedule_type=self.schedule_type if self.use_layer_scheduling else "all",
             warmup_fraction=self.warmup_fraction,
             layer_fraction=self.layer_fraction,
+            deep_layer_snr_threshold=(
+                self.deep_layer_snr_threshold if self.use_layer_scheduling else None
+            ),
         )
 
     @property
     def cache_dtype(self) -> CacheDtype:
         """How the cache stores a value."""
         return CACHE_DTYPES[self.quantization_bits]
+
+    def cache_formats(self, num_heads: int | None) -> dict[str, CacheFormat]:
+        """How the cache stores each part.
+
+        Raises:
+            ValueError: if scales are per head and the number of heads is unknown.
+        """
+        if self.quantization_mode == "per_head" and num_heads is None:
+            raise ValueError(
+                "num_heads must be known to scale per head. Got None. "
+                "Pass num_heads=, or attach the controller to a model."
+            )
+        form = CacheFormat(
+            dtype=self.cache_dtype, granularity=self.quantization_mode, num_heads=num_heads or 1
+        )
+        keys = form if self.quantize_keys else CacheFormat(dtype="fp16")
+        return {"output": form, "keys": keys, "values": form}
 
     @classmethod
     def slides(cls) -> DQARConfig:

@@ -13,16 +13,19 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from dqar.cache import ReuseCache
+from dqar.cache import Balance, ReuseCache
 from dqar.config import DQARConfig
-from dqar.exchange import Compute, Decision, Fresh
+from dqar.cross_branch import CONDITIONAL, BranchRows, BranchSharing
+from dqar.exchange import Compute, Decision, Parts
 from dqar.gates import MEASURED, AllOf, Cached, Gate, seed_cascade
 from dqar.ledger import Ledger
+from dqar.passage import Passage
 from dqar.policy import ReusePolicy
 from dqar.records import STACKED, EntryKey, GateRecord, Reason, Step, Verdict
-from dqar.signals import cosine_snr, log_norm, map_entropy, relative_error
+from dqar.signals import log_norm, map_entropy
+from dqar.snr import cosine_snr
 from dqar.summary import ReuseSummary, summarize
-from dqar.tape import Rows, StepTape, rows_that_compute
+from dqar.tape import StepTape
 
 CLASS_PROMPT_LENGTH = 16
 """Prompt length of a class-conditional model, so that tau(p) = tau_base."""
@@ -34,12 +37,15 @@ class DQARController:
     Args:
         config: gate, cache and schedule values.
         num_layers: transformer blocks; an integration fills it in with :meth:`bind`.
+        num_heads: attention heads, for a cache with scales per head; likewise.
         gate: replaces the seed's cascade that ``config`` describes.
         policy: the last gate of that cascade.
         exposure: compute every site, so that the local error is known, and let the verdict
             decide only what the sampler sees.
         sink: receives a :class:`GateRecord` after each step. With a sink every feature is
             measured; without one, only what the gate needs.
+        balance: salience balance factors of the cache, from
+            :func:`dqar.integration.calibrate_balance`.
     """
 
     def __init__(
@@ -47,34 +53,50 @@ class DQARController:
         config: DQARConfig | None = None,
         *,
         num_layers: int | None = None,
+        num_heads: int | None = None,
         gate: Gate | None = None,
         policy: ReusePolicy | None = None,
         exposure: bool = False,
         sink: Callable[[GateRecord], None] | None = None,
+        balance: Balance | None = None,
     ) -> None:
         self.config = config or DQARConfig()
         self.num_layers = num_layers
+        self.num_heads = num_heads
+        self.branches: tuple[str, ...] = ()
         self.gate = AllOf(gate or seed_cascade(self.config, policy), Cached())
         self.exposure = exposure
         self.sink = sink
-        self.cache = ReuseCache(self.config.cache_dtype)
+        self.balance = balance
+        self.sharing = BranchSharing.of(self.config, exposure=exposure)
         self.needs = MEASURED if sink or exposure else self.gate.needs
         self._reset()
 
     def _reset(self) -> None:
-        self.cache.clear()
+        heads = self.num_heads
+        if heads is None and self.num_layers is None:
+            heads = 1  # not bound yet, and so not used before the next reset
+        self.cache = ReuseCache(self.config.cache_formats(heads), self.balance)
         self._ledger: Ledger | None = None
         self._step: Step | None = None
         self._asked: list[Tensor] = []
 
-    def bind(self, num_layers: int) -> None:
-        """Tell how many blocks the model has. Refuses a controller bound to another depth."""
+    def bind(
+        self, num_layers: int, num_heads: int | None = None, branches: tuple[str, ...] = ()
+    ) -> None:
+        """Tell what the model is like. Refuses a controller bound to another depth.
+
+        Args:
+            branches: guidance branches in the order in which the batch stacks them.
+        """
         if self.num_layers not in (None, num_layers):
             raise ValueError(
                 f"num_layers must be the model's. Got {self.num_layers} for a model of "
                 f"{num_layers}. Make a controller for each model."
             )
         self.num_layers = num_layers
+        self.num_heads = num_heads or self.num_heads
+        self.branches = branches
 
     def begin_step(
         self,
@@ -104,7 +126,7 @@ class DQARController:
         self._step = Step(index=step, total=total_steps, timestep=timestep, snr=snr)
         ledger = self._open_ledger(latent, num_samples)
         self._signal = ledger.signal(
-            self._step, self._latent_norm(latent), self._lengths(prompt_length)
+            self._step, self._latent_norm(latent), ledger.lengths(prompt_length)
         )
         self._decide(self.gate.decide(self._signal))
 
@@ -137,18 +159,21 @@ class DQARController:
             return torch.zeros(ledger.shape[1], device=ledger.device)
         return log_norm(latent)
 
-    def _lengths(self, prompt_length: int | Tensor) -> Tensor:
-        ledger = self._books()
-        lengths = torch.as_tensor(prompt_length, dtype=torch.float32, device=ledger.device)
-        if lengths.ndim == 1 and ledger.shape[1] % len(lengths) == 0:
-            # Independent branches: one decision a row, so each sample's length serves its rows.
-            return lengths.repeat(ledger.shape[1] // len(lengths))
-        return lengths.expand(ledger.shape[1])
-
     def _decide(self, verdict: Verdict) -> None:
+        if self.sharing is not None:
+            verdict = self.sharing.decide(self._signal, verdict)
         # One device-to-host copy for all gates of a step.
         self._codes: list[list[int]] = verdict.reason.tolist()
         self._tape = StepTape(verdict)
+        self._passage = Passage(
+            cache=self.cache,
+            tape=self._tape,
+            codes=self._codes,
+            branches=BranchRows(branches=self.branches, num_samples=self._signal.shape[1]),
+            needs=self.needs,
+            shares_branches=self.sharing is not None,
+            exposure=self.exposure,
+        )
 
     def _books(self) -> Ledger:
         if self._ledger is None:
@@ -160,6 +185,10 @@ class DQARController:
         key = EntryKey(site, layer, branch)
         gate = self._books().gate(site, layer)
         codes = self._codes[gate]
+        if self._passage.is_lent(gate, branch):
+            lent = EntryKey(site, layer, branch, lender=CONDITIONAL)
+            reasons = (Reason.SHARED,) * len(codes)
+            return Decision(mask=(True,) * len(codes), reasons=reasons, entry=lent)
         if key not in self.cache:
             codes = [int(Reason.COLD) if code == Reason.REUSE else code for code in codes]
         mask = tuple(code == Reason.REUSE for code in codes)
@@ -192,71 +221,18 @@ class DQARController:
         if entropy is None and attn_map is not None:
             entropy = map_entropy(attn_map)
         gate = self._books().gate(site, layer)
-        if entropy is not None:
-            self._tape.measure("entropy", gate, entropy, None)
-        self.cache.store(EntryKey(site, layer, branch), parts)
-        self._tape.mark_committed(gate, None, branch)
+        self._passage.commit(EntryKey(site, layer, branch), gate, parts, entropy)
 
     def reuse(self, entry: EntryKey) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         """Keys, values and output (residual) of an entry; None for what was not cached."""
         gate = self._books().gate(entry.site, entry.layer)
-        self._tape.mark_reused(gate, entry.branch)
-        found = self.cache.fetch(entry)
+        found = self._passage.hand_out(entry, gate)
         return found.keys, found.values, found.output
 
-    def through(self, layer: int, site: str, compute: Compute) -> Tensor:
-        """A site's output for the whole stacked batch: computed, reused, or some rows of each."""
-        key = EntryKey(site, layer)
+    def through(self, layer: int, site: str, compute: Compute) -> Parts:
+        """A site's parts for the whole stacked batch: computed, reused, or some rows of each."""
         gate = self._books().gate(site, layer)
-        if self.exposure:
-            return self._expose(key, gate, compute)
-        mask = [code == Reason.REUSE for code in self._codes[gate]]
-        if not any(mask):
-            fresh = compute(None)
-            self._enter(key, gate, fresh, None)
-            return fresh.output
-        self._tape.mark_reused(gate)
-        cached = self.cache.fetch_output(key)
-        return cached if all(mask) else self._mix(key, gate, compute, cached)
-
-    def _mix(self, key: EntryKey, gate: int, compute: Compute, cached: Tensor) -> Tensor:
-        rows = rows_that_compute(self._tape.verdict.reuse[gate], len(cached))
-        fresh = compute(rows.rows)
-        mixed = cached.index_copy(0, rows.rows, fresh.output)
-        self._enter(key, gate, fresh, rows)
-        return mixed
-
-    def _expose(self, key: EntryKey, gate: int, compute: Compute) -> Tensor:
-        fresh = compute(None)
-        if key not in self.cache:
-            self._enter(key, gate, fresh, None)
-            return fresh.output
-        reuse = self._tape.verdict.reuse[gate]
-        cached = self.cache.fetch_output(key)
-        self._tape.note_local_error(gate, relative_error(cached, fresh.output))
-        self._tape.mark_reused(gate)
-        rows = rows_that_compute(reuse, len(cached))
-        if len(rows.rows):
-            self._enter(key, gate, fresh.take(rows.rows), rows)
-        seen_by_sampler = reuse.repeat(len(cached) // len(reuse))
-        return torch.where(seen_by_sampler[:, None, None], cached, fresh.output)
-
-    def _enter(self, key: EntryKey, gate: int, fresh: Fresh, rows: Rows | None) -> None:
-        if fresh.entropy is not None:
-            self._tape.measure("entropy", gate, fresh.entropy, rows)
-        if "log_drift" in self.needs and key in self.cache:
-            self._measure_against_cache("drift", key, gate, fresh, rows)
-        self.cache.store(key, {"output": fresh.output}, None if rows is None else rows.rows)
-        if "quant_error" in self.needs:
-            self._measure_against_cache("quant_error", key, gate, fresh, rows)
-        self._tape.mark_committed(gate, rows)
-
-    def _measure_against_cache(
-        self, name: str, key: EntryKey, gate: int, fresh: Fresh, rows: Rows | None
-    ) -> None:
-        cached = self.cache.fetch_output(key)
-        cached = cached if rows is None else cached[rows.rows]
-        self._tape.measure(name, gate, relative_error(cached, fresh.output), rows)
+        return self._passage.through(EntryKey(site, layer), gate, compute)
 
     def finish_step(self) -> None:
         """Close the step that is open: enter it into the books and tell the sink."""
@@ -267,7 +243,9 @@ class DQARController:
         if self.sink is not None:
             error = tape.local_error
             self.sink(GateRecord(signal=self._signal, verdict=tape.verdict, local_rel_error=error))
-        self._ledger.close_step(self._step, tape.computed, tape.reused, tape.measured)
+        self._ledger.close_step(
+            self._step, tape.computed, tape.reused, tape.measured, tape.branch_gap
+        )
         self._step = None
 
     def drop_step(self) -> None:

@@ -81,6 +81,19 @@ class Warmup(Gate):
 
 
 @final
+class Cooldown(Gate):
+    """Refuse the last ``ceil(fraction * total)`` steps."""
+
+    def __init__(self, fraction: float) -> None:
+        self.fraction = fraction
+
+    def decide(self, signal: Signal) -> Verdict:
+        steps_left = signal.step.total - signal.step.index
+        is_late = steps_left - 1 < self.fraction * signal.step.total
+        return _everywhere(is_late, Reason.COOLDOWN, signal)
+
+
+@final
 class Scheduled(Gate):
     """Refuse layers that the layer schedule has not reached."""
 
@@ -88,8 +101,9 @@ class Scheduled(Gate):
         self.schedule = schedule
 
     def decide(self, signal: Signal) -> Verdict:
-        limit = self.schedule.num_eligible(signal.step.progress, signal.num_layers)
-        return refuse_where((signal.layer >= limit)[:, None], Reason.SCHEDULE, signal)
+        step = signal.step
+        reached = self.schedule.eligible(signal.layer, step.progress, signal.num_layers, step.snr)
+        return refuse_where(~reached[:, None], Reason.SCHEDULE, signal)
 
 
 @final
@@ -221,12 +235,13 @@ class AllOf(Gate):
 
 
 def seed_cascade(config: DQARConfig, policy: ReusePolicy | None = None) -> Gate:
-    """The talk's cascade in its order: warm-up, schedule, cache, staleness, budget, entropy,
-    SNR, policy. Each gate can block alone."""
+    """The talk's cascade in its order: warm-up (and cool-down), schedule, cache, staleness,
+    budget, entropy, SNR, policy. Each gate can block alone."""
     if not config.enabled:
         return Closed()
     gates: list[Gate] = [
         Warmup(config.warmup_fraction),
+        Cooldown(config.cooldown_fraction),
         Scheduled(config.layer_schedule()),
         Cached(),
         Staleness(config.max_gap),

@@ -49,7 +49,11 @@ FEATURE_SETS = {
 
 
 class Reason(IntEnum):
-    """Why a gate reused or refused. The names are what traces and summaries show."""
+    """Why a gate reused or refused. The names are what traces and summaries show.
+
+    ``SHARED`` refuses to reuse over time, and lets the unconditional row take the conditional
+    row's fresh value.
+    """
 
     REUSE = 0
     COLD = 1
@@ -63,6 +67,8 @@ class Reason(IntEnum):
     INTERVAL = 9
     SCRIPT = 10
     CLOSED = 11
+    COOLDOWN = 12
+    SHARED = 13
 
     @property
     def label(self) -> str:
@@ -81,6 +87,17 @@ class EntryKey:
     site: str
     layer: int
     branch: str = STACKED
+    lender: str | None = None
+    """The branch whose value this one is to take over, where a decision says so."""
+
+
+@dataclass(frozen=True, slots=True)
+class PartKey:
+    """Which tensor of a site, all branches alike: ``PartKey("attn", 3, "values")``."""
+
+    site: str
+    layer: int
+    part: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -137,6 +154,11 @@ class Signal:
     """Relative L2 change between the last two computed outputs."""
     quant_error: Float[Tensor, "g b"]
     """Relative L2 error of the cached value's quantisation."""
+    branch_gap: Float[Tensor, "g b"]
+    """Relative L2 distance between the guidance branches of what is cached, when both were last
+    computed; NaN before."""
+    branch_age: Int[Tensor, "g b"]
+    """Steps since then."""
     log_latent_norm: Float[Tensor, " b"]
     prompt_length: Float[Tensor, " b"]
     """Tokens of the prompt; 16 for a class label."""

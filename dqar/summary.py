@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Bool, UInt8
 from torch import Tensor
 
 from dqar.records import Reason
@@ -28,6 +28,12 @@ class ReuseSummary:
     """Reuses by layer, all sites together."""
     by_step: list[int]
     """Reuses by step."""
+    shared_by_site: dict[str, int]
+    """Decisions by site that computed the conditional branch for both."""
+    reasons_by_layer: list[dict[str, int]]
+    """Decisions by reason, for each layer, all sites together."""
+    reasons_by_step: list[dict[str, int]]
+    """Decisions by reason, for each step."""
     cache_bytes: int
     """Bytes that the cache held at the end."""
 
@@ -39,10 +45,12 @@ class ReuseSummary:
     @property
     def note(self) -> str:
         """One sentence; says so when a run never reused although it was asked to."""
-        if self.gates and not self.reused:
+        if self.gates and not self.reused and not any(self.shared_by_site.values()):
             refusals = ", ".join(f"{name} {count}" for name, count in self.by_reason.items())
             return f"No gate reused: {self.gates} asked, all refused ({refusals})."
-        return f"{self.reused} of {self.gates} gates reused ({self.reuse_ratio:.1%})."
+        shared = sum(self.shared_by_site.values())
+        borrowed = f", {shared} shared between branches" if shared else ""
+        return f"{self.reused} of {self.gates} gates reused ({self.reuse_ratio:.1%}){borrowed}."
 
 
 def summarize(
@@ -52,26 +60,29 @@ def summarize(
     cache_bytes: int,
 ) -> ReuseSummary:
     """Count the reasons of every step."""
-    if not reasons:
-        return ReuseSummary(
-            gates=0,
-            reused=0,
-            by_reason={},
-            by_site={},
-            by_layer=[],
-            by_step=[],
-            cache_bytes=cache_bytes,
-        )
-    stacked = torch.stack(list(reasons))
-    counts = torch.bincount(stacked.flatten().long(), minlength=len(Reason)).tolist()
-    reused = stacked == Reason.REUSE
-    by_gate = reused.unflatten(1, (len(sites), num_layers)).sum(dim=(0, 3))
+    # A run without steps counts nothing, in the same shapes.
+    shape = (len(sites) * num_layers, 1)
+    stacked = torch.stack(list(reasons)) if reasons else torch.zeros(0, *shape, dtype=torch.uint8)
+    by_place = stacked.unflatten(1, (len(sites), num_layers))
+    reused, shared = by_place == Reason.REUSE, by_place == Reason.SHARED
     return ReuseSummary(
         gates=stacked.numel(),
         reused=int(reused.sum()),
-        by_reason={reason.label: counts[reason] for reason in Reason if counts[reason]},
-        by_site=dict(zip(sites, by_gate.sum(dim=1).tolist(), strict=True)),
-        by_layer=by_gate.sum(dim=0).tolist(),
-        by_step=reused.sum(dim=(1, 2)).tolist(),
+        by_reason=_by_reason(stacked),
+        by_site=_by_site(reused, sites),
+        by_layer=reused.sum(dim=(0, 1, 3)).tolist(),
+        by_step=reused.sum(dim=(1, 2, 3)).tolist(),
+        shared_by_site=_by_site(shared, sites),
+        reasons_by_layer=[_by_reason(by_place[:, :, layer]) for layer in range(num_layers)],
+        reasons_by_step=[_by_reason(step) for step in stacked],
         cache_bytes=cache_bytes,
     )
+
+
+def _by_reason(reasons: UInt8[Tensor, "*axes"]) -> dict[str, int]:
+    counts = torch.bincount(reasons.flatten().long(), minlength=len(Reason)).tolist()
+    return {reason.label: counts[reason] for reason in Reason if counts[reason]}
+
+
+def _by_site(where: Bool[Tensor, "t s l b"], sites: tuple[str, ...]) -> dict[str, int]:
+    return dict(zip(sites, where.sum(dim=(0, 2, 3)).tolist(), strict=True))

@@ -41,6 +41,12 @@ class StepTape:
         self._branches: dict[int, set[str]] = {}
         self._measured: dict[str, dict[int, Tensor]] = {name: {} for name in MEASURES}
         self._local_error: dict[int, Tensor] = {}
+        self._branch_gap: dict[int, Tensor] = {}
+
+    @property
+    def device(self) -> torch.device:
+        """Where the verdict lies."""
+        return self.verdict.reason.device
 
     def mark_committed(self, gate: int, rows: Rows | None, branch: str = STACKED) -> None:
         """A gate cached new values, for some rows or (None) for all."""
@@ -61,6 +67,17 @@ class StepTape:
     def note_local_error(self, gate: int, value: Float[Tensor, " r"]) -> None:
         """Relative error of the cached against the fresh output, by batch row."""
         self._local_error[gate] = self._by_sample(value, None)
+
+    def note_branch_gap(
+        self, gate: int, value: Float[Tensor, " s"], samples: Int[Tensor, " s"]
+    ) -> None:
+        """Distance between the branches of some samples, computed both."""
+        blank = value.new_full((self._num_samples,), float("nan"))
+        self._branch_gap[gate] = blank.index_copy(0, samples, value)
+
+    def branches_committed(self, gate: int) -> set[str]:
+        """Branches that cached new values in this step."""
+        return self._branches.get(gate, set())
 
     def _by_sample(self, value: Tensor, rows: Rows | None) -> Tensor:
         if rows is None:
@@ -99,6 +116,11 @@ class StepTape:
         """NaN where no cached value met a fresh one."""
         return self._filled(self._local_error, float("nan"))
 
+    @property
+    def branch_gap(self) -> Float[Tensor, "g b"] | None:
+        """NaN where the branches were not both computed; None where nobody asked."""
+        return self._filled(self._branch_gap, float("nan")) if self._branch_gap else None
+
     def _filled(self, found: dict[int, Tensor], empty: float) -> Tensor:
-        blank = torch.full((self._num_samples,), empty, device=self.verdict.reason.device)
+        blank = torch.full((self._num_samples,), empty, device=self.device)
         return torch.stack([found.get(gate, blank) for gate in range(self._num_gates)])

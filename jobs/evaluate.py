@@ -77,6 +77,11 @@ def configure(arguments: argparse.Namespace, card, policy):
         num_samples=arguments.num_samples,
         batch_size=arguments.batch_size,
         dtype=arguments.dtype,
+        cached=arguments.cached,
+        cache_bits=arguments.cache_bits,
+        cache_granularity=arguments.cache_granularity,
+        quantize_keys=not arguments.keep_keys,
+        balanced=arguments.balanced,
         seed=arguments.seed,
         **chosen | {"sites": split_names(chosen["sites"])},
     )
@@ -102,6 +107,20 @@ def parser() -> JobParser:
     job.add_argument("--seed", type=int, default=0, help="seed of the evaluation noise")
     job.add_argument("--batch-size", type=int, default=32, help="samples side by side")
     job.add_argument("--dtype", choices=["fp32", "fp16", "bf16"], default="fp32", help="arithmetic")
+    job.add_argument(
+        "--cached", choices=["output", "kv"], default="output", help="what attn caches"
+    )
+    job.add_argument(
+        "--cache-bits", type=int, choices=[2, 4, 8, 16, 32], default=8, help="of a cached value"
+    )
+    job.add_argument(
+        "--cache-granularity",
+        choices=["per_tensor", "per_channel", "per_head"],
+        default="per_tensor",
+        help="of an integer cache's scales",
+    )
+    job.add_argument("--keep-keys", action="store_true", help="keep cached keys in fp16 (K16/V8)")
+    job.add_argument("--balanced", action="store_true", help="balance channels by salience (CSB)")
     job.add_argument("--grid", choices=["fine", "coarse"], default="fine", help="points of a sweep")
     add_fleet_flags(job)
     add_tracking_flags(job)

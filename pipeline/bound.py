@@ -10,12 +10,24 @@ from typing import Any
 import torch
 from torch import nn
 
-SITE_MODULES = {"attn": "attn1", "ff": "ff"}
+from dqar.config import CachedParts
+
 REPEATS = 5
 
 
+def skipped_modules(block: Any, site: str, cached: CachedParts) -> list[nn.Module]:
+    """What a reused gate of this site does not run."""
+    if site == "ff":
+        return [block.ff]
+    attention = block.attn1
+    return [attention] if cached == "output" else [attention.to_k, attention.to_v]
+
+
 def measure_site_share(
-    transformer: Any, sites: tuple[str, ...], forward: Callable[[], Any]
+    transformer: Any,
+    sites: tuple[str, ...],
+    forward: Callable[[], Any],
+    cached: CachedParts = "output",
 ) -> dict[str, float]:
     """Share of a forward's time that each site takes, median over repeats.
 
@@ -26,7 +38,7 @@ def measure_site_share(
     forward()
     for _ in range(REPEATS):
         spent = dict.fromkeys(sites, 0.0)
-        with _clocks(transformer, sites, spent):
+        with _clocks(transformer, sites, cached, spent):
             started = _now()
             forward()
             total = _now() - started
@@ -48,11 +60,14 @@ def _now() -> float:
 
 
 @contextmanager
-def _clocks(transformer: Any, sites: tuple[str, ...], spent: dict[str, float]) -> Iterator[None]:
+def _clocks(
+    transformer: Any, sites: tuple[str, ...], cached: CachedParts, spent: dict[str, float]
+) -> Iterator[None]:
     handles = []
     for block in transformer.transformer_blocks:
         for site in sites:
-            handles += _clock(getattr(block, SITE_MODULES[site]), site, spent)
+            for module in skipped_modules(block, site, cached):
+                handles += _clock(module, site, spent)
     try:
         yield
     finally:

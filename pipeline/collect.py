@@ -16,7 +16,7 @@ from torch import Tensor
 
 from dqar.controller import DQARController
 from dqar.gates import AllOf, Cached, Scripted, Staleness
-from dqar.integration import DQARDDIMSampler, DQARDiTWrapper, SamplerConfig
+from dqar.integration import DQARDiTWrapper, DQARSampler, SamplerConfig
 from dqar.records import GateRecord
 from pipeline.commit import claim_folder, committed_receipts, local_root, write_manifest
 from pipeline.dataset import commit_unit
@@ -43,7 +43,7 @@ class Collector:
         self.model = load_model(card, sampler=plan.sampler, dtype=plan.dtype, device=self.device)
         self.wrapper = DQARDiTWrapper(self.model.transformer, plan.dqar_config())
         config = SamplerConfig(num_inference_steps=plan.steps, guidance_scale=plan.guidance_scale)
-        self.sampler = DQARDDIMSampler(self.wrapper, self.model.scheduler, config)
+        self.sampler = DQARSampler(self.wrapper, self.model.scheduler, config)
 
     def do(self, unit: Unit) -> dict[str, Any]:
         """Collect one unit, commit it, return its receipt."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import resource
 import time
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -12,35 +11,21 @@ import torch
 from torch import Tensor
 
 from dqar.controller import DQARController
-from dqar.gates import AllOf, Gate, Learned
-from dqar.integration import DQARDDIMSampler, DQARDiTWrapper, SamplerConfig
-from dqar.records import GateRecord
+from dqar.gates import AllOf, Gate
+from dqar.integration import DQARDiTWrapper, DQARSampler, SamplerConfig, calibrate_balance
+from dqar.records import GateRecord, PartKey
 from pipeline.bound import measure_site_share, speed_bound
-from pipeline.flops import entropy_flops, policy_flops, transformer_flops
+from pipeline.flops import gate_flops, saved_flops, transformer_flops
 from pipeline.methods import Point
 from pipeline.models import find_model, load_model, pick_device
 from pipeline.noise import Purpose, draw_noise
 from pipeline.quality import frechet_distance, measure_deltas
+from pipeline.tally import Tally
 from pipeline.tasks import EvaluateConfig, Measured, Probe, Probed
 
 TIMED_BATCHES = 1
 """Batches of a point that are timed, each right after its twin."""
 GRID_IMAGES = 8
-
-
-@dataclass(slots=True)
-class _Tally:
-    """What a point's batches add up to."""
-
-    deltas: list[Any] = field(default_factory=list)
-    seconds: list[float] = field(default_factory=list)
-    twin_seconds: list[float] = field(default_factory=list)
-    images: list[Tensor] = field(default_factory=list)
-    twins: list[Tensor] = field(default_factory=list)
-    reused: int = 0
-    gates: int = 0
-    reused_by_site: dict[str, int] = field(default_factory=dict)
-    cache_bytes: int = 0
 
 
 class Evaluator:
@@ -54,6 +39,7 @@ class Evaluator:
             card, sampler=config.sampler, dtype=config.dtype, device=self.device
         )
         self.dqar = config.dqar_config()
+        self.balance = self._calibrate()
         self.wrapper = DQARDiTWrapper(self.model.transformer, self.dqar)
         self.forward_flops = transformer_flops(self.model)
         self.twins: dict[tuple[Purpose, int], Tensor] = {}
@@ -78,7 +64,7 @@ class Evaluator:
         twins, _ = self._sample(noise, labels, self.config.steps, None)
         of_noise = torch.tensor([unique.index(noise_id) for noise_id in noise_ids])
         records: list[GateRecord] = []
-        controller = DQARController(self.dqar, gate=AllOf(probe.gate), sink=records.append)
+        controller = self._controller(AllOf(probe.gate), records.append)
         latents, _ = self._sample(noise[of_noise], labels[of_noise], self.config.steps, controller)
         reuse = torch.stack([record.verdict.reuse.cpu() for record in records]).float()
         distance = (latents - twins[of_noise]).flatten(1).norm(dim=1)
@@ -93,7 +79,7 @@ class Evaluator:
 
     def measure(self, point: Point) -> Measured:
         """Sample a point on the evaluation noise, interleaved with its twin where timed."""
-        tally = _Tally()
+        tally = Tally()
         if self.device == "cuda":
             torch.cuda.reset_peak_memory_stats()
         for index, start in enumerate(range(0, self.config.num_samples, self.config.batch_size)):
@@ -106,7 +92,7 @@ class Evaluator:
             twin_images=_to_pixels(torch.cat(tally.twins)),
         )
 
-    def _measure_batch(self, point: Point, ids: range, tally: _Tally, *, timed: bool) -> None:
+    def _measure_batch(self, point: Point, ids: range, tally: Tally, *, timed: bool) -> None:
         noise, labels = self._draw("evaluate", list(ids))
         key: tuple[Purpose, int] = ("evaluate", ids.start)
         if timed or key not in self.twins:
@@ -114,7 +100,7 @@ class Evaluator:
             self.twins[key] = twins
             if timed:
                 tally.twin_seconds.append(seconds)
-        controller = None if point.gate is None else DQARController(self.dqar, gate=point.gate)
+        controller = None if point.gate is None else self._controller(point.gate)
         latents, seconds = self._sample(noise, labels, point.steps, controller)
         if timed:
             tally.seconds.append(seconds)
@@ -122,7 +108,21 @@ class Evaluator:
         tally.images.append(self.model.decode(latents).cpu())
         tally.twins.append(self.model.decode(self.twins[key]).cpu())
         if controller is not None:
-            _count(controller, tally)
+            tally.count(controller.summary())
+
+    def _controller(self, gate: Gate, sink: Any = None) -> DQARController:
+        return DQARController(self.dqar, gate=gate, sink=sink, balance=self.balance)
+
+    def _calibrate(self) -> dict[PartKey, Tensor] | None:
+        if not self.config.balanced:
+            return None
+        noise, labels = self._draw("calibrate", list(range(self.config.batch_size)))
+        sampler = self._sampler(self.model.transformer, self.config.steps)
+        return calibrate_balance(sampler, labels, latents=noise)
+
+    def _sampler(self, model: Any, steps: int) -> DQARSampler:
+        config = SamplerConfig(num_inference_steps=steps, guidance_scale=self.config.guidance_scale)
+        return DQARSampler(model, self.model.scheduler, config)
 
     def _draw(self, purpose: Purpose, indices: list[int]) -> tuple[Tensor, Tensor]:
         card = self.model.card
@@ -135,9 +135,9 @@ class Evaluator:
     def _sample(
         self, noise: Tensor, labels: Tensor, steps: int, controller: DQARController | None
     ) -> tuple[Tensor, float]:
-        config = SamplerConfig(num_inference_steps=steps, guidance_scale=self.config.guidance_scale)
-        model = self.model.transformer if controller is None else self.wrapper
-        sampler = DQARDDIMSampler(model, self.model.scheduler, config)
+        sampler = self._sampler(
+            self.model.transformer if controller is None else self.wrapper, steps
+        )
         self._settle()
         started = time.perf_counter()
         latents = sampler.sample(len(noise), labels, latents=noise, controller=controller)
@@ -155,7 +155,7 @@ class Evaluator:
 
         return self.model.features(load_digit_images()[0].to(self.device))
 
-    def _row(self, point: Point, tally: _Tally) -> dict[str, Any]:
+    def _row(self, point: Point, tally: Tally) -> dict[str, Any]:
         config = self.config
         error = torch.cat([delta.latent_rel_l2 for delta in tally.deltas]).double().cpu()
         half = 1.96 * float(error.std()) / len(error) ** 0.5 if len(error) > 1 else 0.0
@@ -167,7 +167,10 @@ class Evaluator:
             "method": point.method,
             "operating_point": point.operating_point,
             "sites": ",".join(config.sites),
-            "reuse_ratio": tally.reused / tally.gates if tally.gates else 0.0,
+            "cached": config.cached,
+            "cache_bits": config.cache_bits,
+            "cache_granularity": config.cache_granularity,
+            "reuse_ratio": tally.reuse_ratio,
             "flops_ratio": self._flops_ratio(point, tally),
             "speedup": speedup,
             "speedup_bound": self._bound(tally, len(images)),
@@ -190,12 +193,11 @@ class Evaluator:
             "seed": config.seed,
         }
 
-    def _bound(self, tally: _Tally, num_images: int) -> float | None:
+    def _bound(self, tally: Tally, num_images: int) -> float | None:
         if not tally.gates:
             return None
-        per_site = tally.gates / len(self.config.sites)
-        ratios = {site: reused / per_site for site, reused in tally.reused_by_site.items()}
-        return speed_bound(self._site_share(min(num_images, self.config.batch_size)), ratios)
+        share = self._site_share(min(num_images, self.config.batch_size))
+        return speed_bound(share, tally.ratio_by_site(self.config.sites))
 
     def _site_share(self, batch_size: int) -> dict[str, float]:
         if not self.site_share:
@@ -207,32 +209,19 @@ class Evaluator:
             def forward() -> None:
                 self.model.transformer(rows[0], timestep=steps, class_labels=rows[1])
 
-            self.site_share = measure_site_share(self.model.transformer, self.config.sites, forward)
+            self.site_share = measure_site_share(
+                self.model.transformer, self.config.sites, forward, self.config.cached
+            )
         return self.site_share
 
-    def _flops_ratio(self, point: Point, tally: _Tally) -> float:
-        branches = 2 if self.config.guidance_scale > 1 else 1
-        rows = branches * self.config.num_samples
-        twin = self.forward_flops * rows * self.config.steps
-        spent = self.forward_flops * rows * point.steps
-        for site, reused in tally.reused_by_site.items():
-            spent -= reused * branches * self.model.card.site_flops[site]
+    def _flops_ratio(self, point: Point, tally: Tally) -> float:
+        config, card = self.config, self.model.card
+        branches = 2 if config.guidance_scale > 1 else 1
+        a_step = self.forward_flops * branches * config.num_samples
+        spent = a_step * point.steps - saved_flops(config, card, tally, branches)
         if point.gate is not None:
-            spent += self._own_flops(point.gate, tally, branches)
-        return twin / spent
-
-    def _own_flops(self, gate: Gate, tally: _Tally, branches: int) -> float:
-        own = 0.0
-        if "entropy" in gate.needs:
-            config = self.model.transformer.config
-            tokens = (config.sample_size // config.patch_size) ** 2
-            width = config.num_attention_heads * config.attention_head_dim
-            share = 1.0 / len(self.config.sites)
-            computed = tally.gates * share - tally.reused_by_site.get("attn", 0)
-            own += computed * branches * entropy_flops(self.dqar.entropy_rows, tokens, width)
-        if isinstance(gate, Learned):
-            own += tally.gates * policy_flops(gate.policy)
-        return own
+            spent += gate_flops(point.gate, config, card, tally, branches)
+        return a_step * config.steps / spent
 
     def _fid(self, images: Tensor) -> float | None:
         features = self.model.features(images.to(self.device))
@@ -243,15 +232,6 @@ class Evaluator:
     def _accuracy(self, images: Tensor) -> float | None:
         _, labels = self._draw("evaluate", list(range(self.config.num_samples)))
         return self.model.label_accuracy(images.to(self.device), labels)
-
-
-def _count(controller: DQARController, tally: _Tally) -> None:
-    summary = controller.summary()
-    tally.reused += summary.reused
-    tally.gates += summary.gates
-    for site, count in summary.by_site.items():
-        tally.reused_by_site[site] = tally.reused_by_site.get(site, 0) + count
-    tally.cache_bytes = max(tally.cache_bytes, summary.cache_bytes)
 
 
 def _to_pixels(images: Tensor) -> np.ndarray:

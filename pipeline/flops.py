@@ -6,8 +6,11 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from dqar.gates import Gate, Learned
 from dqar.policy import ReusePolicy
-from pipeline.models import LoadedModel
+from pipeline.models import LoadedModel, ModelCard
+from pipeline.tally import Tally
+from pipeline.tasks import EvaluateConfig
 
 
 def transformer_flops(model: LoadedModel) -> float:
@@ -30,3 +33,27 @@ def policy_flops(policy: ReusePolicy) -> float:
 def entropy_flops(num_rows: int, num_tokens: int, width: int) -> float:
     """FLOPs of one sampled entropy: the scores of some query rows and their expectation."""
     return 2.0 * min(num_rows, num_tokens) * num_tokens * width
+
+
+def saved_flops(config: EvaluateConfig, card: ModelCard, tally: Tally, branches: int) -> float:
+    """FLOPs of the sites that were not computed; a shared gate saves one branch."""
+    saved = 0.0
+    for site in config.sites:
+        rows = tally.reused_by_site[site] * branches + tally.shared_by_site[site]
+        is_kv = site == "attn" and config.cached == "kv"
+        saved += rows * (card.kv_flops if is_kv else card.site_flops[site])
+    return saved
+
+
+def gate_flops(
+    gate: Gate, config: EvaluateConfig, card: ModelCard, tally: Tally, branches: int
+) -> float:
+    """FLOPs of the method's own arithmetic: sampled entropies and the policy."""
+    own = 0.0
+    if "entropy" in gate.needs:
+        computed = tally.gates / len(config.sites) - tally.reused_by_site["attn"]
+        rows = config.dqar_config().entropy_rows
+        own += computed * branches * entropy_flops(rows, card.num_tokens, card.width)
+    if isinstance(gate, Learned):
+        own += tally.gates * policy_flops(gate.policy)
+    return own

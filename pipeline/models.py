@@ -44,8 +44,13 @@ class ModelCard:
     latent_shape: tuple[int, int, int]
     guidance_scale: float
     """Recommended by the model's provenance, else diffusers' 4.0."""
+    width: int
+    """Channels of a token."""
+    num_tokens: int
     site_flops: dict[str, float]
     """FLOPs of one site, a row of the batch, from the architecture's widths."""
+    kv_flops: float
+    """The part of ``attn`` that cached keys and values save."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -110,6 +115,7 @@ def find_model(name: str) -> ModelCard:
             f"--model must be a class-conditional DiT (DiTTransformer2DModel). Got "
             f"{config.get('_class_name')!r} in {name}. Pass a DiT such as digits."
         )
+    width, num_tokens = _shape(config)
     provenance = folder / "provenance.json"
     recommended = (
         json.loads(provenance.read_text()).get("recommended", {}) if (provenance.exists()) else {}
@@ -124,7 +130,10 @@ def find_model(name: str) -> ModelCard:
         num_classes=int(config["num_embeds_ada_norm"]),
         latent_shape=(int(config["in_channels"]), size, size),
         guidance_scale=float(recommended.get("guidance_scale", 4.0)),
+        width=width,
+        num_tokens=num_tokens,
         site_flops=_site_flops(config),
+        kv_flops=0.5 * _projection_flops(config),
     )
 
 
@@ -136,11 +145,21 @@ def _is_dit(config: dict[str, Any]) -> bool:
 
 
 def _site_flops(config: dict[str, Any]) -> dict[str, float]:
-    # Units of d^2 a token: QKV 6, output 2, scores and values 4N/d, feed-forward 16.
+    # Units of d^2 a token: projections 8, scores and values 4N/d, feed-forward 16.
+    width, tokens = _shape(config)
+    projections = _projection_flops(config)
+    return {"attn": projections + 4.0 * tokens**2 * width, "ff": 2.0 * projections}
+
+
+def _projection_flops(config: dict[str, Any]) -> float:
+    # Q, K, V and the output, alike in size.
+    width, tokens = _shape(config)
+    return 8.0 * width**2 * tokens
+
+
+def _shape(config: dict[str, Any]) -> tuple[int, int]:
     width = config["num_attention_heads"] * config["attention_head_dim"]
-    tokens = (config["sample_size"] // config["patch_size"]) ** 2
-    per_token = {"attn": 8.0 * width + 4.0 * tokens, "ff": 16.0 * width}
-    return {site: value * width * tokens for site, value in per_token.items()}
+    return width, (config["sample_size"] // config["patch_size"]) ** 2
 
 
 def load_model(card: ModelCard, *, sampler: Sampler, dtype: Dtype, device: str) -> LoadedModel:

@@ -9,8 +9,9 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from dqar.config import DQARConfig
+from dqar.config import CachedParts, DQARConfig
 from dqar.gates import Gate
+from dqar.quantization import Granularity
 from pipeline.models import Dtype, Sampler
 
 
@@ -27,8 +28,18 @@ class EvaluateConfig:
     """Unseen samples of each point."""
     batch_size: int = 32
     """Samples side by side."""
-    cache_bits: Literal[8, 16, 32] = 8
+    cached: CachedParts = "output"
+    """What ``attn`` caches: its output, or its keys and values."""
+    cache_bits: Literal[2, 4, 8, 16, 32] = 8
     """Bits of a cached value."""
+    cache_granularity: Granularity = "per_tensor"
+    """Granularity of an integer cache's scales."""
+    quantize_keys: bool = True
+    """False keeps cached keys in fp16."""
+    balanced: bool = False
+    """Whether the cache's channels are balanced by salience, calibrated on calibration noise."""
+    cross_branch_threshold: float | None = None
+    """Distance at which the unconditional rows take the conditional value; None never."""
     dtype: Dtype = "fp32"
     seed: int = 0
     """Seed of the evaluation noise."""
@@ -44,7 +55,14 @@ class EvaluateConfig:
 
     def dqar_config(self) -> DQARConfig:
         """How the model is instrumented."""
-        return DQARConfig(quantization_bits=self.cache_bits, sites=self.sites)
+        return DQARConfig(
+            quantization_bits=self.cache_bits,
+            quantization_mode=self.cache_granularity,
+            quantize_keys=self.quantize_keys,
+            cached=self.cached,
+            cross_branch_threshold=self.cross_branch_threshold,
+            sites=self.sites,
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -12,9 +12,13 @@ from torch import Tensor, nn
 
 from dqar.config import DQARConfig
 from dqar.controller import CLASS_PROMPT_LENGTH, DQARController
-from dqar.integration.sites import Seat, attach, detach
+from dqar.cross_branch import CONDITIONAL, UNCONDITIONAL
+from dqar.integration.sites import Seat, attach, detach, refuse_misfits
 from dqar.policy import ReusePolicy
-from dqar.signals import scheduler_snr
+from dqar.snr import scheduler_snr
+
+BRANCHES = (CONDITIONAL, UNCONDITIONAL)
+"""The order in which DiT stacks its guidance branches."""
 
 
 class DQARDiTWrapper:
@@ -34,8 +38,8 @@ class DQARDiTWrapper:
     ) -> None:
         self.transformer = transformer
         self.controller = controller or DQARController(config, policy=policy)
-        self.seat: Seat = attach(transformer, sites or self.controller.config.sites)
-        self._run: _Run | None = None
+        config = self.controller.config
+        self.seat: Seat = attach(transformer, sites or config.sites, config.cached)
 
     @property
     def config(self) -> Any:
@@ -67,25 +71,39 @@ class DQARDiTWrapper:
             scheduler: its timesteps may be set inside the run, before the first call.
             num_branches: guidance branches stacked in each batch.
             controller: sits in for the wrapper's own.
+
+        Raises:
+            ValueError: if the controller runs already, is of other sites or of another depth, or
+                if the model was set to what cannot be rerouted since it was patched.
         """
         controller = controller or self.controller
-        if set(controller.config.sites) != set(self.seat.sites):
+        self._refuse_other_sites(controller)
+        refuse_misfits(self.transformer, self.seat)
+        with self.seat.taken_by(controller):
+            self._bind(controller, num_branches)
+            run = _Run(scheduler, controller, num_branches, prompt_length)
+            try:
+                with _hooked(self.transformer, self.seat, run):
+                    yield controller
+                    controller.finish_step()
+            finally:
+                controller.drop_step()
+
+    def _bind(self, controller: DQARController, num_branches: int) -> None:
+        controller.bind(
+            len(self.transformer.transformer_blocks),
+            self.transformer.config.num_attention_heads,
+            BRANCHES if num_branches == len(BRANCHES) else (),
+        )
+
+    def _refuse_other_sites(self, controller: DQARController) -> None:
+        config, seat = controller.config, self.seat
+        if set(config.sites) != set(seat.sites) or config.cached != seat.cached:
             raise ValueError(
                 "The controller's sites must be the patched ones. Got "
-                f"{controller.config.sites} on a model patched for {self.seat.sites}. Patch it "
-                "with a configuration of the same sites."
+                f"{config.sites} caching {config.cached} on a model patched for {seat.sites} "
+                f"caching {seat.cached}. Patch it with a configuration of the same sites."
             )
-        controller.bind(len(self.transformer.transformer_blocks))
-        self._run = _Run(scheduler, controller, num_branches, prompt_length)
-        try:
-            with _hooked(self.transformer, self._run.before_call):
-                self.seat.controller = controller
-                yield controller
-                controller.finish_step()
-        finally:
-            self.seat.controller = None
-            self._run = None
-            controller.drop_step()
 
     def __call__(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
         return self.transformer(hidden_states, *args, **kwargs)
@@ -137,10 +155,13 @@ class _Run:
 
 
 @contextmanager
-def _hooked(transformer: nn.Module, before_call: Any) -> Iterator[None]:
-    def hook(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+def _hooked(transformer: nn.Module, seat: Seat, run: _Run) -> Iterator[None]:
+    # Without kwargs where another thread calls the model while this hook comes or goes.
+    def hook(module: nn.Module, args: tuple, kwargs: dict[str, Any] | None = None) -> None:
         del module
-        before_call(args[0] if args else kwargs["hidden_states"])
+        # The hook hears the calls of every thread, and is for its own run alone.
+        if seat.controller is run.controller:
+            run.before_call(args[0] if args else (kwargs or {})["hidden_states"])
 
     handle = transformer.register_forward_pre_hook(hook, with_kwargs=True)
     try:

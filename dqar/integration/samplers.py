@@ -31,8 +31,9 @@ class SamplerConfig:
             )
 
 
-class DQARDDIMSampler:
-    """Samples latents from a wrapped (or stock) transformer with a diffusers scheduler.
+class DQARSampler:
+    """Samples latents from a wrapped (or stock) transformer with a diffusers scheduler that
+    calls the model once a step.
 
     A stock transformer in the wrapper's place samples without reuse, by the same arithmetic.
     """
@@ -108,3 +109,45 @@ class DQARDDIMSampler:
             return noise
         cond, uncond = noise.chunk(2)
         return uncond + self.config.guidance_scale * (cond - uncond)
+
+
+class DQARDDIMSampler(DQARSampler):
+    """Samples with DDIM (Song et al. 2021), deterministic; another scheduler lends its noise
+    schedule, and one that cannot is refused with ``ValueError``."""
+
+    def __init__(self, model: Any, scheduler: Any, config: SamplerConfig | None = None) -> None:
+        from diffusers import DDIMScheduler
+
+        super().__init__(model, _as(DDIMScheduler, scheduler), config)
+
+
+class DQARDPMSolverSampler(DQARSampler):
+    """Samples with DPM-Solver++ (Lu et al. 2022), second order, multistep; another scheduler
+    lends its noise schedule, and one that cannot is refused with ``ValueError``."""
+
+    def __init__(self, model: Any, scheduler: Any, config: SamplerConfig | None = None) -> None:
+        from diffusers import DPMSolverMultistepScheduler
+
+        super().__init__(model, _as(DPMSolverMultistepScheduler, scheduler), config)
+
+
+def _as(kind: Any, scheduler: Any) -> Any:
+    if isinstance(scheduler, kind):
+        return scheduler
+    # DDIM clips by default; most others never do, and do not know the word.
+    clip = scheduler.config.get("clip_sample", False)
+    converted = kind.from_config(scheduler.config, clip_sample=clip)
+    if not _is_same_noise(converted, scheduler):
+        raise ValueError(
+            f"The scheduler must have a noise schedule that {kind.__name__} can take over. Got "
+            f"{type(scheduler).__name__}. Pass a {kind.__name__}."
+        )
+    return converted
+
+
+def _is_same_noise(converted: Any, scheduler: Any) -> bool:
+    ours, theirs = converted.alphas_cumprod, getattr(scheduler, "alphas_cumprod", None)
+    if theirs is None or theirs.shape != ours.shape:
+        return False
+    # A schedule that ends in pure noise is lifted from exactly 0 by some schedulers.
+    return torch.allclose(ours, theirs.to(ours), atol=1e-6)

@@ -6,33 +6,74 @@ names and the attention processors stay as they are, so that adapters and checkp
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from dqar.config import CachedParts
 from dqar.controller import DQARController
 from dqar.exchange import Fresh
-from dqar.signals import attention_entropy
+from dqar.integration.attention import (
+    QueryKeyCapture,
+    attend,
+    projected_entropy,
+    refuse_other_arithmetic,
+)
 
 
-@dataclass(slots=True)
 class Seat:
-    """Where a running controller sits; empty between runs, and then the model is stock."""
+    """Where a running controller sits; empty between runs, and then the model is stock.
 
-    sites: tuple[str, ...]
-    """Which sub-modules are rerouted."""
-    controller: DQARController | None = None
-    modules: list[tuple[nn.Module, Any]] = field(default_factory=list)
-    """Rerouted modules with the forward that reroutes them."""
+    Each thread has a seat of its own, so that threads may share a model.
+    """
+
+    def __init__(self, sites: tuple[str, ...], cached: CachedParts) -> None:
+        self.sites = sites
+        self.cached: CachedParts = cached
+        self.modules: list[tuple[nn.Module, Any]] = []
+        """Rerouted modules with the forward that reroutes them."""
+        self._of_thread = threading.local()
+        self._taken: set[DQARController] = set()
+        self._lock = threading.Lock()
+
+    @property
+    def controller(self) -> DQARController | None:
+        """The controller that this thread runs."""
+        return getattr(self._of_thread, "controller", None)
+
+    @contextmanager
+    def taken_by(self, controller: DQARController) -> Iterator[None]:
+        """Run a controller in this thread, in place of what it runs already.
+
+        Raises:
+            ValueError: if the controller runs already, in this or another thread.
+        """
+        with self._lock:
+            if controller in self._taken:
+                raise ValueError(
+                    "A controller must serve one run at a time. Got one that is running. "
+                    "Pass each run a controller= of its own."
+                )
+            self._taken.add(controller)
+        earlier = self.controller
+        self._of_thread.controller = controller
+        try:
+            yield
+        finally:
+            self._of_thread.controller = earlier
+            self._taken.discard(controller)
 
 
-def attach(transformer: nn.Module, sites: tuple[str, ...]) -> Seat:
+def attach(transformer: nn.Module, sites: tuple[str, ...], cached: CachedParts) -> Seat:
     """Reroute ``attn1`` and ``ff`` of every block.
 
     Raises:
-        ValueError: if the model has no ``transformer_blocks``, or chunks its feed-forward.
+        ValueError: if the model has no ``transformer_blocks``, chunks its feed-forward, or its
+            attention is to cache keys and values and is not a plain one.
     """
     blocks = getattr(transformer, "transformer_blocks", None)
     if blocks is None:
@@ -40,16 +81,29 @@ def attach(transformer: nn.Module, sites: tuple[str, ...]) -> Seat:
             f"The model must have transformer_blocks. Got {type(transformer).__name__}. "
             "Pass a diffusers DiT transformer."
         )
-    if "ff" in sites:
-        for block in blocks:
-            _refuse_chunks(block)
-    seat = Seat(sites=sites)
+    seat = Seat(sites, cached)
+    refuse_misfits(transformer, seat)
+    reroute_attention = _reroute_attention if cached == "output" else _reroute_keys_and_values
     for layer, block in enumerate(blocks):
         if "attn" in sites:
-            _reroute_attention(block.attn1, layer, seat)
+            reroute_attention(block.attn1, layer, seat)
         if "ff" in sites:
             _reroute_feed_forward(block.ff, layer, seat)
     return seat
+
+
+def refuse_misfits(transformer: Any, seat: Seat) -> None:
+    """Refuse what a model may also be set to after it was patched.
+
+    Raises:
+        ValueError: if it chunks a rerouted feed-forward, or if its attention is to cache keys and
+            values and is not a plain one.
+    """
+    for block in transformer.transformer_blocks:
+        if "ff" in seat.sites:
+            _refuse_chunks(block)
+        if "attn" in seat.sites and seat.cached == "kv":
+            refuse_other_arithmetic(block.attn1)
 
 
 def detach(seat: Seat) -> None:
@@ -95,12 +149,39 @@ def _reroute_attention(attention: nn.Module, layer: int, seat: Seat) -> None:
         def compute(rows: Tensor | None) -> Fresh:
             given = hidden_states if rows is None else hidden_states[rows]
             if "entropy" not in controller.needs:
-                return Fresh(output=inner(given, *args, **kwargs), entropy=None)
+                return Fresh(parts={"output": inner(given, *args, **kwargs)})
             with QueryKeyCapture(attention) as capture:
                 output = inner(given, *args, **kwargs)
-            return Fresh(output=output, entropy=capture.entropy(controller.config.entropy_rows))
+            entropy = capture.entropy(controller.config.entropy_rows)
+            return Fresh(parts={"output": output}, entropy=entropy)
 
-        return controller.through(layer, "attn", compute)
+        return controller.through(layer, "attn", compute)["output"]
+
+    _install(attention, forward, seat)
+
+
+def _reroute_keys_and_values(attention: Any, layer: int, seat: Seat) -> None:
+    inner = attention.forward
+
+    def forward(hidden_states: Float[Tensor, "r n d"], *args: Any, **kwargs: Any) -> Tensor:
+        controller = seat.controller
+        if controller is None:
+            return inner(hidden_states, *args, **kwargs)
+        _refuse_batched_extras(args, kwargs)
+        query = attention.to_q(hidden_states)
+
+        def compute(rows: Tensor | None) -> Fresh:
+            given = hidden_states if rows is None else hidden_states[rows]
+            parts = {"keys": attention.to_k(given), "values": attention.to_v(given)}
+            if "entropy" not in controller.needs:
+                return Fresh(parts=parts)
+            asking = query if rows is None else query[rows]
+            max_rows = controller.config.entropy_rows
+            entropy = projected_entropy(attention, asking, parts["keys"], max_rows)
+            return Fresh(parts=parts, entropy=entropy)
+
+        parts = controller.through(layer, "attn", compute)
+        return attend(attention, query, parts["keys"], parts["values"])
 
     _install(attention, forward, seat)
 
@@ -115,61 +196,11 @@ def _reroute_feed_forward(feed_forward: nn.Module, layer: int, seat: Seat) -> No
 
         def compute(rows: Tensor | None) -> Fresh:
             given = hidden_states if rows is None else hidden_states[rows]
-            return Fresh(output=inner(given, *args, **kwargs), entropy=None)
+            return Fresh(parts={"output": inner(given, *args, **kwargs)})
 
-        return controller.through(layer, "ff", compute)
+        return controller.through(layer, "ff", compute)["output"]
 
     _install(feed_forward, forward, seat)
-
-
-class QueryKeyCapture:
-    """Reads the queries and keys of one attention call, whatever processor computes it."""
-
-    def __init__(self, attention: Any) -> None:
-        self.attention = attention
-        self.found: dict[str, Tensor] = {}
-
-    def __enter__(self) -> QueryKeyCapture:
-        attention = self.attention
-        watched = {
-            "query": attention.norm_q or attention.to_q,
-            "key": attention.norm_k or attention.to_k,
-        }
-        self._hooks = [
-            module.register_forward_hook(self._keep(name)) for name, module in watched.items()
-        ]
-        return self
-
-    def _keep(self, name: str) -> Any:
-        def hook(module: nn.Module, args: Any, output: Tensor) -> None:
-            del module, args
-            self.found[name] = output
-
-        return hook
-
-    def __exit__(self, *exc: object) -> None:
-        for hook in self._hooks:
-            hook.remove()
-
-    def entropy(self, max_rows: int) -> Float[Tensor, " r"]:
-        """Entropy of the captured call in nats, mean over heads and strided rows.
-
-        Raises:
-            ValueError: if the processor computed no separate queries and keys.
-        """
-        if len(self.found) < 2:
-            raise ValueError(
-                "Entropy must see queries and keys. Got an attention that fuses its projections. "
-                "Call unfuse_qkv_projections(), or choose a gate without entropy."
-            )
-        query, key = (self._by_head(self.found[name]) for name in ("query", "key"))
-        scale = float(self.attention.scale)
-        return attention_entropy(query, key, scale=scale, max_rows=max_rows)
-
-    def _by_head(self, projected: Tensor) -> Float[Tensor, "r h n e"]:
-        if projected.ndim == 4:  # a per-head norm_q sees its heads already
-            return projected
-        return projected.unflatten(-1, (self.attention.heads, -1)).transpose(1, 2)
 
 
 def _refuse_chunks(block: Any) -> None:

@@ -1,12 +1,19 @@
 from __future__ import annotations
 
+from typing import Literal
+
 import pytest
 import torch
 
 from dqar.cache import ReuseCache
+from dqar.config import DQARConfig
 from dqar.records import STACKED, EntryKey
 
 KEY = EntryKey("attn", 3)
+
+
+def cache_of(bits: Literal[8, 16, 32] = 32) -> ReuseCache:
+    return ReuseCache(DQARConfig(quantization_bits=bits).cache_formats(num_heads=None))
 
 
 def random_output(seed: int, rows: int = 4) -> torch.Tensor:
@@ -14,7 +21,7 @@ def random_output(seed: int, rows: int = 4) -> torch.Tensor:
 
 
 def test_what_is_stored_comes_back_under_its_name():
-    cache = ReuseCache("fp32")
+    cache = cache_of()
     keys, values = random_output(0), random_output(1)
     cache.store(KEY, {"keys": keys, "values": values})
     found = cache.fetch(KEY)
@@ -24,29 +31,29 @@ def test_what_is_stored_comes_back_under_its_name():
 
 
 def test_entries_are_told_apart_by_site_layer_and_branch():
-    cache = ReuseCache("fp32")
+    cache = cache_of()
     cache.store(KEY, {"output": random_output(0)})
     assert EntryKey("attn", 3, STACKED) in cache
     others = EntryKey("ff", 3), EntryKey("attn", 2), EntryKey("attn", 3, "cond")
     assert not any(other in cache for other in others)
 
 
-@pytest.mark.parametrize("cache_dtype", ["fp32", "fp16", "bf16", "int8"])
-def test_some_rows_are_stored_as_all_would_be(cache_dtype):
+@pytest.mark.parametrize("bits", [8, 16, 32])
+def test_some_rows_are_stored_as_all_would_be(bits):
     before, after = random_output(0), 100 * random_output(1)
     rows = torch.tensor([3, 1])
-    cache, whole = ReuseCache(cache_dtype), ReuseCache(cache_dtype)
+    cache, whole = cache_of(bits), cache_of(bits)
     cache.store(KEY, {"output": before.clone()})
     cache.store(KEY, {"output": after[rows]}, rows)
     mixed = before.clone()
     mixed[rows] = after[rows]
     whole.store(KEY, {"output": mixed})
-    assert torch.equal(cache.fetch_output(KEY), whole.fetch_output(KEY))
+    assert torch.equal(cache.read(KEY)["output"], whole.read(KEY)["output"])
     assert cache.nbytes == whole.nbytes
 
 
 def test_bytes_add_up_over_entries_and_parts():
-    cache = ReuseCache("int8")
+    cache = cache_of(8)
     assert cache.nbytes == 0
     cache.store(KEY, {"keys": random_output(0), "values": random_output(1)})
     cache.store(EntryKey("ff", 0), {"output": random_output(2)})
@@ -54,16 +61,16 @@ def test_bytes_add_up_over_entries_and_parts():
 
 
 def test_storing_again_replaces():
-    cache = ReuseCache("fp32")
+    cache = cache_of()
     cache.store(KEY, {"output": random_output(0)})
     size = cache.nbytes
     cache.store(KEY, {"output": random_output(1)})
     assert cache.nbytes == size
-    assert torch.equal(cache.fetch_output(KEY), random_output(1))
+    assert torch.equal(cache.read(KEY)["output"], random_output(1))
 
 
 def test_clear_forgets():
-    cache = ReuseCache("int8")
+    cache = cache_of(8)
     cache.store(KEY, {"output": random_output(0)})
     cache.clear()
     assert KEY not in cache

@@ -21,7 +21,9 @@ def test_never_is_disabled():
     assert not DQARConfig.never().enabled
 
 
-@pytest.mark.parametrize(("bits", "cache_dtype"), [(8, "int8"), (16, "fp16"), (32, "fp32")])
+@pytest.mark.parametrize(
+    ("bits", "cache_dtype"), [(2, "int2"), (4, "int4"), (8, "int8"), (16, "fp16"), (32, "fp32")]
+)
 def test_bits_name_a_format(bits, cache_dtype):
     assert DQARConfig(quantization_bits=bits).cache_dtype == cache_dtype
 
@@ -37,8 +39,30 @@ def test_schedule_can_be_switched_off():
         ({"sites": ("attn", "norm")}, "sites must be one of"),
         ({"snr_low": 2.0, "snr_high": 1.0}, "snr_low must not exceed snr_high"),
         ({"warmup_fraction": 1.5}, "warmup_fraction must be in"),
+        ({"quantization_bits": 3}, "quantization_bits must be one of"),
+        ({"quantization_mode": "per_token"}, "quantization_mode must be one of"),
+        ({"cached": "map"}, "cached must be one of"),
+        ({"schedule_type": "cosine"}, "schedule_type must be one of"),
+        (
+            {"cross_branch_threshold": 0.1, "branch_mode": "independent"},
+            "cross_branch_threshold must come with tied branches",
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused(changes, message):
+    # Past the type checker, as a caller without one would.
+    unchecked = getattr(DQARConfig.__init__, "__wrapped__", DQARConfig.__init__)
     with pytest.raises(ValueError, match=message):
-        DQARConfig(**changes)
+        unchecked(object.__new__(DQARConfig), **changes)
+
+
+def test_keys_may_stay_in_fp16():
+    formats = DQARConfig(quantize_keys=False).cache_formats(num_heads=None)
+    assert (formats["keys"].dtype, formats["values"].dtype) == ("fp16", "int8")
+
+
+def test_scales_per_head_need_the_number_of_heads():
+    config = DQARConfig(quantization_mode="per_head")
+    assert config.cache_formats(num_heads=4)["values"].num_heads == 4
+    with pytest.raises(ValueError, match="num_heads must be known"):
+        config.cache_formats(num_heads=None)

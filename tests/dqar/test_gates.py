@@ -13,6 +13,7 @@ from dqar.gates import (
     Budget,
     Cached,
     Closed,
+    Cooldown,
     EntropyBelow,
     Gate,
     Interval,
@@ -47,6 +48,7 @@ def full(value) -> torch.Tensor:
 OPEN_AND_SHUT = {
     Reason.COLD: (Cached(), {}, {"cached": full(False)}),
     Reason.WARMUP: (Warmup(0.5), {"step": at(5)}, {"step": at(4)}),
+    Reason.COOLDOWN: (Cooldown(0.2), {"step": at(7)}, {"step": at(8)}),
     Reason.SCHEDULE: (
         Scheduled(LayerSchedule(schedule_type="step")),
         {"step": at(9)},

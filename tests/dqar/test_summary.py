@@ -7,6 +7,7 @@ from dqar.records import Reason
 from dqar.summary import summarize
 
 R, C, S = int(Reason.REUSE), int(Reason.COLD), int(Reason.SNR)
+SHARED = int(Reason.SHARED)
 
 
 def step_of(*gates: list[int]) -> torch.Tensor:
@@ -26,6 +27,18 @@ def test_counts_by_every_axis():
     assert summary.by_site == {"attn": 3, "ff": 1}
     assert summary.by_layer == [1, 3]
     assert summary.by_step == [0, 4]
+    assert summary.reasons_by_step == [{"cold": 8}, {"reuse": 4, "snr": 4}]
+    assert summary.reasons_by_layer == [
+        {"reuse": 1, "cold": 4, "snr": 3},
+        {"reuse": 3, "cold": 4, "snr": 1},
+    ]
+
+
+def test_shared_branches_are_no_reuse_and_are_told():
+    steps = [step_of([C, C]), step_of([SHARED, S]), step_of([SHARED, SHARED])]
+    summary = summarize(steps, ("attn",), 1, 0)
+    assert (summary.reused, summary.shared_by_site) == (0, {"attn": 3})
+    assert summary.note == "0 of 6 gates reused (0.0%), 3 shared between branches."
 
 
 def test_ratio_counts_the_first_step():
@@ -42,4 +55,5 @@ def test_run_that_never_reused_says_so():
 def test_run_without_steps_is_empty():
     summary = summarize([], ("attn",), 2, 0)
     assert (summary.gates, summary.reused, summary.reuse_ratio) == (0, 0, 0.0)
+    assert (summary.by_layer, summary.by_step, summary.by_reason) == ([0, 0], [], {})
     assert summary.note == "0 of 0 gates reused (0.0%)."

@@ -1,0 +1,217 @@
+"""The seeds' claims on the shipped model: what to cache, how finely, and which signal decides.
+
+    python -m benchmarks.seed_claims --out runs/seed-claims
+
+Each of 5 seeds samples every case on the same unseen noise; the tables go to standard output and
+to ``table.md`` in the folder. Seeds that are finished are not repeated.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from dqar.config import DQARConfig
+from dqar.gates import (
+    AllOf,
+    Budget,
+    Cached,
+    Closed,
+    EntropyBelow,
+    Gate,
+    Interval,
+    Scheduled,
+    SnrBand,
+    Staleness,
+    Warmup,
+    seed_cascade,
+)
+from dqar.schedule import LayerSchedule
+from pipeline.compare import error_at
+from pipeline.evaluator import Evaluator
+from pipeline.methods import SEED_MAX_GAP, SEED_WARMUP, Point
+from pipeline.tasks import EvaluateConfig, Probe
+
+SEEDS = (11, 12, 13, 14, 15)
+INFINITE = float("inf")
+QUANTILES = (0.1, 0.25, 0.4, 0.5, 0.6, 0.75, 0.9, 1.0)
+RATIOS = (0.2, 0.3, 0.4)
+T_95 = 2.776
+"""Student's t for 5 seeds, 4 degrees of freedom."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Case:
+    """One cache with the gates that are run on it."""
+
+    name: str
+    cache: dict[str, Any] = field(default_factory=dict)
+    """Fields of :class:`EvaluateConfig`."""
+    gates: tuple[tuple[str, Gate], ...] = (("interval=2", Interval(2)),)
+
+
+def cache_cases() -> Iterator[Case]:
+    """Formats at equal reuse, for the output and for keys and values."""
+    periods = tuple((f"interval={period}", Interval(period)) for period in (2, 3, 4))
+    for cached in ("output", "kv"):
+        keep = {"cached": cached}
+        yield Case(name=f"{cached} fp32", cache=keep | {"cache_bits": 32}, gates=periods)
+        yield Case(name=f"{cached} fp16", cache=keep | {"cache_bits": 16})
+        for bits in (8, 4, 2):
+            for granularity in ("per_tensor", "per_channel", "per_head"):
+                fields = keep | {"cache_bits": bits, "cache_granularity": granularity}
+                yield Case(name=f"{cached} int{bits} {granularity}", cache=fields)
+            fields = keep | {"cache_bits": bits, "balanced": True}
+            yield Case(name=f"{cached} int{bits} per_tensor balanced", cache=fields)
+    for bits in (8, 4):
+        fields = {"cached": "kv", "cache_bits": bits, "quantize_keys": False}
+        yield Case(name=f"kv K16/V{bits} per_tensor", cache=fields)
+
+
+def seed_cases() -> Case:
+    """The seeds' own settings, the recommended one among them."""
+    linear = partial(LayerSchedule, schedule_type="linear", warmup_fraction=SEED_WARMUP)
+    reverse = partial(LayerSchedule, schedule_type="linear-reverse", warmup_fraction=SEED_WARMUP)
+    # Bounded staleness separates what depth does from what never refreshing does.
+    fresh = Staleness(2)
+    gates = {
+        "LINEAR 1/2 (recommended)": Scheduled(linear(layer_fraction=0.5)),
+        "LINEAR 1": Scheduled(linear()),
+        "LINEAR reverse 1/2": Scheduled(reverse(layer_fraction=0.5)),
+        "LINEAR reverse 1": Scheduled(reverse()),
+        "LINEAR 1, gap at most 2": AllOf(Scheduled(linear()), Cached(), fresh),
+        "LINEAR reverse 1, gap at most 2": AllOf(Scheduled(reverse()), Cached(), fresh),
+        "cascade, README values": seed_cascade(DQARConfig()),
+        "cascade, talk's values": seed_cascade(DQARConfig.slides()),
+    }
+    return Case(name="seed", gates=tuple(gates.items()))
+
+
+def signal_case(entropies: Any) -> Case:
+    """Entropy alone, SNR alone and both, under the seed's warm-up, gap and budget."""
+    taus = {q: float(entropies.quantile(q)) * (1.0 + 1e-6) for q in QUANTILES}
+    windows = [(0.0, high) for high in (0.02, 0.06, 0.2, 0.6, 2.0, 10.0, 100.0, INFINITE)]
+    gates: list[tuple[str, Gate]] = []
+    for quantile, tau in taus.items():
+        gates.append((f"entropy alone q{quantile:g}", _seed_gate(tau, 0.0, INFINITE)))
+        gates.append((f"entropy and SNR q{quantile:g}", _seed_gate(tau, 0.1, 10.0)))
+    gates += [
+        (f"SNR alone [0, {high:g}]", _seed_gate(INFINITE, low, high)) for low, high in windows
+    ]
+    return Case(name="signals", gates=tuple(gates))
+
+
+def _seed_gate(tau: float, low: float, high: float) -> Gate:
+    limits = Staleness(SEED_MAX_GAP), Budget(SEED_MAX_GAP)
+    return AllOf(Warmup(SEED_WARMUP), Cached(), *limits, EntropyBelow(tau), SnrBand(low, high))
+
+
+def measure_seed(seed: int, num_samples: int) -> list[dict[str, Any]]:
+    """Rows of one seed; twins are sampled once and serve every case."""
+    config = partial(
+        EvaluateConfig, model="digits", guidance_scale=2.0, num_samples=num_samples, seed=seed
+    )
+    first = Evaluator(config())
+    twin = first.measure(Point(method="baseline", operating_point="twin", steps=50)).row
+    observed = first.probe(Probe(name="observe", gate=Closed(), num_samples=32))
+    rows = [twin]
+    for case in [*cache_cases(), seed_cases(), signal_case(observed.entropies)]:
+        evaluator = Evaluator(config(**case.cache))
+        evaluator.twins = first.twins
+        for label, gate in case.gates:
+            point = Point(method=case.name, operating_point=label, steps=50, gate=gate)
+            row = evaluator.measure(point).row
+            rows.append(row | {"fid_lost": row["fid"] - twin["fid"]})
+    return rows
+
+
+def finished_seed(out: Path, num_samples: int, seed: int) -> list[dict[str, Any]]:
+    """Rows of one seed; read back where they are there already."""
+    path = out / f"seed-{seed}-{num_samples}.json"
+    if not path.exists():
+        rows = measure_seed(seed, num_samples)
+        path.write_text(json.dumps(rows, indent=1))
+        print(f"seed {seed}: {len(rows)} points", flush=True)
+    return json.loads(path.read_text())
+
+
+def mean_with_ci(values: list[float], form: str) -> str:
+    """Mean over seeds with a 95% interval."""
+    half = T_95 * statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else 0.0
+    return f"{statistics.mean(values):{form}} ± {half:{form}}"
+
+
+def points_table(by_seed: list[list[dict[str, Any]]], keep: Callable[[str], bool]) -> str:
+    """One line a point: reuse, error, lost FID, cache size."""
+    lines = ["| case | gate | reuse | rel L2 | FID lost | cache MB |", "|---" * 6 + "|"]
+    for index, row in enumerate(by_seed[0]):
+        if not keep(row["method"]):
+            continue
+        same = [rows[index] for rows in by_seed]
+        error = mean_with_ci([other["latent_rel_l2"] for other in same], ".4f")
+        lost = mean_with_ci([other["fid_lost"] for other in same], "+.3f").replace("± +", "± ")
+        reuse = statistics.mean(other["reuse_ratio"] for other in same)
+        lines.append(
+            f"| {row['method']} | {row['operating_point']} | {reuse:.3f} | {error} | {lost} "
+            f"| {row['cache_mb']:.3f} |"
+        )
+    return "\n".join(lines)
+
+
+def signals_table(by_seed: list[list[dict[str, Any]]]) -> str:
+    """Error of each signal's sweep at equal reuse, its worse points given its better ones'."""
+    heads = "".join(f" at reuse {ratio:g} |" for ratio in RATIOS)
+    lines = [f"| signal |{heads}", "|---" * (len(RATIOS) + 1) + "|"]
+    for name in ("SNR alone", "entropy and SNR", "entropy alone"):
+        cells = []
+        for ratio in RATIOS:
+            errors = [_signal_error(rows, name, ratio) for rows in by_seed]
+            known = [error for error in errors if error is not None]
+            cells.append(mean_with_ci(known, ".4f") if len(known) == len(errors) else "-")
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _signal_error(rows: list[dict[str, Any]], name: str, ratio: float) -> float | None:
+    mine = [
+        row | {"method": name}
+        for row in rows
+        if row["method"] == "signals" and row["operating_point"].startswith(name)
+    ]
+    return error_at(mine, name, "reuse_ratio", ratio)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", default="runs/seed-claims")
+    parser.add_argument("--num-samples", type=int, default=128)
+    parser.add_argument("--processes", type=int, default=2)
+    arguments = parser.parse_args()
+    out = Path(arguments.out)
+    out.mkdir(parents=True, exist_ok=True)
+    work = partial(finished_seed, out, arguments.num_samples)
+    with ProcessPoolExecutor(arguments.processes, mp_context=get_context("spawn")) as pool:
+        by_seed = list(pool.map(work, SEEDS))
+    twin_fid = mean_with_ci([rows[0]["fid"] for rows in by_seed], ".2f")
+    text = (
+        f"{points_table(by_seed, lambda name: name.startswith(('output', 'kv')))}\n\n"
+        f"{points_table(by_seed, lambda name: name == 'seed')}\n\n{signals_table(by_seed)}\n\n"
+        f"FID of the twins {twin_fid}. `python -m benchmarks.seed_claims --num-samples "
+        f"{arguments.num_samples}`, {len(SEEDS)} seeds, digits, DDIM-50, "
+        f"{by_seed[0][0]['device']}, {datetime.now(UTC).date().isoformat()}\n"
+    )
+    (out / "table.md").write_text(text)
+    print(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,117 @@
+"""Reads queries and keys of a diffusers attention, and finishes one from given keys and values."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+
+from dqar.signals import attention_entropy
+
+PLAIN_PROCESSOR = "AttnProcessor2_0"
+"""The processor whose arithmetic :func:`attend` follows, to the bit."""
+
+
+class QueryKeyCapture:
+    """Reads the queries and keys of one attention call, whatever processor computes it."""
+
+    def __init__(self, attention: Any) -> None:
+        self.attention = attention
+        self.found: dict[str, Tensor] = {}
+
+    def __enter__(self) -> QueryKeyCapture:
+        attention = self.attention
+        watched = {
+            "query": attention.norm_q or attention.to_q,
+            "key": attention.norm_k or attention.to_k,
+        }
+        self._thread = threading.get_ident()
+        self._hooks = [
+            module.register_forward_hook(self._keep(name)) for name, module in watched.items()
+        ]
+        return self
+
+    def _keep(self, name: str) -> Any:
+        def hook(module: nn.Module, args: Any, output: Tensor) -> None:
+            del module, args
+            # Another thread may run the same module meanwhile.
+            if threading.get_ident() == self._thread:
+                self.found[name] = output
+
+        return hook
+
+    def __exit__(self, *exc: object) -> None:
+        for hook in self._hooks:
+            hook.remove()
+
+    def entropy(self, max_rows: int) -> Float[Tensor, " r"]:
+        """Entropy of the captured call in nats, mean over heads and strided rows.
+
+        Raises:
+            ValueError: if the processor computed no separate queries and keys.
+        """
+        if len(self.found) < 2:
+            raise ValueError(
+                "Entropy must see queries and keys. Got an attention that fuses its projections. "
+                "Call unfuse_qkv_projections(), or choose a gate without entropy."
+            )
+        query, key = (by_head(self.attention, self.found[name]) for name in ("query", "key"))
+        scale = float(self.attention.scale)
+        return attention_entropy(query, key, scale=scale, max_rows=max_rows)
+
+
+def by_head(attention: Any, projected: Tensor) -> Float[Tensor, "r h n e"]:
+    """Split the width into heads."""
+    if projected.ndim == 4:  # a per-head norm_q sees its heads already
+        return projected
+    return projected.unflatten(-1, (attention.heads, -1)).transpose(1, 2)
+
+
+def projected_entropy(
+    attention: Any, query: Float[Tensor, "r n d"], key: Float[Tensor, "r n d"], max_rows: int
+) -> Float[Tensor, " r"]:
+    """Entropy in nats of attention between projections that are not normed yet."""
+    query, key = _normed(attention, query, key)
+    return attention_entropy(query, key, scale=float(attention.scale), max_rows=max_rows)
+
+
+def attend(
+    attention: Any,
+    query: Float[Tensor, "r n d"],
+    key: Float[Tensor, "r n d"],
+    value: Float[Tensor, "r n d"],
+) -> Float[Tensor, "r n d"]:
+    """Self-attention from its projections on, as :data:`PLAIN_PROCESSOR` does it."""
+    query, key = _normed(attention, query, key)
+    mixed = scaled_dot_product_attention(query, key, by_head(attention, value))
+    hidden = mixed.transpose(1, 2).flatten(2).to(query.dtype)
+    hidden = attention.to_out[1](attention.to_out[0](hidden))
+    return hidden / attention.rescale_output_factor
+
+
+def refuse_other_arithmetic(attention: Any) -> None:
+    """K/V reuse computes attention from the projections on, and so must know how.
+
+    Raises:
+        ValueError: for a processor, a fusion or a norm that :func:`attend` does not follow.
+    """
+    processor = type(attention.processor).__name__
+    extras = attention.group_norm, attention.spatial_norm
+    is_fused = getattr(attention, "fused_projections", False)
+    if processor != PLAIN_PROCESSOR or is_fused or any(extras) or attention.residual_connection:
+        raise ValueError(
+            f"K/V reuse must know the attention's arithmetic. Got {processor}, fused or with "
+            f"norms or a residual of its own. Set {PLAIN_PROCESSOR}, or cache the output."
+        )
+
+
+def _normed(attention: Any, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
+    query, key = by_head(attention, query), by_head(attention, key)
+    if attention.norm_q is not None:
+        query = attention.norm_q(query)
+    if attention.norm_k is not None:
+        key = attention.norm_k(key)
+    return query, key

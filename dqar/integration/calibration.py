@@ -1,0 +1,110 @@
+"""Salience balance factors of a model's cached tensors, measured over the steps of a stock run."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from dqar.balancing import balance_factors, calibrated_salience
+from dqar.integration.samplers import DQARSampler
+from dqar.records import PartKey
+
+GATES = {"attn": 1, "ff": 4}
+"""Where AdaLayerNormZero returns the factor that multiplies a site's output channels next."""
+
+Salience = dict[tuple[PartKey, str], list[Tensor]]
+
+
+def calibrate_balance(
+    sampler: DQARSampler,
+    class_labels: Int[Tensor, " b"],
+    *,
+    latents: Float[Tensor, "b c height width"] | None = None,
+    generator: torch.Generator | None = None,
+) -> dict[PartKey, Float[Tensor, " d"]]:
+    """Balance factors of keys, values and outputs of every layer (:mod:`dqar.balancing`).
+
+    A channel's salience is its largest magnitude in a step; it is balanced against that of what
+    multiplies the channel next: the queries for keys, the output projection for values, the
+    adaLN gate for outputs.
+
+    Args:
+        sampler: of a stock (not patched) transformer; it samples once.
+
+    Raises:
+        ValueError: if the sampler's model is a wrapper.
+    """
+    transformer = sampler.model
+    if not isinstance(transformer, nn.Module):
+        raise ValueError(
+            f"Calibration must see the stock model. Got {type(transformer).__name__}. "
+            "Pass a sampler of the transformer itself."
+        )
+    salience: Salience = defaultdict(list)
+    with _watched(transformer, salience):
+        sampler.sample(len(class_labels), class_labels, latents=latents, generator=generator)
+    keys = dict.fromkeys(key for key, _ in salience)
+    return {key: _factors(salience, key) for key in keys}
+
+
+def _factors(salience: Salience, key: PartKey) -> Float[Tensor, " d"]:
+    own, consumer = (torch.stack(salience[key, role]) for role in ("own", "consumer"))
+    # The weights of the timesteps are the same both ways, since rank correlation is symmetric.
+    return balance_factors(calibrated_salience(own, consumer), calibrated_salience(consumer, own))
+
+
+@contextmanager
+def _watched(transformer: nn.Module, salience: Salience) -> Iterator[None]:
+    blocks: Any = transformer.transformer_blocks
+    handles = [
+        module.register_forward_hook(hook)
+        for layer, block in enumerate(blocks)
+        for module, hook in _hooks_of(block, layer, salience)
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _hooks_of(block: Any, layer: int, salience: Salience) -> list[tuple[nn.Module, Any]]:
+    attention = block.attn1
+    keys, values = (PartKey("attn", layer, part) for part in ("keys", "values"))
+    outputs = {site: PartKey(site, layer, "output") for site in GATES}
+
+    def note(*entries: tuple[PartKey, str]) -> Callable[..., None]:
+        def hook(module: nn.Module, args: Any, output: Tensor) -> None:
+            del module, args
+            for entry in entries:
+                salience[entry].append(_channels(output))
+
+        return hook
+
+    def note_values(module: nn.Module, args: Any, output: Tensor) -> None:
+        note((values, "own"))(module, args, output)
+        salience[values, "consumer"].append(_channels(attention.to_out[0].weight))
+
+    def note_gates(module: nn.Module, args: Any, output: tuple) -> None:
+        del module, args
+        for site, place in GATES.items():
+            salience[outputs[site], "consumer"].append(_channels(output[place]))
+
+    return [
+        (attention.to_q, note((keys, "consumer"))),
+        (attention.to_k, note((keys, "own"))),
+        (attention.to_v, note_values),
+        (attention, note((outputs["attn"], "own"))),
+        (block.ff, note((outputs["ff"], "own"))),
+        (block.norm1, note_gates),
+    ]
+
+
+def _channels(value: Tensor) -> Float[Tensor, " d"]:
+    return value.detach().float().abs().flatten(0, -2).amax(dim=0)

@@ -1,0 +1,151 @@
+"""How one site passes through an open step: computed, taken from the cache, or some rows of each.
+
+The controller's hand on the cache; what is to happen was decided when the step began.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from dqar.cache import CachedValue, ReuseCache
+from dqar.cross_branch import CONDITIONAL, UNCONDITIONAL, BranchRows
+from dqar.exchange import Compute, Fresh, Parts, parts_error
+from dqar.records import EntryKey, Reason
+from dqar.tape import Rows, StepTape, rows_that_compute
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Passage:
+    """One step's way through the sites of a model."""
+
+    cache: ReuseCache
+    tape: StepTape
+    codes: list[list[int]]
+    """The verdict's reasons on the host, by gate and sample."""
+    branches: BranchRows
+    needs: frozenset[str]
+    """What is to be measured of :data:`dqar.gates.MEASURED`."""
+    shares_branches: bool
+    """Whether the distance between guidance branches is to be measured."""
+    exposure: bool
+    """Compute every site; the verdict decides only what the sampler sees."""
+
+    def commit(
+        self, key: EntryKey, gate: int, parts: Parts, entropy: Float[Tensor, " r"] | None
+    ) -> None:
+        """Cache what one branch computed by hand."""
+        if entropy is not None:
+            self.tape.measure("entropy", gate, entropy, None)
+        self.cache.store(key, parts)
+        if self.shares_branches and self._follows(gate, key.branch):
+            other = self.cache.read(EntryKey(key.site, key.layer, CONDITIONAL))
+            everyone = torch.arange(len(self.codes[gate]), device=self.tape.device)
+            self.tape.note_branch_gap(gate, parts_error(parts, other), everyone)
+        self.tape.mark_committed(gate, None, key.branch)
+
+    def hand_out(self, entry: EntryKey, gate: int) -> CachedValue:
+        """What a decision's entry holds, or what another branch lends it."""
+        key = EntryKey(entry.site, entry.layer, entry.branch)
+        if entry.lender is None:
+            self.tape.mark_reused(gate, entry.branch)
+        else:
+            self.cache.lend(EntryKey(entry.site, entry.layer, entry.lender), key)
+            self.tape.mark_committed(gate, None, entry.branch)
+        return self.cache.fetch(key)
+
+    def is_lent(self, gate: int, branch: str) -> bool:
+        """Whether a branch driven by hand may take over what the conditional one committed."""
+        everyone_shares = set(self.codes[gate]) == {int(Reason.SHARED)}
+        return everyone_shares and self._follows(gate, branch)
+
+    def _follows(self, gate: int, branch: str) -> bool:
+        return branch == UNCONDITIONAL and CONDITIONAL in self.tape.branches_committed(gate)
+
+    def through(self, key: EntryKey, gate: int, compute: Compute) -> Parts:
+        """The parts of one site for the whole stacked batch."""
+        if self.exposure:
+            return self._expose(key, gate, compute)
+        codes = set(self.codes[gate])
+        if Reason.REUSE in codes:
+            self.tape.mark_reused(gate)
+            return self.cache.read(key) if len(codes) == 1 else self._mix(key, gate, compute)
+        if Reason.SHARED in codes:
+            return self._mix(key, gate, compute)
+        fresh = compute(None)
+        self._enter(key, gate, fresh, None)
+        return fresh.parts
+
+    def _mix(self, key: EntryKey, gate: int, compute: Compute) -> Parts:
+        cached = self.cache.read(key)
+        num_rows = len(next(iter(cached.values())))
+        rows = rows_that_compute(self.tape.verdict.reuse[gate], num_rows)
+        fresh = self._compute(gate, compute, rows)
+        self._enter(key, gate, fresh, rows)
+        return {
+            name: part.index_copy(0, rows.rows, fresh.parts[name]) for name, part in cached.items()
+        }
+
+    def _compute(self, gate: int, compute: Compute, rows: Rows) -> Fresh:
+        if Reason.SHARED not in self.codes[gate]:
+            return compute(rows.rows)
+        donors = self.branches.donors(rows.rows, self._shared(gate))
+        computed, place = donors.unique(return_inverse=True)
+        return compute(computed).take(place)
+
+    def _shared(self, gate: int) -> Bool[Tensor, " b"]:
+        return self.tape.verdict.reason[gate] == Reason.SHARED
+
+    def _expose(self, key: EntryKey, gate: int, compute: Compute) -> Parts:
+        fresh = compute(None)
+        if key not in self.cache:
+            self._enter(key, gate, fresh, None)
+            return fresh.parts
+        cached = self.cache.read(key)
+        error = parts_error(cached, fresh.parts)
+        self.tape.note_local_error(gate, error)
+        self.tape.mark_reused(gate)
+        reuse = self.tape.verdict.reuse[gate]
+        seen = _seen(cached, fresh.parts, reuse.repeat(len(error) // len(reuse)))
+        rows = rows_that_compute(reuse, len(error))
+        if len(rows.rows):
+            self._enter(key, gate, fresh.take(rows.rows), rows)
+        return seen
+
+    def _enter(self, key: EntryKey, gate: int, fresh: Fresh, rows: Rows | None) -> None:
+        if fresh.entropy is not None:
+            self.tape.measure("entropy", gate, fresh.entropy, rows)
+        if "log_drift" in self.needs and key in self.cache:
+            self._measure_against_cache("drift", key, gate, fresh, rows)
+        self.cache.store(key, fresh.parts, None if rows is None else rows.rows)
+        if "quant_error" in self.needs:
+            self._measure_against_cache("quant_error", key, gate, fresh, rows)
+        if self.shares_branches and self.branches.has_both:
+            self._measure_branches(gate, fresh, rows)
+        self.tape.mark_committed(gate, rows)
+
+    def _measure_against_cache(
+        self, name: str, key: EntryKey, gate: int, fresh: Fresh, rows: Rows | None
+    ) -> None:
+        cached = self.cache.read(key)
+        if rows is not None:
+            cached = {part: value[rows.rows] for part, value in cached.items()}
+        self.tape.measure(name, gate, parts_error(cached, fresh.parts), rows)
+
+    def _measure_branches(self, gate: int, fresh: Fresh, rows: Rows | None) -> None:
+        shared = self._shared(gate)
+        everyone = torch.arange(len(shared), device=shared.device)
+        samples = everyone if rows is None else rows.samples
+        distance = self.branches.distance(fresh.parts)
+        # Of a shared sample one branch alone was computed; that says nothing of the other.
+        known = torch.where(shared[samples], torch.nan, distance)
+        self.tape.note_branch_gap(gate, known, samples)
+
+
+def _seen(cached: Parts, fresh: Parts, reuse: Bool[Tensor, " r"]) -> Parts:
+    """What the sampler sees in exposure: the cached value where it reuses."""
+    where = reuse[:, None, None]
+    return {name: torch.where(where, part, fresh[name]) for name, part in cached.items()}

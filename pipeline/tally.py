@@ -1,0 +1,48 @@
+"""What the batches of one operating point add up to."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from dqar.summary import ReuseSummary
+from pipeline.quality import Deltas
+
+
+@dataclass(slots=True)
+class Tally:
+    """Filled batch by batch."""
+
+    deltas: list[Deltas] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+    """Of each timed batch."""
+    twin_seconds: list[float] = field(default_factory=list)
+    """Of its twin, sampled right before."""
+    images: list[Tensor] = field(default_factory=list)
+    twins: list[Tensor] = field(default_factory=list)
+    reused: int = 0
+    gates: int = 0
+    reused_by_site: Counter[str] = field(default_factory=Counter)
+    shared_by_site: Counter[str] = field(default_factory=Counter)
+    """Gates that computed one guidance branch for both."""
+    cache_bytes: int = 0
+    """The most that any batch held."""
+
+    def count(self, summary: ReuseSummary) -> None:
+        """Add what a batch's controller did."""
+        self.reused += summary.reused
+        self.gates += summary.gates
+        self.reused_by_site.update(summary.by_site)
+        self.shared_by_site.update(summary.shared_by_site)
+        self.cache_bytes = max(self.cache_bytes, summary.cache_bytes)
+
+    @property
+    def reuse_ratio(self) -> float:
+        """Gates not computed / all gates."""
+        return self.reused / self.gates if self.gates else 0.0
+
+    def ratio_by_site(self, sites: tuple[str, ...]) -> dict[str, float]:
+        """The same for each site."""
+        return {site: len(sites) * self.reused_by_site[site] / self.gates for site in sites}
