@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-Purpose = Literal["collect", "calibrate", "evaluate", "explore"]
+Purpose = Literal["collect", "calibrate", "evaluate", "explore", "sample"]
 """What noise is drawn for. ``explore`` keys the coins of randomised decisions."""
 
 

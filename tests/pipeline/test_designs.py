@@ -1,12 +1,14 @@
 """Coins and noise: keyed, reproducible, with known propensities."""
 
+from typing import get_args
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.designs import DEFAULT_DESIGNS, RATES, explore, parse_designs
-from pipeline.noise import draw_noise, noise_key
+from pipeline.noise import Purpose, draw_noise, noise_key
 
 STEPS, GATES = 50, 16
 
@@ -88,11 +90,11 @@ def test_noise_of_one_key_does_not_depend_on_its_batch():
 def test_purposes_seeds_and_indices_give_different_noise():
     keys = {
         noise_key(purpose, seed, index)
-        for purpose in ("collect", "calibrate", "evaluate", "explore")
+        for purpose in get_args(Purpose)
         for seed in range(5)
         for index in range(50)
     }
-    assert len(keys) == 4 * 5 * 50
+    assert len(keys) == 5 * 5 * 50
     collect, _ = draw_noise("collect", 0, range(8), (64,), 10)
     evaluate, _ = draw_noise("evaluate", 0, range(8), (64,), 10)
     assert not torch.isclose(collect, evaluate).all(dim=1).any()

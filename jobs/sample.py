@@ -1,0 +1,176 @@
+"""Draw samples with DQAR, and the same samples without, on one process.
+
+    python jobs/sample.py --model digits --class-labels 1,2,3 --out runs/samples
+    python jobs/sample.py --model digits --policy runs/policy --out runs/samples
+    python jobs/sample.py --model facebook/DiT-XL-2-256 --config configs/default.yaml \\
+        --num-samples 8 --dtype fp16 --out runs/samples
+
+What gates: --config alone, the seed's cascade of that file; --policy alone, the policy and nothing
+else; both, the cascade with the policy as its last gate; neither, the cascade of
+configs/default.yaml.
+
+The seed's scripts/run_inference.py takes --num-steps, --output-dir and --enable-dqar; here they are
+--steps, --out and the default, which --no-reuse turns off.
+"""
+
+import argparse
+import shlex
+import sys
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from pipeline.door import (
+    JobParser,
+    Refusal,
+    add_tracking_flags,
+    checked,
+    enter,
+    refuse_other_files,
+    refuse_relative_inside_job,
+    split_names,
+)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    given = {"out": arguments.out, "config": arguments.config, "policy": arguments.policy}
+    refuse_relative_inside_job(**given)
+    from pipeline.models import find_model, load_model, pick_device, refuse_too_many_steps
+    from pipeline.sample import refuse_unknown_labels
+    from pipeline.sampling_run import refuse_unwritable, sample_images
+    from pipeline.tracking import Tracker, resolve_tracking_uri
+
+    card = find_model(arguments.model)
+    policy = load_fitting_policy(arguments.policy, card)
+    config = configure(arguments, card, policy)
+    refuse_too_many_steps(card, config.steps)
+    refuse_unknown_labels(card, config.class_labels)
+    refuse_other_files(arguments.out, "sample.json")
+    refuse_unwritable(arguments.out)
+    resolve_tracking_uri(arguments.tracking_uri)
+    model = load_model(card, sampler=config.sampler, dtype=config.dtype, device=pick_device())
+    tracker = Tracker(arguments.tracking_uri, arguments.experiment)
+    command = "python jobs/sample.py " + shlex.join(sys.argv[1:])
+    sample_images(config, model, policy, Path(arguments.out), tracker, command)
+    return 0
+
+
+def load_fitting_policy(folder: str | None, card):
+    """The policy of --policy, if it knows this model; None without the flag."""
+    if folder is None:
+        return None
+    from pipeline.evaluation_run import load_policies
+
+    return next(iter(load_policies([folder], card).values()))
+
+
+def configure(arguments: argparse.Namespace, card, policy):
+    """What was left out follows the policy, else the model."""
+    from dqar.policy import PolicySpec
+    from pipeline.sample import SampleConfig
+
+    labels = parse_labels(arguments.class_labels)
+    spec = policy.spec if policy else PolicySpec()
+    follows = {
+        "steps": spec.steps or 50,
+        "guidance_scale": spec.guidance or card.guidance_scale,
+        "sampler": spec.sampler or "ddim",
+        "num_samples": len(labels) or 4,
+    }
+    given = {name: getattr(arguments, name) for name in follows}
+    return checked(
+        SampleConfig,
+        model=arguments.model,
+        dqar=configure_reuse(arguments, policy),
+        cascade=policy is None or arguments.config is not None,
+        class_labels=labels,
+        twin=not (arguments.no_twin or arguments.no_reuse),
+        dtype=arguments.dtype,
+        seed=arguments.seed,
+        **{name: follows[name] if value is None else value for name, value in given.items()},
+    )
+
+
+def configure_reuse(arguments: argparse.Namespace, policy):
+    """The configuration of --config, else the default on the policy's sites; then the flags."""
+    from dqar.config import DQARConfig
+    from dqar.config_file import load_config
+
+    if arguments.config is not None:
+        config = checked(load_config, path=arguments.config)
+    else:
+        config = checked(DQARConfig, sites=policy.spec.sites) if policy else DQARConfig()
+    changes = {}
+    if arguments.sites is not None:
+        changes["sites"] = split_names(arguments.sites)
+    if arguments.no_reuse:
+        changes["enabled"] = False
+    config = checked(partial(replace, config), **changes)
+    if policy is not None:
+        refuse_sites_apart(config.sites, arguments.model, policy)
+    return config
+
+
+def refuse_sites_apart(sites: tuple[str, ...], model: str, policy) -> None:
+    from pipeline.evaluation_run import refuse_policies_apart
+    from pipeline.tasks import EvaluateConfig
+
+    refuse_policies_apart(EvaluateConfig(model=model, sites=sites), {"learned": policy})
+
+
+def parse_labels(text: str | None) -> tuple[int, ...]:
+    """``"1,2,3"`` to classes; none without the flag."""
+    if text is None:
+        return ()
+    names = split_names(text)
+    try:
+        labels = tuple(map(int, names))
+    except ValueError:
+        labels = ()
+    if not labels:
+        raise Refusal(
+            f"--class-labels must be whole numbers with commas. Got {text!r}. Pass 1,2,3."
+        )
+    return labels
+
+
+def parser() -> JobParser:
+    job = JobParser(
+        "Draw samples with DQAR, and the same samples without. The seed's --num-steps, "
+        "--output-dir and --enable-dqar are --steps, --out and the default."
+    )
+    job.add_argument("--model", required=True, help="digits, a diffusers folder, or a hub id")
+    job.add_argument("--out", required=True, help="folder to write (the seed's --output-dir)")
+    what = job.add_mutually_exclusive_group()
+    what.add_argument("--class-labels", metavar="1,2,3", help="the class of each sample")
+    what.add_argument("--num-samples", type=int, help="samples of drawn classes; default: 4")
+    job.add_argument(
+        "--steps", type=int, help="the seed's --num-steps; default: the policy's, or 50"
+    )
+    job.add_argument("--guidance-scale", type=float, help="default: the policy's, or the model's")
+    job.add_argument("--sampler", choices=["ddim", "dpm"], help="default: the policy's, or ddim")
+    job.add_argument(
+        "--config",
+        metavar="YAML",
+        help="thresholds, cache and layer schedule; default: configs/default.yaml's values",
+    )
+    job.add_argument(
+        "--policy",
+        metavar="FOLDER",
+        help="gates by this policy alone; with --config, as the last gate of its cascade",
+    )
+    job.add_argument(
+        "--no-reuse",
+        action="store_true",
+        help="close every gate: the stock model's samples (the seed without --enable-dqar)",
+    )
+    job.add_argument("--no-twin", action="store_true", help="leave out the samples without reuse")
+    job.add_argument("--sites", help="attn, or attn,ff; default: --config's, or the policy's")
+    job.add_argument("--seed", type=int, default=0, help="seed of the noise")
+    job.add_argument("--dtype", choices=["fp32", "fp16", "bf16"], default="fp32", help="arithmetic")
+    add_tracking_flags(job)
+    return job
+
+
+if __name__ == "__main__":
+    sys.exit(enter(parser(), run))

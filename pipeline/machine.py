@@ -1,0 +1,72 @@
+"""What a measurement ran on, and how much memory this process holds."""
+
+from __future__ import annotations
+
+import os
+import platform
+import resource
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pipeline.door import Refusal
+from pipeline.models import pick_device
+
+
+def choose_device(wanted: str) -> str:
+    """The device that :func:`pipeline.models.pick_device` finds, if it is the one asked for.
+
+    Raises:
+        Refusal: if ``wanted`` names the other one.
+    """
+    found = pick_device()
+    if wanted not in ("auto", found):
+        mend = "Hide the GPU with CUDA_VISIBLE_DEVICES=''" if found == "cuda" else "Pass cpu"
+        raise Refusal(
+            f"--device must be what torch finds here. Got {wanted}, found {found}. {mend}."
+        )
+    return found
+
+
+def describe_machine(device: str) -> dict[str, Any]:
+    """Names and numbers to read a timing by; the date is UTC."""
+    return {
+        "cpu": _cpu_name(),
+        "gpu": torch.cuda.get_device_name() if device == "cuda" else None,
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def resident_mb() -> float:
+    """Resident memory of this process now, in MiB.
+
+    Where the system does not tell, the most it ever had: that mark cannot fall.
+    """
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except OSError:
+        return peak_resident_mb()
+    return pages * resource.getpagesize() / 2**20
+
+
+def peak_resident_mb() -> float:
+    """The most resident memory that this process ever had, in MiB."""
+    # Kilobytes on Linux, bytes on macOS.
+    unit = 1 if sys.platform == "darwin" else 2**10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20

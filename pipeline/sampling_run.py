@@ -1,0 +1,168 @@
+"""Sampling under tracking: images, the grid over their twins, and the account of the run."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from dqar.policy import ReusePolicy
+from pipeline.door import Refusal
+from pipeline.machine import describe_machine
+from pipeline.models import LoadedModel
+from pipeline.sample import SampleConfig, Sampled, sample
+from pipeline.tracking import Tracker
+
+GRID_IMAGES = 8
+METRICS = (
+    "reuse_ratio",
+    "seconds_per_sample",
+    "twin_seconds_per_sample",
+    "latent_rel_l2",
+    "cache_mb",
+)
+
+
+def refuse_unwritable(out: str) -> None:
+    """Tell before anything is sampled that it could not be written.
+
+    Raises:
+        Refusal: if the folder cannot be made, or not written to.
+    """
+    wanted = Path(out).absolute()
+    nearest = next(path for path in (wanted, *wanted.parents) if path.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+        raise Refusal(
+            f"--out must be a folder that can be written. Got {out}, with {nearest} in the way. "
+            "Name another."
+        )
+
+
+def sample_images(
+    config: SampleConfig,
+    model: LoadedModel,
+    policy: ReusePolicy | None,
+    folder: Path,
+    tracker: Tracker,
+    command: str,
+) -> dict[str, Any]:
+    """:func:`pipeline.sample.sample`, logged and written; returns what ``sample.json`` holds."""
+    lineage = policy.spec.lineage if policy else {}
+    parent = tracker.open_pipeline(lineage, "pipeline")
+    tags = {f"lineage.{stage}": run_id for stage, run_id in lineage.items()}
+    with tracker.run(f"sample {config.model}", stage="sample", parent=parent, tags=tags) as run:
+        run.params(_flat(asdict(config)))
+        sampled = sample(config, model, policy)
+        account = {"command": command, **account_of(config, model, policy, sampled)}
+        write_samples(sampled, account, folder)
+        run.metrics({f"sample/{name}": _figure(account, name) for name in METRICS})
+        run.artifact(folder, "samples")
+    _announce(config, account, folder)
+    return account
+
+
+def account_of(
+    config: SampleConfig, model: LoadedModel, policy: ReusePolicy | None, sampled: Sampled
+) -> dict[str, Any]:
+    """What was asked for, what was reused and why not, times in seconds, errors, cache in MiB."""
+    summary = sampled.summary
+    return {
+        "config": asdict(config) | {"class_labels": sampled.class_labels},
+        "model_hash": model.card.model_hash,
+        "policy_traces": policy.spec.trace_digest if policy else None,
+        "note": summary.note,
+        "reuse_ratio": summary.reuse_ratio,
+        "reuse": asdict(summary),
+        "seconds_per_sample": sampled.seconds_per_sample,
+        "twin_seconds_per_sample": sampled.twin_seconds_per_sample,
+        "latent_rel_l2": sampled.latent_rel_l2,
+        "cache_mb": summary.cache_bytes / 2**20,
+        "machine": describe_machine(model.transformer.device.type),
+    }
+
+
+def write_samples(sampled: Sampled, account: dict[str, Any], folder: Path) -> None:
+    """Write ``images/NNN.png``, ``samples.png`` and ``sample.json`` over an earlier run's."""
+    images = folder / "images"
+    images.mkdir(parents=True, exist_ok=True)
+    for earlier in images.glob("[0-9][0-9][0-9]*.png"):
+        earlier.unlink()
+    for index, pixels in enumerate(_to_pixels(sampled.images)):
+        _write_png(pixels, images / f"{index:03d}.png")
+    plot_grid(sampled, folder / "samples.png")
+    # Last, so that a folder with sample.json is a whole one.
+    (folder / "sample.json").write_text(json.dumps(account, indent=1) + "\n")
+
+
+def plot_grid(sampled: Sampled, path: Path) -> None:
+    """The first twins, where there are any, above the same samples with DQAR."""
+    from matplotlib.figure import Figure
+
+    strips = [("DQAR", sampled.images)]
+    if sampled.twin_images is not None:
+        strips.insert(0, ("twin", sampled.twin_images))
+    figure = Figure(figsize=(9, 1.2 * len(strips)), layout="constrained")
+    panels = figure.subplots(len(strips), 1, squeeze=False)[:, 0]
+    for panel, (label, images) in zip(panels, strips, strict=True):
+        strip = np.concatenate(list(_to_pixels(images[:GRID_IMAGES])), axis=1)
+        panel.imshow(strip, cmap="gray", vmin=0, vmax=255)
+        panel.set(xticks=[], yticks=[])
+        panel.set_ylabel(label, rotation=0, ha="right", va="center", fontsize=8)
+    figure.savefig(path, dpi=120)
+
+
+def _announce(config: SampleConfig, account: dict[str, Any], folder: Path) -> None:
+    print(f"sample: {account['note']}", flush=True)
+    refusals = account["reuse"]["by_reason"]
+    if config.dqar.enabled and refusals.keys().isdisjoint(("reuse", "shared")):
+        print(
+            "sample: WARNING: nothing was reused although asked to; most gates were refused for "
+            f"{max(refusals, key=refusals.get)!r}. Loosen that in --config, or pass a --policy.",
+            file=sys.stderr,
+            flush=True,
+        )
+    against = ""
+    if account["latent_rel_l2"] is not None:
+        against = (
+            f" against {account['twin_seconds_per_sample']:.3f} s without reuse, relative L2 "
+            f"{fmean(account['latent_rel_l2']):.4f}"
+        )
+    print(
+        f"sample: images, samples.png and sample.json in {folder}; "
+        f"{account['seconds_per_sample']:.3f} s a sample{against}",
+        flush=True,
+    )
+
+
+def _to_pixels(images: Float[Tensor, "b c h w"]) -> UInt8[np.ndarray, "b h w c"]:
+    scaled = (images.float().clamp(-1, 1) + 1.0) * 127.5
+    return scaled.round().byte().permute(0, 2, 3, 1).numpy()
+
+
+def _write_png(pixels: UInt8[np.ndarray, "h w c"], path: Path) -> None:
+    from PIL import Image
+
+    Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels).save(path)
+
+
+def _flat(fields: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in fields.items():
+        if isinstance(value, dict):
+            found |= _flat(value, f"{prefix}{name}.")
+        else:
+            found[prefix + name] = value
+    return found
+
+
+def _figure(account: dict[str, Any], name: str) -> float | None:
+    value = account[name]
+    return fmean(value) if isinstance(value, list) else value

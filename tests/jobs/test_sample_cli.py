@@ -1,0 +1,290 @@
+"""jobs/sample.py on a few steps of the shipped model: what it writes, and what it refuses."""
+
+import importlib.util
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dqar.integration import DQARDDIMSampler, SamplerConfig
+from dqar.policy import PolicySpec, ReusePolicy, save_policy
+from dqar.summary import summarize
+from pipeline.door import enter
+from pipeline.models import DIGITS, find_model, load_model
+from pipeline.noise import draw_noise
+from pipeline.sample import Sampled
+from pipeline.sampling_run import write_samples
+from pipeline.tracking import Tracker
+
+JOB = Path(__file__).parents[2] / "jobs" / "sample.py"
+STEPS, LAYERS = 6, 8
+OPEN_GATES = """
+reuse_gate: {entropy_threshold: 100.0, snr_low: 0.0, snr_high: .inf, warmup_fraction: 0.0}
+layer_scheduling: {enabled: false}
+"""
+CLOSED_BY_ENTROPY = OPEN_GATES.replace("100.0", "0.0")
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    """One tracking store for all runs of this file."""
+    return f"sqlite:///{tmp_path_factory.mktemp('store')}/mlflow.db"
+
+
+@pytest.fixture
+def job(monkeypatch, tmp_path, capsys):
+    """Runs the job in this process, in a folder of its own; gives exit code, stdout and stderr."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("RAY_JOB_CONFIG_JSON_ENV_VAR", "MLFLOW_TRACKING_URI"):
+        monkeypatch.delenv(name, raising=False)
+    spec = importlib.util.spec_from_file_location("job_sample", JOB)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+
+    def run(*flags):
+        monkeypatch.setattr("sys.argv", ["sample.py", *map(str, flags)])
+        try:
+            code = enter(module.parser(), module.run)
+        except SystemExit as ended:
+            code = ended.code
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture
+def sampled(job, store, tmp_path):
+    """A run that must succeed: what sample.json holds, stdout and stderr."""
+
+    def run(*flags):
+        where = ("--out", "out", "--tracking-uri", store)
+        code, out, err = job("--model", "digits", "--steps", STEPS, *where, *flags)
+        assert code == 0, err
+        return json.loads((tmp_path / "out" / "sample.json").read_text()), out, err
+
+    return run
+
+
+@pytest.fixture
+def open_gates(tmp_path):
+    """A configuration in which only an empty cache refuses."""
+    (tmp_path / "open.yaml").write_text(OPEN_GATES)
+    return tmp_path / "open.yaml"
+
+
+@pytest.fixture
+def eager_policy(tmp_path):
+    """An untrained policy for the shipped model that always says reuse."""
+    spec = PolicySpec(
+        num_layers=LAYERS,
+        model_hash=find_model("digits").model_hash,
+        steps=4,
+        sampler="dpm",
+        guidance=3.0,
+        log_threshold=1e9,
+    )
+    save_policy(ReusePolicy(spec), tmp_path / "policy")
+    return tmp_path / "policy"
+
+
+def stock_latents(labels, *, seed=0):
+    """The same samples from the model's own parts, nothing of the job in between."""
+    model = load_model(find_model("digits"), sampler="ddim", dtype="fp32", device="cpu")
+    card = model.card
+    noise, _ = draw_noise("sample", seed, range(len(labels)), card.latent_shape, card.num_classes)
+    config = SamplerConfig(num_inference_steps=STEPS, guidance_scale=card.guidance_scale)
+    sampler = DQARDDIMSampler(model.transformer, model.scheduler, config)
+    return sampler.sample(len(labels), torch.tensor(labels), latents=noise)
+
+
+def pixels_of(folder):
+    return [np.asarray(Image.open(path)) for path in sorted((folder / "images").iterdir())]
+
+
+def test_a_run_writes_images_grid_account_and_tracking(sampled, store, tmp_path, open_gates):
+    found, out, err = sampled("--class-labels", "1,2,3", "--config", open_gates)
+    assert found["command"].startswith("python jobs/sample.py --model digits")
+    assert found["config"]["class_labels"] == [1, 2, 3]
+    assert found["reuse"]["by_reason"] == {"reuse": 3 * 8 * 5, "cold": 3 * 8}
+    assert found["reuse_ratio"] == pytest.approx(5 / 6)
+    assert found["cache_mb"] * 2**20 == found["reuse"]["cache_bytes"] > 0
+    assert len(found["latent_rel_l2"]) == 3
+    assert all(0 < error < 1 for error in found["latent_rel_l2"])
+    assert found["seconds_per_sample"] > 0
+    assert found["twin_seconds_per_sample"] > 0
+    assert {"cpu", "cores", "torch", "date"} <= found["machine"].keys()
+    assert [pixels.shape for pixels in pixels_of(tmp_path / "out")] == [(8, 8)] * 3
+    assert (tmp_path / "out" / "samples.png").stat().st_size > 0
+    assert f"sample: {found['note']}\n" in out
+    assert err == ""
+    tracker = Tracker(store, "dqar")
+    runs = tracker.client.search_runs([tracker.experiment_id])
+    newest = next(run for run in runs if run.data.tags["stage"] == "sample")
+    assert newest.info.status == "FINISHED"
+    assert newest.data.params["dqar.entropy_threshold"] == "100.0"
+    assert newest.data.metrics["sample/latent_rel_l2"] == pytest.approx(
+        sum(found["latent_rel_l2"]) / 3
+    )
+
+
+def test_no_reuse_gives_the_stock_models_samples(sampled, tmp_path):
+    found, _, err = sampled("--class-labels", "4,5", "--no-reuse", "--seed", "3")
+    assert found["reuse"]["by_reason"] == {"closed": 2 * LAYERS * STEPS}
+    assert found["latent_rel_l2"] is None
+    assert found["twin_seconds_per_sample"] is None
+    stock = (stock_latents([4, 5], seed=3).clamp(-1, 1) + 1) * 127.5
+    for image, pixels in zip(stock, pixels_of(tmp_path / "out"), strict=True):
+        assert np.array_equal(image[0].round().byte().numpy(), pixels)
+    assert "WARNING" not in err
+
+
+def test_a_run_that_never_reuses_warns_and_equals_its_twin(sampled, tmp_path):
+    (tmp_path / "closed.yaml").write_text(CLOSED_BY_ENTROPY)
+    found, out, err = sampled("--num-samples", "2", "--config", "closed.yaml")
+    assert found["latent_rel_l2"] == [0.0, 0.0]
+    assert "sample: No gate reused: 96 asked, all refused" in out
+    assert err.count("\n") == 1
+    assert "WARNING: nothing was reused although asked to" in err
+    assert "'entropy'" in err
+
+
+def test_a_policy_alone_decides_and_brings_its_settings(sampled, eager_policy):
+    found, _, _ = sampled("--policy", eager_policy, "--num-samples", "1")
+    assert found["config"]["cascade"] is False
+    assert found["config"]["sampler"] == "dpm"
+    assert found["config"]["guidance_scale"] == 3.0
+    assert found["config"]["steps"] == STEPS
+    assert found["reuse_ratio"] == pytest.approx((STEPS - 1) / STEPS)
+
+
+def test_a_policy_with_a_configuration_is_the_last_gate_of_its_cascade(
+    sampled, eager_policy, tmp_path
+):
+    (tmp_path / "closed.yaml").write_text(CLOSED_BY_ENTROPY)
+    both = ("--policy", eager_policy, "--config", "closed.yaml")
+    found, _, _ = sampled(*both, "--num-samples", "1", "--no-twin")
+    assert found["reuse"]["by_reason"] == {"cold": LAYERS, "entropy": LAYERS * (STEPS - 1)}
+
+
+def test_a_second_run_leaves_nothing_of_the_first(sampled, tmp_path):
+    sampled("--num-samples", "3", "--no-twin")
+    found, _, _ = sampled("--num-samples", "2", "--no-twin", "--sites", "attn,ff")
+    assert len(pixels_of(tmp_path / "out")) == 2
+    assert found["config"]["dqar"]["sites"] == ["attn", "ff"]
+    _, labels = draw_noise("sample", 0, range(2), (1, 8, 8), 10)
+    assert found["config"]["class_labels"] == labels.tolist()
+
+
+def test_one_step_cannot_reuse_but_samples(sampled):
+    found, _, err = sampled("--num-samples", "1", "--steps", "1")
+    assert found["reuse"]["reused"] == 0
+    assert "WARNING" in err
+
+
+def test_colour_images_keep_their_channels(tmp_path):
+    images = torch.zeros(2, 3, 4, 6)
+    images[:, 0] = 1.0
+    images[:, 1] = -1.0
+    sampled = Sampled(
+        class_labels=[0, 1],
+        images=images,
+        twin_images=images,
+        latent_rel_l2=[0.0, 0.0],
+        seconds_per_sample=1.0,
+        twin_seconds_per_sample=1.0,
+        summary=summarize([], ("attn",), 1, 0),
+    )
+    write_samples(sampled, {}, tmp_path)
+    for pixels in pixels_of(tmp_path):
+        assert pixels.shape == (4, 6, 3)
+        assert pixels[0, 0].tolist() == [255, 0, 128]
+
+
+@pytest.fixture
+def refused(job, tmp_path):
+    """Runs the job, which must refuse: one line, exit code 2, nothing made or touched."""
+
+    def listing():
+        return {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+
+    def run(*flags):
+        before = listing()
+        code, out, err = job("--model", "digits", "--out", "out", *flags)
+        assert (code, out, err.count("\n")) == (2, "", 1), err
+        assert err.startswith("sample.py: ")
+        assert listing() == before
+        return err
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--model", "./nowhere"], "--model must be digits"),
+        (["--class-labels", "3,10"], "between 0 and 9 for digits. Got [10]"),
+        (["--class-labels", "one"], "--class-labels must be whole numbers"),
+        (["--class-labels", ","], "--class-labels must be whole numbers"),
+        (["--class-labels", "1", "--num-samples", "4"], "not allowed with argument"),
+        (["--num-samples", "0"], "num_samples must be at least 1"),
+        (["--steps", "0"], "steps must be at least 1"),
+        (["--steps", "1001"], "--steps must be at most 1000"),
+        (["--guidance-scale", "nan"], "guidance_scale must be finite"),
+        (["--sampler", "euler"], "invalid choice"),
+        (["--sites", "attention"], "sites must be one of"),
+        (["--sites", ""], "sites must name at least one"),
+        (["--config", "nowhere.yaml"], "nowhere.yaml must be a YAML file"),
+        (["--policy", "nowhere"], "policy.json"),
+        (["--tracking-uri", "nonsense://x"], "--tracking-uri must be"),
+        (["--num-steps", "5"], "unrecognized arguments"),
+    ],
+)
+def test_bad_input_is_refused(refused, flags, said):
+    assert said in refused(*flags)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [("reuse_gate: {", "must be a YAML file"), ("reuse_gate: {tau: 2}", "known keys. Got 'tau'")],
+)
+def test_a_broken_configuration_is_refused(refused, tmp_path, text, said):
+    (tmp_path / "broken.yaml").write_text(text)
+    assert said in refused("--config", "broken.yaml")
+
+
+def test_a_policy_of_another_model_is_refused(refused, eager_policy):
+    path = eager_policy / "policy.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"model_hash": "f" * 16}))
+    assert "must be trained for --model" in refused("--policy", eager_policy)
+
+
+def test_sites_that_the_policy_does_not_know_are_refused(refused, eager_policy):
+    assert "Pass --sites attn" in refused("--policy", eager_policy, "--sites", "attn,ff")
+
+
+def test_a_folder_with_other_files_or_in_a_file_is_refused(refused, tmp_path):
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "thesis.txt").write_text("mine")
+    assert "other files" in refused("--out", "taken")
+    assert "thesis.txt in the way" in refused("--out", "taken/thesis.txt/below")
+
+
+def test_a_model_whose_weights_are_cut_short_is_refused(refused, tmp_path):
+    folder = shutil.copytree(DIGITS, tmp_path / "model")
+    weights = folder / "transformer" / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    assert "must load with diffusers" in refused("--model", folder)
+
+
+@pytest.mark.parametrize("flag", ["--out", "--config", "--policy"])
+def test_relative_paths_are_refused_inside_a_ray_job(refused, monkeypatch, flag):
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    said = refused("--out", "/shared/out", flag, "somewhere")
+    assert f"{flag} must be absolute inside a Ray job" in said

@@ -1,0 +1,30 @@
+"""Every test that docs/seed.md names exists, and every row of things to prove names one."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+TESTS = Path(__file__).parent
+ACCOUNT = (TESTS.parent / "docs" / "seed.md").read_text(encoding="utf-8")
+NAMED = sorted(set(re.findall(r"`([\w/]+\.py)::(test_\w+)`", ACCOUNT)))
+
+
+def tests_in(file: str) -> set[str]:
+    tree = ast.parse((TESTS / file).read_text(encoding="utf-8"))
+    return {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
+
+
+@pytest.mark.parametrize(("file", "name"), NAMED, ids=[name for _, name in NAMED])
+def test_named_test_exists(file, name):
+    assert name in tests_in(file)
+
+
+def test_rows_without_a_test_are_known():
+    rows = [line.split(" | ") for line in ACCOUNT.splitlines() if line.startswith("| ")]
+    bare = [row[0] for row in rows if len(row) == 4 and "::" not in row[2]]
+    headings = {"| the seed says"}
+    assert set(bare) - headings == {"| CLIP score"}
