@@ -1,6 +1,7 @@
 """DQAR: dynamic and quantisation-aware attention reuse for diffusion transformers."""
 
 from dqar.config import DQARConfig
+from dqar.config_file import load_config, save_config
 from dqar.controller import DQARController
 from dqar.integration.dit_wrapper import (
     DQARDiTWrapper,
@@ -15,8 +16,10 @@ __all__ = [
     "DQARDiTWrapper",
     "PolicySpec",
     "ReusePolicy",
+    "load_config",
     "load_policy",
     "patch_dit_pipeline",
+    "save_config",
     "save_policy",
     "unpatch_dit_pipeline",
 ]
