@@ -17,6 +17,8 @@ REPEATS = 5
 
 def skipped_modules(block: Any, site: str, cached: CachedParts) -> list[nn.Module]:
     """What a reused gate of this site does not run."""
+    if site == "block":
+        return [block]
     if site == "ff":
         return [block.ff]
     attention = block.attn1

@@ -148,7 +148,11 @@ def _site_flops(config: dict[str, Any]) -> dict[str, float]:
     # Units of d^2 a token: projections 8, scores and values 4N/d, feed-forward 16.
     width, tokens = _shape(config)
     projections = _projection_flops(config)
-    return {"attn": projections + 4.0 * tokens**2 * width, "ff": 2.0 * projections}
+    attention, feed_forward = projections + 4.0 * tokens**2 * width, 2.0 * projections
+    # A row's modulation: the timestep's embedding (256 -> d -> d) and the six factors (d -> 6d).
+    modulation = 14.0 * width**2 + 512.0 * width
+    whole = attention + feed_forward + modulation
+    return {"attn": attention, "ff": feed_forward, "block": whole}
 
 
 def _projection_flops(config: dict[str, Any]) -> float:

@@ -1,0 +1,146 @@
+"""jobs/sweep.py on tiny settings: its folder, its runs under tracking, and what it refuses."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline.door import enter
+from pipeline.tracking import Tracker
+
+JOB = Path(__file__).parents[2] / "jobs" / "sweep.py"
+TINY_MODEL = ("--steps", "4", "--num-samples", "2", "--runs", "2")
+TINY = {
+    "threshold": ("--thresholds", "1.5,5", "--reuse-limits", "2", "--runs", "2"),
+    "warmup": ("--warmups", "0.1,1/2", *TINY_MODEL),
+    "layer-fraction": ("--layer-fractions", "1/2,1", "--cache-bits", "8", *TINY_MODEL),
+    "direction": ("--layer-fractions", "1", "--warmups", "0.1", *TINY_MODEL),
+    "ablations": ("--ablations", "baseline", "full_dqar", "--entropy-quantile", "1", *TINY_MODEL),
+}
+POINTS = {"threshold": 6, "warmup": 3, "layer-fraction": 3, "direction": 3, "ablations": 2}
+
+
+@pytest.fixture
+def sweep(monkeypatch, tmp_path, capsys):
+    """Runs the job in this process, in a folder of its own; gives exit code, stdout and stderr."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("RAY_JOB_CONFIG_JSON_ENV_VAR", "MLFLOW_TRACKING_URI"):
+        monkeypatch.delenv(name, raising=False)
+    spec = importlib.util.spec_from_file_location("job_sweep", JOB)
+    assert spec is not None
+    assert spec.loader is not None
+    job = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(job)
+
+    def run(*flags):
+        monkeypatch.setattr("sys.argv", ["sweep.py", *map(str, flags)])
+        try:
+            code = enter(job.parser(), job.run)
+        except SystemExit as ended:
+            code = ended.code
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run
+
+
+@pytest.mark.parametrize("kind", list(TINY))
+def test_a_sweep_writes_its_folder_and_its_runs(sweep, tmp_path, kind):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "sweep.json").write_text("an earlier sweep's, which may be written over")
+    code, out, err = sweep(kind, "--out", "out", *TINY[kind])
+    assert code == 0, err
+    assert "sweep.json" in out
+    found = json.loads((tmp_path / "out" / "sweep.json").read_text())
+    assert found["kind"] == kind
+    assert found["command"].startswith(f"python jobs/sweep.py {kind} --out out")
+    assert len(found["points"]) == POINTS[kind]
+    assert all(len(point["runs"]) == 2 for point in found["points"])
+    for name in ("sweep.png", "report.md"):
+        assert (tmp_path / "out" / name).stat().st_size > 0
+    _check_tracking(tmp_path, kind, found)
+
+
+def _check_tracking(folder, kind, found):
+    tracker = Tracker(f"sqlite:///{folder}/mlflow.db", "dqar")
+    runs = tracker.client.search_runs([tracker.experiment_id])
+    (session,) = [run for run in runs if run.data.tags["stage"] == "sweep"]
+    assert session.info.status == "FINISHED"
+    assert session.data.tags["kind"] == kind
+    points = [run for run in runs if run.data.tags["stage"] == "point"]
+    assert len(points) == POINTS[kind]
+    assert {run.data.tags["mlflow.parentRunId"] for run in points} == {session.info.run_id}
+    assert len({frozenset(run.data.metrics) for run in points}) == 1
+    expected = sorted(point["figures"]["speedup"]["mean"] for point in found["points"])
+    assert sorted(run.data.metrics["sweep/speedup"] for run in points) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ((), "arguments are required: KIND"),
+        (("magic",), "invalid choice: 'magic'"),
+        (("threshold", "--thresholds", "low"), "invalid numbers value"),
+        (("threshold", "--thresholds", "1/0"), "invalid numbers value"),
+        (("threshold", "--thresholds", ""), "thresholds must be one or more positive numbers"),
+        (("threshold", "--reuse-limits", "2.5"), "invalid whole_numbers value"),
+        (("threshold", "--reuse-limits", "0"), "reuse_limits must be one or more positive numbers"),
+        (("threshold", "--runs", "0"), "runs must be at least 1"),
+        (("threshold", "--steps", "1"), "steps must be in [2, 1000]"),
+        (("threshold", "--model", "digits"), "Flags must belong to threshold. Got --model"),
+        (("warmup", "--max-gap", "6"), "Flags must belong to warmup. Got --max-gap"),
+        (("warmup", "--warmups", "2"), "warmup_fraction must be in [0, 1]"),
+        (("warmup", "--model", "./nowhere"), "--model must be digits"),
+        (("warmup", "--num-samples", "0"), "num_samples must be at least 1"),
+        (("warmup", "--steps", "2000"), "--steps must be at most 1000"),
+        (("direction", "--layer-fractions", ","), "layer_fractions must hold at least one value"),
+        (("direction", "--cache-bits", "3"), "invalid choice: 3"),
+        (("ablations", "--ablations", "magic"), "ablations must be among"),
+        (("ablations", "--entropy-quantile", "2"), "entropy_quantile must be in [0, 1]"),
+        (("ablations", "--seed", "x"), "invalid int value"),
+    ],
+)
+def test_bad_input_is_one_line_and_writes_nothing(sweep, tmp_path, flags, said):
+    code, out, err = sweep("--out", "out", *flags)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert said in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_with_other_files_is_left_alone(sweep, tmp_path):
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "thesis.txt").write_text("mine")
+    code, _, err = sweep("threshold", "--out", "taken")
+    assert code == 2
+    assert "other files" in err
+    assert [path.name for path in tmp_path.rglob("*")] == ["taken", "thesis.txt"]
+
+
+def test_another_device_than_the_one_found_is_refused(sweep, monkeypatch):
+    for found, wanted in ((True, "cpu"), (False, "cuda")):
+        monkeypatch.setattr("torch.cuda.is_available", lambda found=found: found)
+        code, _, err = sweep("threshold", "--out", "out", "--device", wanted)
+        assert code == 2
+        assert f"Got {wanted}" in err
+
+
+def test_a_relative_out_is_refused_inside_a_ray_job(sweep, monkeypatch):
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    code, _, err = sweep("threshold", "--out", "out")
+    assert code == 2
+    assert "--out must be absolute" in err
+
+
+def test_help_names_the_seeds_scripts_and_every_flag():
+    shown = subprocess.run(
+        [sys.executable, JOB, "--help"], capture_output=True, text=True, check=False
+    )
+    assert shown.returncode == 0
+    for word in (
+        *("dummy_benchmark_sweep.py", "--dqar-max-gap", "warmup_sweep.py", "layer_sweep.py"),
+        *("evaluate.py", "--output-dir", "--thresholds", "--ablations", "--entropy-quantile"),
+    ):
+        assert word in shown.stdout

@@ -1,0 +1,138 @@
+"""Runs to statistics, and statistics to files."""
+
+import json
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from pipeline.sweep_report import LAYOUTS, as_json, points_table, write_sweep
+from pipeline.sweep_run import metrics_of
+from pipeline.swept import Sweep, Swept, rotated, spread_of
+
+numbers = st.floats(-1e6, 1e6)
+MACHINE = {"cpu": "a processor", "gpu": None, "cores": 2}
+
+
+def test_a_spread_by_hand():
+    spread = spread_of([9.0, 10.0, 11.0])
+    assert (spread.mean, spread.std, spread.count) == (10.0, 1.0, 3)
+    # Student's t at 97.5% with two degrees of freedom is 4.302653.
+    assert spread.half_width == pytest.approx(4.302653 / math.sqrt(3))
+    assert spread.ci95 == pytest.approx((10 - spread.half_width, 10 + spread.half_width))
+
+
+def test_one_run_has_no_spread():
+    spread = spread_of([7])
+    assert (spread.mean, spread.std, spread.ci95, spread.half_width) == (7.0, None, None, 0.0)
+
+
+def test_equal_runs_have_no_spread():
+    assert spread_of([0.2025] * 5).std == 0.0
+
+
+def test_no_run_has_no_mean():
+    with pytest.raises(ValueError, match="at least one run"):
+        spread_of([])
+
+
+@given(st.lists(st.integers(-1000, 1000), min_size=2, max_size=20, unique=True))
+def test_the_interval_is_that_of_the_t_test(values):
+    interval = stats.ttest_1samp(values, 0.0).confidence_interval(0.95)
+    assert spread_of(values).ci95 == pytest.approx((interval.low, interval.high))
+
+
+@given(
+    st.lists(st.floats(-100, 100), min_size=2, max_size=10), st.floats(0.1, 10), st.floats(-50, 50)
+)
+def test_a_spread_moves_and_scales_with_its_runs(values, scale, shift):
+    before, after = spread_of(values), spread_of([scale * value + shift for value in values])
+    assert after.mean == pytest.approx(scale * before.mean + shift, abs=1e-6)
+    assert after.half_width == pytest.approx(scale * before.half_width, abs=1e-6)
+
+
+@given(st.integers(1, 7), st.integers(0, 30))
+def test_orders_rotate(count, run):
+    items = list(range(count))
+    assert sorted(rotated(items, run)) == items
+    assert {rotated(items, run + later)[0] for later in items} == set(items)
+
+
+def test_figures_are_the_numbers_of_every_run():
+    runs = ({"ms": 1.0, "fid": None, "why": {"cold": 3}}, {"ms": 3.0, "fid": 2.0, "why": {}})
+    figures = Swept(setting={}, runs=runs).figures()
+    assert list(figures) == ["ms"]
+    assert figures["ms"].mean == 2.0
+
+
+def test_a_point_is_named_by_what_was_set():
+    point = Swept(setting={"method": "linear", "layer_fraction": 1 / 3, "skip": None}, runs=())
+    assert point.name == "method=linear layer_fraction=0.333"
+
+
+SETTINGS = {
+    "threshold": [
+        {"scenario": scenario, "threshold": tau, "reuse_limit": limit}
+        for tau in (1.5, 3.0)
+        for limit in (2, 6)
+        for scenario in ("baseline", "dqar")
+    ],
+    "warmup": [
+        {"method": "baseline", "warmup_fraction": None, "layer_fraction": None},
+        {"method": "linear", "warmup_fraction": 0.2, "layer_fraction": 0.5},
+    ],
+    "ablations": [{"ablation": "baseline"}, {"ablation": "full_dqar"}],
+}
+SETTINGS |= {"layer-fraction": SETTINGS["warmup"], "direction": SETTINGS["warmup"]}
+
+
+def some_sweep(kind, num_runs=3):
+    layout = LAYOUTS[kind]
+    names = {*layout.panels, *layout.columns}
+    runs = tuple(dict.fromkeys(names, 1.0 + run) for run in range(num_runs))
+    points = [Swept(setting=setting, runs=runs) for setting in SETTINGS[kind]]
+    return Sweep(kind=kind, config={"runs": num_runs}, facts={"entropy_max": 3.4}, points=points)
+
+
+@pytest.mark.parametrize("num_runs", [1, 3])
+@pytest.mark.parametrize("kind", list(LAYOUTS))
+def test_the_folder_holds_numbers_plot_and_report(kind, num_runs, tmp_path):
+    sweep = some_sweep(kind, num_runs)
+    write_sweep(sweep, MACHINE, "python jobs/sweep.py", tmp_path / "sweep")
+    assert {path.name for path in (tmp_path / "sweep").iterdir()} == {
+        "sweep.json",
+        "sweep.png",
+        "report.md",
+    }
+    found = json.loads((tmp_path / "sweep" / "sweep.json").read_text())
+    assert found == json.loads(json.dumps(as_json(sweep, MACHINE, "python jobs/sweep.py")))
+    assert [point["setting"] for point in found["points"]] == SETTINGS[kind]
+    assert all(len(point["runs"]) == num_runs for point in found["points"])
+    assert "a processor" in (tmp_path / "sweep" / "report.md").read_text()
+
+
+def test_a_figure_that_a_model_lacks_is_a_dash_and_no_line(tmp_path):
+    sweep = some_sweep("ablations")
+    for point in sweep.points:
+        for run in point.runs:
+            run.update(fid=None, fid_change=None)
+    write_sweep(sweep, MACHINE, "command", tmp_path)
+    assert points_table(sweep).splitlines()[-1].count(" - ") == 2
+
+
+def test_the_table_shows_mean_and_half_of_the_interval():
+    table = points_table(some_sweep("ablations"))
+    assert "2 +- 2.5" in table.splitlines()[2]
+    assert "+-" not in points_table(some_sweep("ablations", num_runs=1))
+
+
+def test_every_point_has_the_same_metric_keys():
+    point = Swept(setting={}, runs=({"ms": 1.0}, {"ms": 3.0}), facts={"reuse_ratio_dit_xl": 0.1})
+    metrics = metrics_of(point)
+    assert set(metrics) == {
+        "sweep/reuse_ratio_dit_xl",
+        *(f"sweep/ms{part}" for part in ("", "_std", "_low", "_high")),
+    }
+    assert metrics["sweep/ms"] == 2.0
