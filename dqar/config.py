@@ -59,7 +59,7 @@ class DQARConfig:
     deep_layer_snr_threshold: float | None = None
     """SNR from which the deepest third of the layers may reuse; None lets them."""
     sites: tuple[str, ...] = ("attn",)
-    """Sub-modules whose output is reused."""
+    """What is reused: ``attn``, ``ff`` or both, or whole blocks (``block``)."""
     branch_mode: Literal["tied", "independent"] = "tied"
     """Whether a sample's two guidance branches share one verdict."""
     entropy_rows: int = 32
@@ -75,6 +75,11 @@ class DQARConfig:
             _require_choice("sites", site, SITES)
         if not self.sites:
             raise ValueError(f"sites must name at least one of {SITES}. Got (). Pass ('attn',).")
+        if "block" in self.sites and len(self.sites) > 1:
+            raise ValueError(
+                f"block must be the only site, since it holds the others. Got {self.sites}. "
+                "Pass ('block',)."
+            )
         if self.snr_low > self.snr_high:
             raise ValueError(
                 f"snr_low must not exceed snr_high. Got {self.snr_low=}, {self.snr_high=}. "

@@ -69,8 +69,9 @@ class Ledger:
             branch_age=step.index - self.branch_at,
             log_latent_norm=log_latent_norm,
             prompt_length=prompt_length,
-            share_attn=self.shares["attn"],
-            share_ff=self.shares["ff"],
+            # A reused block is its attention and its feed-forward reused; never both kinds.
+            share_attn=self.shares["attn"] + self.shares["block"],
+            share_ff=self.shares["ff"] + self.shares["block"],
         )
 
     def close_step(

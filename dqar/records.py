@@ -19,8 +19,9 @@ import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
-SITES = ("attn", "ff")
-"""Sub-modules whose output may be reused, each cached before its adaLN gate is applied."""
+SITES = ("attn", "ff", "block")
+"""What may be reused: the output of self-attention or of the feed-forward, each cached before its
+adaLN gate is applied, or the residual of a whole block, in place of both."""
 
 FEATURES = (
     "entropy",
@@ -163,9 +164,9 @@ class Signal:
     prompt_length: Float[Tensor, " b"]
     """Tokens of the prompt; 16 for a class label."""
     share_attn: Float[Tensor, " b"]
-    """Share of the previous step's ``attn`` gates that reused."""
+    """Share of the previous step's ``attn`` gates that reused; of whole blocks, where they do."""
     share_ff: Float[Tensor, " b"]
-    """Share of the previous step's ``ff`` gates that reused."""
+    """Share of the previous step's ``ff`` gates that reused; of whole blocks, where they do."""
 
     @property
     def shape(self) -> torch.Size:

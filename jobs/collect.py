@@ -55,7 +55,7 @@ def parser() -> JobParser:
     job.add_argument("--steps", type=int, default=50, help="sampling steps")
     job.add_argument("--guidance-scale", type=float, help="default: what the model recommends")
     job.add_argument("--sampler", choices=["ddim", "dpm"], default="ddim", help="sampler")
-    job.add_argument("--sites", default="attn", help="attn, or attn,ff")
+    job.add_argument("--sites", default="attn", help="attn, or attn,ff, or block")
     job.add_argument(
         "--designs",
         default="independent:5,step-synchronised:1",

@@ -165,7 +165,9 @@ def parser() -> JobParser:
         help="close every gate: the stock model's samples (the seed without --enable-dqar)",
     )
     job.add_argument("--no-twin", action="store_true", help="leave out the samples without reuse")
-    job.add_argument("--sites", help="attn, or attn,ff; default: --config's, or the policy's")
+    job.add_argument(
+        "--sites", help="attn, or attn,ff, or block; default: --config's, or the policy's"
+    )
     job.add_argument("--seed", type=int, default=0, help="seed of the noise")
     job.add_argument("--dtype", choices=["fp32", "fp16", "bf16"], default="fp32", help="arithmetic")
     add_tracking_flags(job)

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from dqar.config import DQARConfig
 from dqar.controller import CLASS_PROMPT_LENGTH, DQARController
 from dqar.cross_branch import CONDITIONAL, UNCONDITIONAL
-from dqar.integration.sites import Seat, attach, detach, refuse_misfits
+from dqar.integration.seat import Seat
+from dqar.integration.sites import attach, detach, refuse_misfits
 from dqar.policy import ReusePolicy
 from dqar.snr import scheduler_snr
 

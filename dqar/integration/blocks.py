@@ -1,0 +1,87 @@
+"""Reuse of whole blocks: the residual that a block adds, norms and modulation skipped with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from dqar.exchange import Fresh
+from dqar.integration.attention import QueryKeyCapture
+from dqar.integration.seat import Seat
+
+BY_ROW = ("timestep", "class_labels")
+"""What a block is given one of a row, besides its hidden states."""
+
+
+class _Call:
+    """One call of a block: its residual for some rows, and what it really returned for them.
+
+    The sum of hidden states and residual is a rounding away from what the block returned, so rows
+    that see their own fresh value are given that itself.
+    """
+
+    def __init__(
+        self, inner: Callable[..., Tensor], hidden: Tensor, kwargs: dict[str, Any]
+    ) -> None:
+        self.inner = inner
+        self.hidden = hidden
+        self.kwargs = kwargs
+        self.rows: Tensor | None = None
+        self.returned: Tensor | None = None
+
+    def residual(self, rows: Tensor | None) -> Float[Tensor, "s n d"]:
+        given, kwargs = self.hidden, self.kwargs
+        if rows is not None:
+            given = given[rows]
+            kwargs = kwargs | {name: kwargs[name][rows] for name in BY_ROW if name in kwargs}
+        self.rows, self.returned = rows, self.inner(given, **kwargs)
+        return self.returned - given
+
+    def seen(self, residual: Float[Tensor, "r n d"], exposure: bool) -> Float[Tensor, "r n d"]:
+        """The block's output, given the residual that each row is to see."""
+        if self.returned is None:
+            return self.hidden + residual
+        if self.rows is not None:
+            return (self.hidden + residual).index_copy(0, self.rows, self.returned)
+        if not exposure:
+            return self.returned
+        own = (residual == self.returned - self.hidden).flatten(1).all(dim=1)
+        return torch.where(own[:, None, None], self.returned, self.hidden + residual)
+
+
+def rerouted_block(block: Any, layer: int, seat: Seat) -> Callable[..., Tensor]:
+    """The forward of a block that asks this thread's controller."""
+    inner = block.forward
+
+    def forward(hidden_states: Float[Tensor, "r n d"], *args: Any, **kwargs: Any) -> Tensor:
+        controller = seat.controller
+        if controller is None:
+            return inner(hidden_states, *args, **kwargs)
+        _refuse_other_inputs(args, kwargs)
+        call = _Call(inner, hidden_states, kwargs)
+
+        def compute(rows: Tensor | None) -> Fresh:
+            if "entropy" not in controller.needs:
+                return Fresh(parts={"output": call.residual(rows)})
+            with QueryKeyCapture(block.attn1) as capture:
+                residual = call.residual(rows)
+            entropy = capture.entropy(controller.config.entropy_rows)
+            return Fresh(parts={"output": residual}, entropy=entropy)
+
+        parts = controller.through(layer, "block", compute)
+        return call.seen(parts["output"], controller.exposure)
+
+    return forward
+
+
+def _refuse_other_inputs(args: tuple, kwargs: dict[str, Any]) -> None:
+    others = [*args, *(value for name, value in kwargs.items() if name not in BY_ROW)]
+    if any(isinstance(other, Tensor) for other in others):
+        raise ValueError(
+            "A block must take hidden states, timesteps and labels alone. Got a mask or encoder "
+            "states. Reuse another site of this model."
+        )
