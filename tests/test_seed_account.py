@@ -13,14 +13,14 @@ ACCOUNT = (TESTS.parent / "docs" / "seed.md").read_text(encoding="utf-8")
 NAMED = sorted(set(re.findall(r"`([\w/]+\.py)::(test_\w+)`", ACCOUNT)))
 
 
-def tests_in(file: str) -> set[str]:
+def names_in(file: str) -> set[str]:
     tree = ast.parse((TESTS / file).read_text(encoding="utf-8"))
     return {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
 
 
 @pytest.mark.parametrize(("file", "name"), NAMED, ids=[name for _, name in NAMED])
 def test_named_test_exists(file, name):
-    assert name in tests_in(file)
+    assert name in names_in(file)
 
 
 def test_rows_without_a_test_are_known():

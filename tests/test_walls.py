@@ -116,7 +116,9 @@ def test_library_has_no_import_cycle():
     assert set(order) == dqar_graph().keys()
 
 
-@pytest.mark.parametrize("ground", ["records", "signals", "snr", "quantization", "balancing", "schedule"])
+@pytest.mark.parametrize(
+    "ground", ["records", "signals", "snr", "quantization", "balancing", "schedule"]
+)
 def test_ground_floor_rests_on_records_alone(ground):
     assert dqar_graph()[f"dqar.{ground}"] <= {"dqar.records"}
 

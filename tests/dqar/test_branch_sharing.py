@@ -1,0 +1,121 @@
+"""Sharing between branches, decided purely and driven by hand with the seed's verbs."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from dqar.config import DQARConfig
+from dqar.controller import DQARController
+from dqar.cross_branch import BranchRows, BranchSharing
+from dqar.gates import Gate, Scripted
+from dqar.records import EntryKey, Reason, Verdict
+
+
+def test_sharing_takes_the_place_of_these_refusals_alone(make_signal):
+    reasons = torch.tensor([list(Reason)], dtype=torch.uint8)
+    shape = tuple(reasons.shape)
+    signal = make_signal(num_layers=1, num_samples=shape[1], branch_gap=torch.zeros(shape))
+    decided = BranchSharing(threshold=0.1, max_age=1).decide(signal, Verdict(reason=reasons))
+    kept = {Reason.REUSE, Reason.COLD, Reason.WARMUP, Reason.COOLDOWN, Reason.CLOSED}
+    expected = [reason if reason in kept else Reason.SHARED for reason in Reason]
+    assert decided.reason[0].tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("gap", "age", "is_shared"),
+    [(0.1, 3, True), (0.11, 3, False), (0.1, 4, False), (math.nan, 1, False)],
+)
+def test_sharing_is_bounded_by_distance_and_age(make_signal, gap, age, is_shared):
+    signal = make_signal(
+        num_layers=1,
+        num_samples=1,
+        branch_gap=torch.tensor([[gap]], dtype=torch.float64),
+        branch_age=torch.tensor([[age]]),
+    )
+    refused = Verdict(reason=torch.tensor([[int(Reason.STALE)]], dtype=torch.uint8))
+    decided = BranchSharing(threshold=0.1, max_age=3).decide(signal, refused)
+    assert (decided.reason.item() == Reason.SHARED) is is_shared
+
+
+@pytest.mark.parametrize("order", [("cond", "uncond"), ("uncond", "cond")])
+def test_donors_do_not_depend_on_the_order_of_branches(order):
+    rows = BranchRows(branches=order, num_samples=2)
+    shared = torch.tensor([True, False])
+    conditional = 2 * order.index("cond")
+    donors = rows.donors(torch.arange(4), shared)
+    assert donors.tolist() == [conditional, 1, conditional, 3]
+    parts = {"output": torch.tensor([1.0, 2.0, 3.0, 4.0])[:, None, None]}
+    apart = [2.0, 1.0] if order[0] == "cond" else [2.0 / 3.0, 0.5]
+    assert rows.distance(parts).tolist() == pytest.approx(apart)
+
+
+# By hand, the seed's verbs.
+
+
+def by_hand(controller: DQARController, step: int, cond: torch.Tensor, uncond: torch.Tensor):
+    """One step of one layer; what the unconditional branch was told."""
+    controller.begin_step(step, 4)
+    assert not controller.should_reuse(0, "cond")
+    controller.commit(0, "cond", output=cond)
+    decision = controller.should_reuse(0, "uncond")
+    if decision:
+        return decision, controller.reuse(decision.entry)[2]
+    controller.commit(0, "uncond", output=uncond)
+    return decision, uncond
+
+
+def sharing_controller(threshold: float, gate: Gate | None = None) -> DQARController:
+    closed = Scripted(torch.zeros(4, 1, 1, dtype=torch.bool))
+    config = DQARConfig(cross_branch_threshold=threshold, quantization_bits=32)
+    return DQARController(config, num_layers=1, gate=gate or closed)
+
+
+def output_of(value: float) -> torch.Tensor:
+    return torch.full((1, 2, 3), value)
+
+
+def test_verbs_lend_the_conditional_value():
+    controller = sharing_controller(0.5)
+    first, _ = by_hand(controller, 0, output_of(1.0), output_of(1.2))
+    assert first.reasons == (Reason.SCRIPT,)
+    second, residual = by_hand(controller, 1, output_of(2.0), output_of(2.2))
+    assert second.reasons == (Reason.SHARED,)
+    assert second.entry == EntryKey("attn", 0, "uncond", lender="cond")
+    assert residual is not None
+    assert torch.equal(residual, output_of(2.0))
+    assert controller.summary().by_reason == {"script": 1, "shared": 1}
+
+
+def test_lent_value_counts_as_committed():
+    script = torch.tensor([0, 0, 1, 0], dtype=torch.bool)[:, None, None]
+    controller = sharing_controller(0.5, Scripted(script))
+    by_hand(controller, 0, output_of(1.0), output_of(1.2))
+    by_hand(controller, 1, output_of(2.0), output_of(2.2))
+    controller.begin_step(2, 4)
+    decision = controller.should_reuse(0, "uncond")
+    assert decision.reasons == (Reason.REUSE,)
+    residual = controller.reuse(decision.entry)[2]
+    assert residual is not None
+    assert torch.equal(residual, output_of(2.0))
+    # Each branch has a value of its own again once it commits.
+    third, _ = by_hand(controller, 3, output_of(4.0), output_of(4.4))
+    assert third.reasons == (Reason.SHARED,)
+
+
+def test_verbs_lend_nothing_before_the_conditional_commit():
+    controller = sharing_controller(0.5)
+    by_hand(controller, 0, output_of(1.0), output_of(1.2))
+    controller.begin_step(1, 4)
+    decision = controller.should_reuse(0, "uncond")
+    assert not decision
+    assert decision.entry.lender is None
+
+
+def test_verbs_lend_nothing_where_branches_are_far_apart():
+    controller = sharing_controller(0.1)
+    for step in range(3):
+        decision, _ = by_hand(controller, step, output_of(1.0), output_of(1.2))
+        assert not decision
