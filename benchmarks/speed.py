@@ -223,7 +223,7 @@ def device_name(device: str) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Time reuse beside its bound; the last line is JSON.")
+    parser = argparse.ArgumentParser(description="Time reuse beside its bound; ends with JSON.")
     parser.add_argument("--model", choices=sorted(ARCHITECTURES), required=True)
     parser.add_argument("--device", choices=["cpu", "cuda"], required=True)
     parser.add_argument("--batch", type=int, default=4, help="samples; rows are twice as many")

@@ -36,7 +36,7 @@ def build_model(name: str, device: str, dtype: torch.dtype) -> Any:
     sizes = ARCHITECTURES[name]
     with torch.random.fork_rng():
         torch.manual_seed(SEED)
-        model = DiTTransformer2DModel(
+        model: Any = DiTTransformer2DModel(
             num_attention_heads=sizes.num_heads,
             attention_head_dim=sizes.head_dim,
             in_channels=4,
@@ -46,8 +46,7 @@ def build_model(name: str, device: str, dtype: torch.dtype) -> Any:
             patch_size=2,
             num_embeds_ada_norm=1000,
         )
-    model.to(device=torch.device(device), dtype=dtype)
-    return model.eval().requires_grad_(False)
+    return model.eval().requires_grad_(False).to(device, dtype)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -18,7 +18,7 @@ from dqar.config import DQARConfig
 from dqar.cross_branch import CONDITIONAL, BranchRows, BranchSharing
 from dqar.exchange import Compute, Decision, Parts
 from dqar.gates import MEASURED, AllOf, Cached, Gate, seed_cascade
-from dqar.ledger import Ledger
+from dqar.ledger import BRANCH_GAP, Ledger
 from dqar.passage import Passage
 from dqar.policy import ReusePolicy
 from dqar.records import STACKED, EntryKey, GateRecord, Reason, Step, Verdict
@@ -67,9 +67,10 @@ class DQARController:
         self.gate = AllOf(gate or seed_cascade(self.config, policy), Cached())
         self.exposure = exposure
         self.sink = sink
+        self.is_idle = False
+        """Whether this step's sites are left to the model: nothing to reuse, measure or keep."""
         self.balance = balance
         self.sharing = BranchSharing.of(self.config, exposure=exposure)
-        self.needs = MEASURED if sink or exposure else self.gate.needs
         self._reset()
 
     def _reset(self) -> None:
@@ -80,6 +81,11 @@ class DQARController:
         self._ledger: Ledger | None = None
         self._step: Step | None = None
         self._asked: list[Tensor] = []
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """What is measured of :data:`dqar.gates.MEASURED`."""
+        return MEASURED if self.sink or self.exposure else self.gate.needs
 
     def bind(
         self, num_layers: int, num_heads: int | None = None, branches: tuple[str, ...] = ()
@@ -126,7 +132,7 @@ class DQARController:
         self._step = Step(index=step, total=total_steps, timestep=timestep, snr=snr)
         ledger = self._open_ledger(latent, num_samples)
         self._signal = ledger.signal(
-            self._step, self._latent_norm(latent), ledger.lengths(prompt_length)
+            self._step, self._latent_norm(latent), ledger.lengths(prompt_length), self._reads()
         )
         self._decide(self.gate.decide(self._signal))
 
@@ -153,17 +159,21 @@ class DQARController:
             )
         return self.num_layers
 
-    def _latent_norm(self, latent: Tensor | None) -> Tensor:
-        ledger = self._books()
+    def _latent_norm(self, latent: Tensor | None) -> Tensor | None:
         if latent is None or "log_latent_norm" not in self.needs:
-            return torch.zeros(ledger.shape[1], device=ledger.device)
+            return None
         return log_norm(latent)
+
+    def _reads(self) -> frozenset[str]:
+        return self.needs if self.sharing is None else self.needs | {BRANCH_GAP}
 
     def _decide(self, verdict: Verdict) -> None:
         if self.sharing is not None:
             verdict = self.sharing.decide(self._signal, verdict)
-        # One device-to-host copy for all gates of a step.
         self._codes: list[list[int]] = verdict.reason.tolist()
+        # A run that never reuses has no use for a cache either.
+        is_closed = all(code == Reason.CLOSED for codes in self._codes for code in codes)
+        self.is_idle = is_closed and not self.needs
         self._tape = StepTape(verdict)
         self._passage = Passage(
             cache=self.cache,
@@ -244,7 +254,7 @@ class DQARController:
             error = tape.local_error
             self.sink(GateRecord(signal=self._signal, verdict=tape.verdict, local_rel_error=error))
         self._ledger.close_step(
-            self._step, tape.computed, tape.reused, tape.measured, tape.branch_gap
+            self._step, tape.computed, tape.reused, tape.measured, tape.compared
         )
         self._step = None
 

@@ -1,5 +1,9 @@
 """The books behind the gates: when each entry was computed, how often it was reused, and what
-was measured then. One row a gate, one column a decision; written once a step, not once a gate."""
+was measured then. One row a gate, one column a decision; written once a step, not once a gate.
+
+The books lie on the host, where the gates decide. What was measured lies on the model's device,
+and comes over in one copy a step, of what the gates read alone.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,9 @@ from torch import Tensor
 from dqar.records import SITES, Signal, Step
 
 NEVER = -1
-MEASURES = ("entropy", "drift", "quant_error")
+MEASURES = {"entropy": "entropy", "drift": "log_drift", "quant_error": "quant_error"}
+"""What is measured at a computation, with the feature that is made of it."""
+BRANCH_GAP = "branch_gap"
 
 
 class Ledger:
@@ -24,17 +30,17 @@ class Ledger:
         shape = (len(sites) * num_layers, num_columns)
         self.shape = shape
         self.device = device
-        layers = torch.arange(num_layers, device=device)
-        self.layer = layers.repeat(len(sites))
-        codes = torch.tensor([SITES.index(site) for site in sites], device=device)
+        self.layer = torch.arange(num_layers).repeat(len(sites))
+        codes = torch.tensor([SITES.index(site) for site in sites])
         self.site = codes.repeat_interleave(num_layers)
-        self.committed_at = torch.full(shape, NEVER, device=device)
-        self.span = torch.zeros(shape, dtype=torch.long, device=device)
-        self.reuses = torch.zeros(shape, dtype=torch.long, device=device)
-        self.measured = {name: torch.zeros(shape, device=device) for name in MEASURES}
-        self.branch_gap = torch.full(shape, float("nan"), device=device)
-        self.branch_at = torch.full(shape, NEVER, device=device)
-        self.shares = {site: torch.zeros(num_columns, device=device) for site in SITES}
+        self.committed_at = torch.full(shape, NEVER)
+        self.span = torch.zeros(shape, dtype=torch.long)
+        self.reuses = torch.zeros(shape, dtype=torch.long)
+        self.branch_at = torch.full(shape, NEVER)
+        self.shares = {site: torch.zeros(num_columns) for site in SITES}
+        self.blank = {name: torch.zeros(shape) for name in MEASURES}
+        self.blank[BRANCH_GAP] = torch.full(shape, float("nan"))
+        self.measured = {name: blank.to(device) for name, blank in self.blank.items()}
 
     def gate(self, site: str, layer: int) -> int:
         """Row of a gate."""
@@ -42,17 +48,27 @@ class Ledger:
 
     def lengths(self, prompt_length: int | Float[Tensor, " b"]) -> Float[Tensor, " b"]:
         """Prompt lengths by column: one for all, one a sample, or one a column."""
-        lengths = torch.as_tensor(prompt_length, dtype=torch.float32, device=self.device)
+        lengths = torch.as_tensor(prompt_length, dtype=torch.float32, device="cpu")
         if lengths.ndim == 1 and self.shape[1] % len(lengths) == 0:
             # Independent branches: one decision a row, so each sample's length serves its rows.
             return lengths.repeat(self.shape[1] // len(lengths))
         return lengths.expand(self.shape[1])
 
     def signal(
-        self, step: Step, log_latent_norm: Float[Tensor, " b"], prompt_length: Float[Tensor, " b"]
+        self,
+        step: Step,
+        log_latent_norm: Float[Tensor, " b"] | None,
+        prompt_length: Float[Tensor, " b"],
+        reads: frozenset[str],
     ) -> Signal:
-        """What the gates of ``step`` may look at."""
+        """What the gates of ``step`` may look at.
+
+        Args:
+            log_latent_norm: on the model's device; None where no gate reads it.
+            reads: features that gates read; what no gate reads is not copied, and blank.
+        """
         cached = self.committed_at != NEVER
+        seen = self._on_host(reads, log_latent_norm)
         return Signal(
             step=step,
             num_layers=self.num_layers,
@@ -62,17 +78,32 @@ class Ledger:
             gap=torch.where(cached, step.index - self.committed_at, 0),
             reuses=self.reuses,
             span=self.span,
-            entropy=self.measured["entropy"],
-            drift=self.measured["drift"],
-            quant_error=self.measured["quant_error"],
-            branch_gap=self.branch_gap,
+            entropy=seen["entropy"],
+            drift=seen["drift"],
+            quant_error=seen["quant_error"],
+            branch_gap=seen[BRANCH_GAP],
             branch_age=step.index - self.branch_at,
-            log_latent_norm=log_latent_norm,
+            log_latent_norm=seen["log_latent_norm"][0],
             prompt_length=prompt_length,
             # A reused block is its attention and its feed-forward reused; never both kinds.
             share_attn=self.shares["attn"] + self.shares["block"],
             share_ff=self.shares["ff"] + self.shares["block"],
         )
+
+    def _on_host(
+        self, reads: frozenset[str], log_latent_norm: Float[Tensor, " b"] | None
+    ) -> dict[str, Float[Tensor, "rows b"]]:
+        """Everything that was measured, in one copy; what nobody reads is blank."""
+        features = MEASURES | {BRANCH_GAP: BRANCH_GAP}
+        wanted = {name: self.measured[name] for name in features if features[name] in reads}
+        if log_latent_norm is not None:
+            wanted["log_latent_norm"] = log_latent_norm[None]
+        blank = self.blank | {"log_latent_norm": torch.zeros(1, self.shape[1])}
+        if not wanted:
+            return blank
+        copied = torch.cat(list(wanted.values())).cpu()
+        parts = copied.split([len(value) for value in wanted.values()])
+        return blank | dict(zip(wanted, parts, strict=True))
 
     def close_step(
         self,
@@ -80,21 +111,28 @@ class Ledger:
         computed: Bool[Tensor, "g b"],
         reused: Bool[Tensor, "g b"],
         measured: dict[str, Float[Tensor, "g b"]],
-        branch_gap: Float[Tensor, "g b"] | None = None,
+        compared: Bool[Tensor, "g b"] | None = None,
     ) -> None:
-        """Enter what the step did. Every array is replaced, so that a Signal stays true."""
+        """Enter what the step did. Every array is replaced, so that a Signal stays true.
+
+        Args:
+            measured: on the model's device.
+            compared: where the guidance branches were compared.
+        """
         is_second = computed & (self.committed_at != NEVER)
         self.span = torch.where(is_second, step.index - self.committed_at, self.span)
         self.committed_at = torch.where(computed, step.index, self.committed_at)
         self.reuses = torch.where(computed, 0, self.reuses + reused)
-        for name, value in measured.items():
-            self.measured[name] = torch.where(computed, value, self.measured[name])
-        if branch_gap is not None:
-            self._enter_branches(step, branch_gap)
+        if compared is not None:
+            self.branch_at = torch.where(compared, step.index, self.branch_at)
+        self._enter_measures(computed, compared, measured)
         by_site = reused.float().unflatten(0, (len(self.sites), self.num_layers)).mean(dim=1)
         self.shares = self.shares | dict(zip(self.sites, by_site, strict=True))
 
-    def _enter_branches(self, step: Step, gap: Float[Tensor, "g b"]) -> None:
-        is_new = ~gap.isnan()
-        self.branch_gap = torch.where(is_new, gap, self.branch_gap)
-        self.branch_at = torch.where(is_new, step.index, self.branch_at)
+    def _enter_measures(
+        self, computed: Tensor, compared: Tensor | None, measured: dict[str, Tensor]
+    ) -> None:
+        for name, value in measured.items():
+            where = compared if name == BRANCH_GAP and compared is not None else computed
+            earlier = self.measured[name]
+            self.measured[name] = torch.where(where.to(value.device), value, earlier)

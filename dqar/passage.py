@@ -5,7 +5,7 @@ The controller's hand on the cache; what is to happen was decided when the step 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Bool, Float
@@ -33,6 +33,8 @@ class Passage:
     """Whether the distance between guidance branches is to be measured."""
     exposure: bool
     """Compute every site; the verdict decides only what the sampler sees."""
+    rows_of: dict[tuple[int, ...], Rows] = field(default_factory=dict)
+    """Rows that compute, by what a gate decided."""
 
     def commit(
         self, key: EntryKey, gate: int, parts: Parts, entropy: Float[Tensor, " r"] | None
@@ -43,8 +45,7 @@ class Passage:
         self.cache.store(key, parts)
         if self.shares_branches and self._follows(gate, key.branch):
             other = self.cache.read(EntryKey(key.site, key.layer, CONDITIONAL))
-            everyone = torch.arange(len(self.codes[gate]), device=self.tape.device)
-            self.tape.note_branch_gap(gate, parts_error(parts, other), everyone)
+            self.tape.note_branch_gap(gate, parts_error(parts, other), None)
         self.tape.mark_committed(gate, None, key.branch)
 
     def hand_out(self, entry: EntryKey, gate: int) -> CachedValue:
@@ -81,23 +82,29 @@ class Passage:
 
     def _mix(self, key: EntryKey, gate: int, compute: Compute) -> Parts:
         cached = self.cache.read(key)
-        num_rows = len(next(iter(cached.values())))
-        rows = rows_that_compute(self.tape.verdict.reuse[gate], num_rows)
+        rows = self._rows(gate, next(iter(cached.values())))
         fresh = self._compute(gate, compute, rows)
         self._enter(key, gate, fresh, rows)
         return {
-            name: part.index_copy(0, rows.rows, fresh.parts[name]) for name, part in cached.items()
+            name: part.index_copy(0, rows.rows_at, fresh.parts[name])
+            for name, part in cached.items()
         }
+
+    def _rows(self, gate: int, value: Tensor) -> Rows:
+        """The rows that compute; gates that decide alike share them."""
+        decided = tuple(self.codes[gate])
+        if decided not in self.rows_of:
+            reuse = self.tape.verdict.reuse[gate]
+            self.rows_of[decided] = rows_that_compute(reuse, len(value), value.device)
+        return self.rows_of[decided]
 
     def _compute(self, gate: int, compute: Compute, rows: Rows) -> Fresh:
         if Reason.SHARED not in self.codes[gate]:
-            return compute(rows.rows)
-        donors = self.branches.donors(rows.rows, self._shared(gate))
-        computed, place = donors.unique(return_inverse=True)
-        return compute(computed).take(place)
-
-    def _shared(self, gate: int) -> Bool[Tensor, " b"]:
-        return self.tape.verdict.reason[gate] == Reason.SHARED
+            return compute(rows.rows_at)
+        shared = self.tape.verdict.reason[gate] == Reason.SHARED
+        computed, place = self.branches.donors(rows.rows, shared).unique(return_inverse=True)
+        device = rows.rows_at.device
+        return compute(computed.to(device)).take(place.to(device))
 
     def _expose(self, key: EntryKey, gate: int, compute: Compute) -> Parts:
         fresh = compute(None)
@@ -109,10 +116,11 @@ class Passage:
         self.tape.note_local_error(gate, error)
         self.tape.mark_reused(gate)
         reuse = self.tape.verdict.reuse[gate]
-        seen = _seen(cached, fresh.parts, reuse.repeat(len(error) // len(reuse)))
-        rows = rows_that_compute(reuse, len(error))
+        sees_cached = reuse.repeat(len(error) // len(reuse)).to(error.device, non_blocking=True)
+        seen = _seen(cached, fresh.parts, sees_cached)
+        rows = self._rows(gate, error)
         if len(rows.rows):
-            self._enter(key, gate, fresh.take(rows.rows), rows)
+            self._enter(key, gate, fresh.take(rows.rows_at), rows)
         return seen
 
     def _enter(self, key: EntryKey, gate: int, fresh: Fresh, rows: Rows | None) -> None:
@@ -120,11 +128,11 @@ class Passage:
             self.tape.measure("entropy", gate, fresh.entropy, rows)
         if "log_drift" in self.needs and key in self.cache:
             self._measure_against_cache("drift", key, gate, fresh, rows)
-        self.cache.store(key, fresh.parts, None if rows is None else rows.rows)
+        self.cache.store(key, fresh.parts, None if rows is None else rows.rows_at)
         if "quant_error" in self.needs:
             self._measure_against_cache("quant_error", key, gate, fresh, rows)
         if self.shares_branches and self.branches.has_both:
-            self._measure_branches(gate, fresh, rows)
+            self.tape.note_branch_gap(gate, self.branches.distance(fresh.parts), rows)
         self.tape.mark_committed(gate, rows)
 
     def _measure_against_cache(
@@ -132,17 +140,8 @@ class Passage:
     ) -> None:
         cached = self.cache.read(key)
         if rows is not None:
-            cached = {part: value[rows.rows] for part, value in cached.items()}
+            cached = {part: value[rows.rows_at] for part, value in cached.items()}
         self.tape.measure(name, gate, parts_error(cached, fresh.parts), rows)
-
-    def _measure_branches(self, gate: int, fresh: Fresh, rows: Rows | None) -> None:
-        shared = self._shared(gate)
-        everyone = torch.arange(len(shared), device=shared.device)
-        samples = everyone if rows is None else rows.samples
-        distance = self.branches.distance(fresh.parts)
-        # Of a shared sample one branch alone was computed; that says nothing of the other.
-        known = torch.where(shared[samples], torch.nan, distance)
-        self.tape.note_branch_gap(gate, known, samples)
 
 
 def _seen(cached: Parts, fresh: Parts, reuse: Bool[Tensor, " r"]) -> Parts:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -98,7 +99,7 @@ def _scores(
 ) -> Float[Tensor, "r h k m"]:
     scale = 1.0 / math.sqrt(query.shape[-1]) if scale is None else scale
     # Autocast would round the scores to half precision, and the entropy with them.
-    with torch.autocast(query.device.type, enabled=False):
+    with _full_precision(query.device.type):
         asking = query if rows is None else query[:, :, rows]
         scores = scale * asking.float() @ key.float().transpose(-1, -2)
     if mask is None:
@@ -108,6 +109,12 @@ def _scores(
     if mask.dtype == torch.bool:
         return scores.masked_fill(~mask, -math.inf)
     return scores + mask.float()
+
+
+def _full_precision(device_type: str) -> AbstractContextManager:
+    if torch.amp.is_autocast_available(device_type):
+        return torch.autocast(device_type, enabled=False)
+    return nullcontext()
 
 
 def spread_rows(

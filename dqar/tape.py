@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from dqar.ledger import MEASURES
-from dqar.records import STACKED, Verdict
+from dqar.ledger import BRANCH_GAP, MEASURES
+from dqar.records import STACKED, Reason, Verdict
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -17,17 +17,28 @@ class Rows:
     """The part of a stacked batch that computes: some samples, in each of its branches."""
 
     samples: Int[Tensor, " s"]
-    """Which decisions."""
+    """Which decisions, on the host."""
     rows: Int[Tensor, " r"]
-    """Their rows in the batch, branch-major."""
+    """Their rows in the batch, branch-major, on the host."""
+    samples_at: Int[Tensor, " s"]
+    """``samples`` on the model's device."""
+    rows_at: Int[Tensor, " r"]
+    """``rows`` on the model's device."""
 
 
-def rows_that_compute(reuse: Bool[Tensor, " b"], num_rows: int) -> Rows:
-    """The rows of a branch-major batch whose sample does not reuse."""
+def rows_that_compute(
+    reuse: Bool[Tensor, " b"], num_rows: int, device: torch.device | str = "cpu"
+) -> Rows:
+    """The rows of a branch-major batch whose sample does not reuse.
+
+    Args:
+        reuse: on the host, so that nothing waits for the device.
+    """
     samples = torch.nonzero(~reuse).flatten()
-    branches = torch.arange(num_rows // len(reuse), device=reuse.device)
+    branches = torch.arange(num_rows // len(reuse))
     rows = (branches[:, None] * len(reuse) + samples).flatten()
-    return Rows(samples=samples, rows=rows)
+    samples_at, rows_at = (index.to(device, non_blocking=True) for index in (samples, rows))
+    return Rows(samples=samples, rows=rows, samples_at=samples_at, rows_at=rows_at)
 
 
 class StepTape:
@@ -40,13 +51,8 @@ class StepTape:
         self._reused: dict[int, set[str]] = {}
         self._branches: dict[int, set[str]] = {}
         self._measured: dict[str, dict[int, Tensor]] = {name: {} for name in MEASURES}
+        self._measured[BRANCH_GAP] = {}
         self._local_error: dict[int, Tensor] = {}
-        self._branch_gap: dict[int, Tensor] = {}
-
-    @property
-    def device(self) -> torch.device:
-        """Where the verdict lies."""
-        return self.verdict.reason.device
 
     def mark_committed(self, gate: int, rows: Rows | None, branch: str = STACKED) -> None:
         """A gate cached new values, for some rows or (None) for all."""
@@ -68,12 +74,10 @@ class StepTape:
         """Relative error of the cached against the fresh output, by batch row."""
         self._local_error[gate] = self._by_sample(value, None)
 
-    def note_branch_gap(
-        self, gate: int, value: Float[Tensor, " s"], samples: Int[Tensor, " s"]
-    ) -> None:
-        """Distance between the branches of some samples, computed both."""
-        blank = value.new_full((self._num_samples,), float("nan"))
-        self._branch_gap[gate] = blank.index_copy(0, samples, value)
+    def note_branch_gap(self, gate: int, value: Float[Tensor, " s"], rows: Rows | None) -> None:
+        """Distance between the branches of the samples that computed; of one that shared its
+        branches it says nothing, and is left out of :attr:`compared`."""
+        self._measured[BRANCH_GAP][gate] = self._by_sample(value, rows)
 
     def branches_committed(self, gate: int) -> set[str]:
         """Branches that cached new values in this step."""
@@ -83,7 +87,7 @@ class StepTape:
         if rows is None:
             return value.float().view(-1, self._num_samples).mean(dim=0)
         mean = value.float().view(-1, len(rows.samples)).mean(dim=0)
-        return mean.new_zeros(self._num_samples).index_copy(0, rows.samples, mean)
+        return mean.new_zeros(self._num_samples).index_copy(0, rows.samples_at, mean)
 
     @property
     def computed(self) -> Bool[Tensor, "g b"]:
@@ -117,10 +121,15 @@ class StepTape:
         return self._filled(self._local_error, float("nan"))
 
     @property
-    def branch_gap(self) -> Float[Tensor, "g b"] | None:
-        """NaN where the branches were not both computed; None where nobody asked."""
-        return self._filled(self._branch_gap, float("nan")) if self._branch_gap else None
+    def compared(self) -> Bool[Tensor, "g b"] | None:
+        """Where the branches were both computed; None where nobody asked."""
+        if not self._measured[BRANCH_GAP]:
+            return None
+        asked = torch.zeros_like(self.verdict.reuse)
+        asked[list(self._measured[BRANCH_GAP])] = True
+        return asked & self.computed & (self.verdict.reason != Reason.SHARED)
 
     def _filled(self, found: dict[int, Tensor], empty: float) -> Tensor:
-        blank = torch.full((self._num_samples,), empty, device=self.device)
+        device = next(iter(found.values())).device if found else None
+        blank = torch.full((self._num_samples,), empty, device=device)
         return torch.stack([found.get(gate, blank) for gate in range(self._num_gates)])

@@ -6,14 +6,14 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from dqar.exchange import Fresh
 from dqar.integration.attention import QueryKeyCapture
 from dqar.integration.seat import Seat
 
-BY_ROW = ("timestep", "class_labels")
+BY_ROW = frozenset({"timestep", "class_labels"})
 """What a block is given one of a row, besides its hidden states."""
 
 
@@ -37,7 +37,9 @@ class _Call:
         given, kwargs = self.hidden, self.kwargs
         if rows is not None:
             given = given[rows]
-            kwargs = kwargs | {name: kwargs[name][rows] for name in BY_ROW if name in kwargs}
+            kwargs = kwargs | {
+                name: _of_rows(kwargs[name], rows) for name in BY_ROW & kwargs.keys()
+            }
         self.rows, self.returned = rows, self.inner(given, **kwargs)
         return self.returned - given
 
@@ -58,7 +60,7 @@ def rerouted_block(block: Any, layer: int, seat: Seat) -> Callable[..., Tensor]:
     inner = block.forward
 
     def forward(hidden_states: Float[Tensor, "r n d"], *args: Any, **kwargs: Any) -> Tensor:
-        controller = seat.controller
+        controller = seat.acting
         if controller is None:
             return inner(hidden_states, *args, **kwargs)
         _refuse_other_inputs(args, kwargs)
@@ -78,10 +80,22 @@ def rerouted_block(block: Any, layer: int, seat: Seat) -> Callable[..., Tensor]:
     return forward
 
 
+def _of_rows(value: Tensor | None, rows: Int[Tensor, " s"]) -> Tensor | None:
+    # A single timestep or label stands for all rows.
+    return value if value is None or len(value) == 1 else value[rows]
+
+
 def _refuse_other_inputs(args: tuple, kwargs: dict[str, Any]) -> None:
     others = [*args, *(value for name, value in kwargs.items() if name not in BY_ROW)]
-    if any(isinstance(other, Tensor) for other in others):
+    if any(map(_holds_tensor, others)):
         raise ValueError(
-            "A block must take hidden states, timesteps and labels alone. Got a mask or encoder "
-            "states. Reuse another site of this model."
+            "A block must take hidden states, timesteps and labels alone. Got a mask, encoder "
+            "states, or inputs without their names. Reuse another site of this model."
         )
+
+
+def _holds_tensor(value: object) -> bool:
+    # Masks and embeddings also come in dictionaries, such as cross_attention_kwargs.
+    if isinstance(value, dict):
+        return any(map(_holds_tensor, value.values()))
+    return isinstance(value, Tensor)

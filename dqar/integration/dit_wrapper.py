@@ -130,15 +130,19 @@ class _Run:
         self.num_branches = num_branches
         self.prompt_length = prompt_length
         self.calls = 0
+        self.timesteps: list[float] = []
 
     def before_call(self, hidden_states: Tensor) -> None:
-        timesteps = self.scheduler.timesteps
+        if not self.calls:
+            # Read once: a scheduler may hold its timesteps on the device.
+            self.timesteps = [float(timestep) for timestep in self.scheduler.timesteps.tolist()]
+        timesteps = self.timesteps
         if self.calls >= len(timesteps):
             raise ValueError(
                 f"A run must call the model once a step. Got call {self.calls + 1} of "
                 f"{len(timesteps)} steps. Begin a new run for each sample call."
             )
-        timestep = float(timesteps[self.calls])
+        timestep = timesteps[self.calls]
         self.controller.begin_step(
             self.calls,
             len(timesteps),

@@ -33,6 +33,12 @@ class Seat:
         """The controller that this thread runs."""
         return getattr(self._of_thread, "controller", None)
 
+    @property
+    def acting(self) -> DQARController | None:
+        """The same, unless it leaves this step to the model."""
+        controller = self.controller
+        return None if controller is None or controller.is_idle else controller
+
     @contextmanager
     def taken_by(self, controller: DQARController) -> Iterator[None]:
         """Run a controller in this thread, in place of what it runs already.

@@ -98,7 +98,7 @@ def _reroute_attention(attention: nn.Module, layer: int, seat: Seat) -> None:
     inner = attention.forward
 
     def forward(hidden_states: Float[Tensor, "r n d"], *args: Any, **kwargs: Any) -> Tensor:
-        controller = seat.controller
+        controller = seat.acting
         if controller is None:
             return inner(hidden_states, *args, **kwargs)
         _refuse_batched_extras(args, kwargs)
@@ -121,7 +121,7 @@ def _reroute_keys_and_values(attention: Any, layer: int, seat: Seat) -> None:
     inner = attention.forward
 
     def forward(hidden_states: Float[Tensor, "r n d"], *args: Any, **kwargs: Any) -> Tensor:
-        controller = seat.controller
+        controller = seat.acting
         if controller is None:
             return inner(hidden_states, *args, **kwargs)
         _refuse_batched_extras(args, kwargs)
@@ -147,7 +147,7 @@ def _reroute_feed_forward(feed_forward: nn.Module, layer: int, seat: Seat) -> No
     inner = feed_forward.forward
 
     def forward(hidden_states: Float[Tensor, "r n d"], *args: Any, **kwargs: Any) -> Tensor:
-        controller = seat.controller
+        controller = seat.acting
         if controller is None:
             return inner(hidden_states, *args, **kwargs)
 

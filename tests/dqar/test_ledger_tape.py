@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dqar.ledger import Ledger
+from dqar.ledger import MEASURES, Ledger
 from dqar.records import SITES, Reason, Step, Verdict
 from dqar.tape import StepTape, rows_that_compute
 
@@ -22,7 +22,7 @@ def step(index: int) -> Step:
 
 
 def opened(ledger: Ledger, index: int):
-    return ledger.signal(step(index), torch.zeros(2), LENGTHS)
+    return ledger.signal(step(index), torch.zeros(2), LENGTHS, frozenset(MEASURES.values()))
 
 
 @given(reuse=st.lists(st.booleans(), min_size=1, max_size=6), branches=st.integers(1, 3))

@@ -4,6 +4,7 @@ import ast
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -203,3 +204,21 @@ def test_library_never_unpickles():
         names = names_in(path)
         assert not [n for n in names if n.split(".")[0] in ("pickle", "joblib", "shelve")], path
         assert "torch.load" not in names, path
+
+
+def test_layers_are_decided_together_by_their_mean_damage(make_signal):
+    torch.manual_seed(3)
+    spec = PolicySpec(features=FEATURES, sites=("attn", "ff"), savings={"attn": 2.0, "ff": 1.0})
+    alone = ReusePolicy(spec)
+    together = ReusePolicy(replace(spec, granularity="step"))
+    together.load_state_dict(alone.state_dict())
+    signal = make_signal(num_sites=2, entropy=torch.rand(6, 2))
+    damage = alone.score(signal).exp().unflatten(0, (2, 3))
+    scores = together.score(signal).exp().unflatten(0, (2, 3))
+    torch.testing.assert_close(scores, damage.mean(dim=1, keepdim=True).expand(2, 3, 2))
+
+
+def test_granularity_must_be_known():
+    unchecked: Any = getattr(PolicySpec.__init__, "__wrapped__", PolicySpec.__init__)
+    with pytest.raises(ValueError, match="granularity must be gate or step"):
+        unchecked(object.__new__(PolicySpec), features=FEATURES, granularity="layer")

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given
@@ -117,3 +119,9 @@ def test_as_many_layers_are_eligible_as_the_limit_says(kind, progress, layers):
 def test_negative_snr_threshold_is_refused():
     with pytest.raises(ValueError, match="deep_layer_snr_threshold must not be negative"):
         LayerSchedule(deep_layer_snr_threshold=-1.0)
+
+
+def test_unknown_schedule_is_refused():
+    unchecked: Any = getattr(LayerSchedule.__init__, "__wrapped__", LayerSchedule.__init__)
+    with pytest.raises(ValueError, match="schedule_type must be one of"):
+        unchecked(object.__new__(LayerSchedule), schedule_type="cosine")
