@@ -80,6 +80,10 @@ class DQARConfig:
                 f"block must be the only site, since it holds the others. Got {self.sites}. "
                 "Pass ('block',)."
             )
+        if self.cached == "kv" and "attn" not in self.sites:
+            raise ValueError(
+                f"cached='kv' must come with the site attn. Got {self.sites}. Pass cached='output'."
+            )
         if self.snr_low > self.snr_high:
             raise ValueError(
                 f"snr_low must not exceed snr_high. Got {self.snr_low=}, {self.snr_high=}. "

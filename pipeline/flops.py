@@ -12,6 +12,9 @@ from pipeline.models import LoadedModel, ModelCard
 from pipeline.tally import Tally
 from pipeline.tasks import EvaluateConfig
 
+MEASURING = ("attn", "block")
+"""Sites that hold an attention whose entropy is measured."""
+
 
 def transformer_flops(model: LoadedModel) -> float:
     """FLOPs of one forward of one row, matrix products as torch counts them."""
@@ -51,9 +54,16 @@ def gate_flops(
     """FLOPs of the method's own arithmetic: sampled entropies and the policy."""
     own = 0.0
     if "entropy" in gate.needs:
-        computed = tally.gates / len(config.sites) - tally.reused_by_site["attn"]
         rows = config.dqar_config().entropy_rows
-        own += computed * branches * entropy_flops(rows, card.num_tokens, card.width)
+        a_row = entropy_flops(rows, card.num_tokens, card.width)
+        own += a_row * sum(_computed_rows(site, config, tally, branches) for site in MEASURING)
     if isinstance(gate, Learned):
         own += tally.gates * policy_flops(gate.policy)
     return own
+
+
+def _computed_rows(site: str, config: EvaluateConfig, tally: Tally, branches: int) -> float:
+    if site not in config.sites:
+        return 0.0
+    computed = tally.gates / len(config.sites) - tally.reused_by_site[site]
+    return computed * branches - tally.shared_by_site[site]

@@ -24,6 +24,8 @@ DIGITS = Path(__file__).parent / "digits"
 Sampler = Literal["ddim", "dpm"]
 Dtype = Literal["fp32", "fp16", "bf16"]
 TORCH_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+GATED = ("geglu", "swiglu")
+"""Activations of a feed-forward that multiply one half of their input by the other."""
 DECODED_AT_ONCE = 8
 PARTS = ["transformer/*", "scheduler/*", "vae/*", "model_index.json"]
 
@@ -148,7 +150,9 @@ def _site_flops(config: dict[str, Any]) -> dict[str, float]:
     # Units of d^2 a token: projections 8, scores and values 4N/d, feed-forward 16.
     width, tokens = _shape(config)
     projections = _projection_flops(config)
-    attention, feed_forward = projections + 4.0 * tokens**2 * width, 2.0 * projections
+    attention = projections + 4.0 * tokens**2 * width
+    # A gated activation is given two halves, so that the first matrix is twice as wide.
+    feed_forward = projections * (3.0 if config.get("activation_fn") in GATED else 2.0)
     # A row's modulation: the timestep's embedding (256 -> d -> d) and the six factors (d -> 6d).
     modulation = 14.0 * width**2 + 512.0 * width
     whole = attention + feed_forward + modulation

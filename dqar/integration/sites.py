@@ -57,7 +57,7 @@ def refuse_misfits(transformer: Any, seat: Seat) -> None:
             values and is not a plain one.
     """
     for block in transformer.transformer_blocks:
-        if "ff" in seat.sites:
+        if not {"ff", "block"}.isdisjoint(seat.sites):
             _refuse_chunks(block)
         if "attn" in seat.sites and seat.cached == "kv":
             refuse_other_arithmetic(block.attn1)
@@ -163,7 +163,7 @@ def _reroute_feed_forward(feed_forward: nn.Module, layer: int, seat: Seat) -> No
 def _refuse_chunks(block: Any) -> None:
     if getattr(block, "_chunk_size", None) is not None:
         raise ValueError(
-            "Feed-forward reuse must see whole sequences. Got a chunked feed-forward. "
+            "Feed-forward and block reuse must see whole batches. Got a chunked feed-forward. "
             "Call set_chunk_feed_forward(None), or reuse only attn."
         )
 

@@ -42,6 +42,9 @@ def test_schedule_can_be_switched_off():
         ({"quantization_bits": 3}, "quantization_bits must be one of"),
         ({"quantization_mode": "per_token"}, "quantization_mode must be one of"),
         ({"cached": "map"}, "cached must be one of"),
+        ({"cached": "kv", "sites": ("ff",)}, "cached='kv' must come with the site attn"),
+        ({"cached": "kv", "sites": ("block",)}, "cached='kv' must come with the site attn"),
+        ({"sites": ("attn", "block")}, "block must be the only site"),
         ({"schedule_type": "cosine"}, "schedule_type must be one of"),
         (
             {"cross_branch_threshold": 0.1, "branch_mode": "independent"},

@@ -1,0 +1,331 @@
+"""Whole blocks reused: the residual that a block adds, with norms and modulation skipped."""
+
+from __future__ import annotations
+
+import math
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch.nn.functional import silu
+
+from dqar.config import DQARConfig
+from dqar.controller import DQARController
+from dqar.gates import AllOf, Closed, Gate, Interval, Scripted
+from dqar.integration import patch_dit_pipeline, unpatch_dit_pipeline
+from dqar.records import FEATURES, Reason
+
+TOKENS, WIDTH = 16, 16
+NULL = 10
+"""The null class: a sample of this label has equal branches."""
+ROUNDING = 1e-5
+"""Relative L2 distance within which two orders of the same float32 sums stay over a run."""
+INSIDE = ("norm1", "attn1", "norm3", "ff")
+"""What a block runs."""
+
+by_branches = pytest.mark.parametrize("branch_mode", ["tied", "independent"])
+
+
+def whole(**changes: Any) -> DQARConfig:
+    values: dict[str, Any] = {"sites": ("block",), "quantization_bits": 32}
+    return DQARConfig(**(values | changes))
+
+
+def refusing(rig) -> Gate:
+    """Refuses everything, by a reason that leaves branches free to be shared."""
+    return Scripted(torch.zeros(rig.steps, 1, 1, dtype=torch.bool))
+
+
+class Counted:
+    """Rows that the parts of the second block are called with, noted as the model runs."""
+
+    def __init__(self, model: Any) -> None:
+        self._rows: dict[str, list[int]] = {name: [] for name in INSIDE}
+        for name, rows in self._rows.items():
+            getattr(model.transformer_blocks[1], name).register_forward_hook(
+                lambda module, args, output, rows=rows: rows.append(len(args[0]))
+            )
+
+    @property
+    def rows(self) -> list[int]:
+        """Of each call, all parts alike."""
+        first, *others = self._rows.values()
+        assert all(other == first for other in others)
+        return first
+
+
+def watch_residuals(model: Any) -> list[torch.Tensor]:
+    """What the second block adds at each call, seen from outside."""
+    residuals: list[torch.Tensor] = []
+    model.transformer_blocks[1].register_forward_hook(
+        lambda module, args, output: residuals.append(output - args[0])
+    )
+    return residuals
+
+
+# Closed gates.
+
+
+@by_branches
+@pytest.mark.parametrize("guidance", [1.0, 4.0])
+@pytest.mark.parametrize("exposure", [False, True])
+def test_closed_gates_are_bit_identical(rig, branch_mode, guidance, exposure):
+    stock = rig.sample(guidance=guidance)
+    config = whole(branch_mode=branch_mode, quantization_bits=8)
+    for gate in (Closed(), refusing(rig)):
+        # A run of the rig measures every feature; the wrapper alone none, unless it exposes.
+        ran = rig.run(config, gate, exposure=exposure, guidance=guidance)
+        assert torch.equal(ran.latents, stock)
+        assert ran.features.isfinite().all()
+        wrapper = rig.wrap(config, gate, exposure=exposure)
+        assert torch.equal(rig.sample(wrapper, guidance=guidance), stock)
+        assert wrapper.controller.summary().by_site == {"block": 0}
+        wrapper.unpatch()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_bit_identical_and_stays_itself(rig, dtype, distance):
+    rig.model.to(dtype)
+    rig.noise = rig.noise.to(dtype)
+    stock, script = rig.sample(), Scripted(rig.mask(whole()))
+    for exposure in (False, True):
+        assert torch.equal(rig.run(whole(), Closed(), exposure=exposure).latents, stock)
+    by_hand, reused = rig.sample(Stale(rig.model, 2)), rig.run(whole(), Interval(2)).latents
+    assert reused.dtype == dtype
+    assert distance(reused.float(), by_hand.float()) < 1e-2
+    # Rows that compute see what the block returned, not a sum that rounds in half precision.
+    exposed, skipped = rig.run(whole(), script, exposure=True), rig.run(whole(), script)
+    assert distance(skipped.latents.float(), exposed.latents.float()) < 1e-4
+
+
+# The reference: a loop over the blocks in plain torch.
+
+
+class Stale:
+    """Runs its blocks at every ``period``-th call, and adds their last residuals between."""
+
+    def __init__(self, model: Any, period: int) -> None:
+        self.model, self.config, self.period = model, model.config, period
+        self.calls, self.residuals = 0, {}
+
+    def __call__(self, rows, *, timestep, class_labels):
+        hidden = self.model.pos_embed(rows)
+        for layer, block in enumerate(self.model.transformer_blocks):
+            if self.calls % self.period == 0:
+                output = block(hidden, timestep=timestep, class_labels=class_labels)
+                self.residuals[layer] = output - hidden
+            hidden = hidden + self.residuals[layer]
+        self.calls += 1
+        return SimpleNamespace(sample=self.head(hidden, timestep, class_labels))
+
+    def head(self, hidden, timestep, labels):
+        """The noise from the last block's output."""
+        model = self.model
+        embed = model.transformer_blocks[0].norm1.emb
+        embedded = embed(timestep, labels, hidden_dtype=hidden.dtype)
+        shift, scale = model.proj_out_1(silu(embedded)).chunk(2, dim=1)
+        patches = model.proj_out_2(model.norm_out(hidden) * (1 + scale[:, None]) + shift[:, None])
+        return patches.view(-1, 4, 4, 2, 2, 1).permute(0, 5, 1, 3, 2, 4).reshape(-1, 1, 8, 8)
+
+
+@pytest.mark.parametrize("period", [1, 2, 3])
+def test_reuse_is_the_hand_written_loop(rig, period, distance):
+    by_hand = rig.sample(Stale(rig.model, period))
+    ran = rig.run(whole(), Interval(period))
+    assert distance(ran.latents, by_hand) < ROUNDING
+    assert (distance(by_hand, rig.sample()) > 1e-3) is (period > 1)
+    assert ran.summary.by_site == {"block": ran.summary.reused}
+    assert ran.summary.reuse_ratio == pytest.approx(1 - 1 / period)
+
+
+# What is computed.
+
+
+def test_reused_block_runs_nothing(rig):
+    counted = Counted(rig.model)
+    rig.sample(rig.wrap(whole(), AllOf()))
+    assert counted.rows == [2 * rig.samples]
+
+
+@by_branches
+def test_only_the_rows_asked_for_are_computed(rig, branch_mode):
+    config = whole(branch_mode=branch_mode)
+    mask = rig.mask(config)
+    mask[2], mask[3] = True, False
+    counted = Counted(rig.model)
+    rig.run(config, Scripted(mask))
+    computed = (~mask[:, 1]).sum(dim=1) * (2 if branch_mode == "tied" else 1)
+    computed[0] = 2 * rig.samples
+    assert counted.rows == [rows for rows in computed.tolist() if rows]
+
+
+@by_branches
+def test_samples_of_a_mixed_batch_are_what_they_are_alone(rig, branch_mode, distance):
+    config = whole(branch_mode=branch_mode)
+    mask = rig.mask(config)
+    together = rig.run(config, Scripted(mask))
+    for one in range(rig.samples):
+        columns = [one] if branch_mode == "tied" else [one, rig.samples + one]
+        alone = rig.run(config, Scripted(mask[..., columns]), chosen=[one])
+        assert distance(alone.latents, together.latents[[one]]) < ROUNDING
+        torch.testing.assert_close(
+            alone.features, together.features[:, :, columns], atol=1e-5, rtol=1e-5
+        )
+
+
+def test_one_timestep_may_stand_for_all_rows(rig):
+    arguments = {"class_labels": rig.labels, "return_dict": False}
+    mask = torch.tensor([[[False] * 3] * 3, [[True, False, False]] * 3])
+    rig.scheduler.set_timesteps(2)
+    found = []
+    for timesteps in (torch.tensor([500]), torch.full((3,), 500)):
+        wrapper = rig.wrap(whole(), Scripted(mask))
+        with wrapper.run(rig.scheduler, num_branches=1):
+            found.append([wrapper(rig.noise, timestep=timesteps, **arguments) for _ in mask])
+        wrapper.unpatch()
+    torch.testing.assert_close(*found)
+
+
+# Exposure.
+
+
+@by_branches
+# Computing some rows rounds differently in the last bit, which can move one int8 value.
+@pytest.mark.parametrize(("bits", "tolerance"), [(32, 1e-5), (8, 1e-3)])
+def test_replay_of_an_exposure_run_is_the_run(rig, branch_mode, bits, tolerance):
+    config = whole(branch_mode=branch_mode, quantization_bits=bits)
+    script = Scripted(rig.mask(config))
+    exposed, skipped = rig.run(config, script, exposure=True), rig.run(config, script)
+    close = {"atol": tolerance, "rtol": tolerance}
+    torch.testing.assert_close(exposed.features, skipped.features, **close)
+    torch.testing.assert_close(exposed.latents, skipped.latents, **close)
+    assert torch.equal(exposed.reasons, skipped.reasons)
+    assert exposed.summary == skipped.summary
+
+
+def test_local_error_is_that_of_the_residual(rig):
+    counted, residuals = Counted(rig.model), watch_residuals(rig.model)
+    ran = rig.run(whole(), Closed(), exposure=True)
+    assert counted.rows == [2 * rig.samples] * rig.steps
+    for step in range(1, rig.steps):
+        stale, fresh = residuals[step - 1].flatten(1), residuals[step].flatten(1)
+        by_row = (stale - fresh).norm(dim=1) / fresh.norm(dim=1)
+        torch.testing.assert_close(
+            ran.local_errors[step, 1], by_row.view(2, -1).mean(dim=0), atol=1e-4, rtol=1e-4
+        )
+
+
+# Features.
+
+
+def test_entropy_is_that_of_the_attention_within(rig):
+    entropy = FEATURES.index("entropy")
+    found = rig.run(whole(), Closed()).features[..., entropy]
+    attention = rig.run(rig.config(sites=("attn",)), Closed()).features[..., entropy]
+    assert torch.equal(found, attention)
+    assert found[1:].min() > 0
+
+
+def test_shares_count_whole_blocks_as_both_parts(rig):
+    ran = rig.run(whole(), Scripted(rig.mask(whole())))
+    for before, record in zip(ran.records, ran.records[1:], strict=False):
+        expected = before.verdict.reuse.float().mean(dim=0)
+        torch.testing.assert_close(record.signal.share_attn, expected)
+        torch.testing.assert_close(record.signal.share_ff, expected)
+
+
+# The cache.
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_bytes_are_the_arithmetic(rig, bits, distance):
+    exact = rig.run(whole(), Interval(2)).latents
+    ran = rig.run(whole(quantization_bits=bits), Interval(2))
+    a_row = TOKENS * WIDTH * bits // 8 + 4
+    assert ran.summary.cache_bytes == rig.layers * 2 * rig.samples * a_row
+    assert 0 < distance(ran.latents, exact) < (0.01 if bits == 8 else 0.1)
+
+
+# Sharing between branches.
+
+
+def test_unconditional_rows_take_the_conditional_residual(rig):
+    counted, residuals = Counted(rig.model), watch_residuals(rig.model)
+    ran = rig.run(whole(cross_branch_threshold=math.inf), refusing(rig))
+    assert counted.rows == [6, 3, 3, 3, 3, 3]
+    pairs = [residual.chunk(2) for residual in residuals]
+    apart = [(cond - uncond).abs().max().item() for cond, uncond in pairs]
+    assert apart[0] > 0.1
+    assert max(apart[1:]) < ROUNDING
+    assert ran.summary.shared_by_site == {"block": 5 * rig.layers * rig.samples}
+
+
+def test_one_batch_may_share_reuse_and_compute(rig, distance):
+    rig.labels = torch.tensor([NULL, 4, 7])
+    mask = torch.zeros(rig.steps, rig.layers, rig.samples, dtype=torch.bool)
+    mask[1::2, :, 2] = True
+    counted = Counted(rig.model)
+    ran = rig.run(whole(cross_branch_threshold=1e-4), Scripted(mask))
+    assert counted.rows == [6, 3, 5, 3, 5, 3]
+    shared, computed, reused = ran.reasons[1:].unbind(dim=2)
+    assert (shared == Reason.SHARED).all()
+    assert (computed == Reason.SCRIPT).all()
+    assert torch.equal(reused == Reason.REUSE, mask[1:, :, 2])
+    # Equal branches lose nothing by being shared.
+    unshared = rig.run(whole(), Scripted(mask))
+    assert distance(ran.latents, unshared.latents) < ROUNDING
+
+
+# Patches and refusals.
+
+
+@pytest.mark.parametrize("exposure", [False, True])
+def test_unpatch_restores_the_model(rig, patches, exposure):
+    stock = rig.sample()
+    script = Scripted(rig.mask(whole()))
+    wrapper = rig.wrap(whole(), script, exposure=exposure, sink=lambda record: None)
+    rig.sample(wrapper)
+    named = [f"transformer_blocks.{layer}" for layer in range(rig.layers)]
+    assert patches(rig.model) == named
+    assert wrapper.unpatch() is rig.model
+    assert patches(rig.model) == []
+    assert torch.equal(rig.sample(), stock)
+
+
+def test_stock_pipeline_reuses_blocks(pipe, images_of):
+    stock = images_of(pipe)
+    patch_dit_pipeline(pipe, whole())
+    assert torch.equal(images_of(pipe, controller=DQARController(whole(), gate=Closed())), stock)
+    eager = DQARController(whole(), gate=Interval(2))
+    assert not torch.equal(images_of(pipe, controller=eager), stock)
+    assert eager.summary().reuse_ratio == 0.5
+    unpatch_dit_pipeline(pipe)
+    assert torch.equal(images_of(pipe), stock)
+
+
+OTHER_INPUTS = {
+    "mask": {"attention_mask": torch.zeros(2, 16)},
+    "encoder states": {"encoder_hidden_states": torch.zeros(2, 3, 16)},
+    "nested": {"cross_attention_kwargs": {"gligen": {"objs": torch.zeros(2, 3, 16)}}},
+    "pooled": {"added_cond_kwargs": {"pooled_text_emb": torch.zeros(2, 16)}},
+}
+
+
+@pytest.mark.parametrize("others", OTHER_INPUTS.values(), ids=OTHER_INPUTS)
+def test_other_inputs_are_refused_in_a_run(rig, others):
+    wrapper = rig.wrap(whole())
+    block, hidden = rig.model.transformer_blocks[0], torch.zeros(2, TOKENS, WIDTH)
+    rows = {"timestep": torch.tensor([5, 5]), "class_labels": torch.tensor([1, 2])}
+    expected = "must take hidden states, timesteps and labels alone"
+    with wrapper.run(rig.scheduler, num_branches=1):
+        with pytest.raises(ValueError, match=expected):
+            block(hidden, **rows, **others)
+        with pytest.raises(ValueError, match=expected):
+            block(hidden, None, None, None, rows["timestep"])
+
+
+@pytest.mark.parametrize("sites", [("attn", "block"), ("block", "ff"), ("block", "block")])
+def test_blocks_leave_no_other_site(sites):
+    with pytest.raises(ValueError, match=r"block must be the only site.*Pass \('block',\)"):
+        DQARConfig(sites=sites)

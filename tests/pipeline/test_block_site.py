@@ -1,0 +1,284 @@
+"""The plant on whole blocks: collected, trained and evaluated without Ray, FLOPs by hand."""
+
+import json
+import runpy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DiTTransformer2DModel
+from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from dqar.gates import Closed, Interval, Learned, Scripted
+from dqar.policy import load_policy
+from pipeline.bound import skipped_modules, speed_bound
+from pipeline.collect import Collector
+from pipeline.commit import claim_folder, write_manifest
+from pipeline.dataset import read_gates
+from pipeline.door import Refusal, enter
+from pipeline.evaluator import EvaluateConfig, Evaluator, Probe
+from pipeline.flops import saved_flops, transformer_flops
+from pipeline.methods import Point
+from pipeline.models import find_model
+from pipeline.plan import CollectPlan
+from pipeline.tally import Tally
+from pipeline.train import TrainConfig, save_trained, train
+
+JOBS = Path(__file__).parents[2] / "jobs"
+STEPS, LAYERS, SAMPLES = 6, 8, 4
+
+
+# Collected.
+
+
+@pytest.fixture(scope="module")
+def block_traces(tmp_path_factory) -> Path:
+    """A finished collection of 12 trajectories."""
+    card = find_model("digits")
+    plan = CollectPlan(
+        model="digits",
+        model_hash=card.model_hash,
+        num_trajectories=12,
+        batch_size=12,
+        steps=STEPS,
+        guidance_scale=card.guidance_scale,
+        sites=("block",),
+    )
+    root = tmp_path_factory.mktemp("traces") / "block"
+    claim_folder(root, plan)
+    collector = Collector(plan, str(root))
+    receipts = {unit.unit_id: collector.do(unit) for unit in plan.units()}
+    facts = {"num_layers": card.num_layers, "site_flops": card.site_flops}
+    write_manifest(root, plan, receipts, facts)
+    return root
+
+
+@pytest.fixture(scope="module")
+def gates(block_traces) -> dict[str, np.ndarray]:
+    table = read_gates(str(block_traces))
+    return {name: table[name].to_numpy(zero_copy_only=False) for name in table.column_names}
+
+
+def test_every_gate_is_of_a_block(gates):
+    assert len(gates["site"]) == 12 * STEPS * LAYERS
+    assert set(gates["site"]) == {"block"}
+    assert set(gates["layer"]) == set(range(LAYERS))
+    assert set(gates["action"]) == {"compute", "reuse"}
+
+
+def test_blocks_are_seen_with_all_features(gates):
+    later = gates["step"] > 0
+    assert (gates["entropy"][later] > 0).all()
+    assert (gates["entropy"][later] <= np.log(16) + 1e-5).all()
+    assert (gates["quant_error"][later] > 0).all()
+    assert (gates["local_rel_error"][later] > 0).all()
+    assert (gates["share_attn"] == gates["share_ff"]).all()
+    assert gates["share_attn"].max() > 0
+
+
+# Trained.
+
+
+@pytest.fixture(scope="module")
+def policy(block_traces, tmp_path_factory):
+    """Fitted, saved and loaded again."""
+    folder = tmp_path_factory.mktemp("policy")
+    save_trained(train(TrainConfig(members=1), str(block_traces)), folder, {})
+    return load_policy(folder)
+
+
+def test_policy_knows_blocks_alone(policy):
+    assert policy.spec.sites == ("block",)
+    assert policy.spec.savings == {"block": 1.0}
+    assert policy.spec.num_layers == LAYERS
+
+
+def test_traces_of_blocks_train_no_other_site(block_traces):
+    with pytest.raises(Refusal, match=r"\['attn'\].*Collect with those sites"):
+        train(TrainConfig(sites=("attn",)), str(block_traces))
+
+
+# Evaluated.
+
+
+@pytest.fixture(scope="module")
+def evaluator():
+    config = EvaluateConfig(
+        model="digits",
+        steps=STEPS,
+        guidance_scale=2.0,
+        sites=("block",),
+        num_samples=SAMPLES,
+        batch_size=SAMPLES,
+    )
+    return Evaluator(config)
+
+
+@pytest.fixture(scope="module")
+def measure(evaluator):
+    """The row of a gate."""
+
+    def row_of(gate) -> dict[str, Any]:
+        point = Point(method="m", operating_point="p", steps=STEPS, gate=gate)
+        return evaluator.measure(point).row
+
+    return row_of
+
+
+@pytest.fixture(scope="module")
+def every_second(measure):
+    return measure(Interval(2))
+
+
+def outside_flops(card) -> float:
+    """The patches' embedding, the conditioning of the head, its modulation, its projection."""
+    patch, width, tokens = 4, card.width, card.num_tokens
+    embedding, projection = 2 * tokens * patch * width, 2 * tokens * width * patch
+    conditioning = 2 * (256 * width + width * width)
+    return embedding + conditioning + 2 * width * 2 * width + projection
+
+
+def test_forward_is_its_blocks_and_what_is_outside(evaluator):
+    card = evaluator.model.card
+    inside = card.num_layers * card.site_flops["block"]
+    assert transformer_flops(evaluator.model) == inside + outside_flops(card)
+
+
+def test_every_second_step_is_half_of_the_blocks(every_second, evaluator):
+    card = evaluator.model.card
+    inside, outside = LAYERS * card.site_flops["block"], outside_flops(card)
+    assert every_second["reuse_ratio"] == 0.5
+    assert every_second["flops_ratio"] == pytest.approx(
+        (inside + outside) / (0.5 * inside + outside)
+    )
+    assert 1.98 < every_second["flops_ratio"] < 2.0
+    assert every_second["sites"] == "block"
+    assert 0 < every_second["latent_rel_l2"] < 1
+    # Both branches of each sample, an int8 a channel and a float32 scale a row.
+    held = LAYERS * 2 * SAMPLES * (card.num_tokens * card.width + 4)
+    assert every_second["cache_mb"] == held / 2**20
+
+
+def test_closed_blocks_are_the_twin(measure):
+    row = measure(Closed())
+    assert (row["latent_rel_l2"], row["reuse_ratio"], row["flops_ratio"]) == (0.0, 0.0, 1.0)
+
+
+def test_bound_is_that_of_the_blocks_share(every_second, evaluator):
+    share = evaluator.site_share
+    assert set(share) == {"block"}
+    assert 0 < share["block"] < 1
+    assert every_second["speedup_bound"] == pytest.approx(1 / (1 - 0.5 * share["block"]))
+    assert speed_bound({"block": 0.9}, {"block": 0.5}) == pytest.approx(1 / 0.55)
+
+
+def test_reused_block_skips_all_that_it_holds(digits):
+    block = digits.transformer.transformer_blocks[0]
+    (skipped,) = skipped_modules(block, "block", "output")
+    parts = [*skipped_modules(block, "attn", "output"), *skipped_modules(block, "ff", "output")]
+    assert skipped is block
+    assert {*parts, block.norm1, block.norm3} <= set(skipped.modules())
+
+
+def test_shared_blocks_save_one_branch(evaluator):
+    tally = Tally(gates=10)
+    tally.reused_by_site["block"], tally.shared_by_site["block"] = 3, 4
+    card = evaluator.model.card
+    saved = saved_flops(evaluator.config, card, tally, branches=2)
+    assert saved == (3 * 2 + 4) * card.site_flops["block"]
+
+
+def test_policy_is_probed_and_measured_on_blocks(evaluator, measure, policy):
+    thresholds = torch.tensor([-1e6, policy.spec.log_threshold, 1e6])
+    gate = Learned(policy, log_threshold=thresholds)
+    probed = evaluator.probe(Probe(name="p", gate=gate, num_samples=3))
+    assert probed.reuse_ratio[0] == 0
+    # Rows that compute only round otherwise in the last bit.
+    assert probed.error[0] < 1e-5 < probed.error[2]
+    assert (probed.reuse_ratio.diff() >= 0).all()
+    # All that this policy allows: what is no staler than it has seen.
+    row = measure(Learned(policy, log_threshold=1e6))
+    assert row["reuse_ratio"] == pytest.approx(probed.reuse_ratio[2].item())
+    assert row["latent_rel_l2"] > 0
+
+
+def test_plan_frozen_before_sampling_reuses_blocks(measure):
+    plan = torch.zeros(STEPS, LAYERS, 1, dtype=torch.bool)
+    plan[1:, 2:6] = True
+    row = measure(Scripted(plan))
+    assert row["reuse_ratio"] == pytest.approx(plan.float().mean().item())
+
+
+# FLOPs of one block.
+
+
+def count_flops(block: nn.Module, tokens: int, width: int) -> int:
+    """What torch counts for one row."""
+    hidden, row = torch.zeros(1, tokens, width), torch.zeros(1, dtype=torch.long)
+    # The counter knows no fused CPU kernel; the plain one is a pair of products it can see.
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH), torch.no_grad():
+        block(hidden, timestep=row, class_labels=row)
+    return counter.get_total_flops()
+
+
+def card_of(folder: Path, transformer: Any):
+    """The card of a folder that holds this transformer's configuration."""
+    transformer.save_config(folder / "transformer")
+    schedule = folder / "scheduler" / "scheduler_config.json"
+    schedule.parent.mkdir()
+    schedule.write_text(json.dumps({"num_train_timesteps": 1000}))
+    return find_model(str(folder))
+
+
+@pytest.mark.parametrize("activation", ["gelu-approximate", "geglu", "swiglu"])
+@pytest.mark.parametrize(("heads", "head_width", "size"), [(2, 8, 8), (6, 64, 32), (4, 72, 16)])
+def test_flops_of_a_block_are_torchs(tmp_path, heads, head_width, size, activation):
+    transformer = DiTTransformer2DModel(
+        num_attention_heads=heads,
+        attention_head_dim=head_width,
+        num_layers=1,
+        sample_size=size,
+        num_embeds_ada_norm=10,
+        activation_fn=activation,
+    )
+    card = card_of(tmp_path / "model", transformer)
+    block = transformer.transformer_blocks[0]
+    counted = count_flops(block, card.num_tokens, card.width)
+    assert card.site_flops["block"] == pytest.approx(counted, rel=1e-2)
+    parts = card.site_flops["attn"] + card.site_flops["ff"]
+    assert 0 < counted - parts < 0.5 * counted
+
+
+def test_flops_of_the_shipped_models_block_are_torchs(digits):
+    card = digits.card
+    counted = count_flops(digits.transformer.transformer_blocks[3], card.num_tokens, card.width)
+    assert card.site_flops["block"] == pytest.approx(counted, rel=1e-2)
+
+
+# At the door.
+
+DOORS = {
+    "collect": ["--out", "out"],
+    "evaluate": ["--out", "out", "--methods", "baseline,interval"],
+    "sample": ["--out", "out"],
+}
+
+
+@pytest.mark.parametrize("name", DOORS)
+@pytest.mark.parametrize("sites", ["attn,block", "block,ff"])
+def test_blocks_beside_another_site_are_refused(name, sites, monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    flags = [f"{name}.py", "--model", "digits", "--sites", sites, *DOORS[name]]
+    monkeypatch.setattr("sys.argv", flags)
+    job = runpy.run_path(str(JOBS / f"{name}.py"))
+    assert enter(job["parser"](), job["run"]) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err.count("\n") == 1
+    assert "block must be the only site" in shown.err
+    assert "Pass ('block',)." in shown.err
+    assert not list(tmp_path.iterdir())
