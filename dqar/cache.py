@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -13,6 +14,9 @@ from dqar.records import EntryKey, PartKey
 
 Balance = Mapping[PartKey, Float[Tensor, " d"]]
 """Salience balance factors of a site's part, one a channel; parts left out have none."""
+
+BFLOAT16 = CacheFormat(dtype="bf16")
+"""16 bits of a model in bf16, whose range fp16 cannot hold."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,15 +53,19 @@ class ReuseCache:
         self, key: EntryKey, parts: dict[str, Tensor], rows: Int[Tensor, " s"] | None = None
     ) -> None:
         """Store named parts (``keys``, ``values``, ``output``); with ``rows``, only those rows
-        of an entry that already exists."""
-        entry = self._parts.setdefault(key, {})
-        for name, value in parts.items():
-            balance = self.balance.get(PartKey(key.site, key.layer, name))
-            stored = quantize(value, self.formats[name], balance)
-            if rows is None:
-                entry[name] = stored
-            else:
-                write_rows(entry[name], stored, rows)
+        of an entry that already exists. Without, nothing of an earlier entry is left."""
+        stored = {name: self._quantize(key, name, value) for name, value in parts.items()}
+        if rows is None:
+            self._parts[key] = stored
+            return
+        for name, value in stored.items():
+            write_rows(self._parts[key][name], value, rows)
+
+    def _quantize(self, key: EntryKey, name: str, value: Tensor) -> QuantizedTensor:
+        form = self.formats[name]
+        if form.dtype == "fp16" and value.dtype == torch.bfloat16:
+            form = BFLOAT16
+        return quantize(value, form, self.balance.get(PartKey(key.site, key.layer, name)))
 
     def lend(self, key: EntryKey, borrower: EntryKey) -> None:
         """Let another entry hold what this one holds, until either is stored whole again."""
@@ -74,7 +82,3 @@ class ReuseCache:
         """The parts of an entry, dequantised, all rows. Not to be written to: a float cache
         hands out the tensors that it stores."""
         return {name: dequantize(part) for name, part in self._parts[key].items()}
-
-    def clear(self) -> None:
-        """Forget every entry."""
-        self._parts.clear()

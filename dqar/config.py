@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -12,6 +13,28 @@ from dqar.schedule import SCHEDULE_TYPES, LayerSchedule, ScheduleType
 CACHE_DTYPES: dict[int, CacheDtype] = {32: "fp32", 16: "fp16", 8: "int8", 4: "int4", 2: "int2"}
 CachedParts = Literal["output", "kv"]
 """What the ``attn`` site caches."""
+
+CHOICES = {
+    "quantization_bits": tuple(CACHE_DTYPES),
+    "quantization_mode": get_args(Granularity),
+    "cached": get_args(CachedParts),
+    "schedule_type": SCHEDULE_TYPES,
+    "branch_mode": ("tied", "independent"),
+}
+RANGES = {
+    "entropy_threshold": (0.0, math.inf),
+    "snr_low": (0.0, math.inf),
+    "snr_high": (0.0, math.inf),
+    "warmup_fraction": (0.0, 1.0),
+    "cooldown_fraction": (0.0, 1.0),
+    "layer_fraction": (0.0, 1.0),
+    "min_probability": (0.0, 1.0),
+    "max_gap": (0, math.inf),
+    "max_reuse_per_block": (0, math.inf),
+    "entropy_rows": (1, math.inf),
+    "cross_branch_threshold": (0.0, math.inf),
+    "deep_layer_snr_threshold": (0.0, math.inf),
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,9 +64,10 @@ class DQARConfig:
     quantization_mode: Granularity = "per_tensor"
     """Granularity of an integer cache's scales, within each sample."""
     quantization_bits: Literal[2, 4, 8, 16, 32] = 8
-    """Bits of a cached value: 2, 4 and 8 are integers, 16 is fp16, 32 is fp32."""
+    """Bits of a cached value: 2, 4 and 8 are integers, 16 is fp16 (bf16 of a model in bf16), 32 is
+    fp32."""
     quantize_keys: bool = True
-    """False keeps cached keys in fp16 and quantises values alone (mixed K16/V8)."""
+    """False keeps cached keys in 16 bits and quantises values alone (mixed K16/V8)."""
     cached: CachedParts = "output"
     """What ``attn`` caches: its output, or its keys and values, read by fresh queries."""
     cross_branch_threshold: float | None = None
@@ -63,27 +87,14 @@ class DQARConfig:
     branch_mode: Literal["tied", "independent"] = "tied"
     """Whether a sample's two guidance branches share one verdict."""
     entropy_rows: int = 32
-    """Query rows, evenly strided, that estimate an attention entropy."""
+    """Query rows, spread over all, that estimate an attention entropy."""
 
     def __post_init__(self) -> None:
-        _require_choice("quantization_bits", self.quantization_bits, tuple(CACHE_DTYPES))
-        _require_choice("quantization_mode", self.quantization_mode, get_args(Granularity))
-        _require_choice("cached", self.cached, get_args(CachedParts))
-        _require_choice("schedule_type", self.schedule_type, SCHEDULE_TYPES)
-        _require_choice("branch_mode", self.branch_mode, ("tied", "independent"))
-        for site in self.sites:
-            _require_choice("sites", site, SITES)
-        if not self.sites:
-            raise ValueError(f"sites must name at least one of {SITES}. Got (). Pass ('attn',).")
-        if "block" in self.sites and len(self.sites) > 1:
-            raise ValueError(
-                f"block must be the only site, since it holds the others. Got {self.sites}. "
-                "Pass ('block',)."
-            )
-        if self.cached == "kv" and "attn" not in self.sites:
-            raise ValueError(
-                f"cached='kv' must come with the site attn. Got {self.sites}. Pass cached='output'."
-            )
+        for name, choices in CHOICES.items():
+            _require_choice(name, getattr(self, name), choices)
+        for name, (low, high) in RANGES.items():
+            _require_range(name, getattr(self, name), low, high)
+        self._require_sites()
         if self.snr_low > self.snr_high:
             raise ValueError(
                 f"snr_low must not exceed snr_high. Got {self.snr_low=}, {self.snr_high=}. "
@@ -95,6 +106,24 @@ class DQARConfig:
                 f"{self.branch_mode!r}. Pass branch_mode='tied'."
             )
         self.layer_schedule()
+
+    def _require_sites(self) -> None:
+        for site in self.sites:
+            _require_choice("sites", site, SITES)
+        if "block" in self.sites and len(self.sites) > 1:
+            raise ValueError(
+                f"block must be the only site, since it holds the others. Got {self.sites}. "
+                "Pass ('block',)."
+            )
+        if not self.sites or len(set(self.sites)) < len(self.sites):
+            raise ValueError(
+                f"sites must name at least one of {SITES}, each once. Got {self.sites}. "
+                "Pass ('attn',)."
+            )
+        if self.cached == "kv" and "attn" not in self.sites:
+            raise ValueError(
+                f"cached='kv' must come with the site attn. Got {self.sites}. Pass cached='output'."
+            )
 
     def layer_schedule(self) -> LayerSchedule:
         """The layer schedule these values describe."""
@@ -126,7 +155,8 @@ class DQARConfig:
         form = CacheFormat(
             dtype=self.cache_dtype, granularity=self.quantization_mode, num_heads=num_heads or 1
         )
-        keys = form if self.quantize_keys else CacheFormat(dtype="fp16")
+        keeps_keys = not self.quantize_keys and self.quantization_bits < 16
+        keys = CacheFormat(dtype="fp16") if keeps_keys else form
         return {"output": form, "keys": keys, "values": form}
 
     @classmethod
@@ -140,6 +170,14 @@ class DQARConfig:
         return cls(enabled=False)
 
 
+def _require_range(name: str, value: int | float | None, low: int | float, high: float) -> None:
+    # Written so that what is not a number is out of range.
+    if value is not None and not low <= value <= high:
+        raise ValueError(
+            f"{name} must be in [{low:g}, {high:g}]. Got {value}. Pass a number in that range."
+        )
+
+
 def _require_choice(name: str, value: object, choices: tuple) -> None:
-    if value not in choices:
+    if (value, type(value)) not in [(choice, type(choice)) for choice in choices]:
         raise ValueError(f"{name} must be one of {choices}. Got {value!r}. Pass {choices[0]!r}.")

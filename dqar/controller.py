@@ -65,6 +65,10 @@ class DQARController:
         self.num_heads = num_heads
         self.branches: tuple[str, ...] = ()
         self.gate = AllOf(gate or seed_cascade(self.config, policy), Cached())
+        for decides in self.gate.policies:
+            decides.spec.refuse_misfit(
+                self.config.sites, self.config.branch_mode, self.config.cached
+            )
         self.exposure = exposure
         self.sink = sink
         self.is_idle = False
@@ -132,7 +136,7 @@ class DQARController:
         self._step = Step(index=step, total=total_steps, timestep=timestep, snr=snr)
         ledger = self._open_ledger(latent, num_samples)
         self._signal = ledger.signal(
-            self._step, self._latent_norm(latent), ledger.lengths(prompt_length), self._reads()
+            self._step, self._latent_norm(latent), self._lengths(prompt_length), self._reads()
         )
         self._decide(self.gate.decide(self._signal))
 
@@ -164,6 +168,10 @@ class DQARController:
             return None
         return log_norm(latent)
 
+    def _lengths(self, prompt_length: int | Tensor) -> Tensor:
+        is_tied = self.config.branch_mode == "tied"
+        return self._books().lengths(prompt_length, 1 if is_tied else max(1, len(self.branches)))
+
     def _reads(self) -> frozenset[str]:
         return self.needs if self.sharing is None else self.needs | {BRANCH_GAP}
 
@@ -186,7 +194,7 @@ class DQARController:
         )
 
     def _books(self) -> Ledger:
-        if self._ledger is None:
+        if self._ledger is None or self._step is None:
             raise ValueError("A step must be open. Got none. Call begin_step first.")
         return self._ledger
 
@@ -249,7 +257,7 @@ class DQARController:
         if self._step is None or self._ledger is None:
             return
         tape = self._tape
-        self._asked.append(torch.tensor(self._codes, dtype=torch.uint8))
+        self._asked.append(tape.outcome)
         if self.sink is not None:
             error = tape.local_error
             self.sink(GateRecord(signal=self._signal, verdict=tape.verdict, local_rel_error=error))
@@ -263,6 +271,6 @@ class DQARController:
         self._step = None
 
     def summary(self) -> ReuseSummary:
-        """What fired since step 0; closes the open step."""
-        self.finish_step()
-        return summarize(self._asked, self.config.sites, self._depth(), self.cache.nbytes)
+        """What fired since step 0, as far as the open step has come."""
+        asked = self._asked if self._step is None else [*self._asked, self._tape.outcome]
+        return summarize(asked, self.config.sites, self._depth(), self.cache.nbytes)

@@ -15,11 +15,13 @@ from torch import Tensor
 
 from dqar.config import DQARConfig
 from dqar.policy import ReusePolicy
-from dqar.records import Reason, Signal, Verdict
+from dqar.records import SITES, Reason, Signal, Verdict
 from dqar.schedule import LayerSchedule
 
 MEASURED = frozenset({"entropy", "log_drift", "quant_error", "log_latent_norm"})
 """Features that cost device work; the controller measures only what is needed."""
+ROUNDING = 1e-9
+"""A share of the steps is not one step more for the rounding of a product."""
 
 
 class Gate(ABC):
@@ -29,6 +31,11 @@ class Gate(ABC):
     def needs(self) -> frozenset[str]:
         """Which of :data:`MEASURED` this gate reads."""
         return frozenset()
+
+    @property
+    def policies(self) -> tuple[ReusePolicy, ...]:
+        """The policies that decide here."""
+        return ()
 
     @abstractmethod
     def decide(self, signal: Signal) -> Verdict:
@@ -76,7 +83,7 @@ class Warmup(Gate):
         self.fraction = fraction
 
     def decide(self, signal: Signal) -> Verdict:
-        is_early = signal.step.index < self.fraction * signal.step.total
+        is_early = signal.step.index < self.fraction * signal.step.total - ROUNDING
         return _everywhere(is_early, Reason.WARMUP, signal)
 
 
@@ -89,7 +96,7 @@ class Cooldown(Gate):
 
     def decide(self, signal: Signal) -> Verdict:
         steps_left = signal.step.total - signal.step.index
-        is_late = steps_left - 1 < self.fraction * signal.step.total
+        is_late = steps_left - 1 < self.fraction * signal.step.total - ROUNDING
         return _everywhere(is_late, Reason.COOLDOWN, signal)
 
 
@@ -130,7 +137,8 @@ class Budget(Gate):
 
 @final
 class EntropyBelow(Gate):
-    """Refuse where the entropy is not below ``tau(p) = tau_base * sqrt(p / 16)``."""
+    """Refuse where the entropy is not below ``tau(p) = tau_base * sqrt(p / 16)``, or was never
+    measured. A feed-forward has none, and is let through."""
 
     def __init__(self, tau_base: float | Float[Tensor, " b"], adaptive: bool = True) -> None:
         self.tau_base = tau_base
@@ -142,8 +150,11 @@ class EntropyBelow(Gate):
 
     def decide(self, signal: Signal) -> Verdict:
         stretch = (signal.prompt_length / 16.0).sqrt() if self.adaptive else 1.0
-        is_diffuse = signal.entropy >= _beside(self.tau_base, signal) * stretch
-        return refuse_where(is_diffuse, Reason.ENTROPY, signal)
+        is_below = signal.entropy < _beside(self.tau_base, signal) * stretch
+        # Attention that was measured is never quite 0; and what is not a number is not below.
+        has_none = (signal.site == SITES.index("ff"))[:, None]
+        is_fine = has_none | (is_below & (signal.entropy > 0))
+        return refuse_where(~is_fine, Reason.ENTROPY, signal)
 
 
 @final
@@ -155,8 +166,8 @@ class SnrBand(Gate):
         self.high = torch.as_tensor(high)
 
     def decide(self, signal: Signal) -> Verdict:
-        is_outside = (signal.step.snr < self.low) | (signal.step.snr > self.high)
-        return refuse_where(is_outside.to(signal.cached.device), Reason.SNR, signal)
+        is_inside = (signal.step.snr >= self.low) & (signal.step.snr <= self.high)
+        return refuse_where(~is_inside.to(signal.cached.device), Reason.SNR, signal)
 
 
 @final
@@ -182,15 +193,19 @@ class Learned(Gate):
     def needs(self) -> frozenset[str]:
         return MEASURED & frozenset(self.policy.spec.features)
 
+    @property
+    def policies(self) -> tuple[ReusePolicy, ...]:
+        return (self.policy,)
+
     def decide(self, signal: Signal) -> Verdict:
         policy = self.policy.to(signal.cached.device)
         threshold = self.log_threshold
         if threshold is not None:
             threshold = _beside(threshold, signal)
         probability = policy.probability(signal, threshold)
-        is_unknown = signal.gap > self.policy.spec.max_gap
-        is_refused = is_unknown | (probability < self.min_probability)
-        return refuse_where(is_refused, Reason.POLICY, signal)
+        is_known = signal.gap <= self.policy.spec.max_gap
+        is_likely = probability >= self.min_probability
+        return refuse_where(~(is_known & is_likely), Reason.POLICY, signal)
 
 
 @final
@@ -226,6 +241,10 @@ class AllOf(Gate):
     @property
     def needs(self) -> frozenset[str]:
         return frozenset().union(*(gate.needs for gate in self.gates))
+
+    @property
+    def policies(self) -> tuple[ReusePolicy, ...]:
+        return tuple(policy for gate in self.gates for policy in gate.policies)
 
     def decide(self, signal: Signal) -> Verdict:
         reason = _everywhere(False, Reason.REUSE, signal).reason

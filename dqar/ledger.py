@@ -46,13 +46,26 @@ class Ledger:
         """Row of a gate."""
         return self.sites.index(site) * self.num_layers + layer
 
-    def lengths(self, prompt_length: int | Float[Tensor, " b"]) -> Float[Tensor, " b"]:
-        """Prompt lengths by column: one for all, one a sample, or one a column."""
+    def lengths(
+        self, prompt_length: int | Float[Tensor, " s"], num_branches: int
+    ) -> Float[Tensor, " b"]:
+        """Prompt lengths by column: one for all, or one a sample.
+
+        Args:
+            num_branches: columns of one sample.
+
+        Raises:
+            ValueError: if there is neither one length nor one a sample.
+        """
         lengths = torch.as_tensor(prompt_length, dtype=torch.float32, device="cpu")
-        if lengths.ndim == 1 and self.shape[1] % len(lengths) == 0:
-            # Independent branches: one decision a row, so each sample's length serves its rows.
-            return lengths.repeat(self.shape[1] // len(lengths))
-        return lengths.expand(self.shape[1])
+        if lengths.numel() == 1:
+            return lengths.expand(self.shape[1])
+        if lengths.numel() * num_branches != self.shape[1]:
+            raise ValueError(
+                f"prompt_length must be one number, or one a sample. Got {lengths.numel()} for "
+                f"{self.shape[1] // num_branches} samples. Pass a tensor of that many."
+            )
+        return lengths.repeat(num_branches)
 
     def signal(
         self,
@@ -132,7 +145,15 @@ class Ledger:
     def _enter_measures(
         self, computed: Tensor, compared: Tensor | None, measured: dict[str, Tensor]
     ) -> None:
+        if measured:
+            self._follow(next(iter(measured.values())).device)
         for name, value in measured.items():
             where = compared if name == BRANCH_GAP and compared is not None else computed
-            earlier = self.measured[name]
-            self.measured[name] = torch.where(where.to(value.device), value, earlier)
+            where = where.to(value.device)
+            self.measured[name] = torch.where(where, value, self.measured[name])
+
+    def _follow(self, device: torch.device) -> None:
+        # By hand the first step may be begun without a latent that tells the device.
+        if device != self.device:
+            self.device = device
+            self.measured = {name: value.to(device) for name, value in self.measured.items()}

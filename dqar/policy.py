@@ -98,6 +98,20 @@ class PolicySpec:
                     f"{len(self.features)}. Leave it empty or give them all."
                 )
 
+    def refuse_misfit(self, sites: tuple[str, ...], branch_mode: str, cached: str) -> None:
+        """A policy decides only on what it was trained on.
+
+        Raises:
+            ValueError: naming what does not fit.
+        """
+        missing = set(sites) - set(self.sites)
+        if missing or branch_mode != self.branch_mode or cached == "kv":
+            raise ValueError(
+                f"The policy must fit the configuration. Got one of the sites {self.sites}, "
+                f"{self.branch_mode} branches and cached outputs for {sites}, {branch_mode}, "
+                f"cached={cached!r}. Collect and train with that configuration."
+            )
+
     def saving_of_site(self) -> list[float]:
         """Savings in the order of :data:`SITES`."""
         return [self.savings.get(site, 1.0) for site in SITES]

@@ -53,7 +53,8 @@ class Reason(IntEnum):
     """Why a gate reused or refused. The names are what traces and summaries show.
 
     ``SHARED`` refuses to reuse over time, and lets the unconditional row take the conditional
-    row's fresh value.
+    row's fresh value. ``DECLINED`` is in summaries alone: the gate let it reuse, and the caller
+    computed.
     """
 
     REUSE = 0
@@ -70,6 +71,7 @@ class Reason(IntEnum):
     CLOSED = 11
     COOLDOWN = 12
     SHARED = 13
+    DECLINED = 14
 
     @property
     def label(self) -> str:

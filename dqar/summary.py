@@ -45,7 +45,9 @@ class ReuseSummary:
     @property
     def note(self) -> str:
         """One sentence; says so when a run never reused although it was asked to."""
-        if self.gates and not self.reused and not any(self.shared_by_site.values()):
+        if not self.gates:
+            return "No step ran under this controller."
+        if not self.reused and not any(self.shared_by_site.values()):
             refusals = ", ".join(f"{name} {count}" for name, count in self.by_reason.items())
             return f"No gate reused: {self.gates} asked, all refused ({refusals})."
         shared = sum(self.shared_by_site.values())

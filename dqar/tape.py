@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
 from dqar.ledger import BRANCH_GAP, MEASURES
@@ -84,6 +84,7 @@ class StepTape:
         return self._branches.get(gate, set())
 
     def _by_sample(self, value: Tensor, rows: Rows | None) -> Tensor:
+        value = value.detach()
         if rows is None:
             return value.float().view(-1, self._num_samples).mean(dim=0)
         mean = value.float().view(-1, len(rows.samples)).mean(dim=0)
@@ -109,6 +110,12 @@ class StepTape:
         for gate in self._reused:
             used[gate] = True
         return self.verdict.reuse & used & ~self.computed
+
+    @property
+    def outcome(self) -> UInt8[Tensor, "g b"]:
+        """The verdict's reasons, with ``DECLINED`` where reuse was allowed and not taken."""
+        is_declined = self.verdict.reuse & ~self.reused
+        return torch.where(is_declined, int(Reason.DECLINED), self.verdict.reason)
 
     @property
     def measured(self) -> dict[str, Float[Tensor, "g b"]]:

@@ -28,3 +28,11 @@ def test_rows_without_a_test_are_known():
     bare = [row[0] for row in rows if len(row) == 4 and "::" not in row[2]]
     headings = {"| the seed says"}
     assert set(bare) - headings == {"| CLIP score"}
+
+
+def test_quoted_sections_of_the_results_exist():
+    results = (TESTS.parent / "docs" / "results.md").read_text(encoding="utf-8")
+    titles = {line.lstrip("# ") for line in results.splitlines() if line.startswith("#")}
+    quoted = set(re.findall(r'results\.md, "([^"]+)"', ACCOUNT))
+    assert quoted
+    assert quoted <= titles

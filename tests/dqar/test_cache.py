@@ -69,9 +69,19 @@ def test_storing_again_replaces():
     assert torch.equal(cache.read(KEY)["output"], random_output(1))
 
 
-def test_clear_forgets():
-    cache = cache_of(8)
-    cache.store(KEY, {"output": random_output(0)})
-    cache.clear()
-    assert KEY not in cache
-    assert cache.nbytes == 0
+def test_a_whole_entry_replaces_all_of_the_earlier_one():
+    cache = cache_of()
+    cache.store(KEY, {"keys": random_output(0), "values": random_output(1)})
+    cache.store(KEY, {"output": random_output(2)})
+    found = cache.fetch(KEY)
+    assert found.keys is None
+    assert found.values is None
+    assert torch.equal(cache.read(KEY)["output"], random_output(2))
+
+
+def test_sixteen_bits_of_a_bf16_model_are_bf16():
+    cache = cache_of(16)
+    value = torch.tensor([[[1e5, 1e-8]]], dtype=torch.bfloat16)
+    cache.store(KEY, {"output": value})
+    assert torch.equal(cache.read(KEY)["output"], value)
+    assert cache.nbytes == 4

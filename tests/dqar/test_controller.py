@@ -280,3 +280,70 @@ def test_step_beyond_the_run_is_refused():
     controller = controller_of()
     with pytest.raises(ValueError, match="index must be in"):
         controller.begin_step(4, 4)
+
+
+def test_reuse_that_was_declined_is_no_reuse():
+    controller = controller_of()
+    for step in range(4):
+        controller.begin_step(step, 4)
+        controller.should_reuse(0)
+        controller.commit(0, output=output_at(step))
+    summary = controller.summary()
+    assert (summary.reused, summary.by_reason) == (0, {"cold": 1, "declined": 3})
+
+
+def test_summary_within_a_step_leaves_it_open():
+    controller = controller_of()
+    for step in range(3):
+        controller.begin_step(step, 3)
+        assert controller.summary().gates == step + 1
+        controller.commit(0, output=output_at(step))
+    assert controller.summary().by_reason == {"cold": 1, "declined": 2}
+
+
+def test_verbs_after_the_last_step_are_refused():
+    controller = controller_of()
+    drive(controller, 2)
+    controller.finish_step()
+    with pytest.raises(ValueError, match="A step must be open"):
+        controller.should_reuse(0)
+    with pytest.raises(ValueError, match="A step must be open"):
+        controller.commit(0, output=output_at(0))
+
+
+def test_snr_is_the_cosine_schedules_unless_given():
+    records: list[GateRecord] = []
+    controller = controller_of(sink=records.append)
+    for step in range(4):
+        controller.begin_step(step, 4, snr=7.0 if step == 3 else None)
+    controller.finish_step()
+    # alpha_bar = cos(pi/2 * (1 - i/4))^2, and SNR = alpha_bar / (1 - alpha_bar) = tan(pi i/8)^2
+    expected = [math.tan(math.pi * step / 8) ** 2 for step in range(3)]
+    found = [record.signal.step.snr for record in records]
+    assert found == pytest.approx([*expected, 7.0], abs=1e-6)
+
+
+def test_measurements_keep_no_graph():
+    records: list[GateRecord] = []
+    controller = controller_of(sink=records.append)
+    for step in range(3):
+        controller.begin_step(step, 3)
+        controller.commit(0, output=output_at(step), entropy=torch.ones(1, requires_grad=True))
+    controller.finish_step()
+    assert not any(record.signal.entropy.requires_grad for record in records)
+    assert records[-1].signal.entropy.item() == 1.0
+
+
+def test_books_follow_the_device_of_what_is_measured():
+    controller = controller_of(AllOf(Closed()))
+    entropy = torch.ones(1, device="meta")
+    for step in range(3):
+        controller.begin_step(step, 3)
+        controller.commit(0, output=torch.ones(1, 2, 3, device="meta"), entropy=entropy)
+    controller.finish_step()
+
+
+def test_prompt_lengths_are_one_or_one_a_sample():
+    controller = controller_of()
+    with pytest.raises(ValueError, match="prompt_length must be one number, or one a sample"):
+        controller.begin_step(0, 2, torch.tensor([16.0, 64.0]), num_samples=4)

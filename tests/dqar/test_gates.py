@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import math
 
 import pytest
 import torch
@@ -217,3 +218,46 @@ def test_policy_refuses_what_is_staler_than_its_training(make_signal):
     trained = ReusePolicy(PolicySpec(max_gap=3, log_threshold=1e6))
     signal = make_signal(gap=torch.tensor([[3, 4]] * 3))
     assert first_gate(Learned(trained), signal) == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("gate", "unknown"),
+    [
+        (EntropyBelow(2.0), {"entropy": full(math.nan)}),
+        (EntropyBelow(math.inf), {"entropy": full(math.nan)}),
+        (SnrBand(0.0, math.inf), {"step": at(5, math.nan)}),
+        (Learned(policy(1e6)), {"entropy": full(math.nan)}),
+    ],
+)
+def test_what_is_not_a_number_is_refused(gate, unknown, make_signal):
+    assert gate.decide(make_signal()).reuse.all()
+    assert not gate.decide(make_signal(**unknown)).reuse.any()
+
+
+def test_entropy_that_was_never_measured_is_refused(make_signal):
+    verdict = EntropyBelow(math.inf).decide(make_signal(entropy=full(0.0)))
+    assert (verdict.reason == Reason.ENTROPY).all()
+
+
+def test_feed_forward_has_no_entropy_to_wait_for(make_signal):
+    signal = make_signal(num_sites=2, entropy=torch.zeros(6, 2))
+    reuse = EntropyBelow(2.0).decide(signal).reuse
+    assert not reuse[:3].any()
+    assert reuse[3:].all()
+
+
+@pytest.mark.parametrize(("fraction", "total"), [(0.14, 50), (0.28, 25), (0.07, 100), (0.55, 100)])
+def test_shares_of_steps_are_not_one_more_for_their_rounding(fraction, total, make_signal):
+    whole = round(fraction * total)
+    for index, is_open in ((whole, True), (whole - 1, False)):
+        early = Step(index=index, total=total, timestep=1.0, snr=1.0)
+        late = Step(index=total - 1 - index, total=total, timestep=1.0, snr=1.0)
+        assert Warmup(fraction).decide(make_signal(step=early)).reuse.all() == is_open
+        assert Cooldown(fraction).decide(make_signal(step=late)).reuse.all() == is_open
+
+
+def test_a_cascade_tells_its_policies():
+    known = policy(0.0)
+    assert seed_cascade(DQARConfig(), known).policies == (known,)
+    assert AllOf(Interval(2), AllOf(Learned(known))).policies == (known,)
+    assert seed_cascade(DQARConfig()).policies == ()

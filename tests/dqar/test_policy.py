@@ -12,6 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import dqar
+from dqar.config import DQARConfig
+from dqar.controller import DQARController
+from dqar.gates import Learned
 from dqar.policy import PolicySpec, ReusePolicy, load_policy, save_policy
 from dqar.records import FEATURES
 
@@ -222,3 +225,20 @@ def test_granularity_must_be_known():
     unchecked: Any = getattr(PolicySpec.__init__, "__wrapped__", PolicySpec.__init__)
     with pytest.raises(ValueError, match="granularity must be gate or step"):
         unchecked(object.__new__(PolicySpec), features=FEATURES, granularity="layer")
+
+
+@pytest.mark.parametrize(
+    ("config", "spec"),
+    [
+        (DQARConfig(sites=("ff",)), PolicySpec(features=FEATURES, sites=("attn",))),
+        (DQARConfig(cached="kv"), PolicySpec(features=FEATURES)),
+        (DQARConfig(branch_mode="independent"), PolicySpec(features=FEATURES)),
+    ],
+    ids=["sites", "cached", "branches"],
+)
+def test_policy_must_fit_the_configuration(config, spec):
+    policy = ReusePolicy(spec)
+    with pytest.raises(ValueError, match="The policy must fit the configuration"):
+        DQARController(config, policy=policy)
+    with pytest.raises(ValueError, match="The policy must fit the configuration"):
+        DQARController(config, gate=Learned(policy))

@@ -56,4 +56,4 @@ def test_run_without_steps_is_empty():
     summary = summarize([], ("attn",), 2, 0)
     assert (summary.gates, summary.reused, summary.reuse_ratio) == (0, 0, 0.0)
     assert (summary.by_layer, summary.by_step, summary.by_reason) == ([0, 0], [], {})
-    assert summary.note == "0 of 0 gates reused (0.0%)."
+    assert summary.note == "No step ran under this controller."
