@@ -10,6 +10,9 @@ What a file leaves out keeps its default; ``configs/default.yaml`` shows every k
 from __future__ import annotations
 
 import difflib
+import math
+import reprlib
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -52,6 +55,9 @@ KEYS = {
     "use_layer_scheduling": "enabled",
 }
 """Fields whose key is shorter than their name."""
+
+LARGEST = 2**63 - 1
+"""The largest whole number that a tensor takes; a much larger one has no float either."""
 
 KINDS = {float: "a number", int: "a whole number", bool: "true or false", NoneType: "null"}
 
@@ -104,13 +110,33 @@ def _parse(path: Path) -> Any:
     import yaml
 
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    # An impossible date is a plain ValueError to PyYAML, as is text that is not UTF-8.
-    except (OSError, ValueError, yaml.YAMLError) as error:
+        text = path.read_text(encoding="utf-8")
+        root, value = yaml.compose(text, Loader=yaml.SafeLoader), yaml.safe_load(text)
+    # To PyYAML an impossible date is a ValueError, deep nesting a RecursionError, a number too
+    # large an OverflowError, a tag that does not fit its text one of three others.
+    except Exception as error:
         reason = " ".join(str(error).split())
         raise ValueError(
             f"{path} must be a YAML file. Got: {reason}. Start from configs/default.yaml."
         ) from error
+    if repeated := _repeated(root):
+        raise ValueError(
+            f"{path} must give each key once. Got {', '.join(repeated)} again. Keep one of them."
+        )
+    return value
+
+
+def _repeated(root: Any) -> list[str]:
+    """Keys that the file or one of its sections holds again; YAML would take the last."""
+    found: list[str] = []
+    for section in (root, *(value for _, value in _pairs(root))):
+        keys = [key.value for key, _ in _pairs(section) if key.id == "scalar"]
+        found += [_shown(key) for key, count in Counter(keys).items() if count > 1]
+    return found
+
+
+def _pairs(node: Any) -> list[tuple[Any, Any]]:
+    return node.value if getattr(node, "id", None) == "mapping" else []
 
 
 def _mapping(value: Any, where: str) -> dict[Any, Any]:
@@ -118,7 +144,8 @@ def _mapping(value: Any, where: str) -> dict[Any, Any]:
         return {}
     if not isinstance(value, dict):
         raise ValueError(
-            f"{where} must hold keys with values. Got {value!r}. Start from configs/default.yaml."
+            f"{where} must hold keys with values. Got {_shown(value)}. "
+            "Start from configs/default.yaml."
         )
     return value
 
@@ -126,20 +153,38 @@ def _mapping(value: Any, where: str) -> dict[Any, Any]:
 def _known(names: Mapping[str, T], given: Any, must_hold: str) -> T:
     if isinstance(given, str) and given in names:
         return names[given]
-    (nearest,) = difflib.get_close_matches(str(given), names, n=1, cutoff=0.0)
+    name = given if isinstance(given, str) else _shown(given)
+    (nearest,) = difflib.get_close_matches(name, names, n=1, cutoff=0.0)
     raise ValueError(
-        f"{must_hold}. Got {given!r}. The nearest is {nearest!r}; all are {', '.join(names)}."
+        f"{must_hold}. Got {_shown(given)}. The nearest is {nearest!r}; all are {', '.join(names)}."
     )
 
 
 def _typed(hint: Any, value: Any, where: str) -> Any:
     if not _fits(hint, value):
-        raise ValueError(f"{where} must be {_kind(hint)}. Got {value!r}. Mend the value.")
+        raise ValueError(f"{where} must be {_kind(hint)}. Got {_shown(value)}. {_mend(value)}")
     if isinstance(value, list):
         return tuple(value)
     # A whole number may stand for a real one, but an int field must not become a float.
     is_real = float in (hint, *get_args(hint)) and type(value) is int
     return float(value) if is_real else value
+
+
+def _mend(value: Any) -> str:
+    try:
+        is_quoted = isinstance(value, str) and math.isfinite(float(value))
+    except ValueError:
+        is_quoted = False
+    if not is_quoted:
+        return "Mend the value."
+    return "YAML takes it for text: write 1.0e-3 for 1e-3, 1.0e+3 for 1e3, and no quotes."
+
+
+def _shown(value: Any) -> str:
+    try:
+        return reprlib.repr(value)
+    except ValueError:  # Python spells no whole number of thousands of digits
+        return "a number of thousands of digits"
 
 
 def _fits(hint: Any, value: Any) -> bool:
@@ -150,6 +195,8 @@ def _fits(hint: Any, value: Any) -> bool:
         return isinstance(value, list) and all(_fits(choices[0], item) for item in value)
     if choices:
         return any(_fits(choice, value) for choice in choices)
+    if type(value) is int and abs(value) > LARGEST:
+        return False
     if hint is float:
         return type(value) in (int, float) and value == value  # not a number is no threshold
     # To isinstance, true would be a whole number.

@@ -16,6 +16,7 @@ from pipeline.door import (
     add_tracking_flags,
     enter,
     refuse_relative_inside_job,
+    refuse_unwritable,
     split_names,
 )
 
@@ -41,6 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
         seed=arguments.seed,
     )
     resolve_tracking_uri(arguments.tracking_uri)
+    refuse_unwritable(str(local_root(arguments.out)))
     claim_folder(local_root(arguments.out), plan)
     tracker = Tracker(arguments.tracking_uri, arguments.experiment)
     collect_traces(plan, arguments.out, fleet, tracker)

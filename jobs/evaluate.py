@@ -17,6 +17,7 @@ from pipeline.door import (
     enter,
     refuse_other_files,
     refuse_relative_inside_job,
+    refuse_unwritable,
     split_names,
 )
 
@@ -37,9 +38,10 @@ def run(arguments: argparse.Namespace) -> int:
     policies = load_policies(arguments.policy, card)
     config = configure(arguments, card, next(iter(policies.values()), None))
     refuse_too_many_steps(card, config.steps)
-    refuse_policies_apart(config, policies)
+    refuse_policies_apart(config.dqar_config(), policies)
     fleet = config_of(arguments)
     refuse_other_files(arguments.out, "results.json")
+    refuse_unwritable(arguments.out)
     tracker = Tracker(arguments.tracking_uri, arguments.experiment)
     contest = Contest(methods=methods, policies=policies, grid=GRIDS[arguments.grid])
     evaluate_methods(config, contest, fleet, arguments.out, tracker)
@@ -82,6 +84,7 @@ def configure(arguments: argparse.Namespace, card, policy):
         cache_granularity=arguments.cache_granularity,
         quantize_keys=not arguments.keep_keys,
         balanced=arguments.balanced,
+        cross_branch_threshold=arguments.cross_branch_threshold,
         seed=arguments.seed,
         **chosen | {"sites": split_names(chosen["sites"])},
     )
@@ -121,6 +124,12 @@ def parser() -> JobParser:
     )
     job.add_argument("--keep-keys", action="store_true", help="keep cached keys in fp16 (K16/V8)")
     job.add_argument("--balanced", action="store_true", help="balance channels by salience (CSB)")
+    job.add_argument(
+        "--cross-branch-threshold",
+        type=float,
+        metavar="DISTANCE",
+        help="relative L2 of the branches at which one is computed for both; default: never",
+    )
     job.add_argument("--grid", choices=["fine", "coarse"], default="fine", help="points of a sweep")
     add_fleet_flags(job)
     add_tracking_flags(job)

@@ -9,7 +9,14 @@ import shlex
 import sys
 from pathlib import Path
 
-from pipeline.door import JobParser, Refusal, checked, enter, refuse_relative_inside_job
+from pipeline.door import (
+    JobParser,
+    Refusal,
+    checked,
+    enter,
+    refuse_relative_inside_job,
+    refuse_unwritable,
+)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -17,6 +24,7 @@ def run(arguments: argparse.Namespace) -> int:
     out = Path(arguments.out)
     if out.exists() and any(out.iterdir()):
         raise Refusal(f"--out must be an empty or new folder. Got {arguments.out}. Name another.")
+    refuse_unwritable(arguments.out)
     from pipeline.pretrain import PretrainConfig, pretrain
 
     config = checked(PretrainConfig, steps=arguments.steps, seed=arguments.seed)

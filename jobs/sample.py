@@ -28,6 +28,7 @@ from pipeline.door import (
     enter,
     refuse_other_files,
     refuse_relative_inside_job,
+    refuse_unwritable,
     split_names,
 )
 
@@ -37,7 +38,7 @@ def run(arguments: argparse.Namespace) -> int:
     refuse_relative_inside_job(**given)
     from pipeline.models import find_model, load_model, pick_device, refuse_too_many_steps
     from pipeline.sample import refuse_unknown_labels
-    from pipeline.sampling_run import refuse_unwritable, sample_images
+    from pipeline.sampling_run import sample_images
     from pipeline.tracking import Tracker, resolve_tracking_uri
 
     card = find_model(arguments.model)
@@ -95,6 +96,7 @@ def configure_reuse(arguments: argparse.Namespace, policy):
     """The configuration of --config, else the default on the policy's sites; then the flags."""
     from dqar.config import DQARConfig
     from dqar.config_file import load_config
+    from pipeline.evaluation_run import refuse_policies_apart
 
     if arguments.config is not None:
         config = checked(load_config, path=arguments.config)
@@ -106,16 +108,8 @@ def configure_reuse(arguments: argparse.Namespace, policy):
     if arguments.no_reuse:
         changes["enabled"] = False
     config = checked(partial(replace, config), **changes)
-    if policy is not None:
-        refuse_sites_apart(config.sites, arguments.model, policy)
+    refuse_policies_apart(config, {} if policy is None else {"learned": policy})
     return config
-
-
-def refuse_sites_apart(sites: tuple[str, ...], model: str, policy) -> None:
-    from pipeline.evaluation_run import refuse_policies_apart
-    from pipeline.tasks import EvaluateConfig
-
-    refuse_policies_apart(EvaluateConfig(model=model, sites=sites), {"learned": policy})
 
 
 def parse_labels(text: str | None) -> tuple[int, ...]:

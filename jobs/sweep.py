@@ -21,6 +21,7 @@ from pipeline.door import (
     enter,
     refuse_other_files,
     refuse_relative_inside_job,
+    refuse_unwritable,
     split_names,
 )
 
@@ -52,6 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
     is_dummy = arguments.kind == "threshold"
     config = of_dummy(given, device) if is_dummy else of_model(arguments.kind, given)
     refuse_other_files(arguments.out, "sweep.json")
+    refuse_unwritable(arguments.out)
     tracker = Tracker(arguments.tracking_uri, arguments.experiment)
     command = "python jobs/sweep.py " + shlex.join(sys.argv[1:])
     run_sweep(config, device, command, arguments.out, tracker)

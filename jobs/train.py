@@ -13,6 +13,7 @@ from pipeline.door import (
     enter,
     refuse_other_files,
     refuse_relative_inside_job,
+    refuse_unwritable,
     split_names,
 )
 
@@ -32,6 +33,7 @@ def run(arguments: argparse.Namespace) -> int:
     )
     open_traces(arguments.traces)
     refuse_other_files(arguments.out, "policy.json")
+    refuse_unwritable(arguments.out)
     tracker = Tracker(arguments.tracking_uri, arguments.experiment)
     train_policy(config, arguments.traces, arguments.out, tracker)
     return 0

@@ -83,6 +83,21 @@ def refuse_other_files(out: str, ours: str) -> None:
         )
 
 
+def refuse_unwritable(out: str) -> None:
+    """Tell before any work that what it gives could not be written.
+
+    Raises:
+        Refusal: if the folder cannot be made, or not written to.
+    """
+    wanted = Path(out).absolute()
+    nearest = next(path for path in (wanted, *wanted.parents) if path.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+        raise Refusal(
+            f"--out must be a folder that can be written. Got {out}, with {nearest} in the way. "
+            "Name another."
+        )
+
+
 def checked(build: Callable[..., T], **fields: object) -> T:
     """Build a configuration; what its ``__post_init__`` refuses becomes a :class:`Refusal`."""
     try:

@@ -6,30 +6,18 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from dqar.config import DQARConfig
 from dqar.policy import ReusePolicy, load_policy
 from pipeline.compare import ratio_at
-from pipeline.door import Refusal
+from pipeline.door import Refusal, checked
 from pipeline.evaluate import Contest, evaluate
 from pipeline.fleet import FleetConfig
 from pipeline.models import ModelCard
 from pipeline.report import comparison_table, points_table, write_report
-from pipeline.tasks import EvaluateConfig, Measured
+from pipeline.tasks import FIGURES, EvaluateConfig, Measured
 from pipeline.tracking import Tracker
 
-METRICS = (
-    "reuse_ratio",
-    "flops_ratio",
-    "speedup",
-    "speedup_bound",
-    "latency_s",
-    "latent_rel_l2",
-    "psnr",
-    "ssim",
-    "fid",
-    "label_accuracy",
-    "cache_mb",
-    "peak_memory_mb",
-)
+METRICS = (*FIGURES, "speedup_bound", "peak_memory_mb")
 
 
 def load_policies(flags: list[str], card: ModelCard) -> dict[str, ReusePolicy]:
@@ -69,11 +57,11 @@ def _refuse_misfit(policy: ReusePolicy, folder: str, card: ModelCard) -> None:
         )
 
 
-def refuse_policies_apart(config: EvaluateConfig, policies: dict[str, ReusePolicy]) -> None:
-    """Policies of one evaluation must know its sites.
+def refuse_policies_apart(config: DQARConfig, policies: dict[str, ReusePolicy]) -> None:
+    """Policies must know the sites, and what is cached there.
 
     Raises:
-        Refusal: naming the policy and the sites.
+        Refusal: naming the policy and the sites, or what else does not fit.
     """
     for name, policy in policies.items():
         if missing := set(config.sites) - set(policy.spec.sites):
@@ -82,6 +70,12 @@ def refuse_policies_apart(config: EvaluateConfig, policies: dict[str, ReusePolic
                 f"{policy.spec.sites}, without {sorted(missing)}. Pass --sites "
                 f"{','.join(policy.spec.sites)}."
             )
+        checked(
+            policy.spec.refuse_misfit,
+            sites=config.sites,
+            branch_mode=config.branch_mode,
+            cached=config.cached,
+        )
 
 
 def evaluate_methods(

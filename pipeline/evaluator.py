@@ -166,10 +166,7 @@ class Evaluator:
         return {
             "method": point.method,
             "operating_point": point.operating_point,
-            "sites": ",".join(config.sites),
-            "cached": config.cached,
-            "cache_bits": config.cache_bits,
-            "cache_granularity": config.cache_granularity,
+            **config.columns(),
             "reuse_ratio": tally.reuse_ratio,
             "flops_ratio": self._flops_ratio(point, tally),
             "speedup": speedup,
@@ -184,20 +181,17 @@ class Evaluator:
             "label_accuracy": self._accuracy(images),
             "cache_mb": tally.cache_bytes / 2**20 if tally.gates else None,
             "peak_memory_mb": _peak_memory_mb(self.device),
-            "num_samples": config.num_samples,
             "steps": point.steps,
-            "guidance": config.guidance_scale,
-            "model": config.model,
             "device": _device_name(self.device),
-            "dtype": config.dtype,
-            "seed": config.seed,
         }
 
     def _bound(self, tally: Tally, num_images: int) -> float | None:
         if not tally.gates:
             return None
         share = self._site_share(min(num_images, self.config.batch_size))
-        return speed_bound(share, tally.ratio_by_site(self.config.sites))
+        return speed_bound(
+            share, tally.skipped_by_site(self.config.sites, self.config.num_branches)
+        )
 
     def _site_share(self, batch_size: int) -> dict[str, float]:
         if not self.site_share:
@@ -216,7 +210,7 @@ class Evaluator:
 
     def _flops_ratio(self, point: Point, tally: Tally) -> float:
         config, card = self.config, self.model.card
-        branches = 2 if config.guidance_scale > 1 else 1
+        branches = config.num_branches
         a_step = self.forward_flops * branches * config.num_samples
         spent = a_step * point.steps - saved_flops(config, card, tally, branches)
         if point.gate is not None:

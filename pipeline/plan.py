@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -61,6 +62,8 @@ class CollectPlan:
                 f"steps must be at least 2, or nothing can be reused. Got {self.steps}. "
                 "Pass --steps 50."
             )
+        if not math.isfinite(self.guidance_scale):
+            raise ValueError(f"guidance_scale must be finite. Got {self.guidance_scale}. Pass 4.0.")
         self.dqar_config()
         unknown = set(self.designs) - set(DESIGNS)
         if unknown or not self.designs:

@@ -30,12 +30,13 @@ COMPARED_AT: dict[Axis, tuple[float, ...]] = {
 def write_report(measured: list[Measured], folder: Path, title: str) -> None:
     """Write ``results.json``, ``report.md``, ``frontier.png`` and ``samples.png``."""
     folder.mkdir(parents=True, exist_ok=True)
+    # First gone and last written, so that a folder with results.json is a whole one.
+    (folder / "results.json").unlink(missing_ok=True)
     rows = [result.row for result in measured]
     plot_frontier(rows, folder / "frontier.png")
     plot_samples(measured, folder / "samples.png")
     text = f"# {title}\n\n{points_table(rows)}\n\n{comparison_table(rows)}\n"
     (folder / "report.md").write_text(text)
-    # Last, so that a folder with results.json is a whole one.
     (folder / "results.json").write_text(json.dumps(rows, indent=1) + "\n")
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from dqar.config import DQARConfig
 from dqar.controller import DQARController
 from dqar.gates import Learned
-from dqar.integration import DQARDDIMSampler, DQARDiTWrapper, SamplerConfig
+from dqar.integration import DQARDiTWrapper, DQARSampler, SamplerConfig
 from dqar.policy import ReusePolicy
 from dqar.signals import relative_error
 from dqar.summary import ReuseSummary
@@ -153,7 +153,7 @@ class _Run:
     def timed(self, transformer: Any, steps: int, what: str | None) -> tuple[Tensor, float]:
         """Final latents, and seconds; progress is shown under the name ``what``."""
         config = SamplerConfig(num_inference_steps=steps, guidance_scale=self.config.guidance_scale)
-        sampler = DQARDDIMSampler(transformer, self.model.scheduler, config)
+        sampler = DQARSampler(transformer, self.model.scheduler, config)
         on_step = _progress(what, steps)
         self._settle()
         started = time.perf_counter()

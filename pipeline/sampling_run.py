@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -15,7 +14,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from dqar.policy import ReusePolicy
-from pipeline.door import Refusal
+from pipeline.flat import flat
 from pipeline.machine import describe_machine
 from pipeline.models import LoadedModel
 from pipeline.sample import SampleConfig, Sampled, sample
@@ -31,21 +30,6 @@ METRICS = (
 )
 
 
-def refuse_unwritable(out: str) -> None:
-    """Tell before anything is sampled that it could not be written.
-
-    Raises:
-        Refusal: if the folder cannot be made, or not written to.
-    """
-    wanted = Path(out).absolute()
-    nearest = next(path for path in (wanted, *wanted.parents) if path.exists())
-    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
-        raise Refusal(
-            f"--out must be a folder that can be written. Got {out}, with {nearest} in the way. "
-            "Name another."
-        )
-
-
 def sample_images(
     config: SampleConfig,
     model: LoadedModel,
@@ -59,7 +43,7 @@ def sample_images(
     parent = tracker.open_pipeline(lineage, "pipeline")
     tags = {f"lineage.{stage}": run_id for stage, run_id in lineage.items()}
     with tracker.run(f"sample {config.model}", stage="sample", parent=parent, tags=tags) as run:
-        run.params(_flat(asdict(config)))
+        run.params(flat(asdict(config)))
         sampled = sample(config, model, policy)
         account = {"command": command, **account_of(config, model, policy, sampled)}
         write_samples(sampled, account, folder)
@@ -93,12 +77,13 @@ def write_samples(sampled: Sampled, account: dict[str, Any], folder: Path) -> No
     """Write ``images/NNN.png``, ``samples.png`` and ``sample.json`` over an earlier run's."""
     images = folder / "images"
     images.mkdir(parents=True, exist_ok=True)
+    # First gone and last written, so that a folder with sample.json is a whole one.
+    (folder / "sample.json").unlink(missing_ok=True)
     for earlier in images.glob("[0-9][0-9][0-9]*.png"):
         earlier.unlink()
     for index, pixels in enumerate(_to_pixels(sampled.images)):
         _write_png(pixels, images / f"{index:03d}.png")
     plot_grid(sampled, folder / "samples.png")
-    # Last, so that a folder with sample.json is a whole one.
     (folder / "sample.json").write_text(json.dumps(account, indent=1) + "\n")
 
 
@@ -151,16 +136,6 @@ def _write_png(pixels: UInt8[np.ndarray, "h w c"], path: Path) -> None:
     from PIL import Image
 
     Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels).save(path)
-
-
-def _flat(fields: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for name, value in fields.items():
-        if isinstance(value, dict):
-            found |= _flat(value, f"{prefix}{name}.")
-        else:
-            found[prefix + name] = value
-    return found
 
 
 def _figure(account: dict[str, Any], name: str) -> float | None:

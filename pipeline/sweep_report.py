@@ -72,9 +72,10 @@ DASHES = ("-", "--", ":", "-.")
 def write_sweep(sweep: Sweep, machine: dict[str, Any], command: str, folder: Path) -> None:
     """Write ``sweep.png``, ``report.md`` and ``sweep.json``."""
     folder.mkdir(parents=True, exist_ok=True)
+    # First gone and last written, so that a folder with sweep.json is a whole one.
+    (folder / "sweep.json").unlink(missing_ok=True)
     plot_sweep(sweep, folder / "sweep.png")
     (folder / "report.md").write_text(report(sweep, machine, command), encoding="utf-8")
-    # Last, so that a folder with sweep.json is a whole one.
     text = json.dumps(as_json(sweep, machine, command), indent=1) + "\n"
     (folder / "sweep.json").write_text(text, encoding="utf-8")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from pathlib import Path
 
+from pipeline.flat import flat
 from pipeline.machine import describe_machine
 from pipeline.sweep_report import points_table, write_sweep
 from pipeline.sweeps import SweepConfig, sweep_model
@@ -26,7 +27,7 @@ def run_sweep(
     kind = "threshold" if isinstance(config, ThresholdConfig) else config.kind
     parent = tracker.open_pipeline({}, "pipeline")
     with tracker.run(f"sweep {kind}", stage="sweep", parent=parent, tags={"kind": kind}) as session:
-        session.params(asdict(config) | {"command": command})
+        session.params(flat(asdict(config)) | {"command": command})
         sweep = _measure(config)
         for point in sweep.points:
             _log_point(tracker, session.run_id, kind, point)

@@ -19,23 +19,10 @@ from pipeline.methods import Point
 from pipeline.models import Dtype, Sampler, find_model
 from pipeline.progress import Progress
 from pipeline.swept import Sweep, Swept, rotated
-from pipeline.tasks import EvaluateConfig, Probe
+from pipeline.tasks import FIGURES, EvaluateConfig, Probe
 
 PROBED = 32
 """Samples whose entropy is observed before the ablations."""
-MEASURED = (
-    "reuse_ratio",
-    "flops_ratio",
-    "speedup",
-    "latency_s",
-    "latent_rel_l2",
-    "psnr",
-    "ssim",
-    "fid",
-    "label_accuracy",
-    "cache_mb",
-)
-"""Columns of an evaluator's row that a run keeps."""
 Row = dict[str, Any]
 
 
@@ -145,7 +132,7 @@ def _measure(evaluator: Evaluator, candidate: Candidate, steps: int) -> Row:
     point = Point(method=name, operating_point=name, steps=steps, gate=candidate.gate)
     row = evaluator.measure(point).row
     # A run without reuse holds no cache.
-    return {key: row[key] for key in MEASURED} | {"cache_mb": row["cache_mb"] or 0.0}
+    return {key: row[key] for key in FIGURES} | {"cache_mb": row["cache_mb"] or 0.0}
 
 
 def _with_fid_change(candidates: list[Candidate], rows: list[Row]) -> list[Row]:

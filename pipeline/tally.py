@@ -43,6 +43,10 @@ class Tally:
         """Gates not computed / all gates."""
         return self.reused / self.gates if self.gates else 0.0
 
-    def ratio_by_site(self, sites: tuple[str, ...]) -> dict[str, float]:
-        """The same for each site."""
-        return {site: len(sites) * self.reused_by_site[site] / self.gates for site in sites}
+    def skipped_by_site(self, sites: tuple[str, ...], branches: int) -> dict[str, float]:
+        """Share of each site's rows that were not computed; a shared gate skips one branch."""
+        rows = self.gates / len(sites) * branches
+        return {
+            site: (self.reused_by_site[site] * branches + self.shared_by_site[site]) / rows
+            for site in sites
+        }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -13,6 +14,20 @@ from dqar.config import CachedParts, DQARConfig
 from dqar.gates import Gate
 from dqar.quantization import Granularity
 from pipeline.models import Dtype, Sampler
+
+FIGURES = (
+    "reuse_ratio",
+    "flops_ratio",
+    "speedup",
+    "latency_s",
+    "latent_rel_l2",
+    "psnr",
+    "ssim",
+    "fid",
+    "label_accuracy",
+    "cache_mb",
+)
+"""Columns of a row of results.json that say what a method costs and gives."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,7 +66,52 @@ class EvaluateConfig:
                 raise ValueError(f"{name} must be at least 1. Got {value}. Pass 64.")
         if self.steps < 2:
             raise ValueError(f"steps must be at least 2. Got {self.steps}. Pass --steps 50.")
+        if not math.isfinite(self.guidance_scale):
+            raise ValueError(f"guidance_scale must be finite. Got {self.guidance_scale}. Pass 4.0.")
         self.dqar_config()
+        self._refuse_idle_settings()
+
+    def _refuse_idle_settings(self) -> None:
+        is_integer = self.cache_bits < 16
+        if self.balanced and (not is_integer or "block" in self.sites):
+            raise ValueError(
+                "balanced must come with 2, 4 or 8 bits and the sites attn or ff. Got "
+                f"{self.cache_bits} bits, {self.sites}. Leave --balanced out, or pass "
+                "--cache-bits 8 --sites attn."
+            )
+        if not self.quantize_keys and (not is_integer or self.cached != "kv"):
+            raise ValueError(
+                "quantize_keys=False must come with cached keys of 2, 4 or 8 bits. Got "
+                f"cached={self.cached!r}, {self.cache_bits} bits. Leave --keep-keys out, or pass "
+                "--cached kv --cache-bits 8."
+            )
+        if self.cross_branch_threshold is not None and self.num_branches == 1:
+            raise ValueError(
+                "cross_branch_threshold must come with two guidance branches. Got guidance_scale="
+                f"{self.guidance_scale}. Pass --guidance-scale 4."
+            )
+
+    @property
+    def num_branches(self) -> int:
+        """Guidance branches of a sample."""
+        return 2 if self.guidance_scale > 1 else 1
+
+    def columns(self) -> dict[str, Any]:
+        """What a row of results.json says of how it was measured."""
+        return {
+            "sites": ",".join(self.sites),
+            "cached": self.cached,
+            "cache_bits": self.cache_bits,
+            "cache_granularity": self.cache_granularity,
+            "quantize_keys": self.quantize_keys,
+            "balanced": self.balanced,
+            "cross_branch_threshold": self.cross_branch_threshold,
+            "num_samples": self.num_samples,
+            "guidance": self.guidance_scale,
+            "model": self.model,
+            "dtype": self.dtype,
+            "seed": self.seed,
+        }
 
     def dqar_config(self) -> DQARConfig:
         """How the model is instrumented."""

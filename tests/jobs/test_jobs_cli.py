@@ -1,6 +1,5 @@
 """The jobs' doors: help that documents every flag, and bad input in one line with exit code 2."""
 
-import importlib.util
 import json
 import shutil
 import subprocess
@@ -12,43 +11,11 @@ import pytest
 from dqar.policy import PolicySpec, ReusePolicy, save_policy
 from pipeline.commit import claim_folder, write_manifest
 from pipeline.dataset import commit_unit, to_table
-from pipeline.door import enter
 from pipeline.models import DIGITS, find_model
 from pipeline.plan import CollectPlan
 
 JOBS = Path(__file__).parents[2] / "jobs"
 NAMES = sorted(path.stem for path in JOBS.glob("*.py"))
-
-
-def load_job(name):
-    spec = importlib.util.spec_from_file_location(f"job_{name}", JOBS / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture
-def run_job(monkeypatch, tmp_path, capsys):
-    """Runs a job in this process, in a folder of its own; gives exit code, stdout and stderr."""
-    work = tmp_path / "work"
-    work.mkdir()
-    monkeypatch.chdir(work)
-    for name in ("RAY_JOB_CONFIG_JSON_ENV_VAR", "RAY_ADDRESS", "MLFLOW_TRACKING_URI"):
-        monkeypatch.delenv(name, raising=False)
-
-    def run(name, *flags):
-        monkeypatch.setattr("sys.argv", [f"{name}.py", *map(str, flags)])
-        job = load_job(name)
-        try:
-            code = enter(job.parser(), job.run)
-        except SystemExit as ended:
-            code = ended.code
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return run
 
 
 @pytest.fixture
@@ -134,7 +101,7 @@ def edit_json(path, **changes):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_help_documents_every_flag(run_job, name):
+def test_help_documents_every_flag(run_job, load_job, name):
     code, out, _ = run_job(name, "--help")
     assert code == 0
     for action in load_job(name).parser()._actions:
@@ -164,6 +131,7 @@ def test_help_of_a_script_as_a_user_starts_it():
         (["--sites", ""], "sites"),
         (["--designs", "coin"], "Choose from independent"),
         (["--sampler", "euler"], "invalid choice"),
+        (["--guidance-scale", "inf"], "guidance_scale must be finite"),
         (["--workers", "-1"], "workers"),
         (["--gpus-per-worker", "-0.5"], "gpus_per_worker"),
         (["--unknown"], "unrecognized arguments"),
@@ -241,6 +209,13 @@ def test_train_refuses_a_folder_with_other_files(refused, some_traces, taken):
         (["--sites", "attention"], "sites"),
         (["--workers", "-1"], "workers"),
         (["--policy", "./nowhere"], "policy.json"),
+        (["--guidance-scale", "nan"], "guidance_scale must be finite"),
+        (["--balanced", "--sites", "block"], "balanced must come with"),
+        (["--balanced", "--cache-bits", "16"], "balanced must come with"),
+        (["--keep-keys"], "Leave --keep-keys out"),
+        (["--keep-keys", "--cached", "kv", "--cache-bits", "32"], "cached keys of 2, 4 or 8 bits"),
+        (["--cross-branch-threshold", "nan"], "cross_branch_threshold must be in"),
+        (["--cross-branch-threshold", "1", "--guidance-scale", "1"], "two guidance branches"),
     ],
 )
 def test_evaluate_refuses(refused, flags, said):
@@ -259,6 +234,14 @@ def test_evaluate_refuses_sites_that_a_policy_does_not_know(refused, some_policy
         *("--out", "results", "--sites", "attn,ff"),
     )
     assert "Pass --sites attn" in said
+
+
+def test_evaluate_refuses_a_policy_of_another_cache(refused, some_policy):
+    said = refused(
+        *("evaluate", "--model", "digits", "--policy", some_policy),
+        *("--out", "results", "--cached", "kv"),
+    )
+    assert "must fit the configuration" in said
 
 
 def test_evaluate_refuses_two_policies_of_one_name(refused, some_policy):
@@ -284,6 +267,12 @@ def test_evaluate_refuses_a_damaged_policy(refused, some_policy, damage):
 
 def test_evaluate_refuses_a_folder_with_other_files(refused, taken):
     assert "other files" in refused("evaluate", "--model", "digits", "--out", taken)
+
+
+def test_a_folder_inside_a_file_is_refused(refused, taken, some_traces):
+    below = ("--out", taken / "thesis.txt" / "below")
+    for name, *flags in (("evaluate", "--model", "digits"), ("train", "--traces", some_traces)):
+        assert "thesis.txt in the way" in refused(name, *flags, *below)
 
 
 @pytest.mark.parametrize("name", ["collect", "evaluate"])

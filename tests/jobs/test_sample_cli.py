@@ -1,32 +1,32 @@
 """jobs/sample.py on a few steps of the shipped model: what it writes, and what it refuses."""
 
-import importlib.util
 import json
 import shutil
-from pathlib import Path
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from dqar.integration import DQARDDIMSampler, SamplerConfig
+from dqar.config import DQARConfig
+from dqar.integration import DQARDDIMSampler, DQARDPMSolverSampler, SamplerConfig
 from dqar.policy import PolicySpec, ReusePolicy, save_policy
-from dqar.summary import summarize
-from pipeline.door import enter
-from pipeline.models import DIGITS, find_model, load_model
+from pipeline.models import DIGITS, Sampler, find_model, load_model
 from pipeline.noise import draw_noise
-from pipeline.sample import Sampled
-from pipeline.sampling_run import write_samples
+from pipeline.sample import SampleConfig, sample
 from pipeline.tracking import Tracker
 
-JOB = Path(__file__).parents[2] / "jobs" / "sample.py"
 STEPS, LAYERS = 6, 8
+SAMPLERS = {"ddim": DQARDDIMSampler, "dpm": DQARDPMSolverSampler}
 OPEN_GATES = """
 reuse_gate: {entropy_threshold: 100.0, snr_low: 0.0, snr_high: .inf, warmup_fraction: 0.0}
 layer_scheduling: {enabled: false}
 """
 CLOSED_BY_ENTROPY = OPEN_GATES.replace("100.0", "0.0")
+
+# DPM-Solver hands tensors to NumPy in a way that NumPy 2 calls old.
+pytestmark = pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")
 
 
 @pytest.fixture(scope="module")
@@ -36,27 +36,9 @@ def store(tmp_path_factory):
 
 
 @pytest.fixture
-def job(monkeypatch, tmp_path, capsys):
-    """Runs the job in this process, in a folder of its own; gives exit code, stdout and stderr."""
-    monkeypatch.chdir(tmp_path)
-    for name in ("RAY_JOB_CONFIG_JSON_ENV_VAR", "MLFLOW_TRACKING_URI"):
-        monkeypatch.delenv(name, raising=False)
-    spec = importlib.util.spec_from_file_location("job_sample", JOB)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-
-    def run(*flags):
-        monkeypatch.setattr("sys.argv", ["sample.py", *map(str, flags)])
-        try:
-            code = enter(module.parser(), module.run)
-        except SystemExit as ended:
-            code = ended.code
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return run
+def job(run_job):
+    """Runs the job; gives exit code, stdout and stderr."""
+    return partial(run_job, "sample")
 
 
 @pytest.fixture
@@ -94,14 +76,14 @@ def eager_policy(tmp_path):
     return tmp_path / "policy"
 
 
-def stock_latents(labels, *, seed=0):
+def stock_latents(labels, *, seed=0, sampler: Sampler = "ddim"):
     """The same samples from the model's own parts, nothing of the job in between."""
-    model = load_model(find_model("digits"), sampler="ddim", dtype="fp32", device="cpu")
+    model = load_model(find_model("digits"), sampler=sampler, dtype="fp32", device="cpu")
     card = model.card
     noise, _ = draw_noise("sample", seed, range(len(labels)), card.latent_shape, card.num_classes)
     config = SamplerConfig(num_inference_steps=STEPS, guidance_scale=card.guidance_scale)
-    sampler = DQARDDIMSampler(model.transformer, model.scheduler, config)
-    return sampler.sample(len(labels), torch.tensor(labels), latents=noise)
+    loop = SAMPLERS[sampler](model.transformer, model.scheduler, config)
+    return loop.sample(len(labels), torch.tensor(labels), latents=noise)
 
 
 def pixels_of(folder):
@@ -145,6 +127,25 @@ def test_no_reuse_gives_the_stock_models_samples(sampled, tmp_path):
     assert "WARNING" not in err
 
 
+@pytest.mark.parametrize(("name", "other"), [("ddim", "dpm"), ("dpm", "ddim")])
+def test_the_twin_is_the_named_samplers(name, other):
+    card = find_model("digits")
+    config = SampleConfig(
+        model="digits",
+        dqar=DQARConfig(),
+        class_labels=(4, 5),
+        num_samples=2,
+        steps=STEPS,
+        guidance_scale=card.guidance_scale,
+        sampler=name,
+    )
+    model = load_model(card, sampler=name, dtype="fp32", device="cpu")
+    twins = sample(config, model, None).twin_images
+    assert twins is not None
+    assert torch.equal(twins, model.decode(stock_latents([4, 5], sampler=name)))
+    assert not torch.allclose(twins, model.decode(stock_latents([4, 5], sampler=other)), atol=1e-2)
+
+
 def test_a_run_that_never_reuses_warns_and_equals_its_twin(sampled, tmp_path):
     (tmp_path / "closed.yaml").write_text(CLOSED_BY_ENTROPY)
     found, out, err = sampled("--num-samples", "2", "--config", "closed.yaml")
@@ -186,25 +187,6 @@ def test_one_step_cannot_reuse_but_samples(sampled):
     found, _, err = sampled("--num-samples", "1", "--steps", "1")
     assert found["reuse"]["reused"] == 0
     assert "WARNING" in err
-
-
-def test_colour_images_keep_their_channels(tmp_path):
-    images = torch.zeros(2, 3, 4, 6)
-    images[:, 0] = 1.0
-    images[:, 1] = -1.0
-    sampled = Sampled(
-        class_labels=[0, 1],
-        images=images,
-        twin_images=images,
-        latent_rel_l2=[0.0, 0.0],
-        seconds_per_sample=1.0,
-        twin_seconds_per_sample=1.0,
-        summary=summarize([], ("attn",), 1, 0),
-    )
-    write_samples(sampled, {}, tmp_path)
-    for pixels in pixels_of(tmp_path):
-        assert pixels.shape == (4, 6, 3)
-        assert pixels[0, 0].tolist() == [255, 0, 128]
 
 
 @pytest.fixture
@@ -252,7 +234,14 @@ def test_bad_input_is_refused(refused, flags, said):
 
 @pytest.mark.parametrize(
     ("text", "said"),
-    [("reuse_gate: {", "must be a YAML file"), ("reuse_gate: {tau: 2}", "known keys. Got 'tau'")],
+    [
+        ("reuse_gate: {", "must be a YAML file"),
+        ("reuse_gate: {tau: 2}", "known keys. Got 'tau'"),
+        (f"reuse_gate: {{entropy_threshold: {10**400}}}", "must be a number"),
+        ("[" * 2000, "must be a YAML file"),
+        ("reuse_gate: {snr_low: 1e-3}", "write 1.0e-3 for 1e-3"),
+        ("reuse: {}\nreuse: {}", "must give each key once"),
+    ],
 )
 def test_a_broken_configuration_is_refused(refused, tmp_path, text, said):
     (tmp_path / "broken.yaml").write_text(text)
@@ -267,6 +256,12 @@ def test_a_policy_of_another_model_is_refused(refused, eager_policy):
 
 def test_sites_that_the_policy_does_not_know_are_refused(refused, eager_policy):
     assert "Pass --sites attn" in refused("--policy", eager_policy, "--sites", "attn,ff")
+
+
+def test_another_cache_than_the_policys_is_refused(refused, eager_policy, tmp_path):
+    (tmp_path / "kv.yaml").write_text("reuse: {cached: kv}")
+    said = refused("--policy", eager_policy, "--config", "kv.yaml")
+    assert "must fit the configuration" in said
 
 
 def test_a_folder_with_other_files_or_in_a_file_is_refused(refused, tmp_path):

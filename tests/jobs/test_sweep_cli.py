@@ -1,14 +1,13 @@
 """jobs/sweep.py on tiny settings: its folder, its runs under tracking, and what it refuses."""
 
-import importlib.util
 import json
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from pipeline.door import enter
 from pipeline.tracking import Tracker
 
 JOB = Path(__file__).parents[2] / "jobs" / "sweep.py"
@@ -24,27 +23,9 @@ POINTS = {"threshold": 6, "warmup": 3, "layer-fraction": 3, "direction": 3, "abl
 
 
 @pytest.fixture
-def sweep(monkeypatch, tmp_path, capsys):
-    """Runs the job in this process, in a folder of its own; gives exit code, stdout and stderr."""
-    monkeypatch.chdir(tmp_path)
-    for name in ("RAY_JOB_CONFIG_JSON_ENV_VAR", "MLFLOW_TRACKING_URI"):
-        monkeypatch.delenv(name, raising=False)
-    spec = importlib.util.spec_from_file_location("job_sweep", JOB)
-    assert spec is not None
-    assert spec.loader is not None
-    job = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(job)
-
-    def run(*flags):
-        monkeypatch.setattr("sys.argv", ["sweep.py", *map(str, flags)])
-        try:
-            code = enter(job.parser(), job.run)
-        except SystemExit as ended:
-            code = ended.code
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return run
+def sweep(run_job):
+    """Runs the job; gives exit code, stdout and stderr."""
+    return partial(run_job, "sweep")
 
 
 @pytest.mark.parametrize("kind", list(TINY))
@@ -70,6 +51,10 @@ def _check_tracking(folder, kind, found):
     (session,) = [run for run in runs if run.data.tags["stage"] == "sweep"]
     assert session.info.status == "FINISHED"
     assert session.data.tags["kind"] == kind
+    logged = session.data.params
+    fields = {name.removeprefix("grid.") for name in logged if name.startswith("grid.")}
+    assert fields == set(found["config"].get("grid", {}))
+    assert "grid" not in logged
     points = [run for run in runs if run.data.tags["stage"] == "point"]
     assert len(points) == POINTS[kind]
     assert {run.data.tags["mlflow.parentRunId"] for run in points} == {session.info.run_id}
@@ -94,6 +79,7 @@ def _check_tracking(folder, kind, found):
         (("warmup", "--max-gap", "6"), "Flags must belong to warmup. Got --max-gap"),
         (("warmup", "--warmups", "2"), "warmup_fraction must be in [0, 1]"),
         (("warmup", "--model", "./nowhere"), "--model must be digits"),
+        (("warmup", "--guidance-scale", "nan"), "guidance_scale must be finite"),
         (("warmup", "--num-samples", "0"), "num_samples must be at least 1"),
         (("warmup", "--steps", "2000"), "--steps must be at most 1000"),
         (("direction", "--layer-fractions", ","), "layer_fractions must hold at least one value"),
@@ -117,6 +103,15 @@ def test_a_folder_with_other_files_is_left_alone(sweep, tmp_path):
     assert code == 2
     assert "other files" in err
     assert [path.name for path in tmp_path.rglob("*")] == ["taken", "thesis.txt"]
+
+
+def test_a_folder_inside_a_file_is_refused_before_any_work(sweep, tmp_path):
+    (tmp_path / "thesis.txt").write_text("mine")
+    for kind in ("threshold", "warmup"):
+        code, out, err = sweep(kind, "--out", "thesis.txt/below")
+        assert (code, out, err.count("\n")) == (2, "", 1)
+        assert "thesis.txt in the way" in err
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
 def test_another_device_than_the_one_found_is_refused(sweep, monkeypatch):

@@ -11,6 +11,7 @@ from pipeline.door import (
     checked,
     enter,
     refuse_relative_inside_job,
+    refuse_unwritable,
     split_names,
 )
 
@@ -82,6 +83,19 @@ def test_relative_paths_are_refused_inside_a_job_only(monkeypatch, path):
 def test_absolute_paths_and_uris_pass_inside_a_job(monkeypatch):
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
     refuse_relative_inside_job(out="/shared/out", traces="s3://bucket/traces", policy=None)
+
+
+def test_a_folder_that_can_be_made_or_written_passes(tmp_path):
+    for out in (tmp_path, tmp_path / "new" / "below"):
+        refuse_unwritable(str(out))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_in_the_way_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    for out in ("file", "file/x", "file/x/y"):
+        with pytest.raises(Refusal, match="file in the way"):
+            refuse_unwritable(str(tmp_path / out))
 
 
 def test_split_names():

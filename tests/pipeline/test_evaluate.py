@@ -1,22 +1,28 @@
 """The evaluator without Ray: rows whose figures follow from arithmetic."""
 
 import itertools
+from collections import Counter
+from dataclasses import replace
 
 import pytest
 import torch
 
 from dqar.gates import Interval, Learned
-from dqar.policy import ReusePolicy
+from dqar.policy import PolicySpec, ReusePolicy
 from pipeline.evaluate import Contest, id_of, rows_of
 from pipeline.evaluator import EvaluateConfig, Evaluator, Probe
 from pipeline.flops import entropy_flops, policy_flops, transformer_flops
 from pipeline.methods import COARSE, Point, fewer_steps_points, interval_points
+from pipeline.tally import Tally
 
 STEPS, SAMPLES = 6, 6
 CONTRACT = {
     "method": str,
     "operating_point": str,
     "sites": str,
+    "balanced": bool,
+    "quantize_keys": bool,
+    "cross_branch_threshold": float,
     "reuse_ratio": float,
     "flops_ratio": float,
     "speedup": float,
@@ -98,6 +104,25 @@ def test_flops_by_hand(interval, evaluator):
     assert interval.row["flops_ratio"] == pytest.approx(forward / (forward - saved))
 
 
+def test_a_shared_gate_saves_one_branch(interval, evaluator):
+    config = replace(evaluator.config, cross_branch_threshold=float("inf"))
+    row = Evaluator(config).measure(interval_points(COARSE, STEPS)[0]).row
+    card = evaluator.model.card
+    inside = card.num_layers * sum(card.site_flops[site] for site in evaluator.config.sites)
+    forward = transformer_flops(evaluator.model)
+    # Of 6 steps the first computes both branches, 3 reuse both, 2 compute one for both.
+    saved = (3 + 2 / 2) / STEPS * inside
+    assert row["cross_branch_threshold"] == float("inf")
+    assert row["reuse_ratio"] == interval.row["reuse_ratio"]
+    assert row["flops_ratio"] == pytest.approx(forward / (forward - saved))
+    assert row["flops_ratio"] > interval.row["flops_ratio"]
+
+
+def test_a_shared_gate_is_half_a_skip():
+    tally = Tally(gates=8, reused_by_site=Counter(attn=2), shared_by_site=Counter(attn=1, ff=2))
+    assert tally.skipped_by_site(("attn", "ff"), 2) == {"attn": 2.5 / 4, "ff": 1 / 4}
+
+
 def test_blocks_of_the_digits_model_are_most_of_its_flops(evaluator):
     card = evaluator.model.card
     inside = card.num_layers * card.site_flops["block"]
@@ -144,7 +169,7 @@ def test_batches_do_not_change_figures(evaluator, interval):
 
 
 def test_a_probes_parameter_differs_by_sample(evaluator):
-    policy = ReusePolicy()
+    policy = ReusePolicy(PolicySpec(sites=evaluator.config.sites))
     thresholds = torch.tensor([-1e6, 1e6, 1e6])
     gate = Learned(policy, log_threshold=thresholds)
     probed = evaluator.probe(Probe(name="p", gate=gate, num_samples=3))
@@ -177,7 +202,26 @@ def test_points_have_ids():
     assert Contest(methods=(), policies={}, grid=COARSE).grid is COARSE
 
 
-@pytest.mark.parametrize(("name", "value"), [("num_samples", 0), ("batch_size", 0), ("steps", 1)])
-def test_configurations_out_of_range_are_refused(name, value):
-    with pytest.raises(ValueError, match=name):
-        EvaluateConfig(**{"model": "digits", name: value})
+@pytest.mark.parametrize(
+    ("said", "fields"),
+    [
+        ("num_samples", {"num_samples": 0}),
+        ("batch_size", {"batch_size": 0}),
+        ("steps", {"steps": 1}),
+        ("guidance_scale must be finite", {"guidance_scale": float("nan")}),
+        ("guidance_scale must be finite", {"guidance_scale": float("inf")}),
+        ("balanced must", {"balanced": True, "sites": ("block",)}),
+        ("balanced must", {"balanced": True, "cache_bits": 16}),
+        ("quantize_keys=False must", {"quantize_keys": False}),
+        ("quantize_keys=False must", {"quantize_keys": False, "cached": "kv", "cache_bits": 32}),
+        ("two guidance branches", {"cross_branch_threshold": 0.1, "guidance_scale": 1.0}),
+    ],
+)
+def test_settings_out_of_range_or_without_effect_are_refused(said, fields):
+    with pytest.raises(ValueError, match=said):
+        EvaluateConfig(model="digits", **fields)
+
+
+def test_settings_with_their_counterparts_pass():
+    EvaluateConfig(model="digits", balanced=True, cache_bits=4, sites=("attn", "ff"))
+    EvaluateConfig(model="digits", balanced=True, quantize_keys=False, cached="kv", cache_bits=2)

@@ -73,6 +73,12 @@ def test_plan_hash_changes_with_every_field(name):
     assert next(other.units()).unit_id != next(BASE.units()).unit_id
 
 
+@pytest.mark.parametrize("guidance", [float("nan"), float("inf")])
+def test_guidance_that_is_no_number_is_refused(guidance):
+    with pytest.raises(ValueError, match="guidance_scale must be finite"):
+        CollectPlan(model="digits", model_hash="0", guidance_scale=guidance)
+
+
 def test_equal_plans_have_equal_hashes_and_units():
     again = CollectPlan(model="digits", model_hash="0" * 16)
     assert again.plan_hash == BASE.plan_hash

@@ -51,6 +51,15 @@ def test_a_baseline_alone_is_a_report(tmp_path):
     assert (tmp_path / "results.json").exists()
 
 
+def test_a_rewrite_cut_short_leaves_no_rows(points, tmp_path):
+    write_report(points, tmp_path, "title")
+    (tmp_path / "samples.png").unlink()
+    (tmp_path / "samples.png").mkdir()
+    with pytest.raises(IsADirectoryError):
+        write_report(points, tmp_path, "title")
+    assert not (tmp_path / "results.json").exists()
+
+
 def test_comparison_interpolates_and_leaves_dashes(points):
     lines = comparison_table([point.row for point in points]).splitlines()
     assert "reuse 0.5" in lines[0]

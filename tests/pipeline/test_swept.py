@@ -122,6 +122,14 @@ def test_a_figure_that_a_model_lacks_is_a_dash_and_no_line(tmp_path):
     assert points_table(sweep).splitlines()[-1].count(" - ") == 2
 
 
+def test_a_rewrite_cut_short_leaves_no_numbers(tmp_path):
+    (tmp_path / "sweep.json").write_text("an earlier sweep's")
+    (tmp_path / "sweep.png").mkdir()
+    with pytest.raises(IsADirectoryError):
+        write_sweep(some_sweep("ablations"), MACHINE, "command", tmp_path)
+    assert not (tmp_path / "sweep.json").exists()
+
+
 def test_the_table_shows_mean_and_half_of_the_interval():
     table = points_table(some_sweep("ablations"))
     assert "2 +- 2.5" in table.splitlines()[2]

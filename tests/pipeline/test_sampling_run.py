@@ -1,0 +1,45 @@
+"""The folder of a sampling run, on images made up."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dqar.summary import summarize
+from pipeline.sample import Sampled
+from pipeline.sampling_run import write_samples
+
+
+def sampled(images):
+    """A run that gave these images, its twins alike."""
+    return Sampled(
+        class_labels=[0] * len(images),
+        images=images,
+        twin_images=images,
+        latent_rel_l2=[0.0] * len(images),
+        seconds_per_sample=1.0,
+        twin_seconds_per_sample=1.0,
+        summary=summarize([], ("attn",), 1, 0),
+    )
+
+
+def test_colour_images_keep_their_channels(tmp_path):
+    images = torch.zeros(2, 3, 4, 6)
+    images[:, 0] = 1.0
+    images[:, 1] = -1.0
+    write_samples(sampled(images), {}, tmp_path)
+    for path in (tmp_path / "images").iterdir():
+        pixels = np.asarray(Image.open(path))
+        assert pixels.shape == (4, 6, 3)
+        assert pixels[0, 0].tolist() == [255, 0, 128]
+
+
+def test_a_rewrite_cut_short_leaves_no_account(tmp_path):
+    images = torch.zeros(1, 1, 8, 8)
+    write_samples(sampled(images), {}, tmp_path)
+    assert (tmp_path / "sample.json").exists()
+    (tmp_path / "samples.png").unlink()
+    (tmp_path / "samples.png").mkdir()
+    with pytest.raises(IsADirectoryError):
+        write_samples(sampled(images), {}, tmp_path)
+    assert not (tmp_path / "sample.json").exists()
