@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
+from dqar.controller import DQARController
+from dqar.exchange import Fresh
 from dqar.signals import attention_entropy
 
 PLAIN_PROCESSOR = "AttnProcessor2_0"
@@ -48,7 +51,8 @@ class QueryKeyCapture:
             hook.remove()
 
     def entropy(self, max_rows: int) -> Float[Tensor, " r"]:
-        """Entropy of the captured call in nats, mean over heads and strided rows.
+        """Entropy of the captured call in nats, mean over heads and ``max_rows`` query rows that
+        are spread over all by golden-ratio steps.
 
         Raises:
             ValueError: if the processor computed no separate queries and keys.
@@ -61,6 +65,18 @@ class QueryKeyCapture:
         query, key = (by_head(self.attention, self.found[name]) for name in ("query", "key"))
         scale = float(self.attention.scale)
         return attention_entropy(query, key, scale=scale, max_rows=max_rows)
+
+
+def computed_with_entropy(
+    attention: Any, controller: DQARController, compute: Callable[[], Float[Tensor, "s n d"]]
+) -> Fresh:
+    """What ``compute`` returns, with the entropy of the attention call in it if that is needed."""
+    if "entropy" not in controller.needs:
+        return Fresh(parts={"output": compute()})
+    with QueryKeyCapture(attention) as capture:
+        output = compute()
+    entropy = capture.entropy(controller.config.entropy_rows)
+    return Fresh(parts={"output": output}, entropy=entropy)
 
 
 def by_head(attention: Any, projected: Tensor) -> Float[Tensor, "r h n e"]:

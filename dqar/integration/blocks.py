@@ -9,8 +9,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from dqar.controller import DQARController
 from dqar.exchange import Fresh
-from dqar.integration.attention import QueryKeyCapture
+from dqar.integration.attention import computed_with_entropy
+from dqar.integration.reroute import Reroute, reroute
 from dqar.integration.seat import Seat
 
 BY_ROW = frozenset({"timestep", "class_labels"})
@@ -55,29 +57,26 @@ class _Call:
         return torch.where(own[:, None, None], self.returned, self.hidden + residual)
 
 
-def rerouted_block(block: Any, layer: int, seat: Seat) -> Callable[..., Tensor]:
-    """The forward of a block that asks this thread's controller."""
+def reroute_block(block: Any, layer: int, seat: Seat) -> Reroute:
+    """Let this thread's controller decide whether a block is computed."""
     inner = block.forward
 
-    def forward(hidden_states: Float[Tensor, "r n d"], *args: Any, **kwargs: Any) -> Tensor:
-        controller = seat.acting
-        if controller is None:
-            return inner(hidden_states, *args, **kwargs)
+    def act(
+        controller: DQARController,
+        hidden_states: Float[Tensor, "r n d"],
+        args: tuple,
+        kwargs: dict[str, Any],
+    ) -> Float[Tensor, "r n d"]:
         _refuse_other_inputs(args, kwargs)
         call = _Call(inner, hidden_states, kwargs)
 
         def compute(rows: Tensor | None) -> Fresh:
-            if "entropy" not in controller.needs:
-                return Fresh(parts={"output": call.residual(rows)})
-            with QueryKeyCapture(block.attn1) as capture:
-                residual = call.residual(rows)
-            entropy = capture.entropy(controller.config.entropy_rows)
-            return Fresh(parts={"output": residual}, entropy=entropy)
+            return computed_with_entropy(block.attn1, controller, lambda: call.residual(rows))
 
         parts = controller.through(layer, "block", compute)
         return call.seen(parts["output"], controller.exposure)
 
-    return forward
+    return reroute(block, seat, act)
 
 
 def _of_rows(value: Tensor | None, rows: Int[Tensor, " s"]) -> Tensor | None:

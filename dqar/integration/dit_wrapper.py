@@ -8,15 +8,16 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from dqar.config import DQARConfig
 from dqar.controller import CLASS_PROMPT_LENGTH, DQARController
 from dqar.cross_branch import CONDITIONAL, UNCONDITIONAL
+from dqar.integration.reroute import hook_steps
+from dqar.integration.run import Run
 from dqar.integration.seat import Seat
 from dqar.integration.sites import attach, detach, refuse_misfits
 from dqar.policy import ReusePolicy
-from dqar.snr import scheduler_snr
 
 BRANCHES = (CONDITIONAL, UNCONDITIONAL)
 """The order in which DiT stacks its guidance branches."""
@@ -25,7 +26,12 @@ BRANCHES = (CONDITIONAL, UNCONDITIONAL)
 class DQARDiTWrapper:
     """A patched transformer, called like the transformer.
 
-    Steps are counted, one call each, inside :meth:`run`; outside a run the model is stock.
+    Steps are counted, one call each, inside :meth:`run`; outside a run the model is stock. A copy
+    of the wrapper is patched and has a controller of its own; a copy of the transformer alone is
+    not patched. The transformer may be compiled, before or after.
+
+    Raises:
+        ValueError: if the configuration or the controller is none, or the model cannot be patched.
     """
 
     def __init__(
@@ -37,10 +43,17 @@ class DQARDiTWrapper:
         controller: DQARController | None = None,
         sites: tuple[str, ...] | None = None,
     ) -> None:
+        _refuse_strangers(config, controller)
         self.transformer = transformer
         self.controller = controller or DQARController(config, policy=policy)
         config = self.controller.config
-        self.seat: Seat = attach(transformer, sites or config.sites, config.cached)
+        self.seat = Seat(sites or config.sites, config.cached)
+        self.reroutes = attach(_uncompiled(transformer), self.seat)
+        self.step_hook = hook_steps(_uncompiled(transformer), self.seat)
+
+    def __reduce__(self) -> tuple:
+        # A copied transformer is not patched, so its wrapper patches it anew.
+        return _rewrapped, (self.transformer, self.controller, self.seat.sites)
 
     @property
     def config(self) -> Any:
@@ -77,16 +90,15 @@ class DQARDiTWrapper:
             ValueError: if the controller runs already, is of other sites or of another depth, or
                 if the model was set to what cannot be rerouted since it was patched.
         """
+        _refuse_strangers(None, controller)
         controller = controller or self.controller
         self._refuse_other_sites(controller)
         refuse_misfits(self.transformer, self.seat)
-        with self.seat.taken_by(controller):
+        with self.seat.taken_by(Run(scheduler, controller, num_branches, prompt_length)):
             self._bind(controller, num_branches)
-            run = _Run(scheduler, controller, num_branches, prompt_length)
             try:
-                with _hooked(self.transformer, self.seat, run):
-                    yield controller
-                    controller.finish_step()
+                yield controller
+                controller.finish_step()
             finally:
                 controller.drop_step()
 
@@ -111,74 +123,39 @@ class DQARDiTWrapper:
 
     def unpatch(self) -> Any:
         """Restore the transformer and return it."""
-        detach(self.seat)
+        detach(self.reroutes)
+        self.step_hook.remove()
         return self.transformer
 
 
-class _Run:
-    """Counts the calls of one run and opens the controller's step before each."""
+def _rewrapped(
+    transformer: Any, controller: DQARController, sites: tuple[str, ...]
+) -> DQARDiTWrapper:
+    return DQARDiTWrapper(transformer, controller=controller, sites=sites)
 
-    def __init__(
-        self,
-        scheduler: Any,
-        controller: DQARController,
-        num_branches: int,
-        prompt_length: int | Tensor,
-    ) -> None:
-        self.scheduler = scheduler
-        self.controller = controller
-        self.num_branches = num_branches
-        self.prompt_length = prompt_length
-        self.calls = 0
-        self.timesteps: list[float] = []
 
-    def before_call(self, hidden_states: Tensor) -> None:
-        if not self.calls:
-            # Read once: a scheduler may hold its timesteps on the device.
-            self.timesteps = [float(timestep) for timestep in self.scheduler.timesteps.tolist()]
-        timesteps = self.timesteps
-        if self.calls >= len(timesteps):
+def _uncompiled(transformer: Any) -> Any:
+    # torch.compile(model) stands before the model, and calls it.
+    return getattr(transformer, "_orig_mod", transformer)
+
+
+def _refuse_strangers(config: Any, controller: Any) -> None:
+    for name, given, kind in (
+        ("config", config, DQARConfig),
+        ("controller", controller, DQARController),
+    ):
+        if given is not None and not isinstance(given, kind):
             raise ValueError(
-                f"A run must call the model once a step. Got call {self.calls + 1} of "
-                f"{len(timesteps)} steps. Begin a new run for each sample call."
+                f"{name}= must be a {kind.__name__}. Got {type(given).__name__}. "
+                "Pass controller=DQARController(DQARConfig()), or config=DQARConfig()."
             )
-        timestep = timesteps[self.calls]
-        self.controller.begin_step(
-            self.calls,
-            len(timesteps),
-            self.prompt_length,
-            timestep=timestep,
-            snr=scheduler_snr(self.scheduler, timestep),
-            latent=self._latent(hidden_states),
-        )
-        self.calls += 1
-
-    def _latent(self, hidden_states: Tensor) -> Tensor:
-        if self.controller.config.branch_mode == "independent":
-            return hidden_states
-        return hidden_states[: len(hidden_states) // self.num_branches]
-
-
-@contextmanager
-def _hooked(transformer: nn.Module, seat: Seat, run: _Run) -> Iterator[None]:
-    # Without kwargs where another thread calls the model while this hook comes or goes.
-    def hook(module: nn.Module, args: tuple, kwargs: dict[str, Any] | None = None) -> None:
-        del module
-        # The hook hears the calls of every thread, and is for its own run alone.
-        if seat.controller is run.controller:
-            run.before_call(args[0] if args else (kwargs or {})["hidden_states"])
-
-    handle = transformer.register_forward_pre_hook(hook, with_kwargs=True)
-    try:
-        yield
-    finally:
-        handle.remove()
 
 
 def patch_dit_pipeline(pipe: Any, config: DQARConfig | None = None) -> Any:
     """Patch a stock diffusers DiT pipeline in place; it then takes ``controller=``.
 
-    Without ``controller=`` it runs with one that ``config`` describes.
+    Without ``controller=`` it runs with one that ``config`` describes. Any other controller must
+    have the ``sites`` and ``cached`` of ``config``, since they say what is patched.
 
     Example::
 
@@ -186,6 +163,11 @@ def patch_dit_pipeline(pipe: Any, config: DQARConfig | None = None) -> Any:
         controller = DQARController(DQARConfig())
         images = pipe(class_labels=[207], controller=controller).images
         print(controller.summary().note)
+
+    Raises:
+        ValueError: if the pipeline is patched already, or its transformer cannot be patched. The
+            patched pipeline raises it for a controller that is none or does not fit, and where
+            its transformer was replaced since.
     """
     if hasattr(pipe, "dqar"):
         raise ValueError("A pipeline must be patched once. Got a patched one. Unpatch it first.")
@@ -193,7 +175,9 @@ def patch_dit_pipeline(pipe: Any, config: DQARConfig | None = None) -> Any:
     call = stock.__call__
     signature = inspect.signature(call)
 
-    def __call__(self: Any, *args: Any, controller: DQARController | None = None, **kwargs: Any):
+    def __call__(self: Any, *args: Any, controller: Any = None, **kwargs: Any):
+        _refuse_strangers(None, controller)
+        _refuse_another_transformer(self)
         bound = signature.bind(self, *args, **kwargs)
         bound.apply_defaults()
         num_branches = 2 if bound.arguments["guidance_scale"] > 1 else 1
@@ -205,6 +189,14 @@ def patch_dit_pipeline(pipe: Any, config: DQARConfig | None = None) -> Any:
     object.__setattr__(pipe, "dqar", DQARDiTWrapper(pipe.transformer, config))
     pipe.__class__ = patched
     return pipe
+
+
+def _refuse_another_transformer(pipe: Any) -> None:
+    if _uncompiled(pipe.transformer) is not _uncompiled(pipe.dqar.transformer):
+        raise ValueError(
+            "The pipeline's transformer must be the patched one. Got one that replaced it since. "
+            "Call unpatch_dit_pipeline(pipe), then patch_dit_pipeline(pipe)."
+        )
 
 
 def unpatch_dit_pipeline(pipe: Any) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -47,7 +47,7 @@ class DQARSampler:
     def sample(
         self,
         batch_size: int,
-        class_labels: Int[Tensor, " b"],
+        class_labels: Int[Tensor, " b"] | Sequence[int],
         *,
         latents: Float[Tensor, "b c height width"] | None = None,
         generator: torch.Generator | None = None,
@@ -57,12 +57,17 @@ class DQARSampler:
         """Denoise to final latents (undecoded).
 
         Args:
-            latents: the initial noise; drawn from ``generator`` by default.
-            controller: sits in for the wrapper's own; not for a stock transformer.
+            latents: the initial noise, of unit variance; drawn from ``generator`` by default.
+                Given or drawn, it is multiplied by the scheduler's ``init_noise_sigma``, where
+                there is one, as diffusers' pipelines do (DiTPipeline, for schedulers that start
+                at 1, does not).
+            generator: noise is drawn on its device, and on the CPU without one.
+            controller: sits in for the wrapper's own.
             on_step: called with the number of steps done.
 
         Raises:
-            ValueError: if the labels do not match the batch size.
+            ValueError: if the labels do not match the batch size, or if a stock transformer is
+                given a controller.
         """
         if len(class_labels) != batch_size:
             raise ValueError(
@@ -70,10 +75,13 @@ class DQARSampler:
                 f"{batch_size=}. Pass {batch_size} labels."
             )
         current = self._noise(batch_size, generator) if latents is None else latents
+        labels = torch.as_tensor(class_labels, device=current.device)
         self.scheduler.set_timesteps(self.config.num_inference_steps)
+        # Only now: some schedulers know it once they know their timesteps.
+        current = current * getattr(self.scheduler, "init_noise_sigma", 1.0)
         with self._running(controller):
             for done, timestep in enumerate(self.scheduler.timesteps):
-                noise = self._predict(current, timestep, class_labels)
+                noise = self._predict(current, timestep, labels)
                 current = self.scheduler.step(noise, timestep, current).prev_sample
                 on_step(done + 1)
         return current
@@ -85,14 +93,20 @@ class DQARSampler:
 
     def _running(self, controller: DQARController | None) -> Any:
         if not isinstance(self.model, DQARDiTWrapper):
+            if controller is not None:
+                raise ValueError(
+                    "A controller must sit in a patched model. Got a stock one. "
+                    "Pass the sampler a DQARDiTWrapper of it."
+                )
             return nullcontext()
         return self.model.run(self.scheduler, num_branches=self.num_branches, controller=controller)
 
     def _noise(self, batch_size: int, generator: torch.Generator | None) -> Tensor:
         config = self.model.config
         shape = (batch_size, config.in_channels, config.sample_size, config.sample_size)
-        # Drawn on the CPU, so that a seed gives the same noise on every device.
-        noise = torch.randn(shape, generator=generator, dtype=torch.float32)
+        # By default on the CPU, so that a seed gives the same noise on every device.
+        device = "cpu" if generator is None else generator.device
+        noise = torch.randn(shape, generator=generator, device=device, dtype=torch.float32)
         return noise.to(self.model.device, self.model.dtype)
 
     def _predict(self, latents: Tensor, timestep: Tensor, labels: Tensor) -> Tensor:

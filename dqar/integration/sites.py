@@ -11,19 +11,20 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from dqar.config import CachedParts
+from dqar.controller import DQARController
 from dqar.exchange import Fresh
 from dqar.integration.attention import (
-    QueryKeyCapture,
     attend,
+    computed_with_entropy,
     projected_entropy,
     refuse_other_arithmetic,
 )
-from dqar.integration.blocks import rerouted_block
+from dqar.integration.blocks import reroute_block
+from dqar.integration.reroute import Reroute, reroute
 from dqar.integration.seat import Seat
 
 
-def attach(transformer: nn.Module, sites: tuple[str, ...], cached: CachedParts) -> Seat:
+def attach(transformer: nn.Module, seat: Seat) -> list[Reroute]:
     """Reroute ``attn1`` and ``ff`` of every block, or the blocks themselves.
 
     Raises:
@@ -36,17 +37,12 @@ def attach(transformer: nn.Module, sites: tuple[str, ...], cached: CachedParts) 
             f"The model must have transformer_blocks. Got {type(transformer).__name__}. "
             "Pass a diffusers DiT transformer."
         )
-    seat = Seat(sites, cached)
     refuse_misfits(transformer, seat)
-    reroute_attention = _reroute_attention if cached == "output" else _reroute_keys_and_values
-    for layer, block in enumerate(blocks):
-        if "attn" in sites:
-            reroute_attention(block.attn1, layer, seat)
-        if "ff" in sites:
-            _reroute_feed_forward(block.ff, layer, seat)
-        if "block" in sites:
-            _install(block, rerouted_block(block, layer, seat), seat)
-    return seat
+    return [
+        rerouted
+        for layer, block in enumerate(blocks)
+        for rerouted in _reroute_sites(block, layer, seat)
+    ]
 
 
 def refuse_misfits(transformer: Any, seat: Seat) -> None:
@@ -63,67 +59,63 @@ def refuse_misfits(transformer: Any, seat: Seat) -> None:
             refuse_other_arithmetic(block.attn1)
 
 
-def detach(seat: Seat) -> None:
-    """Put every forward back.
+def detach(reroutes: list[Reroute]) -> None:
+    """Put every forward back, and empty the list.
 
     Raises:
         ValueError: if something else was patched on top since.
     """
-    for module, rerouted in seat.modules:
-        if module.__dict__.get("forward") is not rerouted:
-            raise ValueError(
-                "Patches must come off in the reverse order. Got a module patched again since. "
-                "Remove the later patch first."
-            )
-    for module, rerouted in seat.modules:
-        _restore(module, rerouted)
-    seat.modules.clear()
+    if not all(rerouted.is_on_top for rerouted in reroutes):
+        raise ValueError(
+            "Patches must come off in the reverse order. Got a module patched again since. "
+            "Remove the later patch first."
+        )
+    for rerouted in reroutes:
+        rerouted.restore()
+    reroutes.clear()
 
 
-def _restore(module: nn.Module, rerouted: Any) -> None:
-    earlier = rerouted.__wrapped__
-    if getattr(earlier, "__self__", None) is module:
-        del module.__dict__["forward"]
-    else:
-        module.forward = earlier
+def _reroute_sites(block: Any, layer: int, seat: Seat) -> list[Reroute]:
+    reroute_attention = _reroute_attention if seat.cached == "output" else _reroute_keys_and_values
+    reroutes = []
+    if "attn" in seat.sites:
+        reroutes.append(reroute_attention(block.attn1, layer, seat))
+    if "ff" in seat.sites:
+        reroutes.append(_reroute_feed_forward(block.ff, layer, seat))
+    if "block" in seat.sites:
+        reroutes.append(reroute_block(block, layer, seat))
+    return reroutes
 
 
-def _install(module: nn.Module, rerouted: Any, seat: Seat) -> None:
-    rerouted.__wrapped__ = module.forward
-    module.forward = rerouted
-    seat.modules.append((module, rerouted))
-
-
-def _reroute_attention(attention: nn.Module, layer: int, seat: Seat) -> None:
+def _reroute_attention(attention: nn.Module, layer: int, seat: Seat) -> Reroute:
     inner = attention.forward
 
-    def forward(hidden_states: Float[Tensor, "r n d"], *args: Any, **kwargs: Any) -> Tensor:
-        controller = seat.acting
-        if controller is None:
-            return inner(hidden_states, *args, **kwargs)
+    def act(
+        controller: DQARController,
+        hidden_states: Float[Tensor, "r n d"],
+        args: tuple,
+        kwargs: dict[str, Any],
+    ) -> Float[Tensor, "r n d"]:
         _refuse_batched_extras(args, kwargs)
 
         def compute(rows: Tensor | None) -> Fresh:
             given = hidden_states if rows is None else hidden_states[rows]
-            if "entropy" not in controller.needs:
-                return Fresh(parts={"output": inner(given, *args, **kwargs)})
-            with QueryKeyCapture(attention) as capture:
-                output = inner(given, *args, **kwargs)
-            entropy = capture.entropy(controller.config.entropy_rows)
-            return Fresh(parts={"output": output}, entropy=entropy)
+            return computed_with_entropy(
+                attention, controller, lambda: inner(given, *args, **kwargs)
+            )
 
         return controller.through(layer, "attn", compute)["output"]
 
-    _install(attention, forward, seat)
+    return reroute(attention, seat, act)
 
 
-def _reroute_keys_and_values(attention: Any, layer: int, seat: Seat) -> None:
-    inner = attention.forward
-
-    def forward(hidden_states: Float[Tensor, "r n d"], *args: Any, **kwargs: Any) -> Tensor:
-        controller = seat.acting
-        if controller is None:
-            return inner(hidden_states, *args, **kwargs)
+def _reroute_keys_and_values(attention: Any, layer: int, seat: Seat) -> Reroute:
+    def act(
+        controller: DQARController,
+        hidden_states: Float[Tensor, "r n d"],
+        args: tuple,
+        kwargs: dict[str, Any],
+    ) -> Float[Tensor, "r n d"]:
         _refuse_batched_extras(args, kwargs)
         query = attention.to_q(hidden_states)
 
@@ -140,24 +132,25 @@ def _reroute_keys_and_values(attention: Any, layer: int, seat: Seat) -> None:
         parts = controller.through(layer, "attn", compute)
         return attend(attention, query, parts["keys"], parts["values"])
 
-    _install(attention, forward, seat)
+    return reroute(attention, seat, act)
 
 
-def _reroute_feed_forward(feed_forward: nn.Module, layer: int, seat: Seat) -> None:
+def _reroute_feed_forward(feed_forward: nn.Module, layer: int, seat: Seat) -> Reroute:
     inner = feed_forward.forward
 
-    def forward(hidden_states: Float[Tensor, "r n d"], *args: Any, **kwargs: Any) -> Tensor:
-        controller = seat.acting
-        if controller is None:
-            return inner(hidden_states, *args, **kwargs)
-
+    def act(
+        controller: DQARController,
+        hidden_states: Float[Tensor, "r n d"],
+        args: tuple,
+        kwargs: dict[str, Any],
+    ) -> Float[Tensor, "r n d"]:
         def compute(rows: Tensor | None) -> Fresh:
             given = hidden_states if rows is None else hidden_states[rows]
             return Fresh(parts={"output": inner(given, *args, **kwargs)})
 
         return controller.through(layer, "ff", compute)["output"]
 
-    _install(feed_forward, forward, seat)
+    return reroute(feed_forward, seat, act)
 
 
 def _refuse_chunks(block: Any) -> None:

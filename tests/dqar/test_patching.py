@@ -54,6 +54,19 @@ def test_patch_below_a_patch_comes_back(rig):
     assert torch.equal(rig.sample(first), alone)
 
 
+def test_forward_of_the_whole_model_may_be_replaced(rig):
+    """As offloading does between two runs, and takes back before the next."""
+    wrapper = rig.wrap(rig.config(), Interval(2))
+    alone, inner = rig.sample(wrapper), rig.model.forward
+    rig.model.forward = lambda *args, **kwargs: inner(*args, **kwargs)
+    assert torch.equal(rig.sample(wrapper), alone)
+    wrapper.unpatch()
+    del rig.model.forward
+    wrapper = rig.wrap(rig.config(), Interval(2))
+    rig.model.forward = inner
+    assert torch.equal(rig.sample(wrapper), alone)
+
+
 def test_unpatching_twice_is_harmless(rig, patches):
     wrapper = rig.wrap(rig.config(), AllOf())
     assert wrapper.unpatch() is wrapper.unpatch() is rig.model

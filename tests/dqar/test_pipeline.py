@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 
@@ -76,6 +78,27 @@ def test_pipeline_is_patched_once(pipe):
         patch_dit_pipeline(pipe)
     unpatch_dit_pipeline(pipe)
     patch_dit_pipeline(pipe)
+
+
+def test_replaced_transformer_is_refused(pipe, images_of):
+    stock = images_of(pipe)
+    patch_dit_pipeline(pipe)
+    patched, pipe.transformer = pipe.transformer, copy.deepcopy(pipe.transformer)
+    with pytest.raises(ValueError, match=r"must be the patched one\. Got one that replaced it"):
+        images_of(pipe)
+    patch_dit_pipeline(unpatch_dit_pipeline(pipe))
+    reused = images_of(pipe, controller=DQARController(gate=Interval(2)))
+    assert not torch.equal(reused, stock)
+    assert patched is not pipe.transformer
+    assert torch.equal(images_of(unpatch_dit_pipeline(pipe)), stock)
+
+
+@pytest.mark.parametrize("stranger", [DQARConfig(), Interval(2), "learned"], ids=str)
+def test_controller_that_is_none_is_refused(pipe, images_of, stranger):
+    patch_dit_pipeline(pipe)
+    kind = type(stranger).__name__
+    with pytest.raises(ValueError, match=f"controller= must be a DQARController. Got {kind}"):
+        images_of(pipe, controller=stranger)
 
 
 def test_patching_one_pipeline_leaves_others_alone(pipe):

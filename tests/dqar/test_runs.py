@@ -7,6 +7,7 @@ import torch
 
 from dqar.controller import DQARController
 from dqar.gates import AllOf, Closed, Interval
+from dqar.snr import flow_snr
 
 
 def test_second_run_does_not_see_the_first(rig):
@@ -58,6 +59,46 @@ def test_call_beyond_the_run_is_refused(rig):
         with pytest.raises(ValueError, match=r"once a step\. Got call 2 of 1"):
             wrapper(rig.noise, **arguments)
     assert torch.equal(wrapper(rig.noise, **arguments).sample, stock)
+
+
+class Watched:
+    """A scheduler by sigmas that counts how often its timesteps are read."""
+
+    def __init__(self, timesteps: list[float]) -> None:
+        self.read, self.steps = 0, torch.tensor(timesteps)
+        self.sigmas = torch.linspace(0.9, 0.0, len(timesteps) + 1)
+        self.step_index = 0
+
+    @property
+    def timesteps(self) -> torch.Tensor:
+        self.read += 1
+        return self.steps
+
+
+def snrs_of_run(rig, scheduler: Watched) -> tuple[list[float], list[int]]:
+    """SNR of each step, and how often the timesteps had been read by then."""
+    records, reads = [], []
+    wrapper = rig.wrap(rig.config(), Closed(), sink=records.append)
+    with wrapper.run(scheduler, num_branches=1):
+        for step in range(len(scheduler.steps)):
+            scheduler.step_index = step
+            rig.model(rig.noise, timestep=torch.full((3,), 500), class_labels=rig.labels)
+            reads.append(scheduler.read)
+    return [record.signal.step.snr for record in records], reads
+
+
+def test_schedule_is_read_at_the_first_call_alone(rig):
+    scheduler = Watched([900.0, 600.0, 300.0])
+    snrs, reads = snrs_of_run(rig, scheduler)
+    assert snrs == [flow_snr(float(sigma)) for sigma in scheduler.sigmas[:3]]
+    assert len(set(reads)) == 1
+
+
+def test_equal_timesteps_are_told_apart_by_the_step(rig):
+    scheduler = Watched([900.0, 600.0, 600.0])
+    snrs, _ = snrs_of_run(rig, scheduler)
+    assert snrs == [flow_snr(float(sigma)) for sigma in scheduler.sigmas[:3]]
+    assert snrs[1] < snrs[2]
 
 
 def test_run_that_broke_off_leaves_the_model_stock(rig):

@@ -9,7 +9,13 @@ import torch
 
 from dqar.controller import DQARController
 from dqar.gates import Closed, Interval
-from dqar.integration import DQARDDIMSampler, DQARDiTWrapper, DQARDPMSolverSampler, SamplerConfig
+from dqar.integration import (
+    DQARDDIMSampler,
+    DQARDiTWrapper,
+    DQARDPMSolverSampler,
+    DQARSampler,
+    SamplerConfig,
+)
 
 # NumPy warns of how diffusers' solvers hand it tensors.
 pytestmark = pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")
@@ -155,6 +161,44 @@ def test_run_without_steps_is_refused():
 
 def test_seed_gives_the_noise(rig):
     sampler = DQARDDIMSampler(rig.model, rig.scheduler, SamplerConfig(num_inference_steps=2))
+    drawn = sampler.sample(3, rig.labels, generator=torch.Generator().manual_seed(11))
+    assert torch.equal(drawn, sampler.sample(3, rig.labels, latents=rig.noise))
+
+
+def test_labels_may_be_a_list(rig):
+    sampler = DQARDDIMSampler(rig.model, rig.scheduler, SamplerConfig(num_inference_steps=2))
+    found = sampler.sample(3, rig.labels.tolist(), latents=rig.noise)
+    assert torch.equal(found, sampler.sample(3, rig.labels, latents=rig.noise))
+
+
+def test_controller_without_a_wrapper_is_refused(rig):
+    with pytest.raises(ValueError, match=r"must sit in a patched model\. Got a stock one"):
+        rig.sample(controller=DQARController())
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="another device than the CPU")
+def test_noise_is_drawn_on_the_generators_device(rig):
+    sampler = DQARDDIMSampler(rig.model, rig.scheduler, SamplerConfig(num_inference_steps=1))
+    drawn = torch.Generator("cuda").manual_seed(11)
+    noise = torch.randn(
+        3, 1, 8, 8, generator=torch.Generator("cuda").manual_seed(11), device="cuda"
+    )
+    found = sampler.sample(3, rig.labels, generator=drawn)
+    assert torch.equal(found, sampler.sample(3, rig.labels, latents=noise.cpu()))
+
+
+@pytest.mark.parametrize("kind", ["EulerDiscreteScheduler", "HeunDiscreteScheduler"])
+def test_noise_is_scaled_as_the_scheduler_starts(rig, kind):
+    scheduler = scheduler_of(kind)
+    seen = []
+    rig.model.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    sampler = DQARSampler(rig.model, scheduler, SamplerConfig(num_inference_steps=4))
+    sampler.sample(3, rig.labels, latents=rig.noise)
+    # What the model is shown first is of unit variance again.
+    sigma = float(scheduler.sigmas[0])
+    scale = float(scheduler.init_noise_sigma) / (sigma**2 + 1) ** 0.5
+    assert scheduler.init_noise_sigma > 10
+    torch.testing.assert_close(seen[0], torch.cat([rig.noise] * 2) * scale)
     drawn = sampler.sample(3, rig.labels, generator=torch.Generator().manual_seed(11))
     assert torch.equal(drawn, sampler.sample(3, rig.labels, latents=rig.noise))
 

@@ -1,0 +1,72 @@
+"""One sampling run: counts the transformer's calls, and opens the controller's step before each."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from dqar.controller import DQARController
+from dqar.snr import scheduler_snr
+
+
+class Run:
+    """Counts the calls of one run and opens the controller's step before each."""
+
+    def __init__(
+        self,
+        scheduler: Any,
+        controller: DQARController,
+        num_branches: int,
+        prompt_length: int | Tensor,
+    ) -> None:
+        self.scheduler = scheduler
+        self.controller = controller
+        self.num_branches = num_branches
+        self.prompt_length = prompt_length
+        self.calls = 0
+        self.timesteps: list[float] = []
+        self.snrs: list[float] = []
+
+    def before_call(self, hidden_states: Tensor) -> None:
+        """Open the next step.
+
+        Args:
+            hidden_states: the latents of all branches, ``[r, ...]``.
+
+        Raises:
+            ValueError: if the scheduler has no more steps.
+        """
+        if not self.calls:
+            self._read_schedule()
+        if self.calls >= len(self.timesteps):
+            raise ValueError(
+                f"A run must call the model once a step. Got call {self.calls + 1} of "
+                f"{len(self.timesteps)} steps. Begin a new run for each sample call."
+            )
+        self.controller.begin_step(
+            self.calls,
+            len(self.timesteps),
+            self.prompt_length,
+            timestep=self.timesteps[self.calls],
+            snr=self._snr(),
+            latent=self._latent(hidden_states),
+        )
+        self.calls += 1
+
+    def _read_schedule(self) -> None:
+        # Read once: a scheduler may hold its timesteps on the device.
+        self.timesteps = [float(timestep) for timestep in self.scheduler.timesteps.tolist()]
+        if len(set(self.timesteps)) == len(self.timesteps):
+            self.snrs = [scheduler_snr(self.scheduler, timestep) for timestep in self.timesteps]
+
+    def _snr(self) -> float:
+        if self.snrs:
+            return self.snrs[self.calls]
+        # Equal timesteps are told apart by the step that the scheduler has reached by now.
+        return scheduler_snr(self.scheduler, self.timesteps[self.calls])
+
+    def _latent(self, hidden_states: Tensor) -> Tensor:
+        if self.controller.config.branch_mode == "independent":
+            return hidden_states
+        return hidden_states[: len(hidden_states) // self.num_branches]

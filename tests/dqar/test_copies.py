@@ -1,0 +1,127 @@
+"""A copy of a patched model has weights of its own and is not patched; a copied wrapper is."""
+
+from __future__ import annotations
+
+import copy
+import io
+
+import pytest
+import torch
+
+from dqar import patch_dit_pipeline, unpatch_dit_pipeline
+from dqar.controller import DQARController
+from dqar.gates import Closed, Interval
+from dqar.integration import DQARDiTWrapper
+
+CHANGES = [{}, {"cached": "kv"}, {"sites": ("block",)}]
+
+by_change = pytest.mark.parametrize("changes", CHANGES, ids=str)
+
+
+def pickled(model):
+    """The model by way of ``torch.save``."""
+    file = io.BytesIO()
+    torch.save(model, file)
+    file.seek(0)
+    return torch.load(file, weights_only=False)
+
+
+WAYS = {"deepcopy": copy.deepcopy, "torch.save": pickled}
+
+by_way = pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
+
+
+def zero(model) -> None:
+    for weight in model.parameters():
+        weight.zero_()
+
+
+@by_way
+@by_change
+def test_copy_computes_with_its_own_weights(rig, way, changes):
+    stock = rig.sample()
+    wrapper = rig.wrap(rig.config(**changes), Interval(2))
+    reused = rig.sample(wrapper)
+    twin = way(rig.model)
+    assert torch.equal(rig.sample(twin), stock)
+    zero(twin.transformer_blocks)
+    # Blocks of zeros leave the hidden states alone, whatever is reused in them.
+    assert not torch.equal(rig.sample(twin), stock)
+    assert torch.equal(rig.sample(wrapper), reused)
+    zero(rig.model.transformer_blocks)
+    assert torch.equal(rig.sample(twin), rig.sample())
+
+
+@by_way
+def test_copy_takes_no_part_in_a_run(rig, way):
+    wrapper = rig.wrap(rig.config(), Interval(2))
+    arguments = {"timestep": torch.full((3,), 500), "class_labels": rig.labels}
+    stock = rig.model(rig.noise, **arguments).sample
+    rig.scheduler.set_timesteps(1)
+    with wrapper.run(rig.scheduler, num_branches=1) as controller:
+        wrapper(rig.noise, **arguments)
+        # Copied in the run: another call than the scheduler's only one.
+        twin = way(rig.model)
+        assert torch.equal(twin(rig.noise, **arguments).sample, stock)
+    assert controller.summary().by_step == [0]
+
+
+@by_change
+def test_copy_is_patched_like_any_model(rig, rig_of, changes):
+    config = rig.config(**changes)
+    wrapper = rig.wrap(config, Interval(2))
+    reused, stock = rig.sample(wrapper), rig.sample()
+    other = rig_of(copy.deepcopy(rig.model), rig.scheduler)
+    assert torch.equal(other.run(config, Interval(2)).latents, reused)
+    assert torch.equal(other.sample(), stock)
+
+
+def test_copy_of_a_model_patched_twice(rig):
+    stock = rig.sample()
+    rig.wrap(rig.config(), Interval(2))
+    rig.wrap(rig.config(sites=("block",)), Interval(2))
+    twin = copy.deepcopy(rig.model)
+    zero(rig.model)
+    assert torch.equal(rig.sample(twin), stock)
+
+
+def test_copy_of_one_block_copies_no_other(rig):
+    rig.wrap(rig.config())
+    block = rig.model.transformer_blocks[1]
+    file = io.BytesIO()
+    torch.save(block, file)
+    weights = sum(value.numel() * value.element_size() for value in block.state_dict().values())
+    assert weights < len(file.getvalue()) < 2 * weights
+
+
+@by_way
+def test_copied_wrapper_is_another(rig, way):
+    stock = rig.sample()
+    wrapper = rig.wrap(rig.config(), Interval(2))
+    reused = rig.sample(wrapper)
+    twin = way(wrapper)
+    assert twin.transformer is not rig.model
+    assert twin.controller is not wrapper.controller
+    assert twin.controller.summary() == wrapper.controller.summary()
+    zero(rig.model)
+    assert torch.equal(rig.sample(twin), reused)
+    assert torch.equal(rig.sample(twin.unpatch()), stock)
+
+
+def test_copied_pipeline_is_another(pipe, images_of):
+    stock = images_of(pipe)
+    patch_dit_pipeline(pipe)
+    reused = images_of(pipe, controller=DQARController(gate=Interval(2)))
+    twin = copy.deepcopy(pipe)
+    assert isinstance(twin.dqar, DQARDiTWrapper)
+    assert twin.dqar.transformer is twin.transformer
+    zero(pipe.transformer.requires_grad_(False))
+    assert torch.equal(images_of(twin, controller=DQARController(gate=Interval(2))), reused)
+    assert torch.equal(images_of(twin, controller=DQARController(gate=Closed())), stock)
+    assert torch.equal(images_of(unpatch_dit_pipeline(twin)), stock)
+
+
+def test_copied_seat_is_another_and_empty(rig):
+    seat = rig.wrap(rig.config()).seat
+    twin = copy.deepcopy(seat)
+    assert (twin.sites, twin.cached, twin.run) == (seat.sites, seat.cached, None)
