@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo ui test test-all lint bench-attention clean
+.PHONY: setup demo ui test test-all coverage lint bench-attention bench-claims bench-speed clean
 
 setup: $(READY)
 
@@ -32,6 +32,15 @@ test-all: lint  ## with the slow tests: killed workers, the demo itself
 
 bench-attention: $(READY)  ## the table of docs/results.md: 5 seeds x 64 samples, attention only
 	$(BIN)/python -m benchmarks.attention_only --out runs/bench-attention
+
+bench-claims: $(READY)  ## the seeds' claims of docs/results.md: 5 seeds x 128 samples
+	$(BIN)/python -m benchmarks.seed_claims --out runs/seed-claims
+
+bench-speed: $(READY)  ## docs/performance.md: reuse on the clock beside its bound, on the CPU
+	$(BIN)/python -m benchmarks.speed --model dit-s-2-256 --device cpu --batch 4 --quick
+
+coverage: $(READY)  ## lines of dqar/ that its tests run: at least 95%
+	$(BIN)/python -m pytest -q tests/dqar --cov=dqar --cov-report=term --cov-fail-under=95
 
 clean:
 	rm -rf $(VENV) runs .pytest_cache .ruff_cache .hypothesis build *.egg-info

@@ -92,6 +92,7 @@ def configure(arguments: argparse.Namespace, card, policy):
 
 def parser() -> JobParser:
     job = JobParser("Compare reuse methods on the same unseen noise.")
+    job.epilog = "The seed's evaluate.py: its --ablations are jobs/sweep.py ablations."
     job.add_argument("--model", required=True, help="digits, a diffusers folder, or a hub id")
     job.add_argument(
         "--policy", action="append", default=[], metavar="[NAME=]FOLDER", help="policy; repeatable"
