@@ -133,12 +133,13 @@ class DQARController:
             self._reset()
         snr = cosine_snr(1.0 - step / total_steps) if snr is None else snr
         timestep = float(total_steps - step) if timestep is None else timestep
-        self._step = Step(index=step, total=total_steps, timestep=timestep, snr=snr)
+        opening = Step(index=step, total=total_steps, timestep=timestep, snr=snr)
         ledger = self._open_ledger(latent, num_samples)
-        self._signal = ledger.signal(
-            self._step, self._latent_norm(latent), self._lengths(prompt_length), self._reads()
-        )
+        lengths = ledger.lengths(prompt_length, self._columns_of_a_sample())
+        self._signal = ledger.signal(opening, self._latent_norm(latent), lengths, self._reads())
         self._decide(self.gate.decide(self._signal))
+        # Last, so that a step that was refused is not open.
+        self._step = opening
 
     def _open_ledger(self, latent: Tensor | None, num_samples: int | None) -> Ledger:
         if num_samples is None:
@@ -168,9 +169,8 @@ class DQARController:
             return None
         return log_norm(latent)
 
-    def _lengths(self, prompt_length: int | Tensor) -> Tensor:
-        is_tied = self.config.branch_mode == "tied"
-        return self._books().lengths(prompt_length, 1 if is_tied else max(1, len(self.branches)))
+    def _columns_of_a_sample(self) -> int:
+        return 1 if self.config.branch_mode == "tied" else max(1, len(self.branches))
 
     def _reads(self) -> frozenset[str]:
         return self.needs if self.sharing is None else self.needs | {BRANCH_GAP}

@@ -347,3 +347,6 @@ def test_prompt_lengths_are_one_or_one_a_sample():
     controller = controller_of()
     with pytest.raises(ValueError, match="prompt_length must be one number, or one a sample"):
         controller.begin_step(0, 2, torch.tensor([16.0, 64.0]), num_samples=4)
+    # A step that was refused is not open, and may be begun again.
+    controller.begin_step(0, 2, torch.tensor([16.0, 64.0]), num_samples=2)
+    assert controller.summary().gates == 2
