@@ -25,15 +25,12 @@ RANGES = {
     "entropy_threshold": (0.0, math.inf),
     "snr_low": (0.0, math.inf),
     "snr_high": (0.0, math.inf),
-    "warmup_fraction": (0.0, 1.0),
     "cooldown_fraction": (0.0, 1.0),
-    "layer_fraction": (0.0, 1.0),
     "min_probability": (0.0, 1.0),
     "max_gap": (0, math.inf),
     "max_reuse_per_block": (0, math.inf),
     "entropy_rows": (1, math.inf),
     "cross_branch_threshold": (0.0, math.inf),
-    "deep_layer_snr_threshold": (0.0, math.inf),
 }
 
 
@@ -105,7 +102,7 @@ class DQARConfig:
                 "cross_branch_threshold must come with tied branches. Got branch_mode="
                 f"{self.branch_mode!r}. Pass branch_mode='tied'."
             )
-        self.layer_schedule()
+        self._schedule()  # which refuses what it cannot follow
 
     def _require_sites(self) -> None:
         for site in self.sites:
@@ -127,13 +124,14 @@ class DQARConfig:
 
     def layer_schedule(self) -> LayerSchedule:
         """The layer schedule these values describe."""
+        return self._schedule() if self.use_layer_scheduling else LayerSchedule(schedule_type="all")
+
+    def _schedule(self) -> LayerSchedule:
         return LayerSchedule(
-            schedule_type=self.schedule_type if self.use_layer_scheduling else "all",
+            schedule_type=self.schedule_type,
             warmup_fraction=self.warmup_fraction,
             layer_fraction=self.layer_fraction,
-            deep_layer_snr_threshold=(
-                self.deep_layer_snr_threshold if self.use_layer_scheduling else None
-            ),
+            deep_layer_snr_threshold=self.deep_layer_snr_threshold,
         )
 
     @property

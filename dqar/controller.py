@@ -78,10 +78,7 @@ class DQARController:
         self._reset()
 
     def _reset(self) -> None:
-        heads = self.num_heads
-        if heads is None and self.num_layers is None:
-            heads = 1  # not bound yet, and so not used before the next reset
-        self.cache = ReuseCache(self.config.cache_formats(heads), self.balance)
+        self.cache = ReuseCache({})
         self._ledger: Ledger | None = None
         self._step: Step | None = None
         self._asked: list[Tensor] = []
@@ -148,6 +145,7 @@ class DQARController:
                 num_samples = self._ledger.shape[1]
         if self._ledger is None:
             device = torch.device("cpu") if latent is None else latent.device
+            self.cache = ReuseCache(self.config.cache_formats(self.num_heads), self.balance)
             self._ledger = Ledger(self.config.sites, self._depth(), num_samples, device)
         if self._ledger.shape[1] != num_samples:
             raise ValueError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,71 +11,61 @@ from torch import Tensor
 from dqar.controller import DQARController
 from dqar.exchange import Fresh
 from dqar.integration.attention import computed_with_entropy
-from dqar.integration.reroute import Reroute, reroute
-from dqar.integration.seat import Seat
+from dqar.integration.reroute import Act, SiteCall
 
 BY_ROW = frozenset({"timestep", "class_labels"})
 """What a block is given one of a row, besides its hidden states."""
 
 
-class _Call:
-    """One call of a block: its residual for some rows, and what it really returned for them.
+class _Residual:
+    """What a block adds for some rows, and what it really returned for them.
 
     The sum of hidden states and residual is a rounding away from what the block returned, so rows
     that see their own fresh value are given that itself.
     """
 
-    def __init__(
-        self, inner: Callable[..., Tensor], hidden: Tensor, kwargs: dict[str, Any]
-    ) -> None:
-        self.inner = inner
-        self.hidden = hidden
-        self.kwargs = kwargs
+    def __init__(self, call: SiteCall) -> None:
+        self.call = call
         self.rows: Tensor | None = None
         self.returned: Tensor | None = None
 
-    def residual(self, rows: Tensor | None) -> Float[Tensor, "s n d"]:
-        given, kwargs = self.hidden, self.kwargs
+    def compute(self, rows: Tensor | None) -> Float[Tensor, "s n d"]:
+        given, kwargs = self.call.given(rows), self.call.kwargs
         if rows is not None:
-            given = given[rows]
             kwargs = kwargs | {
                 name: _of_rows(kwargs[name], rows) for name in BY_ROW & kwargs.keys()
             }
-        self.rows, self.returned = rows, self.inner(given, **kwargs)
-        return self.returned - given
+        returned: Tensor = self.call.inner(given, **kwargs)
+        self.rows, self.returned = rows, returned
+        return returned - given
 
     def seen(self, residual: Float[Tensor, "r n d"], exposure: bool) -> Float[Tensor, "r n d"]:
         """The block's output, given the residual that each row is to see."""
+        hidden = self.call.hidden
         if self.returned is None:
-            return self.hidden + residual
+            return hidden + residual
         if self.rows is not None:
-            return (self.hidden + residual).index_copy(0, self.rows, self.returned)
+            return (hidden + residual).index_copy(0, self.rows, self.returned)
         if not exposure:
             return self.returned
-        own = (residual == self.returned - self.hidden).flatten(1).all(dim=1)
-        return torch.where(own[:, None, None], self.returned, self.hidden + residual)
+        own = (residual == self.returned - hidden).flatten(1).all(dim=1)
+        return torch.where(own[:, None, None], self.returned, hidden + residual)
 
 
-def reroute_block(block: Any, layer: int, seat: Seat) -> Reroute:
-    """Let this thread's controller decide whether a block is computed."""
-    inner = block.forward
+def block_act(block: Any, layer: int) -> Act:
+    """Let a controller decide whether a block is computed."""
 
-    def act(
-        controller: DQARController,
-        hidden_states: Float[Tensor, "r n d"],
-        args: tuple,
-        kwargs: dict[str, Any],
-    ) -> Float[Tensor, "r n d"]:
-        _refuse_other_inputs(args, kwargs)
-        call = _Call(inner, hidden_states, kwargs)
+    def act(controller: DQARController, call: SiteCall) -> Float[Tensor, "r n d"]:
+        _refuse_other_inputs(call)
+        residual = _Residual(call)
 
         def compute(rows: Tensor | None) -> Fresh:
-            return computed_with_entropy(block.attn1, controller, lambda: call.residual(rows))
+            return computed_with_entropy(block.attn1, controller, lambda: residual.compute(rows))
 
         parts = controller.through(layer, "block", compute)
-        return call.seen(parts["output"], controller.exposure)
+        return residual.seen(parts["output"], controller.exposure)
 
-    return reroute(block, seat, act)
+    return act
 
 
 def _of_rows(value: Tensor | None, rows: Int[Tensor, " s"]) -> Tensor | None:
@@ -84,8 +73,9 @@ def _of_rows(value: Tensor | None, rows: Int[Tensor, " s"]) -> Tensor | None:
     return value if value is None or len(value) == 1 else value[rows]
 
 
-def _refuse_other_inputs(args: tuple, kwargs: dict[str, Any]) -> None:
-    others = [*args, *(value for name, value in kwargs.items() if name not in BY_ROW)]
+def _refuse_other_inputs(call: SiteCall) -> None:
+    named = (value for name, value in call.kwargs.items() if name not in BY_ROW)
+    others = [*call.args, *named]
     if any(map(_holds_tensor, others)):
         raise ValueError(
             "A block must take hidden states, timesteps and labels alone. Got a mask, encoder "

@@ -8,18 +8,40 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from dqar.controller import DQARController
 from dqar.integration.seat import Seat
 
-Act = Callable[[DQARController, Tensor, tuple, dict[str, Any]], Tensor]
-"""Computes a site for a controller from its hidden states and the other arguments it got."""
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SiteCall:
+    """One call of a site: what it was given, and how it computes."""
+
+    inner: Callable[..., Any]
+    """The site's own forward."""
+    hidden: Float[Tensor, "r n d"]
+    args: tuple
+    kwargs: dict[str, Any]
+
+    def given(self, rows: Int[Tensor, " s"] | None) -> Float[Tensor, "s n d"]:
+        """Hidden states of some rows, or of all (None)."""
+        return self.hidden if rows is None else self.hidden[rows]
+
+    def computed(self, rows: Int[Tensor, " s"] | None) -> Float[Tensor, "s n d"]:
+        """The site's output for those rows; the other arguments are the same for each row."""
+        return self.inner(self.given(rows), *self.args, **self.kwargs)
+
+
+Act = Callable[[DQARController, SiteCall], Tensor]
+"""Computes a site for a controller."""
 
 
 class Reroute:
@@ -34,13 +56,20 @@ class Reroute:
         self.module = module
         self.inner: Callable[..., Any] = module.forward
         self.seat = seat
-        self.act: Act = _untraced(act)
+        self.act: Act = act
+        self._through: Callable[..., Tensor] = _untraced(self._act)
 
     def __call__(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         controller = self.seat.acting
         if controller is None:
             return self.inner(hidden_states, *args, **kwargs)
-        return self.act(controller, hidden_states, args, kwargs)
+        return self._through(controller, hidden_states, args, kwargs)
+
+    def _act(
+        self, controller: DQARController, hidden: Tensor, args: tuple, kwargs: dict[str, Any]
+    ) -> Tensor:
+        call = SiteCall(inner=self.inner, hidden=hidden, args=args, kwargs=kwargs)
+        return self.act(controller, call)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         return copy.deepcopy(self.inner, memo)

@@ -19,8 +19,8 @@ from dqar.integration.attention import (
     projected_entropy,
     refuse_other_arithmetic,
 )
-from dqar.integration.blocks import reroute_block
-from dqar.integration.reroute import Reroute, reroute
+from dqar.integration.blocks import block_act
+from dqar.integration.reroute import Act, Reroute, SiteCall, reroute
 from dqar.integration.seat import Seat
 
 
@@ -76,51 +76,36 @@ def detach(reroutes: list[Reroute]) -> None:
 
 
 def _reroute_sites(block: Any, layer: int, seat: Seat) -> list[Reroute]:
-    reroute_attention = _reroute_attention if seat.cached == "output" else _reroute_keys_and_values
-    reroutes = []
-    if "attn" in seat.sites:
-        reroutes.append(reroute_attention(block.attn1, layer, seat))
-    if "ff" in seat.sites:
-        reroutes.append(_reroute_feed_forward(block.ff, layer, seat))
-    if "block" in seat.sites:
-        reroutes.append(reroute_block(block, layer, seat))
-    return reroutes
+    act_for_attention = _attention_act if seat.cached == "output" else _keys_and_values_act
+    sites = {
+        "attn": (block.attn1, act_for_attention(block.attn1, layer)),
+        "ff": (block.ff, _feed_forward_act(layer)),
+        "block": (block, block_act(block, layer)),
+    }
+    return [
+        reroute(module, seat, act) for site, (module, act) in sites.items() if site in seat.sites
+    ]
 
 
-def _reroute_attention(attention: nn.Module, layer: int, seat: Seat) -> Reroute:
-    inner = attention.forward
-
-    def act(
-        controller: DQARController,
-        hidden_states: Float[Tensor, "r n d"],
-        args: tuple,
-        kwargs: dict[str, Any],
-    ) -> Float[Tensor, "r n d"]:
-        _refuse_batched_extras(args, kwargs)
+def _attention_act(attention: Any, layer: int) -> Act:
+    def act(controller: DQARController, call: SiteCall) -> Float[Tensor, "r n d"]:
+        _refuse_batched_extras(call)
 
         def compute(rows: Tensor | None) -> Fresh:
-            given = hidden_states if rows is None else hidden_states[rows]
-            return computed_with_entropy(
-                attention, controller, lambda: inner(given, *args, **kwargs)
-            )
+            return computed_with_entropy(attention, controller, lambda: call.computed(rows))
 
         return controller.through(layer, "attn", compute)["output"]
 
-    return reroute(attention, seat, act)
+    return act
 
 
-def _reroute_keys_and_values(attention: Any, layer: int, seat: Seat) -> Reroute:
-    def act(
-        controller: DQARController,
-        hidden_states: Float[Tensor, "r n d"],
-        args: tuple,
-        kwargs: dict[str, Any],
-    ) -> Float[Tensor, "r n d"]:
-        _refuse_batched_extras(args, kwargs)
-        query = attention.to_q(hidden_states)
+def _keys_and_values_act(attention: Any, layer: int) -> Act:
+    def act(controller: DQARController, call: SiteCall) -> Float[Tensor, "r n d"]:
+        _refuse_batched_extras(call)
+        query = attention.to_q(call.hidden)
 
         def compute(rows: Tensor | None) -> Fresh:
-            given = hidden_states if rows is None else hidden_states[rows]
+            given = call.given(rows)
             parts = {"keys": attention.to_k(given), "values": attention.to_v(given)}
             if "entropy" not in controller.needs:
                 return Fresh(parts=parts)
@@ -132,25 +117,17 @@ def _reroute_keys_and_values(attention: Any, layer: int, seat: Seat) -> Reroute:
         parts = controller.through(layer, "attn", compute)
         return attend(attention, query, parts["keys"], parts["values"])
 
-    return reroute(attention, seat, act)
+    return act
 
 
-def _reroute_feed_forward(feed_forward: nn.Module, layer: int, seat: Seat) -> Reroute:
-    inner = feed_forward.forward
-
-    def act(
-        controller: DQARController,
-        hidden_states: Float[Tensor, "r n d"],
-        args: tuple,
-        kwargs: dict[str, Any],
-    ) -> Float[Tensor, "r n d"]:
+def _feed_forward_act(layer: int) -> Act:
+    def act(controller: DQARController, call: SiteCall) -> Float[Tensor, "r n d"]:
         def compute(rows: Tensor | None) -> Fresh:
-            given = hidden_states if rows is None else hidden_states[rows]
-            return Fresh(parts={"output": inner(given, *args, **kwargs)})
+            return Fresh(parts={"output": call.computed(rows)})
 
         return controller.through(layer, "ff", compute)["output"]
 
-    return reroute(feed_forward, seat, act)
+    return act
 
 
 def _refuse_chunks(block: Any) -> None:
@@ -161,8 +138,8 @@ def _refuse_chunks(block: Any) -> None:
         )
 
 
-def _refuse_batched_extras(args: tuple, kwargs: dict[str, Any]) -> None:
-    extras = [*args, *kwargs.values()]
+def _refuse_batched_extras(call: SiteCall) -> None:
+    extras = [*call.args, *call.kwargs.values()]
     if any(isinstance(extra, Tensor) for extra in extras):
         raise ValueError(
             "Self-attention must take hidden states alone. Got a mask or encoder states. "
