@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from dqar.quantization import CacheDtype, CacheFormat, Granularity
-from dqar.records import SITES
+from dqar.records import MAX_ORDER, SITES
 from dqar.schedule import SCHEDULE_TYPES, LayerSchedule, ScheduleType
 
 CACHE_DTYPES: dict[int, CacheDtype] = {32: "fp32", 16: "fp16", 8: "int8", 4: "int4", 2: "int2"}
@@ -20,6 +20,7 @@ CHOICES = {
     "cached": get_args(CachedParts),
     "schedule_type": SCHEDULE_TYPES,
     "branch_mode": ("tied", "independent"),
+    "forecast_order": tuple(range(MAX_ORDER + 1)),
 }
 RANGES = {
     "entropy_threshold": (0.0, math.inf),
@@ -67,6 +68,10 @@ class DQARConfig:
     """False keeps cached keys in 16 bits and quantises values alone (mixed K16/V8)."""
     cached: CachedParts = "output"
     """What ``attn`` caches: its output, or its keys and values, read by fresh queries."""
+    forecast_order: Literal[0, 1, 2] = 0
+    """What a reuse shows: the cached value as it is, or continued along its first difference in
+    the step (1), or its first and second (2), as far as it was computed often enough. Each order
+    keeps one more tensor an entry."""
     cross_branch_threshold: float | None = None
     """Largest relative L2 distance between the two guidance branches of what is cached, when
     both were last computed, at which the unconditional rows take the conditional value instead

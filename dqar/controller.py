@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from dqar.cache import Balance, ReuseCache
@@ -46,6 +46,7 @@ class DQARController:
             measured; without one, only what the gate needs.
         balance: salience balance factors of the cache, from
             :func:`dqar.integration.calibrate_balance`.
+        forecast_order: one a sample, none above the configuration's, in its place.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class DQARController:
         exposure: bool = False,
         sink: Callable[[GateRecord], None] | None = None,
         balance: Balance | None = None,
+        forecast_order: Int[Tensor, " b"] | None = None,
     ) -> None:
         self.config = config or DQARConfig()
         self.num_layers = num_layers
@@ -74,6 +76,7 @@ class DQARController:
         self.is_idle = False
         """Whether this step's sites are left to the model: nothing to reuse, measure or keep."""
         self.balance = balance
+        self.forecast_order = forecast_order
         self.sharing = BranchSharing.of(self.config, exposure=exposure)
         self._reset()
 
@@ -146,13 +149,19 @@ class DQARController:
         if self._ledger is None:
             device = torch.device("cpu") if latent is None else latent.device
             self.cache = ReuseCache(self.config.cache_formats(self.num_heads), self.balance)
-            self._ledger = Ledger(self.config.sites, self._depth(), num_samples, device)
+            order = self._orders()
+            self._ledger = Ledger(self.config.sites, self._depth(), num_samples, device, order)
         if self._ledger.shape[1] != num_samples:
             raise ValueError(
                 "The number of samples must stay the same from step 0 on. Got "
                 f"{num_samples} after {self._ledger.shape[1]}. Begin a new run with step 0."
             )
         return self._ledger
+
+    def _orders(self) -> int | Tensor:
+        if self.forecast_order is None:
+            return self.config.forecast_order
+        return self.forecast_order.clamp(max=self.config.forecast_order)
 
     def _depth(self) -> int:
         if self.num_layers is None:

@@ -8,7 +8,7 @@ and comes over in one copy a step, of what the gates read alone.
 from __future__ import annotations
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from dqar.records import SITES, Signal, Step
@@ -20,21 +20,32 @@ BRANCH_GAP = "branch_gap"
 
 
 class Ledger:
-    """State of all entries at the start of a step; :meth:`signal` shows it to the gates."""
+    """State of all entries at the start of a step; :meth:`signal` shows it to the gates.
+
+    Args:
+        order: of the forecasts that reuse is to show, one for all or one a column.
+    """
 
     def __init__(
-        self, sites: tuple[str, ...], num_layers: int, num_columns: int, device: torch.device
+        self,
+        sites: tuple[str, ...],
+        num_layers: int,
+        num_columns: int,
+        device: torch.device,
+        order: int | Int[Tensor, " b"] = 0,
     ) -> None:
         self.sites = sites
         self.num_layers = num_layers
         shape = (len(sites) * num_layers, num_columns)
         self.shape = shape
         self.device = device
+        self.wanted_order = torch.as_tensor(order).expand(num_columns)
         self.layer = torch.arange(num_layers).repeat(len(sites))
         codes = torch.tensor([SITES.index(site) for site in sites])
         self.site = codes.repeat_interleave(num_layers)
         self.committed_at = torch.full(shape, NEVER)
         self.span = torch.zeros(shape, dtype=torch.long)
+        self.span_before = torch.zeros(shape, dtype=torch.long)
         self.reuses = torch.zeros(shape, dtype=torch.long)
         self.branch_at = torch.full(shape, NEVER)
         self.shares = {site: torch.zeros(num_columns) for site in SITES}
@@ -91,6 +102,8 @@ class Ledger:
             gap=torch.where(cached, step.index - self.committed_at, 0),
             reuses=self.reuses,
             span=self.span,
+            span_before=self.span_before,
+            order=self._order(),
             entropy=seen["entropy"],
             drift=seen["drift"],
             quant_error=seen["quant_error"],
@@ -102,6 +115,10 @@ class Ledger:
             share_attn=self.shares["attn"] + self.shares["block"],
             share_ff=self.shares["ff"] + self.shares["block"],
         )
+
+    def _order(self) -> Int[Tensor, "g b"]:
+        differences = (self.span > 0).long() + (self.span_before > 0)
+        return torch.minimum(differences, self.wanted_order)
 
     def _on_host(
         self, reads: frozenset[str], log_latent_norm: Float[Tensor, " b"] | None
@@ -133,6 +150,7 @@ class Ledger:
             compared: where the guidance branches were compared.
         """
         is_second = computed & (self.committed_at != NEVER)
+        self.span_before = torch.where(is_second, self.span, self.span_before)
         self.span = torch.where(is_second, step.index - self.committed_at, self.span)
         self.committed_at = torch.where(computed, step.index, self.committed_at)
         self.reuses = torch.where(computed, 0, self.reuses + reused)

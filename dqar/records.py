@@ -37,16 +37,38 @@ FEATURES = (
     "share_attn",
     "share_ff",
     "quant_error",
+    "log_progress",
+    "log_remaining",
+    "log_span_before",
+    "order",
 )
 """Every feature of a gate, as the policy reads it; all are known when the gate's step starts.
 Damage is close to a power of staleness and drift, hence the logarithms."""
 
 FEATURE_SETS = {
     "seed": ("entropy", "log_snr", "log_latent_norm", "progress", "prompt_length"),
-    "schedule": ("log_snr", "progress", "depth", "site_code", "log_gap"),
+    "schedule": (
+        "log_snr",
+        "progress",
+        "log_progress",
+        "log_remaining",
+        "depth",
+        "site_code",
+        "log_gap",
+        "log_span",
+        "log_span_before",
+        "order",
+    ),
     "full": FEATURES,
 }
-"""The named choices of ``jobs/train.py --features``."""
+"""The named choices of ``jobs/train.py --features``. ``schedule`` holds what is known before a run
+starts, so that a whole run can be planned."""
+
+ACTIONS = ("reuse", "forecast1", "forecast2")
+"""What a gate that does not compute shows, by order: the cached value as it is, or continued along
+its first difference, or its first and second."""
+
+MAX_ORDER = len(ACTIONS) - 1
 
 
 class Reason(IntEnum):
@@ -129,6 +151,16 @@ class Step:
         return self.index / max(1, self.total - 1)
 
     @property
+    def log_progress(self) -> float:
+        """``log(progress + 1/50)``: tells the first steps apart."""
+        return math.log(self.progress + 0.02)
+
+    @property
+    def log_remaining(self) -> float:
+        """``log(1 - progress + 1/50)``: tells the last steps apart, whose errors nothing mends."""
+        return math.log(1.02 - self.progress)
+
+    @property
     def log_snr(self) -> float:
         """Natural logarithm of the SNR, kept finite where the schedule reaches 0 or infinity."""
         return math.log(min(max(self.snr, 1e-8), 1e8))
@@ -151,6 +183,11 @@ class Signal:
     """Reuses since the entry's last commit (budget)."""
     span: Int[Tensor, "g b"]
     """Steps between the last two computations; 0 with fewer than two."""
+    span_before: Int[Tensor, "g b"]
+    """Steps between the two computations before the last; 0 with fewer than three."""
+    order: Int[Tensor, "g b"]
+    """Order of the forecast that a reuse would show: 0 is the cached value as it is. No more than
+    the computations so far allow."""
     entropy: Float[Tensor, "g b"]
     """Attention entropy at the last computation, nats, mean over rows, heads and branches."""
     drift: Float[Tensor, "g b"]
@@ -186,7 +223,7 @@ class Signal:
 
     def _column(self, name: str) -> Tensor:
         match name:
-            case "log_snr" | "progress":
+            case "log_snr" | "progress" | "log_progress" | "log_remaining":
                 return torch.tensor(getattr(self.step, name), device=self.cached.device)
             case "prompt_length":
                 return self.prompt_length / 128.0
@@ -194,7 +231,7 @@ class Signal:
                 return self.depth[:, None]
             case "site_code":
                 return self.site[:, None]
-            case "log_gap" | "log_span":
+            case "log_gap" | "log_span" | "log_span_before":
                 # Half a step stands for "none yet".
                 return getattr(self, name[4:]).float().clamp_min(0.5).log()
             case "log_drift":

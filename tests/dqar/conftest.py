@@ -26,6 +26,8 @@ def signal_of(num_sites: int = 1, num_layers: int = 3, num_samples: int = 2, **c
         "gap": torch.ones(shape, dtype=torch.long),
         "reuses": torch.zeros(shape, dtype=torch.long),
         "span": torch.ones(shape, dtype=torch.long),
+        "span_before": torch.zeros(shape, dtype=torch.long),
+        "order": torch.zeros(shape, dtype=torch.long),
         "entropy": torch.ones(shape),
         "drift": torch.full(shape, 0.1),
         "quant_error": torch.full(shape, 0.01),

@@ -104,8 +104,8 @@ scripts = st.lists(st.sampled_from(["compute", "reuse", "idle"]), min_size=1, ma
 
 
 @given(script=scripts)
-def test_gap_reuses_and_span_are_counted(script):
-    ledger = Ledger(("attn",), 1, 2, CPU)
+def test_gap_reuses_and_spans_are_counted(script):
+    ledger = Ledger(("attn",), 1, 2, CPU, order=torch.tensor([1, 2]))
     commits: list[int] = []
     reuses = 0
     for index, deed in enumerate(script):
@@ -114,6 +114,9 @@ def test_gap_reuses_and_span_are_counted(script):
         assert signal.gap[0, 0] == (index - commits[-1] if commits else 0)
         assert signal.reuses[0, 0] == reuses
         assert signal.span[0, 0] == (commits[-1] - commits[-2] if len(commits) > 1 else 0)
+        assert signal.span_before[0, 0] == (commits[-2] - commits[-3] if len(commits) > 2 else 0)
+        possible = max(0, min(2, len(commits) - 1))
+        assert signal.order[0].tolist() == [min(1, possible), possible]
         computed = torch.full((1, 2), deed == "compute")
         reused = torch.full((1, 2), deed == "reuse")
         ledger.close_step(step(index), computed, reused, {})

@@ -79,6 +79,8 @@ def test_columns_hold_what_their_names_say(make_signal):
         num_sites=2,
         gap=torch.full((6, 2), 4),
         span=torch.zeros(6, 2, dtype=torch.long),
+        span_before=torch.full((6, 2), 3),
+        order=torch.full((6, 2), 2),
         drift=torch.zeros(6, 2),
     )
     first = {name: column(signal, name)[5, 1].item() for name in FEATURES}
@@ -97,6 +99,10 @@ def test_columns_hold_what_their_names_say(make_signal):
             "share_attn": 0.25,
             "share_ff": 0.75,
             "quant_error": 0.01,
+            "log_progress": math.log(5 / 9 + 0.02),
+            "log_remaining": math.log(4 / 9 + 0.02),
+            "log_span_before": math.log(3),
+            "order": 2.0,
         },
         abs=1e-6,
     )
