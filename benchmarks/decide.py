@@ -16,7 +16,8 @@ from datetime import UTC, datetime
 import torch
 
 from dqar import DQARController, PolicySpec, ReusePolicy
-from dqar.gates import Gate, Interval, Learned, Scripted, seed_cascade
+from dqar.cascade import seed_cascade
+from dqar.gates import Gate, Interval, Learned, Scripted
 from dqar.records import FEATURE_SETS
 
 LAYERS, SAMPLES, STEPS, RUNS = 28, 16, 10, 30

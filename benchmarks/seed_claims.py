@@ -20,6 +20,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+from dqar.cascade import seed_cascade
 from dqar.config import DQARConfig
 from dqar.gates import (
     AllOf,
@@ -33,7 +34,6 @@ from dqar.gates import (
     SnrBand,
     Staleness,
     Warmup,
-    seed_cascade,
 )
 from dqar.schedule import LayerSchedule
 from pipeline.compare import error_at

@@ -14,10 +14,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from dqar.cache import Balance, ReuseCache
+from dqar.cascade import seed_cascade
 from dqar.config import DQARConfig
 from dqar.cross_branch import CONDITIONAL, BranchRows, BranchSharing
 from dqar.exchange import Compute, Decision, Parts
-from dqar.gates import MEASURED, AllOf, Cached, Gate, seed_cascade
+from dqar.gates import MEASURED, AllOf, Cached, Gate
 from dqar.ledger import BRANCH_GAP, Ledger
 from dqar.passage import Passage
 from dqar.policy import ReusePolicy

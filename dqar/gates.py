@@ -1,7 +1,7 @@
 """Gates decide and touch nothing: a :class:`Signal` goes in, a :class:`Verdict` comes out.
 
 Behaviour is added by composing small final classes with :class:`AllOf`; the seed's cascade of
-eight is :func:`seed_cascade`. All gates of a step are decided in one batch.
+eight is :func:`dqar.cascade.seed_cascade`. All gates of a step are decided in one batch.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from dqar.config import DQARConfig
 from dqar.policy import ReusePolicy
 from dqar.records import SITES, Reason, Signal, Verdict
 from dqar.schedule import LayerSchedule
@@ -53,7 +52,8 @@ def _beside(parameter: Any, signal: Signal) -> Any:
     return parameter.to(signal.cached.device) if isinstance(parameter, Tensor) else parameter
 
 
-def _everywhere(refused: bool, reason: Reason, signal: Signal) -> Verdict:
+def everywhere(refused: bool, reason: Reason, signal: Signal) -> Verdict:
+    """Refuse every gate of the step with ``reason``, or reuse at each."""
     code = int(reason) if refused else int(Reason.REUSE)
     shape, device = signal.shape, signal.cached.device
     return Verdict(reason=torch.full(shape, code, dtype=torch.uint8, device=device))
@@ -64,7 +64,7 @@ class Closed(Gate):
     """Never reuse."""
 
     def decide(self, signal: Signal) -> Verdict:
-        return _everywhere(True, Reason.CLOSED, signal)
+        return everywhere(True, Reason.CLOSED, signal)
 
 
 @final
@@ -84,7 +84,7 @@ class Warmup(Gate):
 
     def decide(self, signal: Signal) -> Verdict:
         is_early = signal.step.index < self.fraction * signal.step.total - ROUNDING
-        return _everywhere(is_early, Reason.WARMUP, signal)
+        return everywhere(is_early, Reason.WARMUP, signal)
 
 
 @final
@@ -97,7 +97,7 @@ class Cooldown(Gate):
     def decide(self, signal: Signal) -> Verdict:
         steps_left = signal.step.total - signal.step.index
         is_late = steps_left - 1 < self.fraction * signal.step.total - ROUNDING
-        return _everywhere(is_late, Reason.COOLDOWN, signal)
+        return everywhere(is_late, Reason.COOLDOWN, signal)
 
 
 @final
@@ -216,7 +216,7 @@ class Interval(Gate):
         self.period = period
 
     def decide(self, signal: Signal) -> Verdict:
-        return _everywhere(signal.step.index % self.period == 0, Reason.INTERVAL, signal)
+        return everywhere(signal.step.index % self.period == 0, Reason.INTERVAL, signal)
 
 
 @final
@@ -247,27 +247,7 @@ class AllOf(Gate):
         return tuple(policy for gate in self.gates for policy in gate.policies)
 
     def decide(self, signal: Signal) -> Verdict:
-        reason = _everywhere(False, Reason.REUSE, signal).reason
+        reason = everywhere(False, Reason.REUSE, signal).reason
         for gate in self.gates:
             reason = torch.where(reason == Reason.REUSE, gate.decide(signal).reason, reason)
         return Verdict(reason=reason)
-
-
-def seed_cascade(config: DQARConfig, policy: ReusePolicy | None = None) -> Gate:
-    """The talk's cascade in its order: warm-up (and cool-down), schedule, cache, staleness,
-    budget, entropy, SNR, policy. Each gate can block alone."""
-    if not config.enabled:
-        return Closed()
-    gates: list[Gate] = [
-        Warmup(config.warmup_fraction),
-        Cooldown(config.cooldown_fraction),
-        Scheduled(config.layer_schedule()),
-        Cached(),
-        Staleness(config.max_gap),
-        Budget(config.max_reuse_per_block),
-        EntropyBelow(config.entropy_threshold, config.adaptive_entropy),
-        SnrBand(config.snr_low, config.snr_high),
-    ]
-    if policy is not None:
-        gates.append(Learned(policy, min_probability=config.min_probability))
-    return AllOf(*gates)

@@ -47,6 +47,13 @@ class PolicySpec:
     """Staleness beyond which the policy knows nothing, so that it refuses."""
     log_threshold: float = 0.0
     """Default operating point: reuse where the predicted log damage is below it."""
+    plans: tuple[tuple[int, ...], ...] = ()
+    """Steps that compute every gate, a plan for each number of them; empty where gates are decided
+    one by one."""
+    plan_errors: tuple[float, ...] = ()
+    """Predicted relative L2 error of each plan."""
+    error_budget: float = 0.01
+    """Default operating point of the plans: the fewest computations predicted to stay below it."""
     temperature: float = 1.0
     """Softness of the reuse probability, in units of log damage."""
     savings: dict[str, float] = field(default_factory=lambda: dict.fromkeys(SITES, 1.0))
@@ -55,6 +62,8 @@ class PolicySpec:
     """Sites that the policy was trained on."""
     actions: tuple[str, ...] = ("compute", "reuse")
     """Actions that it chooses from."""
+    forecast_order: int = 0
+    """What a reuse showed in training: :attr:`dqar.config.DQARConfig.forecast_order`."""
     cache_mode: str = "int8"
     """How the cache stored values during collection."""
     branch_mode: str = "tied"
@@ -90,6 +99,7 @@ class PolicySpec:
             )
         if self.members < 1:
             raise ValueError(f"members must be at least 1. Got {self.members=}. Pass 1.")
+        _refuse_bad_plans(self.plans, self.plan_errors, self.steps)
         for name in ("means", "scales"):
             given = getattr(self, name)
             if given and len(given) != len(self.features):
@@ -98,14 +108,32 @@ class PolicySpec:
                     f"{len(self.features)}. Leave it empty or give them all."
                 )
 
+    def plan_of(self, num_computed: int | None = None) -> tuple[int, ...]:
+        """The plan of so many computed steps; by default of the error budget, or the best there is.
+
+        Raises:
+            ValueError: if there is none.
+        """
+        by_number = {len(plan): plan for plan in self.plans}
+        if num_computed is None and self.plans:
+            within = (error <= self.error_budget for error in self.plan_errors)
+            return next(itertools.compress(self.plans, within), self.plans[-1])
+        if num_computed not in by_number:
+            raise ValueError(
+                f"The policy must have a plan of that many steps. Got {num_computed}, of "
+                f"{sorted(by_number)}. Pass one of them, or train with --features schedule."
+            )
+        return by_number[num_computed]
+
     def refuse_misfit(self, sites: tuple[str, ...], branch_mode: str, cached: str) -> None:
         """A policy decides only on what it was trained on.
 
         Raises:
             ValueError: naming what does not fit.
         """
-        missing = set(sites) - set(self.sites)
-        if missing or branch_mode != self.branch_mode or cached == "kv":
+        # A plan is one for all its sites together.
+        misses = set(sites) != set(self.sites) if self.plans else set(sites) - set(self.sites)
+        if misses or branch_mode != self.branch_mode or cached == "kv":
             raise ValueError(
                 f"The policy must fit the configuration. Got one of the sites {self.sites}, "
                 f"{self.branch_mode} branches and cached outputs for {sites}, {branch_mode}, "
@@ -115,6 +143,23 @@ class PolicySpec:
     def saving_of_site(self) -> list[float]:
         """Savings in the order of :data:`SITES`."""
         return [self.savings.get(site, 1.0) for site in SITES]
+
+
+def _refuse_bad_plans(
+    plans: tuple[tuple[int, ...], ...], errors: tuple[float, ...], steps: int
+) -> None:
+    for plan in plans:
+        if not plan or plan[0] != 0 or plan != tuple(sorted(set(plan))) or plan[-1] >= steps:
+            raise ValueError(
+                f"A plan must be growing steps from 0 to below {steps}. Got {plan}. "
+                "Train the policy again."
+            )
+    numbers = [len(plan) for plan in plans]
+    if numbers != sorted(set(numbers)) or len(errors) != len(plans):
+        raise ValueError(
+            f"plans must come with an error each, fewest steps first. Got {len(errors)} errors for "
+            f"plans of {numbers} steps. Train the policy again."
+        )
 
 
 class ReusePolicy(nn.Module):
@@ -215,12 +260,14 @@ def _read_spec(path: Path) -> PolicySpec:
     return _spec_of(stored, path)
 
 
+def _as_tuples(value: Any) -> Any:
+    return tuple(map(_as_tuples, value)) if isinstance(value, list) else value
+
+
 def _spec_of(stored: dict[str, Any], path: Path) -> PolicySpec:
     known = {entry.name for entry in fields(PolicySpec)}
     given: dict[str, Any] = {
-        key: tuple(value) if isinstance(value, list) else value
-        for key, value in stored.items()
-        if key in known
+        key: _as_tuples(value) for key, value in stored.items() if key in known
     }
     try:
         return PolicySpec(**given)

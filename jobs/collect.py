@@ -60,7 +60,7 @@ def parser() -> JobParser:
     job.add_argument("--sites", default="attn", help="attn, or attn,ff, or block")
     job.add_argument(
         "--designs",
-        default="independent:5,step-synchronised:1",
+        default="paced",
         help="exploration designs with their shares",
     )
     job.add_argument("--batch-size", type=int, default=48, help="trajectories of a unit")

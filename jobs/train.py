@@ -48,7 +48,7 @@ def parser() -> JobParser:
     job.add_argument("--traces", required=True, help="folder that jobs/collect.py wrote")
     job.add_argument("--out", required=True, help="policy folder to write")
     job.add_argument(
-        "--features", choices=["seed", "schedule", "full"], default="full", help="feature set"
+        "--features", choices=["seed", "schedule", "full"], default="schedule", help="feature set"
     )
     job.add_argument("--label", choices=["final", "local"], default="final", help="what to learn")
     job.add_argument("--sites", help="sites to learn; default: those of the traces")

@@ -10,7 +10,7 @@ consecutive stale steps is coherent rather than orthogonal; the gap carries what
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -32,6 +32,8 @@ class ReusedGates:
     """D^2: squared relative L2 distance of the final latent to the twin's."""
     noise: Int[Tensor, " trajectories"]
     """Index of the noise that a trajectory starts from."""
+    weight: Float[Tensor, " gates"]
+    """How many gates a row stands for."""
 
     @property
     def log_error(self) -> Float[Tensor, " trajectories"]:
@@ -47,24 +49,28 @@ class ReusedGates:
             trajectory=renumbered[self.trajectory[of_gate]],
             squared_error=self.squared_error[chosen],
             noise=torch.unique(self.noise[chosen], return_inverse=True)[1],
+            weight=self.weight[of_gate],
         )
 
     def with_features(self, features: Float[Tensor, "gates f"]) -> ReusedGates:
         """The same gates, seen differently."""
-        return ReusedGates(
-            features=features,
-            trajectory=self.trajectory,
-            squared_error=self.squared_error,
-            noise=self.noise,
-        )
+        return replace(self, features=features)
+
+    def collapsed(self) -> ReusedGates:
+        """Gates of a trajectory that look alike, as one row each."""
+        table = torch.cat([self.trajectory[:, None].double(), self.features.double()], dim=1)
+        rows, place = table.unique(dim=0, return_inverse=True)
+        weight = torch.zeros(len(rows)).index_add(0, place, self.weight)
+        features, trajectory = rows[:, 1:].float(), rows[:, 0].long()
+        return replace(self, features=features, trajectory=trajectory, weight=weight)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FitConfig:
     """How the damage model is fitted."""
 
-    steps: int = 400
-    """Adam steps over all trajectories; more of them fit the noise."""
+    steps: int = 600
+    """Adam steps over all trajectories."""
     learning_rate: float = 5e-3
     """Peak learning rate, cosine to zero."""
     weight_decay: float = 1e-3
@@ -158,13 +164,13 @@ def fit_local(
 def _log_totals(
     policy: ReusePolicy, log_floor: Float[Tensor, " members"], gates: ReusedGates
 ) -> Float[Tensor, "members trajectories"]:
-    damage = policy.by_member(gates.features).clamp(max=20.0).exp()
+    damage = policy.by_member(gates.features).clamp(max=20.0).exp() * gates.weight
     floor = log_floor.exp()[:, None].expand(-1, len(gates.squared_error))
     return floor.index_add(1, gates.trajectory, damage).log()
 
 
 def _start_at_mean_damage(policy: ReusePolicy, gates: ReusedGates) -> None:
-    per_gate = gates.squared_error.sum() / max(1, len(gates.trajectory))
+    per_gate = gates.squared_error.sum() / gates.weight.sum().clamp_min(1)
     for network in policy.networks:
         last = list(network.children())[-1]
         assert isinstance(last, nn.Linear)

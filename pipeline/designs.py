@@ -11,41 +11,53 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 import torch
-from jaxtyping import Bool, Int
-from torch import Tensor
+from jaxtyping import Bool, Float, Int
+from torch import Generator, Tensor
 
 from pipeline.noise import generator_for
+from pipeline.pacing import LONGEST_GAP, draw_paced_law, draw_regular_law, draw_schedule
 
-Design = Literal["independent", "step-synchronised"]
-"""``independent``: a coin a gate. ``step-synchronised``: one coin for all gates of a step."""
+Design = Literal["paced", "regular", "step-synchronised", "layer-blocked", "independent"]
+"""How coins are shared, and where they are thrown.
+
+``paced``, ``regular``: all gates of a step together, computed at the steps of a schedule that is
+drawn from a law of gaps (:mod:`pipeline.pacing`). ``step-synchronised``: one coin for all gates of
+a step. ``layer-blocked``: one for each of eight runs of neighbouring gates. ``independent``: one a
+gate.
+"""
 
 DESIGNS: tuple[Design, ...] = get_args(Design)
-DEFAULT_DESIGNS: tuple[Design, ...] = (DESIGNS[0],) * 5 + (DESIGNS[1],)
-"""Independent coins identify single gates; some synchronised steps show how gates interact."""
+DEFAULT_DESIGNS: tuple[Design, ...] = ("paced",)
+"""What planning needs: schedules like those that it chooses from (docs/results.md has what each
+design is worth)."""
+BLOCKS = 8
+"""Runs of neighbouring gates that share a coin when ``layer-blocked``."""
 RATES = (0.35, 0.55, 0.75, 0.9)
-"""Reuse rates that trajectories are drawn from, evenly."""
+"""Reuse rates of coins, drawn evenly."""
 MAX_GAPS = (1, 2, 3, 4, 6)
-"""Gap limits that trajectories are drawn from, evenly. Without a limit the gaps are geometric,
+"""Gap limits of coins, drawn evenly. Without a limit the gaps are geometric,
 their rare long ones make up most of the damage, and the cheap ones that a good policy is made of
 cannot be told apart."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Exploration:
-    """One trajectory's script. Example: rate 0.5, so every propensity of a live gate is 0.5."""
+    """One trajectory's script."""
 
     design: Design
     rate: float
-    """Probability that a gate wants to reuse."""
+    """Share of the gates that it is to reuse."""
     max_gap: int
     """Staleness beyond which every gate of the trajectory computes."""
     wants_reuse: Bool[Tensor, "t g"]
+    probability: Float[Tensor, "t g"]
+    """Of wanting to reuse, given the rate and the trajectory's earlier steps."""
     draw_id: Int[Tensor, "t g"]
     """Gates that share a coin share its number."""
 
-    def propensity(self, eligible: Bool[Tensor, "t g"]) -> Tensor:
+    def propensity(self, eligible: Bool[Tensor, "t g"]) -> Float[Tensor, "t g"]:
         """Probability of the action taken, at that moment, given all that was logged before."""
-        of_action = torch.where(self.wants_reuse, self.rate, 1.0 - self.rate)
+        of_action = torch.where(self.wants_reuse, self.probability, 1.0 - self.probability)
         return torch.where(eligible, of_action, 1.0)
 
 
@@ -55,22 +67,50 @@ def explore(
     """Draw the script of one trajectory; designs take turns along the trajectories."""
     design = designs[trajectory % len(designs)]
     generator = generator_for("explore", seed, trajectory)
+    if design in ("paced", "regular"):
+        return _scheduled(design, steps, num_gates, generator)
+    return _tossed(design, steps, num_gates, generator)
+
+
+def _scheduled(design: Design, steps: int, num_gates: int, generator: Generator) -> Exploration:
+    draw_law = draw_paced_law if design == "paced" else draw_regular_law
+    share, law = draw_law(steps, generator)
+    wants_reuse, probability = draw_schedule(law, generator)
+    return Exploration(
+        design=design,
+        rate=1.0 - share,
+        max_gap=LONGEST_GAP,
+        wants_reuse=wants_reuse[:, None].expand(steps, num_gates),
+        probability=probability[:, None].expand(steps, num_gates),
+        draw_id=torch.arange(steps)[:, None].expand(steps, num_gates),
+    )
+
+
+def _tossed(design: Design, steps: int, num_gates: int, generator: Generator) -> Exploration:
     rate = RATES[int(torch.randint(len(RATES), (), generator=generator))]
     max_gap = MAX_GAPS[int(torch.randint(len(MAX_GAPS), (), generator=generator))]
-    is_shared = design == "step-synchronised"
-    coins = torch.rand(steps, 1 if is_shared else num_gates, generator=generator)
+    coin_of = _coin_of_gate(design, num_gates)
+    coins = torch.rand(steps, int(coin_of.max()) + 1, generator=generator)
     draw_id = torch.arange(coins.numel()).view(coins.shape)
     return Exploration(
         design=design,
         rate=rate,
         max_gap=max_gap,
-        wants_reuse=(coins < rate).expand(steps, num_gates),
-        draw_id=draw_id.expand(steps, num_gates),
+        wants_reuse=(coins < rate)[:, coin_of],
+        probability=torch.full((steps, num_gates), rate),
+        draw_id=draw_id[:, coin_of],
     )
 
 
+def _coin_of_gate(design: Design, num_gates: int) -> Int[Tensor, " g"]:
+    gates = torch.arange(num_gates)
+    if design == "independent":
+        return gates
+    return gates * min(BLOCKS, num_gates) // num_gates if design == "layer-blocked" else gates * 0
+
+
 def parse_designs(text: str) -> tuple[Design, ...]:
-    """``"independent:5,step-synchronised:1"`` to the designs, each as often as its share.
+    """``"paced:5,independent:1"`` to the designs, each as often as its share.
 
     Raises:
         ValueError: for an unknown design or a share that is no whole number above 0.
@@ -81,7 +121,7 @@ def parse_designs(text: str) -> tuple[Design, ...]:
         known: list[Design] = [design for design in DESIGNS if design == name]
         if not known or (share and not share.isdigit()) or share == "0":
             raise ValueError(
-                f"designs must be names with shares, such as {DESIGNS[0]}:5. Got {part!r}. "
+                f"designs must be names with shares, such as paced:5. Got {part!r}. "
                 f"Choose from {', '.join(DESIGNS)}."
             )
         designs += known * int(share or 1)

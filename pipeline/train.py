@@ -18,30 +18,47 @@ from pipeline.commit import Traces, open_traces
 from pipeline.dataset import read_trajectories, stream_gates
 from pipeline.door import Refusal
 from pipeline.heldout import HeldOut, judge
+from pipeline.planning import planned, snrs_of
 
 HELD_OUT_SHARE = 5
 """Every fifth noise is held out; trajectories of one noise stay together."""
 MAX_GAP_QUANTILE = 0.995
 """Staleness seen more rarely than this in exploration is unknown to the policy."""
 
+APART = ("depth", "site_code")
+"""Features that tell the gates of one step apart before a run."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainConfig:
     """What to fit."""
 
-    features: Literal["seed", "schedule", "full"] = "full"
-    """The named feature set. ``schedule`` gives all samples one plan and measures nothing at run
-    time; what ``full`` buys over it is in docs/results.md."""
+    features: Literal["seed", "schedule", "full"] = "schedule"
+    """The named feature set. ``schedule`` is known before a run, so that the policy plans whole
+    runs and measures nothing; with the others it decides step by step."""
     label: Literal["final", "local"] = "final"
     """``final`` attributes the final delta; ``local`` learns one-step errors, for comparison."""
     sites: tuple[str, ...] = ()
     """Sites to learn; all that the traces hold by default."""
     granularity: Literal["gate", "step"] = "step"
     """Whether layers are decided one by one or together."""
+    forecast_orders: tuple[int, ...] = ()
+    """Orders of forecasts that plans may show; all that the traces hold by default."""
     members: int = 4
     """Networks whose mean is the policy."""
     seed: int = 0
     """Seed of the weights."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The features. Gates that are decided together need none that tells them apart."""
+        everything = FEATURE_SETS[self.features]
+        return tuple(name for name in everything if not (self.plans and name in APART))
+
+    @property
+    def plans(self) -> bool:
+        """Whether the policy plans whole runs."""
+        return self.granularity == "step" and self.features == "schedule"
 
     def fit_config(self) -> FitConfig:
         """The fit that these values describe."""
@@ -85,8 +102,7 @@ def train(
             f"--sites must be all of the traces' {traces.plan['sites']} for --label final. Got "
             f"{sites}: the final error is of all sites together. Collect with those sites alone."
         )
-    names = FEATURE_SETS[config.features]
-    gates = load_reused_gates(uri, names, sites)
+    gates = load_reused_gates(uri, config.names, sites)
     is_held_out = gates.noise % HELD_OUT_SHARE == 0
     if not is_held_out.any() or is_held_out.all():
         raise Refusal(
@@ -105,7 +121,19 @@ def train(
         name: round(value, 6) for name, value in held_out.metrics.items() if np.isfinite(value)
     }
     policy = _with_spec(final.policy, log_threshold=threshold, metrics=metrics)
+    if config.plans:
+        policy = planned(policy, snrs_of(uri), _orders(config, traces))
     return Trained(policy=policy, held_out=held_out, traces=traces)
+
+
+def _orders(config: TrainConfig, traces: Traces) -> tuple[int, ...]:
+    explored = tuple(sorted(set(traces.plan.get("forecast_orders", [0]))))
+    if missing := set(config.forecast_orders) - set(explored):
+        raise Refusal(
+            f"--forecast-orders must be among the traces' {explored}. Got {sorted(missing)}. "
+            "Collect with those orders first."
+        )
+    return config.forecast_orders or explored
 
 
 def load_reused_gates(uri: str, names: tuple[str, ...], sites: tuple[str, ...]) -> ReusedGates:
@@ -123,12 +151,14 @@ def load_reused_gates(uri: str, names: tuple[str, ...], sites: tuple[str, ...]) 
         trajectory.append(torch.tensor(owners)[torch.from_numpy(wanted)])
     error = torch.tensor(table["latent_rel_l2"].to_numpy())
     noise = torch.tensor(table["noise_id"].to_numpy())
-    return ReusedGates(
+    gates = ReusedGates(
         features=torch.cat(features),
         trajectory=torch.cat(trajectory),
         squared_error=error.square(),
         noise=torch.unique(noise, return_inverse=True)[1],
+        weight=torch.ones(sum(map(len, features))),
     )
+    return gates if "depth" in names else gates.collapsed()
 
 
 def _spec(
@@ -138,7 +168,7 @@ def _spec(
     is_constant = gates.features.std(dim=0) < 1e-6
     scales = torch.where(is_constant, 1.0, gates.features.std(dim=0))
     return PolicySpec(
-        features=FEATURE_SETS[config.features],
+        features=config.names,
         means=tuple(gates.features.mean(dim=0).tolist()),
         scales=tuple(scales.tolist()),
         members=config.members,

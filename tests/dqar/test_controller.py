@@ -8,9 +8,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dqar.cascade import seed_cascade
 from dqar.config import DQARConfig
 from dqar.controller import DQARController
-from dqar.gates import AllOf, Budget, Closed, Gate, Scripted, Staleness, seed_cascade
+from dqar.gates import AllOf, Budget, Closed, Gate, Scripted, Staleness
 from dqar.records import GateRecord, Reason
 
 OPEN = AllOf()

@@ -8,6 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dqar.cascade import seed_cascade
 from dqar.config import DQARConfig
 from dqar.gates import (
     AllOf,
@@ -24,7 +25,6 @@ from dqar.gates import (
     SnrBand,
     Staleness,
     Warmup,
-    seed_cascade,
 )
 from dqar.policy import PolicySpec, ReusePolicy
 from dqar.records import FEATURES, Reason, Step, Verdict

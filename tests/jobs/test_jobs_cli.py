@@ -129,7 +129,7 @@ def test_help_of_a_script_as_a_user_starts_it():
         (["--batch-size", "0"], "batch_size must be at least 1"),
         (["--sites", "attention"], "sites"),
         (["--sites", ""], "sites"),
-        (["--designs", "coin"], "Choose from independent"),
+        (["--designs", "coin"], "Choose from paced"),
         (["--sampler", "euler"], "invalid choice"),
         (["--guidance-scale", "inf"], "guidance_scale must be finite"),
         (["--workers", "-1"], "workers"),

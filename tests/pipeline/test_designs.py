@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.designs import DEFAULT_DESIGNS, RATES, explore, parse_designs
+from pipeline.designs import DESIGNS, RATES, explore, parse_designs
 from pipeline.noise import Purpose, draw_noise, noise_key
 
 STEPS, GATES = 50, 16
@@ -32,10 +32,10 @@ def test_coins_depend_only_on_seed_and_trajectory():
 @settings(deadline=None, max_examples=15)
 @given(st.integers(0, 1000), st.integers(0, 1000), st.integers(0, 2**31))
 def test_propensity_is_that_of_the_action_where_a_gate_is_live(seed, trajectory, mask_seed):
-    drawn = explore(DEFAULT_DESIGNS, seed, trajectory, 6, 5)
+    drawn = explore(DESIGNS, seed, trajectory, 6, 5)
     eligible = torch.rand(6, 5, generator=torch.Generator().manual_seed(mask_seed)) < 0.5
     propensity = drawn.propensity(eligible)
-    expected = torch.where(drawn.wants_reuse, drawn.rate, 1 - drawn.rate)
+    expected = torch.where(drawn.wants_reuse, drawn.probability, 1 - drawn.probability)
     torch.testing.assert_close(propensity[eligible], expected[eligible])
     assert (propensity[~eligible] == 1).all()
 
@@ -51,6 +51,13 @@ def test_independent_gates_have_a_coin_each():
     assert script().draw_id.unique().numel() == STEPS * GATES
 
 
+def test_blocked_gates_share_a_coin_with_their_neighbours():
+    draw_id = script(designs=("layer-blocked",)).draw_id
+    assert draw_id.unique().numel() == STEPS * 8
+    assert (draw_id.diff(dim=1) >= 0).all()
+    assert torch.equal(script(designs=("layer-blocked",)).draw_id[:, ::2], draw_id[:, 1::2])
+
+
 def test_reuse_is_as_frequent_as_its_rate():
     drawn = [script(trajectory=index) for index in range(60)]
     assert {one.rate for one in drawn} == set(RATES)
@@ -61,9 +68,8 @@ def test_reuse_is_as_frequent_as_its_rate():
 
 
 def test_designs_take_turns():
-    turns = 2 * len(DEFAULT_DESIGNS)
-    drawn = [script(trajectory=index, designs=DEFAULT_DESIGNS) for index in range(turns)]
-    assert tuple(one.design for one in drawn) == DEFAULT_DESIGNS * 2
+    drawn = [script(trajectory=index, designs=DESIGNS) for index in range(2 * len(DESIGNS))]
+    assert tuple(one.design for one in drawn) == DESIGNS * 2
 
 
 def test_shares_repeat_designs():
@@ -76,7 +82,7 @@ def test_shares_repeat_designs():
 
 @pytest.mark.parametrize("text", ["", "coin", "independent:0", "independent:x", "independent:-1"])
 def test_bad_designs_are_named_with_the_choices(text):
-    with pytest.raises(ValueError, match="Choose from independent, step-synchronised"):
+    with pytest.raises(ValueError, match="Choose from paced, regular"):
         parse_designs(text)
 
 

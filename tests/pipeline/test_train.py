@@ -133,6 +133,7 @@ def test_the_fit_recovers_damage_that_adds_up():
         trajectory=trajectory,
         squared_error=total,
         noise=torch.arange(100) // 2,
+        weight=torch.ones(4000),
     )
     model = fit_damage(PolicySpec(features=("log_gap",)), gates, FitConfig())
     cheap, dear = model.policy(torch.tensor([[0.0], [1.0]])).tolist()

@@ -1,0 +1,48 @@
+"""The seed's cascade of eight gates, composed from small ones."""
+
+from __future__ import annotations
+
+from dqar.config import DQARConfig
+from dqar.gates import (
+    AllOf,
+    Budget,
+    Cached,
+    Closed,
+    Cooldown,
+    EntropyBelow,
+    Gate,
+    Learned,
+    Scheduled,
+    SnrBand,
+    Staleness,
+    Warmup,
+)
+from dqar.planned_gate import Planned
+from dqar.policy import ReusePolicy
+
+
+def seed_cascade(config: DQARConfig, policy: ReusePolicy | None = None) -> Gate:
+    """The talk's cascade in its order: warm-up (and cool-down), schedule, cache, staleness,
+    budget, entropy, SNR, policy. Each gate can block alone."""
+    if not config.enabled:
+        return Closed()
+    gates: list[Gate] = [
+        Warmup(config.warmup_fraction),
+        Cooldown(config.cooldown_fraction),
+        Scheduled(config.layer_schedule()),
+        Cached(),
+        Staleness(config.max_gap),
+        Budget(config.max_reuse_per_block),
+        EntropyBelow(config.entropy_threshold, config.adaptive_entropy),
+        SnrBand(config.snr_low, config.snr_high),
+    ]
+    if policy is not None:
+        gates.append(policy_gate(policy, config.min_probability))
+    return AllOf(*gates)
+
+
+def policy_gate(policy: ReusePolicy, min_probability: float = 0.5) -> Gate:
+    """A policy at its own operating point: its plan where it has one, else gate by gate."""
+    if policy.spec.plans:
+        return Planned(policy)
+    return Learned(policy, min_probability=min_probability)

@@ -1,0 +1,38 @@
+"""A gate that follows a plan made before the run."""
+
+from __future__ import annotations
+
+from typing import final
+
+from dqar.gates import Gate, everywhere
+from dqar.policy import ReusePolicy
+from dqar.records import Reason, Signal, Verdict
+
+
+@final
+class Planned(Gate):
+    """Compute every gate at the steps of one of the policy's plans, reuse at all others.
+
+    Args:
+        num_computed: how many steps compute; the policy's own choice by default.
+
+    Raises:
+        ValueError: if the policy has no such plan.
+    """
+
+    def __init__(self, policy: ReusePolicy, num_computed: int | None = None) -> None:
+        self.policy = policy
+        self.computed = frozenset(policy.spec.plan_of(num_computed))
+
+    @property
+    def policies(self) -> tuple[ReusePolicy, ...]:
+        return (self.policy,)
+
+    def decide(self, signal: Signal) -> Verdict:
+        steps = self.policy.spec.steps
+        if signal.step.total != steps:
+            raise ValueError(
+                f"A plan must be for this many steps. Got one for {steps}, at a run of "
+                f"{signal.step.total}. Sample with {steps} steps, or collect and train for others."
+            )
+        return everywhere(signal.step.index in self.computed, Reason.POLICY, signal)

@@ -1,0 +1,184 @@
+"""From damage to a plan: which steps compute, for every number of them.
+
+A dynamic programme over gap states. All gates of a step compute together or not at all, so a
+state is a computed step with the spans before it, which a forecast continues; a transition is the
+gap to the next computed step, and costs the predicted damage of the stale steps between. The sum
+over a run is what :mod:`pipeline.attribution` fits, so the plan is optimal for that model.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from dqar.policy import ReusePolicy
+from dqar.records import FEATURE_SETS, SITES, Signal, Step
+
+BATCH_ROWS = 200_000
+"""Hypothetical gates that are judged at once."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StepPlan:
+    """The steps that compute, and what the rest of them is predicted to cost."""
+
+    computed: tuple[int, ...]
+    """Steps that compute every gate, from step 0 on."""
+    error: float
+    """Predicted relative L2 distance of the final latent to the twin's."""
+
+
+def plan_steps(policy: ReusePolicy, snrs: list[float], order: int, max_gap: int) -> list[StepPlan]:
+    """The best plan for each number of computed steps, fewest first.
+
+    Args:
+        policy: predicts log damage from features that are known before a run.
+        snrs: of each step.
+        order: of the forecasts that reuse shows.
+        max_gap: longest staleness to consider.
+
+    Raises:
+        ValueError: if the policy reads what is only known in a run.
+    """
+    return _solve(_damage(policy, snrs, order, max_gap))
+
+
+def _damage(
+    policy: ReusePolicy, snrs: list[float], order: int, max_gap: int
+) -> Float[Tensor, "t k s c"]:
+    """Predicted damage of a stale step, by its gap, the span before and the one before that."""
+    _refuse_measured(policy)
+    gaps, spans = torch.arange(1, max_gap + 1), torch.arange(max_gap + 2)
+    states = torch.cartesian_prod(gaps, spans, spans)
+    shape = (len(gaps), len(spans), len(spans))
+    rows = []
+    for index, snr in enumerate(snrs):
+        step = Step(index=index, total=len(snrs), timestep=0.0, snr=snr)
+        rows.append(_of_step(policy, step, states, order).view(shape))
+    return torch.stack(rows)
+
+
+def _refuse_measured(policy: ReusePolicy) -> None:
+    measured = set(policy.spec.features) - set(FEATURE_SETS["schedule"])
+    if measured:
+        raise ValueError(
+            f"A plan must be made from what is known before a run. Got {sorted(measured)}. "
+            "Train with --features schedule."
+        )
+
+
+@torch.no_grad()
+def _of_step(
+    policy: ReusePolicy, step: Step, states: Int[Tensor, "n 3"], order: int
+) -> Float[Tensor, " n"]:
+    spec = policy.spec
+    # Layers that no feature tells apart are judged once.
+    layers = max(1, spec.num_layers) if "depth" in spec.features else 1
+    repeats = max(1, spec.num_layers) / layers
+    damage = [
+        policy(_hypothetical(spec.sites, layers, step, few, order).columns(spec.features))
+        for few in states.split(max(1, BATCH_ROWS // (layers * len(spec.sites))))
+    ]
+    return torch.cat(damage, dim=1).exp().sum(dim=0) * repeats
+
+
+def _hypothetical(
+    sites: tuple[str, ...], num_layers: int, step: Step, states: Int[Tensor, "n 3"], order: int
+) -> Signal:
+    """All gates of a step, one column a state."""
+    shape = (len(sites) * num_layers, len(states))
+    gap, span, before = (column.expand(shape) for column in states.T)
+    codes = torch.tensor([SITES.index(site) for site in sites])
+    zeros, nobody = torch.zeros(shape), torch.zeros(shape[1])
+    return Signal(
+        step=step,
+        num_layers=num_layers,
+        site=codes.repeat_interleave(num_layers),
+        layer=torch.arange(num_layers).repeat(len(sites)),
+        cached=torch.ones(shape, dtype=torch.bool),
+        gap=gap,
+        reuses=gap - 1,
+        span=span,
+        span_before=before,
+        order=((span > 0).long() + ((span > 0) & (before > 0))).clamp(max=order),
+        entropy=zeros,
+        drift=zeros,
+        quant_error=zeros,
+        branch_gap=zeros,
+        branch_age=gap,
+        log_latent_norm=nobody,
+        prompt_length=nobody,
+        share_attn=nobody,
+        share_ff=nobody,
+    )
+
+
+def _solve(damage: Float[Tensor, "t k s c"]) -> list[StepPlan]:
+    """Bellman's recursion over the number of computed steps.
+
+    ``best[t, s, c]`` is the least damage before step ``t`` computes, when the spans behind it are
+    ``s`` and ``c``; a chosen ``c`` is kept for the way back.
+    """
+    until = _until_next(damage)
+    steps, spans = len(damage), damage.shape[2]
+    best = torch.full((steps, spans, spans), math.inf, dtype=torch.float64)
+    best[0, 0, 0] = 0.0
+    ways: list[Int[Tensor, "t s c"]] = []
+    plans = []
+    for _ in range(steps):
+        total = best + until[torch.arange(steps), :, :, _gap_to_end(steps, until)]
+        if total.isfinite().any():
+            plans.append(_read_back(total, ways))
+        best, way = _advance(best, until)
+        ways.append(way)
+    return plans
+
+
+def _until_next(damage: Float[Tensor, "t k s c"]) -> Float[Tensor, "t s c j"]:
+    """Damage of the steps between a computed one and the next, ``j`` steps later; the last entry
+    is for a gap that is too long."""
+    steps, gaps, spans, _ = damage.shape
+    until = torch.zeros(steps, spans, spans, gaps + 3, dtype=torch.float64)
+    until[..., 0] = until[..., -1] = math.inf
+    for gap in range(1, gaps + 1):
+        # The end of a run lies behind its last step, so that a gap may reach just past it.
+        stale = torch.full((steps, spans, spans), math.inf, dtype=torch.float64)
+        stale[: steps - gap] = damage[gap:, gap - 1].double()
+        until[..., gap + 1] = until[..., gap] + stale
+    return until
+
+
+def _gap_to_end(steps: int, until: Tensor) -> Int[Tensor, " t"]:
+    return (steps - torch.arange(steps)).clamp(max=until.shape[-1] - 1)
+
+
+def _advance(
+    best: Float[Tensor, "t s c"], until: Float[Tensor, "t s c j"]
+) -> tuple[Float[Tensor, "t s c"], Int[Tensor, "t s c"]]:
+    """One more computed step."""
+    longest = best.shape[1] - 1
+    new = torch.full_like(best, math.inf)
+    way = torch.zeros(best.shape, dtype=torch.long)
+    for gap in range(1, min(longest, len(best) - 1) + 1):
+        cost, before = (best + until[..., gap]).min(dim=2)
+        new[gap:, gap] = cost[:-gap]
+        way[gap:, gap] = before[:-gap]
+    return new, way
+
+
+def _read_back(total: Float[Tensor, "t s c"], ways: list[Int[Tensor, "t s c"]]) -> StepPlan:
+    spans = total.shape[1]
+    place = int(total.argmin())
+    step, span, before = place // spans**2, place // spans % spans, place % spans
+    computed = [step]
+    for way in reversed(ways):
+        earlier = int(way[step, span, before])
+        step, span, before = step - span, before, earlier
+        computed.append(step)
+    return StepPlan(
+        computed=tuple(reversed(computed)), error=math.sqrt(float(total.flatten()[place]))
+    )
