@@ -87,8 +87,8 @@ def norm_piece(model: Any, values: list[Tensor]) -> Pieces:
     the block, though nothing reads it."""
     shift = values[0][:, :1]
 
-    def norm(value: Tensor) -> None:
-        model.transformer_blocks[0].norm3(value) * (1 + shift) + shift
+    def norm(value: Tensor) -> Tensor:
+        return model.transformer_blocks[0].norm3(value) * (1 + shift) + shift
 
     return {"norm and modulation": lambda: in_turn(norm, values)}
 

@@ -2,7 +2,8 @@
 
 The same bits as the reference, :mod:`dqar.quantization`, which also does what is rare: int2, odd
 widths of int4, salience balance. On a CPU a pass over memory is what costs, and a fresh page more
-than that, so that nothing is allocated that is kept.
+than that, so that nothing is allocated that is kept. On a GPU a launch is: with one scale a row
+:mod:`dqar.triton_kernels` does it in one or two, where Triton is installed.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from dqar.quantization import (
     scale_of,
     write_rows,
 )
+from dqar.triton_kernels import fetch_codes, is_proven, overwrite_codes
 
 
 def overwrite(stored: QuantizedTensor, value: Float[Tensor, "r *axes"]) -> None:
@@ -37,7 +39,9 @@ def overwrite(stored: QuantizedTensor, value: Float[Tensor, "r *axes"]) -> None:
     if stored.scale is None:
         _overwrite_floats(stored.values, value)
     elif _is_plain(stored):
-        _overwrite_codes(stored.values, stored.scale, value, BITS[stored.form.dtype])
+        is_fused = value.is_contiguous() and _is_fused(stored)
+        write = overwrite_codes if is_fused else _overwrite_codes
+        write(stored.values, stored.scale, value, BITS[stored.form.dtype])
     else:
         fresh = quantize(value, stored.form, stored.balance)
         _copy(fresh, stored)
@@ -64,6 +68,8 @@ def fetch(stored: QuantizedTensor) -> Float[Tensor, "r *axes"]:
     """:func:`dequantize`. Floats stored in their own dtype are handed out as they are."""
     if stored.scale is None or not _is_plain(stored):
         return dequantize(stored)
+    if _is_fused(stored):
+        return fetch_codes(stored)
     codes = stored.values if stored.form.dtype == "int8" else _unpacked(stored.values)
     groups = codes.unflatten(-1, (stored.scale.shape[-1], -1))
     # One pass: the multiplication casts. In float32 no product is out of range (see scale_of).
@@ -86,6 +92,14 @@ def _is_plain(stored: QuantizedTensor) -> bool:
     # Two codes of int4 are handled as one 16-bit word, the first in its lower byte.
     is_paired = stored.axes[-1] % 2 == 0 and sys.byteorder == "little"
     return stored.form.dtype == "int8" or (stored.form.dtype == "int4" and is_paired)
+
+
+def _is_fused(stored: QuantizedTensor) -> bool:
+    """Whether the Triton kernels apply to what is plain."""
+    values, scale = stored.values, stored.scale
+    if not values.is_cuda or scale is None or scale.shape[-1] > 1 or not values.numel():
+        return False
+    return values.is_contiguous() and is_proven(values.device)
 
 
 def _blank(stored: QuantizedTensor, num_rows: int) -> QuantizedTensor:
