@@ -18,7 +18,7 @@ from benchmarks.architectures import Architecture
 from benchmarks.deciding import SURE, forced_policy
 from benchmarks.masks import mask_of
 from benchmarks.rounds import Rounds, Variant, time_rounds
-from benchmarks.settings import Settings, add_flags, hand_over, settings_of
+from benchmarks.settings import Settings, add_flags, count, hand_over, settings_of
 from benchmarks.speed import stand_of
 from benchmarks.spread import figures_of, spread_of, to_digits
 from benchmarks.stand import STEPS, Stand, name_of
@@ -92,7 +92,7 @@ def measure_costs(settings: Settings, rounds: int, budget_s: float | None = None
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Time gates by site; ends with JSON.")
     add_flags(parser)
-    parser.add_argument("--rounds", type=int, help=f"default {ROUNDS}")
+    parser.add_argument("--rounds", type=count, help=f"default {ROUNDS}")
     parser.add_argument("--budget", type=float, help="seconds after which no round begins")
     parser.add_argument("--quick", action="store_true", help=f"{QUICK_ROUNDS} rounds")
     arguments = parser.parse_args(argv)

@@ -18,7 +18,7 @@ from benchmarks import series
 ON_GPU = (
     *("--device", "cuda", "--models", "dit-xl-2-256", "dit-xl-2-512", "pixart-sigma"),
     *("--batches", "4", "16", "1", "64", "--kinds", *series.KINDS),
-    *("--budget", "60"),
+    *("--budget", "120"),
 )
 PROOF = (
     *("--device", "cpu", "--models", "tiny-dit", "tiny-pixart", "--batches", "1", "2"),

@@ -3,8 +3,8 @@
     python -m benchmarks.scaling --device cpu
 
 On a CPU a DiT of a small width, so that it ends soon: an exponent in tokens is that of its width,
-and rises with ``tokens / width``. One round times every point once; an exponent is fitted within each round.
-The last line is JSON; its keys are in docs/performance.md.
+and rises with ``tokens / width``. One round times every point once; an exponent is fitted within
+each round. The last line is JSON; its keys are in docs/performance.md.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from benchmarks.clock import device_name
 from benchmarks.exponents import exponent_figures
 from benchmarks.forced import forced, forced_name
 from benchmarks.rounds import Rounds, Variant, time_rounds
-from benchmarks.settings import DEVICES, DTYPES, hand_over, machine_facts
+from benchmarks.settings import DEVICES, DTYPES, count, hand_over, machine_facts
 from benchmarks.spread import to_digits
 from benchmarks.stand import Stand
 from benchmarks.subjects import batch_of, model_of
@@ -158,7 +158,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Fit how time grows; ends with JSON.")
     parser.add_argument("--device", choices=DEVICES, required=True)
     parser.add_argument("--dtype", choices=sorted(DTYPES), default="fp32")
-    parser.add_argument("--rounds", type=int, help=f"default {ROUNDS}")
+    parser.add_argument("--rounds", type=count, help=f"default {ROUNDS}")
     parser.add_argument("--budget", type=float, help="seconds after which no round begins")
     parser.add_argument("--quick", action="store_true", help=f"{QUICK_ROUNDS} rounds")
     parser.add_argument("--out", type=Path, help="also write the JSON line to this file")

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from benchmarks.architectures import ARCHITECTURES, PUBLISHED
 from benchmarks.clock import device_name
-from benchmarks.settings import DEVICES, DTYPES
+from benchmarks.settings import DEVICES, DTYPES, count
 
 RESULTS = Path(__file__).parent / "results"
 KINDS = ("speed", "costs", "gaps", "decide", "scaling", "compiled")
@@ -129,7 +129,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--models", nargs="+", choices=sorted(ARCHITECTURES), default=list(PUBLISHED)
     )
-    parser.add_argument("--batches", nargs="+", type=int, default=[1, 4, 16, 64])
+    parser.add_argument("--batches", nargs="+", type=count, default=[1, 4, 16, 64])
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=["speed"])
     parser.add_argument("--dtype", choices=sorted(DTYPES), help="default bf16 on a GPU")
     parser.add_argument("--quick", action="store_true", help="few rounds of each")

@@ -17,6 +17,7 @@ from benchmarks.clock import device_name
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 CACHE_BITS = (4, 8, 16, 32)
+DEVICES = ("cpu", "cuda")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,9 +74,6 @@ class Settings:
         } | machine_facts()
 
 
-DEVICES = ("cpu", "cuda")
-
-
 def machine_facts() -> dict[str, Any]:
     """Threads, the release of torch, and the day."""
     return {
@@ -89,7 +87,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     """The flags that :func:`settings_of` reads."""
     parser.add_argument("--model", choices=sorted(ARCHITECTURES), required=True)
     parser.add_argument("--device", choices=DEVICES, required=True)
-    parser.add_argument("--batch", type=int, default=4, help="samples; rows are twice as many")
+    parser.add_argument("--batch", type=count, default=4, help="samples; rows are twice as many")
     parser.add_argument("--dtype", choices=sorted(DTYPES), default="fp32")
     parser.add_argument("--cache-bits", type=int, choices=CACHE_BITS, default=32)
     parser.add_argument("--compile", action="store_true", help="time compiled models")
@@ -111,6 +109,17 @@ def settings_of(parser: argparse.ArgumentParser, arguments: argparse.Namespace) 
         )
     except ValueError as error:
         parser.error(str(error))
+
+
+def count(text: str) -> int:
+    """A flag's number of things, at least one.
+
+    Raises:
+        argparse.ArgumentTypeError: if it is none, with the mend.
+    """
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number from 1. Got {text!r}. Pass 8.")
+    return int(text)
 
 
 def hand_over(result: Mapping[str, Any], out: Path | None) -> None:

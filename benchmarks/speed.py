@@ -19,13 +19,13 @@ from typing import Any
 
 from benchmarks.architectures import ARCHITECTURES, share_of_flops
 from benchmarks.clock import clock, device_name
-from benchmarks.closed import closed_figures, closed_pairs
+from benchmarks.closed import MOST_PAIRS, closed_figures, closed_pairs
 from benchmarks.deciding import Decided, decide_all, deciding_figures, deciding_variants
 from benchmarks.forced import forced_figures, forced_variants
 from benchmarks.formats import format_figures, format_variants
 from benchmarks.intervals import block_against_sites, interval_figures, interval_variants
 from benchmarks.rounds import Rounds, Variant, time_rounds
-from benchmarks.settings import Settings, add_flags, hand_over, settings_of
+from benchmarks.settings import Settings, add_flags, count, hand_over, settings_of
 from benchmarks.spread import figures_of, ratio_of, to_digits
 from benchmarks.stand import Stand
 from benchmarks.subjects import build_batch, build_model
@@ -36,6 +36,8 @@ ROUNDS, PAIRS = 24, 100
 QUICK_ROUNDS, QUICK_PAIRS = 8, 40
 QUICK_BUDGET_S = 540.0
 """Of ten minutes; no round begins that would end later."""
+SHARE_OF_PAIRS = 1 / 6
+"""Of the budget, at most, for the pairs of stock and closed gates."""
 
 
 def measure(
@@ -49,7 +51,7 @@ def measure(
     """Everything about one model at one batch, as the result's JSON."""
     started = time.monotonic()
     stand = stand_of(settings)
-    stock, closed = closed_pairs(stand, pairs)
+    stock, closed = closed_pairs(stand, pairs, budget_s and SHARE_OF_PAIRS * budget_s)
     decided = decide_all(stand)
     left = None if budget_s is None else budget_s - (time.monotonic() - started)
     variants = list(variants_of(stand, settings, decided))
@@ -114,8 +116,8 @@ def compile_speedup(rounds: Rounds) -> dict[str, Any] | None:
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Time reuse beside its bound; ends with JSON.")
     add_flags(parser)
-    parser.add_argument("--rounds", type=int, help=f"default {ROUNDS}")
-    parser.add_argument("--pairs", type=int, help=f"single steps of gates closed, default {PAIRS}")
+    parser.add_argument("--rounds", type=count, help=f"default {ROUNDS}")
+    parser.add_argument("--pairs", type=count, help=f"of closed gates, default {PAIRS}")
     parser.add_argument("--budget", type=float, help="seconds after which no round begins")
     parser.add_argument(
         "--quick",
@@ -124,6 +126,8 @@ def main(argv: list[str] | None = None) -> None:
     )
     arguments = parser.parse_args(argv)
     settings = settings_of(parser, arguments)
+    if (arguments.pairs or 1) > MOST_PAIRS:
+        parser.error(f"--pairs must be at most {MOST_PAIRS}. Got {arguments.pairs}. Pass {PAIRS}.")
     result = measure(
         settings,
         rounds=arguments.rounds or (QUICK_ROUNDS if arguments.quick else ROUNDS),

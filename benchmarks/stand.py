@@ -48,19 +48,19 @@ class Stand:
         """Gates of a step."""
         return len(sites) * len(self.model.transformer_blocks)
 
-    def stock(self, name: str = "stock", num_steps: int = STEPS) -> Variant:
+    def stock(self) -> Variant:
         """The model as it is."""
-        return self.timed(name, self.ready(self.another()), num_steps)
+        return self.timed("stock", self.ready(self.another()))
 
     def uncompiled(self) -> Variant:
         """The model as it is, whatever the others are."""
-        return self.timed("uncompiled", self.another(), STEPS)
+        return self.timed("uncompiled", self.another())
 
     def free(self, sites: tuple[str, ...]) -> Variant:
         """The model with sites that return what they were given, at no cost."""
         bare = self.another()
         free_sites(bare, sites)
-        return self.timed(name_of("free", sites), self.ready(bare), STEPS)
+        return self.timed(name_of("free", sites), self.ready(bare))
 
     def patched(
         self,
@@ -101,10 +101,13 @@ class Stand:
     def time_steps(self, model: Any, num_steps: int) -> float:
         """Seconds of a step, mean over those after the first."""
         timesteps = Schedule(num_steps).timesteps.tolist()
-        step = lambda index: self.batch.call(model, timesteps[index])
+
+        def step(index: int) -> None:
+            self.batch.call(model, timesteps[index])
+
         return time_steps(step, num_steps, self.device, self.watch())
 
-    def timed(self, name: str, model: Any, num_steps: int) -> Variant:
+    def timed(self, name: str, model: Any, num_steps: int = STEPS) -> Variant:
         """A variant that calls a model step by step, with no controller."""
         return Variant(name=name, run=lambda: Ran(seconds=self.time_steps(model, num_steps)))
 
