@@ -36,7 +36,7 @@ def closed_pairs(
     if not 1 <= pairs <= MOST_PAIRS:
         raise ValueError(f"pairs must be in [1, {MOST_PAIRS}]. Got {pairs=}. Pass {MOST_PAIRS}.")
     sites = ("attn", "ff")
-    stock, wrapper = stand.ready(stand.another()), stand.wrapper(sites)
+    stock, wrapper = stand.plain, stand.wrapper(sites)
     steps = STEPS_OF_HALF[stand.device]
     # One pair more than is kept warms up.
     schedule = Schedule((pairs + 1) * steps - 1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,14 +55,15 @@ class Decided:
         return name_of(f"replayed {self.decider.name}", SITES)
 
 
-def deciders() -> Iterator[Decider]:
-    """The seed's threshold cascade and learned policies; weights are random, costs are not."""
+def deciders(feature_sets: Iterable[str]) -> Iterator[Decider]:
+    """The seed's threshold cascade, and a learned policy for each set of features; weights are
+    random, costs are not."""
     yield Decider(
         name="threshold",
         gate=seed_cascade(_open_thresholds()),
         note="seed's cascade, entropy and SNR let through, gap at most 1",
     )
-    for features in ("full", "schedule"):
+    for features in feature_sets:
         yield Decider(
             name=f"learned {features}",
             gate=Learned(forced_policy(features), log_threshold=SURE),
@@ -89,9 +90,12 @@ def forced_policy(features: str, sites: tuple[str, ...] = SITES) -> ReusePolicy:
         return ReusePolicy(spec).eval().requires_grad_(False)
 
 
-def decide_all(stand: Stand) -> list[Decided]:
+def decide_all(stand: Stand, feature_sets: Iterable[str]) -> list[Decided]:
     """Run each once, and note what it decided."""
-    return [Decided(decider=found, mask=mask_chosen(stand, found.gate)) for found in deciders()]
+    return [
+        Decided(decider=found, mask=mask_chosen(stand, found.gate))
+        for found in deciders(feature_sets)
+    ]
 
 
 @torch.no_grad()

@@ -38,7 +38,7 @@ def watched_variants(stand: Stand, sizes: Architecture) -> Iterator[Variant]:
     yield stand.stock()
     for sites in sizes.site_sets:
         yield forced(stand, sites, 1.0)
-    for found in deciders():
+    for found in deciders(["full"]):
         yield stand.patched(name_of(found.name, SITES), SITES, found.gate)
 
 

@@ -19,9 +19,14 @@ STEPS_OF_PERIODS = 6
 """Timed steps: two whole periods, so that what is timed computes as often as the interval does."""
 
 
+def compared(sizes: Architecture) -> list[tuple[str, ...]]:
+    """What leaves next to nothing of a block: ``attn,ff``, and whole blocks where they may."""
+    return [sites for sites in sizes.site_sets if sites != ("attn",)]
+
+
 def interval_variants(stand: Stand, sizes: Architecture) -> Iterator[Variant]:
-    """Each set of sites."""
-    for sites in sizes.site_sets:
+    """Each of those sites."""
+    for sites in compared(sizes):
         mask = _mask(stand.num_gates(sites), stand.batch.num_samples)
         name = name_of("interval", sites, PERIOD)
         yield stand.patched(name, sites, Scripted(mask), num_steps=STEPS_OF_PERIODS)
@@ -32,19 +37,19 @@ def _mask(num_gates: int, num_samples: int) -> Any:
 
 
 def interval_figures(rounds: Rounds, sizes: Architecture) -> list[dict[str, Any]]:
-    """A row for each set of sites."""
+    """A row for each."""
     ratio = ratio_of_mask(_mask(1, 1))
     return [
         {"sites": ",".join(sites), "interval": PERIOD, "reuse_ratio": round(ratio, 4)}
         | beside_bounds(rounds, sizes, sites, ratio, name_of("interval", sites, PERIOD))
-        for sites in sizes.site_sets
+        for sites in compared(sizes)
     ]
 
 
 def block_against_sites(rounds: Rounds, sizes: Architecture) -> dict[str, Any] | None:
     """How much faster whole blocks are than ``attn,ff`` at the same interval; None where blocks
     cannot be reused whole."""
-    if ("block",) not in sizes.site_sets:
+    if ("block",) not in compared(sizes):
         return None
     sites, block = (name_of("interval", of, PERIOD) for of in (("attn", "ff"), ("block",)))
     return {"interval": PERIOD} | figures_of("ratio", rounds.ratio(sites, block))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from benchmarks.clock import forget_peak, peak_bytes
 from benchmarks.spread import ratio_of
@@ -38,6 +38,8 @@ class Rounds:
     """That the cache held."""
     peak_bytes: dict[str, int | None] = field(default_factory=dict)
     """The most that tensors held while it ran; None where the device does not tell."""
+    is_cold: bool = False
+    """Whether time sufficed for the round that warms up alone, which then counts."""
 
     @property
     def count(self) -> int:
@@ -55,6 +57,8 @@ def time_rounds(
     device: str,
     budget_s: float | None = None,
     tell: Callable[[str], None] = print,
+    *,
+    may_be_cold: bool = False,
 ) -> Rounds:
     """Time every variant once a round, in an order that rotates.
 
@@ -62,27 +66,37 @@ def time_rounds(
 
     Args:
         rounds: that count, at most.
-        budget_s: seconds; no round begins that would end later. The first one always does.
+        budget_s: seconds; no round begins that would end later, if it takes as long as the last.
+            The first one always does.
+        may_be_cold: unless the budget ends before the first one would; then the round before it
+            counts.
     """
-    done = Rounds()
-    started = time.monotonic()
-    for variant in variants:
-        _note_memory(variant, done, device)
+    done, started = Rounds(), time.monotonic()
+    cold = {variant.name: _note_memory(variant, done, device) for variant in variants}
+    ends = [started, time.monotonic()]
     for index in range(rounds):
-        elapsed = time.monotonic() - started
-        if index and budget_s is not None and elapsed * (index + 2) / (index + 1) > budget_s:
+        is_over = budget_s is not None and 2 * ends[-1] - ends[-2] - started > budget_s
+        if is_over and (index or may_be_cold):
             tell(f"time is up after round {index} of {rounds}")
             break
-        start = index % len(variants)
-        for variant in [*variants[start:], *variants[:start]]:
-            done.seconds[variant.name].append(variant.run().seconds)
-        tell(f"round {index + 1} of {rounds}, {time.monotonic() - started:.0f} s")
-    return done
+        _time_round(variants, index, done)
+        ends.append(time.monotonic())
+        tell(f"round {index + 1} of {rounds}, {ends[-1] - started:.0f} s")
+    if done.count:
+        return done
+    return replace(done, seconds={name: [taken] for name, taken in cold.items()}, is_cold=True)
 
 
-def _note_memory(variant: Variant, done: Rounds, device: str) -> None:
+def _time_round(variants: Sequence[Variant], index: int, done: Rounds) -> None:
+    start = index % len(variants)
+    for variant in [*variants[start:], *variants[:start]]:
+        done.seconds[variant.name].append(variant.run().seconds)
+
+
+def _note_memory(variant: Variant, done: Rounds, device: str) -> float:
     forget_peak(device)
     ran = variant.run()
     done.seconds[variant.name] = []
     done.cache_bytes[variant.name] = ran.cache_bytes
     done.peak_bytes[variant.name] = peak_bytes(device)
+    return ran.seconds

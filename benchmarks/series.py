@@ -25,8 +25,10 @@ KINDS = ("speed", "costs", "gaps", "decide", "scaling", "compiled")
 """What can be measured, in the order in which it is."""
 DEFAULTS = {"cpu": ("fp32", 32), "cuda": ("bf16", 16)}
 """Dtype and cache bits of a device."""
+COMPILING_S = 300.0
+"""More of a budget, where models are compiled first."""
 GRACE_S = 240.0
-"""Beyond its budget, for building, compiling and a last round."""
+"""Beyond its budget, for building and a last round."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,14 +79,16 @@ class Series:
         bits = DEFAULTS[self.device][1]
         flags = ["--model", model, "--device", self.device, "--batch", str(batch)]
         flags += ["--dtype", self.dtype, "--cache-bits", str(bits)]
-        flags += [] if kind == "gaps" else self._budget()
-        flags += ["--compile"] if kind == "compiled" else []
+        if kind == "compiled":
+            flags += ["--compile", *self._budget(COMPILING_S)]
+        elif kind != "gaps":
+            flags += self._budget()
         module = {"costs": "cost_table", "gaps": "gaps"}.get(kind, "speed")
         ending = "" if kind == "speed" else f"-{kind}"
         return Job(module=module, flags=tuple(flags), result=f"{model}-b{batch}{ending}.json")
 
-    def _budget(self) -> list[str]:
-        return ["--budget", f"{self.budget_s:g}", *(["--quick"] if self.quick else [])]
+    def _budget(self, more_s: float = 0.0) -> list[str]:
+        return ["--budget", f"{self.budget_s + more_s:g}", *(["--quick"] if self.quick else [])]
 
 
 def folder_of(device: str) -> str:
@@ -149,7 +153,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     failed = run_series(
         series,
         arguments.out or RESULTS / folder_of(arguments.device),
-        lambda job, out: run_process(job, out, arguments.budget + GRACE_S),
+        lambda job, out: run_process(job, out, arguments.budget + COMPILING_S + GRACE_S),
         arguments.minutes,
     )
     if failed:

@@ -43,14 +43,16 @@ class Stand:
         self._patched: dict[tuple[str, ...], DQARDiTWrapper] = {}
         if compiled:
             allow_many_graphs()
+        self.plain = self.ready(self.another())
+        """The model as it is, compiled where the others are."""
 
     def num_gates(self, sites: tuple[str, ...]) -> int:
         """Gates of a step."""
         return len(sites) * len(self.model.transformer_blocks)
 
     def stock(self) -> Variant:
-        """The model as it is."""
-        return self.timed("stock", self.ready(self.another()))
+        """The model as it is, as :attr:`plain`."""
+        return self.timed("stock", self.plain)
 
     def uncompiled(self) -> Variant:
         """The model as it is, whatever the others are."""

@@ -18,7 +18,7 @@ from benchmarks.formats import formats
 from benchmarks.gaps import TOP
 from benchmarks.scaling import Line, Plan, measure_scaling, point
 from benchmarks.settings import Settings
-from benchmarks.speed import measure
+from benchmarks.speed import QUICK, Effort, measure
 
 ROOT = Path(__file__).parents[2]
 BESIDE = {"speedup", "speedup_ci95", "bound", "fraction_of_bound", "fraction_ci95", "flops_bound"}
@@ -32,14 +32,15 @@ def settings_for(name: str, **changes) -> Settings:
 
 @pytest.mark.parametrize("name", MODELS)
 def test_speed(name):
-    result = measure(settings_for(name), rounds=1, pairs=2, tell=lambda line: None)
+    result = measure(settings_for(name), Effort(rounds=1, pairs=2))
     result = json.loads(json.dumps(result, allow_nan=False))
     names = [",".join(sites) for sites in ARCHITECTURES[name].site_sets]
     places = [(row["sites"], row["reuse_ratio"]) for row in result["forced"]]
     assert places == [(sites, ratio) for sites in names for ratio in RATIOS]
-    assert [row["sites"] for row in result["intervals"]] == names
+    assert [row["sites"] for row in result["intervals"]] == names[1:]
     assert [row["cache_bits"] for row in result["formats"]] == [32, 16, 8, 4]
-    assert next(row["policy"] for row in result["policies"]) == "threshold"
+    policies = [row["policy"] for row in result["policies"]]
+    assert policies == ["threshold", "learned full", "learned schedule"]
     rows = [row for key in ("forced", "intervals", "policies", "formats") for row in result[key]]
     assert all(row.keys() >= BESIDE for row in rows)
     assert all(row["cache_mb"] > 0 and row["peak_memory_mb"] is None for row in rows)
@@ -118,6 +119,15 @@ def test_points_along_an_axis():
 def test_settings_refuse(changes):
     with pytest.raises(ValueError, match=r"Got .*\. Pass "):
         Settings(**({"model": "tiny-dit", "device": "cpu"} | changes))
+
+
+def test_effort():
+    # Fewer than 6 rounds have no interval of 95%.
+    assert QUICK.rounds >= 6
+    assert QUICK.budget_s is not None
+    assert QUICK.budget_s < 600
+    with pytest.raises(ValueError, match="rounds must be at least 1"):
+        Effort(rounds=0)
 
 
 BAD_FLAGS = [

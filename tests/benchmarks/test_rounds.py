@@ -40,6 +40,16 @@ def test_ratio_pairs_two_variants():
     assert ratio == {"median": 1.5, "low": 1.5, "high": 1.5}
 
 
+def test_warming_up_counts_where_there_is_time_for_nothing_else():
+    said: list[str] = []
+    variants = [spoken("a", said), spoken("b", said, 2.0)]
+    rounds = time_rounds(variants, 4, "cpu", 0.0, silent, may_be_cold=True)
+    assert said == ["a", "b"]
+    assert rounds.is_cold
+    assert rounds.seconds == {"a": [1.0], "b": [2.0]}
+    assert not time_rounds(variants, 1, "cpu", None, silent, may_be_cold=True).is_cold
+
+
 @pytest.mark.parametrize(("budget", "expected"), [(0.0, 1), (1e6, 4), (None, 4)])
 def test_no_round_begins_that_would_end_too_late(budget, expected):
     def run() -> Ran:

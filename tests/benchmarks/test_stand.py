@@ -16,6 +16,7 @@ from dqar import DQARController
 from dqar.gates import Closed, Scripted
 
 MODELS = ["tiny-dit", "tiny-pixart"]
+FEATURES = ("full", "schedule")
 
 
 @pytest.fixture
@@ -73,7 +74,7 @@ def test_cache_is_weighed(stand_of):
 @pytest.mark.parametrize("name", MODELS)
 def test_deciders_reuse_and_their_script_says_the_same(stand_of, name):
     stand = stand_of(name)
-    decided = {found.decider.name: found for found in decide_all(stand)}
+    decided = {found.decider.name: found for found in decide_all(stand, FEATURES)}
     for found in decided.values():
         assert torch.equal(mask_chosen(stand, Scripted(found.mask)), found.mask)
         assert not found.mask[0].any()
@@ -84,7 +85,7 @@ def test_deciders_reuse_and_their_script_says_the_same(stand_of, name):
 
 def test_deciders_measure_what_they_read(stand_of):
     stand = stand_of("tiny-dit")
-    needs = {found.decider.name: found.decider.gate.needs for found in decide_all(stand)}
+    needs = {found.decider.name: found.decider.gate.needs for found in decide_all(stand, FEATURES)}
     assert needs["threshold"] == {"entropy"}
     assert not needs["learned schedule"]
     assert len(needs["learned full"]) == 4
