@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo ui test test-all coverage lint bench-attention bench-claims bench-speed clean
+.PHONY: setup demo ui test test-all coverage lint bench-attention bench-claims bench-speed bench-cpu bench-gpu clean
 
 setup: $(READY)
 
@@ -38,6 +38,12 @@ bench-claims: $(READY)  ## the seeds' claims of docs/results.md: 5 seeds x 128 s
 
 bench-speed: $(READY)  ## docs/performance.md: reuse on the clock beside its bound, on the CPU
 	$(BIN)/python -m benchmarks.speed --model dit-s-2-256 --device cpu --batch 4 --quick
+
+bench-cpu: $(READY)  ## every result of docs/performance.md for a CPU; hours, taken up where it stopped
+	$(BIN)/python -m benchmarks.series --device cpu --models dit-s-2-256 dit-b-2-256 --batches 1 4 --kinds speed costs decide scaling
+
+bench-gpu: $(READY)  ## the same for a GPU
+	$(BIN)/python -m benchmarks.gpu
 
 coverage: $(READY)  ## lines of dqar/ that its tests run: at least 95%
 	$(BIN)/python -m pytest -q tests/dqar --cov=dqar --cov-report=term --cov-fail-under=95

@@ -7,14 +7,15 @@ Median over 300 steps; one thread. The last line is JSON.
 
 from __future__ import annotations
 
-import json
+import argparse
 import platform
 import statistics
 import time
-from datetime import UTC, datetime
+from pathlib import Path
 
 import torch
 
+from benchmarks.settings import hand_over, machine_facts
 from dqar import DQARController, PolicySpec, ReusePolicy
 from dqar.cascade import seed_cascade
 from dqar.gates import Gate, Interval, Learned, Scripted
@@ -62,10 +63,13 @@ def milliseconds(gate: Gate) -> dict[str, float]:
     }
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description="Time the gates of a step; ends with JSON.")
+    parser.add_argument("--out", type=Path, help="also write the JSON line to this file")
+    arguments = parser.parse_args(argv)
     torch.set_num_threads(1)
-    facts = {"device": f"cpu {platform.machine()}", "date": datetime.now(UTC).date().isoformat()}
-    print(json.dumps(facts | {name: milliseconds(gate) for name, gate in gates().items()}))
+    facts = {"device": f"cpu {platform.machine()}"} | machine_facts()
+    hand_over(facts | {name: milliseconds(gate) for name, gate in gates().items()}, arguments.out)
 
 
 if __name__ == "__main__":

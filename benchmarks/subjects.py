@@ -6,72 +6,118 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
+
+from benchmarks.architectures import ARCHITECTURES, Architecture
+
+__all__ = ["ARCHITECTURES", "Architecture", "Batch", "build_batch", "build_model"]
 
 SEED = 0
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Architecture:
-    """Sizes of a DiT (Peebles and Xie 2023, table 1) at an image size."""
-
-    num_layers: int
-    num_heads: int
-    head_dim: int
-    latent_size: int
-    """Latent pixels a side; tokens are a quarter of their square."""
-
-
-ARCHITECTURES = {
-    "dit-s-2-256": Architecture(num_layers=12, num_heads=6, head_dim=64, latent_size=32),
-    "dit-b-2-256": Architecture(num_layers=12, num_heads=12, head_dim=64, latent_size=32),
-    "dit-xl-2-256": Architecture(num_layers=28, num_heads=16, head_dim=72, latent_size=32),
-    "dit-xl-2-512": Architecture(num_layers=28, num_heads=16, head_dim=72, latent_size=64),
-}
+NUM_CLASSES = 1000
+NULL_CLASS = 1000
 
 
 def build_model(name: str, device: str, dtype: torch.dtype) -> Any:
-    """A diffusers DiT of that architecture with random weights."""
+    """A diffusers transformer of a named architecture with random weights."""
+    return model_of(ARCHITECTURES[name], device, dtype)
+
+
+def build_batch(name: str, num_samples: int, device: str, dtype: torch.dtype) -> Batch:
+    """Random inputs of ``2 * num_samples`` rows for a named architecture."""
+    return batch_of(ARCHITECTURES[name], num_samples, device, dtype)
+
+
+def model_of(sizes: Architecture, device: str, dtype: torch.dtype) -> Any:
+    """A diffusers DiT, or a PixArt where blocks read a caption."""
+    # Drawn where it is to be: the CPU takes a minute for what a GPU draws at once.
+    with torch.random.fork_rng(), torch.device(device):
+        torch.manual_seed(SEED)
+        model = _pixart_of(sizes) if sizes.caption_length else _dit_of(sizes)
+    return model.eval().requires_grad_(False).to(device, dtype)
+
+
+def _dit_of(sizes: Architecture) -> Any:
     from diffusers import DiTTransformer2DModel
 
-    sizes = ARCHITECTURES[name]
-    with torch.random.fork_rng():
-        torch.manual_seed(SEED)
-        model: Any = DiTTransformer2DModel(
-            num_attention_heads=sizes.num_heads,
-            attention_head_dim=sizes.head_dim,
-            in_channels=4,
-            out_channels=8,
-            num_layers=sizes.num_layers,
-            sample_size=sizes.latent_size,
-            patch_size=2,
-            num_embeds_ada_norm=1000,
-        )
-    return model.eval().requires_grad_(False).to(device, dtype)
+    return DiTTransformer2DModel(
+        num_attention_heads=sizes.num_heads,
+        attention_head_dim=sizes.head_dim,
+        in_channels=4,
+        out_channels=8,
+        num_layers=sizes.num_layers,
+        sample_size=sizes.latent_size,
+        patch_size=2,
+        num_embeds_ada_norm=NUM_CLASSES,
+    )
+
+
+def _pixart_of(sizes: Architecture) -> Any:
+    from diffusers import PixArtTransformer2DModel
+
+    return PixArtTransformer2DModel(
+        num_attention_heads=sizes.num_heads,
+        attention_head_dim=sizes.head_dim,
+        in_channels=4,
+        out_channels=8,
+        num_layers=sizes.num_layers,
+        cross_attention_dim=sizes.width,
+        sample_size=sizes.latent_size,
+        patch_size=2,
+        interpolation_scale=2,
+        use_additional_conditions=False,
+        caption_channels=sizes.caption_channels,
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Batch:
-    """Inputs of one guided step: conditional rows, then unconditional ones."""
+    """Inputs of one guided step: both branches of every sample."""
 
-    latents: torch.Tensor
-    labels: torch.Tensor
+    latents: Tensor
+    """``[2 * samples, 4, side, side]``."""
+    conditions: dict[str, Any]
+    """What the transformer is told besides, by name: labels, or captions and their mask."""
 
     @property
     def num_samples(self) -> int:
         """Rows of one branch."""
         return len(self.latents) // 2
 
-    def call(self, model: Any, timestep: float) -> torch.Tensor:
+    def call(self, model: Any, timestep: float) -> Tensor:
         """One forward of the transformer."""
         steps = torch.full((len(self.latents),), timestep, device=self.latents.device)
-        return model(self.latents, timestep=steps, class_labels=self.labels).sample
+        return model(self.latents, timestep=steps, **self.conditions).sample
 
 
-def build_batch(name: str, num_samples: int, device: str, dtype: torch.dtype) -> Batch:
-    """Random latents and labels of ``2 * num_samples`` rows."""
-    size = ARCHITECTURES[name].latent_size
+def batch_of(sizes: Architecture, num_samples: int, device: str, dtype: torch.dtype) -> Batch:
+    """Random latents, with labels or captions, of ``2 * num_samples`` rows."""
     generator = torch.Generator().manual_seed(SEED)
-    latents = torch.randn(2 * num_samples, 4, size, size, generator=generator)
-    labels = torch.randint(0, 1000, (num_samples,), generator=generator)
-    both = torch.cat([labels, torch.full_like(labels, 1000)])
-    return Batch(latents=latents.to(device, dtype), labels=both.to(device))
+    shape = (2 * num_samples, 4, sizes.latent_size, sizes.latent_size)
+    latents = torch.randn(shape, generator=generator)
+    conditions = _captions if sizes.caption_length else _labels
+    return Batch(
+        latents=latents.to(device, dtype),
+        conditions=conditions(sizes, num_samples, generator, device, dtype),
+    )
+
+
+def _labels(
+    sizes: Architecture, num_samples: int, generator: Any, device: str, dtype: torch.dtype
+) -> dict[str, Any]:
+    del sizes, dtype
+    labels = torch.randint(0, NUM_CLASSES, (num_samples,), generator=generator)
+    both = torch.cat([labels, torch.full_like(labels, NULL_CLASS)])
+    return {"class_labels": both.to(device)}
+
+
+def _captions(
+    sizes: Architecture, num_samples: int, generator: Any, device: str, dtype: torch.dtype
+) -> dict[str, Any]:
+    # Padded to full length, as PixArt's pipeline does, so that a caption costs what any other does.
+    shape = (2 * num_samples, sizes.caption_length, sizes.caption_channels)
+    captions = torch.randn(shape, generator=generator)
+    return {
+        "encoder_hidden_states": captions.to(device, dtype),
+        "encoder_attention_mask": torch.ones(shape[:2], device=device, dtype=dtype),
+        "added_cond_kwargs": {"resolution": None, "aspect_ratio": None},
+    }

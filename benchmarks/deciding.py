@@ -1,0 +1,136 @@
+"""What gates cost that measure and decide, against a script of the same decisions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from benchmarks.architectures import Architecture
+from benchmarks.forced import beside_bounds
+from benchmarks.masks import ratio_of_mask
+from benchmarks.rounds import Rounds, Variant
+from benchmarks.spread import figures_of, to_digits
+from benchmarks.stand import STEPS, Schedule, Stand, name_of
+from dqar import DQARConfig, DQARController, PolicySpec, ReusePolicy
+from dqar.gates import Gate, Learned, Scripted, seed_cascade
+from dqar.records import FEATURE_SETS, GateRecord
+
+SITES = ("attn", "ff")
+SURE = 1e9
+"""Above any predicted damage: the policy's own choice is to reuse."""
+MEMBERS = 5
+"""Networks, as many as training ships."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Decider:
+    """A gate that decides by what it measures."""
+
+    name: str
+    gate: Gate
+    note: str
+    """How far it is from one that a user runs."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Decided:
+    """What a gate decided on this model, and where it is timed."""
+
+    decider: Decider
+    mask: Bool[Tensor, "t g b"]
+
+    @property
+    def named(self) -> str:
+        """Of the variant that decides."""
+        return name_of(self.decider.name, SITES)
+
+    @property
+    def replayed(self) -> str:
+        """Of the variant that follows the script."""
+        return name_of(f"replayed {self.decider.name}", SITES)
+
+
+def deciders(feature_sets: Iterable[str]) -> Iterator[Decider]:
+    """The seed's threshold cascade, and a learned policy for each set of features; weights are
+    random, costs are not."""
+    yield Decider(
+        name="threshold",
+        gate=seed_cascade(_open_thresholds()),
+        note="seed's cascade, entropy and SNR let through, gap at most 1",
+    )
+    for features in feature_sets:
+        yield Decider(
+            name=f"learned {features}",
+            gate=Learned(forced_policy(features), log_threshold=SURE),
+            note=f"random weights, {MEMBERS} networks, made to reuse every second step",
+        )
+
+
+def _open_thresholds() -> DQARConfig:
+    infinite = float("inf")
+    return DQARConfig(sites=SITES, entropy_threshold=1e9, snr_low=0.0, snr_high=infinite, max_gap=1)
+
+
+def forced_policy(features: str, sites: tuple[str, ...] = SITES) -> ReusePolicy:
+    """A policy of the size that training ships, with random weights; refuses gaps above 1."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        spec = PolicySpec(
+            features=FEATURE_SETS[features],
+            members=MEMBERS,
+            granularity="step",
+            max_gap=1,
+            sites=sites,
+        )
+        return ReusePolicy(spec).eval().requires_grad_(False)
+
+
+def decide_all(stand: Stand, feature_sets: Iterable[str]) -> list[Decided]:
+    """Run each once, and note what it decided."""
+    return [
+        Decided(decider=found, mask=mask_chosen(stand, found.gate))
+        for found in deciders(feature_sets)
+    ]
+
+
+@torch.no_grad()
+def mask_chosen(stand: Stand, gate: Gate) -> Bool[Tensor, "t g b"]:
+    """What a gate decides in a run of this length."""
+    records: list[GateRecord] = []
+    controller = DQARController(stand.config(SITES), gate=gate, sink=records.append)
+    wrapper, schedule = stand.wrapper(SITES), Schedule(STEPS)
+    with wrapper.run(schedule, num_branches=2, controller=controller):
+        for timestep in schedule.timesteps.tolist():
+            stand.batch.call(wrapper, timestep)
+    return torch.stack([record.verdict.reuse for record in records])
+
+
+def deciding_variants(stand: Stand, decided: list[Decided]) -> Iterator[Variant]:
+    """Each gate, and a script of what it decided."""
+    for found in decided:
+        yield stand.patched(found.named, SITES, found.decider.gate)
+        yield stand.patched(found.replayed, SITES, Scripted(found.mask))
+
+
+def deciding_figures(
+    rounds: Rounds, sizes: Architecture, decided: list[Decided]
+) -> list[dict[str, Any]]:
+    """A row for each gate; ``overhead`` is its time over the script's."""
+    return [_figures(rounds, sizes, found) for found in decided]
+
+
+def _figures(rounds: Rounds, sizes: Architecture, found: Decided) -> dict[str, Any]:
+    ratio = ratio_of_mask(found.mask)
+    return {
+        "policy": found.decider.name,
+        "note": found.decider.note,
+        "sites": ",".join(SITES),
+        "reuse_ratio": to_digits(ratio),
+        **beside_bounds(rounds, sizes, SITES, ratio, found.named),
+        **figures_of("overhead", rounds.ratio(found.named, found.replayed)),
+    }

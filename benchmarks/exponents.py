@@ -1,0 +1,43 @@
+"""How a cost grows: the exponent of a power law through measured points."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from benchmarks.spread import figures_of, spread_of
+
+
+def exponent(sizes: Sequence[float], costs: Sequence[float]) -> float:
+    """Slope of log cost over log size, least squares: 1 where doubling doubles.
+
+    Raises:
+        ValueError: if there are fewer than two sizes, or if one of the numbers is not above 0.
+    """
+    if len(set(sizes)) < 2:
+        raise ValueError(f"sizes must hold two that differ. Got {list(sizes)}. Add one.")
+    if min(*sizes, *costs) <= 0:
+        raise ValueError(
+            f"sizes and costs must be above 0. Got {list(sizes)}, {list(costs)}. "
+            "Leave out what noise made negative."
+        )
+    slope, _ = statistics.linear_regression([*map(math.log, sizes)], [*map(math.log, costs)])
+    return slope
+
+
+def exponent_figures(costs: Mapping[int, Sequence[float]]) -> dict[str, Any] | None:
+    """The exponent's median over rounds, with its 95% interval.
+
+    Args:
+        costs: by size, one a round. Rounds in which one of them is not above 0 are left out.
+
+    Returns:
+        None where no round is left.
+    """
+    rounds = [row for row in zip(*costs.values(), strict=True) if min(row) > 0]
+    if not rounds:
+        return None
+    slopes = [exponent([*costs], row) for row in rounds]
+    return figures_of("exponent", spread_of(slopes)) | {"rounds": len(slopes)}

@@ -1,0 +1,81 @@
+"""Forced reuse of 25, 50, 75 and 100% of the timed steps, beside what reuse could take at most."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+from benchmarks.architectures import Architecture, flops_bound
+from benchmarks.masks import forced_steps, mask_of
+from benchmarks.rounds import Rounds, Variant
+from benchmarks.spread import figures_of, ratio_of, to_digits
+from benchmarks.stand import STEPS, Stand, name_of
+from dqar.gates import Scripted
+
+RATIOS = (0.25, 0.5, 0.75, 1.0)
+
+
+def forced(stand: Stand, sites: tuple[str, ...], ratio: float, **changes: Any) -> Variant:
+    """Reuse of whole steps, at what reuse costs and no decision does."""
+    gates, samples = stand.num_gates(sites), stand.batch.num_samples
+    gate = Scripted(mask_of(forced_steps(ratio, STEPS), gates, samples))
+    bits = changes.get("quantization_bits", stand.cache_bits)
+    return stand.patched(forced_name(sites, ratio, bits), sites, gate, **changes)
+
+
+def forced_name(sites: tuple[str, ...], ratio: float, bits: int) -> str:
+    """Of the variant."""
+    return name_of("forced", sites, f"{ratio:g}", f"{bits} bits")
+
+
+def forced_variants(stand: Stand, sizes: Architecture) -> Iterator[Variant]:
+    """Each set of sites at each ratio, and what is left when the sites cost nothing."""
+    for sites in sizes.site_sets:
+        yield stand.free(sites)
+        for ratio in RATIOS:
+            yield forced(stand, sites, ratio)
+
+
+def forced_figures(rounds: Rounds, sizes: Architecture, bits: int) -> list[dict[str, Any]]:
+    """A row for each."""
+    return [
+        {"sites": ",".join(sites), "reuse_ratio": ratio}
+        | beside_bounds(rounds, sizes, sites, ratio, forced_name(sites, ratio, bits))
+        for sites in sizes.site_sets
+        for ratio in RATIOS
+    ]
+
+
+def least_seconds(stock: float, free: float, ratio: float) -> float:
+    """A step's time if a share ``ratio`` of steps did without the sites at no cost."""
+    return stock - ratio * (stock - free)
+
+
+def beside_bounds(
+    rounds: Rounds, sizes: Architecture, sites: tuple[str, ...], ratio: float, name: str
+) -> dict[str, Any]:
+    """Speed-up of a variant beside its bounds; what is compared is of the same round."""
+    stock, reused = rounds.seconds["stock"], rounds.seconds[name]
+    free = rounds.seconds[name_of("free", sites)]
+    least = [least_seconds(t, rest, ratio) for t, rest in zip(stock, free, strict=True)]
+    fraction = figures_of("fraction_of_bound", ratio_of(least, reused))
+    by_flops = flops_bound(sizes, sites, ratio)
+    return {
+        **figures_of("speedup", ratio_of(stock, reused)),
+        "bound": to_digits(ratio_of(stock, least)["median"]),
+        "fraction_of_bound": fraction["fraction_of_bound"],
+        "fraction_ci95": fraction["fraction_of_bound_ci95"],
+        # JSON has no infinity.
+        "flops_bound": to_digits(by_flops) if math.isfinite(by_flops) else None,
+        **memory_of(rounds, name),
+    }
+
+
+def memory_of(rounds: Rounds, name: str) -> dict[str, Any]:
+    """MB (10^6 bytes) that a variant's cache held, and that all tensors did at most."""
+    peak = rounds.peak_bytes[name]
+    return {
+        "cache_mb": to_digits(rounds.cache_bytes[name] / 1e6),
+        "peak_memory_mb": None if peak is None else to_digits(peak / 1e6, 6),
+    }

@@ -1,0 +1,172 @@
+"""How the time of a step, and what reuse saves of it, grow with tokens, layers and batch.
+
+    python -m benchmarks.scaling --device cpu
+
+On a CPU a DiT of a small width, so that it ends soon: an exponent in tokens is that of its width,
+and rises with ``tokens / width``. One round times every point once; an exponent is fitted within
+each round. The last line is JSON; its keys are in docs/performance.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from benchmarks.architectures import Architecture
+from benchmarks.clock import device_name
+from benchmarks.exponents import exponent_figures
+from benchmarks.forced import forced, forced_name
+from benchmarks.rounds import Rounds, Variant, time_rounds
+from benchmarks.settings import DEVICES, DTYPES, count, hand_over, machine_facts
+from benchmarks.spread import to_digits
+from benchmarks.stand import Stand
+from benchmarks.subjects import batch_of, model_of
+
+BASE_BATCH = 2
+ROUNDS, QUICK_ROUNDS = 12, 6
+CACHE_BITS = 32
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Line:
+    """Points along one axis; all else is the base."""
+
+    axis: str
+    values: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plan:
+    """What is timed on a device."""
+
+    base: Architecture
+    lines: tuple[Line, ...]
+
+
+PLANS = {
+    "cpu": Plan(
+        base=Architecture(num_layers=4, num_heads=4, head_dim=32, latent_size=16),
+        lines=(
+            Line(axis="tokens", values=(64, 256, 576, 1024)),
+            Line(axis="layers", values=(4, 8, 12, 16)),
+            Line(axis="batch", values=(1, 2, 4, 8)),
+        ),
+    ),
+    # The width of DiT-XL: a small one would time launches.
+    "cuda": Plan(
+        base=Architecture(num_layers=4, num_heads=16, head_dim=72, latent_size=32),
+        lines=(
+            Line(axis="tokens", values=(256, 1024, 4096)),
+            Line(axis="layers", values=(4, 8, 16, 28)),
+            Line(axis="batch", values=(1, 4, 16, 64)),
+        ),
+    ),
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Point:
+    """One model at one batch."""
+
+    sizes: Architecture
+    batch: int
+
+    def named(self, what: str) -> str:
+        """Of a variant at this point."""
+        return f"{self.sizes.num_tokens}t {self.sizes.num_layers}l {self.batch}b: {what}"
+
+
+def point(axis: str, value: int, base: Architecture) -> Point:
+    """The base with one thing changed.
+
+    Raises:
+        ValueError: if no square image has that many tokens, or the axis is unknown.
+    """
+    if axis == "batch":
+        return Point(sizes=base, batch=value)
+    if axis == "layers":
+        return Point(sizes=replace(base, num_layers=value), batch=BASE_BATCH)
+    side = round(value**0.5)
+    if axis != "tokens" or side * side != value:
+        raise ValueError(
+            f"axis must be tokens (a square), layers or batch. Got {axis!r}, {value}. "
+            "Pass 'tokens', 64."
+        )
+    return Point(sizes=replace(base, latent_size=2 * side), batch=BASE_BATCH)
+
+
+def point_variants(at: Point, device: str, dtype: str) -> Iterator[Variant]:
+    """The stock model, and all steps reused, for each set of sites."""
+    given = at.sizes, at.batch, device, DTYPES[dtype]
+    model = model_of(at.sizes, device, DTYPES[dtype])
+    stand = Stand(model, batch_of(*given), cache_bits=CACHE_BITS)
+    found = [stand.stock(), *(forced(stand, sites, 1.0) for sites in at.sizes.site_sets)]
+    for variant in found:
+        yield replace(variant, name=at.named(variant.name))
+
+
+def costs_of(rounds: Rounds, at: Point) -> dict[str, list[float]]:
+    """Seconds of a stock step, and what reuse of each set of sites saves of it, by round."""
+    stock = rounds.seconds[at.named("stock")]
+    costs = {"step": stock}
+    for sites in at.sizes.site_sets:
+        reused = rounds.seconds[at.named(forced_name(sites, 1.0, CACHE_BITS))]
+        saved = [whole - part for whole, part in zip(stock, reused, strict=True)]
+        costs[f"saved by {','.join(sites)}"] = saved
+    return costs
+
+
+def line_figures(rounds: Rounds, line: Line, base: Architecture) -> dict[str, Any]:
+    """Exponents along one axis, with the medians that they were fitted to."""
+    by_value = {value: costs_of(rounds, point(line.axis, value, base)) for value in line.values}
+    figures = {}
+    for what in by_value[line.values[0]]:
+        costs = {value: by_value[value][what] for value in line.values}
+        seconds = [to_digits(statistics.median(found)) for found in costs.values()]
+        figures[what] = {"fit": exponent_figures(costs), "seconds": seconds}
+    return {"axis": line.axis, "values": list(line.values), "costs": figures}
+
+
+def measure_scaling(
+    device: str,
+    dtype: str,
+    rounds: int,
+    budget_s: float | None = None,
+    plan: Plan | None = None,
+) -> dict[str, Any]:
+    """Every line of a plan, by default the device's, as the result's JSON."""
+    plan = plan or PLANS[device]
+    base, lines = plan.base, plan.lines
+    points = {point(line.axis, value, base) for line in lines for value in line.values}
+    ordered = sorted(points, key=lambda at: at.named(""))
+    variants = [found for at in ordered for found in point_variants(at, device, dtype)]
+    timed = time_rounds(variants, rounds, device, budget_s)
+    return {
+        **{"base": asdict(base), "base_batch": BASE_BATCH, "weights": "random"},
+        **{"device": device_name(device), "dtype": dtype, "cache_bits": CACHE_BITS},
+        **machine_facts(),
+        "rounds": timed.count,
+        "lines": [line_figures(timed, line, base) for line in lines],
+    }
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description="Fit how time grows; ends with JSON.")
+    parser.add_argument("--device", choices=DEVICES, required=True)
+    parser.add_argument("--dtype", choices=sorted(DTYPES), default="fp32")
+    parser.add_argument("--rounds", type=count, help=f"default {ROUNDS}")
+    parser.add_argument("--budget", type=float, help="seconds after which no round begins")
+    parser.add_argument("--quick", action="store_true", help=f"{QUICK_ROUNDS} rounds")
+    parser.add_argument("--out", type=Path, help="also write the JSON line to this file")
+    arguments = parser.parse_args(argv)
+    rounds = arguments.rounds or (QUICK_ROUNDS if arguments.quick else ROUNDS)
+    result = measure_scaling(arguments.device, arguments.dtype, rounds, budget_s=arguments.budget)
+    hand_over(result, arguments.out)
+
+
+if __name__ == "__main__":
+    main()

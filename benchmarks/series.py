@@ -1,0 +1,164 @@
+"""Several models and batches one after the other, each in a process and a result of its own.
+
+    python -m benchmarks.series --device cpu --models dit-s-2-256 dit-b-2-256 --batches 1 4 16
+
+Results go to ``benchmarks/results/DEVICE/``. One that is there already is not measured again, and
+one that fails does not stop the others, so that a run broken off is taken up by starting it again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.architectures import ARCHITECTURES, PUBLISHED
+from benchmarks.clock import device_name
+from benchmarks.settings import DEVICES, DTYPES, count
+
+RESULTS = Path(__file__).parent / "results"
+KINDS = ("speed", "costs", "gaps", "decide", "scaling", "compiled")
+"""What can be measured, in the order in which it is."""
+DEFAULTS = {"cpu": ("fp32", 32), "cuda": ("bf16", 16)}
+"""Dtype and cache bits of a device."""
+COMPILING_S = 300.0
+"""More of a budget, where models are compiled first."""
+GRACE_S = 240.0
+"""Beyond its budget, for building and a last round."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Job:
+    """One process, and where its result goes."""
+
+    module: str
+    flags: tuple[str, ...]
+    result: str
+    """Name of the file."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Series:
+    """What is to be measured on a device."""
+
+    device: str
+    models: tuple[str, ...]
+    batches: tuple[int, ...]
+    kinds: tuple[str, ...] = KINDS
+    dtype: str
+    quick: bool = False
+    budget_s: float = 540.0
+    """Of one job: no round of it begins that would end later."""
+
+    def __post_init__(self) -> None:
+        unknown = set(self.kinds) - set(KINDS)
+        if unknown:
+            raise ValueError(f"kinds must be of {KINDS}. Got {sorted(unknown)}. Pass {KINDS[0]!r}.")
+
+    def jobs(self) -> Iterator[Job]:
+        """By kind; then by model, since the first results are then of every model."""
+        for kind in (kind for kind in KINDS if kind in self.kinds):
+            if kind in ("decide", "scaling"):
+                yield self._of_the_device(kind)
+                continue
+            for batch in self.batches:
+                for model in self.models:
+                    yield self._of_a_model(kind, model, batch)
+
+    def _of_the_device(self, kind: str) -> Job:
+        if kind == "decide":
+            return Job(module="decide", flags=(), result="decide.json")
+        flags = ("--device", self.device, "--dtype", self.dtype, *self._budget())
+        return Job(module="scaling", flags=flags, result="scaling.json")
+
+    def _of_a_model(self, kind: str, model: str, batch: int) -> Job:
+        bits = DEFAULTS[self.device][1]
+        flags = ["--model", model, "--device", self.device, "--batch", str(batch)]
+        flags += ["--dtype", self.dtype, "--cache-bits", str(bits)]
+        if kind == "compiled":
+            flags += ["--compile", *self._budget(COMPILING_S)]
+        elif kind != "gaps":
+            flags += self._budget()
+        module = {"costs": "cost_table", "gaps": "gaps"}.get(kind, "speed")
+        ending = "" if kind == "speed" else f"-{kind}"
+        return Job(module=module, flags=tuple(flags), result=f"{model}-b{batch}{ending}.json")
+
+    def _budget(self, more_s: float = 0.0) -> list[str]:
+        return ["--budget", f"{self.budget_s + more_s:g}", *(["--quick"] if self.quick else [])]
+
+
+def folder_of(device: str) -> str:
+    """``cpu``, or the GPU's name: ``h200``."""
+    name = "cpu" if device == "cpu" else device_name(device)
+    return name.lower().removeprefix("nvidia ").replace(" ", "-")
+
+
+def run_series(
+    series: Series, folder: Path, run: Callable[[Job, Path], bool], minutes: float | None = None
+) -> list[str]:
+    """Measure what is not there yet; the names of results that failed.
+
+    Args:
+        minutes: after which no job begins.
+    """
+    started, failed = time.monotonic(), []
+    for job in series.jobs():
+        out = folder / job.result
+        if out.exists():
+            print(f"{job.result}: is there already", flush=True)
+        elif minutes is not None and time.monotonic() - started > 60.0 * minutes:
+            print(f"{job.result}: left for the next start", flush=True)
+        elif not run(job, out):
+            failed.append(job.result)
+    return failed
+
+
+def run_process(job: Job, out: Path, timeout_s: float) -> bool:
+    """A job in a process of its own, which frees all memory. Whether it wrote its result."""
+    command = [sys.executable, "-m", f"benchmarks.{job.module}", *job.flags, "--out", str(out)]
+    print(" ".join(command[1:]), flush=True)
+    try:
+        return not subprocess.run(command, timeout=timeout_s).returncode and out.exists()
+    except subprocess.TimeoutExpired:
+        return False
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description="Measure several models and batches.")
+    parser.add_argument("--device", choices=DEVICES, required=True)
+    parser.add_argument(
+        "--models", nargs="+", choices=sorted(ARCHITECTURES), default=list(PUBLISHED)
+    )
+    parser.add_argument("--batches", nargs="+", type=count, default=[1, 4, 16, 64])
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=["speed"])
+    parser.add_argument("--dtype", choices=sorted(DTYPES), help="default bf16 on a GPU")
+    parser.add_argument("--quick", action="store_true", help="few rounds of each")
+    parser.add_argument("--budget", type=float, default=540.0, help="seconds of one result")
+    parser.add_argument("--minutes", type=float, help="after which no further one begins")
+    parser.add_argument("--out", type=Path, help="folder; default benchmarks/results/DEVICE")
+    arguments = parser.parse_args(argv)
+    series = Series(
+        device=arguments.device,
+        models=tuple(arguments.models),
+        batches=tuple(arguments.batches),
+        kinds=tuple(arguments.kinds),
+        dtype=arguments.dtype or DEFAULTS[arguments.device][0],
+        quick=arguments.quick,
+        budget_s=arguments.budget,
+    )
+    failed = run_series(
+        series,
+        arguments.out or RESULTS / folder_of(arguments.device),
+        lambda job, out: run_process(job, out, arguments.budget + COMPILING_S + GRACE_S),
+        arguments.minutes,
+    )
+    if failed:
+        sys.exit(f"These gave no result: {', '.join(failed)}. Their own lines above say why.")
+
+
+if __name__ == "__main__":
+    main()

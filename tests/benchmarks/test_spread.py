@@ -1,0 +1,79 @@
+"""Medians and their intervals; exponents of exact power laws."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from benchmarks.exponents import exponent, exponent_figures
+from benchmarks.spread import figures_of, rank_of_end, ratio_of, spread_of, to_digits
+
+
+def coverage(count: int, rank: int) -> float:
+    """Of the interval between the values with ``rank`` below and above them, for any median."""
+    return 1.0 - 2.0 * sum(math.comb(count, k) for k in range(rank + 1)) / 2**count
+
+
+@pytest.mark.parametrize("count", [*range(6, 60), 100, 301])
+def test_interval_covers_95_percent_and_no_more_than_it_must(count):
+    rank = rank_of_end(count)
+    assert coverage(count, rank) >= 0.95 > coverage(count, rank + 1)
+
+
+@pytest.mark.parametrize("count", range(1, 6))
+def test_few_values_give_their_range(count):
+    assert rank_of_end(count) == 0
+
+
+@given(st.lists(st.floats(0.01, 100.0), min_size=1, max_size=40))
+def test_median_lies_in_its_interval(values):
+    spread = spread_of(values)
+    assert min(values) <= spread["low"] <= spread["median"] <= spread["high"] <= max(values)
+
+
+def test_ratio_is_taken_within_the_round():
+    slow_minutes = [1.0, 50.0, 3.0, 7.0, 0.2, 9.0]
+    halves = [seconds / 2 for seconds in slow_minutes]
+    assert ratio_of(slow_minutes, halves) == {"median": 2.0, "low": 2.0, "high": 2.0}
+
+
+def test_rounds_of_different_numbers_are_refused():
+    with pytest.raises(ValueError, match="shorter"):
+        ratio_of([1.0, 2.0], [1.0])
+    with pytest.raises(ValueError, match="Time at least one round"):
+        ratio_of([], [])
+
+
+def test_figures_are_named_and_rounded():
+    spread = {"median": 1.23456, "low": 0.000123456, "high": 1234.56}
+    assert figures_of("speedup", spread) == {
+        "speedup": 1.235,
+        "speedup_ci95": [0.0001235, 1235.0],
+    }
+    assert to_digits(0.0) == 0.0
+
+
+@given(st.floats(-3.0, 3.0), st.floats(1e-6, 1e3))
+def test_exponent_of_an_exact_power(power, factor):
+    sizes = [64, 256, 576, 1024]
+    costs = [factor * size**power for size in sizes]
+    assert exponent(sizes, costs) == pytest.approx(power, abs=1e-6)
+
+
+def test_exponent_is_fitted_within_rounds_and_leaves_out_noise_below_nothing():
+    pace = [1.0, 5.0, 0.3, -2.0]
+    costs = {size: [factor * size**1.5 for factor in pace] for size in (1, 2, 4)}
+    figures = exponent_figures(costs)
+    assert figures == {"exponent": 1.5, "exponent_ci95": [1.5, 1.5], "rounds": 3}
+    assert exponent_figures({1: [-1.0], 2: [1.0]}) is None
+
+
+@pytest.mark.parametrize(
+    ("sizes", "costs"), [([4, 4], [1.0, 1.0]), ([4], [1.0]), ([1, 2], [0.0, 1.0])]
+)
+def test_exponent_refuses_what_has_none(sizes, costs):
+    with pytest.raises(ValueError, match="Got"):
+        exponent(sizes, costs)

@@ -1,0 +1,111 @@
+"""Copies on a stand share their weights, compute what the model does, and decide what they say."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from benchmarks.architectures import ARCHITECTURES
+from benchmarks.closed import MOST_PAIRS, closed_pairs
+from benchmarks.deciding import SITES, decide_all, mask_chosen
+from benchmarks.forced import forced
+from benchmarks.masks import ratio_of_mask
+from benchmarks.stand import STEPS, Schedule, Stand, free_sites
+from benchmarks.subjects import build_batch, build_model
+from dqar import DQARController
+from dqar.gates import Closed, Scripted
+
+MODELS = ["tiny-dit", "tiny-pixart"]
+FEATURES = ("full", "schedule")
+
+
+@pytest.fixture
+def stand_of():
+    def build(name: str, **options) -> Stand:
+        given = "cpu", torch.float32
+        return Stand(build_model(name, *given), build_batch(name, 2, *given), **options)
+
+    return build
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_copies_share_weights_and_leave_the_model_alone(stand_of, name):
+    stand = stand_of(name)
+    before = stand.batch.call(stand.model, 500.0)
+    free, patched = stand.another(), stand.wrapper(("attn",)).transformer
+    free_sites(free, ("attn", "ff"))
+    for copy in (free, patched):
+        shared = zip(stand.model.parameters(), copy.parameters(), strict=True)
+        assert all(ours is theirs for ours, theirs in shared)
+    assert torch.equal(stand.batch.call(stand.model, 500.0), before)
+    assert torch.equal(stand.batch.call(patched, 500.0), before)
+    assert not torch.equal(stand.batch.call(free, 500.0), before)
+    assert stand.wrapper(("attn",)).transformer is patched
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_batch_holds_both_branches(name):
+    sizes = ARCHITECTURES[name]
+    batch = build_batch(name, 3, "cpu", torch.float32)
+    assert batch.num_samples == 3
+    assert batch.latents.shape == (6, 4, sizes.latent_size, sizes.latent_size)
+    model = build_model(name, "cpu", torch.float32)
+    assert batch.call(model, 10.0).shape == (6, 8, sizes.latent_size, sizes.latent_size)
+
+
+def test_whole_blocks_compute_nothing_when_reused(stand_of):
+    stand = stand_of("tiny-dit")
+    calls = []
+    block = stand.wrapper(("block",)).transformer.transformer_blocks[0]
+    block.attn1.register_forward_hook(lambda *_: calls.append(1))
+    forced(stand, ("block",), 0.5).run()
+    assert len(calls) == 1 + STEPS // 2
+
+
+def test_cache_is_weighed(stand_of):
+    stand = stand_of("tiny-dit")
+    rows, sizes = 4, ARCHITECTURES["tiny-dit"]
+    values = rows * sizes.num_layers * sizes.num_tokens * sizes.width
+    assert forced(stand, ("attn",), 0.5).run().cache_bytes == 4 * values
+    halved = forced(stand, ("attn",), 0.5, quantization_bits=16)
+    assert halved.run().cache_bytes == 2 * values
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_deciders_reuse_and_their_script_says_the_same(stand_of, name):
+    stand = stand_of(name)
+    decided = {found.decider.name: found for found in decide_all(stand, FEATURES)}
+    for found in decided.values():
+        assert torch.equal(mask_chosen(stand, Scripted(found.mask)), found.mask)
+        assert not found.mask[0].any()
+    ratios = {name: ratio_of_mask(found.mask) for name, found in decided.items()}
+    assert 0.0 < ratios.pop("threshold") < 1.0
+    assert ratios == {"learned full": 0.5, "learned schedule": 0.5}
+
+
+def test_deciders_measure_what_they_read(stand_of):
+    stand = stand_of("tiny-dit")
+    needs = {found.decider.name: found.decider.gate.needs for found in decide_all(stand, FEATURES)}
+    assert needs["threshold"] == {"entropy"}
+    assert not needs["learned schedule"]
+    assert len(needs["learned full"]) == 4
+    assert SITES == ("attn", "ff")
+
+
+def test_closed_pairs(stand_of):
+    stand = stand_of("tiny-dit")
+    stock, closed = closed_pairs(stand, 5)
+    assert len(stock) == len(closed) == 5
+    assert [len(halves) for halves in closed_pairs(stand, 5, budget_s=0.0)] == [1, 1]
+    with pytest.raises(ValueError, match="pairs must be in"):
+        closed_pairs(stand, MOST_PAIRS + 1)
+
+
+def test_closed_model_is_the_stock_one(stand_of):
+    stand = stand_of("tiny-pixart")
+    wrapper = stand.wrapper(SITES)
+    controller = DQARController(stand.config(SITES), gate=Closed())
+    with wrapper.run(Schedule(1), num_branches=2, controller=controller):
+        seen = stand.batch.call(wrapper, 500.0)
+    assert torch.equal(seen, stand.batch.call(stand.model, 500.0))
+    assert not controller.cache.nbytes
