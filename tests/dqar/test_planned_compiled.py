@@ -1,0 +1,80 @@
+"""A planned model compiles without graph breaks, and no further than its plan says.
+
+The backend ``eager`` runs what dynamo captured by the operators of the uncompiled model, so that
+equal means to the bit; ``fullgraph`` makes a break an error.
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from dqar.gates import Interval
+from dqar.integration import Compilation, PlannedDiT
+from dqar.plan import StaticPlan
+from dqar.plan_export import export_plan
+
+# Dynamo imports modules of PyTorch that warn of others.
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")
+
+SITES = [("attn",), ("attn", "ff"), ("block",)]
+all_sites = pytest.mark.parametrize("sites", SITES, ids=",".join)
+
+
+@pytest.fixture(autouse=True)
+def fresh_dynamo():
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+class Graphs:
+    """A backend that counts what it is given and runs it by its operators."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def __call__(self, graph, inputs):
+        del inputs
+        self.count += 1
+        return graph.forward
+
+
+def interval(rig, sites, period=2) -> StaticPlan:
+    return export_plan(Interval(period), steps=rig.steps, sites=sites, num_layers=rig.layers)
+
+
+def coins(rig, sites) -> StaticPlan:
+    generator = torch.Generator().manual_seed(3)
+    mask = torch.rand(rig.steps, len(sites) * rig.layers, generator=generator) < 0.5
+    mask[0] = False
+    return StaticPlan.of_mask(mask, sites=sites)
+
+
+def uncompiled(rig, plan) -> torch.Tensor:
+    planned = PlannedDiT(rig.model, plan)
+    latents = rig.sample(planned)
+    planned.unpatch()
+    return latents
+
+
+@all_sites
+def test_interval_takes_two_graphs(rig, sites):
+    plan, graphs = interval(rig, sites), Graphs()
+    expected = uncompiled(rig, plan)
+    planned = PlannedDiT(rig.model, plan, compilation=Compilation(backend=graphs))
+    for _ in range(2):
+        assert torch.equal(rig.sample(planned), expected)
+    assert graphs.count == plan.num_distinct_steps == 2
+
+
+@pytest.mark.parametrize("sites", [("attn", "ff"), ("block",)])
+def test_whole_steps_take_a_graph_for_each_distinct_step(rig, sites):
+    rig.steps = 12  # more distinct steps than dynamo compiles of one function
+    plan, graphs = coins(rig, sites), Graphs()
+    expected = uncompiled(rig, plan)
+    planned = PlannedDiT(rig.model, plan, compilation=Compilation(backend=graphs))
+    for _ in range(2):
+        assert torch.equal(rig.sample(planned), expected)
+    assert graphs.count == plan.num_distinct_steps
+    assert len(sites) == 1 or graphs.count > torch._dynamo.config.recompile_limit
