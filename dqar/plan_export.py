@@ -51,7 +51,7 @@ def export_plan(
             f"Either steps or a scheduler must be given. Got {steps=} and scheduler="
             f"{type(scheduler).__name__}. Pass one of them."
         )
-    schedule = _plain_steps(steps) if scheduler is None else _steps_of(scheduler)
+    schedule = _steps_of(scheduler) if steps is None else _plain_steps(steps)
     return StaticPlan.of_mask(
         _decisions(gate, Ledger(sites, num_layers, 1, CPU), schedule, prompt_length),
         sites=sites,

@@ -103,7 +103,7 @@ def _with_modules(module: nn.Module, replaced: dict[str, nn.Module]) -> nn.Modul
 class Blank:
     """Stands in for a kept tensor in a call that finds out what it must be like."""
 
-    tensor: Tensor
+    tensor: Tensor | None = None
 
     def copy_(self, output: Tensor) -> None:
         """Allocate what will hold such outputs."""
@@ -173,4 +173,5 @@ def kept_like(
     roles: tuple[Role, ...] = tuple(_role(Action.COMPUTE, gate in gates) for gate in every_gate)
     with torch.no_grad():
         variant(transformer, sites, roles, blanks).forward(*args, **kwargs)
-    return {gate: blank.tensor for gate, blank in blanks.items()}
+    # A model may leave out a site, which then keeps nothing.
+    return {gate: blank.tensor for gate, blank in blanks.items() if blank.tensor is not None}

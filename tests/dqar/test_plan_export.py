@@ -32,14 +32,12 @@ SITES = ("attn", "ff")
 OUTPUT = Fresh(parts={"output": torch.ones(1, 2, 2)})
 
 
-def learned(granularity="gate", features=FEATURE_SETS["schedule"], **spec) -> Gate:
+def learned(features=FEATURE_SETS["schedule"], **spec) -> Gate:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
-        policy = ReusePolicy(
-            PolicySpec(features=features, granularity=granularity, sites=SITES, **spec)
-        )
-    for network in policy.networks:
-        network[-1].weight.data *= 30.0  # so that some gates are on each side of the threshold
+        policy = ReusePolicy(PolicySpec(features=features, sites=SITES, **spec))
+    for weight in policy.parameters():
+        weight.data *= 3.0  # so that some gates are on each side of the threshold
     return Learned(policy.requires_grad_(False))
 
 
@@ -52,8 +50,10 @@ GATES: dict[str, Gate] = {
     "snr": AllOf(SnrBand(0.01, 5.0), Staleness(1)),
     "mask": Scripted(torch.arange(36).reshape(6, 6, 1) % 5 > 1),
     "learned": learned(log_threshold=0.3),
-    "by step": learned("step", log_threshold=0.3),
-    "shares": learned(features=("share_attn", "share_ff", "log_span", "prompt_length", "depth")),
+    "by step": learned(granularity="step", log_threshold=0.3),
+    "shares": learned(
+        ("share_attn", "share_ff", "log_span", "log_gap", "depth"), log_threshold=0.1
+    ),
 }
 
 
@@ -91,7 +91,7 @@ def test_without_a_scheduler_it_is_the_controllers_own_schedule(gate):
 
 
 def test_prompt_length_is_part_of_what_it_is_for():
-    gate = learned(features=("prompt_length",), scales=(0.1,), log_threshold=0.3)
+    gate = learned(features=("prompt_length",), scales=(0.01,), log_threshold=0.3)
     short, long = (
         export_plan(gate, sites=SITES, num_layers=2, steps=3, prompt_length=length)
         for length in (1, 300)

@@ -2,50 +2,183 @@
 
 from __future__ import annotations
 
+import copy
+import threading
+from typing import Any
+
 import pytest
 import torch
 
+from dqar.gates import Interval
 from dqar.integration import PlannedDiT
+from dqar.integration.variants import roles_of
 from dqar.plan import StaticPlan
+from dqar.plan_export import export_plan
 
-SITES = [("attn",), ("ff",), ("attn", "ff"), ("block",)]
+SITES = [("attn",), ("ff",), ("attn", "ff"), ("ff", "attn"), ("block",)]
 all_sites = pytest.mark.parametrize("sites", SITES, ids=",".join)
 
 
-def random_plan(rig, sites, seed=3) -> StaticPlan:
-    mask = torch.rand(rig.steps, len(sites) * rig.layers, generator=torch.manual_seed(seed)) < 0.5
+def plan_of(rig, sites, share=0.5) -> StaticPlan:
+    """Coins."""
+    shape = (rig.steps, len(sites) * rig.layers)
+    mask = torch.rand(shape, generator=torch.Generator().manual_seed(3)) < share
     mask[0] = False
     return StaticPlan.of_mask(mask, sites=sites)
 
 
-def by_controller(rig, plan, **options):
+def by_controller(rig, plan, bits=32, **options):
     """Latents of a controller that follows the plan, with an exact cache."""
-    config = rig.config(sites=plan.sites)
-    wrapper = rig.wrap(config, plan.gate())
+    wrapper = rig.wrap(rig.config(sites=plan.sites, quantization_bits=bits), plan.gate())
     latents = rig.sample(wrapper, **options)
     wrapper.unpatch()
     assert wrapper.controller.summary().reuse_ratio == pytest.approx(plan.reuse_ratio)
     return latents
 
 
-def never(rig, sites) -> StaticPlan:
-    mask = torch.zeros(rig.steps, len(sites) * rig.layers, dtype=torch.bool)
-    return StaticPlan.of_mask(mask, sites=sites)
+# What it computes.
 
 
 @all_sites
 @pytest.mark.parametrize("guidance", [1.0, 4.0])
 def test_plan_is_followed_to_the_bit(rig, sites, guidance):
-    stock, plan = rig.sample(guidance=guidance), random_plan(rig, sites)
+    stock, plan = rig.sample(guidance=guidance), plan_of(rig, sites)
     expected = by_controller(rig, plan, guidance=guidance)
     planned = PlannedDiT(rig.model, plan)
-    assert torch.equal(rig.sample(planned, guidance=guidance), expected)
-    assert torch.equal(rig.sample(planned, guidance=guidance), expected)
+    for _ in range(2):
+        assert torch.equal(rig.sample(planned, guidance=guidance), expected)
     assert not torch.equal(expected, stock)
     assert torch.equal(rig.sample(guidance=guidance), stock)
 
 
 @all_sites
-def test_plan_that_never_reuses_is_stock(rig, sites):
-    stock = rig.sample()
-    assert torch.equal(rig.sample(PlannedDiT(rig.model, never(rig, sites))), stock)
+def test_plan_that_never_reuses_is_stock_and_keeps_nothing(rig, sites):
+    stock, plan = rig.sample(), plan_of(rig, sites, share=0.0)
+    assert set(roles_of(plan)[plan.table[0]]) == {"compute"}
+    assert torch.equal(rig.sample(PlannedDiT(rig.model, plan)), stock)
+
+
+@pytest.mark.parametrize("sites", [("attn", "ff"), ("block",)])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision(rig, sites, dtype):
+    rig.model.to(dtype)
+    rig.noise = rig.noise.to(dtype)
+    plan = plan_of(rig, sites)
+    expected = by_controller(rig, plan, bits=16)
+    latents = rig.sample(PlannedDiT(rig.model, plan))
+    assert latents.dtype == dtype
+    assert torch.equal(latents, expected)
+
+
+@pytest.mark.parametrize(
+    ("site", "inside"), [("attn", "attn1.to_q"), ("ff", "ff.net.0"), ("block", "norm1")]
+)
+def test_reused_sites_do_not_run(rig, site, inside):
+    plan, calls = plan_of(rig, (site,)), []
+    computed = (~plan.mask).sum(dim=0).tolist()
+    planned = PlannedDiT(rig.model, plan)
+    rig.sample(planned)
+    for layer, block in enumerate(rig.model.transformer_blocks):
+        part = block.get_submodule(inside)
+        part.register_forward_hook(lambda *_, layer=layer: calls.append(layer))
+    rig.sample(planned)
+    assert [calls.count(layer) for layer in range(rig.layers)] == computed
+
+
+def test_stock_pipeline_follows_a_plan(pipe, images_of):
+    stock = images_of(pipe)
+    pipe.scheduler.set_timesteps(6)
+    plan = export_plan(Interval(2), sites=("attn",), num_layers=3, scheduler=pipe.scheduler)
+    planned = PlannedDiT(pipe.transformer, plan)
+    with planned.run(pipe.scheduler):
+        images = images_of(pipe)
+    assert not torch.equal(images, stock)
+    assert torch.equal(images_of(pipe), stock)
+
+
+# What is kept, and where.
+
+
+def test_a_gate_keeps_where_a_step_of_its_kind_is_followed_by_a_reuse():
+    mask = torch.tensor([[0, 0], [1, 0], [0, 0], [0, 1]], dtype=torch.bool)
+    plan = StaticPlan.of_mask(mask, sites=("attn",))
+    none, first, second = dict.fromkeys(plan.table)
+    assert roles_of(plan) == {
+        none: ("keep", "keep"),
+        first: ("reuse", "compute"),
+        second: ("compute", "reuse"),
+    }
+
+
+def kept(planned) -> dict[int, tuple]:
+    return {gate: (t.data_ptr(), *t.shape, t.dtype) for gate, t in planned._kept.items()}
+
+
+def test_what_is_kept_stays_where_it_is_until_the_batch_changes(rig):
+    planned = PlannedDiT(rig.model, plan_of(rig, ("attn", "ff")))
+    rig.sample(planned)
+    first = kept(planned)
+    rig.sample(planned)
+    assert kept(planned) == first
+    for changed in ({"chosen": slice(2)}, {"guidance": 1.0}):
+        expected = by_controller_of_a_copy(rig, planned.plan, **changed)
+        assert torch.equal(rig.sample(planned, **changed), expected)
+        assert kept(planned) != first
+
+
+def by_controller_of_a_copy(rig, plan, **options):
+    other = type(rig)(copy.deepcopy(rig.model), rig.scheduler)
+    return by_controller(other, plan, **options)
+
+
+def test_inference_mode_and_no_grad_take_turns(rig):
+    planned = PlannedDiT(rig.model, plan_of(rig, ("attn",)))
+    with torch.inference_mode():
+        first = rig.sample(planned).clone()
+    assert torch.equal(rig.sample(planned), first)
+
+
+def test_the_model_may_change_between_runs(rig):
+    plan = plan_of(rig, ("attn", "ff"))
+    planned = PlannedDiT(rig.model, plan)
+    before = rig.sample(planned)
+    attention: Any = rig.model.transformer_blocks[1].attn1
+    attention.to_q = torch.nn.Linear(16, 16).requires_grad_(False)
+    rig.model.transformer_blocks[2].norm3 = torch.nn.Identity()
+    after = rig.sample(planned)
+    assert not torch.equal(after, before)
+    assert torch.equal(after, by_controller_of_a_copy(rig, plan))
+
+
+# Patches.
+
+
+def test_unpatched_and_copied_models_are_stock(rig, patches):
+    stock, names = rig.sample(), list(rig.model.state_dict())
+    planned = PlannedDiT(rig.model, plan_of(rig, ("block",)))
+    rig.sample(planned)
+    assert patches(rig.model) == [""]
+    assert list(rig.model.state_dict()) == names
+    twin = copy.deepcopy(rig.model)
+    with planned.run(rig.scheduler):
+        assert torch.equal(rig.sample(twin), stock)
+    assert planned.unpatch() is rig.model
+    assert patches(rig.model) == []
+    assert torch.equal(rig.sample(), stock)
+
+
+def test_other_threads_find_the_model_stock(rig):
+    stock, found = rig.sample(), []
+    scheduler = copy.deepcopy(rig.scheduler)
+    other = type(rig)(rig.model, scheduler)
+    planned = PlannedDiT(rig.model, plan_of(rig, ("attn", "ff")))
+    expected = rig.sample(planned)
+
+    def between(step):
+        if step == 2:
+            thread = threading.Thread(target=lambda: found.append(other.sample()))
+            thread.start()
+            thread.join()
+
+    assert torch.equal(rig.sample(planned, on_step=between), expected)
+    assert torch.equal(found[0], stock)

@@ -78,3 +78,51 @@ def test_whole_steps_take_a_graph_for_each_distinct_step(rig, sites):
         assert torch.equal(rig.sample(planned), expected)
     assert graphs.count == plan.num_distinct_steps
     assert len(sites) == 1 or graphs.count > torch._dynamo.config.recompile_limit
+
+
+@pytest.mark.parametrize(("sites", "most"), [(("attn",), 3), (("attn", "ff"), 9), (("block",), 3)])
+def test_single_blocks_take_a_few_graphs_whatever_the_plan(rig, sites, most):
+    rig.steps = 12
+    plan, graphs = coins(rig, sites), Graphs()
+    expected = uncompiled(rig, plan)
+    compilation = Compilation(region="block", backend=graphs)
+    planned = PlannedDiT(rig.model, plan, compilation=compilation)
+    for _ in range(2):
+        assert torch.equal(rig.sample(planned), expected)
+    assert planned.regions is not None
+    assert len(planned.regions) <= most
+    # The first block is given another memory layout than the others.
+    assert graphs.count <= 2 * len(planned.regions)
+
+
+def test_another_batch_is_compiled_again_and_no_third(rig):
+    plan, graphs = interval(rig, ("attn",)), Graphs()
+    planned = PlannedDiT(rig.model, plan, compilation=Compilation(backend=graphs))
+    counts = []
+    for chosen in (slice(3), slice(2), slice(1), slice(3)):
+        rig.sample(planned, chosen=chosen)
+        counts.append(graphs.count)
+    # Dynamo makes the second graph of a function one for any size.
+    assert counts == [2, 4, 4, 4]
+
+
+@pytest.mark.parametrize("region", ["step", "block"])
+def test_outer_compilers_leave_the_plan_alone(rig, region):
+    plan = interval(rig, ("attn", "ff"))
+    expected = uncompiled(rig, plan)
+    compilation = Compilation(region=region, backend="eager")
+    planned = PlannedDiT(rig.model, plan, compilation=compilation)
+    rig.model = torch.compile(rig.model, backend="eager")
+    with planned.run(rig.scheduler):
+        assert torch.equal(rig.sample(), expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("region", ["step", "block"])
+@pytest.mark.parametrize("mode", [None, "reduce-overhead"])
+def test_inductor(rig, region, mode, distance):
+    plan = interval(rig, ("attn", "ff"))
+    expected = uncompiled(rig, plan)
+    planned = PlannedDiT(rig.model, plan, compilation=Compilation(region=region, mode=mode))
+    for _ in range(2):
+        assert distance(rig.sample(planned), expected) < 1e-5
