@@ -6,7 +6,7 @@ Which variant of the model a step needs is looked up before it; inside a step no
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -91,13 +91,17 @@ class PlannedDiT:
     def _refuse_misfits(self) -> None:
         blocks = blocks_of(self.transformer)
         self.plan.refuse_misfit(len(blocks), self.plan.timesteps or [0.0] * self.plan.steps)
+        self._refuse_patches([self.transformer])
+
+    def _refuse_patches(self, others: Sequence[nn.Module] = ()) -> None:
         refuse_misfits(self.transformer, Seat(self.plan.sites, "output"))
+        blocks = self.transformer.transformer_blocks
         sites = [getattr(block, name) for block in blocks for name in MODULES.values()]
-        if any("forward" in vars(module) for module in [self.transformer, *blocks, *sites]):
+        if not all(map(_has_its_own_forward, [*others, *blocks, *sites])):
             raise ValueError(
-                "A model that is to follow a plan must be stock and uncompiled. Got one whose "
-                "forward was replaced. Unpatch it, pass what torch.compile was given, and "
-                "offload it afterwards."
+                "A model that follows a plan must be stock and uncompiled. Got one with a forward "
+                "replaced. Unpatch it, pass what torch.compile was given, and offload it "
+                "afterwards."
             )
 
     @property
@@ -130,7 +134,7 @@ class PlannedDiT:
         Raises:
             ValueError: if the model runs already, or was set to what cannot follow a plan.
         """
-        refuse_misfits(self.transformer, Seat(self.plan.sites, "output"))
+        self._refuse_patches()
         if not self._taken.acquire(blocking=False):
             raise ValueError(
                 "A model that follows a plan must serve one run at a time. Got one that is "
@@ -203,6 +207,12 @@ class Detour(Replacement):
         if run is None:
             return self.inner(*args, **kwargs)
         return self.planned.step(run, args, kwargs)
+
+
+def _has_its_own_forward(module: nn.Module) -> bool:
+    # A copy of a patched module holds its own forward where the patch stood.
+    forward = vars(module).get("forward", module.forward)
+    return getattr(forward, "__func__", None) is type(module).forward
 
 
 def _kept_by(roles: tuple[Role, ...]) -> Iterator[int]:

@@ -86,17 +86,22 @@ def _block_variant(block: nn.Module, sites: tuple[str, ...], parts: list[tuple])
 def _site_variant(module: nn.Module, kinds: dict[str, Any], role: Role, kept: Any) -> nn.Module:
     if role == "compute":
         return module
-    copied: Any = copy.copy(module)
+    copied = _copied(module)
     copied.__class__ = kinds[role]
     copied.kept = kept
     return copied
 
 
 def _with_modules(module: nn.Module, replaced: dict[str, nn.Module]) -> nn.Module:
-    # The copy holds the module's own dictionaries of parameters and hooks, so it follows them.
+    copied = _copied(module)
+    copied.__dict__["_modules"] = module._modules | replaced
+    return copied
+
+
+def _copied(module: nn.Module) -> Any:
+    # It holds the module's own dictionaries of parameters and hooks, and so follows them.
     copied = copy.copy(module)
     copied.__dict__.pop("forward", None)
-    copied.__dict__["_modules"] = module._modules | replaced
     return copied
 
 

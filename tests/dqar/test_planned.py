@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 import torch
 
+from dqar.controller import DQARController
 from dqar.gates import Interval
-from dqar.integration import PlannedDiT
+from dqar.integration import DQARDiTWrapper, PlannedDiT
 from dqar.integration.variants import roles_of
 from dqar.plan import StaticPlan
 from dqar.plan_export import export_plan
@@ -25,6 +26,44 @@ def plan_of(rig, sites, share=0.5) -> StaticPlan:
     mask = torch.rand(shape, generator=torch.Generator().manual_seed(3)) < share
     mask[0] = False
     return StaticPlan.of_mask(mask, sites=sites)
+
+
+class PixArt:
+    """A tiny PixArt with the inputs of a few steps."""
+
+    def __init__(self) -> None:
+        from diffusers import PixArtTransformer2DModel
+
+        generator = torch.Generator().manual_seed(1)
+        self.latents = torch.randn(4, 4, 8, 8, generator=generator)
+        self.prompt = torch.randn(4, 5, 12, generator=generator)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            model: Any = PixArtTransformer2DModel(
+                num_attention_heads=2,
+                attention_head_dim=8,
+                num_layers=3,
+                sample_size=8,
+                cross_attention_dim=16,
+                caption_channels=12,
+                use_additional_conditions=False,
+            )
+        self.model = model.eval().requires_grad_(False)
+
+    def __call__(self, step):
+        """The output at a step, whose latents are its own."""
+        return self.model(
+            self.latents * (1 + step),
+            encoder_hidden_states=self.prompt,
+            timestep=torch.full((4,), 900 - 100 * step),
+            added_cond_kwargs={"resolution": None, "aspect_ratio": None},
+            return_dict=False,
+        )[0]
+
+
+@pytest.fixture
+def pixart():
+    return PixArt()
 
 
 def by_controller(rig, plan, bits=32, **options):
@@ -96,6 +135,26 @@ def test_stock_pipeline_follows_a_plan(pipe, images_of):
     assert torch.equal(images_of(pipe), stock)
 
 
+@pytest.mark.parametrize("sites", [("attn", "ff"), ("block",)])
+def test_model_with_cross_attention_follows_a_plan(rig, pixart, sites):
+    plan = plan_of(rig, sites)
+    stock = [pixart(step) for step in range(rig.steps)]
+    planned = PlannedDiT(pixart.model, plan)
+    rig.scheduler.set_timesteps(rig.steps)
+    with planned.run(rig.scheduler):
+        outputs = [pixart(step) for step in range(rig.steps)]
+    assert torch.equal(outputs[0], stock[0])
+    assert not torch.equal(outputs[-1], stock[-1])
+    if sites == ("block",):
+        return  # a controller refuses the encoder's states
+    planned.unpatch()
+    wrapper = DQARDiTWrapper(pixart.model, rig.config(sites=sites), sites=sites)
+    controller = DQARController(rig.config(sites=sites), gate=plan.gate())
+    with wrapper.run(rig.scheduler, num_branches=1, controller=controller):
+        expected = [pixart(step) for step in range(rig.steps)]
+    assert all(map(torch.equal, outputs, expected))
+
+
 # What is kept, and where.
 
 
@@ -165,6 +224,15 @@ def test_unpatched_and_copied_models_are_stock(rig, patches):
     assert planned.unpatch() is rig.model
     assert patches(rig.model) == []
     assert torch.equal(rig.sample(), stock)
+
+
+def test_a_copy_of_a_planned_model_may_follow_a_plan_beside_it(rig):
+    plan = plan_of(rig, ("attn", "ff"))
+    planned = PlannedDiT(rig.model, plan)
+    expected = rig.sample(planned)
+    twin = PlannedDiT(copy.deepcopy(rig.model), plan)
+    with planned.run(rig.scheduler):
+        assert torch.equal(rig.sample(twin), expected)
 
 
 def test_other_threads_find_the_model_stock(rig):

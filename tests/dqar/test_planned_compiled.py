@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from diffusers.models.modeling_outputs import Transformer2DModelOutput
 
 from dqar.gates import Interval
 from dqar.integration import Compilation, PlannedDiT
+from dqar.integration.compilation import Regions
 from dqar.plan import StaticPlan
 from dqar.plan_export import export_plan
 
@@ -115,6 +117,24 @@ def test_outer_compilers_leave_the_plan_alone(rig, region):
     rig.model = torch.compile(rig.model, backend="eager")
     with planned.run(rig.scheduler):
         assert torch.equal(rig.sample(), expected)
+
+
+def kept_apart(output):
+    """Two calls that each return what lies in the same memory."""
+    memory = torch.zeros(2)
+    regions = Regions(Compilation(mode="reduce-overhead"))
+    call = regions.kept_apart(lambda value: output(memory.fill_(value)))
+    return call(1.0), call(2.0)
+
+
+def test_outputs_outlive_the_next_replay():
+    for first, second in (
+        kept_apart(lambda memory: (memory,)),
+        kept_apart(lambda memory: Transformer2DModelOutput(sample=memory)),
+    ):
+        assert first[0].tolist() == [1.0, 1.0]
+        assert second[0].tolist() == [2.0, 2.0]
+        assert type(first) is type(second)
 
 
 @pytest.mark.slow

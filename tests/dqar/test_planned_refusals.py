@@ -112,6 +112,16 @@ def test_models_that_are_patched_or_compiled(rig):
         PlannedDiT(torch.compile(rig.model, backend="eager"), interval(rig))
 
 
+def test_sites_that_were_patched_since(rig):
+    planned = PlannedDiT(rig.model, interval(rig))
+    expected = rig.sample(planned)
+    wrapper = rig.wrap(rig.config(), Interval(2))
+    with pytest.raises(ValueError, match="must be stock and uncompiled"):
+        rig.sample(planned)
+    wrapper.unpatch()
+    assert torch.equal(rig.sample(planned), expected)
+
+
 def test_chunked_feed_forwards(rig):
     planned = PlannedDiT(rig.model, interval(rig, ("ff",)))
     rig.model.transformer_blocks[0].set_chunk_feed_forward(4, 1)
