@@ -12,13 +12,16 @@ import platform
 import statistics
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
+from torch import Tensor, nn
 
 from benchmarks.settings import hand_over, machine_facts
-from dqar import DQARController, PolicySpec, ReusePolicy
+from dqar import DQARController, PolicySpec, ReusePolicy, StaticPlan, export_plan
 from dqar.cascade import seed_cascade
 from dqar.gates import Gate, Interval, Learned, Scripted
+from dqar.integration import PlannedDiT
 from dqar.records import FEATURE_SETS
 
 LAYERS, SAMPLES, STEPS, RUNS = 28, 16, 10, 30
@@ -63,13 +66,50 @@ def milliseconds(gate: Gate) -> dict[str, float]:
     }
 
 
+class Idle(nn.Module):
+    """Stands in for a transformer: all that a planned step takes besides it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1))
+        block = {"attn1": nn.Identity(), "ff": nn.Identity()}
+        self.transformer_blocks = nn.ModuleList(nn.ModuleDict(block) for _ in range(LAYERS))
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        return hidden_states
+
+
+@torch.no_grad()
+def planned_milliseconds(plan: StaticPlan) -> dict[str, float]:
+    """Of a step of a planned transformer that computes nothing: finding out what it does, and of
+    one that is the first of its kind in a run, and builds its variant."""
+    planned = PlannedDiT(Idle(), plan)
+    scheduler = SimpleNamespace(timesteps=torch.arange(plan.steps))
+    latent = torch.randn(SAMPLES, 4, 32, 32)
+    first, others = [], []
+    for _ in range(RUNS):
+        seen = set()
+        with planned.run(scheduler):
+            for row in plan.table:
+                started = time.perf_counter()
+                planned(latent)
+                (others if row in seen else first).append(time.perf_counter() - started)
+                seen.add(row)
+    return {
+        "step_ms": round(1e3 * statistics.median(others), 4),
+        "first_of_its_kind_ms": round(1e3 * statistics.median(first), 4),
+    }
+
+
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Time the gates of a step; ends with JSON.")
     parser.add_argument("--out", type=Path, help="also write the JSON line to this file")
     arguments = parser.parse_args(argv)
     torch.set_num_threads(1)
     facts = {"device": f"cpu {platform.machine()}"} | machine_facts()
-    hand_over(facts | {name: milliseconds(gate) for name, gate in gates().items()}, arguments.out)
+    figures: dict[str, Any] = {name: milliseconds(gate) for name, gate in gates().items()}
+    plan = export_plan(Interval(2), sites=("attn",), num_layers=LAYERS, steps=STEPS)
+    hand_over(facts | figures | {"planned": planned_milliseconds(plan)}, arguments.out)
 
 
 if __name__ == "__main__":

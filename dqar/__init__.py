@@ -8,6 +8,9 @@ from dqar.integration.dit_wrapper import (
     patch_dit_pipeline,
     unpatch_dit_pipeline,
 )
+from dqar.plan import StaticPlan
+from dqar.plan_export import export_plan
+from dqar.plan_file import load_plan, save_plan
 from dqar.policy import PolicySpec, ReusePolicy, load_policy, save_policy
 
 __all__ = [
@@ -16,10 +19,14 @@ __all__ = [
     "DQARDiTWrapper",
     "PolicySpec",
     "ReusePolicy",
+    "StaticPlan",
+    "export_plan",
     "load_config",
+    "load_plan",
     "load_policy",
     "patch_dit_pipeline",
     "save_config",
+    "save_plan",
     "save_policy",
     "unpatch_dit_pipeline",
 ]

@@ -29,6 +29,7 @@ from dqar.gates import (
     Staleness,
     Warmup,
 )
+from dqar.plan import majority
 from dqar.policy import ReusePolicy
 from dqar.schedule import LayerSchedule
 
@@ -193,7 +194,7 @@ def static_point(name: str, steps: int, share: Float[Tensor, "t g"], threshold: 
         method=name.replace("learned", "static"),
         operating_point=f"majority@{threshold:.3f}",
         steps=steps,
-        gate=Scripted((share > 0.5)[:, :, None]),
+        gate=Scripted(majority(share)[:, :, None]),
     )
 
 

@@ -1,11 +1,13 @@
 """The only seam to diffusers. Models are recognised by their parts; diffusers is not imported."""
 
 from dqar.integration.calibration import calibrate_balance
+from dqar.integration.compilation import Compilation
 from dqar.integration.dit_wrapper import (
     DQARDiTWrapper,
     patch_dit_pipeline,
     unpatch_dit_pipeline,
 )
+from dqar.integration.planned import PlannedDiT
 from dqar.integration.samplers import (
     DQARDDIMSampler,
     DQARDPMSolverSampler,
@@ -14,10 +16,12 @@ from dqar.integration.samplers import (
 )
 
 __all__ = [
+    "Compilation",
     "DQARDDIMSampler",
     "DQARDPMSolverSampler",
     "DQARDiTWrapper",
     "DQARSampler",
+    "PlannedDiT",
     "SamplerConfig",
     "calibrate_balance",
     "patch_dit_pipeline",

@@ -44,32 +44,16 @@ Act = Callable[[DQARController, SiteCall], Tensor]
 """Computes a site for a controller."""
 
 
-class Reroute:
-    """Stands in for a site's forward: asks this thread's controller, unless that leaves the step
-    to the model.
+class Replacement:
+    """Stands in for a module's forward.
 
     A deep copy or a pickle of the module is not patched: in it the inner forward, its own, stands
     in this one's place.
     """
 
-    def __init__(self, module: nn.Module, seat: Seat, act: Act) -> None:
+    def __init__(self, module: nn.Module) -> None:
         self.module = module
         self.inner: Callable[..., Any] = module.forward
-        self.seat = seat
-        self.act: Act = act
-        self._through: Callable[..., Tensor] = _untraced(self._act)
-
-    def __call__(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        controller = self.seat.acting
-        if controller is None:
-            return self.inner(hidden_states, *args, **kwargs)
-        return self._through(controller, hidden_states, args, kwargs)
-
-    def _act(
-        self, controller: DQARController, hidden: Tensor, args: tuple, kwargs: dict[str, Any]
-    ) -> Tensor:
-        call = SiteCall(inner=self.inner, hidden=hidden, args=args, kwargs=kwargs)
-        return self.act(controller, call)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         return copy.deepcopy(self.inner, memo)
@@ -90,9 +74,31 @@ class Reroute:
             self.module.forward = self.inner
 
 
+class Reroute(Replacement):
+    """Asks this thread's controller, unless that leaves the step to the model."""
+
+    def __init__(self, module: nn.Module, seat: Seat, act: Act) -> None:
+        super().__init__(module)
+        self.seat = seat
+        self.act: Act = act
+        self._through: Callable[..., Tensor] = _untraced(self._act)
+
+    def __call__(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        controller = self.seat.acting
+        if controller is None:
+            return self.inner(hidden_states, *args, **kwargs)
+        return self._through(controller, hidden_states, args, kwargs)
+
+    def _act(
+        self, controller: DQARController, hidden: Tensor, args: tuple, kwargs: dict[str, Any]
+    ) -> Tensor:
+        call = SiteCall(inner=self.inner, hidden=hidden, args=args, kwargs=kwargs)
+        return self.act(controller, call)
+
+
 def reroute(module: nn.Module, seat: Seat, act: Act) -> Reroute:
     """Let a controller act in a module's place."""
-    rerouted: Reroute = _untraced_class(Reroute)(module, seat, act)
+    rerouted: Reroute = untraced_class(Reroute)(module, seat, act)
     module.forward = rerouted
     return rerouted
 
@@ -126,7 +132,7 @@ def hook_steps(transformer: nn.Module, seat: Seat) -> RemovableHandle:
 
 
 def _step_hook(seat: Seat) -> StepHook:
-    return _untraced_class(StepHook, recursive=True)(seat)
+    return untraced_class(StepHook, recursive=True)(seat)
 
 
 def _untraced(function: Any, recursive: bool = True) -> Any:
@@ -134,7 +140,8 @@ def _untraced(function: Any, recursive: bool = True) -> Any:
 
 
 @cache
-def _untraced_class(kind: Any, recursive: bool = False) -> Any:
+def untraced_class(kind: Any, recursive: bool = False) -> Any:
+    """A class like this one, whose calls dynamo runs and does not trace."""
     # Not a decorator of the class, since decorating imports dynamo, which takes a second. And
     # around a reroute alone, not what it calls: dynamo is to compile the inner forward.
     return type(kind.__name__, (kind,), {"__call__": _untraced(kind.__call__, recursive)})

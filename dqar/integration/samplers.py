@@ -13,6 +13,7 @@ from torch import Tensor
 
 from dqar.controller import DQARController
 from dqar.integration.dit_wrapper import DQARDiTWrapper
+from dqar.integration.planned import PlannedDiT
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,7 +36,8 @@ class DQARSampler:
     """Samples latents from a wrapped (or stock) transformer with a diffusers scheduler that
     calls the model once a step.
 
-    A stock transformer in the wrapper's place samples without reuse, by the same arithmetic.
+    A stock transformer in the wrapper's place samples without reuse, by the same arithmetic; a
+    :class:`PlannedDiT` samples by its plan.
     """
 
     def __init__(self, model: Any, scheduler: Any, config: SamplerConfig | None = None) -> None:
@@ -66,8 +68,8 @@ class DQARSampler:
             on_step: called with the number of steps done.
 
         Raises:
-            ValueError: if the labels do not match the batch size, or if a stock transformer is
-                given a controller.
+            ValueError: if the labels do not match the batch size, or if a transformer without a
+                wrapper is given a controller.
         """
         if len(class_labels) != batch_size:
             raise ValueError(
@@ -92,14 +94,17 @@ class DQARSampler:
         return 2 if self.config.guidance_scale > 1 else 1
 
     def _running(self, controller: DQARController | None) -> Any:
-        if not isinstance(self.model, DQARDiTWrapper):
-            if controller is not None:
-                raise ValueError(
-                    "A controller must sit in a patched model. Got a stock one. "
-                    "Pass the sampler a DQARDiTWrapper of it."
-                )
-            return nullcontext()
-        return self.model.run(self.scheduler, num_branches=self.num_branches, controller=controller)
+        if isinstance(self.model, DQARDiTWrapper):
+            branches = self.num_branches
+            return self.model.run(self.scheduler, num_branches=branches, controller=controller)
+        if controller is not None:
+            raise ValueError(
+                "A controller must sit in a patched model. Got a stock one, or one that "
+                "follows a plan. Pass the sampler a DQARDiTWrapper of it."
+            )
+        return (
+            self.model.run(self.scheduler) if isinstance(self.model, PlannedDiT) else nullcontext()
+        )
 
     def _noise(self, batch_size: int, generator: torch.Generator | None) -> Tensor:
         config = self.model.config

@@ -21,16 +21,31 @@ from dqar.integration.attention import (
     refuse_other_arithmetic,
 )
 from dqar.integration.blocks import block_act
-from dqar.integration.reroute import Act, Reroute, SiteCall, reroute
+from dqar.integration.reroute import Act, Replacement, Reroute, SiteCall, reroute
 from dqar.integration.seat import Seat
 
 
-def attach(transformer: nn.Module, seat: Seat) -> list[Reroute]:
+def attach(transformer: nn.Module, seat: Seat) -> list[Replacement]:
     """Reroute ``attn1`` and ``ff`` of every block, or the blocks themselves.
 
     Raises:
         ValueError: if the model has no ``transformer_blocks``, chunks its feed-forward, or its
             attention is to cache keys and values and is not a plain one.
+    """
+    blocks = blocks_of(transformer)
+    refuse_misfits(transformer, seat)
+    return [
+        rerouted
+        for layer, block in enumerate(blocks)
+        for rerouted in _reroute_sites(block, layer, seat)
+    ]
+
+
+def blocks_of(transformer: Any) -> Any:
+    """The transformer's blocks, in order.
+
+    Raises:
+        ValueError: if it has no ``transformer_blocks``.
     """
     blocks = getattr(transformer, "transformer_blocks", None)
     if blocks is None:
@@ -38,12 +53,7 @@ def attach(transformer: nn.Module, seat: Seat) -> list[Reroute]:
             f"The model must have transformer_blocks. Got {type(transformer).__name__}. "
             "Pass a diffusers DiT transformer."
         )
-    refuse_misfits(transformer, seat)
-    return [
-        rerouted
-        for layer, block in enumerate(blocks)
-        for rerouted in _reroute_sites(block, layer, seat)
-    ]
+    return blocks
 
 
 def refuse_misfits(transformer: Any, seat: Seat) -> None:
@@ -60,7 +70,7 @@ def refuse_misfits(transformer: Any, seat: Seat) -> None:
             refuse_other_arithmetic(block.attn1)
 
 
-def detach(reroutes: list[Reroute]) -> None:
+def detach(reroutes: list[Replacement]) -> None:
     """Put every forward back, and empty the list.
 
     Raises:

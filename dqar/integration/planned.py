@@ -1,0 +1,233 @@
+"""A transformer that follows a static plan: no controller, and code that compiles without breaks.
+
+Which variant of the model a step needs is looked up before it; inside a step nothing is decided.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dqar.integration.compilation import Compilation, Regions, fix_address
+from dqar.integration.reroute import Replacement, untraced_class
+from dqar.integration.seat import Seat
+from dqar.integration.sites import blocks_of, detach, refuse_misfits
+from dqar.integration.variants import MODULES, Role, kept_like, roles_of, variant
+from dqar.plan import Action, StaticPlan
+
+Row = tuple[Action, ...]
+"""What the gates of a step do."""
+
+
+class PlanRun:
+    """Counts the calls of one run; a scheduler's timesteps may be set before the first."""
+
+    def __init__(self, plan: StaticPlan, scheduler: Any) -> None:
+        self.plan = plan
+        self.scheduler = scheduler
+        self.calls = 0
+
+    def next_row(self) -> Row:
+        """What the gates of the next step do.
+
+        Raises:
+            ValueError: if the plan does not fit the scheduler, or has no more steps.
+        """
+        if not self.calls:
+            timesteps = [float(timestep) for timestep in self.scheduler.timesteps.tolist()]
+            self.plan.refuse_misfit(self.plan.num_layers, timesteps)
+        if self.calls == self.plan.steps:
+            raise ValueError(
+                f"A run must call the model once a step. Got call {self.calls + 1} of "
+                f"{self.plan.steps} steps. Begin a new run for each sample call."
+            )
+        self.calls += 1
+        return self.plan.table[self.calls - 1]
+
+
+class PlannedDiT:
+    """A transformer patched to follow a plan inside :meth:`run`; outside a run it is stock.
+
+    The module tree stays as it is: a step runs on a copy that shares the weights. One run at a
+    time, since what is kept lies at fixed addresses; other threads meanwhile find the model stock.
+
+    Example::
+
+        planned = PlannedDiT(pipe.transformer, plan, compilation=Compilation())
+        with planned.run(pipe.scheduler):
+            images = pipe(class_labels=[207], num_inference_steps=plan.steps).images
+
+    Args:
+        transformer: uncompiled, and with the forwards of its classes: patched by nobody else.
+        compilation: None leaves it uncompiled.
+
+    Raises:
+        ValueError: if the plan does not fit the model, or the model cannot follow one.
+    """
+
+    def __init__(
+        self, transformer: Any, plan: StaticPlan, *, compilation: Compilation | None = None
+    ) -> None:
+        self.transformer = transformer
+        self.plan = plan
+        self.compilation = compilation
+        self._refuse_misfits()
+        self.roles = roles_of(plan)
+        self.regions = None if compilation is None else Regions(compilation)
+        self._variants: dict[Row, Any] = {}
+        self._kept: dict[int, Tensor] = {}
+        self._batch: object = None
+        self._taken = threading.Lock()
+        self._of_thread = threading.local()
+        self._detour = untraced_class(Detour, recursive=True)(transformer, self)
+        transformer.forward = self._detour
+
+    def _refuse_misfits(self) -> None:
+        blocks = blocks_of(self.transformer)
+        self.plan.refuse_misfit(len(blocks), self.plan.timesteps or [0.0] * self.plan.steps)
+        self._refuse_patches([self.transformer])
+
+    def _refuse_patches(self, others: Sequence[nn.Module] = ()) -> None:
+        refuse_misfits(self.transformer, Seat(self.plan.sites, "output"))
+        blocks = self.transformer.transformer_blocks
+        sites = [getattr(block, name) for block in blocks for name in MODULES.values()]
+        if not all(map(_has_its_own_forward, [*others, *blocks, *sites])):
+            raise ValueError(
+                "A model that follows a plan must be stock and uncompiled. Got one with a forward "
+                "replaced. Unpatch it, pass what torch.compile was given, and offload it "
+                "afterwards."
+            )
+
+    @property
+    def config(self) -> Any:
+        """The transformer's own configuration."""
+        return self.transformer.config
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Dtype of the transformer's weights."""
+        return self.transformer.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the transformer's weights."""
+        return self.transformer.device
+
+    @property
+    def running(self) -> PlanRun | None:
+        """What this thread runs."""
+        return getattr(self._of_thread, "run", None)
+
+    @contextmanager
+    def run(self, scheduler: Any) -> Iterator[PlanRun]:
+        """One sampling run: each call of the transformer is the scheduler's next step.
+
+        Args:
+            scheduler: its timesteps may be set inside the run, before the first call.
+
+        Raises:
+            ValueError: if the model runs already, or was set to what cannot follow a plan.
+        """
+        self._refuse_patches()
+        if not self._taken.acquire(blocking=False):
+            raise ValueError(
+                "A model that follows a plan must serve one run at a time. Got one that is "
+                "running. Wait for it, or plan a copy of the model."
+            )
+        self._of_thread.run = PlanRun(self.plan, scheduler)
+        try:
+            yield self._of_thread.run
+        finally:
+            self._of_thread.run = None
+            self._taken.release()
+
+    def step(self, run: PlanRun, args: tuple, kwargs: dict[str, Any]) -> Any:
+        """The transformer's output at a run's next step."""
+        row = run.next_row()
+        batch = _batch_of(self.transformer, args, kwargs)
+        if run.calls == 1:
+            self._begin(batch, args, kwargs)
+        elif batch != self._batch:
+            raise ValueError(
+                "The batch must stay the same from step 0 on. Got another shape, dtype or device. "
+                "Begin a new run."
+            )
+        if row not in self._variants:
+            self._variants[row] = self._variant(row)
+        return self._variants[row](*args, **kwargs)
+
+    def _begin(self, batch: object, args: tuple, kwargs: dict[str, Any]) -> None:
+        # Anew in each run, so that adapters and processors which came or went are followed.
+        self._variants.clear()
+        if batch == self._batch:
+            return
+        gates = {gate for roles in self.roles.values() for gate in _kept_by(roles)}
+        self._kept = kept_like(self.transformer, self.plan.sites, gates, args, kwargs)
+        self._batch = batch
+        if self.regions is not None:
+            for tensor in self._kept.values():
+                fix_address(tensor)
+
+    def _variant(self, row: Row) -> Callable[..., Any]:
+        build = partial(variant, self.transformer, self.plan.sites, self.roles[row], self._kept)
+        if self.regions is None:
+            return build().forward
+        if self.regions.compilation.region == "block":
+            return self.regions.kept_apart(build(self.regions).forward)
+        return self.regions.kept_apart(partial(self.regions(row), build()))
+
+    def __call__(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
+        return self.transformer(hidden_states, *args, **kwargs)
+
+    def unpatch(self) -> Any:
+        """Restore the transformer and return it.
+
+        Raises:
+            ValueError: if something else was patched on top since.
+        """
+        detach([self._detour])
+        return self.transformer
+
+
+class Detour(Replacement):
+    """Stands in for the transformer's forward: in a run of this thread, a step of the plan."""
+
+    def __init__(self, transformer: nn.Module, planned: PlannedDiT) -> None:
+        super().__init__(transformer)
+        self.planned = planned
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        run = self.planned.running
+        if run is None:
+            return self.inner(*args, **kwargs)
+        return self.planned.step(run, args, kwargs)
+
+
+def _has_its_own_forward(module: nn.Module) -> bool:
+    # A copy of a patched module holds its own forward where the patch stood.
+    forward = vars(module).get("forward", module.forward)
+    return getattr(forward, "__func__", None) is type(module).forward
+
+
+def _kept_by(roles: tuple[Role, ...]) -> Iterator[int]:
+    return (gate for gate, role in enumerate(roles) if role == "keep")
+
+
+def _batch_of(transformer: Any, args: tuple, kwargs: dict[str, Any]) -> object:
+    """What the kept tensors depend on; compared from step to step."""
+    given = [*enumerate(args), *sorted(kwargs.items())]
+    tensors = [
+        (name, value.shape, value.dtype, value.device)
+        for name, value in given
+        if isinstance(value, Tensor)
+    ]
+    weight = next(transformer.parameters())
+    kind = weight.device.type
+    autocast = torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind)
+    return tensors, weight.dtype, weight.device, autocast

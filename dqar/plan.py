@@ -1,0 +1,148 @@
+"""A static plan: what every gate of every step does, known before sampling.
+
+It holds for one number of steps and one sampler. :mod:`dqar.plan_export` makes it from a gate,
+:mod:`dqar.plan_file` reads and writes it, and :mod:`dqar.integration.planned` follows it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from dqar.config import DQARConfig
+from dqar.gates import Gate, Scripted
+
+
+class Action(IntEnum):
+    """What a gate of a plan does; stored by name, so that others may join."""
+
+    COMPUTE = 0
+    REUSE = 1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StaticPlan:
+    """What every gate of every step does.
+
+    Example: ``export_plan(Interval(2), steps=50, sites=("attn", "ff"), num_layers=28)``.
+    """
+
+    sites: tuple[str, ...]
+    """What is reused, as in :attr:`dqar.DQARConfig.sites`."""
+    num_layers: int
+    """Transformer blocks of the model."""
+    table: tuple[tuple[Action, ...], ...]
+    """An action for each step and gate ``[t, g]``, gates site-major. Step 0 computes everything."""
+    sampler: str = ""
+    """Class of the scheduler that it was exported for; empty when tied to none."""
+    timesteps: tuple[float, ...] = ()
+    """That scheduler's timesteps; empty when tied to none."""
+
+    def __post_init__(self) -> None:
+        DQARConfig(sites=self.sites)  # which refuses unknown sites
+        if self.num_layers < 1:
+            raise ValueError(
+                f"num_layers must be at least 1. Got {self.num_layers}. "
+                "Pass the number of the model's blocks."
+            )
+        self._require_table()
+        if self.timesteps and len(self.timesteps) != len(self.table):
+            raise ValueError(
+                f"timesteps must be one a step, or none. Got {len(self.timesteps)} for "
+                f"{len(self.table)} steps. Export the plan with the scheduler it is for."
+            )
+        if not all(map(math.isfinite, self.timesteps)):
+            raise ValueError("timesteps must be finite numbers. Got others. Pass the scheduler's.")
+
+    def _require_table(self) -> None:
+        num_gates = len(self.sites) * self.num_layers
+        if not self.table or any(len(row) != num_gates for row in self.table):
+            raise ValueError(
+                f"table must have {num_gates} gates in each of its steps. Got "
+                f"{[len(row) for row in self.table[:3]]}, {len(self.sites)} sites and "
+                f"{self.num_layers} layers. Export the plan for that model."
+            )
+        if set(self.table[0]) != {Action.COMPUTE}:
+            raise ValueError(
+                "Step 0 must compute every gate. Got a reuse of what was never computed. "
+                "Let the plan reuse from step 1 on."
+            )
+
+    @classmethod
+    def of_mask(
+        cls,
+        reuse: Bool[Tensor, "t g"],
+        *,
+        sites: tuple[str, ...],
+        sampler: str = "",
+        timesteps: Sequence[float] = (),
+    ) -> StaticPlan:
+        """The plan that reuses where a mask says so."""
+        return cls(
+            sites=sites,
+            num_layers=reuse.shape[1] // max(1, len(sites)),
+            table=tuple(tuple(map(Action, row)) for row in reuse.int().tolist()),
+            sampler=sampler,
+            timesteps=tuple(timesteps),
+        )
+
+    @property
+    def steps(self) -> int:
+        """Sampling steps."""
+        return len(self.table)
+
+    @property
+    def mask(self) -> Bool[Tensor, "t g"]:
+        """Where it reuses."""
+        return torch.tensor(self.table) == Action.REUSE
+
+    @property
+    def num_distinct_steps(self) -> int:
+        """Steps that differ in what is computed: graphs that compiling whole steps needs."""
+        return len(set(self.table))
+
+    @property
+    def reuse_ratio(self) -> float:
+        """Gates that are not computed, of all gates; step 0 included."""
+        return self.mask.double().mean().item()
+
+    def gate(self) -> Gate:
+        """The gate by which a controller follows the plan."""
+        return Scripted(self.mask[:, :, None])
+
+    def refuse_misfit(self, num_layers: int, timesteps: Sequence[float]) -> None:
+        """A plan is for one depth, one number of steps, and the sampler it was exported for.
+
+        Args:
+            num_layers: the model's.
+            timesteps: the scheduler's.
+
+        Raises:
+            ValueError: naming what does not fit.
+        """
+        if (num_layers, len(timesteps)) != (self.num_layers, self.steps):
+            raise ValueError(
+                f"The plan must fit the model and the steps. Got one of {self.num_layers} layers "
+                f"and {self.steps} steps for {num_layers} layers and {len(timesteps)} steps. "
+                "Export one for them."
+            )
+        if self.timesteps and self.timesteps != tuple(timesteps):
+            raise ValueError(
+                f"The plan must be of the scheduler. Got one exported for the timesteps of "
+                f"{self.sampler or 'another'}. Export one for this scheduler."
+            )
+
+
+def majority(share: Float[Tensor, "t g"]) -> Bool[Tensor, "t g"]:
+    """The plan that most samples follow: reuse where more than half of them do.
+
+    Args:
+        share: samples that reused, by step and gate.
+    """
+    return share > 0.5

@@ -1,0 +1,107 @@
+"""Makes a static plan from a gate that reads the schedule alone, without running a model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from dqar.gates import AllOf, Cached, Gate
+from dqar.ledger import Ledger
+from dqar.plan import StaticPlan
+from dqar.records import Signal, Step
+from dqar.snr import cosine_snr, scheduler_snr
+
+CPU = torch.device("cpu")
+
+
+def export_plan(
+    gate: Gate,
+    *,
+    sites: tuple[str, ...],
+    num_layers: int,
+    steps: int | None = None,
+    scheduler: Any = None,
+    prompt_length: int = 16,
+) -> StaticPlan:
+    """What a gate decides in a run, without running a model.
+
+    Args:
+        gate: reads the schedule alone: step, SNR, layer, site, gap, span, budget, the shares that
+            it reused itself. A policy over such features (``--features schedule``) is one.
+        steps: of a sampler that is not known; the SNR is then a cosine schedule's, as
+            :meth:`dqar.DQARController.begin_step` estimates it.
+        scheduler: in place of ``steps``, a diffusers scheduler whose timesteps are set.
+        prompt_length: tokens of the prompt; a gate that looks at it has a plan for each length.
+
+    Raises:
+        ValueError: if the gate reads measurements, or decides sample by sample.
+    """
+    for policy in gate.policies:
+        policy.spec.refuse_misfit(sites, policy.spec.branch_mode, "output")
+    if gate.needs:
+        raise ValueError(
+            f"A plan must come from a gate that measures nothing. Got one that reads "
+            f"{sorted(gate.needs)}. Train with --features schedule, or sample with a controller."
+        )
+    if (steps is None) == (scheduler is None):
+        raise ValueError(
+            f"Either steps or a scheduler must be given. Got {steps=} and scheduler="
+            f"{type(scheduler).__name__}. Pass one of them."
+        )
+    schedule = _steps_of(scheduler) if steps is None else _plain_steps(steps)
+    return StaticPlan.of_mask(
+        _decisions(gate, Ledger(sites, num_layers, 1, CPU), schedule, prompt_length),
+        sites=sites,
+        sampler="" if scheduler is None else type(scheduler).__name__,
+        timesteps=() if scheduler is None else [step.timestep for step in schedule],
+    )
+
+
+def _plain_steps(total: int) -> list[Step]:
+    return [
+        Step(index=i, total=total, timestep=float(total - i), snr=cosine_snr(1.0 - i / total))
+        for i in range(total)
+    ]
+
+
+def _steps_of(scheduler: Any) -> list[Step]:
+    timesteps = [float(timestep) for timestep in scheduler.timesteps.tolist()]
+    if len(set(timesteps)) < len(timesteps):
+        raise ValueError(
+            "A plan's scheduler must have a timestep of its own for each step. Got equal ones, "
+            "whose SNR only a running sampler knows. Pass steps= in its place."
+        )
+    total = len(timesteps)
+    return [
+        Step(index=i, total=total, timestep=timestep, snr=scheduler_snr(scheduler, timestep))
+        for i, timestep in enumerate(timesteps)
+    ]
+
+
+@torch.no_grad()
+def _decisions(
+    gate: Gate, ledger: Ledger, schedule: list[Step], prompt_length: int
+) -> Bool[Tensor, "t g"]:
+    warm = AllOf(gate, Cached())
+    lengths = ledger.lengths(prompt_length, 1)
+    decided = []
+    for step in schedule:
+        signal = ledger.signal(step, None, lengths, frozenset())
+        reuse = _decided(warm, signal)
+        ledger.close_step(step, ~reuse, reuse, {})
+        decided.append(reuse[:, 0])
+    return torch.stack(decided)
+
+
+def _decided(gate: Gate, signal: Signal) -> Bool[Tensor, "g 1"]:
+    try:
+        return gate.decide(signal).reuse
+    except (IndexError, RuntimeError) as error:  # a mask of other steps, gates or samples
+        reason = " ".join(str(error).split())
+        raise ValueError(
+            "A plan's gate must decide every gate of every step, for all samples alike. Got: "
+            f"{reason}. Export a gate of these steps and sites, with one threshold for all."
+        ) from error

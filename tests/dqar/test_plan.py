@@ -1,0 +1,176 @@
+"""Static plans: what they are, and the file that holds them."""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dqar.gates import Scripted
+from dqar.plan import Action, StaticPlan, majority
+from dqar.plan_file import KINDS, load_plan, save_plan
+
+SITES = [("attn",), ("ff",), ("attn", "ff"), ("ff", "attn"), ("block",)]
+
+
+@st.composite
+def fields(draw) -> dict[str, Any]:
+    sites, num_layers = draw(st.sampled_from(SITES)), draw(st.integers(1, 4))
+    gates = len(sites) * num_layers
+    rows = st.lists(st.sampled_from(Action), min_size=gates, max_size=gates).map(tuple)
+    table = ((Action.COMPUTE,) * gates, *draw(st.lists(rows, max_size=6)))
+    finite = st.floats(allow_nan=False, allow_infinity=False)
+    timesteps = draw(st.lists(finite, min_size=len(table), max_size=len(table)) | st.just([]))
+    return {
+        "sites": sites,
+        "num_layers": num_layers,
+        "table": table,
+        "sampler": draw(st.text()),
+        "timesteps": tuple(timesteps),
+    }
+
+
+def small(**changes: Any) -> StaticPlan:
+    values: dict[str, Any] = {
+        "sites": ("attn",),
+        "num_layers": 2,
+        "table": ((Action.COMPUTE, Action.COMPUTE), (Action.REUSE, Action.COMPUTE)),
+    }
+    return StaticPlan(**(values | changes))
+
+
+# The noun.
+
+
+@given(fields())
+def test_counts_are_those_of_the_table(values):
+    plan = StaticPlan(**values)
+    flat = [action for row in plan.table for action in row]
+    assert plan.steps == len(plan.table)
+    assert plan.reuse_ratio == pytest.approx(flat.count(Action.REUSE) / len(flat))
+    assert 1 <= plan.num_distinct_steps <= plan.steps
+    assert not plan.mask[0].any()
+
+
+@given(fields())
+def test_mask_makes_the_plan_again(values):
+    plan = StaticPlan(**values)
+    again = StaticPlan.of_mask(
+        plan.mask, sites=plan.sites, sampler=plan.sampler, timesteps=plan.timesteps
+    )
+    assert again == plan
+
+
+def test_gate_reuses_what_the_plan_reuses(make_signal):
+    gate = small().gate()
+    assert isinstance(gate, Scripted)
+    assert torch.equal(gate.reuse, torch.tensor([[[0], [0]], [[1], [0]]], dtype=torch.bool))
+
+
+def test_majority_is_more_than_half():
+    share = torch.tensor([[0.0, 0.5, 0.51, 1.0]])
+    assert majority(share).tolist() == [[False, False, True, True]]
+
+
+BAD = {
+    "unknown site": ({"sites": ("attn1",)}, "sites must be one of"),
+    "no site": ({"sites": ()}, "sites must name at least one"),
+    "block and attn": ({"sites": ("block", "attn")}, "block must be the only site"),
+    "no layers": ({"num_layers": 0}, "num_layers must be at least 1"),
+    "no steps": ({"table": ()}, "table must have 2 gates"),
+    "another depth": ({"num_layers": 3}, "table must have 3 gates"),
+    "reuse at once": ({"table": ((Action.REUSE, Action.COMPUTE),)}, "Step 0 must compute"),
+    "too few timesteps": ({"timesteps": (1.0,)}, "timesteps must be one a step"),
+    "no number": ({"timesteps": (1.0, float("nan"))}, "timesteps must be finite"),
+}
+
+
+@pytest.mark.parametrize(("changes", "said"), BAD.values(), ids=BAD)
+def test_what_no_plan_can_be_is_refused(changes, said):
+    with pytest.raises(ValueError, match=said):
+        small(**changes)
+
+
+@pytest.mark.parametrize(
+    ("num_layers", "timesteps", "said"),
+    [(3, [9.0, 1.0], "of 2 layers"), (2, [9.0], "2 steps"), (2, [8.0, 1.0], "exported for the")],
+)
+def test_misfits_are_refused(num_layers, timesteps, said):
+    plan = small(timesteps=(9.0, 1.0))
+    plan.refuse_misfit(2, [9.0, 1.0])
+    with pytest.raises(ValueError, match=said):
+        plan.refuse_misfit(num_layers, timesteps)
+
+
+# The file.
+
+
+@given(fields())
+def test_file_is_the_plan(tmp_path_factory, values):
+    plan = StaticPlan(**values)
+    path = tmp_path_factory.mktemp("plans") / "deep" / "plan.json"
+    save_plan(plan, path)
+    assert load_plan(path) == plan
+    assert json.loads(path.read_text())["actions"] == ["compute", "reuse"]
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    return tmp_path_factory.mktemp("plan") / "plan.json"
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner),
+    max_leaves=6,
+)
+
+
+@given(name=st.sampled_from(("schema_version", *KINDS)), value=JSON)
+def test_a_strange_field_is_one_clear_line_or_a_plan(path, name, value):
+    save_plan(small(), path)
+    path.write_text(json.dumps(json.loads(path.read_text()) | {name: value}))
+    refused = pytest.raises(ValueError, match=rf"\A{path} [^\n]+\Z")
+    with suppress(pytest.fail.Exception), refused:
+        assert load_plan(path).table == small().table
+
+
+@given(
+    st.binary(max_size=40) | st.just(b"[" * 100_000) | JSON.map(lambda v: json.dumps(v).encode())
+)
+def test_any_other_bytes_are_refused(path, content):
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"plan\.json (must|does)"):
+        load_plan(path)
+
+
+def test_missing_folders_and_endless_files_are_refused(path, monkeypatch):
+    with pytest.raises(ValueError, match="must be a plan's JSON"):
+        load_plan(path.parent)
+    with pytest.raises(ValueError, match="must be a plan's JSON"):
+        load_plan(path.parent / "none.json")
+    save_plan(small(), path)
+    monkeypatch.setattr("dqar.plan_file.MAX_BYTES", 10)
+    with pytest.raises(ValueError, match="more than 10 bytes"):
+        load_plan(path)
+
+
+def test_an_action_of_another_release_is_named(path):
+    save_plan(small(), path)
+    stored = json.loads(path.read_text()) | {"actions": ["compute", "forecast9"]}
+    path.write_text(json.dumps(stored))
+    with pytest.raises(ValueError, match=r"forecast9.*Read the plan with the release"):
+        load_plan(path)
+
+
+def test_actions_may_be_listed_in_another_order(path):
+    save_plan(small(), path)
+    stored = json.loads(path.read_text())
+    stored |= {"actions": ["reuse", "compute"], "table": ["11", "01"]}
+    path.write_text(json.dumps(stored))
+    assert load_plan(path) == small()

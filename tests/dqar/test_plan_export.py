@@ -1,0 +1,137 @@
+"""A plan exported without a model is what its gate decides in a run."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from dqar.config import DQARConfig
+from dqar.controller import DQARController
+from dqar.exchange import Fresh
+from dqar.gates import (
+    AllOf,
+    Budget,
+    Closed,
+    Cooldown,
+    EntropyBelow,
+    Gate,
+    Interval,
+    Learned,
+    Scheduled,
+    Scripted,
+    SnrBand,
+    Staleness,
+    Warmup,
+)
+from dqar.plan_export import export_plan
+from dqar.policy import PolicySpec, ReusePolicy
+from dqar.records import FEATURE_SETS, STACKED, Reason
+from dqar.schedule import LayerSchedule
+
+SITES = ("attn", "ff")
+OUTPUT = Fresh(parts={"output": torch.ones(1, 2, 2)})
+
+
+def learned(features=FEATURE_SETS["schedule"], **spec) -> Gate:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        policy = ReusePolicy(PolicySpec(features=features, sites=SITES, **spec))
+    for weight in policy.parameters():
+        weight.data *= 3.0  # so that some gates are on each side of the threshold
+    return Learned(policy.requires_grad_(False))
+
+
+GATES: dict[str, Gate] = {
+    "closed": Closed(),
+    "interval": Interval(3),
+    "staleness": Staleness(2),
+    "budget": AllOf(Warmup(0.2), Budget(2), Cooldown(0.2)),
+    "linear": Scheduled(LayerSchedule(schedule_type="linear")),
+    "snr": AllOf(SnrBand(0.01, 5.0), Staleness(1)),
+    "mask": Scripted(torch.arange(36).reshape(6, 6, 1) % 5 > 1),
+    "learned": learned(log_threshold=0.3),
+    "by step": learned(granularity="step", log_threshold=0.3),
+    "shares": learned(
+        ("share_attn", "share_ff", "log_span", "log_gap", "depth"), log_threshold=0.1
+    ),
+}
+
+
+@pytest.mark.parametrize("gate", GATES.values(), ids=GATES)
+def test_plan_is_what_the_gate_does_in_a_run(rig, gate):
+    ran = rig.run(rig.config(sites=SITES), gate)
+    rig.scheduler.set_timesteps(rig.steps)
+    plan = export_plan(gate, sites=SITES, num_layers=rig.layers, scheduler=rig.scheduler)
+    for sample in range(rig.samples):
+        assert torch.equal(ran.reasons[:, :, sample] == Reason.REUSE, plan.mask)
+    assert plan.reuse_ratio == pytest.approx(ran.summary.reuse_ratio)
+    assert plan.timesteps == tuple(rig.scheduler.timesteps.tolist())
+    assert plan.sampler == "DDIMScheduler"
+
+
+@pytest.mark.parametrize("name", ["learned", "by step", "shares"])
+def test_policies_of_this_file_decide_both_ways(rig, name):
+    plan = export_plan(GATES[name], sites=SITES, num_layers=rig.layers, steps=rig.steps)
+    assert 0 < plan.mask[1:].double().mean() < 1
+
+
+@pytest.mark.parametrize("gate", GATES.values(), ids=GATES)
+def test_without_a_scheduler_it_is_the_controllers_own_schedule(gate):
+    plan = export_plan(gate, sites=SITES, num_layers=3, steps=6)
+    controller = DQARController(DQARConfig(sites=SITES), num_layers=3, gate=gate)
+    decided = []
+    for step in range(6):
+        controller.begin_step(step, 6)
+        for site in SITES:
+            for layer in range(3):
+                decided.append(bool(controller.should_reuse(layer, STACKED, site)))
+                controller.through(layer, site, lambda rows: OUTPUT)
+    assert decided == plan.mask.flatten().tolist()
+    assert (plan.sampler, plan.timesteps) == ("", ())
+
+
+def test_prompt_length_is_part_of_what_it_is_for():
+    gate = learned(features=("prompt_length",), scales=(0.01,), log_threshold=0.3)
+    short, long = (
+        export_plan(gate, sites=SITES, num_layers=2, steps=3, prompt_length=length)
+        for length in (1, 300)
+    )
+    assert short != long
+
+
+def test_gates_that_measure_are_refused():
+    for gate in (EntropyBelow(2.0), learned(features=("log_drift", "progress"))):
+        with pytest.raises(ValueError, match=r"measures nothing\. Got one that reads \['"):
+            export_plan(gate, sites=SITES, num_layers=3, steps=6)
+
+
+@pytest.mark.parametrize("shape", [(6, 6, 2), (5, 6, 1), (6, 5, 1)])
+def test_masks_of_samples_or_of_other_steps_are_refused(shape):
+    with pytest.raises(ValueError, match=r"for all samples alike\. Got: "):
+        export_plan(
+            Scripted(torch.zeros(shape, dtype=torch.bool)), sites=SITES, num_layers=3, steps=6
+        )
+
+
+def test_thresholds_by_sample_are_refused():
+    gate = Learned(ReusePolicy(PolicySpec(features=("depth",))), log_threshold=torch.zeros(3))
+    with pytest.raises(ValueError, match="for all samples alike"):
+        export_plan(gate, sites=("attn",), num_layers=3, steps=6)
+
+
+def test_policy_of_other_sites_is_refused():
+    with pytest.raises(ValueError, match="policy must fit"):
+        export_plan(learned(), sites=("block",), num_layers=3, steps=6)
+
+
+def test_either_steps_or_a_scheduler(ddim):
+    ddim.set_timesteps(6)
+    for given in ({}, {"steps": 6, "scheduler": ddim}):
+        with pytest.raises(ValueError, match="Either steps or a scheduler"):
+            export_plan(Interval(2), sites=SITES, num_layers=3, **given)
+
+
+def test_equal_timesteps_are_refused(ddim):
+    ddim.timesteps = torch.tensor([500, 500, 1])
+    with pytest.raises(ValueError, match="a timestep of its own for each step"):
+        export_plan(Interval(2), sites=SITES, num_layers=3, scheduler=ddim)
