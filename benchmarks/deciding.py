@@ -17,7 +17,8 @@ from benchmarks.rounds import Rounds, Variant
 from benchmarks.spread import figures_of, to_digits
 from benchmarks.stand import STEPS, Schedule, Stand, name_of
 from dqar import DQARConfig, DQARController, PolicySpec, ReusePolicy
-from dqar.gates import Gate, Learned, Scripted, seed_cascade
+from dqar.cascade import seed_cascade
+from dqar.gates import Gate, Learned, Scripted
 from dqar.records import FEATURE_SETS, GateRecord
 
 SITES = ("attn", "ff")
