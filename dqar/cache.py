@@ -9,7 +9,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from dqar.quantization import CacheFormat, QuantizedTensor, dequantize, quantize, write_rows
+from dqar.kernels import duplicate, fetch, overwrite, overwrite_rows
+from dqar.quantization import CacheFormat, QuantizedTensor, quantize
 from dqar.records import EntryKey, PartKey
 
 Balance = Mapping[PartKey, Float[Tensor, " d"]]
@@ -30,6 +31,9 @@ class CachedValue:
 
 class ReuseCache:
     """Quantised tensors by entry. It stores and returns; it decides nothing.
+
+    An entry's tensors are allocated when it is first stored, and written in place from then on
+    for as long as what is stored keeps its shape, dtype and device: their addresses are stable.
 
     Args:
         formats: how each part is stored.
@@ -54,31 +58,58 @@ class ReuseCache:
     ) -> None:
         """Store named parts (``keys``, ``values``, ``output``); with ``rows``, only those rows
         of an entry that already exists. Without, nothing of an earlier entry is left."""
-        stored = {name: self._quantize(key, name, value) for name, value in parts.items()}
-        if rows is None:
-            self._parts[key] = stored
+        if rows is not None:
+            for name, value in parts.items():
+                overwrite_rows(self._parts[key][name], value, rows)
             return
-        for name, value in stored.items():
-            write_rows(self._parts[key][name], value, rows)
+        earlier = self._parts.get(key, {})
+        self._parts[key] = {
+            name: self._stored(PartKey(key.site, key.layer, name), value, earlier.get(name))
+            for name, value in parts.items()
+        }
 
-    def _quantize(self, key: EntryKey, name: str, value: Tensor) -> QuantizedTensor:
+    def _stored(
+        self, part: PartKey, value: Tensor, room: QuantizedTensor | None
+    ) -> QuantizedTensor:
+        form, balance = self._form(part.part, value), self.balance.get(part)
+        if room is None or not _fits(room, value, form, balance):
+            return quantize(value, form, balance)
+        overwrite(room, value)
+        return room
+
+    def _form(self, name: str, value: Tensor) -> CacheFormat:
         form = self.formats[name]
-        if form.dtype == "fp16" and value.dtype == torch.bfloat16:
-            form = BFLOAT16
-        return quantize(value, form, self.balance.get(PartKey(key.site, key.layer, name)))
+        return BFLOAT16 if form.dtype == "fp16" and value.dtype == torch.bfloat16 else form
 
     def lend(self, key: EntryKey, borrower: EntryKey) -> None:
-        """Let another entry hold what this one holds, until either is stored whole again."""
-        self._parts[borrower] = dict(self._parts[key])
+        """Let another entry hold what this one holds now, in tensors of its own."""
+        room = self._parts.get(borrower, {})
+        self._parts[borrower] = {
+            name: duplicate(part, room.get(name)) for name, part in self._parts[key].items()
+        }
 
     def fetch(self, key: EntryKey) -> CachedValue:
-        """The parts of an entry, dequantised, all rows: copies, the caller's own."""
-        found = {name: part.clone() for name, part in self.read(key).items()}
+        """The parts of an entry, dequantised, all rows: the caller's own."""
+        stored = self._parts[key]
+        found = {name: _owned(part, stored[name]) for name, part in self.read(key).items()}
         return CachedValue(
             keys=found.get("keys"), values=found.get("values"), output=found.get("output")
         )
 
     def read(self, key: EntryKey) -> dict[str, Tensor]:
-        """The parts of an entry, dequantised, all rows. Not to be written to: a float cache
-        hands out the tensors that it stores."""
-        return {name: dequantize(part) for name, part in self._parts[key].items()}
+        """The parts of an entry, dequantised, all rows. Not to be written to, and good until the
+        entry is stored again: a float cache hands out the tensors that it stores."""
+        return {name: fetch(part) for name, part in self._parts[key].items()}
+
+
+def _fits(room: QuantizedTensor, value: Tensor, form: CacheFormat, balance: Tensor | None) -> bool:
+    """Whether a value can be written where another of its part lies."""
+    if room.values.is_inference() and not torch.is_inference_mode_enabled():
+        return False  # torch refuses to write to it here
+    same_shape = len(room.values) == len(value) and room.axes == tuple(value.shape[1:])
+    same_place = room.values.device == value.device and room.balance is balance
+    return same_shape and same_place and (room.form, room.dtype) == (form, value.dtype)
+
+
+def _owned(value: Tensor, stored: QuantizedTensor) -> Tensor:
+    return value.clone() if value is stored.values else value

@@ -255,7 +255,8 @@ class DQARController:
         return found.keys, found.values, found.output
 
     def through(self, layer: int, site: str, compute: Compute) -> Parts:
-        """A site's parts for the whole stacked batch: computed, reused, or some rows of each."""
+        """A site's parts for the whole stacked batch: computed, reused, or some rows of each. Not
+        to be written to, and good until the step ends: what is reused may be the cache's own."""
         gate = self._books().gate(site, layer)
         return self._passage.through(EntryKey(site, layer), gate, compute)
 

@@ -1,5 +1,8 @@
 """How a cached tensor is stored: as floats, or as symmetric integers of 8, 4 or 2 bits.
 
+The reference, which allocates and says what is meant; :mod:`dqar.kernels` gives the same bits in
+fewer passes and in place.
+
 The seeds' formula over a group of values: ``q = clip(round(x / s), -qmax, qmax)`` with
 ``s = max|x| / qmax`` and ``qmax`` = 127, 7 or 1, so that no value in range is off by more than
 ``s / 2``. A group never crosses a batch row, so that one sample never depends on its batch mates.
@@ -121,7 +124,7 @@ def quantize(
     """
     axes = tuple(value.shape[1:])
     if form.dtype in FLOATS:
-        stored = _saturate_(value.detach().to(FLOATS[form.dtype], copy=True))
+        stored = saturate_(value.detach().to(FLOATS[form.dtype], copy=True))
         return QuantizedTensor(values=stored, scale=None, dtype=value.dtype, axes=axes, form=form)
     bits = BITS[form.dtype]
     grouped = _grouped(_balanced(value, balance), form.num_groups(tuple(value.shape)))
@@ -141,12 +144,12 @@ def dequantize(stored: QuantizedTensor) -> Float[Tensor, "r *axes"]:
     written to: floats stored in their own dtype are handed out as they are."""
     if stored.scale is None:
         as_given = stored.values.dtype == stored.dtype
-        return stored.values if as_given else _saturate_(stored.values.to(stored.dtype))
+        return stored.values if as_given else saturate_(stored.values.to(stored.dtype))
     value = _unpack(stored.values, BITS[stored.form.dtype], stored.axes)
     _grouped(value, stored.scale.shape[-1]).mul_(stored.scale.unsqueeze(-1))
     if stored.balance is not None:
         value.div_(stored.balance)
-    return _saturate_(value.to(stored.dtype)).reshape(value.shape[0], *stored.axes)
+    return saturate_(value.to(stored.dtype)).reshape(value.shape[0], *stored.axes)
 
 
 def write_rows(stored: QuantizedTensor, fresh: QuantizedTensor, rows: Int[Tensor, " s"]) -> None:
@@ -157,7 +160,7 @@ def write_rows(stored: QuantizedTensor, fresh: QuantizedTensor, rows: Int[Tensor
         stored.scale.index_copy_(0, rows, fresh.scale)
 
 
-def _saturate_(value: Tensor) -> Tensor:
+def saturate_(value: Tensor) -> Tensor:
     """Infinities to the dtype's largest values, in place. After a cast rather than before it: in
     bfloat16 the bound of float16 would itself round up to infinity."""
     largest = torch.finfo(value.dtype).max
@@ -184,21 +187,26 @@ def _grouped(rows: Tensor, num_groups: int) -> Float[Tensor, "r *tokens g c"]:
 
 def _scale(grouped: Float[Tensor, "r *tokens g c"], bits: int) -> Float[Tensor, "r *ones g 1"]:
     shared = [axis for axis in range(1, grouped.ndim) if axis != grouped.ndim - 2]
-    largest = grouped.abs().amax(dim=shared, keepdim=True)
+    return scale_of(grouped.abs().amax(dim=shared, keepdim=True), bits)
+
+
+def scale_of(largest: Float[Tensor, "*groups"], bits: int) -> Float[Tensor, "*groups"]:
+    """Scale of groups whose largest magnitudes are given, in float32."""
     # From below: zeros would divide by zero, and any positive scale stores them exactly.
     # From above: qmax * s must not round past float32; 0.1% short of it is within s / 2.
-    return largest.clamp(1e-30, 3.4e38) / _largest_code(bits)
+    return largest.clamp(1e-30, 3.4e38) / largest_code(bits)
 
 
 def _codes(grouped: Tensor, scale: Tensor, bits: int) -> Float[Tensor, "r *tokens d"]:
-    largest = _largest_code(bits)
+    largest = largest_code(bits)
     codes = (grouped / scale).round_().clamp_(-largest, largest)
     # What an integer cast makes of NaN is undefined and could spoil the rest of a byte. Its
     # scale is NaN and brings it back.
     return codes.nan_to_num_(0.0).flatten(-2)
 
 
-def _largest_code(bits: int) -> int:
+def largest_code(bits: int) -> int:
+    """Codes lie between this and its negative."""
     return 2 ** (bits - 1) - 1
 
 
@@ -207,7 +215,7 @@ def _pack(codes: Float[Tensor, "*axes d"], bits: int) -> Shaped[Tensor, "*axes p
     if bits == 8:
         return codes.to(torch.int8)
     in_byte = 8 // bits
-    offset = (codes + _largest_code(bits)).to(torch.uint8)
+    offset = (codes + largest_code(bits)).to(torch.uint8)
     slots = pad(offset, (0, -codes.shape[-1] % in_byte)).unflatten(-1, (-1, in_byte))
     packed = slots[..., 0].clone()
     for slot in range(1, in_byte):
@@ -223,4 +231,4 @@ def _unpack(
     slots = [packed >> start & (1 << bits) - 1 for start in range(0, 8, bits)]
     width = axes[-1] if axes else 1
     offset = torch.stack(slots, dim=-1).flatten(-2)[..., :width]
-    return offset.float().sub_(_largest_code(bits))
+    return offset.float().sub_(largest_code(bits))

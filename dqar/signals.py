@@ -101,7 +101,8 @@ def _scores(
     # Autocast would round the scores to half precision, and the entropy with them.
     with _full_precision(query.device.type):
         asking = query if rows is None else query[:, :, rows]
-        scores = scale * asking.float() @ key.float().transpose(-1, -2)
+        # matmul copies keys that are split by head in any case, but transposed, which costs more.
+        scores = scale * asking.float() @ key.float().contiguous().transpose(-1, -2)
     if mask is None:
         return scores
     mask = mask.expand(*query.shape[:3], key.shape[2])

@@ -10,6 +10,7 @@ from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn.modules.module import _has_any_global_hook
 
 from dqar.controller import DQARController
 from dqar.exchange import Fresh
@@ -79,7 +80,7 @@ def _reroute_sites(block: Any, layer: int, seat: Seat) -> list[Reroute]:
     act_for_attention = _attention_act if seat.cached == "output" else _keys_and_values_act
     sites = {
         "attn": (block.attn1, act_for_attention(block.attn1, layer)),
-        "ff": (block.ff, _feed_forward_act(layer)),
+        "ff": (block.ff, _feed_forward_act(block.ff, layer)),
         "block": (block, block_act(block, layer)),
     }
     return [
@@ -94,7 +95,7 @@ def _attention_act(attention: Any, layer: int) -> Act:
         def compute(rows: Tensor | None) -> Fresh:
             return computed_with_entropy(attention, controller, lambda: call.computed(rows))
 
-        return controller.through(layer, "attn", compute)["output"]
+        return _kept(attention, controller.through(layer, "attn", compute)["output"])
 
     return act
 
@@ -120,14 +121,21 @@ def _keys_and_values_act(attention: Any, layer: int) -> Act:
     return act
 
 
-def _feed_forward_act(layer: int) -> Act:
+def _feed_forward_act(feed_forward: nn.Module, layer: int) -> Act:
     def act(controller: DQARController, call: SiteCall) -> Float[Tensor, "r n d"]:
         def compute(rows: Tensor | None) -> Fresh:
             return Fresh(parts={"output": call.computed(rows)})
 
-        return controller.through(layer, "ff", compute)["output"]
+        return _kept(feed_forward, controller.through(layer, "ff", compute)["output"])
 
     return act
+
+
+def _kept(module: nn.Module, output: Float[Tensor, "r n d"]) -> Float[Tensor, "r n d"]:
+    """The output, in a copy where a hook sees it and may keep it: it can be the cache's own tensor,
+    which a later step overwrites. The block itself has read it by then."""
+    is_seen = bool(module._forward_hooks) or _has_any_global_hook()
+    return output.clone() if is_seen else output
 
 
 def _refuse_chunks(block: Any) -> None:
