@@ -57,6 +57,8 @@ class PolicySpec:
     """Actions that it chooses from."""
     cache_mode: str = "int8"
     """How the cache stored values during collection."""
+    forecast_order: int = 0
+    """What a reuse showed in training: the value as it is, or its forecast of this order."""
     branch_mode: str = "tied"
     """How guidance branches were gated during collection."""
     num_layers: int = 0
@@ -98,7 +100,9 @@ class PolicySpec:
                     f"{len(self.features)}. Leave it empty or give them all."
                 )
 
-    def refuse_misfit(self, sites: tuple[str, ...], branch_mode: str, cached: str) -> None:
+    def refuse_misfit(
+        self, sites: tuple[str, ...], branch_mode: str, cached: str, forecast_order: int = 0
+    ) -> None:
         """A policy decides only on what it was trained on.
 
         Raises:
@@ -110,6 +114,11 @@ class PolicySpec:
                 f"The policy must fit the configuration. Got one of the sites {self.sites}, "
                 f"{self.branch_mode} branches and cached outputs for {sites}, {branch_mode}, "
                 f"cached={cached!r}. Collect and train with that configuration."
+            )
+        if forecast_order != self.forecast_order:
+            raise ValueError(
+                f"The policy must fit forecast_order. Got one trained on {self.forecast_order} for "
+                f"{forecast_order}. Pass forecast_order={self.forecast_order}, or train another."
             )
 
     def saving_of_site(self) -> list[float]:

@@ -12,6 +12,7 @@ import sys
 
 from pipeline.door import (
     JobParser,
+    Refusal,
     add_fleet_flags,
     add_tracking_flags,
     enter,
@@ -38,6 +39,7 @@ def run(arguments: argparse.Namespace) -> int:
         sampler=arguments.sampler,
         sites=split_names(arguments.sites),
         designs=arguments.designs,
+        forecast_orders=orders_of(arguments.forecast_orders),
         dtype=arguments.dtype,
         seed=arguments.seed,
     )
@@ -47,6 +49,13 @@ def run(arguments: argparse.Namespace) -> int:
     tracker = Tracker(arguments.tracking_uri, arguments.experiment)
     collect_traces(plan, arguments.out, fleet, tracker)
     return 0
+
+
+def orders_of(text: str) -> tuple[int, ...]:
+    orders = split_names(text)
+    if not all(order.isdecimal() for order in orders):
+        raise Refusal(f"--forecast-orders must be whole numbers. Got {text!r}. Pass 0,1,2.")
+    return tuple(int(order) for order in orders)
 
 
 def parser() -> JobParser:
@@ -62,6 +71,11 @@ def parser() -> JobParser:
         "--designs",
         default="independent:5,step-synchronised:1",
         help="exploration designs with their shares",
+    )
+    job.add_argument(
+        "--forecast-orders",
+        default="0",
+        help="what a reuse shows, in turns: the cached value (0), or its forecast of order 1 or 2",
     )
     job.add_argument("--batch-size", type=int, default=48, help="trajectories of a unit")
     job.add_argument("--dtype", choices=["fp32", "fp16", "bf16"], default="fp32", help="arithmetic")

@@ -101,7 +101,7 @@ def parser() -> JobParser:
     job.add_argument(
         "--methods",
         default="baseline,fewer-steps,interval,linear,threshold,static,learned",
-        help="what to compare; also threshold-tuned",
+        help="what to compare; also threshold-tuned, interval-forecast1, interval-forecast2",
     )
     job.add_argument("--num-samples", type=int, default=64, help="unseen samples of each point")
     job.add_argument("--steps", type=int, help="sampling steps; default: the policy's, or 50")

@@ -64,6 +64,9 @@ def lay_out_points(config: EvaluateConfig, contest: Contest, fleet: Fleet) -> li
         points += methods.fewer_steps_points(grid, steps)
     if "interval" in wanted:
         points += methods.interval_points(grid, steps)
+    for order in (1, 2):
+        if f"interval-forecast{order}" in wanted:
+            points += methods.interval_points(grid, steps, order)
     if "linear" in wanted:
         points += methods.linear_points(grid, steps)
     if "threshold" in wanted:

@@ -75,6 +75,8 @@ def refuse_policies_apart(config: DQARConfig, policies: dict[str, ReusePolicy]) 
             sites=config.sites,
             branch_mode=config.branch_mode,
             cached=config.cached,
+            # Its points follow it, unless every point is told otherwise.
+            forecast_order=config.forecast_order or policy.spec.forecast_order,
         )
 
 
@@ -119,6 +121,7 @@ def _log_point(tracker: Tracker, session: str, measured: Measured) -> None:
                 "method",
                 "operating_point",
                 "sites",
+                "forecast_order",
                 "steps",
                 "guidance",
                 "model",

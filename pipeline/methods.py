@@ -36,6 +36,8 @@ METHODS = (
     "baseline",
     "fewer-steps",
     "interval",
+    "interval-forecast1",
+    "interval-forecast2",
     "linear",
     "threshold",
     "threshold-tuned",
@@ -87,6 +89,8 @@ class Point:
     steps: int
     gate: Gate | None = None
     """None samples without reuse."""
+    forecast_order: int = 0
+    """What a reuse shows; 0 leaves it to the gate's policy, then to the configuration."""
 
 
 def fewer_steps_points(grid: Grid, steps: int) -> list[Point]:
@@ -95,14 +99,15 @@ def fewer_steps_points(grid: Grid, steps: int) -> list[Point]:
     return [Point(method="fewer-steps", operating_point=f"steps={few}", steps=few) for few in kept]
 
 
-def interval_points(grid: Grid, steps: int) -> list[Point]:
-    """Compute all sites every k-th step (PAB, FORA)."""
+def interval_points(grid: Grid, steps: int, forecast_order: int = 0) -> list[Point]:
+    """Compute all sites every k-th step (PAB, FORA), and forecast between (TaylorSeer)."""
     return [
         Point(
-            method="interval",
+            method=f"interval-forecast{forecast_order}" if forecast_order else "interval",
             operating_point=f"period={period}",
             steps=steps,
             gate=Interval(period),
+            forecast_order=forecast_order,
         )
         for period in grid.periods
     ]
@@ -182,18 +187,30 @@ def learned_points(
             operating_point=f"log_threshold={threshold:.3f}",
             steps=steps,
             gate=Learned(policy, log_threshold=threshold),
+            forecast_order=policy.spec.forecast_order,
         )
         for threshold in thresholds
     ]
 
 
-def static_point(name: str, steps: int, share: Float[Tensor, "t g"], threshold: float) -> Point:
-    """The learned policy's majority schedule: one plan for every sample, known before sampling."""
+def static_point(
+    name: str,
+    steps: int,
+    share: Float[Tensor, "t g"],
+    threshold: float,
+    forecast_order: int = 0,
+) -> Point:
+    """The learned policy's majority schedule: one plan for every sample, known before sampling.
+
+    Args:
+        forecast_order: the policy's.
+    """
     return Point(
         method=name.replace("learned", "static"),
         operating_point=f"majority@{threshold:.3f}",
         steps=steps,
         gate=Scripted((share > 0.5)[:, :, None]),
+        forecast_order=forecast_order,
     )
 
 
