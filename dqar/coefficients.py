@@ -87,22 +87,22 @@ class HandChronicle:
     def __init__(self, wanted_order: Int[Tensor, " b"], max_order: int) -> None:
         self.wanted_order = wanted_order
         self.max_order = max_order
-        self._steps: dict[EntryKey, tuple[int, ...]] = {}
+        self._steps: dict[EntryKey, list[int]] = {}
 
     def note(self, key: EntryKey, step: int) -> None:
         """An entry was computed, in all its rows. Its past begins anew if that was not after the
         last time."""
-        past = self._steps.get(key, ())
-        past = past if past and past[0] < step else ()
-        self._steps[key] = (step, *past)[: self.max_order + 1]
+        past = self._steps.get(key, [])
+        past = past if past and past[0] < step else []
+        self._steps[key] = [step, *past][: self.max_order + 1]
 
     def lend(self, key: EntryKey, borrower: EntryKey) -> None:
         """An entry was given another's value with its past."""
-        self._steps[borrower] = self._steps.get(key, ())
+        self._steps[borrower] = self._steps.get(key, [])
 
     def coefficients(self, key: EntryKey, step: int) -> Coefficients | None:
         """An entry's, at a step; None where nothing is forecast."""
-        past = self._steps.get(key, ())
+        past = self._steps.get(key, [])
         if not self.max_order or not past:
             return None
         span = past[0] - past[1] if len(past) > 1 else 0

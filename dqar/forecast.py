@@ -56,7 +56,8 @@ def forecast(
     for difference, weight in zip(differences, weights, strict=True):
         if isinstance(weight, Tensor):
             # In float32, and back: weights of a large gap are not exact in 16 bits.
-            total = torch.addcmul(total, difference, _beside(weight, value)).to(value.dtype)
+            by_row = _beside(weight, value)
+            total = torch.addcmul(total, difference, by_row).to(value.dtype)
         else:
             total = torch.add(total, difference, alpha=weight)
     return total
@@ -66,10 +67,9 @@ def divided_difference(
     value: Float[Tensor, "s *axes"], earlier: Float[Tensor, "s *axes"], rate: Factor
 ) -> Float[Tensor, "s *axes"]:
     """``(value - earlier) * rate``: the difference of the next order."""
-    return torch.sub(value, earlier).mul_(_beside(rate, value))
+    factor = _beside(rate, value) if isinstance(rate, Tensor) else rate
+    return torch.sub(value, earlier).mul_(factor)
 
 
-def _beside(factor: Factor, value: Tensor) -> float | Float[Tensor, "r *ones"]:
-    if not isinstance(factor, Tensor):
-        return factor
+def _beside(factor: Float[Tensor, " r"], value: Tensor) -> Float[Tensor, "r *ones"]:
     return factor.view(-1, *(1,) * (value.ndim - 1))

@@ -74,7 +74,7 @@ def summarize(
     stacked = torch.stack(list(reasons)) if reasons else torch.zeros(0, *shape, dtype=torch.uint8)
     by_place = stacked.unflatten(1, (len(sites), num_layers))
     reused, shared = by_place == Reason.REUSE, by_place == Reason.SHARED
-    shown = torch.stack(list(orders)) if orders else torch.zeros_like(stacked)
+    shown = torch.stack(list(orders)) if orders else torch.zeros_like(stacked).long()
     shown = shown.view_as(by_place)
     return ReuseSummary(
         gates=stacked.numel(),

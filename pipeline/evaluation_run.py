@@ -75,8 +75,7 @@ def refuse_policies_apart(config: DQARConfig, policies: dict[str, ReusePolicy]) 
             sites=config.sites,
             branch_mode=config.branch_mode,
             cached=config.cached,
-            # Its points follow it, unless every point is told otherwise.
-            forecast_order=config.forecast_order or policy.spec.forecast_order,
+            forecast_order=config.forecast_order,
         )
 
 

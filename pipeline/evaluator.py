@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import resource
 import time
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -121,8 +120,7 @@ class Evaluator:
     def _config(self, gate: Gate | None, order: int) -> EvaluateConfig:
         """The configuration of a point: with its own order, its policy's, or the shared one."""
         trained = [] if gate is None else [policy.spec.forecast_order for policy in gate.policies]
-        chosen: Any = order or max(trained, default=0) or self.config.forecast_order
-        return replace(self.config, forecast_order=chosen)
+        return self.config.at_order(order or max(trained, default=0))
 
     def _controller(self, config: EvaluateConfig, gate: Gate, sink: Any = None) -> DQARController:
         return DQARController(config.dqar_config(), gate=gate, sink=sink, balance=self.balance)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -115,6 +115,10 @@ class EvaluateConfig:
             "dtype": self.dtype,
             "seed": self.seed,
         }
+
+    def at_order(self, order: int) -> EvaluateConfig:
+        """The same with forecasts of another order; 0 leaves it as it is."""
+        return replace(self, forecast_order=order) if order else self  # pyright: ignore[reportArgumentType]
 
     def dqar_config(self) -> DQARConfig:
         """How the model is instrumented."""

@@ -1,6 +1,8 @@
-"""Newton's forecast: exact for polynomials of its degree at any steps, and bounded in an int8 cache."""
+"""Newton's forecast: exact for polynomials of its degree at any steps, bounded in an int8 cache."""
 
 from __future__ import annotations
+
+import itertools
 
 import pytest
 import torch
@@ -122,6 +124,19 @@ def test_too_short_a_past_lowers_the_order(order, computed):
 # An int8 cache.
 
 
+def errors_of_int8(values: dict[int, torch.Tensor], exact: History, past: list[int]) -> list[float]:
+    """The most that a value and its differences are off by: half a scale each, and in a difference
+    what it takes over from the stored value (or difference) before it."""
+    largest = max(value.abs().max().item() for value in values.values())
+    first, second = (cache.read(KEY)["output"].abs().max().item() for cache in exact.differences)
+    rate, rate_before = (1.0 / (later - earlier) for later, earlier in itertools.pairwise(past[:3]))
+    off = largest / 254
+    made = off * rate
+    before = off * rate_before + (2 * largest + off) * rate_before / 254
+    curved = (made + before) / (past[0] - past[2])
+    return [off, made + (first + made) / 254, curved + (second + curved) / 254]
+
+
 @given(GAPS, ORDERS, st.integers(1, 6), st.integers(0, 2**31), st.booleans())
 @settings(deadline=None, max_examples=60)
 def test_int8_is_off_by_its_half_scales_and_what_the_weights_make_of_them(
@@ -133,20 +148,10 @@ def test_int8_is_off_by_its_half_scales_and_what_the_weights_make_of_them(
     stored, past = history_of(values, 8, quantization_mode=mode)
     exact, _ = history_of(values, 32)
     now = coefficients_at(steps[-1] + ahead, past, order)
-    weights = (1.0, *(float(weight) for weight in now.weights(values[steps[0]])))
-    # Half a scale of each part that the forecast reads, and what the differences were made from:
-    # the value before, half a scale off, in d1; d1 before, in d2.
-    held = [cache.read(KEY)["output"] for cache in (exact.values, *exact.differences)]
-    largest = max(value.abs().max().item() for value in values.values())
-    half = largest / 254
-    rates = [1.0 / (a - b) for a, b in zip(past, past[1:], strict=False)]
-    first = half * rates[0] + 1.01 * (held[1].abs().max().item() + half * rates[0]) / 254
-    before = half * rates[1] + 1.01 * (2 * largest * rates[1] + half * rates[1]) / 254
-    second = (first + before + held[1].abs().max().item() / 127) / (past[0] - past[2])
-    second += 1.01 * (held[2].abs().max().item() + second) / 254
-    bound = weights[0] * half + weights[1] * first + weights[2] * second
+    weights = torch.tensor([1.0, *now.weights(values[steps[0]])])
+    bound = weights @ torch.tensor(errors_of_int8(values, exact, past))
     error = stored.read(KEY, now)["output"] - exact.read(KEY, now)["output"]
-    assert error.abs().max().item() <= bound * 1.001
+    assert error.abs().max() <= bound * 1.001
 
 
 # By sample.

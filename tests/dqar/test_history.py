@@ -10,7 +10,7 @@ import torch
 from dqar.coefficients import Coefficients, HandChronicle, StepCoefficients
 from dqar.config import DQARConfig
 from dqar.controller import DQARController
-from dqar.gates import Cached, Interval, Scripted
+from dqar.gates import Cached, Gate, Interval, Scripted
 from dqar.history import History
 from dqar.records import EntryKey, PartKey, Reason
 
@@ -134,76 +134,79 @@ def test_differences_are_balanced_like_their_values():
 # By hand.
 
 
-def by_hand(order: int, gate: Any = None, **options: Any) -> DQARController:
-    config = DQARConfig(quantization_bits=32, forecast_order=order)  # pyright: ignore[reportArgumentType]
-    return DQARController(config, num_layers=1, gate=gate or Cached(), **options)
+class Hand:
+    """Drives one layer with the seed's verbs."""
 
+    def __init__(self, order: Any, gate: Gate | None = None, **options: Any) -> None:
+        config = DQARConfig(quantization_bits=32, forecast_order=order)
+        self.controller = DQARController(config, num_layers=1, gate=gate or Cached(), **options)
+        self.samples = len(options.get("forecast_order", [0]))
 
-def drive(controller: DQARController, step: int, value: torch.Tensor | None, branch="cond"):
-    """Commit a value, or (None) what reuse gives."""
-    controller.begin_step(step, 12, num_samples=controller_samples(controller))
-    if value is not None:
-        controller.commit(0, branch, output=value)
-        return None
-    decision = controller.should_reuse(0, branch)
-    assert decision
-    return controller.reuse(decision.entry)[2]
+    def begin(self, step: int) -> None:
+        self.controller.begin_step(step, 12, num_samples=self.samples)
 
+    def commit(self, value: float, branch: str = "cond") -> None:
+        self.controller.commit(0, branch, output=column(*[value] * self.samples))
 
-def controller_samples(controller: DQARController) -> int:
-    return 1 if controller.forecast_order is None else len(controller.forecast_order)
+    def reuse(self, branch: str = "cond") -> list[float]:
+        decision = self.controller.should_reuse(0, branch)
+        assert decision
+        output = self.controller.reuse(decision.entry)[2]
+        assert output is not None
+        return output.flatten().tolist()
+
+    def square(self, *steps: int) -> None:
+        """Commit the square of the step at each of these."""
+        for step in steps:
+            self.begin(step)
+            self.commit(float(step**2))
 
 
 @pytest.mark.parametrize("order", [0, 1, 2])
 def test_verbs_forecast(order):
-    controller = by_hand(order)
-    for step in (0, 1, 4):
-        drive(controller, step, column(float(step**2)))
+    hand = Hand(order)
+    hand.square(0, 1, 4)
     # The line through 1 and 16 climbs 5 a step.
-    assert drive(controller, 6, None).item() == pytest.approx([16.0, 26.0, 36.0][order])
-    assert drive(controller, 7, None).item() == pytest.approx([16.0, 31.0, 49.0][order])
+    for step, expected in ((6, [16.0, 26.0, 36.0]), (7, [16.0, 31.0, 49.0])):
+        hand.begin(step)
+        assert hand.reuse() == pytest.approx([expected[order]])
 
 
 def test_verbs_forecast_each_sample_at_its_order():
-    controller = by_hand(2, forecast_order=torch.tensor([2, 0, 1]))
-    for step in (0, 1, 4):
-        drive(controller, step, column(*[float(step**2)] * 3))
-    assert drive(controller, 6, None).flatten().tolist() == pytest.approx([36.0, 16.0, 26.0])
+    hand = Hand(2, forecast_order=torch.tensor([2, 0, 1]))
+    hand.square(0, 1, 4)
+    hand.begin(6)
+    assert hand.reuse() == pytest.approx([36.0, 16.0, 26.0])
 
 
 def test_by_hand_each_branch_goes_on_from_its_own_computations():
     # At step 2 one branch computes although both may reuse: the books count the older value.
-    controller = by_hand(1, Scripted(torch.ones(12, 1, 1, dtype=torch.bool)))
+    hand = Hand(1, Scripted(torch.ones(12, 1, 1, dtype=torch.bool)))
     for step in (0, 1):
-        drive(controller, step, column(float(step)))
-        controller.commit(0, "uncond", output=column(float(10 * step)))
-    drive(controller, 2, column(2.0))
-    decision = controller.should_reuse(0, "uncond")
-    assert controller.reuse(decision.entry)[2].item() == 20.0
-    assert drive(controller, 5, None).item() == 5.0
-    decision = controller.should_reuse(0, "uncond")
-    assert controller.reuse(decision.entry)[2].item() == 50.0
+        hand.begin(step)
+        hand.commit(float(step))
+        hand.commit(10.0 * step, "uncond")
+    hand.begin(2)
+    hand.commit(2.0)
+    assert hand.reuse("uncond") == [20.0]
+    hand.begin(5)
+    assert (hand.reuse(), hand.reuse("uncond")) == ([5.0], [50.0])
 
 
 def test_a_lent_branch_goes_on_as_its_lender():
-    config = DQARConfig(
-        quantization_bits=32, forecast_order=1, cross_branch_threshold=10.0, warmup_fraction=0.0
-    )
     script = torch.tensor([0, 0, 1], dtype=torch.bool)[:, None, None]
-    controller = DQARController(config, num_layers=1, gate=Scripted(script))
-    for step in range(2):
-        controller.begin_step(step, 3)
-        controller.commit(0, "cond", output=column(1.0 + step))
-        decision = controller.should_reuse(0, "uncond")
-        if step:
-            assert decision.reasons == (Reason.SHARED,)
-            assert controller.reuse(decision.entry)[2].item() == 2.0
-        else:
-            controller.commit(0, "uncond", output=column(1.5))
-    controller.begin_step(2, 3)
-    for branch in ("cond", "uncond"):
-        decision = controller.should_reuse(0, branch)
-        assert controller.reuse(decision.entry)[2].item() == 3.0
+    config = DQARConfig(quantization_bits=32, forecast_order=1, cross_branch_threshold=10.0)
+    hand = Hand(1)
+    hand.controller = DQARController(config, num_layers=1, gate=Scripted(script))
+    hand.begin(0)
+    hand.commit(1.0)
+    hand.commit(1.5, "uncond")
+    hand.begin(1)
+    hand.commit(2.0)
+    assert hand.controller.should_reuse(0, "uncond").reasons == (Reason.SHARED,)
+    assert hand.reuse("uncond") == [2.0]
+    hand.begin(2)
+    assert (hand.reuse(), hand.reuse("uncond")) == ([3.0], [3.0])
 
 
 def test_an_entry_committed_twice_in_a_step_starts_its_past_anew():

@@ -150,10 +150,11 @@ def copies_of_steps(model, config, order) -> list[list[tuple[int, ...]]]:
 def test_coefficients_are_copied_once_a_step_and_not_at_all_where_samples_agree(tiny_dit):
     model = copy.deepcopy(tiny_dit).to("meta")
     config = DQARConfig(forecast_order=2, quantization_bits=16)
-    assert copies_of_steps(model, config, None) == [[]] * STEPS
-    # 2 weights and 2 rates of 3 gates by row. Step 3 is the first with a past that orders differ in.
+    plain = copies_of_steps(model, DQARConfig(quantization_bits=16), None)
+    assert copies_of_steps(model, config, None) == plain
     mixed = copies_of_steps(model, config, torch.tensor([2, 0, 1]))
-    assert mixed == [[], [], [], [(4, 3, 2 * SAMPLES)]]
+    # Step 3 is the first whose samples differ: 2 weights and 2 rates of 3 gates, by row.
+    assert mixed == [*plain[:3], [*plain[3], (4, 3, 2 * SAMPLES)]]
 
 
 def test_order_0_does_what_it_did(tiny_dit):
