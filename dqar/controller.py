@@ -15,10 +15,12 @@ from torch import Tensor
 
 from dqar.cache import Balance, ReuseCache
 from dqar.cascade import seed_cascade
+from dqar.coefficients import HandChronicle, StepCoefficients
 from dqar.config import DQARConfig
 from dqar.cross_branch import CONDITIONAL, BranchRows, BranchSharing
 from dqar.exchange import Compute, Decision, Parts
 from dqar.gates import MEASURED, AllOf, Cached, Gate
+from dqar.history import History
 from dqar.ledger import BRANCH_GAP, Ledger
 from dqar.passage import Passage
 from dqar.policy import ReusePolicy
@@ -70,7 +72,10 @@ class DQARController:
         self.gate = AllOf(gate or seed_cascade(self.config, policy), Cached())
         for decides in self.gate.policies:
             decides.spec.refuse_misfit(
-                self.config.sites, self.config.branch_mode, self.config.cached
+                self.config.sites,
+                self.config.branch_mode,
+                self.config.cached,
+                self.config.forecast_order,
             )
         self.exposure = exposure
         self.sink = sink
@@ -82,10 +87,16 @@ class DQARController:
         self._reset()
 
     def _reset(self) -> None:
-        self.cache = ReuseCache({})
+        self.history = History.of({}, None, 0)
         self._ledger: Ledger | None = None
         self._step: Step | None = None
         self._asked: list[Tensor] = []
+        self._orders_shown: list[Tensor] = []
+
+    @property
+    def cache(self) -> ReuseCache:
+        """The cached values as they were computed."""
+        return self.history.values
 
     @property
     def needs(self) -> frozenset[str]:
@@ -149,9 +160,11 @@ class DQARController:
                 num_samples = self._ledger.shape[1]
         if self._ledger is None:
             device = torch.device("cpu") if latent is None else latent.device
-            self.cache = ReuseCache(self.config.cache_formats(self.num_heads), self.balance)
-            order = self._orders()
+            formats, kept = self.config.cache_formats(self.num_heads), self.config.forecast_order
+            self.history = History.of(formats, self.balance, kept)
+            order = self._orders(num_samples)
             self._ledger = Ledger(self.config.sites, self._depth(), num_samples, device, order)
+            self._by_hand = HandChronicle(self._ledger.wanted_order, kept)
         if self._ledger.shape[1] != num_samples:
             raise ValueError(
                 "The number of samples must stay the same from step 0 on. Got "
@@ -159,10 +172,16 @@ class DQARController:
             )
         return self._ledger
 
-    def _orders(self) -> int | Tensor:
+    def _orders(self, num_columns: int) -> int | Tensor:
         if self.forecast_order is None:
             return self.config.forecast_order
-        return self.forecast_order.clamp(max=self.config.forecast_order)
+        orders = self.forecast_order.cpu().repeat(self._columns_of_a_sample())
+        if len(orders) != num_columns:
+            raise ValueError(
+                f"forecast_order must hold one order a sample. Got {len(self.forecast_order)} for "
+                f"{num_columns // self._columns_of_a_sample()} samples. Pass a tensor of that many."
+            )
+        return orders.clamp(0, self.config.forecast_order)
 
     def _depth(self) -> int:
         if self.num_layers is None:
@@ -192,13 +211,16 @@ class DQARController:
         self.is_idle = is_closed and not self.needs
         self._tape = StepTape(verdict)
         self._passage = Passage(
-            cache=self.cache,
+            history=self.history,
             tape=self._tape,
             codes=self._codes,
             branches=BranchRows(branches=self.branches, num_samples=self._signal.shape[1]),
             needs=self.needs,
             shares_branches=self.sharing is not None,
             exposure=self.exposure,
+            step=self._signal.step.index,
+            coefficients=StepCoefficients.of(self._signal, self.config.forecast_order),
+            by_hand=self._by_hand,
         )
 
     def _books(self) -> Ledger:
@@ -215,7 +237,7 @@ class DQARController:
             lent = EntryKey(site, layer, branch, lender=CONDITIONAL)
             reasons = (Reason.SHARED,) * len(codes)
             return Decision(mask=(True,) * len(codes), reasons=reasons, entry=lent)
-        if key not in self.cache:
+        if key not in self.history:
             codes = [int(Reason.COLD) if code == Reason.REUSE else code for code in codes]
         mask = tuple(code == Reason.REUSE for code in codes)
         return Decision(mask=mask, reasons=tuple(Reason(code) for code in codes), entry=key)
@@ -267,6 +289,7 @@ class DQARController:
             return
         tape = self._tape
         self._asked.append(tape.outcome)
+        self._orders_shown.append(self._signal.order)
         if self.sink is not None:
             error = tape.local_error
             self.sink(GateRecord(signal=self._signal, verdict=tape.verdict, local_rel_error=error))
@@ -281,5 +304,7 @@ class DQARController:
 
     def summary(self) -> ReuseSummary:
         """What fired since step 0, as far as the open step has come."""
-        asked = self._asked if self._step is None else [*self._asked, self._tape.outcome]
-        return summarize(asked, self.config.sites, self._depth(), self.cache.nbytes)
+        asked, orders = self._asked, self._orders_shown
+        if self._step is not None:
+            asked, orders = [*asked, self._tape.outcome], [*orders, self._signal.order]
+        return summarize(asked, self.config.sites, self._depth(), self.history.nbytes, orders)

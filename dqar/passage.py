@@ -8,12 +8,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from dqar.cache import CachedValue, ReuseCache
+from dqar.cache import CachedValue
+from dqar.coefficients import Coefficients, HandChronicle, StepCoefficients
 from dqar.cross_branch import CONDITIONAL, UNCONDITIONAL, BranchRows
 from dqar.exchange import Compute, Fresh, Parts, parts_error
+from dqar.history import History
 from dqar.records import EntryKey, Reason
 from dqar.tape import Rows, StepTape, rows_that_compute
 
@@ -22,7 +24,7 @@ from dqar.tape import Rows, StepTape, rows_that_compute
 class Passage:
     """One step's way through the sites of a model."""
 
-    cache: ReuseCache
+    history: History
     tape: StepTape
     codes: list[list[int]]
     """The verdict's reasons on the host, by gate and sample."""
@@ -33,6 +35,12 @@ class Passage:
     """Whether the distance between guidance branches is to be measured."""
     exposure: bool
     """Compute every site; the verdict decides only what the sampler sees."""
+    step: int
+    """Which step of the run."""
+    coefficients: StepCoefficients | None
+    """Of the forecasts that reuse shows; None where it shows values as they are."""
+    by_hand: HandChronicle
+    """When entries driven by hand were computed."""
     rows_of: dict[tuple[int, ...], Rows] = field(default_factory=dict)
     """Rows that compute, by what a gate decided."""
 
@@ -42,21 +50,24 @@ class Passage:
         """Cache what one branch computed by hand."""
         if entropy is not None:
             self.tape.measure("entropy", gate, entropy, None)
-        self.cache.store(key, parts)
+        self.history.store(key, parts, self.by_hand.coefficients(key, self.step))
+        self.by_hand.note(key, self.step)
         if self.shares_branches and self._follows(gate, key.branch):
-            other = self.cache.read(EntryKey(key.site, key.layer, CONDITIONAL))
+            other = self.history.read(EntryKey(key.site, key.layer, CONDITIONAL))
             self.tape.note_branch_gap(gate, parts_error(parts, other), None)
         self.tape.mark_committed(gate, None, key.branch)
 
     def hand_out(self, entry: EntryKey, gate: int) -> CachedValue:
-        """What a decision's entry holds, or what another branch lends it."""
+        """What a decision's entry holds, forecast for this step, or what another branch lends."""
         key = EntryKey(entry.site, entry.layer, entry.branch)
         if entry.lender is None:
             self.tape.mark_reused(gate, entry.branch)
         else:
-            self.cache.lend(EntryKey(entry.site, entry.layer, entry.lender), key)
+            lender = EntryKey(entry.site, entry.layer, entry.lender)
+            self.history.lend(lender, key)
+            self.by_hand.lend(lender, key)
             self.tape.mark_committed(gate, None, entry.branch)
-        return self.cache.fetch(key)
+        return self.history.fetch(key, self.by_hand.coefficients(key, self.step))
 
     def is_lent(self, gate: int, branch: str) -> bool:
         """Whether a branch driven by hand may take over what the conditional one committed."""
@@ -73,18 +84,27 @@ class Passage:
         codes = set(self.codes[gate])
         if Reason.REUSE in codes:
             self.tape.mark_reused(gate)
-            return self.cache.read(key) if len(codes) == 1 else self._mix(key, gate, compute)
+            return self._shown(key, gate) if len(codes) == 1 else self._mix(key, gate, compute)
         if Reason.SHARED in codes:
             return self._mix(key, gate, compute)
         fresh = compute(None)
         self._enter(key, gate, fresh, None)
         return fresh.parts
 
+    def _coefficients(self, gate: int) -> Coefficients | None:
+        if self.coefficients is None:
+            return None
+        return Coefficients(step=self.coefficients, gate=gate)
+
+    def _shown(self, key: EntryKey, gate: int) -> Parts:
+        """What rows that reuse see."""
+        return self.history.read(key, self._coefficients(gate))
+
     def _mix(self, key: EntryKey, gate: int, compute: Compute) -> Parts:
-        cached = self.cache.read(key)
+        cached = self._shown(key, gate)
         rows = self._rows(gate, next(iter(cached.values())))
-        fresh = self._compute(gate, compute, rows)
-        self._enter(key, gate, fresh, rows)
+        fresh, donors = self._compute(gate, compute, rows)
+        self._enter(key, gate, fresh, rows, donors)
         return {
             name: part.index_copy(0, rows.rows_at, fresh.parts[name])
             for name, part in cached.items()
@@ -98,20 +118,21 @@ class Passage:
             self.rows_of[decided] = rows_that_compute(reuse, len(value), value.device)
         return self.rows_of[decided]
 
-    def _compute(self, gate: int, compute: Compute, rows: Rows) -> Fresh:
+    def _compute(self, gate: int, compute: Compute, rows: Rows) -> tuple[Fresh, Tensor]:
+        """What rows are given, and the row that each was computed as."""
         if Reason.SHARED not in self.codes[gate]:
-            return compute(rows.rows_at)
+            return compute(rows.rows_at), rows.rows_at
         shared = self.tape.verdict.reason[gate] == Reason.SHARED
         computed, place = self.branches.donors(rows.rows, shared).unique(return_inverse=True)
-        device = rows.rows_at.device
-        return compute(computed.to(device)).take(place.to(device))
+        computed_at, place_at = (index.to(rows.rows_at.device) for index in (computed, place))
+        return compute(computed_at).take(place_at), computed_at[place_at]
 
     def _expose(self, key: EntryKey, gate: int, compute: Compute) -> Parts:
         fresh = compute(None)
-        if key not in self.cache:
+        if key not in self.history:
             self._enter(key, gate, fresh, None)
             return fresh.parts
-        cached = self.cache.read(key)
+        cached = self._shown(key, gate)
         error = parts_error(cached, fresh.parts)
         self.tape.note_local_error(gate, error)
         self.tape.mark_reused(gate)
@@ -123,12 +144,27 @@ class Passage:
             self._enter(key, gate, fresh.take(rows.rows_at), rows)
         return seen
 
-    def _enter(self, key: EntryKey, gate: int, fresh: Fresh, rows: Rows | None) -> None:
+    def _enter(
+        self,
+        key: EntryKey,
+        gate: int,
+        fresh: Fresh,
+        rows: Rows | None,
+        donors: Int[Tensor, " r"] | None = None,
+    ) -> None:
+        """Cache what some rows (or all) computed.
+
+        Args:
+            donors: the row that each was computed as. A row that took another's value goes on from
+                the other's past: from its own, the next difference would hold the distance
+                between the branches.
+        """
         if fresh.entropy is not None:
             self.tape.measure("entropy", gate, fresh.entropy, rows)
-        if "log_drift" in self.needs and key in self.cache:
+        if "log_drift" in self.needs and key in self.history:
             self._measure_against_cache("drift", key, gate, fresh, rows)
-        self.cache.store(key, fresh.parts, None if rows is None else rows.rows_at)
+        rows_at = None if rows is None else rows.rows_at
+        self.history.store(key, fresh.parts, self._coefficients(gate), rows_at, donors)
         if "quant_error" in self.needs:
             self._measure_against_cache("quant_error", key, gate, fresh, rows)
         if self.shares_branches and self.branches.has_both:
@@ -138,7 +174,7 @@ class Passage:
     def _measure_against_cache(
         self, name: str, key: EntryKey, gate: int, fresh: Fresh, rows: Rows | None
     ) -> None:
-        cached = self.cache.read(key)
+        cached = self.history.read(key)
         if rows is not None:
             cached = {part: value[rows.rows_at] for part, value in cached.items()}
         self.tape.measure(name, gate, parts_error(cached, fresh.parts), rows)

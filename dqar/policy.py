@@ -62,10 +62,10 @@ class PolicySpec:
     """Sites that the policy was trained on."""
     actions: tuple[str, ...] = ("compute", "reuse")
     """Actions that it chooses from."""
-    forecast_order: int = 0
-    """What a reuse showed in training: :attr:`dqar.config.DQARConfig.forecast_order`."""
     cache_mode: str = "int8"
     """How the cache stored values during collection."""
+    forecast_order: int = 0
+    """What a reuse showed in training: the value as it is, or its forecast of this order."""
     branch_mode: str = "tied"
     """How guidance branches were gated during collection."""
     num_layers: int = 0
@@ -125,7 +125,9 @@ class PolicySpec:
             )
         return by_number[num_computed]
 
-    def refuse_misfit(self, sites: tuple[str, ...], branch_mode: str, cached: str) -> None:
+    def refuse_misfit(
+        self, sites: tuple[str, ...], branch_mode: str, cached: str, forecast_order: int = 0
+    ) -> None:
         """A policy decides only on what it was trained on.
 
         Raises:
@@ -138,6 +140,11 @@ class PolicySpec:
                 f"The policy must fit the configuration. Got one of the sites {self.sites}, "
                 f"{self.branch_mode} branches and cached outputs for {sites}, {branch_mode}, "
                 f"cached={cached!r}. Collect and train with that configuration."
+            )
+        if forecast_order != self.forecast_order:
+            raise ValueError(
+                f"The policy must fit forecast_order. Got one trained on {self.forecast_order} for "
+                f"{forecast_order}. Pass forecast_order={self.forecast_order}, or train another."
             )
 
     def saving_of_site(self) -> list[float]:

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, UInt8
+from jaxtyping import Bool, Int, UInt8
 from torch import Tensor
 
-from dqar.records import Reason
+from dqar.records import ACTIONS, Reason
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,6 +36,8 @@ class ReuseSummary:
     """Decisions by reason, for each step."""
     cache_bytes: int
     """Bytes that the cache held at the end."""
+    actions_by_site: dict[str, dict[str, int]]
+    """Reuses by site and by what they showed, of :data:`dqar.records.ACTIONS`."""
 
     @property
     def reuse_ratio(self) -> float:
@@ -60,13 +62,20 @@ def summarize(
     sites: tuple[str, ...],
     num_layers: int,
     cache_bytes: int,
+    orders: Sequence[Int[Tensor, "g b"]] | None = None,
 ) -> ReuseSummary:
-    """Count the reasons of every step."""
+    """Count the reasons of every step.
+
+    Args:
+        orders: of the forecasts that reuse showed in each step; none by default.
+    """
     # A run without steps counts nothing, in the same shapes.
     shape = (len(sites) * num_layers, 1)
     stacked = torch.stack(list(reasons)) if reasons else torch.zeros(0, *shape, dtype=torch.uint8)
     by_place = stacked.unflatten(1, (len(sites), num_layers))
     reused, shared = by_place == Reason.REUSE, by_place == Reason.SHARED
+    shown = torch.stack(list(orders)) if orders else torch.zeros_like(stacked).long()
+    shown = shown.view_as(by_place)
     return ReuseSummary(
         gates=stacked.numel(),
         reused=int(reused.sum()),
@@ -78,6 +87,7 @@ def summarize(
         reasons_by_layer=[_by_reason(by_place[:, :, layer]) for layer in range(num_layers)],
         reasons_by_step=[_by_reason(step) for step in stacked],
         cache_bytes=cache_bytes,
+        actions_by_site=_by_action(reused, shown, sites),
     )
 
 
@@ -88,3 +98,17 @@ def _by_reason(reasons: UInt8[Tensor, "*axes"]) -> dict[str, int]:
 
 def _by_site(where: Bool[Tensor, "t s l b"], sites: tuple[str, ...]) -> dict[str, int]:
     return dict(zip(sites, where.sum(dim=(0, 2, 3)).tolist(), strict=True))
+
+
+def _by_action(
+    reused: Bool[Tensor, "t s l b"], shown: Int[Tensor, "t s l b"], sites: tuple[str, ...]
+) -> dict[str, dict[str, int]]:
+    by_action = [_by_site(reused & (shown == order), sites) for order in range(len(ACTIONS))]
+    return {
+        site: {
+            action: counts[site]
+            for action, counts in zip(ACTIONS, by_action, strict=True)
+            if counts[site]
+        }
+        for site in sites
+    }

@@ -18,6 +18,7 @@ from pipeline.door import (
     refuse_relative_inside_job,
     refuse_unwritable,
     split_names,
+    whole_numbers,
 )
 
 
@@ -38,6 +39,7 @@ def run(arguments: argparse.Namespace) -> int:
         sampler=arguments.sampler,
         sites=split_names(arguments.sites),
         designs=arguments.designs,
+        forecast_orders=whole_numbers("--forecast-orders", arguments.forecast_orders),
         dtype=arguments.dtype,
         seed=arguments.seed,
     )
@@ -62,6 +64,11 @@ def parser() -> JobParser:
         "--designs",
         default="paced",
         help="exploration designs with their shares",
+    )
+    job.add_argument(
+        "--forecast-orders",
+        default="0,1,2",
+        help="what a reuse shows, in turns: the cached value (0), or its forecast of order 1 or 2",
     )
     job.add_argument("--batch-size", type=int, default=48, help="trajectories of a unit")
     job.add_argument("--dtype", choices=["fp32", "fp16", "bf16"], default="fp32", help="arithmetic")

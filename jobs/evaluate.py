@@ -38,7 +38,9 @@ def run(arguments: argparse.Namespace) -> int:
     policies = load_policies(arguments.policy, card)
     config = configure(arguments, card, next(iter(policies.values()), None))
     refuse_too_many_steps(card, config.steps)
-    refuse_policies_apart(config.dqar_config(), policies)
+    for name, policy in policies.items():
+        followed = config.at_order(policy.spec.forecast_order)
+        refuse_policies_apart(followed.dqar_config(), {name: policy})
     fleet = config_of(arguments)
     refuse_other_files(arguments.out, "results.json")
     refuse_unwritable(arguments.out)
@@ -101,7 +103,7 @@ def parser() -> JobParser:
     job.add_argument(
         "--methods",
         default="baseline,fewer-steps,interval,linear,threshold,static,learned",
-        help="what to compare; also threshold-tuned",
+        help="what to compare; also threshold-tuned, interval-forecast1, interval-forecast2",
     )
     job.add_argument("--num-samples", type=int, default=64, help="unseen samples of each point")
     job.add_argument("--steps", type=int, help="sampling steps; default: the policy's, or 50")

@@ -92,6 +92,13 @@ def configure(arguments: argparse.Namespace, card, policy):
     )
 
 
+def followed(spec):
+    """The default configuration on what a policy was trained for."""
+    from dqar.config import DQARConfig
+
+    return checked(DQARConfig, sites=spec.sites, forecast_order=spec.forecast_order)
+
+
 def configure_reuse(arguments: argparse.Namespace, policy):
     """The configuration of --config, else the default on the policy's sites; then the flags."""
     from dqar.config import DQARConfig
@@ -101,7 +108,7 @@ def configure_reuse(arguments: argparse.Namespace, policy):
     if arguments.config is not None:
         config = checked(load_config, path=arguments.config)
     else:
-        config = checked(DQARConfig, sites=policy.spec.sites) if policy else DQARConfig()
+        config = DQARConfig() if policy is None else followed(policy.spec)
     changes = {}
     if arguments.sites is not None:
         changes["sites"] = split_names(arguments.sites)

@@ -1,7 +1,7 @@
 """Fit a reuse policy on traces and write it as a small folder.
 
 python jobs/train.py --traces runs/traces --out runs/policy
-python jobs/train.py --traces runs/traces --out runs/schedule --features schedule
+python jobs/train.py --traces runs/traces --out runs/full --features full
 """
 
 import argparse
@@ -15,6 +15,7 @@ from pipeline.door import (
     refuse_relative_inside_job,
     refuse_unwritable,
     split_names,
+    whole_numbers,
 )
 
 
@@ -29,6 +30,7 @@ def run(arguments: argparse.Namespace) -> int:
         features=arguments.features,
         label=arguments.label,
         sites=split_names(arguments.sites or ""),
+        forecast_orders=whole_numbers("--forecast-orders", arguments.forecast_orders),
         seed=arguments.seed,
     )
     open_traces(arguments.traces)
@@ -52,6 +54,12 @@ def parser() -> JobParser:
     )
     job.add_argument("--label", choices=["final", "local"], default="final", help="what to learn")
     job.add_argument("--sites", help="sites to learn; default: those of the traces")
+    job.add_argument(
+        "--forecast-orders",
+        default="",
+        help="what plans may show at a reuse, such as 0 for the cached value alone; default: "
+        "whichever of the traces' orders is predicted to err least",
+    )
     job.add_argument("--seed", type=int, default=0, help="seed of the weights")
     add_tracking_flags(job)
     return job

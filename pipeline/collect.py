@@ -62,6 +62,7 @@ class Collector:
         of_noise = torch.tensor([unique.index(noise_id) for noise_id in noise_ids])
         twins = self._run(noise, labels, DQARController(plan.dqar_config(enabled=False)))
         scripts = [self._script(index) for index in trajectories]
+        orders = [plan.forecast_order(index) for index in trajectories]
         records: list[GateRecord] = []
         wants_reuse = torch.stack([script.wants_reuse for script in scripts], dim=-1)
         max_gap = torch.tensor([script.max_gap for script in scripts], device=self.device)
@@ -70,12 +71,13 @@ class Collector:
             gate=AllOf(Cached(), Staleness(max_gap), Scripted(wants_reuse.to(self.device))),
             exposure=True,
             sink=records.append,
+            forecast_order=torch.tensor(orders),
         )
         latents = self._run(noise[of_noise], labels[of_noise], controller)
         deltas = measure_deltas(self.model, latents, twins[of_noise.to(twins.device)])
         ids = [plan.trajectory_id(index) for index in trajectories]
         rows = trajectory_columns(
-            plan, self.device, ids, noise_ids, labels[of_noise], scripts, deltas
+            plan, self.device, ids, noise_ids, labels[of_noise], scripts, orders, deltas
         )
         return rows, gate_columns(plan, ids, scripts, records)
 

@@ -126,3 +126,15 @@ def add_tracking_flags(parser: JobParser) -> None:
 def split_names(text: str) -> tuple[str, ...]:
     """``"attn,ff"`` to ``("attn", "ff")``."""
     return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def whole_numbers(flag: str, text: str) -> tuple[int, ...]:
+    """``"0,1,2"`` to ``(0, 1, 2)``.
+
+    Raises:
+        Refusal: if something else stands between the commas.
+    """
+    numbers = split_names(text)
+    if not all(number.isdecimal() for number in numbers):
+        raise Refusal(f"{flag} must be whole numbers. Got {text!r}. Pass 0,1,2.")
+    return tuple(map(int, numbers))

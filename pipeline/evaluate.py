@@ -14,6 +14,7 @@ from pipeline import methods
 from pipeline.evaluator import Evaluator
 from pipeline.fleet import Fleet, FleetConfig
 from pipeline.methods import Grid, Point
+from pipeline.planned_points import planned_points
 from pipeline.progress import Progress
 from pipeline.tasks import EvaluateConfig, Measured, Probe, Probed
 
@@ -64,6 +65,9 @@ def lay_out_points(config: EvaluateConfig, contest: Contest, fleet: Fleet) -> li
         points += methods.fewer_steps_points(grid, steps)
     if "interval" in wanted:
         points += methods.interval_points(grid, steps)
+    for order in (1, 2):
+        if f"interval-forecast{order}" in wanted:
+            points += methods.interval_points(grid, steps, order)
     if "linear" in wanted:
         points += methods.linear_points(grid, steps)
     if "threshold" in wanted:
@@ -71,7 +75,10 @@ def lay_out_points(config: EvaluateConfig, contest: Contest, fleet: Fleet) -> li
     if "threshold-tuned" in wanted:
         points += _tuned(grid, steps, probed["observe"], fleet)
     for name, policy in contest.policies.items():
-        points += _of_policy(name, policy, contest, steps, probed[name], fleet)
+        if policy.spec.plans:
+            points += _of_planned(name, policy, contest, fleet)
+        else:
+            points += _of_policy(name, policy, contest, steps, probed[name], fleet)
     return points
 
 
@@ -79,7 +86,8 @@ def _first_probes(contest: Contest, fleet: Fleet) -> dict[str, Probed]:
     probes = []
     if {"threshold", "threshold-tuned"} & set(contest.methods):
         probes.append(Probe(name="observe", gate=Closed(), num_samples=methods.PROBES // 2))
-    for name, policy in contest.policies.items():
+    greedy = {name: one for name, one in contest.policies.items() if not one.spec.plans}
+    for name, policy in greedy.items():
         gate = methods.Learned(policy, log_threshold=methods.probe_thresholds(policy))
         probes.append(Probe(name=name, gate=gate, num_samples=methods.PROBES))
     return _answers(fleet, probes)
@@ -87,6 +95,12 @@ def _first_probes(contest: Contest, fleet: Fleet) -> dict[str, Probed]:
 
 def _answers(fleet: Fleet, probes: list[Probe]) -> dict[str, Probed]:
     return {probe.name: answer for probe, answer in fleet.work(probes)} if probes else {}
+
+
+def _of_planned(name: str, policy: ReusePolicy, contest: Contest, fleet: Fleet) -> list[Point]:
+    if "learned" not in contest.methods:
+        return []
+    return planned_points(name, policy, contest.grid, lambda probes: _answers(fleet, probes))
 
 
 def _of_policy(

@@ -75,6 +75,7 @@ def refuse_policies_apart(config: DQARConfig, policies: dict[str, ReusePolicy]) 
             sites=config.sites,
             branch_mode=config.branch_mode,
             cached=config.cached,
+            forecast_order=config.forecast_order,
         )
 
 
@@ -119,6 +120,7 @@ def _log_point(tracker: Tracker, session: str, measured: Measured) -> None:
                 "method",
                 "operating_point",
                 "sites",
+                "forecast_order",
                 "steps",
                 "guidance",
                 "model",

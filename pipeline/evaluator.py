@@ -38,9 +38,8 @@ class Evaluator:
         self.model = load_model(
             card, sampler=config.sampler, dtype=config.dtype, device=self.device
         )
-        self.dqar = config.dqar_config()
         self.balance = self._calibrate()
-        self.wrapper = DQARDiTWrapper(self.model.transformer, self.dqar)
+        self.wrapper = DQARDiTWrapper(self.model.transformer, config.dqar_config())
         self.forward_flops = transformer_flops(self.model)
         self.twins: dict[tuple[Purpose, int], Tensor] = {}
         self.site_share: dict[str, float] = {}
@@ -64,7 +63,12 @@ class Evaluator:
         twins, _ = self._sample(noise, labels, self.config.steps, None)
         of_noise = torch.tensor([unique.index(noise_id) for noise_id in noise_ids])
         records: list[GateRecord] = []
-        controller = self._controller(AllOf(probe.gate), records.append)
+        gate, order = AllOf(probe.gate), probe.forecast_order
+        orders = (order,) if isinstance(order, int) else order
+        config = self._config(gate, max(orders))
+        controller = self._controller(config, gate, records.append)
+        if len(orders) > 1:
+            controller.forecast_order = torch.tensor(orders)
         latents, _ = self._sample(noise[of_noise], labels[of_noise], self.config.steps, controller)
         reuse = torch.stack([record.verdict.reuse.cpu() for record in records]).float()
         distance = (latents - twins[of_noise]).flatten(1).norm(dim=1)
@@ -100,7 +104,10 @@ class Evaluator:
             self.twins[key] = twins
             if timed:
                 tally.twin_seconds.append(seconds)
-        controller = None if point.gate is None else self._controller(point.gate)
+        controller = None
+        if point.gate is not None:
+            config = self._config(point.gate, point.forecast_order)
+            controller = self._controller(config, point.gate)
         latents, seconds = self._sample(noise, labels, point.steps, controller)
         if timed:
             tally.seconds.append(seconds)
@@ -110,8 +117,13 @@ class Evaluator:
         if controller is not None:
             tally.count(controller.summary())
 
-    def _controller(self, gate: Gate, sink: Any = None) -> DQARController:
-        return DQARController(self.dqar, gate=gate, sink=sink, balance=self.balance)
+    def _config(self, gate: Gate | None, order: int) -> EvaluateConfig:
+        """The configuration of a point: with its own order, its policy's, or the shared one."""
+        trained = [] if gate is None else [policy.spec.forecast_order for policy in gate.policies]
+        return self.config.at_order(order or max(trained, default=0))
+
+    def _controller(self, config: EvaluateConfig, gate: Gate, sink: Any = None) -> DQARController:
+        return DQARController(config.dqar_config(), gate=gate, sink=sink, balance=self.balance)
 
     def _calibrate(self) -> dict[PartKey, Tensor] | None:
         if not self.config.balanced:
@@ -156,7 +168,7 @@ class Evaluator:
         return self.model.features(load_digit_images()[0].to(self.device))
 
     def _row(self, point: Point, tally: Tally) -> dict[str, Any]:
-        config = self.config
+        config = self._config(point.gate, point.forecast_order)
         error = torch.cat([delta.latent_rel_l2 for delta in tally.deltas]).double().cpu()
         half = 1.96 * float(error.std()) / len(error) ** 0.5 if len(error) > 1 else 0.0
         mean = float(error.mean())
@@ -209,7 +221,7 @@ class Evaluator:
         return self.site_share
 
     def _flops_ratio(self, point: Point, tally: Tally) -> float:
-        config, card = self.config, self.model.card
+        config, card = self._config(point.gate, point.forecast_order), self.model.card
         branches = config.num_branches
         a_step = self.forward_flops * branches * config.num_samples
         spent = a_step * point.steps - saved_flops(config, card, tally, branches)

@@ -8,6 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from dqar.gates import Gate, Learned
 from dqar.policy import ReusePolicy
+from dqar.records import ACTIONS
 from pipeline.models import LoadedModel, ModelCard
 from pipeline.tally import Tally
 from pipeline.tasks import EvaluateConfig
@@ -51,14 +52,27 @@ def saved_flops(config: EvaluateConfig, card: ModelCard, tally: Tally, branches:
 def gate_flops(
     gate: Gate, config: EvaluateConfig, card: ModelCard, tally: Tally, branches: int
 ) -> float:
-    """FLOPs of the method's own arithmetic: sampled entropies and the policy."""
-    own = 0.0
+    """FLOPs of the method's own arithmetic: sampled entropies, the policy, forecasts."""
+    own = forecast_flops(config, card, tally, branches)
     if "entropy" in gate.needs:
         rows = config.dqar_config().entropy_rows
         a_row = entropy_flops(rows, card.num_tokens, card.width)
         own += a_row * sum(_computed_rows(site, config, tally, branches) for site in MEASURING)
     if isinstance(gate, Learned):
         own += tally.gates * policy_flops(gate.policy)
+    return own
+
+
+def forecast_flops(config: EvaluateConfig, card: ModelCard, tally: Tally, branches: int) -> float:
+    """FLOPs of forecasts and of the differences behind them: of each order two an element, where a
+    reuse shows it (a product and a sum) and at each computation (a difference and a product)."""
+    own = 0.0
+    for site in config.sites:
+        shown = sum(ACTIONS.index(name) * n for name, n in tally.actions_by_site[site].items())
+        computed = tally.gates / len(config.sites) - tally.reused_by_site[site]
+        parts = 2 if site == "attn" and config.cached == "kv" else 1
+        a_difference = 2.0 * parts * card.num_tokens * card.width * branches
+        own += a_difference * (shown + config.forecast_order * computed)
     return own
 
 

@@ -37,6 +37,8 @@ METHODS = (
     "baseline",
     "fewer-steps",
     "interval",
+    "interval-forecast1",
+    "interval-forecast2",
     "linear",
     "threshold",
     "threshold-tuned",
@@ -63,7 +65,9 @@ class Grid:
     """Layer fractions of ``linear``."""
     entropy_quantiles: tuple[float, ...] = (0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
     """Quantiles of the observed entropy that ``threshold`` takes for tau."""
-    reuse_ratios: tuple[float, ...] = (0.2, 0.27, 0.32, 0.4, 0.47, 0.52, 0.6, 0.67, 0.72, 0.78)
+    reuse_ratios: tuple[float, ...] = tuple(
+        percent / 100 for percent in (20, 28, 32, 40, 48, 52, 60, 66, 72, 78, 82)
+    )
     """Reuse ratios that calibrated sweeps aim at."""
 
 
@@ -88,6 +92,8 @@ class Point:
     steps: int
     gate: Gate | None = None
     """None samples without reuse."""
+    forecast_order: int = 0
+    """What a reuse shows; 0 leaves it to the gate's policy, then to the configuration."""
 
 
 def fewer_steps_points(grid: Grid, steps: int) -> list[Point]:
@@ -96,14 +102,15 @@ def fewer_steps_points(grid: Grid, steps: int) -> list[Point]:
     return [Point(method="fewer-steps", operating_point=f"steps={few}", steps=few) for few in kept]
 
 
-def interval_points(grid: Grid, steps: int) -> list[Point]:
-    """Compute all sites every k-th step (PAB, FORA)."""
+def interval_points(grid: Grid, steps: int, forecast_order: int = 0) -> list[Point]:
+    """Compute all sites every k-th step (PAB, FORA), and forecast between (TaylorSeer)."""
     return [
         Point(
-            method="interval",
+            method=f"interval-forecast{forecast_order}" if forecast_order else "interval",
             operating_point=f"period={period}",
             steps=steps,
             gate=Interval(period),
+            forecast_order=forecast_order,
         )
         for period in grid.periods
     ]
@@ -183,18 +190,30 @@ def learned_points(
             operating_point=f"log_threshold={threshold:.3f}",
             steps=steps,
             gate=Learned(policy, log_threshold=threshold),
+            forecast_order=policy.spec.forecast_order,
         )
         for threshold in thresholds
     ]
 
 
-def static_point(name: str, steps: int, share: Float[Tensor, "t g"], threshold: float) -> Point:
-    """The learned policy's majority schedule: one plan for every sample, known before sampling."""
+def static_point(
+    name: str,
+    steps: int,
+    share: Float[Tensor, "t g"],
+    threshold: float,
+    forecast_order: int = 0,
+) -> Point:
+    """The learned policy's majority schedule: one plan for every sample, known before sampling.
+
+    Args:
+        forecast_order: the policy's.
+    """
     return Point(
         method=name.replace("learned", "static"),
         operating_point=f"majority@{threshold:.3f}",
         steps=steps,
         gate=Scripted(majority(share)[:, :, None]),
+        forecast_order=forecast_order,
     )
 
 

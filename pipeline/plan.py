@@ -9,11 +9,12 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from dqar.config import DQARConfig
+from dqar.config import CHOICES, DQARConfig
 from pipeline.designs import DEFAULT_DESIGNS, DESIGNS, Design
 from pipeline.models import Dtype, Sampler
 
-TRACE_SCHEMA_VERSION = 1
+FORECAST_ORDERS = CHOICES["forecast_order"]
+TRACE_SCHEMA_VERSION = 2
 """Version of the two tables and of the folder around them."""
 
 
@@ -41,6 +42,8 @@ class CollectPlan:
     """Sub-modules whose reuse is explored."""
     designs: tuple[Design, ...] = DEFAULT_DESIGNS
     """Exploration designs; trajectories take them in turns, and one named twice comes twice."""
+    forecast_orders: tuple[Literal[0, 1, 2], ...] = (0,)
+    """What a reuse shows; trajectories take them in turns, so that every design meets each."""
     branch_mode: Literal["tied"] = "tied"
     """Both guidance branches of a sample share a verdict."""
     cache_bits: Literal[8, 16, 32] = 8
@@ -64,6 +67,11 @@ class CollectPlan:
             )
         if not math.isfinite(self.guidance_scale):
             raise ValueError(f"guidance_scale must be finite. Got {self.guidance_scale}. Pass 4.0.")
+        if not self.forecast_orders or not set(self.forecast_orders) <= set(FORECAST_ORDERS):
+            raise ValueError(
+                f"forecast_orders must be chosen from {FORECAST_ORDERS}. Got "
+                f"{self.forecast_orders}. Pass 0,1,2."
+            )
         self.dqar_config()
         unknown = set(self.designs) - set(DESIGNS)
         if unknown or not self.designs:
@@ -76,6 +84,7 @@ class CollectPlan:
         return DQARConfig(
             enabled=enabled,
             quantization_bits=self.cache_bits,
+            forecast_order=max(self.forecast_orders),
             sites=self.sites,
             branch_mode=self.branch_mode,
         )
@@ -101,6 +110,12 @@ class CollectPlan:
     def noise_id(self, trajectory: int) -> int:
         """The noise that a trajectory starts from."""
         return trajectory // self.masks_per_noise
+
+    def forecast_order(self, trajectory: int) -> int:
+        """What a reuse shows in a trajectory. Turns shift by one with each round of the designs:
+        every design meets every order, and so do trajectories of one noise."""
+        turn, design = divmod(trajectory, len(self.designs))
+        return self.forecast_orders[(turn + design) % len(self.forecast_orders)]
 
     def trajectory_id(self, trajectory: int) -> str:
         """Name of a trajectory in both tables."""

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dqar.config import CACHE_DTYPES
 from dqar.controller import CLASS_PROMPT_LENGTH
-from dqar.records import FEATURES, SITES, GateRecord, Reason
+from dqar.records import ACTIONS, FEATURES, SITES, GateRecord, Reason
 from pipeline.designs import Exploration
 from pipeline.plan import CollectPlan
 from pipeline.quality import Deltas
@@ -26,9 +26,14 @@ def trajectory_columns(
     noise_ids: list[int],
     labels: Tensor,
     scripts: list[Exploration],
+    orders: list[int],
     deltas: Deltas,
 ) -> Columns:
-    """The trajectories table's columns; one value stands for a whole column."""
+    """The trajectories table's columns; one value stands for a whole column.
+
+    Args:
+        orders: what a reuse shows, by trajectory.
+    """
     distance = deltas.feature_distance
     return {
         "trajectory_id": ids,
@@ -39,6 +44,7 @@ def trajectory_columns(
         "design": [script.design for script in scripts],
         "exploration_rate": [script.rate for script in scripts],
         "max_gap": [script.max_gap for script in scripts],
+        "forecast_order": orders,
         "latent_rel_l2": deltas.latent_rel_l2.cpu().numpy(),
         "psnr": deltas.psnr.cpu().numpy(),
         "ssim": deltas.ssim.cpu().numpy(),
@@ -72,6 +78,7 @@ def gate_columns(
     features = columns.permute(2, 0, 1, 3).flatten(0, 2).numpy()
     site_names = np.array(SITES)[records[0].signal.site.cpu().numpy()]
     labels = np.array([reason.label for reason in Reason])[reasons.flatten().numpy()]
+    shown = np.array(ACTIONS)[_by_trajectory([one.signal.order for one in records]).flatten()]
     draws = torch.stack([script.draw_id for script in scripts])
     errors = _by_trajectory([record.local_rel_error for record in records])
     frame = {
@@ -86,7 +93,7 @@ def gate_columns(
         "reason": labels,
         "propensity": propensity.flatten().numpy(),
         "draw_id": draws.flatten().numpy(),
-        "action": np.where(labels == Reason.REUSE.label, "reuse", "compute"),
+        "action": np.where(labels == Reason.REUSE.label, shown, "compute"),
         "local_rel_error": errors.flatten().numpy(),
     }
     return frame

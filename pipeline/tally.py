@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -27,6 +27,10 @@ class Tally:
     reused_by_site: Counter[str] = field(default_factory=Counter)
     shared_by_site: Counter[str] = field(default_factory=Counter)
     """Gates that computed one guidance branch for both."""
+    actions_by_site: defaultdict[str, Counter[str]] = field(
+        default_factory=lambda: defaultdict(Counter)
+    )
+    """Reuses by what they showed."""
     cache_bytes: int = 0
     """The most that any batch held."""
 
@@ -36,6 +40,8 @@ class Tally:
         self.gates += summary.gates
         self.reused_by_site.update(summary.by_site)
         self.shared_by_site.update(summary.shared_by_site)
+        for site, actions in summary.actions_by_site.items():
+            self.actions_by_site[site].update(actions)
         self.cache_bytes = max(self.cache_bytes, summary.cache_bytes)
 
     @property

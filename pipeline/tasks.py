@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -51,6 +51,8 @@ class EvaluateConfig:
     """Granularity of an integer cache's scales."""
     quantize_keys: bool = True
     """False keeps cached keys in fp16."""
+    forecast_order: Literal[0, 1, 2] = 0
+    """What a reuse shows in points and probes that name no order of their own."""
     balanced: bool = False
     """Whether the cache's channels are balanced by salience, calibrated on calibration noise."""
     cross_branch_threshold: float | None = None
@@ -104,6 +106,7 @@ class EvaluateConfig:
             "cache_bits": self.cache_bits,
             "cache_granularity": self.cache_granularity,
             "quantize_keys": self.quantize_keys,
+            "forecast_order": self.forecast_order,
             "balanced": self.balanced,
             "cross_branch_threshold": self.cross_branch_threshold,
             "num_samples": self.num_samples,
@@ -113,6 +116,10 @@ class EvaluateConfig:
             "seed": self.seed,
         }
 
+    def at_order(self, order: int) -> EvaluateConfig:
+        """The same with forecasts of another order; 0 leaves it as it is."""
+        return replace(self, forecast_order=order) if order else self  # pyright: ignore[reportArgumentType]
+
     def dqar_config(self) -> DQARConfig:
         """How the model is instrumented."""
         return DQARConfig(
@@ -120,6 +127,7 @@ class EvaluateConfig:
             quantization_mode=self.cache_granularity,
             quantize_keys=self.quantize_keys,
             cached=self.cached,
+            forecast_order=self.forecast_order,
             cross_branch_threshold=self.cross_branch_threshold,
             sites=self.sites,
         )
@@ -134,6 +142,9 @@ class Probe:
     num_samples: int
     noise_ids: tuple[int, ...] = ()
     """Noise of each sample; the first ``num_samples`` by default."""
+    forecast_order: int | tuple[int, ...] = 0
+    """What a reuse shows, one for all or one a sample; 0 for all leaves it to the gate's policy,
+    then to the configuration."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

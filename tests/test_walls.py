@@ -130,7 +130,8 @@ def test_gates_touch_no_cache():
 @pytest.mark.parametrize(
     ("room", "users"),
     [
-        ("dqar.cache", {"dqar.controller", "dqar.passage"}),
+        ("dqar.cache", {"dqar.controller", "dqar.passage", "dqar.history"}),
+        ("dqar.history", {"dqar.controller", "dqar.passage"}),
         ("dqar.passage", {"dqar.controller"}),
     ],
 )

@@ -106,7 +106,8 @@ class Rig:
 
     def run(self, config: DQARConfig, gate: Gate | None = None, **options) -> Ran:
         """Sample through a wrapper that records every step and comes off again."""
-        built = {name: options.pop(name) for name in ("exposure", "balance") if name in options}
+        names = ("exposure", "balance", "forecast_order")
+        built = {name: options.pop(name) for name in names if name in options}
         records: list[GateRecord] = []
         wrapper = self.wrap(config, gate, sink=records.append, **built)
         latents = self.sample(wrapper, **options)

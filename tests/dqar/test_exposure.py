@@ -9,6 +9,15 @@ from dqar.gates import Scripted
 from dqar.records import FEATURES, Reason
 
 by_branches = pytest.mark.parametrize("branch_mode", ["tied", "independent"])
+ORDERS = {"0": 0, "1": 1, "2": 2, "mixed": torch.tensor([2, 0, 1])}
+by_orders = pytest.mark.parametrize("order", ORDERS.values(), ids=ORDERS)
+
+
+def of_order(order: int | torch.Tensor) -> tuple[dict, dict]:
+    """Changes of a configuration, and options of a run."""
+    if isinstance(order, int):
+        return {"forecast_order": order}, {}
+    return {"forecast_order": int(order.max())}, {"forecast_order": order}
 
 
 def assert_replays(exposed, skipped):
@@ -20,17 +29,32 @@ def assert_replays(exposed, skipped):
 
 @pytest.mark.parametrize("sites", [("attn",), ("ff",), ("attn", "ff")], ids="+".join)
 @by_branches
-def test_replay_of_an_exposure_run_is_the_run(rig, sites, branch_mode):
-    config = rig.config(sites=sites, branch_mode=branch_mode)
+@by_orders
+def test_replay_of_an_exposure_run_is_the_run(rig, sites, branch_mode, order):
+    changes, options = of_order(order)
+    config = rig.config(sites=sites, branch_mode=branch_mode, **changes)
     script = Scripted(rig.mask(config))
-    assert_replays(rig.run(config, script, exposure=True), rig.run(config, script))
+    exposed = rig.run(config, script, exposure=True, **options)
+    assert_replays(exposed, rig.run(config, script, **options))
 
 
 @by_branches
-def test_replay_holds_for_cached_keys_and_values(rig, branch_mode):
-    config = rig.config(cached="kv", branch_mode=branch_mode)
+@by_orders
+def test_replay_holds_for_cached_keys_and_values(rig, branch_mode, order):
+    changes, options = of_order(order)
+    config = rig.config(cached="kv", branch_mode=branch_mode, **changes)
     script = Scripted(rig.mask(config))
-    assert_replays(rig.run(config, script, exposure=True), rig.run(config, script))
+    exposed = rig.run(config, script, exposure=True, **options)
+    assert_replays(exposed, rig.run(config, script, **options))
+
+
+@by_orders
+def test_replay_holds_for_blocks(rig, order):
+    changes, options = of_order(order)
+    config = rig.config(sites=("block",), **changes)
+    script = Scripted(rig.mask(config))
+    exposed = rig.run(config, script, exposure=True, **options)
+    assert_replays(exposed, rig.run(config, script, **options))
 
 
 def test_replay_holds_without_guidance(rig):
@@ -40,11 +64,13 @@ def test_replay_holds_without_guidance(rig):
 
 
 @pytest.mark.parametrize("cached", ["output", "kv"])
-def test_replay_holds_with_an_int8_cache(rig, cached, distance):
-    config = rig.config(quantization_bits=8, cached=cached)
+@by_orders
+def test_replay_holds_with_an_int8_cache(rig, cached, order, distance):
+    changes, options = of_order(order)
+    config = rig.config(quantization_bits=8, cached=cached, **changes)
     script = Scripted(rig.mask(config))
-    exposed = rig.run(config, script, exposure=True)
-    skipped = rig.run(config, script)
+    exposed = rig.run(config, script, exposure=True, **options)
+    skipped = rig.run(config, script, **options)
     # Computing some rows rounds differently in the last bit, which can move one int8 value.
     torch.testing.assert_close(exposed.features, skipped.features, atol=1e-3, rtol=1e-3)
     assert distance(skipped.latents, exposed.latents) < 1e-3
@@ -53,12 +79,15 @@ def test_replay_holds_with_an_int8_cache(rig, cached, distance):
 
 @by_branches
 @pytest.mark.parametrize("cached", ["output", "kv"])
-def test_sample_does_not_depend_on_its_batch_mates(rig, branch_mode, cached):
-    config, chosen = rig.config(branch_mode=branch_mode, cached=cached), [2, 0]
+@by_orders
+def test_sample_does_not_depend_on_its_batch_mates(rig, branch_mode, cached, order):
+    changes, options = of_order(order)
+    config, chosen = rig.config(branch_mode=branch_mode, cached=cached, **changes), [2, 0]
     mask = rig.mask(config)
-    together = rig.run(config, Scripted(mask), exposure=True)
+    together = rig.run(config, Scripted(mask), exposure=True, **options)
+    options = {name: value[chosen] for name, value in options.items()}
     columns = chosen if branch_mode == "tied" else chosen + [rig.samples + one for one in chosen]
-    fewer = rig.run(config, Scripted(mask[..., columns]), exposure=True, chosen=chosen)
+    fewer = rig.run(config, Scripted(mask[..., columns]), exposure=True, chosen=chosen, **options)
     torch.testing.assert_close(fewer.latents, together.latents[chosen], atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(
         fewer.features, together.features[:, :, columns], atol=1e-5, rtol=1e-5
@@ -113,3 +142,52 @@ def test_features_do_not_read_the_steps_own_output(rig):
     assert torch.equal(spoiled.features[: step + 1], untouched.features[: step + 1])
     assert not torch.equal(spoiled.features[step + 1], untouched.features[step + 1])
     assert not torch.equal(spoiled.local_errors[step], untouched.local_errors[step])
+
+
+def test_each_sample_of_a_mixed_batch_is_what_it_is_alone_at_its_order(rig):
+    config, mixed = rig.config(forecast_order=2), ORDERS["mixed"]
+    script = Scripted(rig.mask(config))
+    together = rig.run(config, script, exposure=True, forecast_order=mixed)
+    for sample, order in enumerate(mixed.tolist()):
+        alone = rig.run(rig.config(forecast_order=order), script, exposure=True)
+        torch.testing.assert_close(
+            alone.latents[sample], together.latents[sample], atol=1e-5, rtol=1e-5
+        )
+        torch.testing.assert_close(
+            alone.local_errors[..., sample],
+            together.local_errors[..., sample],
+            atol=1e-5,
+            rtol=1e-4,
+            equal_nan=True,
+        )
+        actions = together.records[-1].signal.order[:, sample]
+        assert actions.max() <= order
+
+
+def test_local_error_is_the_forecasts(rig):
+    # At step 4 the last computations are those of the steps 3, 2 and 0.
+    reuse = torch.tensor([0, 1, 0, 0, 1, 0], dtype=torch.bool)[:, None, None]
+    kept: list[torch.Tensor] = []
+    attention = rig.model.transformer_blocks[0].attn1
+    handle = attention.to_out[0].register_forward_hook(lambda *seen: kept.append(seen[2].clone()))
+    errors = {
+        order: rig.run(
+            rig.config(sites=("attn",), forecast_order=order), Scripted(reuse), exposure=True
+        ).local_errors[4, 0]
+        for order in (0, 1, 2)
+    }
+    handle.remove()
+    for order, error in errors.items():
+        v0, _, v2, v3, v4, _ = kept[order * rig.steps : (order + 1) * rig.steps]
+        d1, d1_before = v3 - v2, (v2 - v0) / 2
+        shown = v3 + (order >= 1) * d1 + (order == 2) * 2 * (d1 - d1_before) / 3
+        by_row = (shown - v4).flatten(1).norm(dim=1) / v4.flatten(1).norm(dim=1)
+        torch.testing.assert_close(error, by_row.view(2, -1).mean(dim=0), atol=1e-6, rtol=1e-3)
+
+
+def test_orders_that_are_kept_and_not_wanted_change_nothing(rig):
+    script = Scripted(rig.mask(rig.config()))
+    plain = rig.run(rig.config(), script)
+    kept = rig.run(rig.config(forecast_order=2), script, forecast_order=torch.zeros(3).long())
+    assert torch.equal(plain.latents, kept.latents)
+    assert kept.summary.cache_bytes == 3 * plain.summary.cache_bytes

@@ -76,6 +76,11 @@ def test_closed_gates_add_nothing_to_a_block(tiny_dit, sites):
     assert added_deeper == added
 
 
+ORDERS = {
+    "plain": None,
+    "forecast": torch.full((SAMPLES,), 2),
+    "mixed": torch.tensor([2, 0, 1]),
+}
 GATES: dict[str, Gate] = {
     "interval": Interval(2),
     "closed": Closed(),
@@ -87,11 +92,12 @@ GATES: dict[str, Gate] = {
 @pytest.mark.parametrize("gate", GATES.values(), ids=GATES)
 @pytest.mark.parametrize("changes", [{}, {"cached": "kv"}, {"sites": ("block",)}], ids=str)
 @pytest.mark.parametrize("bits", [4, 8, 16])
-def test_schedules_never_wait_for_the_device(tiny_dit, gate, changes, bits):
+@pytest.mark.parametrize("order", ORDERS.values(), ids=ORDERS)
+def test_schedules_never_wait_for_the_device(tiny_dit, gate, changes, bits, order):
     model = copy.deepcopy(tiny_dit).to("meta")
-    config = DQARConfig(quantization_bits=bits, **changes)
+    config = DQARConfig(quantization_bits=bits, forecast_order=0 if order is None else 2, **changes)
     wrapper = DQARDiTWrapper(model, config)
-    controller = DQARController(config, gate=gate)
+    controller = DQARController(config, gate=gate, forecast_order=order)
     with torch.no_grad(), wrapper.run(Schedule(), num_branches=2, controller=controller):
         for _ in range(STEPS):
             assert call(model, "meta").device.type == "meta"
@@ -112,3 +118,49 @@ def test_gates_that_read_the_device_copy_once_a_step(tiny_dit, monkeypatch):
         for _ in range(STEPS):
             call(model, "meta")
     assert copies == [(3, SAMPLES)] * STEPS
+
+
+class Copies(TorchDispatchMode):
+    """Shapes that went from the host to the meta device."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shapes: list[tuple[int, ...]] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        found = func(*args, **(kwargs or {}))
+        if "_to_copy" in str(func) and args[0].device.type == "cpu" != found.device.type:
+            self.shapes.append(tuple(found.shape))
+        return found
+
+
+def copies_of_steps(model, config, order) -> list[list[tuple[int, ...]]]:
+    wrapper = DQARDiTWrapper(model, config)
+    controller = DQARController(config, gate=Interval(2), forecast_order=order)
+    steps = []
+    with torch.no_grad(), wrapper.run(Schedule(), num_branches=2, controller=controller):
+        for _ in range(STEPS):
+            with Copies() as copies:
+                call(model, "meta")
+            steps.append(copies.shapes)
+    wrapper.unpatch()
+    return steps
+
+
+def test_coefficients_are_copied_once_a_step_and_not_at_all_where_samples_agree(tiny_dit):
+    model = copy.deepcopy(tiny_dit).to("meta")
+    config = DQARConfig(forecast_order=2, quantization_bits=16)
+    plain = copies_of_steps(model, DQARConfig(quantization_bits=16), None)
+    assert copies_of_steps(model, config, None) == plain
+    mixed = copies_of_steps(model, config, torch.tensor([2, 0, 1]))
+    # Step 3 is the first whose samples differ: 2 weights and 2 rates of 3 gates, by row.
+    assert mixed == [*plain[:3], [*plain[3], (4, 3, 2 * SAMPLES)]]
+
+
+def test_order_0_does_what_it_did(tiny_dit):
+    plain = operators_of_run(tiny_dit, DQARConfig(forecast_order=0), Interval(2))
+    first = operators_of_run(tiny_dit, DQARConfig(forecast_order=1), Interval(2))
+    # Where values are computed and where they are reused, the device does more for order 1.
+    assert [len(one) < len(other) for one, other in zip(plain, first, strict=True)][2:] == [
+        True
+    ] * 2

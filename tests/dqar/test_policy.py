@@ -227,6 +227,21 @@ def test_granularity_must_be_known():
         unchecked(object.__new__(PolicySpec), features=FEATURES, granularity="layer")
 
 
+def test_a_folder_without_an_order_is_of_plain_reuse(folder):
+    stored = json.loads((folder / "policy.json").read_text())
+    del stored["forecast_order"]
+    (folder / "policy.json").write_text(json.dumps(stored))
+    assert load_policy(folder).spec.forecast_order == 0
+
+
+@pytest.mark.parametrize(("of_policy", "of_config"), [(0, 1), (1, 0), (1, 2)])
+def test_policy_must_fit_the_order_of_forecasts(of_policy, of_config):
+    policy = ReusePolicy(PolicySpec(forecast_order=of_policy))
+    with pytest.raises(ValueError, match=f"trained on {of_policy} for {of_config}"):
+        DQARController(DQARConfig(forecast_order=of_config), policy=policy)
+    DQARController(DQARConfig(forecast_order=of_policy), policy=policy)
+
+
 @pytest.mark.parametrize(
     ("config", "spec"),
     [

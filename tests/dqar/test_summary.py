@@ -57,3 +57,11 @@ def test_run_without_steps_is_empty():
     assert (summary.gates, summary.reused, summary.reuse_ratio) == (0, 0, 0.0)
     assert (summary.by_layer, summary.by_step, summary.by_reason) == ([0, 0], [], {})
     assert summary.note == "No step ran under this controller."
+
+
+def test_reuses_are_counted_by_what_they_showed():
+    orders = [torch.zeros(4, 2).long(), torch.tensor([[0, 2], [1, 1], [2, 2], [0, 2]])]
+    summary = summarize(two_steps(), ("attn", "ff"), 2, 0, orders)
+    assert summary.actions_by_site == {"attn": {"reuse": 1, "forecast1": 2}, "ff": {"forecast2": 1}}
+    plain = summarize(two_steps(), ("attn", "ff"), 2, 0)
+    assert plain.actions_by_site == {"attn": {"reuse": 3}, "ff": {"reuse": 1}}

@@ -5,11 +5,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dqar.policy import ReusePolicy
+from dqar.policy import PolicySpec, ReusePolicy
 from pipeline.methods import (
     COARSE,
     FINE,
     GRIDS,
+    METHODS,
     Grid,
     ThresholdSettings,
     fewer_steps_points,
@@ -58,6 +59,17 @@ def test_every_period_is_a_point_at_full_steps():
     points = interval_points(FINE, 50)
     assert names(points) == [f"period={period}" for period in FINE.periods]
     assert {point.steps for point in points} == {50}
+
+
+@pytest.mark.parametrize("order", [1, 2])
+def test_intervals_forecast_at_the_same_periods(order):
+    plain, forecasting = interval_points(FINE, 50), interval_points(FINE, 50, order)
+    assert names(plain) == names(forecasting)
+    assert {point.forecast_order for point in plain} == {0}
+    assert {(point.method, point.forecast_order) for point in forecasting} == {
+        (f"interval-forecast{order}", order)
+    }
+    assert forecasting[0].method in METHODS
 
 
 def test_linear_sweeps_the_layer_fraction():
@@ -128,6 +140,12 @@ def test_learned_points_are_named_by_threshold():
     points = learned_points("learned-x", ReusePolicy(), 50, [-1.0, 2.5])
     assert names(points) == ["log_threshold=-1.000", "log_threshold=2.500"]
     assert {point.method for point in points} == {"learned-x"}
+
+
+def test_a_policys_points_forecast_as_it_was_trained():
+    policy = ReusePolicy(PolicySpec(forecast_order=2))
+    assert [point.forecast_order for point in learned_points("learned", policy, 50, [0.0])] == [2]
+    assert static_point("learned", 4, torch.zeros(4, 8), 0.5, 2).forecast_order == 2
 
 
 def test_a_static_point_takes_its_policys_name():

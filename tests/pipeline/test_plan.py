@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.designs import DESIGNS
 from pipeline.plan import CollectPlan, canonical_json
 
 BASE = CollectPlan(model="digits", model_hash="0" * 16)
@@ -20,11 +21,12 @@ CHANGED = {
     "sampler": "dpm",
     "sites": ("attn", "ff"),
     "designs": ("independent",),
+    "forecast_orders": (0, 1),
     "branch_mode": "independent",
     "cache_bits": 16,
     "dtype": "fp16",
     "seed": 1,
-    "schema_version": 2,
+    "schema_version": 3,
 }
 
 
@@ -97,9 +99,34 @@ def test_canonical_json_ignores_the_order_of_keys():
         ("batch_size", -1),
         ("steps", 1),
         ("designs", ()),
+        ("forecast_orders", ()),
+        ("forecast_orders", (0, 3)),
     ],
 )
 def test_fields_out_of_range_are_refused_by_name(name, value):
     fields = {"model": "digits", "model_hash": "0", name: value}
     with pytest.raises(ValueError, match=name):
         CollectPlan(**fields)
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(1, 7), st.sampled_from([(0,), (1,), (0, 1), (0, 1, 2), (2, 1, 1, 0)]))
+def test_every_design_meets_every_order_equally_often(num_designs, orders):
+    designs = (DESIGNS[0],) * num_designs
+    plan = CollectPlan(model="digits", model_hash="0", designs=designs, forecast_orders=orders)
+    rounds = range(num_designs * len(orders))
+    for design in range(num_designs):
+        met = [plan.forecast_order(index) for index in rounds if index % num_designs == design]
+        assert sorted(met) == sorted(orders)
+
+
+def test_trajectories_of_a_noise_differ_in_their_order():
+    plan = CollectPlan(model="digits", model_hash="0", forecast_orders=(0, 1, 2))
+    for noise in range(0, 6, 2):
+        mates = [index for index in range(18) if plan.noise_id(index) == noise]
+        assert {plan.forecast_order(index) for index in mates} == {0, 1, 2}
+
+
+def test_the_model_keeps_what_the_highest_order_needs():
+    plan = CollectPlan(model="digits", model_hash="0", forecast_orders=(0, 2, 1))
+    assert plan.dqar_config().forecast_order == 2
