@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo ui test test-all coverage lint bench-attention bench-claims bench-speed bench-cpu bench-gpu clean
+.PHONY: setup demo ui test test-all coverage lint bench-learned bench-claims bench-speed bench-cpu bench-gpu clean
 
 setup: $(READY)
 
@@ -30,8 +30,9 @@ test: lint  ## what CI runs
 test-all: lint  ## with the slow tests: killed workers, the demo itself
 	$(BIN)/python -m pytest -q
 
-bench-attention: $(READY)  ## the table of docs/results.md: 5 seeds x 64 samples, attention only
-	$(BIN)/python -m benchmarks.attention_only --out runs/bench-attention
+bench-learned: $(READY)  ## the tables of docs/results.md: 5 seeds x 64 samples, both sites and attention only
+	$(BIN)/python -m benchmarks.learned --sites attn,ff --out runs/bench-both
+	$(BIN)/python -m benchmarks.learned --sites attn --out runs/bench-attention
 
 bench-claims: $(READY)  ## the seeds' claims of docs/results.md: 5 seeds x 128 samples
 	$(BIN)/python -m benchmarks.seed_claims --out runs/seed-claims
