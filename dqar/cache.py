@@ -9,7 +9,16 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from dqar.kernels import duplicate, fetch, overwrite, overwrite_rows
+from dqar.forecast import Factor
+from dqar.kernels import (
+    continued,
+    divided,
+    duplicate,
+    fetch,
+    overwrite,
+    overwrite_rows,
+    take,
+)
 from dqar.quantization import CacheFormat, QuantizedTensor, quantize
 from dqar.records import EntryKey, PartKey
 
@@ -100,6 +109,35 @@ class ReuseCache:
         """The parts of an entry, dequantised, all rows. Not to be written to, and good until the
         entry is stored again: a float cache hands out the tensors that it stores."""
         return {name: fetch(part) for name, part in self._parts[key].items()}
+
+    def continued(
+        self, key: EntryKey, parts: dict[str, Tensor], weight: Factor
+    ) -> dict[str, Tensor]:
+        """Parts that another cache of the same formats read, plus ``weight`` times those of this
+        one's entry."""
+        stored = self._parts[key]
+        return {name: continued(value, stored[name], weight) for name, value in parts.items()}
+
+    def divided(
+        self, key: EntryKey, parts: dict[str, Tensor], rate: Factor, rows: Int[Tensor, " s"] | None
+    ) -> dict[str, Tensor]:
+        """The divided differences of parts from those of an entry, or of some rows of it."""
+        stored = self._parts[key]
+        if rows is not None:
+            stored = {name: take(part, rows) for name, part in stored.items()}
+        return {name: divided(value.detach(), stored[name], rate) for name, value in parts.items()}
+
+    def num_rows(self, key: EntryKey) -> int:
+        """Rows of an entry."""
+        return len(next(iter(self._parts[key].values())).values)
+
+    def holds_like(self, key: EntryKey, parts: dict[str, Tensor]) -> bool:
+        """Whether an entry holds the same parts, in the same shapes and dtypes."""
+        held = {
+            name: (torch.Size([len(part.values), *part.axes]), part.dtype)
+            for name, part in self._parts.get(key, {}).items()
+        }
+        return held == {name: (value.shape, value.dtype) for name, value in parts.items()}
 
 
 def _fits(room: QuantizedTensor, value: Tensor, form: CacheFormat, balance: Tensor | None) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
 from dqar.forecast import Factor, forecast_weights, update_rates
@@ -46,14 +46,13 @@ class StepCoefficients:
             return None
         return cls(signal.gap, signal.span, signal.order, max_order)
 
-    def factor(self, which: int, gate: int, like: Float[Tensor, "r *axes"]) -> Factor:
-        """One coefficient of one gate, for the rows and the device of a value, branch-major."""
+    def factor(self, which: int, gate: int, num_rows: int, device: torch.device) -> Factor:
+        """One coefficient of one gate, for a batch of so many rows, branch-major."""
         if self._alike[which][gate]:
             return self._first[which][gate]
-        num_rows = len(like)
         if num_rows not in self._by_rows:
             by_row = self._table.float().repeat(1, 1, num_rows // self._table.shape[-1])
-            self._by_rows[num_rows] = by_row.to(like.device, non_blocking=True)
+            self._by_rows[num_rows] = by_row.to(device, non_blocking=True)
         return self._by_rows[num_rows][which, gate]
 
 
@@ -64,15 +63,20 @@ class Coefficients:
     step: StepCoefficients
     gate: int
 
-    def weights(self, like: Float[Tensor, "r *axes"]) -> tuple[Factor, ...]:
-        """What each difference is multiplied by in a forecast of the rows of a value."""
+    def weights(self, num_rows: int, device: torch.device) -> tuple[Factor, ...]:
+        """What each difference is multiplied by in a forecast, for so many rows."""
         orders = range(self.step.max_order)
-        return tuple(self.step.factor(order, self.gate, like) for order in orders)
+        return tuple(self.step.factor(order, self.gate, num_rows, device) for order in orders)
 
-    def rates(self, like: Float[Tensor, "r *axes"]) -> tuple[Factor, ...]:
-        """What makes a difference of a change, order by order, for the rows of a value."""
+    def rates(
+        self, num_rows: int, device: torch.device, rows: Int[Tensor, " s"] | None = None
+    ) -> tuple[Factor, ...]:
+        """What makes a difference of a change, order by order, for some of so many rows."""
         orders = range(self.step.max_order, 2 * self.step.max_order)
-        return tuple(self.step.factor(order, self.gate, like) for order in orders)
+        rates = tuple(self.step.factor(order, self.gate, num_rows, device) for order in orders)
+        if rows is None:
+            return rates
+        return tuple(rate[rows] if isinstance(rate, Tensor) else rate for rate in rates)
 
 
 class HandChronicle:

@@ -8,13 +8,14 @@ can compute some rows of a batch.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from dqar.cache import Balance, ReuseCache
-from dqar.cascade import seed_cascade
+from dqar.cascade import policy_gate, seed_cascade
 from dqar.coefficients import HandChronicle, StepCoefficients
 from dqar.config import DQARConfig
 from dqar.cross_branch import CONDITIONAL, BranchRows, BranchSharing
@@ -92,6 +93,20 @@ class DQARController:
         self._step: Step | None = None
         self._asked: list[Tensor] = []
         self._orders_shown: list[Tensor] = []
+
+    @classmethod
+    def of_policy(cls, policy: ReusePolicy, **options: Any) -> DQARController:
+        """A controller that a policy decides for alone, on the sites and with the forecasts that
+        it was trained for; patch the model for its :attr:`config`.
+
+        Args:
+            options: as for the constructor.
+        """
+        spec = policy.spec
+        trained_for: dict[str, Any] = {
+            name: getattr(spec, name) for name in ("sites", "branch_mode", "forecast_order")
+        }
+        return cls(DQARConfig(**trained_for), gate=policy_gate(policy), **options)
 
     @property
     def cache(self) -> ReuseCache:

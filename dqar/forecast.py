@@ -56,7 +56,7 @@ def forecast(
     for difference, weight in zip(differences, weights, strict=True):
         if isinstance(weight, Tensor):
             # In float32, and back: weights of a large gap are not exact in 16 bits.
-            by_row = _beside(weight, value)
+            by_row = beside(weight, value)
             total = torch.addcmul(total, difference, by_row).to(value.dtype)
         else:
             total = torch.add(total, difference, alpha=weight)
@@ -67,9 +67,10 @@ def divided_difference(
     value: Float[Tensor, "s *axes"], earlier: Float[Tensor, "s *axes"], rate: Factor
 ) -> Float[Tensor, "s *axes"]:
     """``(value - earlier) * rate``: the difference of the next order."""
-    factor = _beside(rate, value) if isinstance(rate, Tensor) else rate
+    factor = beside(rate, value) if isinstance(rate, Tensor) else rate
     return torch.sub(value, earlier).mul_(factor)
 
 
-def _beside(factor: Float[Tensor, " r"], value: Tensor) -> Float[Tensor, "r *ones"]:
+def beside(factor: Float[Tensor, " r"], value: Tensor) -> Float[Tensor, "r *ones"]:
+    """A factor by row, in the axes of a value."""
     return factor.view(-1, *(1,) * (value.ndim - 1))

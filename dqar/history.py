@@ -12,7 +12,7 @@ from torch import Tensor
 from dqar.cache import Balance, CachedValue, ReuseCache
 from dqar.coefficients import Coefficients
 from dqar.exchange import Parts
-from dqar.forecast import Factor, divided_difference, forecast
+from dqar.forecast import Factor
 from dqar.quantization import CacheFormat
 from dqar.records import EntryKey
 
@@ -49,16 +49,13 @@ class History:
         """The parts of an entry, forecast where there are coefficients, as they were computed where
         not. Not to be written to, and good until the entry is stored again."""
         parts = self.values.read(key)
-        weights = () if coefficients is None else coefficients.weights(_any(parts))
-        at_work = [
-            (cache.read(key), weight)
-            for cache, weight in zip(self.differences, weights, strict=False)
-            if isinstance(weight, Tensor) or weight
-        ]
-        return {
-            name: forecast(value, [kept[name] for kept, _ in at_work], [by for _, by in at_work])
-            for name, value in parts.items()
-        }
+        if coefficients is None:
+            return parts
+        weights = coefficients.weights(self.values.num_rows(key), _device(parts))
+        for cache, weight in zip(self.differences, weights, strict=False):
+            if isinstance(weight, Tensor) or weight:
+                parts = cache.continued(key, parts, weight)
+        return parts
 
     def fetch(self, key: EntryKey, coefficients: Coefficients | None = None) -> CachedValue:
         """:meth:`read`, the caller's own; a part that was not cached is None."""
@@ -80,32 +77,30 @@ class History:
         """Store what was computed, with its differences from what was held until now.
 
         Args:
-            coefficients: of the entry before; None starts its past anew.
+            coefficients: those of the step; None starts the entry's past anew.
             rows: those that ``parts`` holds, of an entry that exists; all by default.
             continued: the row whose past each of them continues; its own by default.
         """
-        # All of them before anything is overwritten.
-        changes = self._changes(key, parts, coefficients, rows if continued is None else continued)
-        for cache, fresh in zip((self.values, *self.differences), (parts, *changes), strict=True):
+        past = rows if continued is None else continued
+        caches, fresh = (self.values, *self.differences), parts
+        for cache, rate in zip(caches, self._rates(key, parts, coefficients, past), strict=False):
+            change = _nothing(fresh) if rate is None else cache.divided(key, fresh, rate, past)
             cache.store(key, fresh, rows)
+            fresh = change
+        caches[-1].store(key, fresh, rows)
 
-    def _changes(
+    def _rates(
         self,
         key: EntryKey,
         parts: Parts,
         coefficients: Coefficients | None,
         rows: Int[Tensor, " s"] | None,
-    ) -> list[Parts]:
-        held = (self.values, *self.differences)[: len(self.differences)]
-        past = [cache.read(key) for cache in held] if key in self.values else []
-        is_continued = past and (rows is not None or _are_alike(past[0], parts))
-        if not is_continued or coefficients is None:
-            nothing = {name: torch.zeros_like(value) for name, value in parts.items()}
-            return [nothing for _ in held]
-        changes: list[Parts] = []
-        for earlier, rate in zip(past, coefficients.rates(_any(past[0])), strict=True):
-            changes.append(_divided(changes[-1] if changes else parts, earlier, rate, rows))
-        return changes
+    ) -> tuple[Factor | None, ...]:
+        """Of each order; None where there is no past to continue."""
+        is_known = rows is not None or self.values.holds_like(key, parts)
+        if not self.differences or coefficients is None or not is_known:
+            return (None,) * len(self.differences)
+        return coefficients.rates(self.values.num_rows(key), _device(parts), rows)
 
     def lend(self, key: EntryKey, borrower: EntryKey) -> None:
         """Let another entry hold what this one holds now, its past included."""
@@ -113,23 +108,9 @@ class History:
             cache.lend(key, borrower)
 
 
-def _divided(later: Parts, earlier: Parts, rate: Factor, rows: Tensor | None) -> Parts:
-    its_rate = rate if rows is None or not isinstance(rate, Tensor) else rate[rows]
-    return {
-        name: divided_difference(
-            value.detach(), earlier[name] if rows is None else earlier[name][rows], its_rate
-        )
-        for name, value in later.items()
-    }
+def _nothing(parts: Parts) -> Parts:
+    return {name: torch.zeros_like(value) for name, value in parts.items()}
 
 
-def _are_alike(parts: Parts, others: Parts) -> bool:
-    """Whether they are the same parts in the same shapes."""
-    shapes, their_shapes = (
-        {name: value.shape for name, value in of.items()} for of in (parts, others)
-    )
-    return shapes == their_shapes
-
-
-def _any(parts: Parts) -> Tensor:
-    return next(iter(parts.values()))
+def _device(parts: Parts) -> torch.device:
+    return next(iter(parts.values())).device

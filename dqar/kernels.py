@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float, Int, Int8, Shaped, UInt8
 from torch import Tensor
 
+from dqar.forecast import Factor, beside, divided_difference, forecast
 from dqar.quantization import (
     BITS,
     FLOATS,
@@ -70,11 +71,45 @@ def fetch(stored: QuantizedTensor) -> Float[Tensor, "r *axes"]:
         return dequantize(stored)
     if _is_fused(stored):
         return fetch_codes(stored)
-    codes = stored.values if stored.form.dtype == "int8" else _unpacked(stored.values)
-    groups = codes.unflatten(-1, (stored.scale.shape[-1], -1))
+    codes, scale = _groups(stored, stored.scale)
     # One pass: the multiplication casts. In float32 no product is out of range (see scale_of).
-    value = torch.mul(groups, stored.scale.unsqueeze(-1)).flatten(-2)
+    value = torch.mul(codes, scale).flatten(-2)
     return value if stored.dtype == torch.float32 else saturate_(value.to(stored.dtype))
+
+
+def continued(
+    value: Float[Tensor, "r *axes"], difference: QuantizedTensor, weight: Factor
+) -> Float[Tensor, "r *axes"]:
+    """:func:`forecast` of one order, in a pass that reads the codes themselves.
+
+    Args:
+        value: fetched from a tensor stored in the difference's format; what is not a float there
+            is the reader's own, and overwritten.
+    """
+    if difference.scale is None or not _is_plain(difference):
+        return forecast(value, [fetch(difference)], [weight])
+    codes, scale = _groups(difference, difference.scale)
+    weighed = scale * (beside(weight, scale) if isinstance(weight, Tensor) else weight)
+    value.unflatten(-1, (codes.shape[-2], -1)).addcmul_(codes, weighed)
+    return value
+
+
+def divided(
+    value: Float[Tensor, "r *axes"], earlier: QuantizedTensor, rate: Factor
+) -> Float[Tensor, "r *axes"]:
+    """:func:`divided_difference` from what is stored, likewise."""
+    if earlier.scale is None or not _is_plain(earlier):
+        return divided_difference(value, fetch(earlier), rate)
+    codes, scale = _groups(earlier, earlier.scale)
+    groups = value.unflatten(-1, (codes.shape[-2], -1))
+    change = torch.addcmul(groups, codes, scale, value=-1.0).flatten(-2).to(value.dtype)
+    return change.mul_(beside(rate, change) if isinstance(rate, Tensor) else rate)
+
+
+def take(stored: QuantizedTensor, rows: Int[Tensor, " s"]) -> QuantizedTensor:
+    """A copy of some rows."""
+    scale = None if stored.scale is None else stored.scale[rows]
+    return replace(stored, values=stored.values[rows], scale=scale)
 
 
 def is_alike(one: QuantizedTensor, other: QuantizedTensor) -> bool:
@@ -100,6 +135,12 @@ def _is_fused(stored: QuantizedTensor) -> bool:
     if not values.is_cuda or scale is None or scale.shape[-1] > 1 or not values.numel():
         return False
     return values.is_contiguous() and is_proven(values.device)
+
+
+def _groups(stored: QuantizedTensor, scale: Tensor) -> tuple[Int8[Tensor, "r *tokens g c"], Tensor]:
+    """Codes by group, and the scales beside them."""
+    codes = stored.values if stored.form.dtype == "int8" else _unpacked(stored.values)
+    return codes.unflatten(-1, (scale.shape[-1], -1)), scale.unsqueeze(-1)
 
 
 def _blank(stored: QuantizedTensor, num_rows: int) -> QuantizedTensor:

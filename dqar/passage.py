@@ -118,14 +118,15 @@ class Passage:
             self.rows_of[decided] = rows_that_compute(reuse, len(value), value.device)
         return self.rows_of[decided]
 
-    def _compute(self, gate: int, compute: Compute, rows: Rows) -> tuple[Fresh, Tensor]:
-        """What rows are given, and the row that each was computed as."""
+    def _compute(self, gate: int, compute: Compute, rows: Rows) -> tuple[Fresh, Tensor | None]:
+        """What rows are given; and where that matters, the row that each was computed as."""
         if Reason.SHARED not in self.codes[gate]:
-            return compute(rows.rows_at), rows.rows_at
+            return compute(rows.rows_at), None
         shared = self.tape.verdict.reason[gate] == Reason.SHARED
         computed, place = self.branches.donors(rows.rows, shared).unique(return_inverse=True)
         computed_at, place_at = (index.to(rows.rows_at.device) for index in (computed, place))
-        return compute(computed_at).take(place_at), computed_at[place_at]
+        fresh = compute(computed_at).take(place_at)
+        return fresh, None if self.coefficients is None else computed_at[place_at]
 
     def _expose(self, key: EntryKey, gate: int, compute: Compute) -> Parts:
         fresh = compute(None)
@@ -155,9 +156,9 @@ class Passage:
         """Cache what some rows (or all) computed.
 
         Args:
-            donors: the row that each was computed as. A row that took another's value goes on from
-                the other's past: from its own, the next difference would hold the distance
-                between the branches.
+            donors: the row that each was computed as; its own by default. A row that took another's
+                value goes on from the other's past: from its own, the next difference would hold
+                the distance between the branches.
         """
         if fresh.entropy is not None:
             self.tape.measure("entropy", gate, fresh.entropy, rows)

@@ -102,8 +102,8 @@ def parser() -> JobParser:
     job.add_argument("--out", required=True, help="results folder to write")
     job.add_argument(
         "--methods",
-        default="baseline,fewer-steps,interval,linear,threshold,static,learned",
-        help="what to compare; also threshold-tuned, interval-forecast1, interval-forecast2",
+        default="baseline,fewer-steps,interval,interval-forecast2,linear,threshold,static,learned",
+        help="what to compare; also threshold-tuned, interval-forecast1",
     )
     job.add_argument("--num-samples", type=int, default=64, help="unseen samples of each point")
     job.add_argument("--steps", type=int, help="sampling steps; default: the policy's, or 50")

@@ -27,7 +27,8 @@ def run(arguments: argparse.Namespace) -> int:
     refuse_unwritable(arguments.out)
     from pipeline.pretrain import PretrainConfig, pretrain
 
-    config = checked(PretrainConfig, steps=arguments.steps, seed=arguments.seed)
+    names = ("steps", "num_layers", "head_dim", "beta_schedule", "seed")
+    config = checked(PretrainConfig, **{name: getattr(arguments, name) for name in names})
     command = "python jobs/pretrain.py " + shlex.join(sys.argv[1:])
     pretrain(config, out, command, lambda line: print(line, flush=True))
     return 0
@@ -37,6 +38,14 @@ def parser() -> JobParser:
     job = JobParser("Train the shipped digits DiT and its classifier.")
     job.add_argument("--out", required=True, help="folder to write, new or empty")
     job.add_argument("--steps", type=int, default=5000, help="AdamW steps")
+    job.add_argument("--num-layers", type=int, default=8, help="transformer blocks")
+    job.add_argument("--head-dim", type=int, default=24, help="width of each of the four heads")
+    job.add_argument(
+        "--beta-schedule",
+        choices=["linear", "squaredcos_cap_v2"],
+        default="linear",
+        help="noise schedule: linear as DiT's, or cosine",
+    )
     job.add_argument("--seed", type=int, default=0, help="seed of weights, batches and noise")
     return job
 

@@ -120,7 +120,8 @@ def _of_policy(
             for threshold in thresholds
         ]
         for label, answer in sorted(_answers(fleet, probes).items()):
-            points.append(methods.static_point(name, steps, answer.share, float(label)))
+            order = policy.spec.forecast_order
+            points.append(methods.static_point(name, steps, answer.share, float(label), order))
     if "learned" in contest.methods:
         points += methods.learned_points(name, policy, steps, thresholds)
     return points

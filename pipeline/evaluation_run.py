@@ -17,6 +17,15 @@ from pipeline.report import comparison_table, points_table, write_report
 from pipeline.tasks import FIGURES, EvaluateConfig, Measured
 from pipeline.tracking import Tracker
 
+RIVALS = (
+    "threshold",
+    "threshold-tuned",
+    "interval",
+    "interval-forecast1",
+    "interval-forecast2",
+    "static",
+)
+"""Methods that a session's headlines compare the learned ones with."""
 METRICS = (*FIGURES, "speedup_bound", "peak_memory_mb")
 
 
@@ -140,6 +149,6 @@ def _headlines(rows: list[dict[str, Any]]) -> dict[str, float | None]:
             rows, name, other, "reuse_ratio", value
         )
         for name in dict.fromkeys(learned)
-        for other in ("threshold", "threshold-tuned", "interval", "static")
+        for other in RIVALS
         for value in (0.3, 0.5, 0.7)
     }

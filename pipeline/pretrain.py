@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -47,6 +47,8 @@ class PretrainConfig:
     """Attention heads per block."""
     head_dim: int = 24
     """Width of a head; the model's width is heads times this."""
+    beta_schedule: Literal["linear", "squaredcos_cap_v2"] = "linear"
+    """Noise schedule: DiT's, or the cosine one of Nichol and Dhariwal 2021."""
     classifier_epochs: int = 40
     """Passes of the digit classifier over its training share."""
     guidance_scale: float = 2.0
@@ -55,8 +57,10 @@ class PretrainConfig:
     """Seed of weights, batches and noise."""
 
     def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise ValueError(f"steps must be at least 1. Got {self.steps=}. Pass --steps 5000.")
+        for name, usual in (("steps", 5000), ("num_layers", 8), ("head_dim", 24)):
+            value = getattr(self, name)
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1. Got {value}. Pass {usual}.")
         if not 0 <= self.label_dropout < 1:
             raise ValueError(
                 f"label_dropout must be in [0, 1). Got {self.label_dropout=}. Pass 0.1."
@@ -87,9 +91,11 @@ def _open_ada_norm_at_zero(block: Any) -> None:
     block.norm1.emb.class_embedder.dropout_prob = 0.0
 
 
-def build_scheduler() -> Any:
-    """DiT's noise schedule: 1,000 linear betas, no clipping of the predicted sample."""
-    return DDIMScheduler(num_train_timesteps=1000, beta_schedule="linear", clip_sample=False)
+def build_scheduler(config: PretrainConfig) -> Any:
+    """1,000 betas, by default DiT's linear ones; no clipping of the predicted sample."""
+    return DDIMScheduler(
+        num_train_timesteps=1000, beta_schedule=config.beta_schedule, clip_sample=False
+    )
 
 
 def train_transformer(
@@ -101,7 +107,7 @@ def train_transformer(
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay))
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=0.0)
     schedule = _warmup_then_cosine(optimizer, config.steps)
-    alphas_cumprod = build_scheduler().alphas_cumprod
+    alphas_cumprod = build_scheduler(config).alphas_cumprod
     losses: list[float] = []
     started = time.perf_counter()
     for step in range(config.steps):
@@ -177,7 +183,7 @@ def pretrain(
     report(f"classifier held-out accuracy {classifier_accuracy:.4f}")
     transformer, loss = train_transformer(config, images, labels, report)
     transformer.half().save_pretrained(out / "transformer")
-    build_scheduler().save_pretrained(out / "scheduler")
+    build_scheduler(config).save_pretrained(out / "scheduler")
     provenance = {
         "command": command,
         "data": "sklearn.datasets.load_digits: 1,797 8x8 digits (UCI optical recognition)",

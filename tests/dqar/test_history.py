@@ -216,7 +216,7 @@ def test_an_entry_committed_twice_in_a_step_starts_its_past_anew():
     chronicle.note(KEY, 1)
     found = chronicle.coefficients(KEY, 3)
     assert found is not None
-    assert found.weights(column(1.0)) == (0.0, 0.0)
+    assert found.weights(1, torch.device("cpu")) == (0.0, 0.0)
 
 
 def test_orders_must_be_one_a_sample():

@@ -9,7 +9,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dqar.kernels import duplicate, fetch, overwrite, overwrite_rows
+from dqar.forecast import divided_difference, forecast
+from dqar.kernels import continued, divided, duplicate, fetch, overwrite, overwrite_rows
 from dqar.quantization import (
     BITS,
     FLOATS,
@@ -157,3 +158,25 @@ def test_int8_is_at_most_half_of_fp16_and_a_hundredth(granularity):
     value = torch.ones(8, 256, 384, dtype=torch.float16)
     form = CacheFormat(dtype="int8", granularity=granularity, num_heads=6)
     assert quantize(value, form).nbytes <= 0.51 * quantize(value, CacheFormat(dtype="fp16")).nbytes
+
+
+@every_form
+@given(
+    seed=seeds, shape=shapes, weight=st.floats(0.1, 100), dtype=st.sampled_from([*FLOATS.values()])
+)
+def test_continued_by_its_codes_is_the_forecast(form, seed, shape, weight, dtype):
+    value, change = (random_value(seed + n, shape, dtype=dtype) for n in range(2))
+    stored, difference = quantize(value, form), quantize(change, form)
+    held = stored.values.clone()
+    expected = forecast(dequantize(stored), [dequantize(difference)], [weight])
+    # One rounding where the reference has two, of the larger term.
+    bound = {"atol": 4 * torch.finfo(dtype).eps * (weight * 8 + 8), "rtol": 0}
+    for factor in (weight, torch.full((len(value),), weight)):
+        found = continued(fetch(stored), difference, factor)
+        assert found.dtype == dtype
+        torch.testing.assert_close(found, expected, **bound)
+        made = divided(value, difference, factor / 100)
+        assert made.dtype == dtype
+        expected_change = divided_difference(value, dequantize(difference), weight / 100)
+        torch.testing.assert_close(made, expected_change, **bound)
+    assert torch.equal(stored.values, held)

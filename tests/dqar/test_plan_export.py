@@ -50,7 +50,7 @@ GATES: dict[str, Gate] = {
     "snr": AllOf(SnrBand(0.01, 5.0), Staleness(1)),
     "mask": Scripted(torch.arange(36).reshape(6, 6, 1) % 5 > 1),
     "learned": learned(log_threshold=0.3),
-    "by step": learned(granularity="step", log_threshold=0.3),
+    "by step": learned(granularity="step", log_threshold=1.0),
     "shares": learned(
         ("share_attn", "share_ff", "log_span", "log_gap", "depth"), log_threshold=0.1
     ),

@@ -12,7 +12,7 @@ from dqar.records import FEATURES
 from pipeline.collect import Collector
 from pipeline.commit import claim_folder, committed_receipts
 from pipeline.dataset import GATES, TRAJECTORIES, to_table
-from pipeline.designs import explore
+from pipeline.designs import DESIGNS, explore
 from pipeline.models import find_model
 from pipeline.noise import draw_noise
 from pipeline.plan import CollectPlan
@@ -31,6 +31,8 @@ def plan(request):
         steps=STEPS,
         guidance_scale=card.guidance_scale,
         sites=request.param,
+        designs=DESIGNS,
+        forecast_orders=(0,),
     )
 
 
@@ -98,9 +100,10 @@ def test_the_first_step_computes_even_where_a_coin_says_reuse(gates, plan):
 def test_live_gates_do_what_their_coins_say(gates, plan):
     for index in range(TRAJECTORIES_ASKED):
         script = explore(plan.designs, plan.seed, index, STEPS, 8 * len(plan.sites))
-        wants, live = script.wants_reuse.numpy(), gates["eligible"][index]
+        wants, likely = script.wants_reuse.numpy(), script.probability.numpy()
+        live = gates["eligible"][index]
         assert (gates["action"][index] == np.where(wants & live, "reuse", "compute")).all()
-        expected = np.where(live, np.where(wants, script.rate, 1 - script.rate), 1.0)
+        expected = np.where(live, np.where(wants, likely, 1 - likely), 1.0)
         np.testing.assert_allclose(gates["propensity"][index], expected, rtol=1e-6)
     assert ((gates["reason"] == "reuse") == (gates["action"] == "reuse")).all()
     assert gates["eligible"][:, 1].all()

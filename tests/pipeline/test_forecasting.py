@@ -120,6 +120,7 @@ def plan():
         steps=6,
         guidance_scale=card.guidance_scale,
         sites=("attn", "ff"),
+        designs=("independent",),
         forecast_orders=(0, 1, 2),
         cache_bits=32,
     )

@@ -28,9 +28,10 @@ def test_every_feature_set_and_label_gives_a_policy_that_loads(traces, tmp_path,
     config = TrainConfig(features=features, label=label, members=1)
     save_trained(train(config, str(traces)), tmp_path, {"train": "run"})
     policy = load_policy(tmp_path)
-    assert policy.spec.features == FEATURE_SETS[features]
+    assert policy.spec.features == config.names
+    assert bool(policy.spec.plans) == (features == "schedule")
     assert policy.spec.lineage == {"train": "run"}
-    rows = torch.randn(7, len(FEATURE_SETS[features]))
+    rows = torch.randn(7, len(config.names))
     assert torch.isfinite(policy(rows)).all()
 
 
