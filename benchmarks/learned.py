@@ -55,7 +55,8 @@ def prepare(arguments: argparse.Namespace, out: Path) -> None:
         *("--out", str(out / "traces"), "--workers", arguments.workers),
         *("--num-trajectories", arguments.num_trajectories),
     )
-    for name, flags in FITS.items():
+    for name in arguments.fits.split(","):
+        flags = FITS[name]
         if not (out / name / "policy.json").exists():
             run_job("train", out, "--traces", str(out / "traces"), "--out", str(out / name), *flags)
 
@@ -64,7 +65,7 @@ def evaluate_seed(arguments: argparse.Namespace, out: Path, seed: int) -> list[d
     """Results of one seed; read back where they are there already."""
     folder = out / f"results-{seed}"
     if not (folder / "results.json").exists():
-        policies = [f"--policy={_flag(name, out)}" for name in FITS]
+        policies = [f"--policy={_flag(name, out)}" for name in arguments.fits.split(",")]
         run_job(
             "evaluate",
             out,
@@ -133,6 +134,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--num-trajectories", default="512")
     parser.add_argument("--num-samples", default="64")
     parser.add_argument("--workers", default="2")
+    parser.add_argument("--fits", default=",".join(FITS), help="policies, the default first")
     return parser.parse_args(argv)
 
 

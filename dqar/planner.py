@@ -44,10 +44,10 @@ def plan_steps(policy: ReusePolicy, snrs: list[float], order: int, max_gap: int)
     Raises:
         ValueError: if the policy reads what is only known in a run.
     """
-    return _solve(_damage(policy, snrs, order, max_gap))
+    return _solve(step_damage(policy, snrs, order, max_gap))
 
 
-def _damage(
+def step_damage(
     policy: ReusePolicy, snrs: list[float], order: int, max_gap: int
 ) -> Float[Tensor, "t k s c"]:
     """Predicted damage of a stale step, by its gap, the span before and the one before that."""

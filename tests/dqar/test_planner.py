@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dqar.planner import _damage, _solve, plan_steps
+from dqar.planner import _solve, plan_steps, step_damage
 from dqar.policy import PolicySpec, ReusePolicy
 from dqar.records import FEATURE_SETS
 
@@ -67,7 +67,7 @@ def test_computing_everything_costs_nothing():
 @pytest.mark.parametrize("order", [0, 1, 2])
 def test_damage_is_the_policys_own_over_all_gates(order):
     policy = random_policy(sites=("attn", "ff"))
-    damage = _damage(policy, [0.1 * (index + 1) for index in range(STEPS)], order, GAPS)
+    damage = step_damage(policy, [0.1 * (index + 1) for index in range(STEPS)], order, GAPS)
     assert damage.shape == (STEPS, GAPS, GAPS + 2, GAPS + 2)
     progress = 4 / (STEPS - 1)
     seen = {
@@ -89,20 +89,20 @@ def test_damage_is_the_policys_own_over_all_gates(order):
 def test_layers_that_look_alike_are_judged_once():
     blind = tuple(name for name in SCHEDULE if name != "depth")
     snrs = [1.0] * STEPS
-    one = _damage(random_policy(blind), snrs, 1, GAPS)
+    one = step_damage(random_policy(blind), snrs, 1, GAPS)
     seeing = random_policy((*blind, "depth"))
     with torch.no_grad():
         for network, other in zip(seeing.networks, random_policy(blind).networks, strict=True):
             for mine, theirs in zip(network.parameters(), other.parameters(), strict=True):
                 mine.zero_()
                 mine[tuple(slice(0, size) for size in theirs.shape)] = theirs
-    torch.testing.assert_close(_damage(seeing, snrs, 1, GAPS), one)
+    torch.testing.assert_close(step_damage(seeing, snrs, 1, GAPS), one)
 
 
 def test_order_is_no_more_than_the_computations_allow():
     features = ("order",)
     policy = random_policy(features)
-    damage = _damage(policy, [1.0] * STEPS, 2, GAPS)
+    damage = step_damage(policy, [1.0] * STEPS, 2, GAPS)
     by_order = {round(float(value), 5) for value in damage[3, 0].flatten()}
     of_order = 3 * policy(torch.arange(3.0)[:, None]).detach().exp()
     expected = {round(float(value), 5) for value in of_order}
