@@ -19,7 +19,6 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Bool, Float
-from scipy.stats import spearmanr
 from torch import Tensor
 
 from dqar.gates import Scripted
@@ -117,8 +116,9 @@ def _by_sample(masks: Bool[Tensor, "t s"], noises: int) -> Bool[Tensor, "t 1 b"]
 
 
 def rank_correlation(one: Tensor, other: Tensor) -> float:
-    """Spearman's."""
-    return float(spearmanr(one.numpy(), other.numpy())[0])
+    """Spearman's, of values without ties."""
+    ranks = torch.stack([values.argsort().argsort().double() for values in (one, other)])
+    return float(torch.corrcoef(ranks)[0, 1])
 
 
 def compare(
