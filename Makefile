@@ -31,7 +31,8 @@ test-all: lint  ## with the slow tests: killed workers, the demo itself
 	$(BIN)/python -m pytest -q
 
 bench-learned: $(READY)  ## the tables of docs/results.md: 5 seeds x 64 samples, both sites and attention only
-	$(BIN)/python -m benchmarks.learned --sites attn,ff --fits policy,plain,local --out runs/bench-both
+	$(BIN)/python -m benchmarks.learned --sites attn,ff --fits policy,plain,local \
+	  --methods fewer-steps,interval,interval-forecast1,interval-forecast2 --out runs/bench-both
 	$(BIN)/python -m benchmarks.learned --sites attn --out runs/bench-attention
 
 bench-claims: $(READY)  ## the seeds' claims of docs/results.md: 5 seeds x 128 samples

@@ -71,7 +71,7 @@ def evaluate_seed(arguments: argparse.Namespace, out: Path, seed: int) -> list[d
             out,
             *("--model", arguments.model, "--out", str(folder), "--seed", str(seed), *policies),
             *("--num-samples", arguments.num_samples, "--workers", arguments.workers),
-            *("--methods", f"{METHODS},learned"),
+            *("--methods", f"{arguments.methods},learned"),
         )
     return json.loads((folder / "results.json").read_text())
 
@@ -134,6 +134,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--num-trajectories", default="512")
     parser.add_argument("--num-samples", default="64")
     parser.add_argument("--workers", default="2")
+    parser.add_argument("--methods", default=METHODS, help="besides learned")
     parser.add_argument("--fits", default=",".join(FITS), help="policies, the default first")
     return parser.parse_args(argv)
 
