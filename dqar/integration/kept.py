@@ -1,9 +1,10 @@
 """What sites of a planned transformer keep, and the classes of sites that write and read it.
 
 A site keeps its last value and as many divided differences as its forecasts read, made and added up
-by the operations of :mod:`dqar.history` with an exact cache. What differs from step to step are
-factors alone, in tensors at fixed addresses: in a graph they are inputs, and so a step needs no
-graph of its own. A difference that a step leaves out has the factor 0.
+by the operations of :mod:`dqar.forecast`, as a controller with an exact cache does it. What
+differs from step to step are factors alone, in tensors at fixed addresses: in a graph they are
+inputs, and so a step needs no graph of its own. A difference that a step leaves out has the
+factor 0.
 """
 
 from __future__ import annotations
@@ -36,12 +37,15 @@ class Blank:
 class Kept:
     """What one gate keeps."""
 
-    value: Tensor | Blank
-    """What it last computed."""
+    value: Tensor | Blank | None
+    """What it last computed; None of a site that the model leaves out."""
     differences: tuple[Tensor, ...] = ()
     """Of the first order, then of the second; as many as its forecasts read."""
     factors: Float[Tensor, "2 2 1"] | None = None
     """Of the open step: weights of the differences, then their rates."""
+
+
+NOTHING = Kept(value=None)
 
 
 class Memory:

@@ -16,12 +16,14 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor, nn
 
-from dqar.integration.kept import Blank, Kept, output_kinds, residual_kinds
+from dqar.integration.kept import NOTHING, Blank, Kept, output_kinds, residual_kinds
 from dqar.plan import Action, StaticPlan
 from dqar.plan_forecast import orders_read
 
 Role = Literal["compute", "keep", "reuse"]
 """What a site does in one variant; ``keep`` computes what a later step reads."""
+Part = tuple[Role, Kept]
+"""What a site of a variant does, and on what."""
 MODULES = {"attn": "attn1", "ff": "ff"}
 """Where a block has its sites; it is itself the site ``block``."""
 Compiler = Callable[[tuple[tuple[Role, int], ...]], Callable[..., Any]]
@@ -71,21 +73,22 @@ def variant(
     stack: Any = transformer.transformer_blocks
     for layer, block in enumerate(stack):
         gates = [place * len(stack) + layer for place in range(len(sites))]
-        copied = _block_variant(block, sites, [(roles[gate], kept.get(gate)) for gate in gates])
+        parts: list[Part] = [(roles[gate], kept.get(gate, NOTHING)) for gate in gates]
+        copied = _block_variant(block, sites, parts)
         blocks.append(copied)
         if compiler is not None:
-            region = compiler(tuple((roles[gate], _order(kept.get(gate))) for gate in gates))
+            region = compiler(tuple((role, _num_differences(role, held)) for role, held in parts))
             # A copy of the copy, since what is compiled must not find itself for a forward.
             blocks[layer] = copy.copy(copied)
             blocks[layer].forward = partial(region, copied)
     return _with_modules(transformer, {"transformer_blocks": nn.ModuleList(blocks)})
 
 
-def _order(kept: Kept | None) -> int:
-    return 0 if kept is None else len(kept.differences)
+def _num_differences(role: Role, kept: Kept) -> int:
+    return 0 if role == "compute" else len(kept.differences)
 
 
-def _block_variant(block: nn.Module, sites: tuple[str, ...], parts: list[tuple]) -> nn.Module:
+def _block_variant(block: nn.Module, sites: tuple[str, ...], parts: list[Part]) -> nn.Module:
     if sites == ("block",):
         return _site_variant(block, residual_kinds(type(block)), *parts[0])
     replaced = {}
@@ -95,15 +98,13 @@ def _block_variant(block: nn.Module, sites: tuple[str, ...], parts: list[tuple])
     return _with_modules(block, replaced)
 
 
-def _site_variant(
-    module: nn.Module, kinds: dict[str, Any], role: Role, kept: Kept | None
-) -> nn.Module:
+def _site_variant(module: nn.Module, kinds: dict[str, Any], role: Role, kept: Kept) -> nn.Module:
     if role == "compute":
         return module
-    kept = kept or Kept(value=Blank())  # of a site that the model leaves out
     copied = _copied(module)
     copied.__class__ = kinds[role]
-    copied.kept, copied.differences, copied.factors = kept.value, kept.differences, kept.factors
+    # Past the module's own setter, which looks for parameters in each.
+    copied.__dict__.update(kept=kept.value, differences=kept.differences, factors=kept.factors)
     return copied
 
 

@@ -136,11 +136,16 @@ def test_inference_mode_and_no_grad_take_turns(rig):
 # What is kept.
 
 
-def test_differences_are_kept_where_forecasts_read_them(rig):
+def of_several_orders(rig) -> StaticPlan:
+    """A reuse of each layer, after 1, 2 and 3 computations."""
     rig.steps = 6
     mask = torch.zeros(6, 3, dtype=torch.bool)
-    mask[1, 0] = mask[2, 1] = mask[3, 2] = True  # after 1, 2 and 3 computations
-    plan = StaticPlan.of_mask(mask, sites=("attn",), forecast_order=2)
+    mask[1, 0] = mask[2, 1] = mask[3, 2] = True
+    return StaticPlan.of_mask(mask, sites=("attn",), forecast_order=2)
+
+
+def test_differences_are_kept_where_forecasts_read_them(rig):
+    plan = of_several_orders(rig)
     planned = PlannedDiT(rig.model, plan)
     rig.sample(planned)
     gates = planned._memory.gates
@@ -195,6 +200,18 @@ def test_single_blocks_take_as_few_graphs_as_without_forecasts(rig, sites, most)
     assert planned.regions is not None
     assert len(planned.regions) <= most
     assert graphs.count <= 2 * len(planned.regions)
+
+
+@pytest.mark.usefixtures("dynamo")
+def test_single_blocks_of_other_orders_take_graphs_of_their_own(rig):
+    plan, graphs = of_several_orders(rig), Graphs()
+    expected = by_plan(rig, plan)
+    compilation = Compilation(region="block", backend=graphs)
+    planned = PlannedDiT(rig.model, plan, compilation=compilation)
+    assert torch.equal(rig.sample(planned), expected)
+    assert planned.regions is not None
+    assert len(planned.regions) == 1 + 2 * 3  # compute; keep and reuse of each order
+    assert torch.equal(expected, by_controller(rig, plan))
 
 
 @pytest.mark.usefixtures("dynamo")
