@@ -1,7 +1,8 @@
 """A static plan: what every gate of every step does, known before sampling.
 
 It holds for one number of steps and one sampler. :mod:`dqar.plan_export` makes it from a gate,
-:mod:`dqar.plan_file` reads and writes it, and :mod:`dqar.integration.planned` follows it.
+:mod:`dqar.plan_file` reads and writes it, :mod:`dqar.plan_forecast` says what its forecasts need,
+and :mod:`dqar.integration.planned` follows it.
 """
 
 from __future__ import annotations
@@ -12,18 +13,27 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from dqar.config import DQARConfig
 from dqar.gates import Gate, Scripted
+from dqar.records import MAX_ORDER
 
 
 class Action(IntEnum):
-    """What a gate of a plan does; stored by name, so that others may join."""
+    """What a gate of a plan does: it computes, or shows what was cached, as
+    :data:`dqar.records.ACTIONS`. Stored by name, so that others may join."""
 
     COMPUTE = 0
     REUSE = 1
+    FORECAST1 = 2
+    FORECAST2 = 3
+
+    @property
+    def order(self) -> int:
+        """Differences along which it continues the cached value."""
+        return max(0, self - Action.REUSE)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,7 +48,8 @@ class StaticPlan:
     num_layers: int
     """Transformer blocks of the model."""
     table: tuple[tuple[Action, ...], ...]
-    """An action for each step and gate ``[t, g]``, gates site-major. Step 0 computes everything."""
+    """An action for each step and gate ``[t, g]``, gates site-major. Step 0 computes everything,
+    and a forecast needs one computation more than its order before it."""
     sampler: str = ""
     """Class of the scheduler that it was exported for; empty when tied to none."""
     timesteps: tuple[float, ...] = ()
@@ -73,6 +84,11 @@ class StaticPlan:
                 "Step 0 must compute every gate. Got a reuse of what was never computed. "
                 "Let the plan reuse from step 1 on."
             )
+        if (self.orders > _orders_within(self.mask, MAX_ORDER)).any():
+            raise ValueError(
+                "A forecast must come after one computation more than its order. Got one that "
+                "comes too early. Make the plan with of_mask or export_plan."
+            )
 
     @classmethod
     def of_mask(
@@ -80,14 +96,25 @@ class StaticPlan:
         reuse: Bool[Tensor, "t g"],
         *,
         sites: tuple[str, ...],
+        forecast_order: int = 0,
         sampler: str = "",
         timesteps: Sequence[float] = (),
     ) -> StaticPlan:
-        """The plan that reuses where a mask says so."""
+        """The plan that reuses where a mask says so.
+
+        Args:
+            forecast_order: of the forecasts that reuse shows, as far as a gate was computed often
+                enough (:attr:`dqar.DQARConfig.forecast_order`).
+        """
+        if not 0 <= forecast_order <= MAX_ORDER:
+            raise ValueError(
+                f"forecast_order must be 0 to {MAX_ORDER}. Got {forecast_order}. Pass one of them."
+            )
+        actions = torch.where(reuse, Action.REUSE + _orders_within(reuse, forecast_order), 0)
         return cls(
             sites=sites,
             num_layers=reuse.shape[1] // max(1, len(sites)),
-            table=tuple(tuple(map(Action, row)) for row in reuse.int().tolist()),
+            table=tuple(tuple(map(Action, row)) for row in actions.tolist()),
             sampler=sampler,
             timesteps=tuple(timesteps),
         )
@@ -99,13 +126,23 @@ class StaticPlan:
 
     @property
     def mask(self) -> Bool[Tensor, "t g"]:
-        """Where it reuses."""
-        return torch.tensor(self.table) == Action.REUSE
+        """Where it reuses, forecasts among them."""
+        return torch.tensor(self.table) != Action.COMPUTE
+
+    @property
+    def orders(self) -> Int[Tensor, "t g"]:
+        """Of the forecasts that it shows; 0 where it shows values as they are, or computes."""
+        return (torch.tensor(self.table) - Action.REUSE).clamp_min(0)
+
+    @property
+    def forecast_order(self) -> int:
+        """The highest of its orders."""
+        return int(self.orders.max())
 
     @property
     def num_distinct_steps(self) -> int:
         """Steps that differ in what is computed: graphs that compiling whole steps needs."""
-        return len(set(self.table))
+        return len(set(map(tuple, self.mask.tolist())))
 
     @property
     def reuse_ratio(self) -> float:
@@ -113,7 +150,8 @@ class StaticPlan:
         return self.mask.double().mean().item()
 
     def gate(self) -> Gate:
-        """The gate by which a controller follows the plan."""
+        """The gate by which a controller follows the plan, whose ``forecast_order`` it must be
+        given beside."""
         return Scripted(self.mask[:, :, None])
 
     def refuse_misfit(self, num_layers: int, timesteps: Sequence[float]) -> None:
@@ -146,3 +184,9 @@ def majority(share: Float[Tensor, "t g"]) -> Bool[Tensor, "t g"]:
         share: samples that reused, by step and gate.
     """
     return share > 0.5
+
+
+def _orders_within(reuse: Bool[Tensor, "t g"], wanted: int) -> Int[Tensor, "t g"]:
+    """Orders that reuse can show at most: one less than the computations before."""
+    computations_before = (~reuse).cumsum(dim=0) - (~reuse).long()
+    return (computations_before - 1).clamp(0, wanted)

@@ -3,7 +3,8 @@
     {"schema_version": 1, "sites": ["attn"], "num_layers": 3, "actions": ["compute", "reuse"],
      "table": ["000", "111", "000"], "sampler": "DDIMScheduler", "timesteps": [999, 500, 1]}
 
-A row of the table is a step, and a digit the action of a gate by its place in ``actions``.
+A row of the table is a step, and a digit the action of a gate by its place in ``actions``, which
+also names ``forecast1`` and ``forecast2`` where the plan has such.
 """
 
 from __future__ import annotations
@@ -45,12 +46,17 @@ def save_plan(plan: StaticPlan, path: str | Path) -> None:
         "schema_version": SCHEMA_VERSION,
         "sites": plan.sites,
         "num_layers": plan.num_layers,
-        "actions": [action.name.lower() for action in Action],
+        "actions": [action.name.lower() for action in _named(plan)],
         "table": ["".join(str(int(action)) for action in row) for row in plan.table],
         "sampler": plan.sampler,
         "timesteps": plan.timesteps,
     }
     path.write_text(json.dumps(stored, indent=1) + "\n", encoding="utf-8")
+
+
+def _named(plan: StaticPlan) -> list[Action]:
+    """Up to the highest order there is, so that earlier releases read plans without forecasts."""
+    return [action for action in Action if action.order <= plan.forecast_order]
 
 
 def load_plan(path: str | Path) -> StaticPlan:

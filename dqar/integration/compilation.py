@@ -23,8 +23,9 @@ class Compilation:
     region: Region = "step"
     """``step`` compiles whole steps, one graph for each distinct step of the plan. ``block``
     compiles single blocks, one for each combination of what the sites of a block do, shared by
-    all layers: at most 3 of one site and 9 of two, whatever the plan. The first block may be given
-    another memory layout than the others, which takes one more of each."""
+    all layers: at most 3 of one site and 9 of two, whatever the plan, where all gates come to
+    forecasts of the same order. The first block may be given another memory layout than the others,
+    which takes one more of each."""
     backend: str | Callable[..., Any] = "inductor"
     """As in ``torch.compile``."""
     mode: str | None = None

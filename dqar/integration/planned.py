@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from dqar.integration.compilation import Compilation, Regions, fix_address
+from dqar.integration.kept import Memory
 from dqar.integration.reroute import Replacement, untraced_class
 from dqar.integration.seat import Seat
 from dqar.integration.sites import blocks_of, detach, refuse_misfits
@@ -80,8 +81,8 @@ class PlannedDiT:
         self._refuse_misfits()
         self.roles = roles_of(plan)
         self.regions = None if compilation is None else Regions(compilation)
-        self._variants: dict[Row, Any] = {}
-        self._kept: dict[int, Tensor] = {}
+        self._variants: dict[tuple[Role, ...], Any] = {}
+        self._memory = Memory(plan, {})
         self._batch: object = None
         self._taken = threading.Lock()
         self._of_thread = threading.local()
@@ -118,6 +119,11 @@ class PlannedDiT:
     def device(self) -> torch.device:
         """Device of the transformer's weights."""
         return self.transformer.device
+
+    @property
+    def kept_bytes(self) -> int:
+        """Bytes of all values and differences that are kept for the last batch."""
+        return self._memory.nbytes
 
     @property
     def running(self) -> PlanRun | None:
@@ -158,29 +164,34 @@ class PlannedDiT:
                 "The batch must stay the same from step 0 on. Got another shape, dtype or device. "
                 "Begin a new run."
             )
-        if row not in self._variants:
-            self._variants[row] = self._variant(row)
-        return self._variants[row](*args, **kwargs)
+        self._memory.begin_step(run.calls - 1)
+        roles = self.roles[row]
+        if roles not in self._variants:
+            self._variants[roles] = self._variant(roles)
+        return self._variants[roles](*args, **kwargs)
 
     def _begin(self, batch: object, args: tuple, kwargs: dict[str, Any]) -> None:
         # Anew in each run, so that adapters and processors which came or went are followed.
         self._variants.clear()
         if batch == self._batch:
+            self._memory.begin_run()
             return
         gates = {gate for roles in self.roles.values() for gate in _kept_by(roles)}
-        self._kept = kept_like(self.transformer, self.plan.sites, gates, args, kwargs)
+        values = kept_like(self.transformer, self.plan.sites, gates, args, kwargs)
+        self._memory = Memory(self.plan, values)
         self._batch = batch
         if self.regions is not None:
-            for tensor in self._kept.values():
+            for tensor in self._memory.tensors:
                 fix_address(tensor)
 
-    def _variant(self, row: Row) -> Callable[..., Any]:
-        build = partial(variant, self.transformer, self.plan.sites, self.roles[row], self._kept)
+    def _variant(self, roles: tuple[Role, ...]) -> Callable[..., Any]:
+        kept = self._memory.gates
+        build = partial(variant, self.transformer, self.plan.sites, roles, kept)
         if self.regions is None:
             return build().forward
         if self.regions.compilation.region == "block":
             return self.regions.kept_apart(build(self.regions).forward)
-        return self.regions.kept_apart(partial(self.regions(row), build()))
+        return self.regions.kept_apart(partial(self.regions(roles), build()))
 
     def __call__(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
         return self.transformer(hidden_states, *args, **kwargs)

@@ -124,6 +124,48 @@ def test_policy_of_other_sites_is_refused():
         export_plan(learned(), sites=("block",), num_layers=3, steps=6)
 
 
+@pytest.mark.parametrize("order", [1, 2])
+def test_orders_are_those_of_a_controller(rig, order):
+    gate = Scripted(torch.arange(36).reshape(6, 6, 1) % 5 > 1)
+    ran = rig.run(rig.config(sites=SITES, forecast_order=order), gate)
+    plan = export_plan(gate, sites=SITES, num_layers=3, steps=6, forecast_order=order)
+    shown = torch.stack([record.signal.order[:, 0] for record in ran.records])
+    assert torch.equal(plan.orders, torch.where(plan.mask, shown, 0))
+    assert plan.forecast_order == order
+
+
+def test_order_is_by_default_the_policys():
+    gate = learned(("order", "log_gap"), log_threshold=10.0, forecast_order=2, max_gap=1)
+    plan = export_plan(gate, sites=SITES, num_layers=3, steps=6)
+    assert plan.orders[:, 0].tolist() == [0, 0, 0, 1, 0, 2]
+    assert export_plan(Interval(2), sites=SITES, num_layers=3, steps=6).forecast_order == 0
+
+
+def test_policies_see_the_order_of_what_they_allow():
+    """One that reuses only where its forecast is of order 2 begins when there is one."""
+    policy = ReusePolicy(
+        PolicySpec(features=("order",), hidden=(), sites=SITES, forecast_order=2, max_gap=1)
+    )
+    weight, bias = policy.parameters()
+    weight.data.fill_(-1.0)
+    bias.data.fill_(1.5)
+    plan = export_plan(Learned(policy), sites=SITES, num_layers=2, steps=6)
+    assert plan.orders[:, 0].tolist() == [0, 0, 0, 2, 0, 2]
+
+
+def test_another_order_than_the_policys_is_refused():
+    gate = learned(forecast_order=2)
+    for order in (0, 1):
+        with pytest.raises(ValueError, match=rf"trained on 2 for {order}\. Pass forecast_order=2"):
+            export_plan(gate, sites=SITES, num_layers=3, steps=6, forecast_order=order)
+
+
+@pytest.mark.parametrize("order", [-1, 3])
+def test_orders_that_are_none_are_refused(order):
+    with pytest.raises(ValueError, match=rf"forecast_order must be 0 to 2\. Got {order}\. Pass"):
+        export_plan(Interval(2), sites=SITES, num_layers=3, steps=6, forecast_order=order)
+
+
 def test_either_steps_or_a_scheduler(ddim):
     ddim.set_timesteps(6)
     for given in ({}, {"steps": 6, "scheduler": ddim}):

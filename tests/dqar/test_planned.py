@@ -169,8 +169,8 @@ def test_a_gate_keeps_where_a_step_of_its_kind_is_followed_by_a_reuse():
     }
 
 
-def kept(planned) -> dict[int, tuple]:
-    return {gate: (t.data_ptr(), *t.shape, t.dtype) for gate, t in planned._kept.items()}
+def kept(planned) -> list[tuple]:
+    return [(t.data_ptr(), *t.shape, t.dtype) for t in planned._memory.tensors]
 
 
 def test_what_is_kept_stays_where_it_is_until_the_batch_changes(rig):

@@ -14,16 +14,26 @@ from hypothesis import strategies as st
 from dqar.gates import Scripted
 from dqar.plan import Action, StaticPlan, majority
 from dqar.plan_file import KINDS, load_plan, save_plan
+from dqar.records import ACTIONS, MAX_ORDER
 
 SITES = [("attn",), ("ff",), ("attn", "ff"), ("ff", "attn"), ("block",)]
+
+
+def possible(table: list[list[Action]]) -> tuple[tuple[Action, ...], ...]:
+    """The same with forecasts of the orders that their histories allow."""
+    computed, rows = [0] * len(table[0]), []
+    for row in table:
+        rows.append(tuple(Action(min(a, max(1, n))) for a, n in zip(row, computed, strict=True)))
+        computed = [n + (a is Action.COMPUTE) for a, n in zip(row, computed, strict=True)]
+    return tuple(rows)
 
 
 @st.composite
 def fields(draw) -> dict[str, Any]:
     sites, num_layers = draw(st.sampled_from(SITES)), draw(st.integers(1, 4))
     gates = len(sites) * num_layers
-    rows = st.lists(st.sampled_from(Action), min_size=gates, max_size=gates).map(tuple)
-    table = ((Action.COMPUTE,) * gates, *draw(st.lists(rows, max_size=6)))
+    rows = st.lists(st.sampled_from(Action), min_size=gates, max_size=gates)
+    table = possible([[Action.COMPUTE] * gates, *draw(st.lists(rows, max_size=6))])
     finite = st.floats(allow_nan=False, allow_infinity=False)
     timesteps = draw(st.lists(finite, min_size=len(table), max_size=len(table)) | st.just([]))
     return {
@@ -52,24 +62,41 @@ def test_counts_are_those_of_the_table(values):
     plan = StaticPlan(**values)
     flat = [action for row in plan.table for action in row]
     assert plan.steps == len(plan.table)
-    assert plan.reuse_ratio == pytest.approx(flat.count(Action.REUSE) / len(flat))
-    assert 1 <= plan.num_distinct_steps <= plan.steps
+    assert plan.reuse_ratio == pytest.approx(1 - flat.count(Action.COMPUTE) / len(flat))
+    assert plan.forecast_order == max(action.order for action in flat)
+    assert 1 <= plan.num_distinct_steps <= len(set(plan.table))
     assert not plan.mask[0].any()
 
 
-@given(fields())
-def test_mask_makes_the_plan_again(values):
+@given(fields(), st.integers(0, 2))
+def test_mask_makes_a_plan_of_the_highest_orders_there_can_be(values, order):
     plan = StaticPlan(**values)
     again = StaticPlan.of_mask(
-        plan.mask, sites=plan.sites, sampler=plan.sampler, timesteps=plan.timesteps
+        plan.mask,
+        sites=plan.sites,
+        forecast_order=order,
+        sampler=plan.sampler,
+        timesteps=plan.timesteps,
     )
-    assert again == plan
+    highest = [[Action(order + 1) if a else a for a in row] for row in plan.table]
+    assert again.table == possible(highest)
+
+
+def test_actions_are_those_of_traces():
+    assert [action.name.lower() for action in Action] == ["compute", *ACTIONS]
+    assert [action.order for action in Action if action] == list(range(MAX_ORDER + 1))
 
 
 def test_gate_reuses_what_the_plan_reuses(make_signal):
     gate = small().gate()
     assert isinstance(gate, Scripted)
     assert torch.equal(gate.reuse, torch.tensor([[[0], [0]], [[1], [0]]], dtype=torch.bool))
+
+
+@pytest.mark.parametrize("order", [-1, 3])
+def test_orders_that_are_none_are_refused(order):
+    with pytest.raises(ValueError, match=rf"forecast_order must be 0 to 2\. Got {order}\. Pass"):
+        StaticPlan.of_mask(small().mask, sites=("attn",), forecast_order=order)
 
 
 def test_majority_is_more_than_half():
@@ -85,6 +112,14 @@ BAD = {
     "no steps": ({"table": ()}, "table must have 2 gates"),
     "another depth": ({"num_layers": 3}, "table must have 3 gates"),
     "reuse at once": ({"table": ((Action.REUSE, Action.COMPUTE),)}, "Step 0 must compute"),
+    "forecast of one value": (
+        {"table": ((Action.COMPUTE,) * 2, (Action.FORECAST1, Action.REUSE))},
+        "A forecast must come after one computation more than its order",
+    ),
+    "forecast of two values": (
+        {"table": ((Action.COMPUTE,) * 2,) * 2 + ((Action.FORECAST1, Action.FORECAST2),)},
+        "A forecast must come after one computation more than its order",
+    ),
     "too few timesteps": ({"timesteps": (1.0,)}, "timesteps must be one a step"),
     "no number": ({"timesteps": (1.0, float("nan"))}, "timesteps must be finite"),
 }
@@ -116,7 +151,24 @@ def test_file_is_the_plan(tmp_path_factory, values):
     path = tmp_path_factory.mktemp("plans") / "deep" / "plan.json"
     save_plan(plan, path)
     assert load_plan(path) == plan
-    assert json.loads(path.read_text())["actions"] == ["compute", "reuse"]
+    named = [action.name.lower() for action in Action]
+    assert json.loads(path.read_text())["actions"] == named[: 2 + plan.forecast_order]
+
+
+def test_file_of_a_release_without_forecasts(path):
+    stored = {"schema_version": 1, "sites": ["attn"], "num_layers": 2}
+    stored |= {"actions": ["compute", "reuse"], "table": ["00", "10"]}
+    path.write_text(json.dumps(stored | {"sampler": "", "timesteps": []}))
+    assert load_plan(path) == small()
+
+
+def test_a_file_with_an_impossible_forecast_is_refused(path):
+    save_plan(small(), path)
+    names = [action.name.lower() for action in Action]
+    stored = json.loads(path.read_text()) | {"actions": names, "table": ["00", "12"]}
+    path.write_text(json.dumps(stored))
+    with pytest.raises(ValueError, match=r"plan\.json does not describe a plan: A forecast must"):
+        load_plan(path)
 
 
 @pytest.fixture(scope="module")
