@@ -11,7 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dqar.policy import PolicySpec, ReusePolicy, save_policy
+from dqar.policy import ReusePolicy
+from dqar.policy_file import save_policy
+from dqar.policy_spec import PolicySpec
 from dqar.records import FEATURE_SETS
 from pipeline.attribution import DamageModel, FitConfig, ReusedGates, fit_damage, fit_local
 from pipeline.commit import Traces, open_traces

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from dqar.policy import PolicySpec, ReusePolicy, save_policy
+from dqar.policy import ReusePolicy
+from dqar.policy_file import save_policy
+from dqar.policy_spec import PolicySpec
 from pipeline.commit import claim_folder, write_manifest
 from pipeline.dataset import commit_unit, to_table
 from pipeline.models import DIGITS, find_model
