@@ -4,6 +4,11 @@ calibration."""
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor
 
 from dqar.gates import Gate, Interval, Scheduled
 from dqar.schedule import LayerSchedule
@@ -54,6 +59,22 @@ GRIDS = {"fine": FINE, "coarse": COARSE}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Schedule:
+    """Steps that compute every gate, where all others reuse."""
+
+    kind: Literal["plan", "even"]
+    """A policy's own plan, or as many steps spread evenly."""
+    computed: tuple[int, ...]
+    """The steps that compute."""
+
+    def mask(self, steps: int) -> Bool[Tensor, " t"]:
+        """Where a run of so many steps reuses."""
+        reuse = torch.ones(steps, dtype=torch.bool)
+        reuse[list(self.computed)] = False
+        return reuse
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Point:
     """One method at one operating point."""
 
@@ -65,8 +86,8 @@ class Point:
     """None samples without reuse."""
     forecast_order: int = 0
     """What a reuse shows; 0 leaves it to the gate's policy, then to the configuration."""
-    schedule: str | None = None
-    """Of a policy that plans: whose schedule was taken, its ``plan`` or the ``even`` one."""
+    schedule: Schedule | None = None
+    """What was taken for a policy that plans."""
 
 
 def fewer_steps_points(grid: Grid, steps: int) -> list[Point]:

@@ -9,15 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Bool
-from torch import Tensor
 
 from dqar.gates import Gate, Scripted
 from dqar.planned_gate import Planned
 from dqar.policy import ReusePolicy
 from dqar.policy_spec import PolicySpec
 from pipeline.contest import Ask, Contest, budget_label
-from pipeline.methods import Grid, Point
+from pipeline.methods import Grid, Point, Schedule
 from pipeline.tasks import Probe
 
 NOISES = 8
@@ -29,26 +27,10 @@ NEIGHBOURS = 6
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Candidate:
-    """A schedule for some number of computations."""
-
-    kind: str
-    """``plan`` or ``even``."""
-    computed: tuple[int, ...]
-    """Steps that compute every gate."""
-
-    def mask(self, steps: int) -> Bool[Tensor, " t"]:
-        """Where it reuses."""
-        reuse = torch.ones(steps, dtype=torch.bool)
-        reuse[list(self.computed)] = False
-        return reuse
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class Judged:
-    """The better candidate for some number of computations."""
+    """The better schedule for some number of computations."""
 
-    candidate: Candidate
+    schedule: Schedule
     error: float
     """Mean relative L2 to the twin on calibration noise. It is the smaller of two, so that on other
     noise a little more is to be expected."""
@@ -63,9 +45,9 @@ def planned_points(name: str, policy: ReusePolicy, contest: Contest, ask: Ask) -
     if "learned" not in contest.methods:
         return []
     judged = judge(policy.spec, numbers_of(policy.spec, contest.grid), ask)
-    points = [_point(name, policy, one.candidate) for one in judged]
+    points = [_point(name, policy, one.schedule) for one in judged]
     if contest.error_budget is not None:
-        chosen = within_budget(policy.spec, contest.error_budget, ask).candidate
+        chosen = within_budget(policy.spec, contest.error_budget, ask).schedule
         label = budget_label(contest.error_budget)
         points.append(replace(_point(name, policy, chosen), operating_point=label))
     return points
@@ -86,7 +68,7 @@ def judge(spec: PolicySpec, numbers: list[int], ask: Ask) -> list[Judged]:
     """The better of plan and regular schedule for each number of computed steps."""
     everyone = [candidate for number in numbers for candidate in _candidates(spec, number)]
     judged = [
-        Judged(candidate=candidate, error=error)
+        Judged(schedule=candidate, error=error)
         for candidate, error in zip(everyone, _errors(spec, everyone, ask), strict=True)
     ]
     pairs = zip(judged[::2], judged[1::2], strict=True)
@@ -115,12 +97,12 @@ def within_budget(spec: PolicySpec, error_budget: float, ask: Ask) -> Judged:
     return next((one for one in judged if one.error <= error_budget), judged[-1])
 
 
-def _candidates(spec: PolicySpec, number: int) -> tuple[Candidate, Candidate]:
-    plan = Candidate(kind="plan", computed=spec.plan_of(number))
-    return plan, Candidate(kind="even", computed=even(spec.steps, number))
+def _candidates(spec: PolicySpec, number: int) -> tuple[Schedule, Schedule]:
+    plan = Schedule(kind="plan", computed=spec.plan_of(number))
+    return plan, Schedule(kind="even", computed=even(spec.steps, number))
 
 
-def _errors(spec: PolicySpec, candidates: list[Candidate], ask: Ask) -> list[float]:
+def _errors(spec: PolicySpec, candidates: list[Schedule], ask: Ask) -> list[float]:
     per_batch = BATCH // NOISES
     probes = [
         _probe(spec, candidates[start : start + per_batch], f"{start:06d}")
@@ -131,7 +113,7 @@ def _errors(spec: PolicySpec, candidates: list[Candidate], ask: Ask) -> list[flo
     return [float(error) for batch in errors for error in batch]
 
 
-def _probe(spec: PolicySpec, candidates: list[Candidate], name: str) -> Probe:
+def _probe(spec: PolicySpec, candidates: list[Schedule], name: str) -> Probe:
     """All candidates side by side, each on the same noises."""
     masks = torch.stack([candidate.mask(spec.steps) for candidate in candidates], dim=1)
     columns = masks.repeat_interleave(NOISES, dim=1)
@@ -144,19 +126,19 @@ def _probe(spec: PolicySpec, candidates: list[Candidate], name: str) -> Probe:
     )
 
 
-def _point(name: str, policy: ReusePolicy, candidate: Candidate) -> Point:
+def _point(name: str, policy: ReusePolicy, schedule: Schedule) -> Point:
     spec = policy.spec
     return Point(
         method=name,
-        operating_point=f"{candidate.kind}@{len(candidate.computed)},order={spec.forecast_order}",
+        operating_point=f"{schedule.kind}@{len(schedule.computed)},order={spec.forecast_order}",
         steps=spec.steps,
-        gate=_gate(policy, candidate),
+        gate=_gate(policy, schedule),
         forecast_order=spec.forecast_order,
-        schedule=candidate.kind,
+        schedule=schedule,
     )
 
 
-def _gate(policy: ReusePolicy, candidate: Candidate) -> Gate:
-    if candidate.kind == "plan":
-        return Planned(policy, len(candidate.computed))
-    return Scripted(candidate.mask(policy.spec.steps)[:, None, None])
+def _gate(policy: ReusePolicy, schedule: Schedule) -> Gate:
+    if schedule.kind == "plan":
+        return Planned(policy, len(schedule.computed))
+    return Scripted(schedule.mask(policy.spec.steps)[:, None, None])
