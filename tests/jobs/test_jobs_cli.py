@@ -227,6 +227,20 @@ def test_evaluate_refuses(refused, flags, said):
     assert said in refused("evaluate", "--model", "digits", "--out", "results", *flags)
 
 
+@pytest.mark.parametrize("budget", ["0", "-0.01", "nan", "inf"])
+def test_evaluate_refuses_an_error_budget_that_is_none(refused, some_policy, budget):
+    said = refused(
+        *("evaluate", "--model", "digits", "--policy", some_policy),
+        *("--out", "results", f"--error-budget={budget}"),
+    )
+    assert "error_budget must be a positive number" in said
+
+
+def test_evaluate_refuses_an_error_budget_without_a_policy(refused):
+    said = refused("evaluate", "--model", "digits", "--out", "results", "--error-budget", "0.01")
+    assert "Pass --policy" in said
+
+
 def test_evaluate_refuses_a_policy_of_another_model(refused, some_policy):
     edit_json(some_policy / "policy.json", model_hash="f" * 16)
     said = refused("evaluate", "--model", "digits", "--policy", some_policy, "--out", "results")

@@ -12,7 +12,7 @@ from pipeline.attribution import FitConfig, ReusedGates, fit_damage
 from pipeline.commit import open_traces
 from pipeline.dataset import read_trajectories
 from pipeline.door import Refusal
-from pipeline.train import TrainConfig, load_reused_gates, save_trained, train
+from pipeline.train import APART, TrainConfig, load_reused_gates, save_trained, train
 
 
 @pytest.fixture(scope="module")
@@ -28,9 +28,13 @@ def test_every_feature_set_and_label_gives_a_policy_that_loads(traces, tmp_path,
     config = TrainConfig(features=features, label=label, members=1)
     save_trained(train(config, str(traces)), tmp_path, {"train": "run"})
     policy = load_policy(tmp_path)
-    assert policy.spec.features == FEATURE_SETS[features]
+    # A policy that plans needs nothing that tells the gates of one step apart.
+    apart = APART if features == "schedule" else ()
+    names = tuple(name for name in FEATURE_SETS[features] if name not in apart)
+    assert policy.spec.features == config.names == names
+    assert bool(policy.spec.plans) == (features == "schedule")
     assert policy.spec.lineage == {"train": "run"}
-    rows = torch.randn(7, len(FEATURE_SETS[features]))
+    rows = torch.randn(7, len(names))
     assert torch.isfinite(policy(rows)).all()
 
 
@@ -80,6 +84,11 @@ def test_held_out_figures_are_in_range(trained):
     assert all(0 <= value <= 1 for pair in held_out.reliability for value in pair)
 
 
+def test_propensities_of_the_traces_are_tested(trained):
+    assert trained.balance.metrics["balance_strata"] == len(trained.balance.strata)
+    assert all(stratum.design == "paced" for stratum in trained.balance.strata)
+
+
 def test_training_twice_is_the_same(trained, traces):
     again = train(TrainConfig(features="full", members=1), str(traces))
     for name, value in trained.policy.state_dict().items():
@@ -102,9 +111,15 @@ def test_sites_that_the_traces_lack_are_refused(traces):
         train(TrainConfig(sites=("attn", "ff")), str(traces))
 
 
+def test_orders_that_the_traces_lack_are_refused(traces):
+    config = TrainConfig(forecast_orders=(0, 2), members=1)
+    with pytest.raises(Refusal, match=r"\(0,\). Got \[2\].*Collect with those orders"):
+        train(config, str(traces))
+
+
 def test_reused_gates_are_counted_by_trajectory(traces):
-    gates = load_reused_gates(str(traces), ("log_gap",), ("attn",))
-    assert gates.features.shape == (len(gates.trajectory), 1)
+    gates = load_reused_gates(str(traces), ("depth", "log_gap"), ("attn",))
+    assert gates.features.shape == (len(gates.trajectory), 2)
     assert len(gates.squared_error) == 24
     assert gates.noise.unique().numel() == 8
     assert (gates.features >= 0).all()
