@@ -29,12 +29,12 @@ def reused_gates(draw):
         trajectory=owner,
         squared_error=torch.rand(trajectories, generator=torch.Generator().manual_seed(0)),
         noise=torch.arange(trajectories),
-        weight=torch.tensor(draw(st.lists(st.sampled_from([1.0, 2.0, 0.5]), **size_of(gates)))),
+        weight=torch.tensor(draw(lists_of(st.sampled_from([1.0, 2.0, 0.5]), len(gates)))),
     )
 
 
-def size_of(items):
-    return {"min_size": len(items), "max_size": len(items)}
+def lists_of(elements, count):
+    return st.lists(elements, min_size=count, max_size=count)
 
 
 def damage_model():
@@ -63,7 +63,7 @@ def test_a_collapsed_row_stands_for_all_that_look_like_it(gates):
 
 @given(reused_gates(), st.data())
 def test_collapsing_and_choosing_trajectories_commute(gates, data):
-    chosen = torch.tensor(data.draw(st.lists(st.booleans(), **size_of(gates.squared_error))))
+    chosen = torch.tensor(data.draw(lists_of(st.booleans(), len(gates.squared_error))))
     one, other = gates.collapsed().subset(chosen), gates.subset(chosen).collapsed()
     for name in ("features", "trajectory", "weight", "squared_error"):
         assert torch.equal(getattr(one, name), getattr(other, name))

@@ -23,9 +23,15 @@ STEPS = 6
 PLAN = Schedule(kind="plan", computed=(0, 1, 4))
 
 
-def point(**changes):
-    values = {"method": "learned", "operating_point": "plan@3,order=1", "steps": STEPS}
-    return Point(**(values | {"schedule": PLAN} | changes))
+def point(gate=None, schedule: Schedule | None = PLAN, forecast_order=0):
+    return Point(
+        method="learned",
+        operating_point="plan@3,order=1",
+        steps=STEPS,
+        gate=gate,
+        schedule=schedule,
+        forecast_order=forecast_order,
+    )
 
 
 def measured(operating_point, schedule, order=1, method="learned"):
