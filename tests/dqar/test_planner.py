@@ -11,8 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dqar.planner import _damage, _solve, plan_steps
-from dqar.policy import ReusePolicy
-from dqar.policy_spec import PolicySpec
+from dqar.policy import PolicySpec, ReusePolicy
 from dqar.records import FEATURE_SETS
 
 STEPS, GAPS = 7, 3

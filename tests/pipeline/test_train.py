@@ -28,14 +28,19 @@ def test_every_feature_set_and_label_gives_a_policy_that_loads(traces, tmp_path,
     config = TrainConfig(features=features, label=label, members=1)
     save_trained(train(config, str(traces)), tmp_path, {"train": "run"})
     policy = load_policy(tmp_path)
-    # A policy that plans needs nothing that tells the gates of one step apart.
-    apart = APART if features == "schedule" else ()
-    names = tuple(name for name in FEATURE_SETS[features] if name not in apart)
-    assert policy.spec.features == config.names == names
+    assert policy.spec.features == config.names
     assert bool(policy.spec.plans) == (features == "schedule")
     assert policy.spec.lineage == {"train": "run"}
-    rows = torch.randn(7, len(names))
+    rows = torch.randn(7, len(config.names))
     assert torch.isfinite(policy(rows)).all()
+
+
+@pytest.mark.parametrize("features", ["seed", "schedule", "full"])
+def test_only_a_policy_that_plans_leaves_out_what_tells_gates_apart(features):
+    apart = APART if features == "schedule" else ()
+    expected = tuple(name for name in FEATURE_SETS[features] if name not in apart)
+    assert TrainConfig(features=features).names == expected
+    assert TrainConfig(features=features, granularity="gate").names == FEATURE_SETS[features]
 
 
 def test_a_policy_says_what_it_was_trained_for(trained, traces, traces_plan):
