@@ -221,24 +221,14 @@ def test_train_refuses_a_folder_with_other_files(refused, some_traces, taken):
         (["--keep-keys", "--cached", "kv", "--cache-bits", "32"], "cached keys of 2, 4 or 8 bits"),
         (["--cross-branch-threshold", "nan"], "cross_branch_threshold must be in"),
         (["--cross-branch-threshold", "1", "--guidance-scale", "1"], "two guidance branches"),
+        (["--error-budget", "0"], "error_budget must be a positive number"),
+        (["--error-budget=-0.01"], "error_budget must be a positive number"),
+        (["--error-budget", "nan"], "error_budget must be a positive number"),
+        (["--error-budget", "0.01"], "Pass --policy"),
     ],
 )
 def test_evaluate_refuses(refused, flags, said):
     assert said in refused("evaluate", "--model", "digits", "--out", "results", *flags)
-
-
-@pytest.mark.parametrize("budget", ["0", "-0.01", "nan", "inf"])
-def test_evaluate_refuses_an_error_budget_that_is_none(refused, some_policy, budget):
-    said = refused(
-        *("evaluate", "--model", "digits", "--policy", some_policy),
-        *("--out", "results", f"--error-budget={budget}"),
-    )
-    assert "error_budget must be a positive number" in said
-
-
-def test_evaluate_refuses_an_error_budget_without_a_policy(refused):
-    said = refused("evaluate", "--model", "digits", "--out", "results", "--error-budget", "0.01")
-    assert "Pass --policy" in said
 
 
 def test_evaluate_refuses_a_policy_of_another_model(refused, some_policy):
