@@ -23,7 +23,8 @@ from torch import Tensor
 
 from dqar.gates import Scripted
 from dqar.planner import step_damage
-from dqar.policy import ReusePolicy, load_policy
+from dqar.policy import ReusePolicy
+from dqar.policy_file import load_policy
 from pipeline.designs import explore
 from pipeline.evaluator import Evaluator
 from pipeline.tasks import EvaluateConfig, Probe

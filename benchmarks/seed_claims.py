@@ -38,8 +38,9 @@ from dqar.gates import (
 from dqar.schedule import LayerSchedule
 from pipeline.compare import error_at
 from pipeline.evaluator import Evaluator
-from pipeline.methods import SEED_MAX_GAP, SEED_WARMUP, Point
+from pipeline.methods import SEED_WARMUP, Point
 from pipeline.tasks import EvaluateConfig, Probe
+from pipeline.threshold_points import SEED_MAX_GAP
 
 SEEDS = (11, 12, 13, 14, 15)
 INFINITE = float("inf")

@@ -12,7 +12,7 @@ import math
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from dqar.policy import ReusePolicy
@@ -32,7 +32,13 @@ class StepPlan:
     """Predicted relative L2 distance of the final latent to the twin's."""
 
 
-def plan_steps(policy: ReusePolicy, snrs: list[float], order: int, max_gap: int) -> list[StepPlan]:
+def plan_steps(
+    policy: ReusePolicy,
+    snrs: list[float],
+    order: int,
+    max_gap: int,
+    max_stretch: float = math.inf,
+) -> list[StepPlan]:
     """The best plan for each number of computed steps, fewest first.
 
     Args:
@@ -40,11 +46,22 @@ def plan_steps(policy: ReusePolicy, snrs: list[float], order: int, max_gap: int)
         snrs: of each step.
         order: of the forecasts that reuse shows.
         max_gap: longest staleness to consider.
+        max_stretch: by what factor a gap may exceed the span before it, and spans that follow each
+            other may differ. What exploration has not seen, an optimiser takes for cheap.
 
     Raises:
         ValueError: if the policy reads what is only known in a run.
     """
-    return _solve(step_damage(policy, snrs, order, max_gap))
+    damage = step_damage(policy, snrs, order, max_gap)
+    return _solve(damage.masked_fill(_is_unknown(damage, max_stretch), math.inf))
+
+
+def _is_unknown(damage: Float[Tensor, "t k s c"], max_stretch: float) -> Bool[Tensor, "k s c"]:
+    gap = torch.arange(1, damage.shape[1] + 1)[:, None, None]
+    span, before = torch.arange(damage.shape[2])[:, None], torch.arange(damage.shape[3])
+    is_long = (span > 0) & (gap > max_stretch * span)
+    longer, shorter = torch.maximum(span, before), torch.minimum(span, before)
+    return is_long | ((shorter > 0) & (longer > max_stretch * shorter))
 
 
 def step_damage(

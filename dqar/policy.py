@@ -2,171 +2,20 @@
 
 ``f(x)`` is the predicted log damage of reusing at a gate: its share of the squared relative
 error of the final latent. ``sigmoid((log_threshold - f(x)) / temperature)`` is the seed's reuse
-probability. Stored as safetensors and JSON; nothing is ever unpickled.
+probability.
 """
 
 from __future__ import annotations
 
 import itertools
-import json
 import math
-from dataclasses import asdict, dataclass, field, fields
-from pathlib import Path
-from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from dqar.records import FEATURE_SETS, FEATURES, SITES, Signal
-
-SCHEMA_VERSION = 1
-"""Version of the policy folder."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PolicySpec:
-    """All that a policy is besides its weights: what it reads, and what it was trained for."""
-
-    features: tuple[str, ...] = FEATURE_SETS["seed"]
-    """Feature names in the order of the input."""
-    means: tuple[float, ...] = ()
-    """Subtracted from each feature; zeros by default."""
-    scales: tuple[float, ...] = ()
-    """Divides each feature; ones by default."""
-    hidden: tuple[int, ...] = (32, 32)
-    """Widths of the hidden layers."""
-    members: int = 1
-    """Networks whose mean is the prediction; greedy choices by one alone favour its errors."""
-    granularity: Literal["gate", "step"] = "gate"
-    """``gate`` decides each layer alone; ``step`` decides all layers of a site together, by their
-    mean damage: layers that are stale together disturb each other less."""
-    max_gap: int = 1_000_000
-    """Staleness beyond which the policy knows nothing, so that it refuses."""
-    log_threshold: float = 0.0
-    """Default operating point: reuse where the predicted log damage is below it."""
-    plans: tuple[tuple[int, ...], ...] = ()
-    """Steps that compute every gate, a plan for each number of them; empty where gates are decided
-    one by one."""
-    plan_errors: tuple[float, ...] = ()
-    """Predicted relative L2 error of each plan."""
-    error_budget: float = 0.01
-    """Default operating point of the plans: the fewest computations predicted to stay below it."""
-    temperature: float = 1.0
-    """Softness of the reuse probability, in units of log damage."""
-    savings: dict[str, float] = field(default_factory=lambda: dict.fromkeys(SITES, 1.0))
-    """Relative cost that one reuse saves, by site; damage is weighed per unit saved."""
-    sites: tuple[str, ...] = ("attn",)
-    """Sites that the policy was trained on."""
-    actions: tuple[str, ...] = ("compute", "reuse")
-    """Actions that it chooses from."""
-    cache_mode: str = "int8"
-    """How the cache stored values during collection."""
-    forecast_order: int = 0
-    """What a reuse showed in training: the value as it is, or its forecast of this order."""
-    branch_mode: str = "tied"
-    """How guidance branches were gated during collection."""
-    num_layers: int = 0
-    """Transformer blocks of the model; 0 when not tied to a model."""
-    steps: int = 0
-    """Sampling steps; 0 when not tied to a sampler."""
-    sampler: str = ""
-    """Sampler trained for."""
-    guidance: float = 0.0
-    """Guidance scale trained for."""
-    model_hash: str = ""
-    """Digest of the transformer's files."""
-    trace_digest: str = ""
-    """Digest of the manifest that it was fitted on."""
-    metrics: dict[str, float] = field(default_factory=dict)
-    """Held-out metrics of the fit."""
-    lineage: dict[str, str] = field(default_factory=dict)
-    """Tracking runs that led here: parent, collect, train."""
-    schema_version: int = SCHEMA_VERSION
-    """Version of this record."""
-
-    def __post_init__(self) -> None:
-        unknown = set(self.features) - set(FEATURES)
-        if unknown or not self.features:
-            raise ValueError(
-                f"features must be known names. Got {self.features}. Choose from {FEATURES}."
-            )
-        if self.granularity not in ("gate", "step"):
-            raise ValueError(
-                f"granularity must be gate or step. Got {self.granularity!r}. Pass 'step'."
-            )
-        if self.members < 1:
-            raise ValueError(f"members must be at least 1. Got {self.members=}. Pass 1.")
-        _refuse_bad_plans(self.plans, self.plan_errors, self.steps)
-        for name in ("means", "scales"):
-            given = getattr(self, name)
-            if given and len(given) != len(self.features):
-                raise ValueError(
-                    f"{name} must have one value a feature. Got {len(given)} for "
-                    f"{len(self.features)}. Leave it empty or give them all."
-                )
-
-    def plan_of(self, num_computed: int | None = None) -> tuple[int, ...]:
-        """The plan of so many computed steps; by default of the error budget, or the best there is.
-
-        Raises:
-            ValueError: if there is none.
-        """
-        by_number = {len(plan): plan for plan in self.plans}
-        if num_computed is None and self.plans:
-            within = (error <= self.error_budget for error in self.plan_errors)
-            return next(itertools.compress(self.plans, within), self.plans[-1])
-        if num_computed not in by_number:
-            raise ValueError(
-                f"The policy must have a plan of that many steps. Got {num_computed}, of "
-                f"{sorted(by_number)}. Pass one of them, or train with --features schedule."
-            )
-        return by_number[num_computed]
-
-    def refuse_misfit(
-        self, sites: tuple[str, ...], branch_mode: str, cached: str, forecast_order: int = 0
-    ) -> None:
-        """A policy decides only on what it was trained on.
-
-        Raises:
-            ValueError: naming what does not fit.
-        """
-        # A plan is one for all its sites together.
-        misses = set(sites) != set(self.sites) if self.plans else set(sites) - set(self.sites)
-        if misses or branch_mode != self.branch_mode or cached == "kv":
-            raise ValueError(
-                f"The policy must fit the configuration. Got one of the sites {self.sites}, "
-                f"{self.branch_mode} branches and cached outputs for {sites}, {branch_mode}, "
-                f"cached={cached!r}. Collect and train with that configuration."
-            )
-        if forecast_order != self.forecast_order:
-            raise ValueError(
-                f"The policy must fit forecast_order. Got one trained on {self.forecast_order} for "
-                f"{forecast_order}. Pass forecast_order={self.forecast_order}, or train another."
-            )
-
-    def saving_of_site(self) -> list[float]:
-        """Savings in the order of :data:`SITES`."""
-        return [self.savings.get(site, 1.0) for site in SITES]
-
-
-def _refuse_bad_plans(
-    plans: tuple[tuple[int, ...], ...], errors: tuple[float, ...], steps: int
-) -> None:
-    for plan in plans:
-        if not plan or plan[0] != 0 or plan != tuple(sorted(set(plan))) or plan[-1] >= steps:
-            raise ValueError(
-                f"A plan must be growing steps from 0 to below {steps}. Got {plan}. "
-                "Train the policy again."
-            )
-    numbers = [len(plan) for plan in plans]
-    if numbers != sorted(set(numbers)) or len(errors) != len(plans):
-        raise ValueError(
-            f"plans must come with an error each, fewest steps first. Got {len(errors)} errors for "
-            f"plans of {numbers} steps. Train the policy again."
-        )
+from dqar.policy_spec import PolicySpec
+from dqar.records import Signal
 
 
 class ReusePolicy(nn.Module):
@@ -219,64 +68,3 @@ def _mlp(width: int, hidden: tuple[int, ...]) -> nn.Sequential:
     for before, after in itertools.pairwise(sizes):
         layers += [nn.Linear(before, after), nn.SiLU()]
     return nn.Sequential(*layers, nn.Linear(sizes[-1], 1))
-
-
-def save_policy(policy: ReusePolicy, folder: str | Path) -> None:
-    """Write ``policy.safetensors`` and ``policy.json``; the folder is made if missing."""
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file(
-        {name: value.contiguous() for name, value in policy.state_dict().items()},
-        folder / "policy.safetensors",
-    )
-    (folder / "policy.json").write_text(json.dumps(asdict(policy.spec), indent=2) + "\n")
-
-
-def load_policy(folder: str | Path) -> ReusePolicy:
-    """Read a policy folder, in eval mode and without gradients.
-
-    Raises:
-        ValueError: naming the file, what is wrong with it, and the mend.
-    """
-    folder = Path(folder)
-    policy = ReusePolicy(_read_spec(folder / "policy.json"))
-    try:
-        policy.load_state_dict(load_file(folder / "policy.safetensors"))
-    except (OSError, SafetensorError, RuntimeError) as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(
-            f"{folder}/policy.safetensors must hold the weights that policy.json describes. "
-            f"Got: {reason}. Train the policy again with jobs/train.py."
-        ) from error
-    return policy.eval().requires_grad_(False)
-
-
-def _read_spec(path: Path) -> PolicySpec:
-    try:
-        stored = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise ValueError(
-            f"{path} must be a policy's JSON. Got: {error}. Pass a folder that jobs/train.py wrote."
-        ) from error
-    if not isinstance(stored, dict) or stored.get("schema_version") != SCHEMA_VERSION:
-        version = stored.get("schema_version") if isinstance(stored, dict) else None
-        raise ValueError(
-            f"{path} must have schema version {SCHEMA_VERSION}. Got {version}. "
-            "Train the policy again with this release."
-        )
-    return _spec_of(stored, path)
-
-
-def _as_tuples(value: Any) -> Any:
-    return tuple(map(_as_tuples, value)) if isinstance(value, list) else value
-
-
-def _spec_of(stored: dict[str, Any], path: Path) -> PolicySpec:
-    known = {entry.name for entry in fields(PolicySpec)}
-    given: dict[str, Any] = {
-        key: _as_tuples(value) for key, value in stored.items() if key in known
-    }
-    try:
-        return PolicySpec(**given)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{path} does not describe a policy: {error}") from error

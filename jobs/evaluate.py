@@ -26,7 +26,7 @@ def run(arguments: argparse.Namespace) -> int:
     refuse_relative_inside_job(out=arguments.out)
     for flag in arguments.policy:
         refuse_relative_inside_job(policy=flag.rpartition("=")[2])
-    from pipeline.evaluate import Contest
+    from pipeline.contest import Contest
     from pipeline.evaluation_run import evaluate_methods, load_policies, refuse_policies_apart
     from pipeline.fleet import config_of
     from pipeline.methods import GRIDS
@@ -41,11 +41,17 @@ def run(arguments: argparse.Namespace) -> int:
     for name, policy in policies.items():
         followed = config.at_order(policy.spec.forecast_order)
         refuse_policies_apart(followed.dqar_config(), {name: policy})
+    contest = checked(
+        Contest,
+        methods=methods,
+        policies=policies,
+        grid=GRIDS[arguments.grid],
+        error_budget=arguments.error_budget,
+    )
     fleet = config_of(arguments)
     refuse_other_files(arguments.out, "results.json")
     refuse_unwritable(arguments.out)
     tracker = Tracker(arguments.tracking_uri, arguments.experiment)
-    contest = Contest(methods=methods, policies=policies, grid=GRIDS[arguments.grid])
     evaluate_methods(config, contest, fleet, arguments.out, tracker)
     return 0
 
@@ -132,6 +138,13 @@ def parser() -> JobParser:
         type=float,
         metavar="DISTANCE",
         help="relative L2 of the branches at which one is computed for both; default: never",
+    )
+    job.add_argument(
+        "--error-budget",
+        type=float,
+        metavar="ERROR",
+        help="relative L2 error within which each policy is to save the most, judged on "
+        "calibration noise: one more point of its sweep; default: none",
     )
     job.add_argument("--grid", choices=["fine", "coarse"], default="fine", help="points of a sweep")
     add_fleet_flags(job)

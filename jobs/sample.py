@@ -67,7 +67,7 @@ def load_fitting_policy(folder: str | None, card):
 
 def configure(arguments: argparse.Namespace, card, policy):
     """What was left out follows the policy, else the model."""
-    from dqar.policy import PolicySpec
+    from dqar.policy_spec import PolicySpec
     from pipeline.sample import SampleConfig
 
     labels = parse_labels(arguments.class_labels)

@@ -17,7 +17,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from dqar.policy import PolicySpec, ReusePolicy
+from dqar.policy import ReusePolicy
+from dqar.policy_spec import PolicySpec
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

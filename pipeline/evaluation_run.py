@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from dqar.config import DQARConfig
-from dqar.policy import ReusePolicy, load_policy
+from dqar.policy import ReusePolicy
+from dqar.policy_file import load_policy
 from pipeline.compare import ratio_at
+from pipeline.contest import Contest
 from pipeline.door import Refusal, checked
-from pipeline.evaluate import Contest, evaluate
+from pipeline.evaluate import evaluate
 from pipeline.fleet import FleetConfig
 from pipeline.models import ModelCard
 from pipeline.report import comparison_table, points_table, write_report

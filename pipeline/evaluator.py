@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import time
 from typing import Any
 
@@ -13,13 +12,16 @@ from torch import Tensor
 from dqar.controller import DQARController
 from dqar.gates import AllOf, Gate
 from dqar.integration import DQARDiTWrapper, DQARSampler, SamplerConfig, calibrate_balance
+from dqar.plan import StaticPlan
 from dqar.records import GateRecord, PartKey
 from pipeline.bound import measure_site_share, speed_bound
 from pipeline.flops import gate_flops, saved_flops, transformer_flops
+from pipeline.machine import device_name, peak_memory_mb
 from pipeline.methods import Point
 from pipeline.models import find_model, load_model, pick_device
 from pipeline.noise import Purpose, draw_noise
 from pipeline.quality import frechet_distance, measure_deltas
+from pipeline.shipped import plan_of
 from pipeline.tally import Tally
 from pipeline.tasks import EvaluateConfig, Measured, Probe, Probed
 
@@ -89,12 +91,17 @@ class Evaluator:
         for index, start in enumerate(range(0, self.config.num_samples, self.config.batch_size)):
             stop = min(start + self.config.batch_size, self.config.num_samples)
             self._measure_batch(point, range(start, stop), tally, timed=index < TIMED_BATCHES)
-        row = self._row(point, tally)
         return Measured(
-            row=row,
+            row=self._row(point, tally),
             images=_to_pixels(torch.cat(tally.images)),
             twin_images=_to_pixels(torch.cat(tally.twins)),
+            plan=self._plan(point),
         )
+
+    def _plan(self, point: Point) -> StaticPlan | None:
+        # Its samples were the last, so that the timesteps are its own.
+        card, scheduler = self.model.card, self.model.scheduler
+        return plan_of(point, self.config.sites, card.num_layers, scheduler)
 
     def _measure_batch(self, point: Point, ids: range, tally: Tally, *, timed: bool) -> None:
         noise, labels = self._draw("evaluate", list(ids))
@@ -178,6 +185,7 @@ class Evaluator:
         return {
             "method": point.method,
             "operating_point": point.operating_point,
+            "schedule": point.schedule and point.schedule.kind,
             **config.columns(),
             "reuse_ratio": tally.reuse_ratio,
             "flops_ratio": self._flops_ratio(point, tally),
@@ -192,9 +200,9 @@ class Evaluator:
             "fid_features": None if self.reference is None else "digits-classifier-64",
             "label_accuracy": self._accuracy(images),
             "cache_mb": tally.cache_bytes / 2**20 if tally.gates else None,
-            "peak_memory_mb": _peak_memory_mb(self.device),
+            "peak_memory_mb": peak_memory_mb(self.device),
             "steps": point.steps,
-            "device": _device_name(self.device),
+            "device": device_name(self.device),
         }
 
     def _bound(self, tally: Tally, num_images: int) -> float | None:
@@ -243,13 +251,3 @@ class Evaluator:
 def _to_pixels(images: Tensor) -> np.ndarray:
     first = images[:GRID_IMAGES].float().permute(0, 2, 3, 1)
     return ((first + 1.0) / 2.0).clamp(0, 1).numpy()
-
-
-def _peak_memory_mb(device: str) -> float:
-    if device == "cuda":
-        return torch.cuda.max_memory_allocated() / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
-
-def _device_name(device: str) -> str:
-    return torch.cuda.get_device_name() if device == "cuda" else "cpu"

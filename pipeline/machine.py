@@ -35,13 +35,18 @@ def describe_machine(device: str) -> dict[str, Any]:
     """Names and numbers to read a timing by; the date is UTC."""
     return {
         "cpu": _cpu_name(),
-        "gpu": torch.cuda.get_device_name() if device == "cuda" else None,
+        "gpu": device_name(device) if device == "cuda" else None,
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "python": platform.python_version(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+def device_name(device: str) -> str:
+    """The GPU's own name, or ``cpu``."""
+    return torch.cuda.get_device_name() if device == "cuda" else "cpu"
 
 
 def _cpu_name() -> str:
@@ -70,3 +75,11 @@ def peak_resident_mb() -> float:
     # Kilobytes on Linux, bytes on macOS.
     unit = 1 if sys.platform == "darwin" else 2**10
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
+
+
+def peak_memory_mb(device: str) -> float:
+    """The most that this process ever held, in MiB: of the GPU's memory since its mark was reset,
+    or resident."""
+    if device == "cuda":
+        return torch.cuda.max_memory_allocated() / 2**20
+    return peak_resident_mb()

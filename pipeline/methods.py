@@ -1,36 +1,16 @@
-"""The methods that an evaluation compares, each swept over operating points.
-
-A sweep's parameter may differ from sample to sample of one batch, so one run on calibration noise
-maps a threshold to its reuse ratio. Calibration noise is never evaluated on.
-"""
+"""The methods that an evaluation compares: what a point of a sweep is, and the sweeps that need no
+calibration."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 
-import numpy as np
 import torch
-from jaxtyping import Float
-from sklearn.isotonic import IsotonicRegression
+from jaxtyping import Bool
 from torch import Tensor
 
-from dqar.gates import (
-    AllOf,
-    Budget,
-    Cached,
-    EntropyBelow,
-    Gate,
-    Interval,
-    Learned,
-    Scheduled,
-    Scripted,
-    SnrBand,
-    Staleness,
-    Warmup,
-)
-from dqar.plan import majority
-from dqar.policy import ReusePolicy
+from dqar.gates import Gate, Interval, Scheduled
 from dqar.schedule import LayerSchedule
 
 METHODS = (
@@ -45,12 +25,8 @@ METHODS = (
     "static",
     "learned",
 )
-SEED_WINDOWS = ((0.1, 10.0), (0.1, 100.0))
-"""SNR windows of the README seed and of the talk."""
-SEED_MAX_GAP = 6
 SEED_WARMUP = 0.2
-PROBES = 64
-"""Samples of one calibration batch."""
+"""Share of the steps in which the seeds reuse nothing."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -83,6 +59,22 @@ GRIDS = {"fine": FINE, "coarse": COARSE}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Schedule:
+    """Steps that compute every gate, where all others reuse."""
+
+    kind: Literal["plan", "even"]
+    """A policy's own plan, or as many steps spread evenly."""
+    computed: tuple[int, ...]
+    """The steps that compute."""
+
+    def mask(self, steps: int) -> Bool[Tensor, " t"]:
+        """Where a run of so many steps reuses."""
+        reuse = torch.ones(steps, dtype=torch.bool)
+        reuse[list(self.computed)] = False
+        return reuse
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Point:
     """One method at one operating point."""
 
@@ -94,6 +86,8 @@ class Point:
     """None samples without reuse."""
     forecast_order: int = 0
     """What a reuse shows; 0 leaves it to the gate's policy, then to the configuration."""
+    schedule: Schedule | None = None
+    """What was taken for a policy that plans."""
 
 
 def fewer_steps_points(grid: Grid, steps: int) -> list[Point]:
@@ -131,161 +125,3 @@ def linear_points(grid: Grid, steps: int) -> list[Point]:
         )
         for schedule in schedules
     ]
-
-
-def threshold_points(grid: Grid, steps: int, entropies: Float[Tensor, " n"]) -> list[Point]:
-    """The seed's entropy and SNR gate, tau swept over quantiles of the observed entropy."""
-    points = []
-    for low, high in SEED_WINDOWS:
-        for quantile in grid.entropy_quantiles:
-            # Strictly above the largest entropy seen, the gate lets all of it pass.
-            tau = float(entropies.quantile(quantile)) * (1.0 + 1e-6)
-            points.append(
-                Point(
-                    method="threshold",
-                    operating_point=f"tau=q{quantile:g},snr=[{low:g},{high:g}]",
-                    steps=steps,
-                    gate=seed_threshold(tau, low, high),
-                )
-            )
-    return points
-
-
-def seed_threshold(tau: float, low: float, high: float) -> Gate:
-    """The seed's gate without its layer schedule: warm-up 20%, gap and budget 6."""
-    return AllOf(
-        Warmup(SEED_WARMUP),
-        Cached(),
-        Staleness(SEED_MAX_GAP),
-        Budget(SEED_MAX_GAP),
-        EntropyBelow(tau),
-        SnrBand(low, high),
-    )
-
-
-def probe_thresholds(policy: ReusePolicy) -> Float[Tensor, " b"]:
-    """Log thresholds around the policy's own, wide enough for reuse from none to nearly all."""
-    return policy.spec.log_threshold + torch.linspace(-9.0, 9.0, PROBES)
-
-
-def thresholds_for(
-    ratios: tuple[float, ...], probed: Float[Tensor, " b"], achieved: Float[Tensor, " b"]
-) -> list[float]:
-    """Thresholds that reach the ratios, from one probed batch smoothed to be monotone."""
-    smooth = IsotonicRegression(out_of_bounds="clip").fit_transform(
-        probed.double().numpy(), achieved.double().numpy()
-    )
-    # np.interp needs strictly growing abscissae; a hair of slope breaks ties.
-    slope = np.linspace(0.0, 1e-6, len(smooth))
-    return [float(np.interp(ratio, smooth + slope, probed.numpy())) for ratio in ratios]
-
-
-def learned_points(
-    name: str, policy: ReusePolicy, steps: int, thresholds: list[float]
-) -> list[Point]:
-    """The policy at some thresholds."""
-    return [
-        Point(
-            method=name,
-            operating_point=f"log_threshold={threshold:.3f}",
-            steps=steps,
-            gate=Learned(policy, log_threshold=threshold),
-            forecast_order=policy.spec.forecast_order,
-        )
-        for threshold in thresholds
-    ]
-
-
-def static_point(
-    name: str,
-    steps: int,
-    share: Float[Tensor, "t g"],
-    threshold: float,
-    forecast_order: int = 0,
-) -> Point:
-    """The learned policy's majority schedule: one plan for every sample, known before sampling.
-
-    Args:
-        forecast_order: the policy's.
-    """
-    return Point(
-        method=name.replace("learned", "static"),
-        operating_point=f"majority@{threshold:.3f}",
-        steps=steps,
-        gate=Scripted(majority(share)[:, :, None]),
-        forecast_order=forecast_order,
-    )
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ThresholdSettings:
-    """One setting of the freely tuned threshold gate."""
-
-    low: float
-    high: float
-    max_gap: int
-    tau: float
-
-    def gate(self) -> Gate:
-        """The gate of this setting alone."""
-        return tuned_threshold([self])
-
-
-def tuned_threshold(settings: list[ThresholdSettings]) -> Gate:
-    """The threshold gate, one setting a sample (or one for all)."""
-    column = {
-        name: torch.tensor([getattr(setting, name) for setting in settings])
-        for name in ("low", "high", "max_gap", "tau")
-    }
-    return AllOf(
-        Cached(),
-        Staleness(column["max_gap"]),
-        EntropyBelow(column["tau"]),
-        SnrBand(column["low"], column["high"]),
-    )
-
-
-def threshold_settings(
-    snrs: list[float], entropies: Float[Tensor, " n"]
-) -> Iterator[ThresholdSettings]:
-    """The grid that ``threshold-tuned`` chooses from: window, gap limit and tau, all free.
-
-    Args:
-        snrs: the SNR of each step, growing.
-    """
-    last = len(snrs) - 1
-    lows = [0.0, *(snrs[round(share * last)] * 0.999 for share in (0.06, 0.12, 0.2, 0.3))]
-    shares = (0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
-    highs = [*(snrs[round(share * last)] * 1.001 for share in shares), float("inf")]
-    taus = [float("inf"), float(entropies.quantile(0.75))]
-    for low in lows:
-        for high in highs:
-            for max_gap in (1, 2, 3, 4, 6, 8):
-                for tau in taus:
-                    yield ThresholdSettings(low=low, high=high, max_gap=max_gap, tau=tau)
-
-
-def tuned_points(
-    ratios: tuple[float, ...],
-    steps: int,
-    settings: list[ThresholdSettings],
-    achieved: Float[Tensor, " s"],
-    error: Float[Tensor, " s"],
-) -> list[Point]:
-    """For each ratio the setting of least calibration error among those that reach about it."""
-    points = []
-    for ratio in ratios:
-        is_near = (achieved - ratio).abs() <= 0.025
-        if not is_near.any():
-            continue
-        best = int(torch.where(is_near, error, torch.inf).argmin())
-        chosen = settings[best]
-        label = (
-            f"snr=[{chosen.low:.3g},{chosen.high:.3g}],gap={chosen.max_gap},tau={chosen.tau:.3g}"
-        )
-        point = Point(
-            method="threshold-tuned", operating_point=label, steps=steps, gate=chosen.gate()
-        )
-        if all(point.operating_point != other.operating_point for other in points):
-            points.append(point)
-    return points

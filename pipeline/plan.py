@@ -42,7 +42,7 @@ class CollectPlan:
     """Sub-modules whose reuse is explored."""
     designs: tuple[Design, ...] = DEFAULT_DESIGNS
     """Exploration designs; trajectories take them in turns, and one named twice comes twice."""
-    forecast_orders: tuple[Literal[0, 1, 2], ...] = (0,)
+    forecast_orders: tuple[int, ...] = (0,)
     """What a reuse shows; trajectories take them in turns, so that every design meets each."""
     branch_mode: Literal["tied"] = "tied"
     """Both guidance branches of a sample share a verdict."""
@@ -84,7 +84,7 @@ class CollectPlan:
         return DQARConfig(
             enabled=enabled,
             quantization_bits=self.cache_bits,
-            forecast_order=max(self.forecast_orders),
+            forecast_order=max(self.forecast_orders),  # pyright: ignore[reportArgumentType] checked above
             sites=self.sites,
             branch_mode=self.branch_mode,
         )

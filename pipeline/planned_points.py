@@ -6,57 +6,51 @@ schedule of as many computations on calibration noise, and where it loses, that 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Bool
-from torch import Tensor
 
-from dqar.gates import Scripted
+from dqar.gates import Gate, Scripted
 from dqar.planned_gate import Planned
-from dqar.policy import PolicySpec, ReusePolicy
-from pipeline.methods import Grid, Point
-from pipeline.tasks import Probe, Probed
+from dqar.policy import ReusePolicy
+from dqar.policy_spec import PolicySpec
+from pipeline.contest import Ask, Contest, budget_label
+from pipeline.methods import Grid, Point, Schedule
+from pipeline.tasks import Probe
 
 NOISES = 8
 """Calibration samples that a schedule is judged by."""
 BATCH = 96
 """Samples of a calibration batch."""
+NEIGHBOURS = 6
+"""Plans that are judged together on the way to an error budget."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Candidate:
-    """A schedule for some number of computations."""
+class Judged:
+    """The better schedule for some number of computations."""
 
-    kind: str
-    """``plan`` or ``even``."""
-    computed: tuple[int, ...]
-
-    def mask(self, steps: int) -> Bool[Tensor, " t"]:
-        """Where it reuses."""
-        reuse = torch.ones(steps, dtype=torch.bool)
-        reuse[list(self.computed)] = False
-        return reuse
+    schedule: Schedule
+    error: float
+    """Mean relative L2 to the twin on calibration noise. It is the smaller of two, so that on other
+    noise a little more is to be expected."""
 
 
-def planned_points(
-    name: str,
-    policy: ReusePolicy,
-    grid: Grid,
-    ask: Callable[[list[Probe]], dict[str, Probed]],
-) -> list[Point]:
-    """The better candidate for each reuse ratio of the grid.
+def planned_points(name: str, policy: ReusePolicy, contest: Contest, ask: Ask) -> list[Point]:
+    """The better candidate for each reuse ratio of the grid, and for the error budget.
 
     Args:
         ask: answers probes on calibration noise.
     """
-    spec = policy.spec
-    pairs = [_candidates(spec, number) for number in numbers_of(spec, grid)]
-    everyone = [candidate for pair in pairs for candidate in pair]
-    errors = _errors(spec, everyone, ask)
-    better = [min(pair, key=lambda candidate: errors[everyone.index(candidate)]) for pair in pairs]
-    return [_point(name, policy, candidate) for candidate in better]
+    if "learned" not in contest.methods:
+        return []
+    judged = judge(policy.spec, numbers_of(policy.spec, contest.grid), ask)
+    points = [_point(name, policy, one.schedule) for one in judged]
+    if contest.error_budget is not None:
+        chosen = within_budget(policy.spec, contest.error_budget, ask).schedule
+        label = budget_label(contest.error_budget)
+        points.append(replace(_point(name, policy, chosen), operating_point=label))
+    return points
 
 
 def numbers_of(spec: PolicySpec, grid: Grid) -> list[int]:
@@ -70,27 +64,56 @@ def even(steps: int, number: int) -> tuple[int, ...]:
     return tuple(index * steps // number for index in range(number))
 
 
-def _candidates(spec: PolicySpec, number: int) -> tuple[Candidate, Candidate]:
-    plan = Candidate(kind="plan", computed=spec.plan_of(number))
-    return plan, Candidate(kind="even", computed=even(spec.steps, number))
+def judge(spec: PolicySpec, numbers: list[int], ask: Ask) -> list[Judged]:
+    """The better of plan and regular schedule for each number of computed steps."""
+    everyone = [candidate for number in numbers for candidate in _candidates(spec, number)]
+    judged = [
+        Judged(schedule=candidate, error=error)
+        for candidate, error in zip(everyone, _errors(spec, everyone, ask), strict=True)
+    ]
+    pairs = zip(judged[::2], judged[1::2], strict=True)
+    return [min(pair, key=lambda one: one.error) for pair in pairs]
 
 
-def _errors(
-    spec: PolicySpec,
-    candidates: list[Candidate],
-    ask: Callable[[list[Probe]], dict[str, Probed]],
-) -> list[float]:
+def within_budget(spec: PolicySpec, error_budget: float, ask: Ask) -> Judged:
+    """The fewest computations whose measured error stays within a budget; the most there are where
+    none does.
+
+    Plans are judged from the predicted one on: to fewer computations while the fewest judged so far
+    stay within the budget, to more until some do.
+    """
+    numbers = [len(plan) for plan in spec.plans]
+    predicted = len(replace(spec, error_budget=error_budget).plan_of())
+    start = max(0, numbers.index(predicted) - NEIGHBOURS // 2)
+    judged = judge(spec, numbers[start : start + NEIGHBOURS], ask)
+    stop = start + len(judged)
+    while start > 0 and judged[0].error <= error_budget:
+        low = max(0, start - NEIGHBOURS)
+        judged = judge(spec, numbers[low:start], ask) + judged
+        start = low
+    while stop < len(numbers) and all(one.error > error_budget for one in judged):
+        judged += judge(spec, numbers[stop : stop + NEIGHBOURS], ask)
+        stop = min(stop + NEIGHBOURS, len(numbers))
+    return next((one for one in judged if one.error <= error_budget), judged[-1])
+
+
+def _candidates(spec: PolicySpec, number: int) -> tuple[Schedule, Schedule]:
+    plan = Schedule(kind="plan", computed=spec.plan_of(number))
+    return plan, Schedule(kind="even", computed=even(spec.steps, number))
+
+
+def _errors(spec: PolicySpec, candidates: list[Schedule], ask: Ask) -> list[float]:
     per_batch = BATCH // NOISES
     probes = [
         _probe(spec, candidates[start : start + per_batch], f"{start:06d}")
         for start in range(0, len(candidates), per_batch)
     ]
     answers = ask(probes)
-    errors = torch.cat([answers[probe.name].error for probe in probes])
-    return errors.view(-1, NOISES).mean(dim=1).tolist()
+    errors = [answers[probe.name].error.view(-1, NOISES).mean(dim=1) for probe in probes]
+    return [float(error) for batch in errors for error in batch]
 
 
-def _probe(spec: PolicySpec, candidates: list[Candidate], name: str) -> Probe:
+def _probe(spec: PolicySpec, candidates: list[Schedule], name: str) -> Probe:
     """All candidates side by side, each on the same noises."""
     masks = torch.stack([candidate.mask(spec.steps) for candidate in candidates], dim=1)
     columns = masks.repeat_interleave(NOISES, dim=1)
@@ -103,17 +126,19 @@ def _probe(spec: PolicySpec, candidates: list[Candidate], name: str) -> Probe:
     )
 
 
-def _point(name: str, policy: ReusePolicy, candidate: Candidate) -> Point:
+def _point(name: str, policy: ReusePolicy, schedule: Schedule) -> Point:
     spec = policy.spec
-    number = len(candidate.computed)
-    if candidate.kind == "plan":
-        gate = Planned(policy, number)
-    else:
-        gate = Scripted(candidate.mask(spec.steps)[:, None, None])
     return Point(
         method=name,
-        operating_point=f"{candidate.kind}@{number},order={spec.forecast_order}",
+        operating_point=f"{schedule.kind}@{len(schedule.computed)},order={spec.forecast_order}",
         steps=spec.steps,
-        gate=gate,
+        gate=_gate(policy, schedule),
         forecast_order=spec.forecast_order,
+        schedule=schedule,
     )
+
+
+def _gate(policy: ReusePolicy, schedule: Schedule) -> Gate:
+    if schedule.kind == "plan":
+        return Planned(policy, len(schedule.computed))
+    return Scripted(schedule.mask(policy.spec.steps)[:, None, None])

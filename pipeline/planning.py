@@ -9,21 +9,34 @@ import numpy as np
 
 from dqar.planner import StepPlan, plan_steps
 from dqar.policy import ReusePolicy
+from pipeline.attribution import ReusedGates
 from pipeline.dataset import stream_gates
 
 COMPARED = (0.2, 0.5)
 """Shares of computed steps between which orders of forecasts are compared."""
+TIE = 0.1
+"""How much more error a lower order may be predicted to end at: it keeps less, and bad histories
+spoil it less."""
+STRETCH_QUANTILE = 0.99
+"""Stretches seen more rarely than this in exploration are unknown to the policy."""
 
 
-def planned(policy: ReusePolicy, snrs: list[float], orders: tuple[int, ...]) -> ReusePolicy:
-    """The policy with plans of the order that it predicts the least error for.
+def planned(
+    policy: ReusePolicy, snrs: list[float], orders: tuple[int, ...], max_stretch: float
+) -> ReusePolicy:
+    """The policy with plans of the lowest order that it predicts about the least error for.
 
     Args:
         snrs: of each step of the sampler trained for.
         orders: of forecasts, among those that were explored.
+        max_stretch: as in :func:`dqar.planner.plan_steps`.
     """
-    by_order = {order: plan_steps(policy, snrs, order, policy.spec.max_gap) for order in orders}
-    best = min(by_order, key=lambda order: _mean_log_error(by_order[order], len(snrs)))
+    by_order = {
+        order: plan_steps(policy, snrs, order, policy.spec.max_gap, max_stretch) for order in orders
+    }
+    errors = {order: _mean_log_error(by_order[order], len(snrs)) for order in orders}
+    enough = min(errors.values()) + math.log(1.0 + TIE)
+    best = min(order for order in orders if errors[order] <= enough)
     plans = tuple(plan.computed for plan in by_order[best])
     errors = tuple(plan.error for plan in by_order[best])
     return _with_plans(policy, plans, errors, best)
@@ -37,6 +50,19 @@ def snrs_of(uri: str) -> list[float]:
         values = batch["log_snr"].to_numpy(zero_copy_only=False)[first]
         log_snr.update(zip(steps.tolist(), values.tolist(), strict=True))
     return [math.exp(log_snr[step]) for step in sorted(log_snr)]
+
+
+def max_stretch_of(gates: ReusedGates, names: tuple[str, ...]) -> float:
+    """How far, as a multiple of the span before, gates of a dataset were stale.
+
+    Args:
+        names: features of the gates.
+    """
+    ratio = gates.features[:, names.index("log_gap")] - gates.features[:, names.index("log_span")]
+    has_span = gates.features[:, names.index("log_span")] >= 0.0
+    if not has_span.any():
+        return math.inf
+    return float(np.quantile(ratio[has_span].exp().numpy(), STRETCH_QUANTILE))
 
 
 def _mean_log_error(plans: list[StepPlan], steps: int) -> float:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.compare import Axis, error_at, frontier
+from pipeline.shipped import write_plans
 from pipeline.tasks import Measured
 
 COLUMNS = (
@@ -28,15 +29,16 @@ COMPARED_AT: dict[Axis, tuple[float, ...]] = {
 
 
 def write_report(measured: list[Measured], folder: Path, title: str) -> None:
-    """Write ``results.json``, ``report.md``, ``frontier.png`` and ``samples.png``."""
+    """Write ``results.json``, ``report.md``, ``frontier.png``, ``samples.png`` and ``plans/``."""
     folder.mkdir(parents=True, exist_ok=True)
     # First gone and last written, so that a folder with results.json is a whole one.
     (folder / "results.json").unlink(missing_ok=True)
     rows = [result.row for result in measured]
     plot_frontier(rows, folder / "frontier.png")
     plot_samples(measured, folder / "samples.png")
-    text = f"# {title}\n\n{points_table(rows)}\n\n{comparison_table(rows)}\n"
-    (folder / "report.md").write_text(text)
+    parts = [f"# {title}", points_table(rows), comparison_table(rows)]
+    parts += filter(None, [write_plans(measured, folder)])
+    (folder / "report.md").write_text("\n\n".join(parts).rstrip() + "\n")
     (folder / "results.json").write_text(json.dumps(rows, indent=1) + "\n")
 
 
@@ -67,11 +69,6 @@ def comparison_table(rows: list[dict[str, Any]]) -> str:
                 columns.append(["-" if error is None else f"{error:.4f}" for error in found])
     body = [[name, *(column[index] for column in columns)] for index, name in enumerate(names)]
     return _markdown(heads, body)
-
-
-def _cells(row: dict[str, Any]) -> list[str]:
-    figures = [_shown(row, key, form) for _, key, form in COLUMNS]
-    return [row["method"], row["operating_point"], *figures]
 
 
 def _shown(row: dict[str, Any], key: str, form: str) -> str:

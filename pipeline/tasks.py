@@ -12,6 +12,7 @@ from torch import Tensor
 
 from dqar.config import CachedParts, DQARConfig
 from dqar.gates import Gate
+from dqar.plan import StaticPlan
 from dqar.quantization import Granularity
 from pipeline.models import Dtype, Sampler
 
@@ -172,3 +173,5 @@ class Measured:
     images: np.ndarray
     """The first images, ``[b, height, width, channels]`` in [0, 1]."""
     twin_images: np.ndarray
+    plan: StaticPlan | None = None
+    """What its gates do, where a policy planned it."""

@@ -11,14 +11,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dqar.policy import PolicySpec, ReusePolicy, save_policy
+from dqar.policy import ReusePolicy
+from dqar.policy_file import save_policy
+from dqar.policy_spec import PolicySpec
 from dqar.records import FEATURE_SETS
 from pipeline.attribution import DamageModel, FitConfig, ReusedGates, fit_damage, fit_local
+from pipeline.balance import Balance, check_balance
 from pipeline.commit import Traces, open_traces
 from pipeline.dataset import read_trajectories, stream_gates
 from pipeline.door import Refusal
 from pipeline.heldout import HeldOut, judge
-from pipeline.planning import planned, snrs_of
+from pipeline.planning import max_stretch_of, planned, snrs_of
 
 HELD_OUT_SHARE = 5
 """Every fifth noise is held out; trajectories of one noise stay together."""
@@ -79,6 +82,8 @@ class Trained:
 
     policy: ReusePolicy
     held_out: HeldOut
+    balance: Balance
+    """Whether the traces' propensities are right."""
     traces: Traces
 
 
@@ -102,6 +107,7 @@ def train(
             f"--sites must be all of the traces' {traces.plan['sites']} for --label final. Got "
             f"{sites}: the final error is of all sites together. Collect with those sites alone."
         )
+    orders = _orders(config, traces)
     gates = load_reused_gates(uri, config.names, sites)
     is_held_out = gates.noise % HELD_OUT_SHARE == 0
     if not is_held_out.any() or is_held_out.all():
@@ -122,8 +128,9 @@ def train(
     }
     policy = _with_spec(final.policy, log_threshold=threshold, metrics=metrics)
     if config.plans:
-        policy = planned(policy, snrs_of(uri), _orders(config, traces))
-    return Trained(policy=policy, held_out=held_out, traces=traces)
+        policy = planned(policy, snrs_of(uri), orders, max_stretch_of(gates, config.names))
+    balance = check_balance(uri)
+    return Trained(policy=policy, held_out=held_out, balance=balance, traces=traces)
 
 
 def _orders(config: TrainConfig, traces: Traces) -> tuple[int, ...]:

@@ -34,7 +34,7 @@ def train_policy(config: TrainConfig, uri: str, out: str, tracker: Tracker) -> T
     figures = trained.held_out.metrics
     print(
         f"train: policy in {folder}; held-out R^2 {figures['r2']:.3f}, AUC {figures['auc']:.3f}, "
-        f"Brier {figures['brier']:.3f}",
+        f"Brier {figures['brier']:.3f}; {trained.balance}",
         flush=True,
     )
     return trained
@@ -43,6 +43,7 @@ def train_policy(config: TrainConfig, uri: str, out: str, tracker: Tracker) -> T
 def _log(run: Run, trained: Trained, folder: Path, uri: str) -> None:
     held_out = trained.held_out
     run.metrics({f"train/held_out_{name}": value for name, value in held_out.metrics.items()})
+    run.metrics({f"train/{name}": value for name, value in trained.balance.metrics.items()})
     run.metrics({f"importance/{name}": value for name, value in held_out.importance.items()})
     run.dataset("traces", trained.traces.digest, Path(uri).absolute().as_uri(), "training")
     with tempfile.TemporaryDirectory() as scratch:
@@ -50,7 +51,8 @@ def _log(run: Run, trained: Trained, folder: Path, uri: str) -> None:
         plot_held_out(held_out, plot)
         run.artifact(plot)
         report = Path(scratch) / "held_out.json"
-        report.write_text(json.dumps(asdict(held_out), indent=2))
+        figures = asdict(held_out) | {"balance": trained.balance.metrics}
+        report.write_text(json.dumps(figures, indent=2))
         run.artifact(report)
     run.artifact(folder, "policy")
     run.tags({"policy_version": run.register_policy("policy")})

@@ -93,6 +93,12 @@ def test_stages_meet_through_files(stage):
     assert reaches(path, *(f"pipeline.{other}" for other in others)) == []
 
 
+@pytest.mark.parametrize("kind", ["methods", "threshold_points", "greedy_points", "planned_points"])
+def test_points_are_laid_out_without_workers(kind):
+    path = ROOT / "pipeline" / f"{kind}.py"
+    assert reaches(path, "pipeline.fleet", "pipeline.evaluator", "pipeline.models") == []
+
+
 @pytest.mark.parametrize("package", PACKAGES)
 def test_no_room_for_odds_and_ends(package):
     stems = {path.stem for path in sources(package)}
@@ -117,7 +123,8 @@ def test_library_has_no_import_cycle():
 
 
 @pytest.mark.parametrize(
-    "ground", ["records", "signals", "snr", "quantization", "balancing", "schedule"]
+    "ground",
+    ["records", "signals", "snr", "quantization", "balancing", "schedule", "policy_spec"],
 )
 def test_ground_floor_rests_on_records_alone(ground):
     assert dqar_graph()[f"dqar.{ground}"] <= {"dqar.records"}
@@ -137,6 +144,12 @@ def test_gates_touch_no_cache():
 )
 def test_only_the_controller_opens_the_cache(room, users):
     assert {name for name, found in dqar_graph().items() if room in found} == users
+
+
+def test_policies_are_read_at_the_edge():
+    """Nothing that decides or plans opens a file."""
+    users = {name for name, found in dqar_graph().items() if "dqar.policy_file" in found}
+    assert users <= {"dqar"}
 
 
 def test_nothing_below_imports_the_integration():

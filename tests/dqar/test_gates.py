@@ -26,7 +26,8 @@ from dqar.gates import (
     Staleness,
     Warmup,
 )
-from dqar.policy import PolicySpec, ReusePolicy
+from dqar.policy import ReusePolicy
+from dqar.policy_spec import PolicySpec
 from dqar.records import FEATURES, Reason, Step, Verdict
 from dqar.schedule import LayerSchedule
 

@@ -24,7 +24,8 @@ from dqar.gates import (
     Warmup,
 )
 from dqar.plan_export import export_plan
-from dqar.policy import PolicySpec, ReusePolicy
+from dqar.policy import ReusePolicy
+from dqar.policy_spec import PolicySpec
 from dqar.records import FEATURE_SETS, STACKED, Reason
 from dqar.schedule import LayerSchedule
 

@@ -10,7 +10,9 @@ from dqar.config import DQARConfig
 from dqar.controller import DQARController
 from dqar.gates import Learned
 from dqar.planned_gate import Planned
-from dqar.policy import PolicySpec, ReusePolicy, load_policy, save_policy
+from dqar.policy import ReusePolicy
+from dqar.policy_file import load_policy, save_policy
+from dqar.policy_spec import PolicySpec
 
 PLANS = ((0, 3), (0, 2, 4), (0, 1, 2, 3, 4, 5))
 ERRORS = (0.2, 0.008, 0.0)

@@ -15,7 +15,9 @@ import dqar
 from dqar.config import DQARConfig
 from dqar.controller import DQARController
 from dqar.gates import Learned
-from dqar.policy import PolicySpec, ReusePolicy, load_policy, save_policy
+from dqar.policy import ReusePolicy
+from dqar.policy_file import load_policy, save_policy
+from dqar.policy_spec import PolicySpec
 from dqar.records import FEATURES
 
 FULL = PolicySpec(

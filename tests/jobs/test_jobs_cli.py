@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from dqar.policy import PolicySpec, ReusePolicy, save_policy
+from dqar.policy import ReusePolicy
+from dqar.policy_file import save_policy
+from dqar.policy_spec import PolicySpec
 from pipeline.commit import claim_folder, write_manifest
 from pipeline.dataset import commit_unit, to_table
 from pipeline.models import DIGITS, find_model
@@ -219,6 +221,10 @@ def test_train_refuses_a_folder_with_other_files(refused, some_traces, taken):
         (["--keep-keys", "--cached", "kv", "--cache-bits", "32"], "cached keys of 2, 4 or 8 bits"),
         (["--cross-branch-threshold", "nan"], "cross_branch_threshold must be in"),
         (["--cross-branch-threshold", "1", "--guidance-scale", "1"], "two guidance branches"),
+        (["--error-budget", "0"], "error_budget must be a positive number"),
+        (["--error-budget=-0.01"], "error_budget must be a positive number"),
+        (["--error-budget", "nan"], "error_budget must be a positive number"),
+        (["--error-budget", "0.01"], "Pass --policy"),
     ],
 )
 def test_evaluate_refuses(refused, flags, said):

@@ -11,7 +11,9 @@ from PIL import Image
 
 from dqar.config import DQARConfig
 from dqar.integration import DQARDDIMSampler, DQARDPMSolverSampler, SamplerConfig
-from dqar.policy import PolicySpec, ReusePolicy, save_policy
+from dqar.policy import ReusePolicy
+from dqar.policy_file import save_policy
+from dqar.policy_spec import PolicySpec
 from pipeline.models import DIGITS, Sampler, find_model, load_model
 from pipeline.noise import draw_noise
 from pipeline.sample import SampleConfig, sample

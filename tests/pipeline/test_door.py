@@ -13,6 +13,7 @@ from pipeline.door import (
     refuse_relative_inside_job,
     refuse_unwritable,
     split_names,
+    whole_numbers,
 )
 
 
@@ -101,6 +102,17 @@ def test_a_file_in_the_way_is_named(tmp_path):
 def test_split_names():
     assert split_names("attn, ff,") == ("attn", "ff")
     assert split_names("") == ()
+
+
+def test_whole_numbers():
+    assert whole_numbers("--orders", "0, 1,2,") == (0, 1, 2)
+    assert whole_numbers("--orders", "") == ()
+
+
+@pytest.mark.parametrize("text", ["x", "1,x", "-1", "1.5", "0;1", "+1", "²"])
+def test_other_than_whole_numbers_are_refused_by_their_flag(text):
+    with pytest.raises(Refusal, match=r"--orders must be whole numbers\. Got"):
+        whole_numbers("--orders", text)
 
 
 def test_shared_flags_have_defaults():

@@ -8,8 +8,10 @@ import pytest
 import torch
 
 from dqar.gates import Interval, Learned
-from dqar.policy import PolicySpec, ReusePolicy
-from pipeline.evaluate import Contest, id_of, rows_of
+from dqar.policy import ReusePolicy
+from dqar.policy_spec import PolicySpec
+from pipeline.contest import Contest
+from pipeline.evaluate import id_of, rows_of
 from pipeline.evaluator import EvaluateConfig, Evaluator, Probe
 from pipeline.flops import entropy_flops, policy_flops, transformer_flops
 from pipeline.methods import COARSE, Point, fewer_steps_points, interval_points

@@ -12,7 +12,8 @@ import torch
 from dqar.controller import DQARController
 from dqar.gates import Interval, Learned, Scripted
 from dqar.integration import DQARDDIMSampler, DQARDiTWrapper, SamplerConfig
-from dqar.policy import PolicySpec, ReusePolicy
+from dqar.policy import ReusePolicy
+from dqar.policy_spec import PolicySpec
 from dqar.records import ACTIONS, GateRecord
 from pipeline.collect import Collector
 from pipeline.commit import claim_folder

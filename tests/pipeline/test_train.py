@@ -6,13 +6,13 @@ from itertools import pairwise
 import pytest
 import torch
 
-from dqar.policy import load_policy
+from dqar.policy_file import load_policy
 from dqar.records import FEATURE_SETS
 from pipeline.attribution import FitConfig, ReusedGates, fit_damage
 from pipeline.commit import open_traces
 from pipeline.dataset import read_trajectories
 from pipeline.door import Refusal
-from pipeline.train import TrainConfig, load_reused_gates, save_trained, train
+from pipeline.train import APART, TrainConfig, load_reused_gates, save_trained, train
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +33,14 @@ def test_every_feature_set_and_label_gives_a_policy_that_loads(traces, tmp_path,
     assert policy.spec.lineage == {"train": "run"}
     rows = torch.randn(7, len(config.names))
     assert torch.isfinite(policy(rows)).all()
+
+
+@pytest.mark.parametrize("features", ["seed", "schedule", "full"])
+def test_only_a_policy_that_plans_leaves_out_what_tells_gates_apart(features):
+    apart = APART if features == "schedule" else ()
+    expected = tuple(name for name in FEATURE_SETS[features] if name not in apart)
+    assert TrainConfig(features=features).names == expected
+    assert TrainConfig(features=features, granularity="gate").names == FEATURE_SETS[features]
 
 
 def test_a_policy_says_what_it_was_trained_for(trained, traces, traces_plan):
@@ -81,6 +89,11 @@ def test_held_out_figures_are_in_range(trained):
     assert all(0 <= value <= 1 for pair in held_out.reliability for value in pair)
 
 
+def test_propensities_of_the_traces_are_tested(trained):
+    assert trained.balance.metrics["balance_strata"] == len(trained.balance.strata)
+    assert all(stratum.design == "paced" for stratum in trained.balance.strata)
+
+
 def test_training_twice_is_the_same(trained, traces):
     again = train(TrainConfig(features="full", members=1), str(traces))
     for name, value in trained.policy.state_dict().items():
@@ -103,9 +116,15 @@ def test_sites_that_the_traces_lack_are_refused(traces):
         train(TrainConfig(sites=("attn", "ff")), str(traces))
 
 
+def test_orders_that_the_traces_lack_are_refused(traces):
+    config = TrainConfig(forecast_orders=(0, 2), members=1)
+    with pytest.raises(Refusal, match=r"\(0,\). Got \[2\].*Collect with those orders"):
+        train(config, str(traces))
+
+
 def test_reused_gates_are_counted_by_trajectory(traces):
-    gates = load_reused_gates(str(traces), ("log_gap",), ("attn",))
-    assert gates.features.shape == (len(gates.trajectory), 1)
+    gates = load_reused_gates(str(traces), ("depth", "log_gap"), ("attn",))
+    assert gates.features.shape == (len(gates.trajectory), 2)
     assert len(gates.squared_error) == 24
     assert gates.noise.unique().numel() == 8
     assert (gates.features >= 0).all()
@@ -123,7 +142,7 @@ def test_a_subset_keeps_the_gates_of_its_trajectories(traces):
 
 def test_the_fit_recovers_damage_that_adds_up():
     """Trajectories made from a known damage: gates of feature 1 cost e^2 times those of 0."""
-    from dqar.policy import PolicySpec
+    from dqar.policy_spec import PolicySpec
 
     generator = torch.Generator().manual_seed(0)
     kind = (torch.rand(4000, generator=generator) < 0.5).float()

@@ -1,0 +1,155 @@
+"""What a policy is besides its weights: what it reads, what it was trained for, its plans."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass, field
+from typing import Literal
+
+from dqar.records import FEATURE_SETS, FEATURES, SITES
+
+SCHEMA_VERSION = 1
+"""Version of the policy folder."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PolicySpec:
+    """All that a policy is besides its weights: what it reads, and what it was trained for."""
+
+    features: tuple[str, ...] = FEATURE_SETS["seed"]
+    """Feature names in the order of the input."""
+    means: tuple[float, ...] = ()
+    """Subtracted from each feature; zeros by default."""
+    scales: tuple[float, ...] = ()
+    """Divides each feature; ones by default."""
+    hidden: tuple[int, ...] = (32, 32)
+    """Widths of the hidden layers."""
+    members: int = 1
+    """Networks whose mean is the prediction; greedy choices by one alone favour its errors."""
+    granularity: Literal["gate", "step"] = "gate"
+    """``gate`` decides each layer alone; ``step`` decides all layers of a site together, by their
+    mean damage: layers that are stale together disturb each other less."""
+    max_gap: int = 1_000_000
+    """Staleness beyond which the policy knows nothing, so that it refuses."""
+    log_threshold: float = 0.0
+    """Default operating point: reuse where the predicted log damage is below it."""
+    plans: tuple[tuple[int, ...], ...] = ()
+    """Steps that compute every gate, a plan for each number of them; empty where gates are decided
+    one by one."""
+    plan_errors: tuple[float, ...] = ()
+    """Predicted relative L2 error of each plan."""
+    error_budget: float = 0.01
+    """Default operating point of the plans: the fewest computations predicted to stay below it."""
+    temperature: float = 1.0
+    """Softness of the reuse probability, in units of log damage."""
+    savings: dict[str, float] = field(default_factory=lambda: dict.fromkeys(SITES, 1.0))
+    """Relative cost that one reuse saves, by site; damage is weighed per unit saved."""
+    sites: tuple[str, ...] = ("attn",)
+    """Sites that the policy was trained on."""
+    actions: tuple[str, ...] = ("compute", "reuse")
+    """Actions that it chooses from."""
+    cache_mode: str = "int8"
+    """How the cache stored values during collection."""
+    forecast_order: int = 0
+    """What a reuse showed in training: the value as it is, or its forecast of this order."""
+    branch_mode: str = "tied"
+    """How guidance branches were gated during collection."""
+    num_layers: int = 0
+    """Transformer blocks of the model; 0 when not tied to a model."""
+    steps: int = 0
+    """Sampling steps; 0 when not tied to a sampler."""
+    sampler: str = ""
+    """Sampler trained for."""
+    guidance: float = 0.0
+    """Guidance scale trained for."""
+    model_hash: str = ""
+    """Digest of the transformer's files."""
+    trace_digest: str = ""
+    """Digest of the manifest that it was fitted on."""
+    metrics: dict[str, float] = field(default_factory=dict)
+    """Held-out metrics of the fit."""
+    lineage: dict[str, str] = field(default_factory=dict)
+    """Tracking runs that led here: parent, collect, train."""
+    schema_version: int = SCHEMA_VERSION
+    """Version of this record."""
+
+    def __post_init__(self) -> None:
+        unknown = set(self.features) - set(FEATURES)
+        if unknown or not self.features:
+            raise ValueError(
+                f"features must be known names. Got {self.features}. Choose from {FEATURES}."
+            )
+        if self.granularity not in ("gate", "step"):
+            raise ValueError(
+                f"granularity must be gate or step. Got {self.granularity!r}. Pass 'step'."
+            )
+        if self.members < 1:
+            raise ValueError(f"members must be at least 1. Got {self.members=}. Pass 1.")
+        _refuse_bad_plans(self.plans, self.plan_errors, self.steps)
+        for name in ("means", "scales"):
+            given = getattr(self, name)
+            if given and len(given) != len(self.features):
+                raise ValueError(
+                    f"{name} must have one value a feature. Got {len(given)} for "
+                    f"{len(self.features)}. Leave it empty or give them all."
+                )
+
+    def plan_of(self, num_computed: int | None = None) -> tuple[int, ...]:
+        """The plan of so many computed steps; by default of the error budget, or the best there is.
+
+        Raises:
+            ValueError: if there is none.
+        """
+        by_number = {len(plan): plan for plan in self.plans}
+        if num_computed is None and self.plans:
+            within = (error <= self.error_budget for error in self.plan_errors)
+            return next(itertools.compress(self.plans, within), self.plans[-1])
+        if num_computed not in by_number:
+            raise ValueError(
+                f"The policy must have a plan of that many steps. Got {num_computed}, of "
+                f"{sorted(by_number)}. Pass one of them, or train with --features schedule."
+            )
+        return by_number[num_computed]
+
+    def refuse_misfit(
+        self, sites: tuple[str, ...], branch_mode: str, cached: str, forecast_order: int = 0
+    ) -> None:
+        """A policy decides only on what it was trained on.
+
+        Raises:
+            ValueError: naming what does not fit.
+        """
+        # A plan is one for all its sites together.
+        misses = set(sites) != set(self.sites) if self.plans else set(sites) - set(self.sites)
+        if misses or branch_mode != self.branch_mode or cached == "kv":
+            raise ValueError(
+                f"The policy must fit the configuration. Got one of the sites {self.sites}, "
+                f"{self.branch_mode} branches and cached outputs for {sites}, {branch_mode}, "
+                f"cached={cached!r}. Collect and train with that configuration."
+            )
+        if forecast_order != self.forecast_order:
+            raise ValueError(
+                f"The policy must fit forecast_order. Got one trained on {self.forecast_order} for "
+                f"{forecast_order}. Pass forecast_order={self.forecast_order}, or train another."
+            )
+
+    def saving_of_site(self) -> list[float]:
+        """Savings in the order of :data:`SITES`."""
+        return [self.savings.get(site, 1.0) for site in SITES]
+
+
+def _refuse_bad_plans(
+    plans: tuple[tuple[int, ...], ...], errors: tuple[float, ...], steps: int
+) -> None:
+    for plan in plans:
+        if not plan or plan[0] != 0 or plan != tuple(sorted(set(plan))) or plan[-1] >= steps:
+            raise ValueError(
+                f"A plan must be growing steps from 0 to below {steps}. Got {plan}. "
+                "Train the policy again."
+            )
+    numbers = [len(plan) for plan in plans]
+    if numbers != sorted(set(numbers)) or len(errors) != len(plans):
+        raise ValueError(
+            f"plans must come with an error each, fewest steps first. Got {len(errors)} errors for "
+            f"plans of {numbers} steps. Train the policy again."
+        )

@@ -1,0 +1,141 @@
+"""Operating points of a policy that decides step by step, by thresholds on its score.
+
+A threshold may differ from sample to sample of one batch, so one run on calibration noise maps
+thresholds to reuse ratios and errors. Calibration noise is never evaluated on.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from sklearn.isotonic import IsotonicRegression
+from torch import Tensor
+
+from dqar.gates import Learned, Scripted
+from dqar.plan import majority
+from dqar.policy import ReusePolicy
+from pipeline.contest import Ask, Contest, budget_label
+from pipeline.methods import Point
+from pipeline.tasks import Probe, Probed
+
+PROBES = 64
+"""Samples of one calibration batch."""
+
+
+def probe_thresholds(policy: ReusePolicy) -> Float[Tensor, " b"]:
+    """Log thresholds around the policy's own, wide enough for reuse from none to nearly all."""
+    return policy.spec.log_threshold + torch.linspace(-9.0, 9.0, PROBES)
+
+
+def first_probe(name: str, policy: ReusePolicy) -> Probe:
+    """One batch that maps thresholds to what they reach."""
+    gate = Learned(policy, log_threshold=probe_thresholds(policy))
+    return Probe(name=name, gate=gate, num_samples=PROBES)
+
+
+def thresholds_for(
+    wanted: tuple[float, ...], probed: Float[Tensor, " b"], achieved: Float[Tensor, " b"]
+) -> list[float]:
+    """Thresholds that reach the ratios (or the errors) wanted, from one probed batch smoothed to
+    be monotone."""
+    smooth = IsotonicRegression(out_of_bounds="clip").fit_transform(
+        probed.double().numpy(), achieved.double().numpy()
+    )
+    # np.interp needs strictly growing abscissae; a hair of slope breaks ties.
+    slope = np.linspace(0.0, 1e-6, len(smooth))
+    return [float(np.interp(value, smooth + slope, probed.numpy())) for value in wanted]
+
+
+def learned_points(
+    name: str, policy: ReusePolicy, steps: int, thresholds: list[float]
+) -> list[Point]:
+    """The policy at some thresholds."""
+    return [
+        _learned_point(name, policy, steps, f"log_threshold={threshold:.3f}", threshold)
+        for threshold in thresholds
+    ]
+
+
+def budget_point(
+    name: str, policy: ReusePolicy, steps: int, error_budget: float, probed: Probed
+) -> Point:
+    """The policy at the threshold whose smoothed error on calibration noise is the budget.
+
+    Args:
+        probed: what :func:`first_probe` saw.
+    """
+    (threshold,) = thresholds_for((error_budget,), probe_thresholds(policy), probed.error)
+    return _learned_point(name, policy, steps, budget_label(error_budget), threshold)
+
+
+def _learned_point(
+    name: str, policy: ReusePolicy, steps: int, label: str, threshold: float
+) -> Point:
+    return Point(
+        method=name,
+        operating_point=label,
+        steps=steps,
+        gate=Learned(policy, log_threshold=threshold),
+        forecast_order=policy.spec.forecast_order,
+    )
+
+
+def static_point(
+    name: str,
+    steps: int,
+    share: Float[Tensor, "t g"],
+    threshold: float,
+    forecast_order: int = 0,
+) -> Point:
+    """The learned policy's majority schedule: one plan for every sample, known before sampling.
+
+    Args:
+        forecast_order: the policy's.
+    """
+    return Point(
+        method=name.replace("learned", "static"),
+        operating_point=f"majority@{threshold:.3f}",
+        steps=steps,
+        gate=Scripted(majority(share)[:, :, None]),
+        forecast_order=forecast_order,
+    )
+
+
+def greedy_points(
+    name: str, policy: ReusePolicy, contest: Contest, steps: int, probed: Probed, ask: Ask
+) -> list[Point]:
+    """A policy that decides step by step, and its frozen majority, at the ratios of the grid.
+
+    Args:
+        probed: what :func:`first_probe` saw.
+        ask: answers probes on calibration noise.
+    """
+    thresholds = thresholds_for(
+        contest.grid.reuse_ratios, probe_thresholds(policy), probed.reuse_ratio
+    )
+    points = []
+    if "static" in contest.methods:
+        points += _static_points(name, policy, steps, thresholds, ask)
+    if "learned" in contest.methods:
+        points += learned_points(name, policy, steps, thresholds)
+        if contest.error_budget is not None:
+            points.append(budget_point(name, policy, steps, contest.error_budget, probed))
+    return points
+
+
+def _static_points(
+    name: str, policy: ReusePolicy, steps: int, thresholds: list[float], ask: Ask
+) -> list[Point]:
+    probes = [
+        Probe(
+            name=f"{threshold:.6f}",
+            gate=Learned(policy, log_threshold=threshold),
+            num_samples=PROBES // 2,
+        )
+        for threshold in thresholds
+    ]
+    return [
+        static_point(name, steps, answer.share, float(label), policy.spec.forecast_order)
+        for label, answer in sorted(ask(probes).items())
+    ]

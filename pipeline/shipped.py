@@ -1,0 +1,66 @@
+"""The schedules that learned points end up with: as plans to sample by, and in the report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from dqar.gates import Scripted
+from dqar.plan import StaticPlan
+from dqar.plan_export import export_plan
+from dqar.plan_file import save_plan
+from pipeline.methods import Point
+from pipeline.tasks import Measured
+
+FOLDER = "plans"
+"""Folder of the plans within a results folder."""
+
+
+def plan_of(
+    point: Point, sites: tuple[str, ...], num_layers: int, scheduler: Any
+) -> StaticPlan | None:
+    """What every gate of a planned policy's point does; None for other points.
+
+    Args:
+        scheduler: whose timesteps are those of the point.
+    """
+    if point.schedule is None:
+        return None
+    gate = Scripted(point.schedule.mask(point.steps)[:, None, None])
+    return export_plan(
+        gate,
+        sites=sites,
+        num_layers=num_layers,
+        scheduler=scheduler,
+        forecast_order=point.forecast_order,
+    )
+
+
+def write_plans(measured: list[Measured], folder: Path) -> str:
+    """Write the plans below a results folder, in place of those of an earlier evaluation.
+
+    Returns:
+        A section of the report; empty where no policy plans.
+    """
+    for old in (folder / FOLDER).glob("*.json"):
+        old.unlink()
+    lines = []
+    for one in measured:
+        if one.plan is not None:
+            path = folder / FOLDER / name_of(one.row)
+            save_plan(one.plan, path)
+            lines.append(_line(one.row, f"{FOLDER}/{path.name}"))
+    if not lines:
+        return ""
+    head = "Schedules taken: the policy's own plan, or the even one where that erred less"
+    return "\n".join([f"{head} on calibration noise.", "", *lines, ""])
+
+
+def name_of(row: dict[str, Any]) -> str:
+    """File of a point's plan. A plan says what is reused; of which order, its name does."""
+    point = row["operating_point"].partition(",")[0].replace("@", "-").replace("=", "-")
+    return f"{row['method']}-{point}-order-{row['forecast_order']}.json"
+
+
+def _line(row: dict[str, Any], path: str) -> str:
+    return f"- {row['method']} {row['operating_point']}: {row['schedule']} ({path})"

@@ -1,0 +1,175 @@
+"""The gates that compare entropy and SNR with thresholds: the seed's, and one tuned freely."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from dqar.gates import (
+    AllOf,
+    Budget,
+    Cached,
+    Closed,
+    EntropyBelow,
+    Gate,
+    SnrBand,
+    Staleness,
+    Warmup,
+)
+from pipeline.contest import Ask
+from pipeline.methods import SEED_WARMUP, Grid, Point
+from pipeline.tasks import Probe, Probed
+
+SEED_WINDOWS = ((0.1, 10.0), (0.1, 100.0))
+"""SNR windows of the README seed and of the talk."""
+SEED_MAX_GAP = 6
+"""Most steps since an entry's commit, and most reuses of it."""
+OBSERVED = 32
+"""Calibration samples that are observed without reuse."""
+TUNING_NOISES = 4
+"""Calibration samples that a setting is judged by."""
+TUNING_BATCH = 96
+"""Samples of a calibration batch."""
+
+
+def threshold_points(grid: Grid, steps: int, entropies: Float[Tensor, " n"]) -> list[Point]:
+    """The seed's entropy and SNR gate, tau swept over quantiles of the observed entropy."""
+    points = []
+    for low, high in SEED_WINDOWS:
+        for quantile in grid.entropy_quantiles:
+            # Strictly above the largest entropy seen, the gate lets all of it pass.
+            tau = float(entropies.quantile(quantile)) * (1.0 + 1e-6)
+            points.append(
+                Point(
+                    method="threshold",
+                    operating_point=f"tau=q{quantile:g},snr=[{low:g},{high:g}]",
+                    steps=steps,
+                    gate=seed_threshold(tau, low, high),
+                )
+            )
+    return points
+
+
+def seed_threshold(tau: float, low: float, high: float) -> Gate:
+    """The seed's gate without its layer schedule: warm-up 20%, gap and budget 6."""
+    return AllOf(
+        Warmup(SEED_WARMUP),
+        Cached(),
+        Staleness(SEED_MAX_GAP),
+        Budget(SEED_MAX_GAP),
+        EntropyBelow(tau),
+        SnrBand(low, high),
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ThresholdSettings:
+    """One setting of the freely tuned threshold gate."""
+
+    low: float
+    high: float
+    max_gap: int
+    tau: float
+
+    def gate(self) -> Gate:
+        """The gate of this setting alone."""
+        return tuned_threshold([self])
+
+
+def tuned_threshold(settings: list[ThresholdSettings]) -> Gate:
+    """The threshold gate, one setting a sample (or one for all)."""
+    column = {
+        name: torch.tensor([getattr(setting, name) for setting in settings])
+        for name in ("low", "high", "max_gap", "tau")
+    }
+    return AllOf(
+        Cached(),
+        Staleness(column["max_gap"]),
+        EntropyBelow(column["tau"]),
+        SnrBand(column["low"], column["high"]),
+    )
+
+
+def threshold_settings(
+    snrs: list[float], entropies: Float[Tensor, " n"]
+) -> Iterator[ThresholdSettings]:
+    """The grid that ``threshold-tuned`` chooses from: window, gap limit and tau, all free.
+
+    Args:
+        snrs: the SNR of each step, growing.
+    """
+    last = len(snrs) - 1
+    lows = [0.0, *(snrs[round(share * last)] * 0.999 for share in (0.06, 0.12, 0.2, 0.3))]
+    shares = (0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+    highs = [*(snrs[round(share * last)] * 1.001 for share in shares), float("inf")]
+    taus = [float("inf"), float(entropies.quantile(0.75))]
+    for low in lows:
+        for high in highs:
+            for max_gap in (1, 2, 3, 4, 6, 8):
+                for tau in taus:
+                    yield ThresholdSettings(low=low, high=high, max_gap=max_gap, tau=tau)
+
+
+def tuned_points(
+    ratios: tuple[float, ...],
+    steps: int,
+    settings: list[ThresholdSettings],
+    achieved: Float[Tensor, " s"],
+    error: Float[Tensor, " s"],
+) -> list[Point]:
+    """For each ratio the setting of least calibration error among those that reach about it."""
+    points = []
+    for ratio in ratios:
+        is_near = (achieved - ratio).abs() <= 0.025
+        if not is_near.any():
+            continue
+        best = int(torch.where(is_near, error, torch.inf).argmin())
+        chosen = settings[best]
+        label = (
+            f"snr=[{chosen.low:.3g},{chosen.high:.3g}],gap={chosen.max_gap},tau={chosen.tau:.3g}"
+        )
+        point = Point(
+            method="threshold-tuned", operating_point=label, steps=steps, gate=chosen.gate()
+        )
+        if all(point.operating_point != other.operating_point for other in points):
+            points.append(point)
+    return points
+
+
+def observing_probe() -> Probe:
+    """Calibration samples without reuse, whose entropies and SNRs the thresholds are drawn from."""
+    return Probe(name="observe", gate=Closed(), num_samples=OBSERVED)
+
+
+def tuned_sweep(grid: Grid, steps: int, observed: Probed, ask: Ask) -> list[Point]:
+    """The freely tuned gate at the ratios of a grid.
+
+    Args:
+        observed: what :func:`observing_probe` saw.
+        ask: answers probes on calibration noise.
+    """
+    options = list(threshold_settings(observed.snrs, observed.entropies))
+    per_batch = TUNING_BATCH // TUNING_NOISES
+    probes = [
+        _tuning_probe(options[start : start + per_batch], f"{start:06d}")
+        for start in range(0, len(options), per_batch)
+    ]
+    answers = [answer for _, answer in sorted(ask(probes).items())]
+    achieved = torch.cat([answer.reuse_ratio for answer in answers]).view(-1, TUNING_NOISES)
+    error = torch.cat([answer.error for answer in answers]).view(-1, TUNING_NOISES)
+    return tuned_points(grid.reuse_ratios, steps, options, achieved.mean(dim=1), error.mean(dim=1))
+
+
+def _tuning_probe(options: list[ThresholdSettings], name: str) -> Probe:
+    """All settings side by side, each on the same noises."""
+    gate = tuned_threshold([one for one in options for _ in range(TUNING_NOISES)])
+    return Probe(
+        name=name,
+        gate=gate,
+        num_samples=len(options) * TUNING_NOISES,
+        noise_ids=tuple(range(TUNING_NOISES)) * len(options),
+    )

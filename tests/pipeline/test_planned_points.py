@@ -1,0 +1,198 @@
+"""Points of a policy that plans: each schedule is the better of two, judged on the same noises."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dqar.gates import Scripted
+from dqar.planned_gate import Planned
+from dqar.policy import ReusePolicy
+from dqar.policy_spec import PolicySpec
+from pipeline.contest import Contest
+from pipeline.methods import COARSE, Grid, Schedule
+from pipeline.planned_points import (
+    BATCH,
+    NOISES,
+    even,
+    judge,
+    numbers_of,
+    planned_points,
+    within_budget,
+)
+from pipeline.tasks import Probe, Probed
+
+STEPS = 20
+PLANS = tuple((0, *range(STEPS - number + 1, STEPS)) for number in range(2, STEPS + 1))
+"""Of each number of steps from 2 on, late ones: none is even but the last."""
+
+
+def planned_policy(**changes):
+    values = {
+        "steps": STEPS,
+        "plans": PLANS,
+        "plan_errors": tuple(0.1 / len(plan) for plan in PLANS),
+        "forecast_order": 2,
+    }
+    return ReusePolicy(PolicySpec(features=("log_gap",), **(values | changes)))
+
+
+def answer_by(error_of, asked=None):
+    """An ``ask`` whose errors follow from a sample's computed steps and its noise."""
+
+    def error(probe, column):
+        assert isinstance(probe.gate, Scripted)
+        reuse = probe.gate.reuse[:, 0, column]
+        return error_of(tuple((~reuse).nonzero()[:, 0].tolist()), probe.noise_ids[column])
+
+    def answer(probe: Probe) -> Probed:
+        errors = [error(probe, column) for column in range(probe.num_samples)]
+        return Probed(
+            reuse_ratio=torch.zeros(probe.num_samples),
+            share=torch.zeros(STEPS, 1),
+            error=torch.tensor(errors),
+            entropies=torch.ones(1),
+            snrs=[1.0] * STEPS,
+        )
+
+    def ask(probes):
+        if asked is not None:
+            asked.extend(probes)
+        # In another order than they were asked, as a fleet answers.
+        return {probe.name: answer(probe) for probe in reversed(probes)}
+
+    return ask
+
+
+def contest(error_budget=None, methods=("learned",)):
+    return Contest(
+        methods=methods,
+        policies={"learned": planned_policy()},
+        grid=COARSE,
+        error_budget=error_budget,
+    )
+
+
+@given(st.integers(1, 200), st.data())
+def test_an_even_schedule_is_a_regular_one(steps, data):
+    number = data.draw(st.integers(1, steps))
+    computed = even(steps, number)
+    gaps = [late - early for early, late in itertools.pairwise((*computed, steps))]
+    assert computed[0] == 0
+    assert len(set(computed)) == number
+    assert sum(gaps) == steps
+    assert max(gaps) - min(gaps) <= 1
+
+
+def test_even_schedules_of_a_whole_period_are_the_interval():
+    assert even(STEPS, 10) == tuple(range(0, STEPS, 2))
+    assert even(STEPS, STEPS) == tuple(range(STEPS))
+
+
+def test_numbers_are_those_of_the_grid_that_have_a_plan():
+    grid = Grid(reuse_ratios=(0.5, 0.501, 0.95, 1.0, 0.0))
+    spec = planned_policy().spec
+    # 0.95 asks for one computation, of which there is no plan; 1.0 for none.
+    assert numbers_of(spec, grid) == [10, 20]
+
+
+@pytest.mark.parametrize("loser", ["plan", "even"])
+def test_the_better_candidate_is_taken(loser):
+    policy = planned_policy()
+
+    def error_of(computed, noise):
+        is_even = computed == even(STEPS, len(computed))
+        return 0.02 if is_even == (loser == "even") else 0.01
+
+    points = planned_points("learned-x", policy, contest(), answer_by(error_of))
+    taken = "even" if loser == "plan" else "plan"
+    numbers = numbers_of(policy.spec, COARSE)
+    assert [point.operating_point for point in points] == [
+        f"{taken}@{number},order=2" for number in numbers
+    ]
+    for point, number in zip(points, numbers, strict=True):
+        assert (point.method, point.steps, point.forecast_order) == ("learned-x", STEPS, 2)
+        assert point.schedule is not None
+        assert point.schedule.kind == taken
+        if taken == "plan":
+            assert isinstance(point.gate, Planned)
+            assert point.gate.computed == set(policy.spec.plan_of(number))
+        else:
+            assert isinstance(point.gate, Scripted)
+            assert point.gate.reuse.shape == (STEPS, 1, 1)
+            computed = (~point.gate.reuse[:, 0, 0]).nonzero()[:, 0]
+            assert tuple(computed.tolist()) == even(STEPS, number)
+
+
+def test_each_error_is_the_mean_over_the_same_noises():
+    def error_of(computed, noise):
+        return 0.01 * len(computed) + noise
+
+    judged = judge(planned_policy().spec, [3, 7, 12], answer_by(error_of))
+    mean_noise = sum(range(NOISES)) / NOISES
+    for one, number in zip(judged, [3, 7, 12], strict=True):
+        assert len(one.schedule.computed) == number
+        assert one.error == pytest.approx(0.01 * number + mean_noise)
+
+
+def test_masks_and_noises_line_up_in_bounded_batches():
+    asked: list[Probe] = []
+    numbers = [len(plan) for plan in PLANS]
+    judge(planned_policy().spec, numbers, answer_by(lambda computed, noise: 0.0, asked))
+    assert sum(probe.num_samples for probe in asked) == 2 * len(numbers) * NOISES
+    for probe in asked:
+        assert isinstance(probe.gate, Scripted)
+        assert probe.num_samples == len(probe.noise_ids) == probe.gate.reuse.shape[2] <= BATCH
+        assert probe.forecast_order == 2
+        columns = probe.gate.reuse[:, 0].unflatten(1, (-1, NOISES))
+        assert (columns == columns[:, :, :1]).all()
+        assert probe.noise_ids == tuple(range(NOISES)) * columns.shape[1]
+
+
+# The error budget.
+
+
+@pytest.mark.parametrize("needed", [2, 5, 11, STEPS])
+@pytest.mark.parametrize("predicted", [2, 9, STEPS])
+def test_a_budget_takes_the_fewest_computations_that_measure_within_it(needed, predicted):
+    """Whatever was predicted: plans err within the budget from ``needed`` computations on."""
+    errors = tuple(0.009 if len(plan) >= predicted else 0.5 for plan in PLANS)
+    spec = planned_policy(plan_errors=errors).spec
+    ask = answer_by(lambda computed, noise: 0.01 if len(computed) >= needed else 0.02)
+    assert len(within_budget(spec, 0.01, ask).schedule.computed) == needed
+
+
+def test_a_budget_that_nothing_meets_computes_the_most():
+    judged = within_budget(planned_policy().spec, 0.01, answer_by(lambda computed, noise: 0.5))
+    assert len(judged.schedule.computed) == STEPS
+
+
+def test_only_plans_around_the_predicted_one_are_judged():
+    asked: list[Probe] = []
+    errors = tuple(0.009 if len(plan) >= 10 else 0.5 for plan in PLANS)
+    ask = answer_by(lambda computed, noise: 0.0 if len(computed) >= 10 else 1.0, asked)
+    within_budget(planned_policy(plan_errors=errors).spec, 0.01, ask)
+    assert len(asked) == 1
+    assert asked[0].num_samples <= BATCH
+
+
+def test_a_budget_is_one_more_point():
+    ask = answer_by(lambda computed, noise: 0.1 / len(computed))
+    policy = planned_policy()
+    points = planned_points("learned", policy, contest(0.0126), ask)
+    assert len(points) == len(numbers_of(policy.spec, COARSE)) + 1
+    assert points[-1].operating_point == "budget=0.0126"
+    assert points[-1].schedule == Schedule(kind="plan", computed=policy.spec.plan_of(8))
+    assert isinstance(points[-1].gate, Planned)
+    assert points[-1].gate.computed == set(policy.spec.plan_of(8))
+
+
+def test_a_policy_that_is_not_asked_for_has_no_points():
+    def nobody(probes):
+        raise AssertionError("nothing is to be judged")
+
+    assert planned_points("learned", planned_policy(), contest(methods=("static",)), nobody) == []

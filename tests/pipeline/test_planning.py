@@ -1,0 +1,107 @@
+"""Plans of a trained policy: of the order that errs least, made from what the traces saw."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from dqar.planner import plan_steps
+from dqar.policy import ReusePolicy
+from dqar.policy_file import load_policy
+from dqar.policy_spec import PolicySpec
+from dqar.snr import scheduler_snr
+from pipeline.dataset import read_gates
+from pipeline.planning import planned, snrs_of
+from pipeline.train import TrainConfig, save_trained, train
+
+STEPS, MAX_GAP = 10, 4
+SNRS = [0.02 * 1.8**step for step in range(STEPS)]
+
+
+def policy_where_orders_cost(slope):
+    """Log damage is ``slope`` times the order, and grows with the gap."""
+    spec = PolicySpec(
+        features=("log_gap", "order"),
+        hidden=(),
+        steps=STEPS,
+        max_gap=MAX_GAP,
+        num_layers=2,
+        granularity="step",
+        metrics={"r2": 0.5},
+    )
+    policy = ReusePolicy(spec)
+    (linear,) = policy.networks[0].children()
+    assert isinstance(linear, torch.nn.Linear)
+    with torch.no_grad():
+        linear.weight.copy_(torch.tensor([[2.0, slope]]))
+        linear.bias.fill_(-8.0)
+    return policy
+
+
+@pytest.mark.parametrize(("slope", "best"), [(-1.0, 2), (1.0, 0)])
+def test_the_order_of_least_predicted_error_is_taken(slope, best):
+    assert planned(policy_where_orders_cost(slope), SNRS, (0, 1, 2)).spec.forecast_order == best
+
+
+@pytest.mark.parametrize("order", [0, 1, 2])
+def test_an_order_alone_is_taken_whatever_it_costs(order):
+    policy = policy_where_orders_cost(1.0)
+    spec = planned(policy, SNRS, (order,)).spec
+    expected = plan_steps(policy, SNRS, order, MAX_GAP)
+    assert spec.forecast_order == order
+    assert spec.plans == tuple(plan.computed for plan in expected)
+    assert spec.plan_errors == tuple(plan.error for plan in expected)
+
+
+def test_plans_are_added_and_nothing_else_is_changed():
+    policy = policy_where_orders_cost(-1.0)
+    changed = planned(policy, SNRS, (0, 1))
+    spec = changed.spec
+    kept = {"plans": (), "plan_errors": (), "forecast_order": 0}
+    assert replace(spec, **kept) == policy.spec
+    for name, value in policy.state_dict().items():
+        assert torch.equal(changed.state_dict()[name], value)
+    assert not any(weight.requires_grad for weight in changed.parameters())
+
+
+def test_more_computations_are_never_predicted_to_err_more():
+    spec = planned(policy_where_orders_cost(0.0), SNRS, (0,)).spec
+    assert [len(plan) for plan in spec.plans] == list(range(len(spec.plans[0]), STEPS + 1))
+    assert list(spec.plan_errors) == sorted(spec.plan_errors, reverse=True)
+    assert spec.plan_errors[-1] == 0.0
+    gaps = [late - early for plan in spec.plans for early, late in itertools.pairwise(plan)]
+    assert max(gaps) <= MAX_GAP + 1
+
+
+# From a collection on.
+
+
+def test_snrs_are_those_of_the_sampler(traces, traces_plan, digits):
+    snrs = snrs_of(str(traces))
+    digits.scheduler.set_timesteps(traces_plan.steps)
+    expected = [scheduler_snr(digits.scheduler, float(t)) for t in digits.scheduler.timesteps]
+    assert snrs == pytest.approx(expected, rel=1e-4)
+    table = read_gates(str(traces), ["step", "log_snr"]).to_pylist()
+    for row in table:
+        assert row["log_snr"] == pytest.approx(math.log(snrs[row["step"]]), abs=1e-5)
+
+
+def test_a_trained_policy_holds_its_plans_after_a_round_trip(traces, traces_plan, tmp_path):
+    config = TrainConfig(members=1)
+    saved = save_trained(train(config, str(traces)), tmp_path, {})
+    loaded = load_policy(tmp_path)
+    assert loaded.spec == saved.spec
+    assert loaded.spec.forecast_order == 0
+    assert loaded.spec.plans[-1] == tuple(range(traces_plan.steps))
+    again = planned(loaded, snrs_of(str(traces)), (0,))
+    assert again.spec.plans == saved.spec.plans
+    assert again.spec.plan_errors == pytest.approx(saved.spec.plan_errors, rel=1e-5)
+
+
+def test_a_policy_that_measures_has_no_plans(traces):
+    trained = train(TrainConfig(features="seed", members=1), str(traces))
+    assert trained.policy.spec.plans == trained.policy.spec.plan_errors == ()

@@ -1,0 +1,114 @@
+"""Planned points leave behind what they did: as plans that load, and in the report."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from dqar.plan import StaticPlan
+from dqar.plan_file import load_plan
+from dqar.planned_gate import Planned
+from dqar.policy import ReusePolicy
+from dqar.policy_spec import PolicySpec
+from pipeline.evaluator import Evaluator
+from pipeline.methods import Grid, Point, Schedule, interval_points
+from pipeline.report import write_report
+from pipeline.shipped import plan_of, write_plans
+from pipeline.tasks import EvaluateConfig, Measured
+
+STEPS = 6
+PLAN = Schedule(kind="plan", computed=(0, 1, 4))
+
+
+def point(gate=None, schedule: Schedule | None = PLAN, forecast_order=0):
+    return Point(
+        method="learned",
+        operating_point="plan@3,order=1",
+        steps=STEPS,
+        gate=gate,
+        schedule=schedule,
+        forecast_order=forecast_order,
+    )
+
+
+def measured(operating_point, schedule, order=1, method="learned"):
+    row = {
+        "method": method,
+        "operating_point": operating_point,
+        "schedule": schedule and schedule.kind,
+        "forecast_order": order,
+        "reuse_ratio": 0.5,
+        "flops_ratio": 1.5,
+        "speedup": 1.0,
+        "latent_rel_l2": 0.01,
+    }
+    images = np.zeros((2, 8, 8, 1), dtype=np.float32)
+    plan = None
+    if schedule is not None:
+        mask = schedule.mask(STEPS)[:, None].expand(STEPS, 4)
+        plan = StaticPlan.of_mask(mask, sites=("attn",))
+    return Measured(row=row, images=images, twin_images=images, plan=plan)
+
+
+@pytest.mark.parametrize("sites", [("attn",), ("attn", "ff")])
+def test_a_plan_is_of_every_gate_and_of_the_sampler(ddim, sites):
+    ddim.set_timesteps(STEPS)
+    plan = plan_of(point(), sites, 3, ddim)
+    assert plan is not None
+    assert plan.mask.shape == (STEPS, 3 * len(sites))
+    assert (plan.mask == PLAN.mask(STEPS)[:, None]).all()
+    assert plan.sampler == "DDIMScheduler"
+    assert plan.timesteps == tuple(ddim.timesteps.tolist())
+
+
+def test_other_points_have_none(ddim):
+    ddim.set_timesteps(STEPS)
+    assert plan_of(point(schedule=None), ("attn",), 3, ddim) is None
+
+
+def test_plans_are_written_and_read_back(tmp_path):
+    even = Schedule(kind="even", computed=(0, 3))
+    points = [
+        measured("plan@3,order=1", PLAN),
+        measured("budget=0.01", even, order=0),
+        measured("period=2", None, method="interval"),
+    ]
+    text = write_plans(points, tmp_path)
+    names = ["learned-budget-0.01-order-0.json", "learned-plan-3-order-1.json"]
+    assert sorted(path.name for path in (tmp_path / "plans").iterdir()) == names
+    assert load_plan(tmp_path / "plans" / names[1]) == points[0].plan
+    assert load_plan(tmp_path / "plans" / names[0]) == points[1].plan
+    assert "- learned budget=0.01: even (plans/learned-budget-0.01-order-0.json)" in text
+    assert "interval" not in text
+
+
+def test_plans_of_an_earlier_evaluation_go(tmp_path):
+    write_plans([measured("plan@3,order=1", PLAN)], tmp_path)
+    assert write_plans([measured("period=2", None)], tmp_path) == ""
+    assert list((tmp_path / "plans").iterdir()) == []
+
+
+def test_the_report_says_which_schedule_was_taken(tmp_path):
+    write_report([measured("plan@3,order=1", PLAN)], tmp_path, "title")
+    assert "learned plan@3,order=1: plan (plans/" in (tmp_path / "report.md").read_text()
+    (row,) = json.loads((tmp_path / "results.json").read_text())
+    assert row["schedule"] == "plan"
+
+
+def test_an_evaluation_gives_the_plan_that_it_measured():
+    evaluator = Evaluator(
+        EvaluateConfig(model="digits", steps=STEPS, guidance_scale=2.0, num_samples=2, batch_size=2)
+    )
+    spec = PolicySpec(steps=STEPS, plans=(PLAN.computed,), plan_errors=(0.1,), forecast_order=1)
+    planned = evaluator.measure(point(gate=Planned(ReusePolicy(spec)), forecast_order=1))
+    assert planned.row["schedule"] == "plan"
+    assert planned.plan is not None
+    assert planned.plan.reuse_ratio == planned.row["reuse_ratio"] == 0.5
+    assert len(planned.plan.timesteps) == STEPS
+    (other,) = interval_points(Grid(periods=(2,)), STEPS)
+    result = evaluator.measure(other)
+    assert (result.plan, result.row["schedule"]) == (None, None)
+    assert torch.isfinite(torch.tensor(result.row["latent_rel_l2"]))
