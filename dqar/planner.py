@@ -47,21 +47,26 @@ def plan_steps(
         order: of the forecasts that reuse shows.
         max_gap: longest staleness to consider.
         max_stretch: by what factor a gap may exceed the span before it, and spans that follow each
-            other may differ. What exploration has not seen, an optimiser takes for cheap.
+            other may differ, where forecasts read them. What exploration has not seen, an
+            optimiser takes for cheap.
 
     Raises:
         ValueError: if the policy reads what is only known in a run.
     """
     damage = step_damage(policy, snrs, order, max_gap)
-    return _solve(damage.masked_fill(_is_unknown(damage, max_stretch), math.inf))
+    return _solve(damage.masked_fill(_is_unknown(damage, order, max_stretch), math.inf))
 
 
-def _is_unknown(damage: Float[Tensor, "t k s c"], max_stretch: float) -> Bool[Tensor, "k s c"]:
+def _is_unknown(
+    damage: Float[Tensor, "t k s c"], order: int, max_stretch: float
+) -> Bool[Tensor, "k s c"]:
+    """Histories unlike those that were explored. Without forecasts none matters."""
     gap = torch.arange(1, damage.shape[1] + 1)[:, None, None]
     span, before = torch.arange(damage.shape[2])[:, None], torch.arange(damage.shape[3])
     is_long = (span > 0) & (gap > max_stretch * span)
     longer, shorter = torch.maximum(span, before), torch.minimum(span, before)
-    return is_long | ((shorter > 0) & (longer > max_stretch * shorter))
+    is_uneven = (shorter > 0) & (longer > max_stretch * shorter)
+    return (is_long | is_uneven) & (order > 0)
 
 
 def step_damage(
