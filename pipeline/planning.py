@@ -22,7 +22,10 @@ STRETCH_QUANTILE = 0.99
 
 
 def planned(
-    policy: ReusePolicy, snrs: list[float], orders: tuple[int, ...], max_stretch: float
+    policy: ReusePolicy,
+    snrs: list[float],
+    orders: tuple[int, ...],
+    max_stretch: float = math.inf,
 ) -> ReusePolicy:
     """The policy with plans of the lowest order that it predicts about the least error for.
 

@@ -110,6 +110,22 @@ def test_order_is_no_more_than_the_computations_allow():
     assert damage[3, 0, 0].unique().numel() == 1
 
 
+@pytest.mark.parametrize("order", [0, 1, 2])
+def test_plans_keep_to_spans_like_those_before_where_forecasts_read_them(order):
+    steps, stretch = 12, 1.8
+    plans = plan_steps(random_policy(), [1.0] * steps, order, 6, stretch)
+    free = plan_steps(random_policy(), [1.0] * steps, order, 6)
+    assert plans[-1].computed == tuple(range(steps))
+    if not order:
+        assert plans == free
+        return
+    for plan in plans:
+        for stale in set(range(steps)) - set(plan.computed):
+            last, span, before = spans_behind(plan.computed, stale)
+            assert not span or stale - last <= stretch * span
+            assert not before or max(span, before) <= stretch * min(span, before)
+
+
 def test_a_policy_that_measures_cannot_plan():
     with pytest.raises(ValueError, match=r"known before a run. Got \['entropy'\]"):
         plan_steps(random_policy(("entropy", "log_gap")), [1.0] * STEPS, 0, GAPS)

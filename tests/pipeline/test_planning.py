@@ -14,8 +14,9 @@ from dqar.policy import ReusePolicy
 from dqar.policy_file import load_policy
 from dqar.policy_spec import PolicySpec
 from dqar.snr import scheduler_snr
+from pipeline.attribution import ReusedGates
 from pipeline.dataset import read_gates
-from pipeline.planning import planned, snrs_of
+from pipeline.planning import max_stretch_of, planned, snrs_of
 from pipeline.train import TrainConfig, save_trained, train
 
 STEPS, MAX_GAP = 10, 4
@@ -45,6 +46,28 @@ def policy_where_orders_cost(slope):
 @pytest.mark.parametrize(("slope", "best"), [(-1.0, 2), (1.0, 0)])
 def test_the_order_of_least_predicted_error_is_taken(slope, best):
     assert planned(policy_where_orders_cost(slope), SNRS, (0, 1, 2)).spec.forecast_order == best
+
+
+@pytest.mark.parametrize(("slope", "best"), [(-0.05, 0), (-0.3, 2)])
+def test_a_higher_order_must_be_worth_it(slope, best):
+    """Errors go with the root of the damage: 5% of an error for two orders are not 10%."""
+    assert planned(policy_where_orders_cost(slope), SNRS, (0, 1, 2)).spec.forecast_order == best
+
+
+def test_stretch_is_what_gates_have_seen():
+    names = ("log_gap", "log_span")
+    gaps, spans = torch.arange(1.0, 101.0), torch.full((100,), 2.0)
+    spans[50:] = 0.5  # none yet
+    gates = ReusedGates(
+        features=torch.stack([gaps.log(), spans.log()], dim=1),
+        trajectory=torch.zeros(100, dtype=torch.long),
+        squared_error=torch.ones(1),
+        noise=torch.zeros(1, dtype=torch.long),
+        weight=torch.ones(100),
+    )
+    assert max_stretch_of(gates, names) == pytest.approx(24.755, rel=1e-3)
+    first = torch.arange(100) >= 50
+    assert max_stretch_of(replace(gates, features=gates.features[first]), names) == math.inf
 
 
 @pytest.mark.parametrize("order", [0, 1, 2])
