@@ -71,6 +71,7 @@ def evaluate_seed(arguments: argparse.Namespace, out: Path, seed: int) -> list[d
             out,
             *("--model", arguments.model, "--out", str(folder), "--seed", str(seed), *policies),
             *("--num-samples", arguments.num_samples, "--workers", arguments.workers),
+            *("--batch-size", "64"),
             *("--methods", f"{arguments.methods},learned"),
         )
     return json.loads((folder / "results.json").read_text())
