@@ -27,7 +27,12 @@ def run(arguments: argparse.Namespace) -> int:
     for flag in arguments.policy:
         refuse_relative_inside_job(policy=flag.rpartition("=")[2])
     from pipeline.contest import Contest
-    from pipeline.evaluation_run import evaluate_methods, load_policies, refuse_policies_apart
+    from pipeline.evaluation_run import (
+        evaluate_methods,
+        load_policies,
+        refuse_other_runs,
+        refuse_policies_apart,
+    )
     from pipeline.fleet import config_of
     from pipeline.methods import GRIDS
     from pipeline.models import find_model, refuse_too_many_steps
@@ -38,6 +43,7 @@ def run(arguments: argparse.Namespace) -> int:
     policies = load_policies(arguments.policy, card)
     config = configure(arguments, card, next(iter(policies.values()), None))
     refuse_too_many_steps(card, config.steps)
+    refuse_other_runs(config.steps, config.sampler, policies)
     for name, policy in policies.items():
         followed = config.at_order(policy.spec.forecast_order)
         refuse_policies_apart(followed.dqar_config(), {name: policy})

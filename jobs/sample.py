@@ -36,6 +36,7 @@ from pipeline.door import (
 def run(arguments: argparse.Namespace) -> int:
     given = {"out": arguments.out, "config": arguments.config, "policy": arguments.policy}
     refuse_relative_inside_job(**given)
+    from pipeline.evaluation_run import refuse_other_runs
     from pipeline.models import find_model, load_model, pick_device, refuse_too_many_steps
     from pipeline.sample import refuse_unknown_labels
     from pipeline.sampling_run import sample_images
@@ -45,6 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
     policy = load_fitting_policy(arguments.policy, card)
     config = configure(arguments, card, policy)
     refuse_too_many_steps(card, config.steps)
+    refuse_other_runs(config.steps, config.sampler, {} if policy is None else {"learned": policy})
     refuse_unknown_labels(card, config.class_labels)
     refuse_other_files(arguments.out, "sample.json")
     refuse_unwritable(arguments.out)

@@ -90,6 +90,22 @@ def refuse_policies_apart(config: DQARConfig, policies: dict[str, ReusePolicy]) 
         )
 
 
+def refuse_other_runs(steps: int, sampler: str, policies: dict[str, ReusePolicy]) -> None:
+    """A plan is for one number of steps and one sampler.
+
+    Raises:
+        Refusal: naming the policy and what it is for.
+    """
+    for name, policy in policies.items():
+        spec = policy.spec
+        if spec.plans and (steps, sampler) != (spec.steps, spec.sampler):
+            raise Refusal(
+                f"--policy {name} must have planned for the run. Got plans of {spec.steps} steps "
+                f"of {spec.sampler} for {steps} of {sampler}. Leave --steps and --sampler out, or "
+                "collect and train for others."
+            )
+
+
 def evaluate_methods(
     config: EvaluateConfig,
     contest: Contest,

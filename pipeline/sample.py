@@ -12,9 +12,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from dqar.cascade import policy_gate
 from dqar.config import DQARConfig
 from dqar.controller import DQARController
-from dqar.gates import Learned
+from dqar.gates import Interval
 from dqar.integration import DQARDiTWrapper, DQARSampler, SamplerConfig
 from dqar.policy import ReusePolicy
 from dqar.signals import relative_error
@@ -103,7 +104,7 @@ def controller_for(config: SampleConfig, policy: ReusePolicy | None) -> DQARCont
     """The seed's cascade, with the policy as its last gate; or the policy alone."""
     if policy is None or config.cascade or not config.dqar.enabled:
         return DQARController(config.dqar, policy=policy)
-    return DQARController(config.dqar, gate=Learned(policy))
+    return DQARController(config.dqar, gate=policy_gate(policy))
 
 
 def sample(config: SampleConfig, model: LoadedModel, policy: ReusePolicy | None) -> Sampled:
@@ -114,7 +115,8 @@ def sample(config: SampleConfig, model: LoadedModel, policy: ReusePolicy | None)
     run = _Run(config=config, model=model, noise=noise, labels=labels)
     try:
         # The first steps pay for kernels and allocators; they must not be the twin's time.
-        run.timed(wrapper, min(WARM_UP_STEPS, config.steps), None)
+        warm_up = DQARController(config.dqar, gate=Interval(2))
+        run.timed(wrapper, min(WARM_UP_STEPS, config.steps), None, warm_up)
         twins = run.timed(model.transformer, config.steps, "twin") if config.twin else None
         latents, seconds = run.timed(wrapper, config.steps, "sample")
     finally:
@@ -150,14 +152,30 @@ class _Run:
     noise: Tensor
     labels: Tensor
 
-    def timed(self, transformer: Any, steps: int, what: str | None) -> tuple[Tensor, float]:
-        """Final latents, and seconds; progress is shown under the name ``what``."""
+    def timed(
+        self,
+        transformer: Any,
+        steps: int,
+        what: str | None,
+        controller: DQARController | None = None,
+    ) -> tuple[Tensor, float]:
+        """Final latents, and seconds; progress is shown under the name ``what``.
+
+        Args:
+            controller: in place of a wrapper's own.
+        """
         config = SamplerConfig(num_inference_steps=steps, guidance_scale=self.config.guidance_scale)
         sampler = DQARSampler(transformer, self.model.scheduler, config)
         on_step = _progress(what, steps)
         self._settle()
         started = time.perf_counter()
-        latents = sampler.sample(len(self.noise), self.labels, latents=self.noise, on_step=on_step)
+        latents = sampler.sample(
+            len(self.noise),
+            self.labels,
+            latents=self.noise,
+            on_step=on_step,
+            controller=controller,
+        )
         self._settle()
         return latents, time.perf_counter() - started
 

@@ -4,12 +4,13 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from dqar.policy import ReusePolicy
-from dqar.policy_file import save_policy
+from dqar.policy_file import load_policy, save_policy
 from dqar.policy_spec import PolicySpec
 from pipeline.commit import claim_folder, write_manifest
 from pipeline.dataset import commit_unit, to_table
@@ -251,6 +252,15 @@ def test_evaluate_refuses_a_policy_of_another_cache(refused, some_policy):
         *("--out", "results", "--cached", "kv"),
     )
     assert "must fit the configuration" in said
+
+
+@pytest.mark.parametrize("job", ["evaluate", "sample"])
+@pytest.mark.parametrize("other", [("--steps", "5"), ("--sampler", "dpm")])
+def test_plans_of_another_run_are_refused(refused, some_policy, job, other):
+    spec = replace(load_policy(some_policy).spec, plans=((0, 2),), plan_errors=(0.1,))
+    save_policy(ReusePolicy(spec), some_policy)
+    said = refused(job, "--model", "digits", "--policy", some_policy, "--out", "out", *other)
+    assert "must have planned for the run. Got plans of 4 steps of ddim" in said
 
 
 def test_evaluate_refuses_two_policies_of_one_name(refused, some_policy):
