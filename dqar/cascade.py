@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from dqar.config import DQARConfig
 from dqar.gates import (
     AllOf,
@@ -19,6 +21,7 @@ from dqar.gates import (
 )
 from dqar.planned_gate import Planned
 from dqar.policy import ReusePolicy
+from dqar.policy_spec import CACHE_BITS, PolicySpec
 
 
 def seed_cascade(config: DQARConfig, policy: ReusePolicy | None = None) -> Gate:
@@ -39,6 +42,14 @@ def seed_cascade(config: DQARConfig, policy: ReusePolicy | None = None) -> Gate:
     if policy is not None:
         gates.append(policy_gate(policy, config.min_probability))
     return AllOf(*gates)
+
+
+def policy_config(spec: PolicySpec) -> DQARConfig:
+    """The configuration that a policy was trained with."""
+    trained_with: dict[str, Any] = {
+        name: getattr(spec, name) for name in ("sites", "branch_mode", "forecast_order")
+    }
+    return DQARConfig(**trained_with, quantization_bits=CACHE_BITS[spec.cache_mode])  # pyright: ignore[reportArgumentType] checked by the spec
 
 
 def policy_gate(policy: ReusePolicy, min_probability: float = 0.5) -> Gate:

@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from dqar.cache import Balance, ReuseCache
-from dqar.cascade import policy_gate, seed_cascade
+from dqar.cascade import policy_config, policy_gate, seed_cascade
 from dqar.coefficients import HandChronicle, StepCoefficients
 from dqar.config import DQARConfig
 from dqar.cross_branch import CONDITIONAL, BranchRows, BranchSharing
@@ -96,17 +96,13 @@ class DQARController:
 
     @classmethod
     def of_policy(cls, policy: ReusePolicy, **options: Any) -> DQARController:
-        """A controller that a policy decides for alone, on the sites and with the forecasts that
-        it was trained for; patch the model for its :attr:`config`.
+        """A controller that a policy decides for alone, on the sites, with the cache and the
+        forecasts that it was trained with; patch the model for its :attr:`config`.
 
         Args:
             options: as for the constructor.
         """
-        spec = policy.spec
-        trained_for: dict[str, Any] = {
-            name: getattr(spec, name) for name in ("sites", "branch_mode", "forecast_order")
-        }
-        return cls(DQARConfig(**trained_for), gate=policy_gate(policy), **options)
+        return cls(policy_config(policy.spec), gate=policy_gate(policy), **options)
 
     @property
     def cache(self) -> ReuseCache:

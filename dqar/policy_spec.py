@@ -11,6 +11,9 @@ from dqar.records import FEATURE_SETS, FEATURES, SITES
 SCHEMA_VERSION = 1
 """Version of the policy folder."""
 
+CACHE_BITS = {"int2": 2, "int4": 4, "int8": 8, "fp16": 16, "fp32": 32}
+"""Bits of a cached value, by the name of how it is stored."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PolicySpec:
@@ -85,6 +88,11 @@ class PolicySpec:
             )
         if self.members < 1:
             raise ValueError(f"members must be at least 1. Got {self.members=}. Pass 1.")
+        if self.cache_mode not in CACHE_BITS:
+            raise ValueError(
+                f"cache_mode must be one of {tuple(CACHE_BITS)}. Got {self.cache_mode!r}. "
+                "Pass 'int8'."
+            )
         _refuse_bad_plans(self.plans, self.plan_errors, self.steps)
         for name in ("means", "scales"):
             given = getattr(self, name)

@@ -94,15 +94,9 @@ def configure(arguments: argparse.Namespace, card, policy):
     )
 
 
-def followed(spec):
-    """The default configuration on what a policy was trained for."""
-    from dqar.config import DQARConfig
-
-    return checked(DQARConfig, sites=spec.sites, forecast_order=spec.forecast_order)
-
-
 def configure_reuse(arguments: argparse.Namespace, policy):
-    """The configuration of --config, else the default on the policy's sites; then the flags."""
+    """The configuration of --config, else the policy's, else the default; then the flags."""
+    from dqar.cascade import policy_config
     from dqar.config import DQARConfig
     from dqar.config_file import load_config
     from pipeline.evaluation_run import refuse_policies_apart
@@ -110,7 +104,7 @@ def configure_reuse(arguments: argparse.Namespace, policy):
     if arguments.config is not None:
         config = checked(load_config, path=arguments.config)
     else:
-        config = DQARConfig() if policy is None else followed(policy.spec)
+        config = DQARConfig() if policy is None else policy_config(policy.spec)
     changes = {}
     if arguments.sites is not None:
         changes["sites"] = split_names(arguments.sites)

@@ -67,7 +67,7 @@ class Evaluator:
         records: list[GateRecord] = []
         gate, order = AllOf(probe.gate), probe.forecast_order
         orders = (order,) if isinstance(order, int) else order
-        config = self._config(gate, max(orders))
+        config = self.config.at_order(max(orders))
         controller = self._controller(config, gate, records.append)
         if len(orders) > 1:
             controller.forecast_order = torch.tensor(orders)
@@ -113,7 +113,7 @@ class Evaluator:
                 tally.twin_seconds.append(seconds)
         controller = None
         if point.gate is not None:
-            config = self._config(point.gate, point.forecast_order)
+            config = self.config.at_order(point.forecast_order)
             controller = self._controller(config, point.gate)
         latents, seconds = self._sample(noise, labels, point.steps, controller)
         if timed:
@@ -123,11 +123,6 @@ class Evaluator:
         tally.twins.append(self.model.decode(self.twins[key]).cpu())
         if controller is not None:
             tally.count(controller.summary())
-
-    def _config(self, gate: Gate | None, order: int) -> EvaluateConfig:
-        """The configuration of a point: with its own order, its policy's, or the shared one."""
-        trained = [] if gate is None else [policy.spec.forecast_order for policy in gate.policies]
-        return self.config.at_order(order or max(trained, default=0))
 
     def _controller(self, config: EvaluateConfig, gate: Gate, sink: Any = None) -> DQARController:
         return DQARController(config.dqar_config(), gate=gate, sink=sink, balance=self.balance)
@@ -175,7 +170,7 @@ class Evaluator:
         return self.model.features(load_digit_images()[0].to(self.device))
 
     def _row(self, point: Point, tally: Tally) -> dict[str, Any]:
-        config = self._config(point.gate, point.forecast_order)
+        config = self.config.at_order(point.forecast_order)
         error = torch.cat([delta.latent_rel_l2 for delta in tally.deltas]).double().cpu()
         half = 1.96 * float(error.std()) / len(error) ** 0.5 if len(error) > 1 else 0.0
         mean = float(error.mean())
@@ -229,7 +224,7 @@ class Evaluator:
         return self.site_share
 
     def _flops_ratio(self, point: Point, tally: Tally) -> float:
-        config, card = self._config(point.gate, point.forecast_order), self.model.card
+        config, card = self.config.at_order(point.forecast_order), self.model.card
         branches = config.num_branches
         a_step = self.forward_flops * branches * config.num_samples
         spent = a_step * point.steps - saved_flops(config, card, tally, branches)

@@ -31,7 +31,12 @@ def probe_thresholds(policy: ReusePolicy) -> Float[Tensor, " b"]:
 def first_probe(name: str, policy: ReusePolicy) -> Probe:
     """One batch that maps thresholds to what they reach."""
     gate = Learned(policy, log_threshold=probe_thresholds(policy))
-    return Probe(name=name, gate=gate, num_samples=PROBES)
+    return Probe(
+        name=name,
+        gate=gate,
+        num_samples=PROBES,
+        forecast_order=policy.spec.forecast_order,
+    )
 
 
 def thresholds_for(
@@ -132,6 +137,7 @@ def _static_points(
             name=f"{threshold:.6f}",
             gate=Learned(policy, log_threshold=threshold),
             num_samples=PROBES // 2,
+            forecast_order=policy.spec.forecast_order,
         )
         for threshold in thresholds
     ]

@@ -85,7 +85,7 @@ class Point:
     gate: Gate | None = None
     """None samples without reuse."""
     forecast_order: int = 0
-    """What a reuse shows; 0 leaves it to the gate's policy, then to the configuration."""
+    """What a reuse shows: the cached value, or its forecast of this order."""
     schedule: Schedule | None = None
     """What was taken for a policy that plans."""
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from dqar.planner import StepPlan, plan_steps
 from dqar.policy import ReusePolicy
+from dqar.records import ACTIONS
 from pipeline.attribution import ReusedGates
 from pipeline.dataset import stream_gates
 
@@ -77,7 +78,13 @@ def _mean_log_error(plans: list[StepPlan], steps: int) -> float:
 def _with_plans(
     policy: ReusePolicy, plans: tuple[tuple[int, ...], ...], errors: tuple[float, ...], order: int
 ) -> ReusePolicy:
-    spec = replace(policy.spec, plans=plans, plan_errors=errors, forecast_order=order)
+    spec = replace(
+        policy.spec,
+        plans=plans,
+        plan_errors=errors,
+        forecast_order=order,
+        actions=("compute", *ACTIONS[: order + 1]),
+    )
     changed = ReusePolicy(spec)
     changed.load_state_dict(policy.state_dict())
     return changed.eval().requires_grad_(False)

@@ -57,7 +57,7 @@ def write_plans(measured: list[Measured], folder: Path) -> str:
 
 
 def name_of(row: dict[str, Any]) -> str:
-    """File of a point's plan. A plan says what is reused; of which order, its name does."""
+    """File of a point's plan, with its order of forecasts."""
     point = row["operating_point"].partition(",")[0].replace("@", "-").replace("=", "-")
     return f"{row['method']}-{point}-order-{row['forecast_order']}.json"
 

@@ -53,7 +53,7 @@ class EvaluateConfig:
     quantize_keys: bool = True
     """False keeps cached keys in fp16."""
     forecast_order: Literal[0, 1, 2] = 0
-    """What a reuse shows in points and probes that name no order of their own."""
+    """What a reuse shows. Each point and probe says its own."""
     balanced: bool = False
     """Whether the cache's channels are balanced by salience, calibrated on calibration noise."""
     cross_branch_threshold: float | None = None
@@ -118,8 +118,8 @@ class EvaluateConfig:
         }
 
     def at_order(self, order: int) -> EvaluateConfig:
-        """The same with forecasts of another order; 0 leaves it as it is."""
-        return replace(self, forecast_order=order) if order else self  # pyright: ignore[reportArgumentType]
+        """The same with forecasts of another order."""
+        return replace(self, forecast_order=order)  # pyright: ignore[reportArgumentType]
 
     def dqar_config(self) -> DQARConfig:
         """How the model is instrumented."""
@@ -144,8 +144,7 @@ class Probe:
     noise_ids: tuple[int, ...] = ()
     """Noise of each sample; the first ``num_samples`` by default."""
     forecast_order: int | tuple[int, ...] = 0
-    """What a reuse shows, one for all or one a sample; 0 for all leaves it to the gate's policy,
-    then to the configuration."""
+    """What a reuse shows, one for all or one a sample."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

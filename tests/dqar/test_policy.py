@@ -229,6 +229,24 @@ def test_granularity_must_be_known():
         unchecked(object.__new__(PolicySpec), features=FEATURES, granularity="layer")
 
 
+def test_cache_mode_must_be_known():
+    with pytest.raises(ValueError, match=r"cache_mode must be one of.*Got 'fp8'"):
+        PolicySpec(features=FEATURES, cache_mode="fp8")
+
+
+@pytest.mark.parametrize(("cache_mode", "bits"), [("int8", 8), ("fp16", 16), ("fp32", 32)])
+def test_a_controller_of_a_policy_is_configured_as_it_was_trained(cache_mode, bits):
+    spec = PolicySpec(
+        features=FEATURES, sites=("attn", "ff"), forecast_order=1, cache_mode=cache_mode
+    )
+    controller = DQARController.of_policy(ReusePolicy(spec), num_layers=3)
+    assert controller.config == DQARConfig(
+        sites=("attn", "ff"), forecast_order=1, quantization_bits=bits
+    )
+    assert [one.spec for one in controller.gate.policies] == [spec]
+    assert controller.num_layers == 3
+
+
 def test_a_folder_without_an_order_is_of_plain_reuse(folder):
     stored = json.loads((folder / "policy.json").read_text())
     del stored["forecast_order"]

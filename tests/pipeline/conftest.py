@@ -1,5 +1,6 @@
 """A tiny collection of the shipped model, made once: 24 trajectories of 6 steps."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -32,11 +33,22 @@ def traces_plan():
 @pytest.fixture(scope="session")
 def traces(tmp_path_factory, traces_plan) -> Path:
     """A finished collection."""
-    root = tmp_path_factory.mktemp("traces") / "digits"
-    claim_folder(root, traces_plan)
-    collector = Collector(traces_plan, str(root))
-    receipts = {unit.unit_id: collector.do(unit) for unit in traces_plan.units()}
+    return collected(traces_plan, tmp_path_factory.mktemp("traces") / "digits")
+
+
+@pytest.fixture(scope="session")
+def mixed_traces(tmp_path_factory, traces_plan) -> Path:
+    """A finished collection whose trajectories take two orders of forecasts in turns."""
+    plan = replace(traces_plan, forecast_orders=(0, 1))
+    return collected(plan, tmp_path_factory.mktemp("mixed") / "digits")
+
+
+def collected(plan: CollectPlan, root: Path) -> Path:
+    """A plan's traces, without a cluster."""
+    claim_folder(root, plan)
+    collector = Collector(plan, str(root))
+    receipts = {unit.unit_id: collector.do(unit) for unit in plan.units()}
     card = find_model("digits")
     facts = {"num_layers": card.num_layers, "site_flops": card.site_flops}
-    write_manifest(root, traces_plan, receipts, facts)
+    write_manifest(root, plan, receipts, facts)
     return root

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from dqar.policy import ReusePolicy
 from dqar.policy_spec import PolicySpec
 from pipeline.attribution import DamageModel, FitConfig, ReusedGates, fit_damage
-from pipeline.train import load_reused_gates
+from pipeline.fit_data import load_reused_gates
 
 FEATURES = ("log_gap", "progress")
 

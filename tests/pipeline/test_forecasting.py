@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 from dqar.controller import DQARController
-from dqar.gates import Interval, Learned, Scripted
+from dqar.gates import Interval, Scripted
 from dqar.integration import DQARDDIMSampler, DQARDiTWrapper, SamplerConfig
-from dqar.policy import ReusePolicy
-from dqar.policy_spec import PolicySpec
 from dqar.records import ACTIONS, GateRecord
 from pipeline.collect import Collector
 from pipeline.commit import claim_folder
 from pipeline.dataset import GATES, TRAJECTORIES, to_table
 from pipeline.evaluator import Evaluator
 from pipeline.flops import transformer_flops
-from pipeline.methods import COARSE, Point, interval_points
+from pipeline.methods import COARSE, interval_points
 from pipeline.models import find_model
 from pipeline.noise import draw_noise
 from pipeline.plan import CollectPlan
@@ -73,23 +70,6 @@ def test_flops_of_forecasts_by_hand(rows, evaluator):
     for order, row in enumerate(rows):
         own = 2.0 * elements * (shown[order] + order * STEPS / 2)
         assert row["flops_ratio"] == pytest.approx(forward / (forward - saved + own))
-
-
-def test_a_configurations_order_holds_where_a_point_names_none(evaluator, rows):
-    config = replace(evaluator.config, forecast_order=1)
-    row = Evaluator(config).measure(interval_points(COARSE, STEPS)[0]).row
-    for key in ("forecast_order", "latent_rel_l2", "flops_ratio", "cache_mb"):
-        assert row[key] == rows[1][key]
-
-
-def test_a_policys_points_take_its_order(evaluator):
-    if evaluator.config.cached == "kv":
-        return  # policies know outputs alone
-    policy = ReusePolicy(PolicySpec(sites=evaluator.config.sites, forecast_order=1))
-    gate = Learned(policy, log_threshold=1e6)
-    row = evaluator.measure(Point(method="l", operating_point="p", steps=STEPS, gate=gate)).row
-    assert row["forecast_order"] == 1
-    assert evaluator.probe(Probe(name="p", gate=gate, num_samples=2)).error.shape == (2,)
 
 
 def test_a_probes_order_differs_by_sample(evaluator):

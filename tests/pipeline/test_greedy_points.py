@@ -80,6 +80,7 @@ def test_learned_points_are_named_by_threshold():
 def test_a_policys_points_forecast_as_it_was_trained():
     policy = ReusePolicy(PolicySpec(forecast_order=2))
     assert [point.forecast_order for point in learned_points("learned", policy, 50, [0.0])] == [2]
+    assert first_probe("learned", policy).forecast_order == 2
     assert static_point("learned", 4, torch.zeros(4, 8), 0.5, 2).forecast_order == 2
 
 

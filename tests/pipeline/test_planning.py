@@ -13,6 +13,7 @@ from dqar.planner import plan_steps
 from dqar.policy import ReusePolicy
 from dqar.policy_file import load_policy
 from dqar.policy_spec import PolicySpec
+from dqar.records import ACTIONS
 from dqar.snr import scheduler_snr
 from pipeline.attribution import ReusedGates
 from pipeline.dataset import read_gates
@@ -45,7 +46,8 @@ def policy_where_orders_cost(slope):
 
 @pytest.mark.parametrize(("slope", "best"), [(-1.0, 2), (1.0, 0)])
 def test_the_order_of_least_predicted_error_is_taken(slope, best):
-    assert planned(policy_where_orders_cost(slope), SNRS, (0, 1, 2)).spec.forecast_order == best
+    spec = planned(policy_where_orders_cost(slope), SNRS, (0, 1, 2)).spec
+    assert (spec.forecast_order, spec.actions) == (best, ("compute", *ACTIONS[: best + 1]))
 
 
 @pytest.mark.parametrize(("slope", "best"), [(-0.05, 0), (-0.8, 2)])

@@ -7,12 +7,13 @@ import pytest
 import torch
 
 from dqar.policy_file import load_policy
-from dqar.records import FEATURE_SETS
+from dqar.records import ACTIONS, FEATURE_SETS
 from pipeline.attribution import FitConfig, ReusedGates, fit_damage
 from pipeline.commit import open_traces
 from pipeline.dataset import read_trajectories
 from pipeline.door import Refusal
-from pipeline.train import APART, TrainConfig, load_reused_gates, save_trained, train
+from pipeline.fit_data import load_reused_gates, shows
+from pipeline.train import APART, TrainConfig, save_trained, train
 
 
 @pytest.fixture(scope="module")
@@ -120,6 +121,19 @@ def test_orders_that_the_traces_lack_are_refused(traces):
     config = TrainConfig(forecast_orders=(0, 2), members=1)
     with pytest.raises(Refusal, match=r"\(0,\). Got \[2\].*Collect with those orders"):
         train(config, str(traces))
+
+
+@pytest.mark.parametrize("order", [0, 1])
+def test_a_policy_that_decides_step_by_step_learns_from_one_order(mixed_traces, order):
+    """Damage of other orders is not what its reuse would show."""
+    chosen = shows(str(mixed_traces), order)
+    assert 0 < int(chosen.sum()) < len(chosen)
+    config = TrainConfig(features="seed", members=1, forecast_orders=(order,))
+    trained = train(config, str(mixed_traces))
+    assert trained.policy.spec.forecast_order == order
+    assert trained.policy.spec.actions == ("compute", *ACTIONS[: order + 1])
+    num_noises = len(read_trajectories(str(mixed_traces)).filter(chosen.numpy()))
+    assert trained.held_out.metrics["trajectories"] < num_noises
 
 
 def test_reused_gates_are_counted_by_trajectory(traces):
