@@ -14,6 +14,7 @@ import statistics
 from collections.abc import Iterator
 from typing import Any
 
+from benchmarks.allocator import keep_memory
 from benchmarks.architectures import Architecture
 from benchmarks.deciding import SURE, forced_policy
 from benchmarks.masks import mask_of
@@ -98,7 +99,8 @@ def main(argv: list[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     rounds = arguments.rounds or (QUICK_ROUNDS if arguments.quick else ROUNDS)
     settings = settings_of(parser, arguments)
-    hand_over(measure_costs(settings, rounds, arguments.budget), arguments.out)
+    kept = {"keeps_memory": keep_memory()}
+    hand_over(measure_costs(settings, rounds, arguments.budget) | kept, arguments.out)
 
 
 if __name__ == "__main__":

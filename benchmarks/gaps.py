@@ -18,6 +18,7 @@ from typing import Any
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
+from benchmarks.allocator import keep_memory
 from benchmarks.architectures import Architecture
 from benchmarks.deciding import SITES, deciders
 from benchmarks.forced import forced
@@ -100,7 +101,9 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Profile what is left of a step; ends with JSON.")
     add_flags(parser)
     arguments = parser.parse_args(argv)
-    hand_over(measure_gaps(settings_of(parser, arguments)), arguments.out)
+    settings = settings_of(parser, arguments)
+    kept = {"keeps_memory": keep_memory()}
+    hand_over(measure_gaps(settings) | kept, arguments.out)
 
 
 if __name__ == "__main__":

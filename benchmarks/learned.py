@@ -18,6 +18,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from scipy.stats import t
+
 from pipeline.compare import Axis, error_at
 
 SEEDS = (21, 22, 23, 24, 25)
@@ -115,9 +117,15 @@ def _errors(
 def _cell(errors: list[float]) -> str:
     if not errors:
         return "-"
-    # Student's t for 5 seeds, 4 degrees of freedom.
-    half = 2.776 * statistics.stdev(errors) / len(errors) ** 0.5 if len(errors) > 1 else 0.0
-    return f"{statistics.mean(errors):.4f} ± {half:.4f}"
+    return f"{statistics.mean(errors):.4f} ± {_half_width(errors):.4f}"
+
+
+def _half_width(errors: list[float]) -> float:
+    """Of the 95% interval of the mean over seeds, by Student's t."""
+    if len(errors) < 2:
+        return 0.0
+    quantile = float(t.ppf(0.975, df=len(errors) - 1))
+    return quantile * statistics.stdev(errors) / len(errors) ** 0.5
 
 
 def _ratio(by_seed: list[list[dict[str, Any]]], name: str, axis: Axis, value: float) -> str:

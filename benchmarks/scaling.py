@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from benchmarks.allocator import keep_memory
 from benchmarks.architectures import Architecture
 from benchmarks.clock import device_name
 from benchmarks.exponents import exponent_figures
@@ -164,8 +165,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, help="also write the JSON line to this file")
     arguments = parser.parse_args(argv)
     rounds = arguments.rounds or (QUICK_ROUNDS if arguments.quick else ROUNDS)
+    kept = {"keeps_memory": keep_memory()}
     result = measure_scaling(arguments.device, arguments.dtype, rounds, budget_s=arguments.budget)
-    hand_over(result, arguments.out)
+    hand_over(result | kept, arguments.out)
 
 
 if __name__ == "__main__":

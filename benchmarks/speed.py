@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+from benchmarks.allocator import keep_memory
 from benchmarks.architectures import ARCHITECTURES, share_of_flops
 from benchmarks.clock import clock, device_name
 from benchmarks.closed import MOST_PAIRS, closed_figures, closed_pairs
@@ -149,8 +150,9 @@ def main(argv: list[str] | None = None) -> None:
         effort = replace(QUICK if arguments.quick else Effort(), **changes)
     except ValueError as error:
         parser.error(str(error))
+    kept = {"keeps_memory": keep_memory()}
     result = measure(settings, effort, lambda line: print(line, flush=True))
-    hand_over(result, arguments.out)
+    hand_over(result | kept, arguments.out)
 
 
 if __name__ == "__main__":

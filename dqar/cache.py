@@ -37,6 +37,11 @@ class CachedValue:
     values: Tensor | None
     output: Tensor | None
 
+    @classmethod
+    def of(cls, parts: Mapping[str, Tensor]) -> CachedValue:
+        """The parts by name."""
+        return cls(keys=parts.get("keys"), values=parts.get("values"), output=parts.get("output"))
+
 
 class ReuseCache:
     """Quantised tensors by entry. It stores and returns; it decides nothing.
@@ -101,9 +106,7 @@ class ReuseCache:
         """The parts of an entry, dequantised, all rows: the caller's own."""
         stored = self._parts[key]
         found = {name: _owned(part, stored[name]) for name, part in self.read(key).items()}
-        return CachedValue(
-            keys=found.get("keys"), values=found.get("values"), output=found.get("output")
-        )
+        return CachedValue.of(found)
 
     def read(self, key: EntryKey) -> dict[str, Tensor]:
         """The parts of an entry, dequantised, all rows. Not to be written to, and good until the

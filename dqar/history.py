@@ -61,10 +61,8 @@ class History:
         """:meth:`read`, the caller's own; a part that was not cached is None."""
         if coefficients is None:
             return self.values.fetch(key)
-        found = {name: value.clone() for name, value in self.read(key, coefficients).items()}
-        return CachedValue(
-            keys=found.get("keys"), values=found.get("values"), output=found.get("output")
-        )
+        read = self.read(key, coefficients)
+        return CachedValue.of({name: value.clone() for name, value in read.items()})
 
     def store(
         self,

@@ -188,3 +188,28 @@ def patches_of(model: torch.nn.Module) -> list[str]:
 @pytest.fixture(scope="session")
 def patches():
     return patches_of
+
+
+@pytest.fixture
+def dynamo():
+    """A compiler that remembers nothing, before and after."""
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+class Graphs:
+    """A backend of torch.compile that counts what it is given and runs it by its operators."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def __call__(self, graph, inputs):
+        del inputs
+        self.count += 1
+        return graph.forward
+
+
+@pytest.fixture
+def graphs():
+    return Graphs()

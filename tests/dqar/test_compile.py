@@ -14,7 +14,10 @@ from dqar.controller import DQARController
 from dqar.gates import Closed, Interval
 
 # Dynamo imports modules of PyTorch that warn of others.
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:torch"),
+    pytest.mark.usefixtures("dynamo"),
+]
 
 KV, BLOCK = {"cached": "kv"}, {"sites": ("block",)}
 
@@ -26,13 +29,6 @@ CASES = [
     ("patched first", BLOCK),
     ("called first", BLOCK),
 ]
-
-
-@pytest.fixture(autouse=True)
-def fresh_dynamo():
-    torch._dynamo.reset()
-    yield
-    torch._dynamo.reset()
 
 
 def compiled(model):

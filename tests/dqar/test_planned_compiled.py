@@ -17,29 +17,13 @@ from dqar.plan import StaticPlan
 from dqar.plan_export import export_plan
 
 # Dynamo imports modules of PyTorch that warn of others.
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:torch"),
+    pytest.mark.usefixtures("dynamo"),
+]
 
 SITES = [("attn",), ("attn", "ff"), ("block",)]
 all_sites = pytest.mark.parametrize("sites", SITES, ids=",".join)
-
-
-@pytest.fixture(autouse=True)
-def fresh_dynamo():
-    torch._dynamo.reset()
-    yield
-    torch._dynamo.reset()
-
-
-class Graphs:
-    """A backend that counts what it is given and runs it by its operators."""
-
-    def __init__(self) -> None:
-        self.count = 0
-
-    def __call__(self, graph, inputs):
-        del inputs
-        self.count += 1
-        return graph.forward
 
 
 def interval(rig, sites, period=2) -> StaticPlan:
@@ -61,8 +45,8 @@ def uncompiled(rig, plan) -> torch.Tensor:
 
 
 @all_sites
-def test_interval_takes_two_graphs(rig, sites):
-    plan, graphs = interval(rig, sites), Graphs()
+def test_interval_takes_two_graphs(rig, sites, graphs):
+    plan = interval(rig, sites)
     expected = uncompiled(rig, plan)
     planned = PlannedDiT(rig.model, plan, compilation=Compilation(backend=graphs))
     for _ in range(2):
@@ -71,9 +55,9 @@ def test_interval_takes_two_graphs(rig, sites):
 
 
 @pytest.mark.parametrize("sites", [("attn", "ff"), ("block",)])
-def test_whole_steps_take_a_graph_for_each_distinct_step(rig, sites):
+def test_whole_steps_take_a_graph_for_each_distinct_step(rig, sites, graphs):
     rig.steps = 12  # more distinct steps than dynamo compiles of one function
-    plan, graphs = coins(rig, sites), Graphs()
+    plan = coins(rig, sites)
     expected = uncompiled(rig, plan)
     planned = PlannedDiT(rig.model, plan, compilation=Compilation(backend=graphs))
     for _ in range(2):
@@ -83,9 +67,9 @@ def test_whole_steps_take_a_graph_for_each_distinct_step(rig, sites):
 
 
 @pytest.mark.parametrize(("sites", "most"), [(("attn",), 3), (("attn", "ff"), 9), (("block",), 3)])
-def test_single_blocks_take_a_few_graphs_whatever_the_plan(rig, sites, most):
+def test_single_blocks_take_a_few_graphs_whatever_the_plan(rig, sites, most, graphs):
     rig.steps = 12
-    plan, graphs = coins(rig, sites), Graphs()
+    plan = coins(rig, sites)
     expected = uncompiled(rig, plan)
     compilation = Compilation(region="block", backend=graphs)
     planned = PlannedDiT(rig.model, plan, compilation=compilation)
@@ -97,8 +81,8 @@ def test_single_blocks_take_a_few_graphs_whatever_the_plan(rig, sites, most):
     assert graphs.count <= 2 * len(planned.regions)
 
 
-def test_another_batch_is_compiled_again_and_no_third(rig):
-    plan, graphs = interval(rig, ("attn",)), Graphs()
+def test_another_batch_is_compiled_again_and_no_third(rig, graphs):
+    plan = interval(rig, ("attn",))
     planned = PlannedDiT(rig.model, plan, compilation=Compilation(backend=graphs))
     counts = []
     for chosen in (slice(3), slice(2), slice(1), slice(3)):

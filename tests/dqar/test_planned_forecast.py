@@ -28,25 +28,6 @@ def rig(rig):
     return rig
 
 
-@pytest.fixture
-def dynamo():
-    torch._dynamo.reset()
-    yield
-    torch._dynamo.reset()
-
-
-class Graphs:
-    """A backend that counts what it is given and runs it by its operators."""
-
-    def __init__(self) -> None:
-        self.count = 0
-
-    def __call__(self, graph, inputs):
-        del inputs
-        self.count += 1
-        return graph.forward
-
-
 def irregular(rig, sites, order, share=0.5) -> StaticPlan:
     """Coins."""
     shape = (rig.steps, len(sites) * rig.layers)
@@ -169,8 +150,8 @@ def test_what_is_kept_stays_where_it_is(rig):
 @pytest.mark.usefixtures("dynamo")
 @pytest.mark.parametrize("sites", [("attn", "ff"), ("block",)], ids=",".join)
 @both_orders
-def test_forecasts_of_an_interval_take_no_more_graphs_than_values(rig, sites, order):
-    plan, graphs = interval(rig, sites, order), Graphs()
+def test_forecasts_of_an_interval_take_no_more_graphs_than_values(rig, sites, order, graphs):
+    plan = interval(rig, sites, order)
     expected = by_plan(rig, plan)
     assert len(set(plan.table)) == 2 + order
     planned = PlannedDiT(rig.model, plan, compilation=Compilation(backend=graphs))
@@ -180,8 +161,8 @@ def test_forecasts_of_an_interval_take_no_more_graphs_than_values(rig, sites, or
 
 
 @pytest.mark.usefixtures("dynamo")
-def test_irregular_forecasts_take_a_graph_for_each_mask(rig):
-    plan, graphs = irregular(rig, ("attn", "ff"), 2), Graphs()
+def test_irregular_forecasts_take_a_graph_for_each_mask(rig, graphs):
+    plan = irregular(rig, ("attn", "ff"), 2)
     expected = by_plan(rig, plan)
     planned = PlannedDiT(rig.model, plan, compilation=Compilation(backend=graphs))
     for _ in range(2):
@@ -191,8 +172,8 @@ def test_irregular_forecasts_take_a_graph_for_each_mask(rig):
 
 @pytest.mark.usefixtures("dynamo")
 @pytest.mark.parametrize(("sites", "most"), [(("attn",), 3), (("attn", "ff"), 9), (("block",), 3)])
-def test_single_blocks_take_as_few_graphs_as_without_forecasts(rig, sites, most):
-    plan, graphs = irregular(rig, sites, 2), Graphs()
+def test_single_blocks_take_as_few_graphs_as_without_forecasts(rig, sites, most, graphs):
+    plan = irregular(rig, sites, 2)
     expected = by_plan(rig, plan)
     compilation = Compilation(region="block", backend=graphs)
     planned = PlannedDiT(rig.model, plan, compilation=compilation)
@@ -204,8 +185,8 @@ def test_single_blocks_take_as_few_graphs_as_without_forecasts(rig, sites, most)
 
 
 @pytest.mark.usefixtures("dynamo")
-def test_single_blocks_of_other_orders_take_graphs_of_their_own(rig):
-    plan, graphs = of_several_orders(rig), Graphs()
+def test_single_blocks_of_other_orders_take_graphs_of_their_own(rig, graphs):
+    plan = of_several_orders(rig)
     expected = by_plan(rig, plan)
     compilation = Compilation(region="block", backend=graphs)
     planned = PlannedDiT(rig.model, plan, compilation=compilation)
@@ -216,8 +197,8 @@ def test_single_blocks_of_other_orders_take_graphs_of_their_own(rig):
 
 
 @pytest.mark.usefixtures("dynamo")
-def test_another_batch_is_compiled_again_and_no_third(rig):
-    plan, graphs = interval(rig, ("attn",), 2), Graphs()
+def test_another_batch_is_compiled_again_and_no_third(rig, graphs):
+    plan = interval(rig, ("attn",), 2)
     planned = PlannedDiT(rig.model, plan, compilation=Compilation(backend=graphs))
     counts = []
     for chosen in (slice(3), slice(2), slice(1), slice(3)):
@@ -249,8 +230,8 @@ def stored_policy(folder, **changes):
 
 
 @pytest.mark.usefixtures("dynamo")
-def test_a_policy_becomes_a_compiled_model(rig, tmp_path):
-    policy, graphs = stored_policy(tmp_path), Graphs()
+def test_a_policy_becomes_a_compiled_model(rig, tmp_path, graphs):
+    policy = stored_policy(tmp_path)
     rig.scheduler.set_timesteps(rig.steps)
     plan = export_plan(
         Planned(policy), sites=policy.spec.sites, num_layers=3, scheduler=rig.scheduler

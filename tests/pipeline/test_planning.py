@@ -86,7 +86,8 @@ def test_plans_are_added_and_nothing_else_is_changed():
     policy = policy_where_orders_cost(-1.0)
     changed = planned(policy, SNRS, (0, 1))
     spec = changed.spec
-    kept = {"plans": (), "plan_errors": (), "forecast_order": 0}
+    before = ("plans", "plan_errors", "forecast_order", "actions")
+    kept = {name: getattr(policy.spec, name) for name in before}
     assert replace(spec, **kept) == policy.spec
     for name, value in policy.state_dict().items():
         assert torch.equal(changed.state_dict()[name], value)

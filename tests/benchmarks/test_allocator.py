@@ -1,0 +1,36 @@
+"""Memory that is given back stays with the process, where its C library can be told so."""
+
+import platform
+import subprocess
+import sys
+
+import pytest
+
+PROGRAM = """
+import resource, torch
+from benchmarks.allocator import keep_memory
+
+def faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+def taken():
+    before = faults()
+    for _ in range(20):
+        torch.ones(4 * 2**20)
+    return faults() - before
+
+torch.set_num_threads(1)
+given_back = taken()
+assert keep_memory()
+taken()
+print(given_back, taken())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries know no mallopt")
+def test_what_is_freed_is_not_taken_anew():
+    ran = subprocess.run(
+        [sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True, timeout=300
+    )
+    given_back, kept = map(int, ran.stdout.split())
+    assert kept < given_back / 5
