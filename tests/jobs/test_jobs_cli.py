@@ -147,8 +147,9 @@ def test_collect_refuses(refused, flags, said):
     assert said in refused("collect", "--model", "digits", "--out", "traces", *flags)
 
 
-def test_collect_refuses_remote_storage(refused):
-    assert "s3://bucket" in refused("collect", "--model", "digits", "--out", "s3://bucket/x")
+def test_collect_refuses_storage_that_it_does_not_know(refused):
+    said = refused("collect", "--model", "digits", "--out", "az://bucket/x")
+    assert "s3://BUCKET/PREFIX" in said
 
 
 def test_collect_refuses_a_folder_with_other_files(refused, taken):
