@@ -200,11 +200,6 @@ def _manifest_of(storage: Storage, plan: dict[str, Any]) -> dict[str, Any]:
             f"--traces must have a manifest of its plan {plan['plan_hash']}. Got one of "
             f"{manifest['plan_hash']} in {storage}. Restore it, or collect into a new folder."
         )
-    if not manifest["units"]:
-        raise Refusal(
-            f"--traces must hold trajectories. Got an empty collection in {storage}. "
-            "Run jobs/collect.py with --num-trajectories above 0."
-        )
     return manifest
 
 

@@ -64,7 +64,7 @@ GATES = pa.schema(
     ]
 )
 
-SCHEMAS = dict(zip(TABLES, (TRAJECTORIES, GATES), strict=True))
+SCHEMAS: dict[str, pa.Schema] = dict(zip(TABLES, (TRAJECTORIES, GATES), strict=True))
 ROW_GROUP = 1 << 17
 """Rows that a merged shard keeps together, and that merging holds in memory."""
 

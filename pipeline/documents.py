@@ -112,7 +112,9 @@ def check_plan(document: dict[str, Any]) -> None:
     if "forecast_orders" in document:
         check(document["forecast_orders"], [COUNT], "forecast_orders")
     given = {name: value for name, value in document.items() if name != "plan_hash"}
-    frozen = {name: tuple(v) if isinstance(v, list) else v for name, v in given.items()}
+    frozen: dict[str, Any] = {
+        name: tuple(v) if isinstance(v, list) else v for name, v in given.items()
+    }
     try:
         plan = CollectPlan(**frozen)
     except (TypeError, ValueError) as error:

@@ -42,7 +42,7 @@ def newest_manifest(storage: Storage) -> dict[str, Any] | None:
     """The newest version, checked, or None before the first.
 
     Raises:
-        Refusal: if it is of another schema version, or does not read.
+        Refusal: if it is of another schema version, is empty or does not read.
     """
     return _newest(storage)[1]
 
@@ -91,5 +91,10 @@ def _check_of_this_version(manifest: dict[str, Any]) -> None:
             f"--traces must have schema version {TRACE_SCHEMA_VERSION}. Got "
             f"{repr(manifest.get('schema_version'))[:20]} in its manifest. Collect again with this "
             "release."
+        )
+    if manifest.get("units") == []:
+        raise Refusal(
+            "--traces must hold trajectories. Got an empty collection. Run jobs/collect.py with "
+            "--num-trajectories above 0."
         )
     check_manifest(manifest)

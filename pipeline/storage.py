@@ -25,6 +25,7 @@ from obstore.store import GCSStore, S3Store
 
 from pipeline.door import Refusal
 from pipeline.local_folder import LocalFolder, checked_key
+from pipeline.ranges import Ranges
 
 if TYPE_CHECKING:
     from obstore.store import ClientConfig, RetryConfig
@@ -83,7 +84,7 @@ class Bucket:
         """An object to read from, anywhere in it."""
         with self._told():
             size = obstore.head(self._store, checked_key(key))["size"]
-        return _Ranges(self, key, size)
+        return Ranges(lambda start, end: self.read_range(key, start, end), size)
 
     def write(self, key: str, data: bytes | Path) -> None:
         """An object of some bytes, or of what a file holds; one that is there is replaced."""
@@ -107,16 +108,17 @@ class Bucket:
         with self._told():
             chunks = list(obstore.list(self._store, checked_key(folder), chunk_size=1000))
         found = {meta["path"]: meta["size"] for chunk in chunks for meta in chunk}
-        names = {path.removeprefix(f"{folder}/"): size for path, size in found.items()}
-        visible = (name for name in sorted(names) if "/" not in name and name[0] != "_")
-        return {name: names[name] for name in visible}
+        visible = re.compile(rf"{re.escape(folder)}/[^/_][^/]*")
+        paths = sorted(path for path in found if visible.fullmatch(path))
+        return {path.removeprefix(f"{folder}/"): found[path] for path in paths}
 
     def is_empty(self) -> bool:
         """Whether nothing lies here, but for names that begin with an underscore."""
         with self._told():
             found = obstore.list_with_delimiter(self._store)
         names = [*found["common_prefixes"], *(meta["path"] for meta in found["objects"])]
-        return all(name.startswith("_") for name in names)
+        # A browser of buckets may have made an empty object for the prefix itself.
+        return all(name.startswith("_") for name in names if name)
 
     def size(self, key: str) -> int | None:
         """Bytes of an object, or None where there is none."""
@@ -166,37 +168,6 @@ Root: TypeAlias = Storage | Path | str
 """What names a place: storage, a path or a URI."""
 
 
-class _Ranges(io.RawIOBase):
-    """An object read by ranges, so that a reader of some columns fetches no others."""
-
-    def __init__(self, bucket: Bucket, key: str, size: int) -> None:
-        self._bucket, self._key, self._size = bucket, key, size
-        self._position = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._position
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}[whence]
-        self._position = max(0, base + offset)
-        return self._position
-
-    def readinto(self, buffer) -> int:
-        end = min(self._position + len(buffer), self._size)
-        if end <= self._position:
-            return 0
-        data = self._bucket.read_range(self._key, self._position, end)
-        buffer[: len(data)] = data
-        self._position += len(data)
-        return len(data)
-
-
 def open_storage(root: Root) -> Storage:
     """Storage behind a path, ``file://``, ``s3://bucket/prefix`` or ``gs://bucket/prefix``.
 
@@ -242,7 +213,7 @@ def _remote(uri: str) -> Bucket:
 def _connect(uri: str) -> S3Store | GCSStore:
     scheme, _, rest = uri.partition("://")
     bucket, _, prefix = rest.partition("/")
-    patience = timedelta(seconds=float(os.environ.get("DQAR_STORAGE_TIMEOUT_S", "60")))
+    patience = _patience()
     client: ClientConfig = {
         "timeout": patience,
         "connect_timeout": min(patience, timedelta(seconds=5)),
@@ -251,6 +222,17 @@ def _connect(uri: str) -> S3Store | GCSStore:
     }
     retry: RetryConfig = {"max_retries": 4, "retry_timeout": patience}
     return STORES[scheme](bucket, prefix=prefix or None, client_options=client, retry_config=retry)
+
+
+def _patience() -> timedelta:
+    text = os.environ.get("DQAR_STORAGE_TIMEOUT_S", "60")
+    try:
+        patience = timedelta(seconds=float(text))
+    except (ValueError, OverflowError):
+        patience = timedelta(0)
+    if patience <= timedelta(0):
+        raise Refusal(f"DQAR_STORAGE_TIMEOUT_S must be seconds above 0. Got {text!r}. Unset it.")
+    return patience
 
 
 def _code(error: Exception) -> str:

@@ -127,6 +127,8 @@ def test_help_of_a_script_as_a_user_starts_it():
         (["--model", "./nowhere"], "--model must be digits"),
         (["--steps", "0"], "steps must be at least 2"),
         (["--steps", "many"], "invalid int value"),
+        (["--compact-mb", "-1"], "invalid megabytes value"),
+        (["--compact-mb", "inf"], "invalid megabytes value"),
         (["--num-trajectories", "0"], "num_trajectories must be at least 1"),
         (["--num-trajectories", "-3"], "num_trajectories must be at least 1"),
         (["--batch-size", "0"], "batch_size must be at least 1"),

@@ -74,7 +74,7 @@ def test_collect_train_evaluate_through_an_object_store(s3, tmp_path):
     policy = f"{s3}/runs/policy"
     code, out, err = run("train", tmp_path, {"--traces": f"{s3}/runs/traces", "--out": policy})
     assert code == 0, err[-3000:]
-    spec = json.loads(open_storage(policy).read("policy.json"))
+    spec = json.loads(open_storage(policy).read("policy.json") or b"")
     assert spec["trace_digest"] == manifest["data_digest"]
 
     results = f"{s3}/runs/results"
@@ -82,7 +82,7 @@ def test_collect_train_evaluate_through_an_object_store(s3, tmp_path):
     small = {"--methods": "baseline,interval,learned", "--num-samples": 4, "--grid": "coarse"}
     code, out, err = run("evaluate", tmp_path, asked | small)
     assert code == 0, err[-3000:]
-    rows = json.loads(open_storage(results).read("results.json"))
+    rows = json.loads(open_storage(results).read("results.json") or b"")
     assert {"baseline", "interval", "learned"} <= {row["method"] for row in rows}
     assert open_storage(results).read("report.md")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mlartifacts", "mlflow.db"]

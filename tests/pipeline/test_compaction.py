@@ -138,7 +138,7 @@ def test_a_driver_killed_at_any_write_loses_nothing(tmp_path, monkeypatch, last)
                 assert found.equals(wanted)
     free = {"state": "released"}
     for name in storage.sizes("_lease"):
-        document = json.loads(storage.read(f"_lease/{name}")) | free
+        document = json.loads(storage.read(f"_lease/{name}") or b"") | free
         storage.write(f"_lease/{name}", json.dumps(document).encode())
     finish(storage)
     for found, wanted in zip(rows_of(storage), rows, strict=True):

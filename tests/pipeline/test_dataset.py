@@ -189,7 +189,7 @@ def test_another_schema_version_is_refused(root):
 
 
 def test_an_empty_collection_is_refused(root):
-    edit_json(manifest_of(root), units=[], parts=[], trajectories=0, gates=0)
+    edit_json(manifest_of(root), units=[])
     with pytest.raises(Refusal, match=r"empty collection.*--num-trajectories"):
         open_traces(str(root))
 

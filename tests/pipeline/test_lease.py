@@ -70,6 +70,7 @@ def test_a_killed_driver_blocks_nobody(storage, place):
     driver = subprocess.Popen(
         [sys.executable, "-c", HOLDS, place], stdout=subprocess.PIPE, text=True
     )
+    assert driver.stdout is not None
     assert driver.stdout.readline() == "held\n"
     with pytest.raises(Refusal, match=f"process {driver.pid} on"):
         take(storage, LeaseConfig(patience_s=3600.0))

@@ -1,6 +1,7 @@
 """Folders of a stage wherever they lie: complete or not there, and nobody else's."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -24,7 +25,7 @@ def test_what_is_published_is_fetched(place):
     storage = open_storage(place)
     assert storage.read("plans/a.json") == b"p"
     with fetched(place, POLICY_FILES) as found:
-        found = LocalFolder(path=open_storage(found).path)
+        found = LocalFolder(path=Path(found))
         assert [found.read(name) for name in POLICY_FILES] == [b"{}", b"w"]
 
 
@@ -88,4 +89,4 @@ def test_policies_by_name_and_by_place(s3, tmp_path):
         assert names == ("", "two", "here")
         texts = [open_storage(folder).read("policy.json") for folder in folders]
     assert texts == [b'{"name": "one"}', b'{"name": "two"}', None]
-    assert not any(open_storage(folder).path.exists() for folder in folders[:2])
+    assert not any(Path(folder).exists() for folder in folders[:2])
