@@ -1,6 +1,7 @@
 """Collect traces: sample under randomised reuse, log every gate and what the reuse did.
 
     python jobs/collect.py --model digits --out runs/traces --num-trajectories 192
+    python jobs/collect.py --model digits --out s3://bucket/traces
     ray job submit --working-dir . -- python jobs/collect.py --model digits --out /shared/traces \\
         --tracking-uri http://HEAD:5000
 
@@ -8,6 +9,7 @@ The same command again resumes; another plan into the same folder is refused.
 """
 
 import argparse
+import math
 import sys
 
 from pipeline.door import (
@@ -16,7 +18,6 @@ from pipeline.door import (
     add_tracking_flags,
     enter,
     refuse_relative_inside_job,
-    refuse_unwritable,
     split_names,
     whole_numbers,
 )
@@ -25,8 +26,9 @@ from pipeline.door import (
 def run(arguments: argparse.Namespace) -> int:
     refuse_relative_inside_job(out=arguments.out)
     from pipeline.collect import collect_traces, plan_for
-    from pipeline.commit import claim_folder, local_root
+    from pipeline.commit import claim_folder
     from pipeline.fleet import config_of
+    from pipeline.storage import open_storage
     from pipeline.tracking import Tracker, resolve_tracking_uri
 
     fleet = config_of(arguments)
@@ -44,17 +46,20 @@ def run(arguments: argparse.Namespace) -> int:
         seed=arguments.seed,
     )
     resolve_tracking_uri(arguments.tracking_uri)
-    refuse_unwritable(str(local_root(arguments.out)))
-    claim_folder(local_root(arguments.out), plan)
+    storage = open_storage(arguments.out)
+    storage.refuse_unwritable()
+    claim_folder(storage, plan)
     tracker = Tracker(arguments.tracking_uri, arguments.experiment)
-    collect_traces(plan, arguments.out, fleet, tracker)
+    collect_traces(plan, storage, fleet, tracker, arguments.compact_mb)
     return 0
 
 
 def parser() -> JobParser:
     job = JobParser("Collect traces under randomised reuse decisions.")
     job.add_argument("--model", required=True, help="digits, a diffusers folder, or a hub id")
-    job.add_argument("--out", required=True, help="folder of the dataset, shared by all workers")
+    job.add_argument(
+        "--out", required=True, help="dataset: a folder that all workers share, or s3:// or gs://"
+    )
     job.add_argument("--num-trajectories", type=int, default=512, help="randomised trajectories")
     job.add_argument("--steps", type=int, default=50, help="sampling steps")
     job.add_argument("--guidance-scale", type=float, help="default: what the model recommends")
@@ -73,9 +78,22 @@ def parser() -> JobParser:
     job.add_argument("--batch-size", type=int, default=48, help="trajectories of a unit")
     job.add_argument("--dtype", choices=["fp32", "fp16", "bf16"], default="fp32", help="arithmetic")
     job.add_argument("--seed", type=int, default=0, help="seed of noise and coins")
+    job.add_argument(
+        "--compact-mb",
+        type=megabytes,
+        default=100.0,
+        help="merge shards afterwards into files of about this size; 0 leaves them",
+    )
     add_fleet_flags(job)
     add_tracking_flags(job)
     return job
+
+
+def megabytes(text: str) -> float:
+    size = float(text)
+    if not 0 <= size < math.inf:
+        raise ValueError(text)
+    return size
 
 
 if __name__ == "__main__":

@@ -15,9 +15,7 @@ from pipeline.door import (
     add_tracking_flags,
     checked,
     enter,
-    refuse_other_files,
     refuse_relative_inside_job,
-    refuse_unwritable,
     split_names,
 )
 
@@ -36,11 +34,13 @@ def run(arguments: argparse.Namespace) -> int:
     from pipeline.fleet import config_of
     from pipeline.methods import GRIDS
     from pipeline.models import find_model, refuse_too_many_steps
+    from pipeline.places import fetched_policies, published, refuse_taken
     from pipeline.tracking import Tracker
 
     methods = known_methods(arguments.methods)
     card = find_model(arguments.model)
-    policies = load_policies(arguments.policy, card)
+    with fetched_policies(arguments.policy) as folders:
+        policies = load_policies(folders, card)
     config = configure(arguments, card, next(iter(policies.values()), None))
     refuse_too_many_steps(card, config.steps)
     refuse_other_runs(config.steps, config.sampler, policies)
@@ -55,10 +55,10 @@ def run(arguments: argparse.Namespace) -> int:
         error_budget=arguments.error_budget,
     )
     fleet = config_of(arguments)
-    refuse_other_files(arguments.out, "results.json")
-    refuse_unwritable(arguments.out)
+    refuse_taken(arguments.out, "results.json")
     tracker = Tracker(arguments.tracking_uri, arguments.experiment)
-    evaluate_methods(config, contest, fleet, arguments.out, tracker)
+    with published(arguments.out, "results.json") as folder:
+        evaluate_methods(config, contest, fleet, str(folder), tracker)
     return 0
 
 
@@ -109,9 +109,13 @@ def parser() -> JobParser:
     job.epilog = "The seed's evaluate.py: its --ablations are jobs/sweep.py ablations."
     job.add_argument("--model", required=True, help="digits, a diffusers folder, or a hub id")
     job.add_argument(
-        "--policy", action="append", default=[], metavar="[NAME=]FOLDER", help="policy; repeatable"
+        "--policy",
+        action="append",
+        default=[],
+        metavar="[NAME=]FOLDER",
+        help="policy, or its URI; repeatable",
     )
-    job.add_argument("--out", required=True, help="results folder to write")
+    job.add_argument("--out", required=True, help="results folder to write, or its URI")
     job.add_argument(
         "--methods",
         default="baseline,fewer-steps,interval,interval-forecast2,linear,threshold,static,learned",

@@ -11,9 +11,7 @@ from pipeline.door import (
     JobParser,
     add_tracking_flags,
     enter,
-    refuse_other_files,
     refuse_relative_inside_job,
-    refuse_unwritable,
     split_names,
     whole_numbers,
 )
@@ -22,6 +20,7 @@ from pipeline.door import (
 def run(arguments: argparse.Namespace) -> int:
     refuse_relative_inside_job(traces=arguments.traces, out=arguments.out)
     from pipeline.commit import open_traces
+    from pipeline.places import published, refuse_taken
     from pipeline.tracking import Tracker
     from pipeline.train import TrainConfig
     from pipeline.training_run import train_policy
@@ -34,10 +33,10 @@ def run(arguments: argparse.Namespace) -> int:
         seed=arguments.seed,
     )
     open_traces(arguments.traces)
-    refuse_other_files(arguments.out, "policy.json")
-    refuse_unwritable(arguments.out)
+    refuse_taken(arguments.out, "policy.json")
     tracker = Tracker(arguments.tracking_uri, arguments.experiment)
-    train_policy(config, arguments.traces, arguments.out, tracker)
+    with published(arguments.out, "policy.json") as folder:
+        train_policy(config, arguments.traces, str(folder), tracker)
     return 0
 
 
@@ -47,8 +46,8 @@ def parser() -> JobParser:
         "The seed's train_policy.py: its --data-path is --traces, its --output-dir is --out; its "
         "--num-epochs has no counterpart: the fit takes a fixed number of steps."
     )
-    job.add_argument("--traces", required=True, help="folder that jobs/collect.py wrote")
-    job.add_argument("--out", required=True, help="policy folder to write")
+    job.add_argument("--traces", required=True, help="folder or URI that jobs/collect.py wrote")
+    job.add_argument("--out", required=True, help="policy folder to write, or its URI")
     job.add_argument(
         "--features", choices=["seed", "schedule", "full"], default="schedule", help="feature set"
     )

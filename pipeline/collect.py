@@ -8,7 +8,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,26 +17,30 @@ from dqar.controller import DQARController
 from dqar.gates import AllOf, Cached, Scripted, Staleness
 from dqar.integration import DQARDiTWrapper, DQARSampler, SamplerConfig
 from dqar.records import GateRecord
-from pipeline.commit import claim_folder, committed_receipts, local_root, write_manifest
+from pipeline.commit import claim_folder, committed_receipts, write_manifest
+from pipeline.compaction import COMPACT_MB, settle
 from pipeline.dataset import commit_unit
 from pipeline.designs import Exploration, explore, parse_designs
 from pipeline.door import checked
 from pipeline.fleet import Fleet, FleetConfig
+from pipeline.lease import held
 from pipeline.models import find_model, load_model, pick_device, refuse_too_many_steps
 from pipeline.noise import draw_noise
+from pipeline.parts import parts_of
 from pipeline.plan import CollectPlan, Unit
 from pipeline.progress import Progress
 from pipeline.quality import measure_deltas
 from pipeline.rows import Columns, gate_columns, trajectory_columns
-from pipeline.tracking import Tracker, read_lineage, write_lineage
+from pipeline.storage import Root, Storage, open_storage
+from pipeline.tracking import Run, Tracker, read_lineage, write_lineage
 
 
 class Collector:
     """Loads a model once, then collects and commits units."""
 
-    def __init__(self, plan: CollectPlan, root: str) -> None:
+    def __init__(self, plan: CollectPlan, root: Root) -> None:
         self.plan = plan
-        self.root = Path(root)
+        self.root = open_storage(root)
         self.device = pick_device()
         card = find_model(plan.model)
         self.model = load_model(card, sampler=plan.sampler, dtype=plan.dtype, device=self.device)
@@ -101,13 +104,15 @@ class Collector:
 
 def collect(
     plan: CollectPlan,
-    root: Path,
+    root: Root,
     fleet_config: FleetConfig,
     on_receipt: Callable[[dict[str, Any]], None] = lambda receipt: None,
+    refuse_fenced: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
     """Collect what is missing of a plan, then publish the manifest, which is returned.
 
     Running it again resumes: units with a receipt and whole shards are not collected again.
+    ``refuse_fenced`` raises before anything is published where another driver has taken over.
     """
     receipts = committed_receipts(root, plan)
     missing = [unit for unit in plan.units() if unit.unit_id not in receipts]
@@ -116,13 +121,14 @@ def collect(
     if progress.done:
         print(f"collect: {progress.done} trajectories were committed before", flush=True)
     if missing:
-        fleet = Fleet(Collector, {"plan": plan, "root": str(root)}, fleet_config)
+        fleet = Fleet(Collector, {"plan": plan, "root": open_storage(root)}, fleet_config)
         for unit, receipt in fleet.work(missing):
             receipts[unit.unit_id] = receipt
             on_receipt(receipt)
             progress.advance(len(unit))
     card = find_model(plan.model)
     facts = {"num_layers": card.num_layers, "site_flops": card.site_flops}
+    refuse_fenced()
     return write_manifest(root, plan, receipts, facts)
 
 
@@ -148,33 +154,42 @@ def plan_for(
 
 
 def collect_traces(
-    plan: CollectPlan, out: str, fleet_config: FleetConfig, tracker: Tracker
+    plan: CollectPlan,
+    out: Root,
+    fleet_config: FleetConfig,
+    tracker: Tracker,
+    compact_mb: float = COMPACT_MB,
 ) -> dict[str, Any]:
-    """:func:`collect` under tracking: parameters, throughput, the dataset and its digest."""
-    root = local_root(out)
+    """:func:`collect` under tracking and the folder's lease, then compaction."""
+    root = open_storage(out)
     claim_folder(root, plan)
-    parent = tracker.open_pipeline(read_lineage(root), f"pipeline {plan.plan_hash[:8]}")
-    with tracker.run(f"collect {plan.model}", stage="collect", parent=parent) as run:
-        run.params(asdict(plan) | {"plan_hash": plan.plan_hash, "out": out})
-        started = time.perf_counter()
-        manifest = collect(plan, root, fleet_config)
-        seconds = time.perf_counter() - started
-        run.metrics(
-            {
-                "collect/trajectories": manifest["trajectories"],
-                "collect/gates": manifest["gates"],
-                "collect/seconds": seconds,
-                "collect/bytes": sum(
-                    entry["bytes"] for unit in manifest["units"] for entry in unit["files"].values()
-                ),
-            }
-        )
-        run.tags({"decision_digest": manifest["decision_digest"]})
-        run.dataset("traces", manifest["data_digest"], root.absolute().as_uri(), "collection")
-        write_lineage(root, {"parent": parent, "collect": run.run_id})
+    with held(root) as lease:
+        parent = tracker.open_pipeline(read_lineage(root), f"pipeline {plan.plan_hash[:8]}")
+        with tracker.run(f"collect {plan.model}", stage="collect", parent=parent) as run:
+            run.params(asdict(plan) | {"plan_hash": plan.plan_hash, "out": str(out)})
+            started = time.perf_counter()
+            manifest = collect(plan, root, fleet_config, refuse_fenced=lease.refuse_fenced)
+            seconds = time.perf_counter() - started
+            manifest = settle(root, manifest, compact_mb, lease)
+            _log(run, manifest, seconds, root)
+            write_lineage(root, {"parent": parent, "collect": run.run_id})
     print(
         f"collect: {manifest['trajectories']} trajectories, {manifest['gates']} gates in {root}, "
         f"decisions {manifest['decision_digest']}",
         flush=True,
     )
     return manifest
+
+
+def _log(run: Run, manifest: dict[str, Any], seconds: float, root: Storage) -> None:
+    sizes = [file["bytes"] for part in parts_of(manifest) for file in part["files"].values()]
+    run.metrics(
+        {
+            "collect/trajectories": manifest["trajectories"],
+            "collect/gates": manifest["gates"],
+            "collect/seconds": seconds,
+            "collect/bytes": sum(sizes),
+        }
+    )
+    run.tags({"decision_digest": manifest["decision_digest"]})
+    run.dataset("traces", manifest["data_digest"], root.address, "collection")

@@ -1,11 +1,9 @@
-"""Traces on disk: two Arrow tables, written shard by shard. The only room with pyarrow."""
+"""Traces as two Arrow tables, written and read shard by shard. The only room with pyarrow."""
 
 from __future__ import annotations
 
 import hashlib
-import json
-import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +13,11 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from dqar.records import FEATURES
-from pipeline.commit import Traces, open_traces, publish_file, publish_text, receipt_path
+from pipeline.commit import open_traces
+from pipeline.documents import TABLES
 from pipeline.plan import Unit
+from pipeline.receipts import commit_receipt
+from pipeline.storage import Root, Storage, open_storage
 
 TRAJECTORIES = pa.schema(
     [
@@ -63,7 +64,9 @@ GATES = pa.schema(
     ]
 )
 
-SCHEMAS = {"trajectories": TRAJECTORIES, "gates": GATES}
+SCHEMAS: dict[str, pa.Schema] = dict(zip(TABLES, (TRAJECTORIES, GATES), strict=True))
+ROW_GROUP = 1 << 17
+"""Rows that a merged shard keeps together, and that merging holds in memory."""
 
 
 def to_table(columns: dict[str, Any], schema: pa.Schema) -> pa.Table:
@@ -82,15 +85,17 @@ def _is_sequence(column: Any) -> bool:
 
 
 def commit_unit(
-    root: Path,
+    root: Root,
     unit: Unit,
     trajectories: dict[str, Any],
     gates: dict[str, Any],
     notes: dict[str, Any],
 ) -> dict[str, Any]:
-    """Write a unit's shards, then its receipt, which is returned."""
+    """Write a unit's shards, then its receipt; returns the receipt that counts, which an earlier
+    attempt at the unit may have left."""
+    storage = open_storage(root)
     tables = {"trajectories": to_table(trajectories, TRAJECTORIES), "gates": to_table(gates, GATES)}
-    files = {name: _publish_shard(root, name, unit, table) for name, table in tables.items()}
+    files = {name: _write_shard(storage, name, unit, table) for name, table in tables.items()}
     receipt = {
         "unit_id": unit.unit_id,
         "index": unit.index,
@@ -100,17 +105,18 @@ def commit_unit(
         "decision_digest": decision_digest(tables["gates"]),
         **notes,
     }
-    publish_text(receipt_path(root, unit), json.dumps(receipt, indent=2) + "\n")
-    return receipt
+    return commit_receipt(storage, unit, receipt)
 
 
-def _publish_shard(root: Path, name: str, unit: Unit, table: pa.Table) -> dict[str, Any]:
-    target = root / name / f"{unit.unit_id}.parquet"
-    temporary = target.with_name(f"_{target.name}.{uuid.uuid4().hex}")
-    pq.write_table(table, temporary, compression="zstd")
-    data = temporary.read_bytes()
-    publish_file(temporary, target)
-    return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+def _write_shard(storage: Storage, name: str, unit: Unit, table: pa.Table) -> dict[str, Any]:
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd")
+    data = sink.getvalue().to_pybytes()
+    sha256 = hashlib.sha256(data).hexdigest()
+    # Attempts that differ have names that differ: none replaces what a receipt names.
+    file = {"name": f"{unit.unit_id}-{sha256[:16]}.parquet", "bytes": len(data), "sha256": sha256}
+    storage.write(f"{name}/{file['name']}", data)
+    return file
 
 
 def decision_digest(gates: pa.Table) -> str:
@@ -123,26 +129,65 @@ def decision_digest(gates: pa.Table) -> str:
     return digest.hexdigest()
 
 
-def read_trajectories(uri: str) -> pa.Table:
+def read_trajectories(uri: Root) -> pa.Table:
     """All trajectories that the manifest names, in the order of the plan."""
-    return _dataset(open_traces(uri), "trajectories").to_table()
+    return _read(uri, "trajectories", None)
 
 
-def read_gates(uri: str, columns: list[str] | None = None) -> pa.Table:
+def read_gates(uri: Root, columns: list[str] | None = None) -> pa.Table:
     """All gates that the manifest names; joins with trajectories on ``trajectory_id``."""
-    return _dataset(open_traces(uri), "gates").to_table(columns=columns)
+    return _read(uri, "gates", columns)
 
 
 def stream_gates(
-    uri: str, columns: list[str] | None = None, *, only_reused: bool = False
+    uri: Root, columns: list[str] | None = None, *, only_reused: bool = False
 ) -> Iterator[pa.RecordBatch]:
     """Gates batch by batch, shard after shard, in bounded memory."""
+    traces = open_traces(uri)
     condition = pc.field("action") != "compute" if only_reused else None
-    for shard in _dataset(open_traces(uri), "gates").get_fragments():
-        yield from shard.to_batches(columns=columns, filter=condition, schema=GATES)
+    return _stream(traces.storage, "gates", traces.shards("gates"), columns, condition)
 
 
-def _dataset(traces: Traces, table: str) -> ds.FileSystemDataset:
-    found = ds.dataset(traces.shards(table), schema=SCHEMAS[table], format="parquet")
-    assert isinstance(found, ds.FileSystemDataset)
-    return found
+def _read(uri: Root, table: str, columns: list[str] | None) -> pa.Table:
+    traces = open_traces(uri)
+    batches = list(_stream(traces.storage, table, traces.shards(table), columns))
+    schema = SCHEMAS[table]
+    wanted = schema if columns is None else pa.schema([schema.field(name) for name in columns])
+    return pa.Table.from_batches(batches, wanted)
+
+
+def _stream(
+    storage: Storage,
+    table: str,
+    keys: list[str],
+    columns: list[str] | None = None,
+    condition: pc.Expression | None = None,
+) -> Iterator[pa.RecordBatch]:
+    for key in keys:
+        with storage.open(key) as file:
+            shard = ds.ParquetFileFormat().make_fragment(file)
+            # Few batches ahead: a merged shard would otherwise come into memory at once.
+            yield from shard.to_batches(
+                columns=columns, filter=condition, schema=SCHEMAS[table], batch_readahead=2
+            )
+
+
+def merge_shards(storage: Storage, table: str, keys: list[str], target: Path) -> int:
+    """Write the rows of some shards, in their order, as one local file; returns how many."""
+    rows = 0
+    with pq.ParquetWriter(target, SCHEMAS[table], compression="zstd") as writer:
+        for group in _grouped(_stream(storage, table, keys)):
+            writer.write_table(group, row_group_size=ROW_GROUP)
+            rows += group.num_rows
+    return rows
+
+
+def _grouped(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
+    held: list[pa.RecordBatch] = []
+    for batch in batches:
+        held.append(batch)
+        if sum(one.num_rows for one in held) >= ROW_GROUP:
+            yield pa.Table.from_batches(held)
+            held = []
+    if held:
+        yield pa.Table.from_batches(held)

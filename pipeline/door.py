@@ -89,6 +89,8 @@ def refuse_unwritable(out: str) -> None:
     Raises:
         Refusal: if the folder cannot be made, or not written to.
     """
+    if "://" in out:
+        raise Refusal(f"--out must be a folder of this machine. Got {out!r}. Pass a path.")
     wanted = Path(out).absolute()
     nearest = next(path for path in (wanted, *wanted.parents) if path.exists())
     if not nearest.is_dir() or not os.access(nearest, os.W_OK):

@@ -20,6 +20,8 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param
 from mlflow.exceptions import MlflowException
 
 from pipeline.door import Refusal, inside_ray_job
+from pipeline.shapes import Malformed, parse
+from pipeline.storage import Root, open_storage
 
 REGISTERED_POLICY = "dqar-policy"
 CANDIDATE = "candidate"
@@ -150,14 +152,15 @@ def resolve_tracking_uri(flag: str | None) -> str:
     return uri or f"sqlite:///{Path.cwd() / 'mlflow.db'}"
 
 
-def read_lineage(folder: Path) -> dict[str, str]:
+def read_lineage(root: Root) -> dict[str, str]:
     """Runs that made a traces folder; empty where it was made without tracking."""
     try:
-        return dict(json.loads((folder / LINEAGE).read_text()))
-    except (OSError, ValueError):
+        found = parse(open_storage(root).read(LINEAGE) or b"{}")
+    except Malformed:
         return {}
+    return {stage: run_id for stage, run_id in found.items() if isinstance(run_id, str)}
 
 
-def write_lineage(folder: Path, lineage: dict[str, str]) -> None:
+def write_lineage(root: Root, lineage: dict[str, str]) -> None:
     """Leave the run ids for the next stage."""
-    (folder / LINEAGE).write_text(json.dumps(lineage, indent=2) + "\n")
+    open_storage(root).write(LINEAGE, (json.dumps(lineage, indent=2) + "\n").encode())

@@ -16,7 +16,7 @@ from pipeline.train import TrainConfig, Trained, save_trained, train
 def train_policy(config: TrainConfig, uri: str, out: str, tracker: Tracker) -> Trained:
     """:func:`pipeline.train.train`, with everything logged and the policy folder written."""
     folder = Path(out)
-    lineage = read_lineage(Path(uri.removeprefix("file://")))
+    lineage = read_lineage(uri)
     parent = tracker.open_pipeline(lineage, "pipeline")
     name = f"train {config.features}" + ("" if config.label == "final" else f" {config.label}")
     with tracker.run(name, stage="train", parent=parent) as run:
@@ -30,7 +30,7 @@ def train_policy(config: TrainConfig, uri: str, out: str, tracker: Tracker) -> T
         trained = train(config, uri, report)
         lineage = {**lineage, "parent": parent, "train": run.run_id}
         save_trained(trained, folder, lineage)
-        _log(run, trained, folder, uri)
+        _log(run, trained, folder)
     figures = trained.held_out.metrics
     print(
         f"train: policy in {folder}; held-out R^2 {figures['r2']:.3f}, AUC {figures['auc']:.3f}, "
@@ -40,12 +40,12 @@ def train_policy(config: TrainConfig, uri: str, out: str, tracker: Tracker) -> T
     return trained
 
 
-def _log(run: Run, trained: Trained, folder: Path, uri: str) -> None:
+def _log(run: Run, trained: Trained, folder: Path) -> None:
     held_out = trained.held_out
     run.metrics({f"train/held_out_{name}": value for name, value in held_out.metrics.items()})
     run.metrics({f"train/{name}": value for name, value in trained.balance.metrics.items()})
     run.metrics({f"importance/{name}": value for name, value in held_out.importance.items()})
-    run.dataset("traces", trained.traces.digest, Path(uri).absolute().as_uri(), "training")
+    run.dataset("traces", trained.traces.digest, trained.traces.storage.address, "training")
     with tempfile.TemporaryDirectory() as scratch:
         plot = Path(scratch) / "held_out.png"
         plot_held_out(held_out, plot)

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+import socket
+import subprocess
+import sys
 import tempfile
+import time
+import urllib.request
+import uuid
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -67,3 +75,57 @@ def ddim():
     from diffusers import DDIMScheduler
 
     return DDIMScheduler(num_train_timesteps=1000, clip_sample=False)
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory):
+    """Address of an S3 server, a process of its own."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    log = tmp_path_factory.mktemp("s3") / "server.log"
+    with log.open("wb") as stream:
+        command = [sys.executable, Path(__file__).with_name("s3_server.py"), str(port)]
+        server = subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT)
+    try:
+        deadline = time.monotonic() + 120
+        while not _answers(port):
+            assert server.poll() is None, log.read_text()[-3000:]
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.kill()
+        server.wait()
+
+
+def _answers(port: int) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+        return True
+    return False
+
+
+@pytest.fixture
+def s3(s3_server, monkeypatch):
+    """URI of a fresh bucket of the server, which the environment leads to."""
+    settings_of = {
+        "AWS_ENDPOINT_URL": s3_server,
+        "AWS_ALLOW_HTTP": "true",
+        "AWS_ACCESS_KEY_ID": "tester",
+        "AWS_SECRET_ACCESS_KEY": "not-a-secret",
+        "AWS_REGION": "us-east-1",
+    }
+    for name, value in settings_of.items():
+        monkeypatch.setenv(name, value)
+    name = f"test-{uuid.uuid4().hex[:12]}"
+    request = urllib.request.Request(f"{s3_server}/{name}", data=b"", method="PUT")
+    urllib.request.urlopen(request, timeout=30).close()
+    return f"s3://{name}"
+
+
+@pytest.fixture(params=["folder", "s3"])
+def place(request, tmp_path):
+    """A place that nothing was written to: a folder here, or a prefix of a bucket."""
+    if request.param == "folder":
+        return str(tmp_path / "place")
+    return f"{request.getfixturevalue('s3')}/some/place"

@@ -76,6 +76,7 @@ def test_plant_imports_no_doors(path):
     ("library", "rooms"),
     [
         ("pyarrow", {"dataset.py"}),
+        ("obstore", {"storage.py"}),
         ("mlflow", {"tracking.py"}),
         ("ray", {"fleet.py"}),
         ("diffusers", {"models.py", "pretrain.py", "dummy.py"}),

@@ -127,6 +127,8 @@ def test_help_of_a_script_as_a_user_starts_it():
         (["--model", "./nowhere"], "--model must be digits"),
         (["--steps", "0"], "steps must be at least 2"),
         (["--steps", "many"], "invalid int value"),
+        (["--compact-mb", "-1"], "invalid megabytes value"),
+        (["--compact-mb", "inf"], "invalid megabytes value"),
         (["--num-trajectories", "0"], "num_trajectories must be at least 1"),
         (["--num-trajectories", "-3"], "num_trajectories must be at least 1"),
         (["--batch-size", "0"], "batch_size must be at least 1"),
@@ -147,8 +149,9 @@ def test_collect_refuses(refused, flags, said):
     assert said in refused("collect", "--model", "digits", "--out", "traces", *flags)
 
 
-def test_collect_refuses_remote_storage(refused):
-    assert "s3://bucket" in refused("collect", "--model", "digits", "--out", "s3://bucket/x")
+def test_collect_refuses_storage_that_it_does_not_know(refused):
+    said = refused("collect", "--model", "digits", "--out", "az://bucket/x")
+    assert "s3://BUCKET/PREFIX" in said
 
 
 def test_collect_refuses_a_folder_with_other_files(refused, taken):

@@ -1,0 +1,93 @@
+"""Compaction: the shards of many units merged into few files, and a manifest that names these.
+
+What is merged is written under names of its own, then published; the units' own shards go last.
+Killed anywhere in between, a dataset is what its newest manifest says, and the same command goes
+on from there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from pipeline.dataset import merge_shards
+from pipeline.documents import TABLES
+from pipeline.lease import Lease
+from pipeline.manifest import publish_manifest
+from pipeline.orphans import delete_orphans
+from pipeline.parts import Part, key_of, parts_of
+from pipeline.storage import Root, Storage, open_storage
+
+MEGABYTE = 1e6
+COMPACT_MB = 100.0
+"""Size that a file of gates should reach: few requests a dataset, and many readers side by side."""
+
+
+def settle(root: Root, manifest: dict[str, Any], compact_mb: float, lease: Lease) -> dict[str, Any]:
+    """What a finished collection still needs of its driver: compaction, then no orphans.
+
+    Args:
+        compact_mb: size that a file of gates should reach, in megabytes; 0 merges nothing.
+
+    Raises:
+        Refusal: if another driver has taken over, before anything is published or deleted.
+    """
+    storage = open_storage(root)
+    lease.refuse_fenced()
+    parts = compacted(storage, manifest, compact_mb * MEGABYTE)
+    lease.refuse_fenced()
+    manifest = publish_manifest(storage, manifest | {"parts": parts})
+    delete_orphans(storage, manifest)
+    return manifest
+
+
+def compacted(storage: Storage, manifest: dict[str, Any], target: float) -> list[Part]:
+    """A manifest's parts, neighbours merged until their gates have ``target`` bytes."""
+    rows = {unit["index"]: unit for unit in manifest["units"]}
+    groups = group_parts(parts_of(manifest), target)
+    return [_merge(storage, group, rows) if len(group) > 1 else group[0] for group in groups]
+
+
+def group_parts(parts: list[Part], target: float) -> list[list[Part]]:
+    """Neighbours that are to be one file, in order. What was merged before stays alone, so that
+    doing it again changes nothing."""
+    groups: list[list[Part]] = []
+    room = 0.0
+    for part in parts:
+        is_merged = len(part["units"]) > 1
+        if is_merged or room <= 0:
+            groups.append([])
+            room = target
+        groups[-1].append(part)
+        room = 0.0 if is_merged else room - part["files"]["gates"]["bytes"]
+    return groups
+
+
+def _merge(storage: Storage, group: list[Part], rows: dict[int, dict[str, Any]]) -> Part:
+    units = [index for part in group for index in part["units"]]
+    expected = {name: sum(rows[index][name] for index in units) for name in TABLES}
+    files = {name: _merge_table(storage, name, group, expected[name]) for name in TABLES}
+    return {"units": units, "files": files}
+
+
+def _merge_table(storage: Storage, table: str, group: list[Part], expected: int) -> dict[str, Any]:
+    keys = [key_of(table, part["files"][table]) for part in group]
+    with tempfile.TemporaryDirectory(prefix="dqar-merge-") as scratch:
+        path = Path(scratch) / "merged.parquet"
+        rows = merge_shards(storage, table, keys, path)
+        if rows != expected:
+            raise RuntimeError(
+                f"Merging {table} must keep {expected} rows. Got {rows} from {keys}."
+            )
+        with path.open("rb") as stream:
+            sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+        first, last = group[0]["units"][0], group[-1]["units"][-1]
+        file = {
+            "name": f"merged-{first:06d}-{last:06d}-{sha256[:16]}.parquet",
+            "bytes": path.stat().st_size,
+            "sha256": sha256,
+        }
+        storage.write(key_of(table, file), path)
+    return file

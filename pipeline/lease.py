@@ -1,0 +1,216 @@
+"""One driver a folder: numbered leases, each taken by creating the next number.
+
+The number is the fencing token: who finds a higher one has been taken over. That works on every
+storage that can create a file once. The holder renews by writing its own file anew, and an observer
+takes a lease for dead when it stays as it is for a while of the observer's own clock; no clock of
+another machine is trusted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from pipeline.door import Refusal
+from pipeline.process import Process, this_process
+from pipeline.receipts import as_json
+from pipeline.shapes import COUNT, TEXT, Malformed, check, one_of, parse
+from pipeline.storage import Root, Storage, open_storage
+
+NUMBERED = re.compile(r"([0-9]{6,9})\.json")
+HOLDER = {"host": TEXT, "machine": TEXT, "pid": COUNT, "started": COUNT}
+DOCUMENT = {
+    "token": TEXT,
+    "state": one_of("held", "released"),
+    "renewals": COUNT,
+    "since": TEXT,
+    "holder": HOLDER,
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LeaseConfig:
+    """How long a silent driver is believed in."""
+
+    patience_s: float = 30.0
+    """Seconds of the observer's clock after which a lease that nobody renewed is dead. A holder
+    renews three times as often."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.patience_s < 86400:
+            raise ValueError(
+                f"patience_s must lie between 0 and a day. Got {self.patience_s}. Pass 30."
+            )
+
+
+def lease_config() -> LeaseConfig:
+    """What ``DQAR_LEASE_S`` says, in seconds.
+
+    Raises:
+        Refusal: if it is no such number.
+    """
+    text = os.environ.get("DQAR_LEASE_S", "30")
+    try:
+        return LeaseConfig(patience_s=float(text))
+    except ValueError as error:
+        raise Refusal(
+            f"DQAR_LEASE_S must be seconds between 0 and a day. Got {text!r}. Unset it."
+        ) from error
+
+
+class Lease:
+    """A folder's lease while this process holds it, renewed by a thread of its own."""
+
+    def __init__(self, storage: Storage, number: int, document: dict[str, Any]) -> None:
+        self.number = number
+        self._storage = storage
+        self._document = document
+        self._ended = threading.Event()
+
+    def refuse_fenced(self) -> None:
+        """Ask the storage whether another driver has taken over. To be asked before anything is
+        published or deleted.
+
+        Raises:
+            Refusal: naming who has.
+        """
+        if self._storage.size(_key(self.number + 1)) is not None:
+            raise Refusal(
+                f"{self._storage} must have one driver. Got lease {self.number + 1} by "
+                f"{_who(_read(self._storage, self.number + 1))}, who took this one's {self.number} "
+                "for dead. Nothing was published; leave it to finish."
+            )
+
+    def renew_every(self, seconds: float) -> None:
+        """Renew until the lease ends or is lost."""
+        while not self._ended.wait(seconds):
+            # Storage that does not answer may do so again; who publishes asks it first.
+            with contextlib.suppress(Refusal):
+                if self._storage.size(_key(self.number + 1)) is not None:
+                    return
+                self._write(renewals=self._document["renewals"] + 1)
+
+    def release(self) -> None:
+        """Let the next driver start at once."""
+        self._ended.set()
+        with contextlib.suppress(Refusal):
+            self._write(state="released")
+
+    def _write(self, **changes: Any) -> None:
+        self._document = self._document | changes
+        self._storage.write(_key(self.number), as_json(self._document))
+
+
+@contextmanager
+def held(root: Root, config: LeaseConfig | None = None) -> Iterator[Lease]:
+    """Hold a folder's lease, once no other driver lives.
+
+    Raises:
+        Refusal: if one does, naming it.
+    """
+    config = config or lease_config()
+    lease = take(open_storage(root), config)
+    renewing = threading.Thread(
+        target=lease.renew_every, args=(config.patience_s / 3,), name="lease", daemon=True
+    )
+    renewing.start()
+    try:
+        yield lease
+    finally:
+        lease.release()
+        renewing.join()
+
+
+def take(storage: Storage, config: LeaseConfig) -> Lease:
+    """Create the next lease, once the newest is dead.
+
+    Raises:
+        Refusal: if its holder lives.
+    """
+    while True:
+        number = _newest(storage)
+        if number:
+            _outlast(storage, number, config.patience_s)
+        mine = _new_document()
+        is_created = storage.create(_key(number + 1), as_json(mine))
+        # The answer to a first try may have been lost: then it is ours all the same.
+        if is_created or (_read(storage, number + 1) or {}).get("token") == mine["token"]:
+            return Lease(storage, number + 1, mine)
+
+
+def _new_document() -> dict[str, Any]:
+    return {
+        "token": uuid.uuid4().hex,
+        "state": "held",
+        "renewals": 0,
+        "since": datetime.now(UTC).isoformat(timespec="seconds"),
+        "holder": asdict(this_process()),
+    }
+
+
+def _outlast(storage: Storage, number: int, patience_s: float) -> None:
+    """Return once a lease is dead; its holder shows life by any change of its file."""
+    seen = _read(storage, number)
+    if seen is not None and _process(seen).is_here and not _is_over(seen):
+        raise _refusal(storage, seen)
+    deadline = time.monotonic() + patience_s
+    if not _is_over(seen):
+        print(f"{storage} was left by {_who(seen)}; waiting {patience_s:g} s for it", flush=True)
+    while not _is_over(seen) and time.monotonic() < deadline:
+        time.sleep(min(1.0, patience_s / 20))
+        now = _read(storage, number)
+        if now is not None and now != seen and not _is_over(now):
+            raise _refusal(storage, now)
+        seen = now
+
+
+def _refusal(storage: Storage, document: dict[str, Any]) -> Refusal:
+    return Refusal(
+        f"{storage} must have one driver. Got a second: {_who(document)} drives it. Wait until it "
+        "has ended, or end it, and run this command again."
+    )
+
+
+def _is_over(document: dict[str, Any] | None) -> bool:
+    if document is None:
+        return False
+    return document["state"] == "released" or _process(document).is_gone
+
+
+def _process(document: dict[str, Any]) -> Process:
+    return Process(**{name: document["holder"][name] for name in HOLDER})
+
+
+def _who(document: dict[str, Any] | None) -> str:
+    if document is None:
+        return "an unknown driver"
+    holder = document["holder"]
+    return f"process {holder['pid']} on {holder['host'][:60]!r} since {document['since'][:30]!r}"
+
+
+def _key(number: int) -> str:
+    return f"_lease/{number:06d}.json"
+
+
+def _newest(storage: Storage) -> int:
+    found = (NUMBERED.fullmatch(name) for name in storage.sizes("_lease"))
+    return max((int(match[1]) for match in found if match), default=0)
+
+
+def _read(storage: Storage, number: int) -> dict[str, Any] | None:
+    """A lease, or None where it does not read: nobody is known to hold it, and it never changes."""
+    try:
+        document = parse(storage.read(_key(number)) or b"")
+        check(document, DOCUMENT)
+    except Malformed:
+        return None
+    return document

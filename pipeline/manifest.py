@@ -1,0 +1,100 @@
+"""Manifest versions: each is created once, and the newest alone says what exists for a reader."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+from pipeline.documents import check_manifest
+from pipeline.door import Refusal
+from pipeline.parts import is_whole, listed_sizes, parts_of
+from pipeline.plan import TRACE_SCHEMA_VERSION
+from pipeline.receipts import as_json
+from pipeline.shapes import Malformed, parse
+from pipeline.storage import Storage
+
+VERSION = re.compile(r"v([0-9]{6,9})\.json")
+
+
+def read_document(
+    storage: Storage, key: str, check: Callable[[dict[str, Any]], None]
+) -> dict[str, Any] | None:
+    """A JSON object that passed a check, or None where there is none.
+
+    Raises:
+        Refusal: naming the file and what is wrong with it.
+    """
+    data = storage.read(key)
+    if data is None:
+        return None
+    try:
+        document = parse(data)
+        check(document)
+    except Malformed as error:
+        raise Refusal(
+            f"{storage}/{key} {error}. Restore it, or collect into a new folder."
+        ) from error
+    return document
+
+
+def newest_manifest(storage: Storage) -> dict[str, Any] | None:
+    """The newest version, checked, or None before the first.
+
+    Raises:
+        Refusal: if it is of another schema version, is empty or does not read.
+    """
+    return _newest(storage)[1]
+
+
+def publish_manifest(storage: Storage, manifest: dict[str, Any]) -> dict[str, Any]:
+    """Create the next version, unless the newest says the same; returns the manifest.
+
+    Raises:
+        Refusal: if a shard that it names is not there, or another driver published.
+    """
+    version, latest = _newest(storage)
+    if latest == manifest:
+        return manifest
+    _refuse_missing_shards(storage, manifest)
+    key = f"_manifest/v{version + 1:06d}.json"
+    # What another driver wrote differs; what reads the same is ours, with its answer lost.
+    if not storage.create(key, as_json(manifest)) and _newest(storage)[1] != manifest:
+        raise Refusal(
+            f"One driver at a time must publish in {storage}. Got {key} from another. "
+            "Run the jobs/collect.py command again once that one has ended."
+        )
+    return manifest
+
+
+def _refuse_missing_shards(storage: Storage, manifest: dict[str, Any]) -> None:
+    sizes = listed_sizes(storage)
+    for part in parts_of(manifest):
+        if not is_whole(part, sizes.get):
+            raise Refusal(
+                f"Shards must lie in {storage} until a manifest names them. Got none of unit "
+                f"{part['units'][0]}. Run the jobs/collect.py command again to collect it anew."
+            )
+
+
+def _newest(storage: Storage) -> tuple[int, dict[str, Any] | None]:
+    found = [match for name in storage.sizes("_manifest") if (match := VERSION.fullmatch(name))]
+    if not found:
+        return 0, None
+    newest = max(found, key=lambda match: int(match[1]))
+    return int(newest[1]), read_document(storage, f"_manifest/{newest[0]}", _check_of_this_version)
+
+
+def _check_of_this_version(manifest: dict[str, Any]) -> None:
+    if manifest.get("schema_version") != TRACE_SCHEMA_VERSION:
+        raise Refusal(
+            f"--traces must have schema version {TRACE_SCHEMA_VERSION}. Got "
+            f"{repr(manifest.get('schema_version'))[:20]} in its manifest. Collect again with this "
+            "release."
+        )
+    if manifest.get("units") == []:
+        raise Refusal(
+            "--traces must hold trajectories. Got an empty collection. Run jobs/collect.py with "
+            "--num-trajectories above 0."
+        )
+    check_manifest(manifest)

@@ -1,0 +1,89 @@
+"""Policy and results folders wherever they lie: fetched to be read, written here and then uploaded.
+
+A folder on this machine is used where it is. An object store gets the file that marks a folder as
+complete last, so that nobody reads one that is still being written.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from pipeline.door import Refusal, refuse_other_files
+from pipeline.local_folder import LocalFolder
+from pipeline.storage import open_storage
+
+POLICY_FILES = ("policy.json", "policy.safetensors")
+
+
+def refuse_taken(out: str, ours: str) -> None:
+    """A stage writes into a new folder, or over what it wrote itself, and is told so before any
+    work.
+
+    Raises:
+        Refusal: if the folder holds files but not ``ours``, or cannot be written to.
+    """
+    storage = open_storage(out)
+    if isinstance(storage, LocalFolder):
+        refuse_other_files(str(storage), ours)
+        storage.refuse_unwritable()
+    elif not storage.is_empty() and storage.size(ours) is None:
+        raise Refusal(
+            f"--out must be new or hold {ours}. Got {out}, which holds other files. Name another."
+        )
+
+
+@contextmanager
+def published(out: str, last: str) -> Iterator[Path]:
+    """A folder on this machine to write into; what it holds at the end lies behind ``out``.
+
+    Args:
+        last: the file that marks a folder as complete.
+    """
+    storage = open_storage(out)
+    if isinstance(storage, LocalFolder):
+        yield storage.path
+        return
+    with tempfile.TemporaryDirectory(prefix="dqar-") as scratch:
+        folder = Path(scratch)
+        yield folder
+        files = sorted(path for path in folder.rglob("*") if path.is_file())
+        # What an earlier run left is no longer complete once a file of it is replaced.
+        storage.delete(last)
+        for path in sorted(files, key=lambda path: path == folder / last):
+            storage.write(path.relative_to(folder).as_posix(), path)
+    print(f"{folder} was uploaded to {storage}", flush=True)
+
+
+@contextmanager
+def fetched(uri: str, names: tuple[str, ...]) -> Iterator[str]:
+    """A folder on this machine with those of the named files that lie behind a URI.
+
+    Raises:
+        Refusal: what the block refuses of the folder, said of the URI.
+    """
+    storage = open_storage(uri)
+    if isinstance(storage, LocalFolder):
+        yield str(storage)
+        return
+    with tempfile.TemporaryDirectory(prefix="dqar-") as scratch:
+        for name in names:
+            if (data := storage.read(name)) is not None:
+                (Path(scratch) / name).write_bytes(data)
+        try:
+            yield scratch
+        except Refusal as refusal:
+            raise Refusal(str(refusal).replace(scratch, uri)) from refusal
+
+
+@contextmanager
+def fetched_policies(flags: list[str]) -> Iterator[list[str]]:
+    """``[NAME=]URI`` flags as ``[NAME=]FOLDER``."""
+    with ExitStack() as stack:
+        local = []
+        for flag in flags:
+            name, equals, uri = flag.rpartition("=")
+            local.append(f"{name}{equals}{stack.enter_context(fetched(uri, POLICY_FILES))}")
+        yield local

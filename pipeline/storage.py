@@ -1,0 +1,247 @@
+"""Storage by URI: one small set of verbs for folders and object stores. The only room with obstore.
+
+Nothing is renamed on an object store: an object is visible when its upload completes, and not
+before. Credentials, region and endpoint come from the environment (``AWS_ACCESS_KEY_ID``,
+``AWS_ENDPOINT_URL``, ``GOOGLE_APPLICATION_CREDENTIALS``, an instance's role), and none is shown.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+from urllib.parse import unquote, urlsplit
+
+import obstore
+from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
+from obstore.store import GCSStore, S3Store
+
+from pipeline.door import Refusal
+from pipeline.local_folder import LocalFolder, checked_key
+from pipeline.ranges import Ranges
+
+if TYPE_CHECKING:
+    from obstore.store import ClientConfig, RetryConfig
+
+STORES = {"s3": S3Store, "gs": GCSStore}
+OBJECT_URI = re.compile(r"(?P<scheme>s3|gs)://(?P<bucket>[a-z0-9][a-z0-9._-]+)(?:/(?P<prefix>.*))?")
+MENDS = {
+    "AccessDenied": "Give the credentials of the environment access to the bucket",
+    "InvalidAccessKeyId": "Set AWS_ACCESS_KEY_ID to a key that exists",
+    "SignatureDoesNotMatch": "Set AWS_SECRET_ACCESS_KEY to the key's secret",
+    "ExpiredToken": "Renew the credentials",
+    "PermanentRedirect": "Set AWS_REGION to the bucket's region",
+    "NoSuchBucket": "Create the bucket, or name another",
+}
+"""What to do about each code of S3's errors."""
+DEFAULT_MEND = (
+    "Check the credentials of the environment, AWS_REGION, AWS_ENDPOINT_URL (with "
+    "AWS_ALLOW_HTTP=true for http) and the network"
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Bucket:
+    """The objects below a prefix of a bucket."""
+
+    uri: str
+    """``s3://bucket/prefix`` or ``gs://bucket/prefix``, without a slash at its end."""
+
+    def __str__(self) -> str:
+        return self.uri
+
+    @property
+    def address(self) -> str:
+        """The prefix as a URI."""
+        return self.uri
+
+    def refuse_unwritable(self) -> None:
+        """Tell before any work that the bucket does not answer; whether it may be written to is
+        known at the first object."""
+        self.is_empty()
+
+    def read(self, key: str) -> bytes | None:
+        """What an object holds, or None where there is none."""
+        with self._told():
+            try:
+                return bytes(obstore.get(self._store, checked_key(key)).bytes())
+            except FileNotFoundError as error:
+                return self._none(error)
+
+    def read_range(self, key: str, start: int, end: int) -> bytes:
+        """Bytes ``start`` up to ``end`` of an object."""
+        with self._told():
+            return bytes(obstore.get_range(self._store, checked_key(key), start=start, end=end))
+
+    def open(self, key: str) -> io.RawIOBase:
+        """An object to read from, anywhere in it."""
+        with self._told():
+            size = obstore.head(self._store, checked_key(key))["size"]
+        return Ranges(lambda start, end: self.read_range(key, start, end), size)
+
+    def write(self, key: str, data: bytes | Path) -> None:
+        """An object of some bytes, or of what a file holds; one that is there is replaced."""
+        with self._told():
+            obstore.put(self._store, checked_key(key), data)
+
+    def create(self, key: str, data: bytes) -> bool:
+        """An object that was not there; False, and nothing written, where it was.
+
+        A first try may have created it and its answer been lost: read it to be sure.
+        """
+        with self._told():
+            try:
+                obstore.put(self._store, checked_key(key), data, mode="create")
+            except (AlreadyExistsError, PreconditionError):
+                return False
+        return True
+
+    def sizes(self, folder: str) -> dict[str, int]:
+        """Bytes of each object right below a folder, by name in order."""
+        with self._told():
+            chunks = list(obstore.list(self._store, checked_key(folder), chunk_size=1000))
+        found = {meta["path"]: meta["size"] for chunk in chunks for meta in chunk}
+        visible = re.compile(rf"{re.escape(folder)}/[^/_][^/]*")
+        paths = sorted(path for path in found if visible.fullmatch(path))
+        return {path.removeprefix(f"{folder}/"): found[path] for path in paths}
+
+    def is_empty(self) -> bool:
+        """Whether nothing lies here, but for names that begin with an underscore."""
+        with self._told():
+            found = obstore.list_with_delimiter(self._store)
+        names = [*found["common_prefixes"], *(meta["path"] for meta in found["objects"])]
+        # A browser of buckets may have made an empty object for the prefix itself.
+        return all(name.startswith("_") for name in names if name)
+
+    def size(self, key: str) -> int | None:
+        """Bytes of an object, or None where there is none."""
+        with self._told():
+            try:
+                return obstore.head(self._store, checked_key(key))["size"]
+            except FileNotFoundError as error:
+                return self._none(error)
+
+    def matches(self, key: str, sha256: str) -> bool:
+        """True: a store checks what it keeps, and names hold digests; nothing is fetched."""
+        return True
+
+    def delete(self, key: str) -> None:
+        """Remove an object, if it is there."""
+        with self._told():
+            try:
+                obstore.delete(self._store, checked_key(key))
+            except FileNotFoundError as error:
+                self._none(error)
+
+    def delete_partial(self, folder: str) -> None:
+        """Nothing: an upload that was cut off has no name. A bucket's rules should abort such."""
+
+    @property
+    def _store(self) -> S3Store | GCSStore:
+        return _connect(self.uri)
+
+    def _none(self, error: FileNotFoundError) -> None:
+        """None for an object that is not there; a bucket that is not there is refused."""
+        if _code(error) == "NoSuchBucket":
+            raise error
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except (BaseError, OSError) as error:
+            raise Refusal(
+                f"Storage must answer. Got {self.uri}, which says {_said(error)}. "
+                f"{MENDS.get(_code(error), DEFAULT_MEND)}."
+            ) from None
+
+
+Storage: TypeAlias = LocalFolder | Bucket
+Root: TypeAlias = Storage | Path | str
+"""What names a place: storage, a path or a URI."""
+
+
+def open_storage(root: Root) -> Storage:
+    """Storage behind a path, ``file://``, ``s3://bucket/prefix`` or ``gs://bucket/prefix``.
+
+    Raises:
+        Refusal: for anything else. Whether it is there shows at the first use.
+    """
+    if isinstance(root, LocalFolder | Bucket):
+        return root
+    uri = str(root)
+    if "\0" in uri or not uri:
+        raise Refusal(f"Storage must be a path or a URI. Got {uri!r}. Pass one.")
+    if uri.startswith("file://"):
+        return _local(uri)
+    # A path made of a URI has lost a slash: s3:/bucket.
+    is_remote = "://" in uri or uri.startswith(("s3:", "gs:"))
+    return _remote(uri) if is_remote else LocalFolder(path=Path(root))
+
+
+def _local(uri: str) -> LocalFolder:
+    parts = urlsplit(uri)
+    if parts.netloc not in ("", "localhost") or not parts.path:
+        raise Refusal(f"A file URI must be file:///ABSOLUTE/PATH. Got {uri!r}. Mend it.")
+    return LocalFolder(path=Path(unquote(parts.path)))
+
+
+def _remote(uri: str) -> Bucket:
+    found = OBJECT_URI.fullmatch(uri)
+    prefix = (found["prefix"] or "").strip("/") if found else ".."
+    try:
+        checked_key(prefix or "root")
+    except ValueError:
+        # What stands before an @ may be a secret.
+        shown = re.sub(r"//.*@", "//...@", uri)
+        raise Refusal(
+            "Storage must be a path, file:///PATH, s3://BUCKET/PREFIX or gs://BUCKET/PREFIX. Got "
+            f"{shown!r}. Mend it; credentials belong into the environment."
+        ) from None
+    assert found is not None
+    return Bucket(uri=f"{found['scheme']}://{found['bucket']}/{prefix}".rstrip("/"))
+
+
+@functools.lru_cache(maxsize=64)
+def _connect(uri: str) -> S3Store | GCSStore:
+    scheme, _, rest = uri.partition("://")
+    bucket, _, prefix = rest.partition("/")
+    patience = _patience()
+    client: ClientConfig = {
+        "timeout": patience,
+        "connect_timeout": min(patience, timedelta(seconds=5)),
+        # Options given here replace those of the environment.
+        "allow_http": os.environ.get("AWS_ALLOW_HTTP", "").lower() in ("1", "true"),
+    }
+    retry: RetryConfig = {"max_retries": 4, "retry_timeout": patience}
+    return STORES[scheme](bucket, prefix=prefix or None, client_options=client, retry_config=retry)
+
+
+def _patience() -> timedelta:
+    text = os.environ.get("DQAR_STORAGE_TIMEOUT_S", "60")
+    try:
+        patience = timedelta(seconds=float(text))
+    except (ValueError, OverflowError):
+        patience = timedelta(0)
+    if patience <= timedelta(0):
+        raise Refusal(f"DQAR_STORAGE_TIMEOUT_S must be seconds above 0. Got {text!r}. Unset it.")
+    return patience
+
+
+def _code(error: Exception) -> str:
+    """S3's code of an error; the text around it holds key ids and is not shown."""
+    found = re.search(r"<Code>(\w{1,60})</Code>", str(error))
+    return found[1] if found else ""
+
+
+def _said(error: Exception) -> str:
+    first_line = str(error).partition("\n")[0]
+    reason = re.search(r" - ([\w :-]{1,80})", first_line)
+    return _code(error) or (reason[1] if reason else type(error).__name__)

@@ -1,0 +1,192 @@
+"""One driver a folder: a second is told, a dead one does not block, one taken over stops."""
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline import lease as leases
+from pipeline.door import Refusal
+from pipeline.lease import LeaseConfig, held, lease_config, take
+from pipeline.process import this_process
+from pipeline.storage import open_storage
+
+QUICK = LeaseConfig(patience_s=0.6)
+ELSEWHERE = {"host": "far", "machine": "another boot", "pid": 1, "started": 1}
+
+
+@pytest.fixture
+def storage(place):
+    return open_storage(place)
+
+
+def documents(storage):
+    names = storage.sizes("_lease")
+    return {name: json.loads(storage.read(f"_lease/{name}")) for name in names}
+
+
+def leave(storage, number, **changes):
+    """A lease as another driver would have left it."""
+    document = leases._new_document() | {"holder": ELSEWHERE} | changes
+    storage.write(f"_lease/{number:06d}.json", json.dumps(document).encode())
+
+
+def test_leases_are_numbered_and_released(storage):
+    for number in (1, 2):
+        with held(storage, QUICK) as lease:
+            assert lease.number == number
+            lease.refuse_fenced()
+    assert list(documents(storage)) == ["000001.json", "000002.json"]
+    assert {document["state"] for document in documents(storage).values()} == {"released"}
+
+
+def test_a_second_driver_of_this_machine_is_told_at_once(storage):
+    with held(storage), pytest.raises(Refusal) as refused:
+        take(storage, LeaseConfig(patience_s=3600.0))
+    said = str(refused.value)
+    assert f"process {os.getpid()} on" in said
+    assert "Wait until it has ended, or end it" in said
+    assert len(documents(storage)) == 1
+
+
+HOLDS = """
+import sys, time
+from pipeline.lease import held
+with held(sys.argv[1]):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_a_killed_driver_blocks_nobody(storage, place):
+    driver = subprocess.Popen(
+        [sys.executable, "-c", HOLDS, place], stdout=subprocess.PIPE, text=True
+    )
+    assert driver.stdout is not None
+    assert driver.stdout.readline() == "held\n"
+    with pytest.raises(Refusal, match=f"process {driver.pid} on"):
+        take(storage, LeaseConfig(patience_s=3600.0))
+    driver.kill()
+    # Ended, but not waited for: its number is still taken.
+    os.waitid(os.P_PID, driver.pid, os.WEXITED | os.WNOWAIT)
+    with held(storage, LeaseConfig(patience_s=3600.0)) as lease:
+        assert lease.number == 2
+    driver.wait()
+    driver.stdout.close()
+
+
+def test_a_silent_driver_of_another_machine_is_outlasted(storage, capsys):
+    leave(storage, 7)
+    with held(storage, QUICK) as lease:
+        assert lease.number == 8
+    (line,) = capsys.readouterr().out.splitlines()
+    assert "process 1 on 'far'" in line
+    assert "waiting 0.6 s" in line
+
+
+def test_a_renewing_driver_of_another_machine_is_found_alive(storage):
+    leave(storage, 1)
+    threading.Timer(0.3, leave, (storage, 1), {"renewals": 1}).start()
+    with pytest.raises(Refusal, match="process 1 on 'far'"):
+        take(storage, LeaseConfig(patience_s=60.0))
+    assert list(documents(storage)) == ["000001.json"]
+
+
+def test_a_holder_renews_by_itself(storage):
+    with held(storage, QUICK):
+        before = documents(storage)["000001.json"]["renewals"]
+        deadline = time.monotonic() + 30
+        while documents(storage)["000001.json"]["renewals"] < before + 2:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+
+def test_who_was_taken_over_is_told_before_it_publishes(storage):
+    with held(storage, QUICK) as lease:
+        leave(storage, 2)
+        with pytest.raises(Refusal, match=r"lease 2 by process 1 on 'far'.*Nothing was published"):
+            lease.refuse_fenced()
+
+
+def test_a_released_lease_is_over_wherever_it_was(storage, capsys):
+    leave(storage, 1, state="released")
+    with held(storage, LeaseConfig(patience_s=3600.0)) as lease:
+        assert lease.number == 2
+    assert capsys.readouterr().out == ""
+
+
+def test_of_many_takers_one_holds(storage):
+    """The others find it alive, or their number taken."""
+    leave(storage, 1, state="released")
+    taken, refused = [], []
+
+    def compete():
+        try:
+            taken.append(take(storage, QUICK))
+        except Refusal as refusal:
+            refused.append(refusal)
+
+    threads = [threading.Thread(target=compete) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(taken) == 1
+    assert len(refused) == 5
+    assert list(documents(storage)) == ["000001.json", "000002.json"]
+
+
+def test_an_answer_that_was_lost_is_found(storage, monkeypatch):
+    """The lease was created, and its writer told that somebody was faster."""
+
+    def lossy(self, key, data):
+        self.write(key, data)
+        return False
+
+    monkeypatch.setattr(type(storage), "create", lossy)
+    assert take(storage, QUICK).number == 1
+
+
+@pytest.mark.parametrize("data", [b"", b"{", b"[]", b"{}", b'{"state": 3}', b"\xff\xfe"])
+def test_a_lease_that_does_not_read_is_outlasted(storage, data):
+    storage.write("_lease/000003.json", data)
+    storage.write("_lease/notes.txt", b"mine")
+    assert take(storage, QUICK).number == 4
+
+
+VALUES = st.one_of(st.none(), st.integers(), st.text(max_size=5), st.floats(), st.lists(st.none()))
+
+
+@given(st.sampled_from(["state", "holder", "since", "renewals"]), VALUES)
+def test_what_a_lease_holds_is_checked(tmp_path_factory, field, value):
+    storage = open_storage(tmp_path_factory.mktemp("lease"))
+    leave(storage, 1, **{field: value})
+    with contextlib.suppress(Refusal):
+        assert take(storage, LeaseConfig(patience_s=0.01)).number == 2
+
+
+def test_a_process_is_known_by_more_than_its_number():
+    mine = this_process()
+    assert mine.is_here
+    assert not mine.is_gone
+    assert replace(mine, started=mine.started - 1).is_gone
+    assert replace(mine, pid=2**22 + 1).is_gone
+    assert replace(mine, pid=2**70).is_gone
+    elsewhere = replace(mine, machine="another", pid=2**22 + 1)
+    assert not elsewhere.is_here
+    assert not elsewhere.is_gone
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "soon", "inf", "nan", "1e9"])
+def test_patience_must_be_seconds(monkeypatch, text):
+    monkeypatch.setenv("DQAR_LEASE_S", text)
+    with pytest.raises(Refusal, match="DQAR_LEASE_S must be seconds"):
+        lease_config()

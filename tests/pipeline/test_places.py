@@ -1,0 +1,92 @@
+"""Folders of a stage wherever they lie: complete or not there, and nobody else's."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from pipeline.door import Refusal
+from pipeline.local_folder import LocalFolder
+from pipeline.places import POLICY_FILES, fetched, fetched_policies, published, refuse_taken
+from pipeline.storage import open_storage
+
+
+def write(folder, **texts):
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in texts.items():
+        path = folder / name.replace("__", "/")
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+
+
+def test_what_is_published_is_fetched(place):
+    with published(place, "policy.json") as folder:
+        write(folder, **{"policy.json": "{}", "policy.safetensors": "w", "plans__a.json": "p"})
+    storage = open_storage(place)
+    assert storage.read("plans/a.json") == b"p"
+    with fetched(place, POLICY_FILES) as found:
+        found = LocalFolder(path=Path(found))
+        assert [found.read(name) for name in POLICY_FILES] == [b"{}", b"w"]
+
+
+def fail_in(place):
+    with published(place, "policy.json") as folder:
+        write(folder, **{"policy.json": "{}"})
+        raise KeyError
+
+
+def test_what_fails_is_not_published(s3):
+    with pytest.raises(KeyError):
+        fail_in(f"{s3}/out")
+    assert open_storage(f"{s3}/out").is_empty()
+
+
+def test_the_mark_of_a_complete_folder_goes_last_and_comes_off_first(s3, monkeypatch):
+    storage = open_storage(f"{s3}/out")
+    storage.write("a.json", b"old")
+    acts = []
+    for verb in ("write", "delete"):
+        real = getattr(type(storage), verb)
+
+        def noted(self, key, *rest, _real=real, _verb=verb):
+            acts.append((_verb, key))
+            return _real(self, key, *rest)
+
+        monkeypatch.setattr(type(storage), verb, noted)
+    with published(f"{s3}/out", "a.json") as folder:
+        write(folder, **{"a.json": "new", "b__c.json": "1", "z.json": "2"})
+    assert acts[0] == ("delete", "a.json")
+    assert acts[-1] == ("write", "a.json")
+    assert len(acts) == 4
+
+
+def test_a_place_is_new_or_ours(place):
+    refuse_taken(place, "policy.json")
+    storage = open_storage(place)
+    storage.write("thesis.txt", b"mine")
+    with pytest.raises(Refusal, match=r"must be new or hold policy\.json"):
+        refuse_taken(place, "policy.json")
+    storage.write("policy.json", b"{}")
+    refuse_taken(place, "policy.json")
+    assert storage.read("thesis.txt") == b"mine"
+
+
+def test_what_is_refused_is_said_of_the_uri(s3):
+    open_storage(f"{s3}/policy").write("policy.json", b"{}")
+    with (
+        pytest.raises(Refusal, match=rf"^Got {s3}/policy/policy\.json\.$"),
+        fetched(f"{s3}/policy", POLICY_FILES) as folder,
+    ):
+        raise Refusal(f"Got {folder}/policy.json.")
+
+
+def test_policies_by_name_and_by_place(s3, tmp_path):
+    for name in ("one", "two"):
+        open_storage(f"{s3}/{name}").write("policy.json", json.dumps({"name": name}).encode())
+    flags = [f"{s3}/one", f"two={s3}/two", f"here={tmp_path}"]
+    with fetched_policies(flags) as found:
+        names, folders = zip(*(flag.rpartition("=")[::2] for flag in found), strict=True)
+        assert names == ("", "two", "here")
+        texts = [open_storage(folder).read("policy.json") for folder in folders]
+    assert texts == [b'{"name": "one"}', b'{"name": "two"}', None]
+    assert not any(Path(folder).exists() for folder in folders[:2])

@@ -1,0 +1,131 @@
+"""Storage that cannot be used says so in one line with the mend, soon, and shows no secret."""
+
+import http.server
+import re
+import threading
+import time
+
+import pytest
+
+from pipeline.door import Refusal
+from pipeline.storage import Bucket, open_storage
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "",
+        "a\0b",
+        "s3://",
+        "s3:/bucket/x",
+        "s3://Bucket/x",
+        "s3://bucket/../x",
+        "s3://bucket/a//b",
+        "s3://key:hidden@bucket/x",
+        "az://bucket/x",
+        "https://host/x",
+        "file://host/x",
+        "file://",
+    ],
+)
+def test_other_uris_are_refused(uri):
+    with pytest.raises(Refusal, match="must be") as refused:
+        open_storage(uri)
+    assert "hidden" not in str(refused.value)
+
+
+ACTS = {
+    "write": lambda storage: storage.write("x/y", b""),
+    "create": lambda storage: storage.create("x/y", b""),
+    "read": lambda storage: storage.read("x"),
+    "sizes": lambda storage: storage.sizes("x"),
+    "is_empty": lambda storage: storage.is_empty(),
+    "refuse_unwritable": lambda storage: storage.refuse_unwritable(),
+}
+
+
+@pytest.mark.parametrize("act", ACTS.values(), ids=ACTS)
+def test_a_file_in_the_way_is_refused(tmp_path, act):
+    (tmp_path / "file").write_text("mine")
+    for place in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(Refusal, match=r"which is a file|in the way"):
+            act(open_storage(place))
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+@pytest.mark.parametrize("act", ACTS.values(), ids=ACTS)
+def test_a_bucket_that_is_not_there_is_refused(s3, act):
+    with pytest.raises(Refusal, match=r"says NoSuchBucket\. Create the bucket"):
+        act(open_storage(f"{s3}-nowhere/x"))
+
+
+class Answers(http.server.BaseHTTPRequestHandler):
+    """Always the same answer."""
+
+    status, body, delay_s = 403, b"", 0.0
+
+    def do_GET(self):
+        time.sleep(self.delay_s)
+        self.send_response(self.status)
+        self.send_header("Content-Length", str(len(self.body)))
+        self.end_headers()
+        self.wfile.write(self.body)
+
+    def log_message(self, format, *_):
+        pass
+
+
+@pytest.fixture
+def answering(monkeypatch):
+    """Starts a server that answers as told; returns storage that it keeps."""
+    servers = []
+
+    def begin(name, **answer):
+        handler = type("Handler", (Answers,), answer)
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        servers.append(server)
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
+        for variable in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            monkeypatch.setenv(variable, "AKIAHIDDEN")
+        monkeypatch.setenv("AWS_ALLOW_HTTP", "true")
+        monkeypatch.setenv("DQAR_STORAGE_TIMEOUT_S", "1")
+        return Bucket(uri=f"s3://{name}/x")
+
+    yield begin
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.mark.parametrize("code", ["InvalidAccessKeyId", "SignatureDoesNotMatch", "AccessDenied"])
+def test_wrong_credentials_are_refused_without_showing_them(answering, code):
+    body = f"<Error><Code>{code}</Code><AWSAccessKeyId>AKIAHIDDEN</AWSAccessKeyId></Error>"
+    storage = answering(f"wrong-{code.lower()}", status=403, body=body.encode())
+    with pytest.raises(Refusal, match=rf"says {code}\. \w") as refused:
+        storage.read("x")
+    assert "AKIA" not in str(refused.value)
+
+
+def test_a_server_that_fails_or_hangs_is_given_up(answering):
+    for storage in (answering("failing", status=500), answering("hanging", delay_s=20.0)):
+        with pytest.raises(Refusal, match=r"Storage must answer.*AWS_ENDPOINT_URL"):
+            storage.read("x")
+
+
+def test_nobody_listening_and_http_unasked_for_are_refused(monkeypatch, answering):
+    storage = answering("plain")
+    monkeypatch.setenv("AWS_ALLOW_HTTP", "")
+    with pytest.raises(Refusal, match=r"AWS_ALLOW_HTTP=true for http"):
+        storage.read("x")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "https://127.0.0.1:9")
+    with pytest.raises(Refusal, match="Storage must answer"):
+        Bucket(uri="s3://nobody/x").read("x")
+
+
+def test_refusals_are_one_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(Refusal) as refused:
+        open_storage(tmp_path / "file").write("x", b"")
+    assert re.fullmatch(r"[^\n]+\.", str(refused.value))
