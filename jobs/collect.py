@@ -4,37 +4,44 @@
     ray job submit --working-dir . -- python jobs/collect.py --model digits --out /shared/traces \\
         --tracking-uri http://HEAD:5000
 
-The same command again resumes; another plan into the same folder is refused.
+The same command again resumes; another plan into the same folder is refused. Units that fail are
+tried on another worker, then put aside: the others are collected, and the exit code is 1.
 """
 
 import argparse
 import sys
 
 from pipeline.door import (
+    AUTO,
     JobParser,
     add_fleet_flags,
     add_tracking_flags,
     enter,
     refuse_relative_inside_job,
     refuse_unwritable,
+    size_or_auto,
     split_names,
     whole_numbers,
 )
 
+BATCH_SIZE = 48
+
 
 def run(arguments: argparse.Namespace) -> int:
     refuse_relative_inside_job(out=arguments.out)
-    from pipeline.collect import collect_traces, plan_for
+    from pipeline.collect import plan_for
+    from pipeline.collection_run import collect_traces
     from pipeline.commit import claim_folder, local_root
     from pipeline.fleet import config_of
     from pipeline.tracking import Tracker, resolve_tracking_uri
+    from pipeline.unit_size import sized
 
     fleet = config_of(arguments)
     plan = plan_for(
         arguments.model,
         guidance_scale=arguments.guidance_scale,
         num_trajectories=arguments.num_trajectories,
-        batch_size=arguments.batch_size,
+        batch_size=BATCH_SIZE if arguments.batch_size == AUTO else arguments.batch_size,
         steps=arguments.steps,
         sampler=arguments.sampler,
         sites=split_names(arguments.sites),
@@ -45,6 +52,8 @@ def run(arguments: argparse.Namespace) -> int:
     )
     resolve_tracking_uri(arguments.tracking_uri)
     refuse_unwritable(str(local_root(arguments.out)))
+    if arguments.batch_size == AUTO:
+        plan = sized(plan, local_root(arguments.out), fleet)
     claim_folder(local_root(arguments.out), plan)
     tracker = Tracker(arguments.tracking_uri, arguments.experiment)
     collect_traces(plan, arguments.out, fleet, tracker)
@@ -70,7 +79,12 @@ def parser() -> JobParser:
         default="0,1,2",
         help="what a reuse shows, in turns: the cached value (0), or its forecast of order 1 or 2",
     )
-    job.add_argument("--batch-size", type=int, default=48, help="trajectories of a unit")
+    job.add_argument(
+        "--batch-size",
+        type=size_or_auto,
+        default=BATCH_SIZE,
+        help="trajectories of a unit, or auto: measured, so that a unit takes 1 to 2 minutes",
+    )
     job.add_argument("--dtype", choices=["fp32", "fp16", "bf16"], default="fp32", help="arithmetic")
     job.add_argument("--seed", type=int, default=0, help="seed of noise and coins")
     add_fleet_flags(job)

@@ -77,7 +77,7 @@ def test_plant_imports_no_doors(path):
     [
         ("pyarrow", {"dataset.py"}),
         ("mlflow", {"tracking.py"}),
-        ("ray", {"fleet.py"}),
+        ("ray", {"fleet.py", "cluster.py"}),
         ("diffusers", {"models.py", "pretrain.py", "dummy.py"}),
     ],
 )
