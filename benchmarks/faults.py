@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -53,6 +54,11 @@ class Arena:
         self.cluster = Cluster(initialize_head=True, head_node_args=head)
         for _ in range(NODES):
             self.add_node()
+
+    @property
+    def address(self) -> str:
+        """What ``RAY_ADDRESS`` of a driver must be."""
+        return str(self.cluster.address)
 
     def add_node(self) -> None:
         """One more node; its one CPU holds one worker."""
@@ -95,7 +101,7 @@ class Collection:
 
     def _start(self) -> subprocess.Popen:
         words = [str(word) for flag in self.flags.items() for word in flag]
-        environment = os.environ | {"RAY_ADDRESS": self.arena.cluster.address}
+        environment = os.environ | {"RAY_ADDRESS": self.arena.address}
         with self.log.open("ab") as log:
             return subprocess.Popen(
                 [sys.executable, str(JOB), *words],
@@ -140,7 +146,11 @@ class Collection:
 
     def _kill_worker(self, rng: random.Random) -> str | None:
         workers = self.arena.workers()
-        return _killed(rng.choice(workers)) if workers else None
+        if not workers:
+            return None
+        victim = rng.choice(workers)
+        _signal(victim, signal.SIGKILL)
+        return f"pid {victim.pid}"
 
     def _kill_node(self, rng: random.Random) -> str:
         killed = self.arena.remove_node(rng)
@@ -155,15 +165,26 @@ class Collection:
         return "started again"
 
     def _kill_write(self, rng: random.Random) -> str | None:
-        workers, deadline = self.arena.workers(), time.monotonic() + WRITE_WAIT_S
+        deadline = time.monotonic() + WRITE_WAIT_S
         while time.monotonic() < deadline and self.is_running():
-            if partial := self.partial_files():
-                for worker in workers:
-                    _killed(worker)
-                # One that was given its name before the signal came was no partial file.
-                left = sorted(partial & self.partial_files())
-                return left[0] if left else None
+            workers = self.arena.workers()
+            looks_until = time.monotonic() + 1.0
+            while time.monotonic() < looks_until:
+                if self.partial_files() and (hit := self._kill_writers(workers)):
+                    return hit
         return None
+
+    def _kill_writers(self, workers: list[psutil.Process]) -> str | None:
+        # Held still first: a file is written in milliseconds, and must be found half done.
+        for worker in workers:
+            _signal(worker, signal.SIGSTOP)
+        partial = self.partial_files()
+        writers = [worker for worker in workers if _has_open(worker, partial)]
+        for worker in writers:
+            _signal(worker, signal.SIGKILL)
+        for worker in workers:
+            _signal(worker, signal.SIGCONT)
+        return f"pid {writers[0].pid} in {min(partial)}" if writers else None
 
     def partial_files(self) -> set[str]:
         """Files that are being written, or were when their writer died."""
@@ -186,12 +207,19 @@ class Collection:
             self.driver.wait()
 
 
-def _killed(process: psutil.Process) -> str:
+def _signal(process: psutil.Process, number: int) -> None:
+    # Gone already is what was wanted.
+    with suppress(ProcessLookupError):
+        os.kill(process.pid, number)
+
+
+def _has_open(process: psutil.Process, names: set[str]) -> bool:
     try:
-        process.kill()
+        return (
+            any(one.path.endswith(tuple(names)) for one in process.open_files()) if names else False
+        )
     except psutil.NoSuchProcess:
-        return "gone already"
-    return f"pid {process.pid}"
+        return False
 
 
 def draw_kinds(rng: random.Random, count: int) -> list[Kind]:

@@ -77,7 +77,7 @@ def unit_line(outcome: Outcome) -> str:
     """What a log says of a unit, as ``key=value`` words."""
     unit, receipt = outcome.unit, outcome.result or {}
     return fields_line(
-        "unit",
+        "collect:",
         unit=unit.unit_id,
         index=unit.index,
         status="given_up" if outcome.failure else "done",

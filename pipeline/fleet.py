@@ -163,7 +163,7 @@ class Fleet:
     def _settle(self, desk: Desk, reference: Any) -> Outcome | None:
         post = self._posts.pop(reference)
         try:
-            result = ray.get(reference)
+            result: Any = ray.get(reference)
         except RayTaskError as error:
             return self._fail(desk, post, error)
         except RayError as error:
