@@ -24,6 +24,7 @@ Kind = Literal["worker", "node", "driver", "write"]
 """What is killed: a worker's process, a node with all of its processes (a new one joins), the
 driver (the same command is given again), or whichever worker is writing a file right now."""
 KINDS: tuple[Kind, ...] = get_args(Kind)
+WEIGHTS = (4, 3, 1, 4)
 JOB = Path(__file__).parents[1] / "jobs" / "collect.py"
 NODES = 3
 LIMIT_S = 600.0
@@ -223,7 +224,9 @@ def _has_open(process: psutil.Process, names: set[str]) -> bool:
 
 
 def draw_kinds(rng: random.Random, count: int) -> list[Kind]:
-    """Kinds in random order, each at least once where ``count`` allows it."""
-    kinds: list[Kind] = [*KINDS, *rng.choices(KINDS, k=max(0, count - len(KINDS)))]
+    """Kinds in random order, each at least once where ``count`` allows it; the others are mostly
+    deaths of workers, since a driver takes long to start."""
+    more = rng.choices(KINDS, weights=WEIGHTS, k=max(0, count - len(KINDS)))
+    kinds: list[Kind] = [*KINDS, *more]
     rng.shuffle(kinds)
     return kinds[:count]

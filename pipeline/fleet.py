@@ -220,7 +220,7 @@ class Fleet:
             self._meters.count("given_up", 1)
             return _outcome(post, ticket.attempts, failure=Failure(error=error, text=text))
         self._meters.count("retries", 1)
-        line = text.strip().splitlines()[-1]
+        line = text.strip().splitlines()[-1][:160]
         print(f"{ticket.unit} is tried again after attempt {ticket.attempts}: {line}", flush=True)
         return None
 
