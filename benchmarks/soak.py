@@ -30,6 +30,7 @@ PLAN = {"--model": "digits", "--num-trajectories": 150, "--steps": 10, "--batch-
 """Fifty light units."""
 EACH = 12
 """Faults that a collection is to meet; one that ends earlier met fewer."""
+FOUND = ("decision_digest", "data_digest", "rows_conserved")
 GATES = 10 * 8
 """Rows of the gates table, a trajectory: steps by layers."""
 
@@ -86,7 +87,7 @@ def collected(arena: Arena, work: Path, *, seed: int, faults: int) -> dict[str, 
         "seconds": round(time.monotonic() - started, 1),
         "partial_files_left": len(run.partial_files()),
         "quarantined": len(list((run.out / "_quarantine").glob("*.json"))),
-        **(_found(run.out) if code == 0 else {"decision_digest": None, "data_digest": None}),
+        **(_found(run.out) if code == 0 else dict.fromkeys(FOUND)),
     }
     if is_as_planned(record):
         shutil.rmtree(folder)
@@ -112,7 +113,7 @@ def is_as_planned(record: dict[str, Any]) -> bool:
     """Whether a collection ended well, with the rows and the decisions of the undisturbed one."""
     return (
         record["exit_code"] == 0
-        and record["rows_conserved"]
+        and bool(record["rows_conserved"])
         and record.get("decisions_equal", True)
         and not record["quarantined"]
     )

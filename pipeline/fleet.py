@@ -159,6 +159,7 @@ class Fleet:
             ray.kill(actor)
         self._actors.clear()
         self._posts.clear()
+        self._meters.show(units_in_flight=0, queue_depth=0)
 
     def _settle(self, desk: Desk, reference: Any) -> Outcome | None:
         post = self._posts.pop(reference)

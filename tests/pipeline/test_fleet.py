@@ -1,8 +1,10 @@
 """A fleet on a real Ray: every unit once, dead workers replaced, refusals kept as refusals."""
 
 import os
+import re
 import sys
 import time
+import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +100,13 @@ def local_ray():
     """Ray of this module's own, on two pretended CPUs."""
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("RAY_ADDRESS", raising=False)
-        ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+        ray.init(
+            address="local",
+            num_cpus=2,
+            include_dashboard=False,
+            log_to_driver=False,
+            _system_config={"metrics_report_interval_ms": 1000},
+        )
         yield
         leave_ray()
 
@@ -202,6 +210,25 @@ def test_waiting_for_a_worker_has_an_end(fleet, monkeypatch, capsys):
     with pytest.raises(Unfinished, match=r"^No worker could be had.*of type A100.*takes up where"):
         list(crew.work([1]))
     assert "Nothing will add one" in capsys.readouterr().out
+
+
+def test_ray_exports_what_a_fleet_counts(fleet):
+    crew = fleet(Toy)
+    list(crew.work(range(3)))
+    crew.count("trajectories", 48)
+    port = ray.nodes()[0]["MetricsExportPort"]
+    wanted = {
+        'ray_dqar_units_total{.*worker="Toy".*}',
+        'ray_dqar_trajectories_total{.*worker="Toy".*} 48.0',
+        'ray_dqar_queue_depth{.*worker="Toy".*} 0.0',
+    }
+    deadline, missing = time.monotonic() + 90, wanted
+    while missing and time.monotonic() < deadline:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+            text = answer.read().decode()
+        missing = {one for one in wanted if not re.search(one, text)}
+        time.sleep(1.0)
+    assert not missing
 
 
 def test_workers_are_gone_when_the_work_is_done(fleet):
