@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo ui test test-all coverage lint bench-learned bench-claims bench-speed bench-cpu bench-gpu clean
+.PHONY: setup demo ui test test-all coverage lint bench-learned bench-claims bench-speed bench-cpu bench-gpu soak clean
 
 setup: $(READY)
 
@@ -46,6 +46,9 @@ bench-cpu: $(READY)  ## every result of docs/performance.md for a CPU; hours, ta
 
 bench-gpu: $(READY)  ## the same for a GPU
 	$(BIN)/python -m benchmarks.gpu
+
+soak: $(READY)  ## 200 faults over many small collections (docs/reliability.md); hours, taken up where it stopped
+	$(BIN)/python -m benchmarks.soak --faults 200
 
 coverage: $(READY)  ## lines of dqar/ that its tests run: at least 95%
 	$(BIN)/python -m pytest -q tests/dqar --cov=dqar --cov-report=term --cov-fail-under=95

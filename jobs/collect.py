@@ -5,7 +5,8 @@
     ray job submit --working-dir . -- python jobs/collect.py --model digits --out /shared/traces \\
         --tracking-uri http://HEAD:5000
 
-The same command again resumes; another plan into the same folder is refused.
+The same command again resumes; another plan into the same folder is refused. Units that fail are
+tried on another worker, then put aside: the others are collected, and the exit code is 1.
 """
 
 import argparse
@@ -13,30 +14,36 @@ import math
 import sys
 
 from pipeline.door import (
+    AUTO,
     JobParser,
     add_fleet_flags,
     add_tracking_flags,
     enter,
     refuse_relative_inside_job,
+    size_or_auto,
     split_names,
     whole_numbers,
 )
 
+BATCH_SIZE = 48
+
 
 def run(arguments: argparse.Namespace) -> int:
     refuse_relative_inside_job(out=arguments.out)
-    from pipeline.collect import collect_traces, plan_for
+    from pipeline.collect import plan_for
+    from pipeline.collection_run import collect_traces
     from pipeline.commit import claim_folder
     from pipeline.fleet import config_of
     from pipeline.storage import open_storage
     from pipeline.tracking import Tracker, resolve_tracking_uri
+    from pipeline.unit_size import sized
 
     fleet = config_of(arguments)
     plan = plan_for(
         arguments.model,
         guidance_scale=arguments.guidance_scale,
         num_trajectories=arguments.num_trajectories,
-        batch_size=arguments.batch_size,
+        batch_size=BATCH_SIZE if arguments.batch_size == AUTO else arguments.batch_size,
         steps=arguments.steps,
         sampler=arguments.sampler,
         sites=split_names(arguments.sites),
@@ -48,6 +55,8 @@ def run(arguments: argparse.Namespace) -> int:
     resolve_tracking_uri(arguments.tracking_uri)
     storage = open_storage(arguments.out)
     storage.refuse_unwritable()
+    if arguments.batch_size == AUTO:
+        plan = sized(plan, storage, fleet)
     claim_folder(storage, plan)
     tracker = Tracker(arguments.tracking_uri, arguments.experiment)
     collect_traces(plan, storage, fleet, tracker, arguments.compact_mb)
@@ -57,9 +66,7 @@ def run(arguments: argparse.Namespace) -> int:
 def parser() -> JobParser:
     job = JobParser("Collect traces under randomised reuse decisions.")
     job.add_argument("--model", required=True, help="digits, a diffusers folder, or a hub id")
-    job.add_argument(
-        "--out", required=True, help="dataset: a folder that all workers share, or s3:// or gs://"
-    )
+    job.add_argument("--out", required=True, help="folder of the dataset, shared by all workers")
     job.add_argument("--num-trajectories", type=int, default=512, help="randomised trajectories")
     job.add_argument("--steps", type=int, default=50, help="sampling steps")
     job.add_argument("--guidance-scale", type=float, help="default: what the model recommends")
@@ -75,7 +82,12 @@ def parser() -> JobParser:
         default="0,1,2",
         help="what a reuse shows, in turns: the cached value (0), or its forecast of order 1 or 2",
     )
-    job.add_argument("--batch-size", type=int, default=48, help="trajectories of a unit")
+    job.add_argument(
+        "--batch-size",
+        type=size_or_auto,
+        default=BATCH_SIZE,
+        help="trajectories of a unit, or auto: measured, so that a unit takes 1 to 2 minutes",
+    )
     job.add_argument("--dtype", choices=["fp32", "fp16", "bf16"], default="fp32", help="arithmetic")
     job.add_argument("--seed", type=int, default=0, help="seed of noise and coins")
     job.add_argument(

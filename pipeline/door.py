@@ -13,6 +13,10 @@ T = TypeVar("T")
 
 BAD_INPUT = 2
 """Exit code of a job that was given something it cannot work with."""
+UNFINISHED = 1
+"""Exit code of a job that left work undone, as of one that met a bug."""
+AUTO = "auto"
+"""A size that is to be measured."""
 
 
 class Refusal(ValueError):
@@ -20,6 +24,10 @@ class Refusal(ValueError):
 
     def __init__(self, message: str) -> None:
         super().__init__(" ".join(message.split()))
+
+
+class Unfinished(RuntimeError):
+    """Some of the work is not done; what is done is kept, and the same command goes on from it."""
 
 
 class JobParser(argparse.ArgumentParser):
@@ -39,13 +47,14 @@ class JobParser(argparse.ArgumentParser):
 
 
 def enter(parser: JobParser, run: Callable[[argparse.Namespace], int]) -> int:
-    """Parse, run, and turn a :class:`Refusal` into one line and exit code 2."""
+    """Parse, run, and turn a :class:`Refusal` into one line and exit code 2, work that was left
+    undone into its lines and exit code 1."""
     arguments = parser.parse_args()
     try:
         return run(arguments)
-    except Refusal as refusal:
-        print(f"{parser.prog}: {refusal}", file=sys.stderr, flush=True)
-        return BAD_INPUT
+    except (Refusal, Unfinished) as ended:
+        print(f"{parser.prog}: {ended}", file=sys.stderr, flush=True)
+        return BAD_INPUT if isinstance(ended, Refusal) else UNFINISHED
 
 
 def inside_ray_job() -> bool:
@@ -114,7 +123,14 @@ def add_fleet_flags(parser: JobParser) -> None:
     parser.add_argument(
         "--gpus-per-worker", type=float, default=0.0, help="GPU share; 0: a whole one, if any"
     )
-    parser.add_argument("--accelerator-type", help="Ray accelerator type, such as A100")
+    parser.add_argument(
+        "--accelerator-type", help="Ray accelerator type, such as A100, or A100-80G where labelled"
+    )
+    parser.add_argument(
+        "--wait-minutes",
+        type=float,
+        help="for how long to be without any worker; default: as long as nodes may come",
+    )
 
 
 def add_tracking_flags(parser: JobParser) -> None:
@@ -140,3 +156,12 @@ def whole_numbers(flag: str, text: str) -> tuple[int, ...]:
     if not all(number.isdecimal() for number in numbers):
         raise Refusal(f"{flag} must be whole numbers. Got {text!r}. Pass 0,1,2.")
     return tuple(map(int, numbers))
+
+
+def size_or_auto(text: str) -> int | str:
+    """``"48"`` to 48, ``"auto"`` to itself: the type of a flag.
+
+    Raises:
+        ValueError: for anything else.
+    """
+    return AUTO if text == AUTO else int(text)

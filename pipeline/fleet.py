@@ -1,93 +1,49 @@
-"""A fleet of Ray actors works through units: bounded in flight, dead workers replaced.
+"""A fleet of Ray actors works through units: one in flight each, dead workers replaced.
 
-The only room that imports Ray. An actor loads its model once; a unit goes to whichever actor is
-ready, and workers are added as nodes join. Ray retries nothing by itself: a unit whose
-worker died is handed out again, at most ``max_attempts`` times.
+An actor loads its model once; a unit goes to whichever actor is ready, and workers are added as
+nodes join. Ray retries nothing by itself: a unit whose worker died or that raised is handed out
+again, as often as :class:`pipeline.desk.Desk` says. Ray is imported here and in
+:mod:`pipeline.cluster` alone.
 """
 
 from __future__ import annotations
 
-import argparse
-import logging
-import os
+import re
+import secrets
 import time
-from collections import deque
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Generator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayTaskError, WorkerCrashedError
+from ray.exceptions import RayActorError, RayError, RayTaskError
 
-from pipeline.door import Refusal, checked, inside_ray_job
+from pipeline.cluster import Meters, cluster_around, join_ray
+from pipeline.cluster import leave_ray as leave_ray  # so that callers find all here
+from pipeline.desk import Desk, Failure, Outcome, Ticket
+from pipeline.door import Refusal, Unfinished
+from pipeline.fleet_config import FleetConfig
+from pipeline.fleet_config import config_of as config_of
+from pipeline.preflight import Cluster, ask_of, capacity, judge
 
-DEAD = (RayActorError, WorkerCrashedError)
-HINT_AFTER_S = 60.0
+LOOK_EVERY_S = 5.0
+"""How often the fleet looks for nodes that joined."""
+HINT_EVERY_S = 60.0
+COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+"""Of a terminal, which Ray writes into tracebacks."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class FleetConfig:
-    """How many workers, and what each asks of the cluster."""
+class _Post:
+    """What an actor does right now."""
 
-    workers: int = 0
-    """Actors; 0 for one a GPU share, or one a CPU where there is no GPU."""
-    gpus_per_worker: float = 0.0
-    """GPU share of an actor; 0 for a whole GPU where the cluster has any."""
-    accelerator_type: str | None = None
-    """Ray's accelerator type that an actor must run on, such as A100."""
-    max_attempts: int = 5
-    """Times that a unit is handed out before its deaths are taken for its own fault."""
-
-    def __post_init__(self) -> None:
-        if self.gpus_per_worker > 1 and self.gpus_per_worker != int(self.gpus_per_worker):
-            raise ValueError(
-                "gpus_per_worker must be a share of one GPU or a whole number. Got "
-                f"{self.gpus_per_worker}. Pass 0.5 or 1."
-            )
-        if self.workers < 0 or self.gpus_per_worker < 0:
-            raise ValueError(
-                f"workers and gpus_per_worker must not be negative. Got {self.workers=}, "
-                f"{self.gpus_per_worker=}. Leave them out for the defaults."
-            )
-
-
-def config_of(arguments: argparse.Namespace) -> FleetConfig:
-    """What a job's fleet flags ask for."""
-    return checked(
-        FleetConfig,
-        workers=arguments.workers,
-        gpus_per_worker=arguments.gpus_per_worker,
-        accelerator_type=arguments.accelerator_type,
-    )
-
-
-def join_ray() -> None:
-    """Join the cluster of a submitted job or of ``RAY_ADDRESS``; else start one in-process."""
-    if ray.is_initialized():
-        return
-    address = os.environ.get("RAY_ADDRESS", "")
-    if inside_ray_job() or (address and not address.startswith("http")):
-        ray.init(log_to_driver=True)
-        return
-    if address:
-        # That is where jobs are submitted to; a driver outside the cluster cannot join it.
-        print(f"RAY_ADDRESS={address} takes jobs (ray job submit); running locally", flush=True)
-    ray.init(address="local", include_dashboard=False, logging_level=logging.ERROR)
-
-
-def leave_ray() -> None:
-    """Disconnect; stops a cluster that :func:`join_ray` started, and no other."""
-    ray.shutdown()
-
-
-@dataclass(slots=True)
-class _Desk:
-    """Who does what right now."""
-
-    waiting: deque[tuple[Any, int]]
-    """Units to do, with the attempts made so far."""
-    in_flight: dict[Any, tuple[Any, Any, int]] = field(default_factory=dict)
-    """Reference to (actor, unit or None while the actor starts, attempt)."""
+    actor: Any
+    node: str = ""
+    """Address of its node, once it runs."""
+    ticket: Ticket | None = None
+    """Its unit; None while it starts."""
+    since: float = 0.0
 
 
 class Fleet:
@@ -96,129 +52,208 @@ class Fleet:
     def __init__(self, worker: type, arguments: dict[str, Any], config: FleetConfig) -> None:
         join_ray()
         self.config = config
-        self.resources = _resources(config)
-        self.num_workers = config.workers or _default_workers(self.resources)
-        self._remote = ray.remote(**self.resources, max_restarts=0)(worker)
+        cluster = cluster_around()
+        self.ask = ask_of(config.gpus_per_worker, config.accelerator_type, cluster)
+        self._preflight(cluster)
+        self.num_workers = config.workers or capacity(self.ask, cluster)
+        self._remote = ray.remote(**self.ask.options(), max_restarts=0)(worker)
         self._worker_name = worker.__name__
         self._arguments = arguments
         self._actors: list[Any] = []
+        self._posts: dict[Any, _Post] = {}
         self._made = 0
-        self._failed_starts = 0
+        self._failed_starts, self._has_started = 0, False
+        self._looked_at = self._staffed_at = self._hinted_at = time.monotonic()
+        self._meters = Meters(worker.__name__)
 
-    def work(self, units: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
-        """Yield ``(unit, result)`` as units finish, in any order.
+    def _preflight(self, cluster: Cluster) -> None:
+        verdict = judge(self.ask, cluster)
+        if verdict.when == "never" and not self.config.wait_minutes:
+            raise Refusal(verdict.line)
+        if verdict.line:
+            print(verdict.line, flush=True)
+
+    def count(self, what: str, amount: int | float) -> None:
+        """Add to one of the counters that Ray exports: ``trajectories`` or ``gate_rows``."""
+        self._meters.count(what, amount)
+
+    def work(self, units: Sequence[Any]) -> Generator[tuple[Any, Any], None, None]:
+        """Yield ``(unit, result)`` as units finish, in any order; one that fails ends the work.
 
         Raises:
             RuntimeError: if a unit's worker died ``max_attempts`` times.
+            Exception: what a unit raised.
         """
-        desk = _Desk(waiting=deque((unit, 0) for unit in units))
+        # Closed here rather than when it is collected, so that no worker outlives a failure.
+        with closing(self._settled(units, max_errors=1)) as outcomes:
+            for outcome in outcomes:
+                if outcome.failure is not None:
+                    raise outcome.failure.error
+                yield outcome.unit, outcome.result
+
+    def outcomes(self, units: Sequence[Any]) -> Generator[Outcome, None, None]:
+        """Yield what became of each unit, in any order; one that fails does not stop the others.
+
+        Raises:
+            Refusal: if a worker refuses its input.
+        """
+        return self._settled(units, max_errors=self.config.max_errors)
+
+    def _settled(self, units: Sequence[Any], *, max_errors: int) -> Generator[Outcome, None, None]:
+        desk = Desk(units, max_deaths=self.config.max_attempts, max_errors=max_errors)
+        self._staffed_at = time.monotonic()
         for _ in range(min(self.num_workers, len(units))):
-            self._hire(desk)
+            self._hire()
         try:
-            yield from self._finish(desk, len(units))
+            while desk.left:
+                for reference in self._ready():
+                    outcome = self._settle(desk, reference)
+                    if outcome is not None:
+                        yield outcome
+                self._look_around(desk)
         finally:
             self._dismiss()
 
-    def _finish(self, desk: _Desk, left: int) -> Iterator[tuple[Any, Any]]:
-        hint_at = time.monotonic() + HINT_AFTER_S
-        while left:
-            ready, _ = ray.wait(list(desk.in_flight), num_returns=1, timeout=10.0)
-            for reference in ready:
-                hint_at = time.monotonic() + HINT_AFTER_S
-                finished = self._settle(desk, reference)
-                if finished is not None:
-                    left -= 1
-                    yield finished
-            self._grow(desk)
-            is_anyone_working = any(unit is not None for _, unit, _ in desk.in_flight.values())
-            if time.monotonic() > hint_at and not is_anyone_working:
-                hint_at = time.monotonic() + HINT_AFTER_S
-                print(self._waiting_hint(), flush=True)
+    def _ready(self) -> list[Any]:
+        ready, others = ray.wait(list(self._posts), num_returns=1, timeout=LOOK_EVERY_S)
+        # Whatever else is ready by now: waiting for one costs as much as all references.
+        return ready + (ray.wait(others, num_returns=len(others), timeout=0)[0] if others else [])
 
-    def _grow(self, desk: _Desk) -> None:
-        # Nodes that an autoscaler adds are used, unless the number of workers was given.
+    def _look_around(self, desk: Desk) -> None:
+        now = time.monotonic()
+        if now - self._looked_at < LOOK_EVERY_S:
+            return
+        self._looked_at = now
+        at_work = sum(post.ticket is not None for post in self._posts.values())
+        self._meters.show(units_in_flight=at_work, queue_depth=len(desk.waiting))
+        # Nodes that joined are used, unless the number of workers was given.
         if self.config.workers == 0 and desk.waiting:
-            wanted = min(_default_workers(self.resources), len(desk.waiting) + len(desk.in_flight))
-            for _ in range(wanted - len(desk.in_flight)):
-                self._hire(desk)
+            wanted = min(capacity(self.ask, cluster_around()), len(desk.waiting) + at_work)
+            for _ in range(wanted - len(self._posts)):
+                self._hire()
+        self._mind_the_wait(now, is_anyone_working=at_work > 0)
+
+    def _mind_the_wait(self, now: float, *, is_anyone_working: bool) -> None:
+        if is_anyone_working:
+            self._staffed_at = now
+        waited, limit = now - self._staffed_at, self.config.wait_minutes
+        if limit is not None and waited > 60.0 * limit:
+            raise Unfinished(
+                f"No worker could be had for {waited / 60:.0f} minutes; each needs {self.ask}. "
+                "The same command again takes up where this one stopped."
+            )
+        if min(waited, now - self._hinted_at) > HINT_EVERY_S:
+            self._hinted_at = now
+            print(f"Still waiting. {judge(self.ask, cluster_around()).line}", flush=True)
+
+    def _hire(self) -> None:
+        self._made += 1
+        name = f"{self._worker_name}-{self._made}-{secrets.token_hex(3)}"
+        actor = self._remote.options(name=name).remote(**self._arguments)
+        self._actors.append(actor)
+        starting = actor.__ray_call__.remote(_whereabouts)
+        self._posts[starting] = _Post(actor=actor)
 
     def _dismiss(self) -> None:
         for actor in self._actors:
             ray.kill(actor)
         self._actors.clear()
+        self._posts.clear()
+        self._meters.show(units_in_flight=0, queue_depth=0)
 
-    def _hire(self, desk: _Desk) -> None:
-        self._made += 1
-        name = f"{self._worker_name}-{self._made}-{os.getpid()}"
-        actor = self._remote.options(name=name).remote(**self._arguments)
-        self._actors.append(actor)
-        desk.in_flight[actor.__ray_ready__.remote()] = (actor, None, 0)
-
-    def _settle(self, desk: _Desk, reference: Any) -> tuple[Any, Any] | None:
-        actor, unit, attempt = desk.in_flight.pop(reference)
+    def _settle(self, desk: Desk, reference: Any) -> Outcome | None:
+        post = self._posts.pop(reference)
         try:
-            result = ray.get(reference)
+            result: Any = ray.get(reference)
         except RayTaskError as error:
-            raise _as_refusal(error) from error
-        except DEAD as error:
-            if unit is None:
-                self._count_failed_start(error)
-            self._replace(desk, unit, attempt, error)
+            return self._fail(desk, post, error)
+        except RayError as error:
+            return self._bury(desk, post, error)
+        self._failed_starts, self._has_started = 0, True
+        if post.ticket is None:
+            self._employ(desk, post.actor, node=result)
             return None
-        self._failed_starts = 0
-        if desk.waiting:
-            following, attempts = desk.waiting.popleft()
-            desk.in_flight[actor.do.remote(following)] = (actor, following, attempts + 1)
-        else:
+        desk.finish()
+        self._employ(desk, post.actor, post.node)
+        self._meters.count("units", 1)
+        return _outcome(post, post.ticket.attempts + 1, result=result)
+
+    def _employ(self, desk: Desk, actor: Any, node: str) -> None:
+        nodes = {node} | {post.node for post in self._posts.values() if post.ticket is not None}
+        ticket = desk.take(node, nodes)
+        if ticket is None:
             # An idle worker would keep its GPU from the one that takes over a dead one's unit.
             ray.kill(actor)
-        return None if unit is None else (unit, result)
+            return
+        reference = actor.do.remote(ticket.unit)
+        self._posts[reference] = _Post(
+            actor=actor, node=node, ticket=ticket, since=time.monotonic()
+        )
 
-    def _count_failed_start(self, error: Exception) -> None:
+    def _fail(self, desk: Desk, post: _Post, error: RayTaskError) -> Outcome | None:
+        if isinstance(error.cause, Refusal):
+            raise Refusal(str(error.cause)) from error
+        if post.ticket is None:
+            raise error
+        # After some errors a process can do no more, as when its CUDA context is lost.
+        ticket = post.ticket.failed(post.node)
+        return self._replace(desk, post, ticket, error, COLOURS.sub("", str(error)))
+
+    def _bury(self, desk: Desk, post: _Post, error: RayError) -> Outcome | None:
+        if post.ticket is None:
+            self._count_failed_start(error)
+            if desk.waiting:
+                self._hire()
+            return None
+        ticket = post.ticket.died()
+        told = f"A worker died {ticket.deaths} times over {ticket.unit}. The last: {error}"
+        return self._replace(desk, post, ticket, RuntimeError(told), str(error))
+
+    def _replace(
+        self, desk: Desk, post: _Post, ticket: Ticket, error: Exception, text: str
+    ) -> Outcome | None:
+        # Not only the dead: one that cannot be reached may still write.
+        ray.kill(post.actor)
+        is_tried_again = desk.give_back(ticket)
+        if desk.waiting:
+            self._hire()
+        if not is_tried_again:
+            self._meters.count("given_up", 1)
+            return _outcome(post, ticket.attempts, failure=Failure(error=error, text=text))
+        self._meters.count("retries", 1)
+        line = text.strip().splitlines()[-1][:160]
+        print(f"{ticket.unit} is tried again after attempt {ticket.attempts}: {line}", flush=True)
+        return None
+
+    def _count_failed_start(self, error: RayError) -> None:
         self._failed_starts += 1
         last_line = str(error).strip().splitlines()[-1]
         kind, _, message = last_line.partition(": ")
         if kind.endswith("Refusal"):
             raise Refusal(message) from error
-        is_hopeless = isinstance(error, RayActorError) and error.actor_init_failed
-        if is_hopeless or self._failed_starts >= self.config.max_attempts:
+        is_bug = isinstance(error, RayActorError) and error.actor_init_failed
+        # A reclaimed node takes all of its starting workers with it, which says nothing of them.
+        is_too_often = self._failed_starts >= self.config.max_attempts * self.num_workers
+        if is_too_often or (is_bug and not self._has_started):
             raise RuntimeError(
                 f"No worker could start: {self._failed_starts} in a row failed. The last: "
                 f"{last_line}"
             ) from error
 
-    def _replace(self, desk: _Desk, unit: Any, attempt: int, error: Exception) -> None:
-        if unit is not None:
-            if attempt >= self.config.max_attempts:
-                raise RuntimeError(
-                    f"A worker died {attempt} times over {unit}. The last: {error}"
-                ) from error
-            print(f"A worker died over {unit}; it is done again.", flush=True)
-            desk.waiting.appendleft((unit, attempt))
-        if desk.waiting:
-            self._hire(desk)
 
-    def _waiting_hint(self) -> str:
-        return (
-            f"Still waiting for a worker that needs {self.resources}; the cluster has "
-            f"{ray.cluster_resources()}. Add such nodes, or ask for less."
-        )
+def _whereabouts(worker: Any) -> str:
+    return f"{ray.util.get_node_ip_address()}/{ray.get_runtime_context().get_node_id()[:8]}"
 
 
-def _resources(config: FleetConfig) -> dict[str, Any]:
-    gpus = config.gpus_per_worker or float(bool(ray.cluster_resources().get("GPU", 0)))
-    if config.accelerator_type is not None:
-        return {"num_cpus": 1, "num_gpus": gpus or 1.0, "accelerator_type": config.accelerator_type}
-    return {"num_cpus": 1, "num_gpus": gpus}
-
-
-def _default_workers(resources: dict[str, Any]) -> int:
-    available = ray.cluster_resources()
-    if resources["num_gpus"]:
-        return max(1, int(available.get("GPU", 0) / resources["num_gpus"]))
-    return max(1, int(available.get("CPU", 1)))
-
-
-def _as_refusal(error: RayTaskError) -> Exception:
-    cause = error.cause
-    return Refusal(str(cause)) if isinstance(cause, Refusal) else error
+def _outcome(
+    post: _Post, attempts: int, *, result: Any = None, failure: Failure | None = None
+) -> Outcome:
+    assert post.ticket is not None
+    return Outcome(
+        unit=post.ticket.unit,
+        attempts=attempts,
+        node=post.node,
+        seconds=time.monotonic() - post.since,
+        result=result,
+        failure=failure,
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 
@@ -23,6 +24,10 @@ class Progress:
         """Work that an earlier run finished does not count for the rate."""
         self.first = self.done = done
 
+    def log(self, line: str) -> None:
+        """A line of its own; on a terminal the line that moves is drawn again below it later."""
+        print(f"\r\033[K{line}" if sys.stdout.isatty() else line, flush=True)
+
     def advance(self, count: int) -> None:
         """Some more is done."""
         self.done += count
@@ -43,3 +48,15 @@ class Progress:
             print(f"\r\033[K{line}", end="\n" if is_last else "", flush=True)
         else:
             print(line, flush=True)
+
+
+def fields_line(what: str, **fields: object) -> str:
+    """``what key=value ...``; a value that is not one plain word is quoted as JSON does it."""
+    words = [f"{name}={_word(value)}" for name, value in fields.items()]
+    return " ".join([what, *words])
+
+
+def _word(value: object) -> str:
+    text = str(value)
+    is_plain = text.isascii() and text.isprintable() and not set(text) & set(' "=')
+    return text if text and is_plain else json.dumps(text)

@@ -78,7 +78,7 @@ def test_plant_imports_no_doors(path):
         ("pyarrow", {"dataset.py"}),
         ("obstore", {"storage.py"}),
         ("mlflow", {"tracking.py"}),
-        ("ray", {"fleet.py"}),
+        ("ray", {"fleet.py", "cluster.py"}),
         ("diffusers", {"models.py", "pretrain.py", "dummy.py"}),
     ],
 )

@@ -132,6 +132,9 @@ def test_help_of_a_script_as_a_user_starts_it():
         (["--num-trajectories", "0"], "num_trajectories must be at least 1"),
         (["--num-trajectories", "-3"], "num_trajectories must be at least 1"),
         (["--batch-size", "0"], "batch_size must be at least 1"),
+        (["--batch-size", "many"], "invalid size_or_auto value"),
+        (["--wait-minutes", "-1"], "wait_minutes must not be negative"),
+        (["--wait-minutes", "nan"], "wait_minutes must not be negative"),
         (["--sites", "attention"], "sites"),
         (["--sites", ""], "sites"),
         (["--designs", "coin"], "Choose from paced"),
@@ -154,8 +157,10 @@ def test_collect_refuses_storage_that_it_does_not_know(refused):
     assert "s3://BUCKET/PREFIX" in said
 
 
-def test_collect_refuses_a_folder_with_other_files(refused, taken):
-    assert "other files" in refused("collect", "--model", "digits", "--out", taken)
+@pytest.mark.parametrize("size", ["48", "auto"])
+def test_collect_refuses_a_folder_with_other_files(refused, taken, size):
+    flags = ("--model", "digits", "--out", taken, "--batch-size", size)
+    assert "other files" in refused("collect", *flags)
 
 
 def test_collect_refuses_another_plans_folder(refused, some_traces):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.collect import Collector
+from pipeline.collector import Collector
 from pipeline.commit import claim_folder, write_manifest
 from pipeline.models import find_model, load_model
 from pipeline.plan import CollectPlan

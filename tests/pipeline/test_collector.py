@@ -9,13 +9,14 @@ from dqar.controller import DQARController
 from dqar.gates import Scripted
 from dqar.integration import DQARDDIMSampler, DQARDiTWrapper, SamplerConfig
 from dqar.records import FEATURES
-from pipeline.collect import Collector
+from pipeline.collector import Collector
 from pipeline.commit import claim_folder, committed_receipts
 from pipeline.dataset import GATES, TRAJECTORIES, to_table
 from pipeline.designs import DESIGNS, explore
 from pipeline.models import find_model
 from pipeline.noise import draw_noise
 from pipeline.plan import CollectPlan
+from pipeline.storage import open_storage
 
 STEPS, TRAJECTORIES_ASKED = 4, 6
 
@@ -80,7 +81,7 @@ def test_a_unit_done_twice_is_the_same(collector, plan):
     # The second attempt returns the first one's receipt; names hold the digests of what it wrote.
     for table, file in again["files"].items():
         assert file == first["files"][table]
-        assert list(collector.root.sizes(table)) == [file["name"]]
+        assert list(open_storage(collector.root).sizes(table)) == [file["name"]]
     assert set(committed_receipts(collector.root, plan)) == {unit.unit_id}
 
 

@@ -1,8 +1,10 @@
 """A fleet on a real Ray: every unit once, dead workers replaced, refusals kept as refusals."""
 
 import os
+import re
 import sys
 import time
+import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +12,8 @@ import pytest
 import ray
 from ray import cloudpickle
 
-from pipeline.door import Refusal
-from pipeline.fleet import Fleet, FleetConfig, join_ray, leave_ray
+from pipeline.door import Refusal, Unfinished
+from pipeline.fleet import Fleet, FleetConfig, leave_ray
 
 
 class Toy:
@@ -62,15 +64,27 @@ class Fails(Toy):
         raise KeyError(unit)
 
 
-class Meets(Toy):
-    """Waits until as many workers as there are units hold one; says which node it is on."""
+class FailsOnce(Toy):
+    """Raises at the first attempt at unit 1, always at unit 2; says which process did the rest."""
 
-    def do(self, unit: int) -> str:
-        (self.folder / f"{unit}").touch()
-        deadline = time.monotonic() + 120
-        while len(list(self.folder.iterdir())) < 2 and time.monotonic() < deadline:
-            time.sleep(0.05)
-        return ray.get_runtime_context().get_node_id()
+    def do(self, unit: int) -> int:
+        is_first = not (self.folder / f"{unit}").exists()
+        super().do(unit)
+        if unit == 2 or (is_first and unit == 1):
+            raise ArithmeticError(f"unit {unit} in process {os.getpid()}")
+        return os.getpid()
+
+
+class DiesOrFails(Toy):
+    """Unit 0 kills its workers, unit 1 raises, others go well."""
+
+    def do(self, unit: int) -> int:
+        super().do(unit)
+        if unit == 0:
+            os._exit(1)
+        if unit == 1:
+            raise KeyError(unit)
+        return unit
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -86,7 +100,13 @@ def local_ray():
     """Ray of this module's own, on two pretended CPUs."""
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("RAY_ADDRESS", raising=False)
-        ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+        ray.init(
+            address="local",
+            num_cpus=2,
+            include_dashboard=False,
+            log_to_driver=False,
+            _system_config={"metrics_report_interval_ms": 1000},
+        )
         yield
         leave_ray()
 
@@ -147,6 +167,70 @@ def test_a_bug_in_a_worker_is_raised(fleet):
         list(fleet(Fails).work([3]))
 
 
+def test_a_unit_that_raises_is_tried_once_more_by_another_process(fleet, tmp_path):
+    done = {one.unit: one for one in fleet(FailsOnce, workers=1).outcomes(range(5))}
+    assert sorted(done) == list(range(5))
+    assert attempts(tmp_path) == {"0": 1, "1": 2, "2": 2, "3": 1, "4": 1}
+    assert [done[unit].attempts for unit in range(5)] == [1, 2, 2, 1, 1]
+    assert done[1].failure is None
+    assert done[1].result != done[0].result
+    failure = done[2].failure
+    assert isinstance(failure.error, ArithmeticError)
+    assert failure.text.strip().splitlines()[-1].startswith("ArithmeticError: unit 2 in process")
+    assert "in do" in failure.text
+    assert all(one.node and one.seconds > 0 for one in done.values())
+
+
+@pytest.mark.timeout(120)
+def test_deaths_and_errors_do_not_stop_the_other_units(fleet, tmp_path):
+    crew = fleet(DiesOrFails, workers=2, max_attempts=3)
+    done = {one.unit: one for one in crew.outcomes(range(6))}
+    assert {unit for unit, one in done.items() if one.failure} == {0, 1}
+    assert (done[0].attempts, done[1].attempts) == (3, 2)
+    assert "died 3 times over 0" in str(done[0].failure.error)
+    assert attempts(tmp_path) == {"0": 3, "1": 2, "2": 1, "3": 1, "4": 1, "5": 1}
+
+
+def test_a_refusal_ends_everything_whatever_the_others_do(fleet):
+    with pytest.raises(Refusal, match="unit must be even"):
+        list(fleet(Refuses).outcomes([3, 4]))
+
+
+def test_what_the_cluster_cannot_hold_is_refused_at_once(fleet, tmp_path):
+    with pytest.raises(Refusal, match=r"needs 1 CPU and 1 GPU of type A100.*Nothing will add one"):
+        fleet(Toy, accelerator_type="A100")
+    with pytest.raises(Refusal, match="at most 2 CPU and 0 GPU"):
+        fleet(Toy, gpus_per_worker=0.5)
+    assert attempts(tmp_path) == {}
+
+
+def test_waiting_for_a_worker_has_an_end(fleet, monkeypatch, capsys):
+    monkeypatch.setattr("pipeline.fleet.LOOK_EVERY_S", 0.1)
+    crew = fleet(Toy, accelerator_type="A100", wait_minutes=0.01)
+    with pytest.raises(Unfinished, match=r"^No worker could be had.*of type A100.*takes up where"):
+        list(crew.work([1]))
+    assert "Nothing will add one" in capsys.readouterr().out
+
+
+def test_ray_exports_what_a_fleet_counts(fleet):
+    crew = fleet(Toy)
+    list(crew.work(range(3)))
+    crew.count("trajectories", 48)
+    port = ray.nodes()[0]["MetricsExportPort"]
+    wanted = {
+        'ray_dqar_units_total{.*worker="Toy".*}',
+        'ray_dqar_trajectories_total{.*worker="Toy".*} 48.0',
+        'ray_dqar_queue_depth{.*worker="Toy".*} 0.0',
+    }
+    deadline, missing = time.monotonic() + 90, wanted
+    while missing and time.monotonic() < deadline:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+            text = answer.read().decode()
+        missing = {one for one in wanted if not re.search(one, text)}
+        time.sleep(1.0)
+    assert not missing
+
+
 def test_workers_are_gone_when_the_work_is_done(fleet):
     list(fleet(Toy).work(range(3)))
     deadline = time.monotonic() + 60
@@ -155,26 +239,9 @@ def test_workers_are_gone_when_the_work_is_done(fleet):
     assert ray.available_resources().get("CPU") == 2
 
 
-@pytest.mark.parametrize(("field", "value"), [("workers", -1), ("gpus_per_worker", -0.5)])
+@pytest.mark.parametrize(
+    ("field", "value"), [("workers", -1), ("gpus_per_worker", -0.5), ("wait_minutes", -1.0)]
+)
 def test_negative_sizes_are_refused(field, value):
     with pytest.raises(ValueError, match=field):
         FleetConfig(**{field: value})
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(240)
-def test_a_cluster_of_two_nodes_shares_the_work(tmp_path, monkeypatch):
-    from ray.cluster_utils import Cluster
-
-    leave_ray()
-    head = {"num_cpus": 0, "include_dashboard": False}
-    cluster = Cluster(initialize_head=True, head_node_args=head)
-    try:
-        nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
-        monkeypatch.setenv("RAY_ADDRESS", cluster.address)
-        join_ray()
-        done = dict(Fleet(Meets, {"folder": str(tmp_path)}, FleetConfig()).work([0, 1]))
-        assert set(done.values()) == {node.node_id for node in nodes}
-    finally:
-        leave_ray()
-        cluster.shutdown()

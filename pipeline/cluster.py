@@ -1,0 +1,68 @@
+"""The Ray cluster that a stage runs on: joined or started here, its nodes, its metrics."""
+
+from __future__ import annotations
+
+import logging
+import os
+
+import ray
+from ray.util.metrics import Counter, Gauge
+
+from pipeline.door import inside_ray_job
+from pipeline.preflight import Cluster, Node, Scaling, read_scaling
+
+
+def join_ray() -> None:
+    """Join the cluster of a submitted job or of ``RAY_ADDRESS``; else start one in-process."""
+    if ray.is_initialized():
+        return
+    if _is_on_a_cluster():
+        ray.init(log_to_driver=True)
+        return
+    if address := os.environ.get("RAY_ADDRESS"):
+        # That is where jobs are submitted to; a driver outside the cluster cannot join it.
+        print(f"RAY_ADDRESS={address} takes jobs (ray job submit); running locally", flush=True)
+    ray.init(address="local", include_dashboard=False, logging_level=logging.ERROR)
+
+
+def _is_on_a_cluster() -> bool:
+    address = os.environ.get("RAY_ADDRESS", "")
+    return inside_ray_job() or bool(address and not address.startswith("http"))
+
+
+def leave_ray() -> None:
+    """Disconnect; stops a cluster that :func:`join_ray` started, and no other."""
+    ray.shutdown()
+
+
+def cluster_around() -> Cluster:
+    """The nodes of the cluster that was joined, and those that its autoscaler may add."""
+    nodes = tuple(
+        Node(resources=node["Resources"], labels=node.get("Labels", {}))
+        for node in ray.nodes()
+        if node["Alive"]
+    )
+    return Cluster(nodes=nodes, scaling=read_scaling() if _is_on_a_cluster() else Scaling())
+
+
+class Meters:
+    """What Ray exports of a fleet, as ``ray_dqar_...``, tagged with the class of its workers."""
+
+    def __init__(self, worker: str) -> None:
+        self._tags = {"worker": worker}
+        self._counters: dict[str, Counter] = {}
+        self._gauges: dict[str, Gauge] = {}
+
+    def count(self, what: str, amount: int | float) -> None:
+        """Add to a counter."""
+        if what not in self._counters:
+            self._counters[what] = Counter(f"dqar_{what}", tag_keys=("worker",))
+        if amount:
+            self._counters[what].inc(amount, self._tags)
+
+    def show(self, **values: int | float) -> None:
+        """Set gauges."""
+        for what, value in values.items():
+            if what not in self._gauges:
+                self._gauges[what] = Gauge(f"dqar_{what}", tag_keys=("worker",))
+            self._gauges[what].set(value, self._tags)

@@ -1,0 +1,59 @@
+"""Collection under the folder's lease and tracking: throughput, the dataset and its digest."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+from typing import Any
+
+from pipeline.collect import collect
+from pipeline.commit import claim_folder
+from pipeline.compaction import COMPACT_MB, settle
+from pipeline.fleet import FleetConfig
+from pipeline.lease import held
+from pipeline.parts import parts_of
+from pipeline.plan import CollectPlan
+from pipeline.storage import Root, Storage, open_storage
+from pipeline.tracking import Run, Tracker, read_lineage, write_lineage
+
+
+def collect_traces(
+    plan: CollectPlan,
+    out: Root,
+    fleet_config: FleetConfig,
+    tracker: Tracker,
+    compact_mb: float = COMPACT_MB,
+) -> dict[str, Any]:
+    """:func:`collect` under tracking and the folder's lease, then compaction."""
+    root = open_storage(out)
+    claim_folder(root, plan)
+    with held(root) as lease:
+        parent = tracker.open_pipeline(read_lineage(root), f"pipeline {plan.plan_hash[:8]}")
+        with tracker.run(f"collect {plan.model}", stage="collect", parent=parent) as run:
+            run.params(asdict(plan) | {"plan_hash": plan.plan_hash, "out": str(out)})
+            started = time.perf_counter()
+            manifest = collect(plan, root, fleet_config, refuse_fenced=lease.refuse_fenced)
+            seconds = time.perf_counter() - started
+            manifest = settle(root, manifest, compact_mb, lease)
+            _log(run, manifest, seconds, root)
+            write_lineage(root, {"parent": parent, "collect": run.run_id})
+    print(
+        f"collect: {manifest['trajectories']} trajectories, {manifest['gates']} gates in {root}, "
+        f"decisions {manifest['decision_digest']}",
+        flush=True,
+    )
+    return manifest
+
+
+def _log(run: Run, manifest: dict[str, Any], seconds: float, root: Storage) -> None:
+    sizes = [file["bytes"] for part in parts_of(manifest) for file in part["files"].values()]
+    run.metrics(
+        {
+            "collect/trajectories": manifest["trajectories"],
+            "collect/gates": manifest["gates"],
+            "collect/seconds": seconds,
+            "collect/bytes": sum(sizes),
+        }
+    )
+    run.tags({"decision_digest": manifest["decision_digest"]})
+    run.dataset("traces", manifest["data_digest"], root.address, "collection")

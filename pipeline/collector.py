@@ -1,0 +1,121 @@
+"""A collector samples under randomised reuse in exposure mode and logs what each gate saw and did.
+
+A plain class, which runs without Ray.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from dqar.controller import DQARController
+from dqar.gates import AllOf, Cached, Scripted, Staleness
+from dqar.integration import DQARDiTWrapper, DQARSampler, SamplerConfig
+from dqar.records import GateRecord
+from pipeline.dataset import commit_unit
+from pipeline.designs import Exploration, explore
+from pipeline.models import find_model, load_model, pick_device
+from pipeline.noise import draw_noise
+from pipeline.plan import CollectPlan, Unit
+from pipeline.quality import Deltas, measure_deltas
+from pipeline.quarantine import Diverged
+from pipeline.rows import Columns, gate_columns, trajectory_columns
+from pipeline.storage import Root
+
+
+class Collector:
+    """Loads a model once, then collects and commits units."""
+
+    def __init__(self, plan: CollectPlan, root: Root) -> None:
+        self.plan = plan
+        self.root = root
+        self.device = pick_device()
+        card = find_model(plan.model)
+        self.model = load_model(card, sampler=plan.sampler, dtype=plan.dtype, device=self.device)
+        self.wrapper = DQARDiTWrapper(self.model.transformer, plan.dqar_config())
+        config = SamplerConfig(num_inference_steps=plan.steps, guidance_scale=plan.guidance_scale)
+        self.sampler = DQARSampler(self.wrapper, self.model.scheduler, config)
+
+    def do(self, unit: Unit) -> dict[str, Any]:
+        """Collect one unit, commit it, return its receipt.
+
+        Raises:
+            Diverged: if a trajectory or its twin did; nothing of the unit is written.
+        """
+        started = time.perf_counter()
+        trajectories, gates = self.sample(unit)
+        notes = {"device": self.device, "seconds": round(time.perf_counter() - started, 3)}
+        return commit_unit(self.root, unit, trajectories, gates, notes)
+
+    def sample(self, unit: Unit) -> tuple[Columns, Columns]:
+        """One batch of twins, one batch of trajectories: the columns of both tables."""
+        plan = self.plan
+        trajectories = range(unit.start, unit.stop)
+        noise_ids = [plan.noise_id(index) for index in trajectories]
+        unique = sorted(set(noise_ids))
+        noise, labels = self._draw(unique)
+        of_noise = torch.tensor([unique.index(noise_id) for noise_id in noise_ids])
+        twins = self._run(noise, labels, DQARController(plan.dqar_config(enabled=False)))
+        scripts = [self._script(index) for index in trajectories]
+        orders = [plan.forecast_order(index) for index in trajectories]
+        records: list[GateRecord] = []
+        wants_reuse = torch.stack([script.wants_reuse for script in scripts], dim=-1)
+        max_gap = torch.tensor([script.max_gap for script in scripts], device=self.device)
+        controller = DQARController(
+            plan.dqar_config(),
+            gate=AllOf(Cached(), Staleness(max_gap), Scripted(wants_reuse.to(self.device))),
+            exposure=True,
+            sink=records.append,
+            forecast_order=torch.tensor(orders),
+        )
+        latents = self._run(noise[of_noise], labels[of_noise], controller)
+        deltas = measure_deltas(self.model, latents, twins[of_noise.to(twins.device)])
+        ids = [plan.trajectory_id(index) for index in trajectories]
+        refuse_diverged(ids, _are_finite(latents, twins[of_noise.to(twins.device)], deltas))
+        rows = trajectory_columns(
+            plan, self.device, ids, noise_ids, labels[of_noise], scripts, orders, deltas
+        )
+        return rows, gate_columns(plan, ids, scripts, records)
+
+    def _draw(self, noise_ids: list[int]) -> tuple[Tensor, Tensor]:
+        card = self.model.card
+        return draw_noise("collect", self.plan.seed, noise_ids, card.latent_shape, card.num_classes)
+
+    def _script(self, trajectory: int) -> Exploration:
+        plan = self.plan
+        num_gates = len(plan.sites) * self.model.card.num_layers
+        return explore(plan.designs, plan.seed, trajectory, plan.steps, num_gates)
+
+    def _run(self, noise: Tensor, labels: Tensor, controller: DQARController) -> Tensor:
+        return self.sampler.sample(
+            len(noise),
+            labels.to(self.device),
+            latents=noise.to(self.device, self.model.transformer.dtype),
+            controller=controller,
+        )
+
+
+def refuse_diverged(ids: list[str], are_finite: Bool[Tensor, " b"]) -> None:
+    """What is not finite must not be averaged in, and a unit is committed whole.
+
+    Raises:
+        Diverged: naming the trajectories that are not finite.
+    """
+    if not bool(are_finite.all()):
+        lost = [name for name, is_finite in zip(ids, are_finite, strict=True) if not is_finite]
+        named = ", ".join(lost[:8]) + (" and more" if len(lost) > 8 else "")
+        raise Diverged(
+            f"Trajectories must end in finite numbers. Got {len(lost)} of {len(ids)} that do not: "
+            f"{named}. Pass another --dtype, lower --forecast-orders or other --designs."
+        )
+
+
+def _are_finite(latents: Tensor, twins: Tensor, deltas: Deltas) -> Bool[Tensor, " b"]:
+    measured = [deltas.latent_rel_l2, deltas.psnr, deltas.ssim, deltas.feature_distance]
+    rows = [latents.flatten(1), twins.flatten(1)]
+    rows += [delta[:, None] for delta in measured if delta is not None]
+    return torch.stack([row.isfinite().all(dim=1).cpu() for row in rows]).all(dim=0)

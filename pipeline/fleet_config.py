@@ -1,0 +1,54 @@
+"""How many workers a stage has, what each asks of the cluster, and for how long it is tried."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+
+from pipeline.door import checked
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FleetConfig:
+    """How many workers, and what each asks of the cluster."""
+
+    workers: int = 0
+    """Actors; 0 for one a GPU share, or one a CPU where there is no GPU."""
+    gpus_per_worker: float = 0.0
+    """GPU share of an actor; 0 for a whole GPU where the cluster has any."""
+    accelerator_type: str | None = None
+    """Ray's accelerator type that an actor must run on, such as A100."""
+    max_attempts: int = 5
+    """Times that a unit is handed out before its workers' deaths are taken for its own fault."""
+    max_errors: int = 2
+    """Times that a unit may raise before it is given up, where the others go on without it."""
+    wait_minutes: float | None = None
+    """For how long to be without any worker. None: as long as it takes, unless no node that could
+    hold one is there or may come."""
+
+    def __post_init__(self) -> None:
+        if self.gpus_per_worker > 1 and self.gpus_per_worker != int(self.gpus_per_worker):
+            raise ValueError(
+                "gpus_per_worker must be a share of one GPU or a whole number. Got "
+                f"{self.gpus_per_worker}. Pass 0.5 or 1."
+            )
+        if self.workers < 0 or self.gpus_per_worker < 0:
+            raise ValueError(
+                f"workers and gpus_per_worker must not be negative. Got {self.workers=}, "
+                f"{self.gpus_per_worker=}. Leave them out for the defaults."
+            )
+        if self.wait_minutes is not None and not self.wait_minutes >= 0:
+            raise ValueError(
+                f"wait_minutes must not be negative. Got {self.wait_minutes}. Pass 30."
+            )
+
+
+def config_of(arguments: argparse.Namespace) -> FleetConfig:
+    """What a job's fleet flags ask for."""
+    return checked(
+        FleetConfig,
+        workers=arguments.workers,
+        gpus_per_worker=arguments.gpus_per_worker,
+        accelerator_type=arguments.accelerator_type,
+        wait_minutes=arguments.wait_minutes,
+    )

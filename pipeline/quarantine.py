@@ -1,0 +1,98 @@
+"""Units that were given up: a file each in the traces folder, for as long as they are missing."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from datetime import UTC, datetime
+
+from pipeline.desk import Outcome
+from pipeline.door import Refusal, Unfinished
+from pipeline.receipts import as_json
+from pipeline.storage import Storage
+
+FOLDER = "_quarantine"
+HOPELESS = 3
+"""Units given up, with none done, after which the others are not tried."""
+NAMED = 5
+"""Files that a message names."""
+
+
+class Diverged(ArithmeticError):
+    """Trajectories that ended in numbers that are not finite."""
+
+
+def quarantine_key(unit_id: str) -> str:
+    """Where it is written why a unit was given up."""
+    return f"{FOLDER}/{unit_id}.json"
+
+
+def quarantine(storage: Storage, outcome: Outcome) -> None:
+    """Write down why a unit was given up; an earlier run's reason is overwritten."""
+    assert outcome.failure is not None
+    document = {
+        "unit_id": outcome.unit.unit_id,
+        "trajectories": [outcome.unit.start, outcome.unit.stop],
+        "attempts": outcome.attempts,
+        "node": outcome.node,
+        "when": datetime.now(UTC).isoformat(timespec="seconds"),
+        "error": _last_line(outcome),
+        "traceback": outcome.failure.text,
+    }
+    storage.write(quarantine_key(outcome.unit.unit_id), as_json(document))
+
+
+def release(storage: Storage, unit_ids: Collection[str]) -> None:
+    """Remove what is written of units that are done after all."""
+    written = storage.sizes(FOLDER)
+    for unit_id in unit_ids:
+        if f"{unit_id}.json" in written:
+            storage.delete(quarantine_key(unit_id))
+
+
+def refuse_hopeless(given_up: Sequence[Outcome], *, num_done: int, num_missing: int) -> None:
+    """Give up a collection of which nothing can be done, rather than unit after unit.
+
+    Args:
+        num_done: units that have a receipt, those of earlier runs included.
+        num_missing: units that this run was to do.
+
+    Raises:
+        Refusal: if its model diverges.
+        Unfinished: if it fails in another way.
+    """
+    if num_done or len(given_up) < min(HOPELESS, num_missing):
+        return
+    failures = [outcome.failure for outcome in given_up]
+    line = _last_line(given_up[-1])
+    if all(failure is not None and isinstance(failure.error, Diverged) for failure in failures):
+        raise Refusal(
+            f"--model must sample without diverging. Got {len(failures)} units of "
+            f"{len(failures)} that did, the last with {line}. Pass another --dtype or "
+            "--guidance-scale, or mend the weights."
+        )
+    raise Unfinished(
+        f"The first {len(failures)} units all failed, so the others were not tried. The last: "
+        f"{line}. The traceback is in {FOLDER}/{given_up[-1].unit.unit_id}.json."
+    )
+
+
+def refuse_incomplete(storage: Storage, given_up: Sequence[Outcome]) -> None:
+    """A dataset is what was planned or it is not published.
+
+    Raises:
+        Unfinished: naming units that were given up, and their files.
+    """
+    if not given_up:
+        return
+    files = [f"{storage}/{quarantine_key(outcome.unit.unit_id)}" for outcome in given_up]
+    more = f" and {len(files) - NAMED} more" if len(files) > NAMED else ""
+    raise Unfinished(
+        f"{len(files)} units are quarantined and no manifest was published; all others are done. "
+        f"See {', '.join(files[:NAMED])}{more}. The same command again tries them again."
+    )
+
+
+def _last_line(outcome: Outcome) -> str:
+    assert outcome.failure is not None
+    lines = outcome.failure.text.strip().splitlines()
+    return lines[-1].strip() if lines else repr(outcome.failure.error)

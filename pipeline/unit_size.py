@@ -1,0 +1,131 @@
+"""How many trajectories a unit has: given, as planned before, or measured by a warm-up.
+
+A unit is what dies with a node: long enough that handing it out costs nothing, short enough that
+losing it costs little.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from pipeline.collector import Collector
+from pipeline.door import Refusal
+from pipeline.fleet import Fleet, FleetConfig
+from pipeline.manifest import read_document
+from pipeline.plan import CollectPlan, Unit
+from pipeline.storage import Storage
+
+TARGET_S = 80.0
+"""Seconds that a unit of a measured size is to take."""
+PROBE_S = 8.0
+"""A batch that took so long tells enough of larger ones."""
+MEMORY_SHARE = 0.8
+"""Of the GPU's memory that a unit may take."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Probe:
+    """One batch of a warm-up."""
+
+    size: int
+    """Trajectories."""
+    seconds: float
+    memory_share: float = 0.0
+    """Of the GPU's memory that it took; 0 on a CPU."""
+    is_limit: bool = False
+    """Whether a batch twice as large did not fit into memory."""
+
+
+def sized(plan: CollectPlan, storage: Storage, fleet_config: FleetConfig) -> CollectPlan:
+    """The plan with a unit size of its folder's own or, for a new folder, a measured one.
+
+    Raises:
+        Refusal: if the folder holds something that is no collection.
+    """
+    planned = _planned_size(storage)
+    if planned is not None:
+        print(f"collect: units of {planned} trajectories, as in {storage}/plan.json", flush=True)
+        return replace(plan, batch_size=planned)
+    if not storage.is_empty():
+        raise Refusal(
+            f"--out must be a new folder or a collection's. Got {storage}, which holds other "
+            "files. Name another folder."
+        )
+    fleet = Fleet(WarmUp, {"plan": plan}, fleet_config)
+    ((_, probes),) = fleet.work([plan.num_trajectories])
+    size = choose_size(probes, plan, fleet.num_workers)
+    print(
+        f"collect: units of {size} trajectories; a batch of {probes[-1].size} took "
+        f"{probes[-1].seconds:.1f} s",
+        flush=True,
+    )
+    return replace(plan, batch_size=size)
+
+
+def _planned_size(storage: Storage) -> int | None:
+    plan = read_document(storage, "plan.json", lambda document: None)
+    if plan is None:
+        return None
+    size = plan.get("batch_size")
+    if not isinstance(size, int) or isinstance(size, bool) or size < 1:
+        raise Refusal(
+            f"{storage}/plan.json must have a batch_size. Got {str(size)[:80]!r}. Restore it, or "
+            "collect into a new folder."
+        )
+    return size
+
+
+def choose_size(probes: Sequence[Probe], plan: CollectPlan, workers: int) -> int:
+    """Trajectories of a unit: so many as take :data:`TARGET_S`, as fit into memory, and as leave
+    no worker without a unit; a multiple of those that share a twin."""
+    last = probes[-1]
+    bounds = [
+        TARGET_S * last.size / max(last.seconds, 1e-9),
+        math.ceil(plan.num_trajectories / workers),
+    ]
+    if last.memory_share:
+        bounds.append(MEMORY_SHARE * last.size / last.memory_share)
+    if last.is_limit:
+        bounds.append(last.size)
+    masks = plan.masks_per_noise
+    return max(1, int(min(bounds)) // masks) * masks
+
+
+class WarmUp:
+    """A worker that samples larger and larger batches and writes nothing."""
+
+    def __init__(self, plan: CollectPlan) -> None:
+        self.collector = Collector(plan, root="")
+        self.masks = plan.masks_per_noise
+
+    def do(self, most: int) -> list[Probe]:
+        """Probes of doubling batches, of at most ``most`` trajectories or a few seconds."""
+        probes = [self._probe(self.masks)]
+        # The first one paid for what is set up lazily, so its size is measured again.
+        size = self.masks
+        while len(probes) == 1 or (probes[-1].seconds < PROBE_S and size <= most):
+            try:
+                probes.append(self._probe(size))
+            except torch.OutOfMemoryError:
+                return [*probes[:-1], replace(probes[-1], is_limit=True)]
+            size *= 2
+        return probes
+
+    def _probe(self, size: int) -> Probe:
+        is_on_gpu = self.collector.device == "cuda"
+        if is_on_gpu:
+            torch.cuda.reset_peak_memory_stats()
+        started = time.perf_counter()
+        self.collector.sample(Unit(unit_id="warm-up", index=0, start=0, stop=size))
+        seconds = time.perf_counter() - started
+        return Probe(size=size, seconds=seconds, memory_share=_memory_share() if is_on_gpu else 0.0)
+
+
+def _memory_share() -> float:
+    total = torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
+    return torch.cuda.max_memory_allocated() / total

@@ -1,0 +1,141 @@
+"""Units that fail in a collection: put aside, told of, tried again; never averaged in."""
+
+import json
+import os
+import sys
+from dataclasses import replace
+
+import pytest
+import ray
+import torch
+from ray import cloudpickle
+
+from pipeline.collect import collect
+from pipeline.collector import Collector, refuse_diverged
+from pipeline.commit import claim_folder, open_traces
+from pipeline.door import Refusal, Unfinished
+from pipeline.fleet import FleetConfig, leave_ray
+from pipeline.models import find_model
+from pipeline.plan import CollectPlan
+from pipeline.quarantine import FOLDER, Diverged
+
+BAD, DEADLY = 1, 3
+"""Indices of the unit that diverges and of the one that its workers die over."""
+
+
+class DivergesIn(Collector):
+    """The noise of one unit is not a number, and so is all that comes of it."""
+
+    def _draw(self, noise_ids):
+        noise, labels = super()._draw(noise_ids)
+        if noise_ids[0] == BAD * self.plan.noises_per_unit:
+            noise[0] = torch.nan
+        return noise, labels
+
+
+class DivergesAlways(Collector):
+    def _draw(self, noise_ids):
+        noise, labels = super()._draw(noise_ids)
+        return noise * torch.nan, labels
+
+
+class DivergesOrDies(DivergesIn):
+    """A worker dies over one unit besides."""
+
+    def sample(self, unit):
+        if unit.index == DEADLY:
+            os._exit(1)
+        return super().sample(unit)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def classes_by_value():
+    """Workers cannot import a test module: its classes travel by value."""
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    yield
+    cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
+
+
+@pytest.fixture(scope="module")
+def local_ray():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("RAY_ADDRESS", raising=False)
+        ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+        yield
+        leave_ray()
+
+
+@pytest.fixture(scope="module")
+def plan():
+    """Five units of two steps."""
+    card = find_model("digits")
+    return CollectPlan(
+        model="digits",
+        model_hash=card.model_hash,
+        num_trajectories=15,
+        batch_size=3,
+        steps=2,
+        guidance_scale=card.guidance_scale,
+    )
+
+
+@pytest.fixture
+def root(tmp_path, plan):
+    claim_folder(tmp_path / "traces", plan)
+    return tmp_path / "traces"
+
+
+def quarantined(root):
+    return {path.stem: json.loads(path.read_text()) for path in (root / FOLDER).glob("*.json")}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_the_others_are_done_and_the_same_command_finishes(local_ray, root, plan, capsys):
+    config = FleetConfig(workers=2, max_attempts=2)
+    units = list(plan.units())
+    bad, deadly = units[BAD].unit_id, units[DEADLY].unit_id
+    with pytest.raises(Unfinished, match=r"^2 units are quarantined and no manifest") as told:
+        collect(plan, root, config, worker=DivergesOrDies)
+    assert f"{bad}.json" in str(told.value)
+    assert f"{deadly}.json" in str(told.value)
+    assert len(list((root / "_receipts").glob("*.json"))) == 3
+    assert not (root / "trajectories" / f"{bad}.parquet").exists()
+    found = quarantined(root)
+    assert {name: one["attempts"] for name, one in found.items()} == {bad: 2, deadly: 2}
+    assert "Diverged: Trajectories must end in finite" in found[bad]["error"]
+    assert f"unit={bad} index=1 status=given_up attempt=2" in capsys.readouterr().out
+    with pytest.raises(Refusal, match="which has no manifest"):
+        open_traces(str(root))
+
+    manifest = collect(plan, root, config)
+    assert manifest["trajectories"] == 15
+    assert quarantined(root) == {}
+    assert "9 trajectories were committed before" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_a_model_that_diverges_everywhere_is_refused_after_a_few_units(local_ray, root, plan):
+    with pytest.raises(Refusal, match=r"^--model must sample without diverging\. Got 3 units"):
+        collect(plan, root, FleetConfig(workers=1), worker=DivergesAlways)
+    assert len(quarantined(root)) == 3
+
+
+def test_diverged_trajectories_are_named(plan):
+    collector = DivergesIn(plan, root="")
+    _, bad, *_ = plan.units()
+    with pytest.raises(Diverged, match=rf"Got 3 of 3 that do not: {plan.trajectory_id(3)}, "):
+        collector.sample(bad)
+    refuse_diverged(["a", "b"], torch.tensor([True, True]))
+    with pytest.raises(Diverged, match=r"Got 1 of 2 that do not: b\."):
+        refuse_diverged(["a", "b"], torch.tensor([True, False]))
+
+
+def test_one_diverged_trajectory_names_no_other(plan):
+    """Three of the six trajectories share the noise that is not a number."""
+    collector = DivergesIn(replace(plan, batch_size=6), root="")
+    _, bad, *_ = collector.plan.units()
+    lost = [collector.plan.trajectory_id(index) for index in range(bad.start, bad.start + 3)]
+    with pytest.raises(Diverged, match=f"Got 3 of 6 that do not: {', '.join(lost)}. Pass"):
+        collector.sample(bad)

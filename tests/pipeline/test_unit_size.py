@@ -1,0 +1,83 @@
+"""A unit's size follows what a warm-up measured; a folder that has one keeps it."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.door import Refusal, size_or_auto
+from pipeline.fleet import FleetConfig
+from pipeline.models import find_model
+from pipeline.plan import CollectPlan
+from pipeline.storage import open_storage
+from pipeline.unit_size import MEMORY_SHARE, TARGET_S, Probe, WarmUp, choose_size, sized
+
+PLAN = CollectPlan(model="digits", model_hash="0", num_trajectories=10_000)
+
+
+@given(
+    st.integers(1, 512),
+    st.floats(1e-4, 300.0),
+    st.floats(0.0, 1.0),
+    st.booleans(),
+    st.integers(1, 64),
+    st.integers(1, 5_000),
+)
+def test_a_unit_is_within_every_bound(size, seconds, share, is_limit, workers, num_trajectories):
+    plan = CollectPlan(model="digits", model_hash="0", num_trajectories=num_trajectories)
+    probe = Probe(size=size, seconds=seconds, memory_share=share, is_limit=is_limit)
+    chosen = choose_size([probe], plan, workers)
+    masks = plan.masks_per_noise
+    assert chosen >= masks
+    assert chosen % masks == 0
+    if chosen > masks:
+        assert chosen * seconds / size <= TARGET_S * (1 + 1e-6)
+        assert chosen * share / size <= MEMORY_SHARE * (1 + 1e-6)
+        assert chosen <= size or not is_limit
+        assert chosen * workers <= num_trajectories + workers
+
+
+def test_a_unit_takes_one_to_two_minutes_where_nothing_else_binds():
+    probes = [Probe(size=3, seconds=9.0), Probe(size=24, seconds=12.0)]
+    chosen = choose_size(probes, PLAN, workers=8)
+    assert chosen == 159
+    assert 60.0 <= chosen * 12.0 / 24 <= 120.0
+
+
+def test_the_values_of_the_flag():
+    assert size_or_auto("auto") == "auto"
+    assert size_or_auto("48") == 48
+    with pytest.raises(ValueError, match="many"):
+        size_or_auto("many")
+
+
+def test_a_folder_that_was_planned_keeps_its_size(tmp_path, capsys):
+    (tmp_path / "plan.json").write_text(json.dumps({"batch_size": 21}))
+    assert sized(PLAN, open_storage(tmp_path), FleetConfig()).batch_size == 21
+    assert "units of 21 trajectories, as in" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[]", '{"batch_size": 0}', '{"batch_size": "x"}', "3"])
+def test_a_plan_that_does_not_read_is_refused(tmp_path, text):
+    (tmp_path / "plan.json").write_text(text)
+    with pytest.raises(Refusal, match=r"plan\.json must"):
+        sized(PLAN, open_storage(tmp_path), FleetConfig())
+
+
+def test_a_folder_of_other_files_is_refused_before_any_warm_up(tmp_path):
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(Refusal, match="other files"):
+        sized(PLAN, open_storage(tmp_path), FleetConfig())
+
+
+def test_a_warm_up_doubles_its_batches_and_writes_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    card = find_model("digits")
+    plan = CollectPlan(
+        model="digits", model_hash=card.model_hash, steps=2, guidance_scale=2.0, masks_per_noise=2
+    )
+    probes = WarmUp(plan).do(8)
+    assert [probe.size for probe in probes] == [2, 2, 4, 8]
+    assert all(probe.seconds > 0 for probe in probes)
+    assert list(tmp_path.iterdir()) == []
