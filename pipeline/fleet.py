@@ -12,7 +12,7 @@ import logging
 import os
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -78,6 +78,29 @@ def join_ray() -> None:
 def leave_ray() -> None:
     """Disconnect; stops a cluster that :func:`join_ray` started, and no other."""
     ray.shutdown()
+
+
+def ask_worker(
+    question: Callable[..., Any], *arguments: Any, config: FleetConfig, timeout_s: float
+) -> Any:
+    """What a function answers where a worker of this fleet would run.
+
+    Raises:
+        TimeoutError: if no node took it in time; whatever it raised there is raised here.
+    """
+    answer = ray.remote(**_resources(config), max_retries=0)(question).remote(*arguments)
+    if not ray.wait([answer], timeout=timeout_s)[0]:
+        ray.cancel(answer, force=True)
+        raise TimeoutError(
+            f"no node took {_resources(config)} within {timeout_s:g} s; the cluster has "
+            f"{ray.cluster_resources()}"
+        )
+    return ray.get(answer)
+
+
+def living_nodes() -> list[dict[str, Any]]:
+    """Nodes of the joined cluster, each with ``Resources`` and ``Labels``."""
+    return [node for node in ray.nodes() if node["Alive"]]
 
 
 @dataclass(slots=True)
