@@ -4,8 +4,8 @@
 #   deploy/mlflow.sh FOLDER [ARTIFACTS [NAME...]]
 #   deploy/mlflow.sh ~/mlflow s3://BUCKET/mlartifacts mlflow.internal
 #
-# It listens on all addresses, since workers ask for it, and has no password: keep its port (PORT,
-# 5000) inside the security group. NAME: further names that it may be called by.
+# It has no password and listens on all addresses (LISTEN), since workers ask for it: keep its port
+# (PORT, 5000) inside the security group. NAME: further names that it may be called by.
 set -euo pipefail
 folder=${1:?"Name the folder of the store: deploy/mlflow.sh FOLDER [ARTIFACTS [NAME...]]"}
 artifacts=${2:-$folder/mlartifacts}
@@ -20,6 +20,6 @@ done
 
 # One worker and no job runners: the defaults take two cores at start.
 export MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false MLFLOW_DISABLE_TELEMETRY=true
-exec mlflow server --host 0.0.0.0 --port "${PORT:-5000}" --workers 1 \
+exec mlflow server --host "${LISTEN:-0.0.0.0}" --port "${PORT:-5000}" --workers 1 \
     --backend-store-uri "sqlite:///$(realpath "$folder")/mlflow.db" \
     --artifacts-destination "$artifacts" --allowed-hosts "${allowed%,}"

@@ -143,6 +143,12 @@ def test_workers_may_reach_the_bucket(aws, gcp):
     assert account["scopes"] == ["https://www.googleapis.com/auth/cloud-platform"]
 
 
+def test_the_bucket_is_looked_for_where_the_cluster_is(aws):
+    assert f"--env AWS_REGION={aws['provider']['region']}" in aws["docker"]["run_options"]
+    zones = aws["provider"]["availability_zone"].split(",")
+    assert all(zone.startswith(aws["provider"]["region"]) for zone in zones)
+
+
 def test_disks_hold_the_gpu_image(aws, gcp):
     for kind in aws["available_node_types"].values():
         (disk,) = kind["node_config"]["BlockDeviceMappings"]

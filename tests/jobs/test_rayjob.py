@@ -100,6 +100,12 @@ def test_a_token_is_asked_for(cluster):
     assert cluster["headGroupSpec"]["serviceType"] == "ClusterIP"
 
 
+def test_head_and_workers_look_for_the_bucket_in_one_place(cluster):
+    found = [container["env"] for container in containers_of(cluster)]
+    assert [entry["name"] for entry in found[0]] == ["AWS_REGION"]
+    assert all(environment == found[0] for environment in found)
+
+
 def test_gpus_of_the_pod_are_gpus_of_ray(workers):
     (container,) = workers["template"]["spec"]["containers"]
     resources, started = container["resources"], workers["rayStartParams"]
