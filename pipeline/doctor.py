@@ -7,6 +7,7 @@ where a worker of a collection would run, so that a cluster which scales from no
 from __future__ import annotations
 
 import os
+import socket
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -82,6 +83,7 @@ def examine(config: DoctorConfig) -> Iterator[Finding]:
     here = None if config.model is None else find_model(config.model).model_hash
     yield check_libraries("driver", take_vitals(pins.needed), pins)
     try:
+        _knock()
         join_ray()
     except Exception as error:
         # Whatever keeps Ray away is a finding: a dead head, a wrong token, another version.
@@ -144,6 +146,13 @@ def _hash_there(model: str) -> str:
         return find_model(model).model_hash
     except Refusal as refusal:
         return str(refusal)
+
+
+def _knock() -> None:
+    # At an address where nobody listens, Ray tries for more than four minutes.
+    host, _, port = os.environ.get("RAY_ADDRESS", "").rpartition("://")[2].rpartition(":")
+    if _is_shared() and port.isdecimal():
+        socket.create_connection((host, int(port)), timeout=10).close()
 
 
 def _is_shared() -> bool:
