@@ -11,6 +11,7 @@ import socket
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from pipeline.diagnosis import (
     read_pins,
 )
 from pipeline.door import Refusal, inside_ray_job
-from pipeline.fleet import FleetConfig, ask_worker, join_ray, leave_ray, living_nodes
+from pipeline.fleet import ask_worker, join_ray, leave_ray, living_nodes
 from pipeline.models import find_model
 from pipeline.probe import find_mark, leave_mark, remove_mark
 from pipeline.tracking import call_store
@@ -87,23 +88,22 @@ def examine(config: DoctorConfig) -> Iterator[Finding]:
         join_ray()
     except Exception as error:
         # Whatever keeps Ray away is a finding: a dead head, a wrong token, another version.
-        yield Finding(name="ray", is_ok=False, said=f"{error}. Start the head; check the token.")
+        said = f"{_last_line(error)}. Start the head; check the token."
+        yield Finding(name="ray", is_ok=False, said=said)
         return
     try:
         yield Finding(name="ray", is_ok=True, said=f"{len(living_nodes())} nodes answer")
         yield from _visit(config, pins, here)
     except Exception as error:
         # So is a worker that dies, hangs, or cannot import this project.
-        yield Finding(name="worker", is_ok=False, said=f"{error}. See ray status, ray list nodes.")
+        said = f"{_last_line(error)}. See ray status, ray list nodes, and the image."
+        yield Finding(name="worker", is_ok=False, said=said)
     finally:
         leave_ray()
 
 
 def _visit(config: DoctorConfig, pins: Pins, here: str | None) -> Iterator[Finding]:
-    def ask(question: Callable[..., Any], *arguments: Any) -> Any:
-        fleet = FleetConfig(accelerator_type=config.accelerator_type)
-        return ask_worker(question, *arguments, config=fleet, timeout_s=config.timeout_s)
-
+    ask = partial(ask_worker, options=_options(config), timeout_s=config.timeout_s)
     try:
         worker: Vitals = ask(take_vitals, pins.needed)
     except TimeoutError:
@@ -116,6 +116,12 @@ def _visit(config: DoctorConfig, pins: Pins, here: str | None) -> Iterator[Findi
     yield from _look_around(config, ask)
     if config.model is not None and here is not None:
         yield check_model(config.model, here, ask(_hash_there, config.model))
+
+
+def _options(config: DoctorConfig) -> dict[str, Any]:
+    if config.accelerator_type is None:
+        return {"num_cpus": 1}
+    return {"num_cpus": 1, "num_gpus": 1, "accelerator_type": config.accelerator_type}
 
 
 def _look_at(worker: Vitals, pins: Pins) -> Iterator[Finding]:
@@ -146,6 +152,11 @@ def _hash_there(model: str) -> str:
         return find_model(model).model_hash
     except Refusal as refusal:
         return str(refusal)
+
+
+def _last_line(error: Exception) -> str:
+    # Ray hands on a worker's whole traceback.
+    return (str(error).strip() or type(error).__name__).splitlines()[-1]
 
 
 def _knock() -> None:

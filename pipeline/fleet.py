@@ -81,18 +81,18 @@ def leave_ray() -> None:
 
 
 def ask_worker(
-    question: Callable[..., Any], *arguments: Any, config: FleetConfig, timeout_s: float
+    question: Callable[..., Any], *arguments: Any, options: dict[str, Any], timeout_s: float
 ) -> Any:
-    """What a function answers where a worker of this fleet would run.
+    """What a function answers on a node that has what Ray's ``options`` ask for.
 
     Raises:
         TimeoutError: if no node took it in time; whatever it raised there is raised here.
     """
-    answer = ray.remote(**_resources(config), max_retries=0)(question).remote(*arguments)
+    answer = ray.remote(**options, max_retries=0)(question).remote(*arguments)
     if not ray.wait([answer], timeout=timeout_s)[0]:
         ray.cancel(answer, force=True)
         raise TimeoutError(
-            f"no node took {_resources(config)} within {timeout_s:g} s; the cluster has "
+            f"no node took {options} within {timeout_s:g} s; the cluster has "
             f"{ray.cluster_resources()}"
         )
     return ray.get(answer)

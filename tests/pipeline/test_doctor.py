@@ -7,9 +7,11 @@ import ray
 
 from pipeline.doctor import DoctorConfig, examine
 from pipeline.door import Refusal
-from pipeline.fleet import FleetConfig, ask_worker, leave_ray, living_nodes
+from pipeline.fleet import ask_worker, leave_ray, living_nodes
 from pipeline.probe import find_mark, leave_mark, remove_mark
 from pipeline.vitals import take_vitals
+
+CPU = {"num_cpus": 1}
 
 
 @pytest.fixture(scope="module")
@@ -42,14 +44,14 @@ def visit(pretended, monkeypatch):
 
 
 def test_a_question_is_answered_by_another_process(pretended):
-    there = ask_worker(lambda: os.getpid(), config=FleetConfig(), timeout_s=60.0)
+    there = ask_worker(lambda: os.getpid(), options=CPU, timeout_s=60.0)
     assert there != os.getpid()
 
 
 def test_a_question_that_no_node_can_take_ends(pretended):
     with pytest.raises(TimeoutError, match=r"accelerator_type.*H100"):
-        ask_worker(lambda: os.getpid(), config=FleetConfig(accelerator_type="H100"), timeout_s=2.0)
-    assert ask_worker(lambda: os.getpid(), config=FleetConfig(), timeout_s=60.0)
+        ask_worker(lambda: os.getpid(), options=CPU | {"accelerator_type": "H100"}, timeout_s=2.0)
+    assert ask_worker(lambda: os.getpid(), options=CPU, timeout_s=60.0)
 
 
 def test_nodes_carry_resources_and_labels(pretended):
@@ -85,6 +87,16 @@ def test_an_accelerator_that_never_comes_ends_the_visit(visit):
     findings = visit(accelerator_type="H100", timeout_s=2.0)
     assert list(findings) == ["driver versions", "ray", "accelerator"]
     assert '"accelerator_type:H100"' in findings["accelerator"].said
+
+
+def test_a_worker_that_fails_is_told_in_one_line(visit, monkeypatch):
+    def fail(*_, **__):
+        raise RuntimeError("Traceback:\n  many lines\nModuleNotFoundError: No module named 'dqar'")
+
+    monkeypatch.setattr("pipeline.doctor.ask_worker", fail)
+    finding = visit()["worker"]
+    assert not finding.is_ok
+    assert finding.said.startswith("ModuleNotFoundError: No module named 'dqar'.")
 
 
 def test_storage_and_mlflow_that_do_not_answer_are_told(visit, tmp_path):
