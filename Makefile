@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo ui test test-all coverage lint bench-learned bench-claims bench-speed bench-cpu bench-gpu soak clean
+.PHONY: setup demo ui test test-all coverage lint bench-learned bench-claims bench-speed bench-cpu bench-gpu soak doctor clean
 
 setup: $(READY)
 
@@ -18,6 +18,9 @@ demo: $(READY)  ## collect, train, evaluate on the shipped model, through Ray an
 
 ui: $(READY)  ## the MLflow comparison of what the demo wrote
 	$(BIN)/python jobs/demo.py --out runs/demo --ui
+
+doctor: $(READY)  ## is this machine, or the cluster of RAY_ADDRESS, ready? DOCTOR='--out URI ...' asks more
+	$(BIN)/python jobs/doctor.py $(DOCTOR)
 
 lint: $(READY)
 	$(BIN)/ruff check .

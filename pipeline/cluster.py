@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Callable
+from typing import Any
 
 import ray
 from ray.util.metrics import Counter, Gauge
@@ -16,7 +18,7 @@ def join_ray() -> None:
     """Join the cluster of a submitted job or of ``RAY_ADDRESS``; else start one in-process."""
     if ray.is_initialized():
         return
-    if _is_on_a_cluster():
+    if is_on_a_cluster():
         ray.init(log_to_driver=True)
         return
     if address := os.environ.get("RAY_ADDRESS"):
@@ -25,7 +27,8 @@ def join_ray() -> None:
     ray.init(address="local", include_dashboard=False, logging_level=logging.ERROR)
 
 
-def _is_on_a_cluster() -> bool:
+def is_on_a_cluster() -> bool:
+    """Whether :func:`join_ray` joins one; else it starts a Ray of this process alone."""
     address = os.environ.get("RAY_ADDRESS", "")
     return inside_ray_job() or bool(address and not address.startswith("http"))
 
@@ -35,14 +38,35 @@ def leave_ray() -> None:
     ray.shutdown()
 
 
+def living_nodes() -> list[dict[str, Any]]:
+    """Nodes of the joined cluster, each with ``Resources`` and ``Labels``."""
+    return [node for node in ray.nodes() if node["Alive"]]
+
+
 def cluster_around() -> Cluster:
     """The nodes of the cluster that was joined, and those that its autoscaler may add."""
     nodes = tuple(
-        Node(resources=node["Resources"], labels=node.get("Labels", {}))
-        for node in ray.nodes()
-        if node["Alive"]
+        Node(resources=node["Resources"], labels=node.get("Labels", {})) for node in living_nodes()
     )
-    return Cluster(nodes=nodes, scaling=read_scaling() if _is_on_a_cluster() else Scaling())
+    return Cluster(nodes=nodes, scaling=read_scaling() if is_on_a_cluster() else Scaling())
+
+
+def ask_worker(
+    question: Callable[..., Any], *arguments: Any, options: dict[str, Any], timeout_s: float
+) -> Any:
+    """What a function answers on a node that has what Ray's ``options`` ask for.
+
+    Raises:
+        TimeoutError: if no node took it in time; whatever it raised there is raised here.
+    """
+    answer = ray.remote(**options, max_retries=0)(question).remote(*arguments)
+    if not ray.wait([answer], timeout=timeout_s)[0]:
+        ray.cancel(answer, force=True)
+        raise TimeoutError(
+            f"no node took {options} within {timeout_s:g} s; the cluster has "
+            f"{ray.cluster_resources()}"
+        )
+    return ray.get(answer)
 
 
 class Meters:

@@ -152,6 +152,17 @@ def resolve_tracking_uri(flag: str | None) -> str:
     return uri or f"sqlite:///{Path.cwd() / 'mlflow.db'}"
 
 
+def call_store(uri: str) -> str | None:
+    """One API call, made once and soon given up; what went wrong, or None."""
+    # MLflow's own seven tries take minutes. It reads these at each request.
+    os.environ |= {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
+    try:
+        MlflowClient(uri, uri).search_experiments(max_results=1)
+    except (MlflowException, OSError) as error:
+        return str(error)
+    return None
+
+
 def read_lineage(root: Root) -> dict[str, str]:
     """Runs that made a traces folder; empty where it was made without tracking."""
     try:

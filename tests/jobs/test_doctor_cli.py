@@ -1,0 +1,52 @@
+"""jobs/doctor.py as it is started by hand: its lines, its exit codes, what it refuses."""
+
+import pytest
+
+
+def lines_of(out):
+    """Findings by name."""
+    found = [line for line in out.splitlines() if line.startswith(("ok  ", "FAIL"))]
+    return {line[6:21].strip(): line for line in found}
+
+
+def test_this_machine_is_looked_over_through_a_ray_of_its_own(run_job, tmp_path):
+    code, out, _ = run_job("doctor", "--model", "digits", "--out", tmp_path / "traces")
+    found = lines_of(out)
+    assert {"driver versions", "ray", "worker versions", "auth", "storage", "model"} <= set(found)
+    is_well = not [line for line in found.values() if line.startswith("FAIL")]
+    assert code == (0 if is_well else 1)
+    assert ("All is well." in out) is is_well
+
+
+def test_a_head_that_does_not_answer_is_told(run_job, monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    code, out, _ = run_job("doctor")
+    assert code == 1
+    assert lines_of(out)["ray"].startswith("FAIL")
+    assert "Start the head" in lines_of(out)["ray"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (("--timeout-s", "0"), "timeout_s must be positive"),
+        (("--timeout-s", "nan"), "timeout_s must be positive"),
+        (("--model", "./nowhere"), "--model must be"),
+        (("--unknown",), "unrecognized arguments"),
+    ],
+)
+def test_bad_input_is_one_line_before_ray_starts(run_job, monkeypatch, flags, said):
+    def no_ray(*_, **__):
+        raise AssertionError("bad input must be refused before Ray starts")
+
+    monkeypatch.setattr("ray.init", no_ray)
+    code, out, err = run_job("doctor", *flags)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert said in err
+
+
+def test_a_relative_out_is_refused_inside_a_ray_job(run_job, monkeypatch):
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    code, _, err = run_job("doctor", "--out", "traces")
+    assert code == 2
+    assert "--out must be absolute" in err

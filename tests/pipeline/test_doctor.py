@@ -1,0 +1,135 @@
+"""The doctor's visit on a real Ray that pretends to have an A100."""
+
+import os
+
+import pytest
+import ray
+
+from pipeline.cluster import ask_worker, leave_ray, living_nodes
+from pipeline.doctor import DoctorConfig, examine
+from pipeline.door import Refusal
+from pipeline.probe import find_mark, leave_mark, remove_mark
+from pipeline.vitals import take_vitals
+
+CPU = {"num_cpus": 1}
+
+
+@pytest.fixture(scope="module")
+def pretended():
+    """Ray of this module's own: two CPUs, and one GPU that is not there."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("RAY_ADDRESS", raising=False)
+        ray.init(
+            address="local",
+            num_cpus=2,
+            num_gpus=1,
+            resources={"accelerator_type:A100": 1},
+            labels={"ray.io/accelerator-type": "A100"},
+            include_dashboard=False,
+            log_to_driver=False,
+        )
+        yield
+        leave_ray()
+
+
+@pytest.fixture
+def visit(pretended, monkeypatch):
+    """Findings by name; the visit leaves the module's Ray running."""
+    monkeypatch.setattr("pipeline.doctor.leave_ray", lambda: None)
+
+    def run(**fields):
+        return {finding.name: finding for finding in examine(DoctorConfig(**fields))}
+
+    return run
+
+
+def test_a_question_is_answered_by_another_process(pretended):
+    there = ask_worker(lambda: os.getpid(), options=CPU, timeout_s=60.0)
+    assert there != os.getpid()
+
+
+def test_a_question_that_no_node_can_take_ends(pretended):
+    with pytest.raises(TimeoutError, match=r"accelerator_type.*H100"):
+        ask_worker(lambda: os.getpid(), options=CPU | {"accelerator_type": "H100"}, timeout_s=2.0)
+    assert ask_worker(lambda: os.getpid(), options=CPU, timeout_s=60.0)
+
+
+def test_nodes_carry_resources_and_labels(pretended):
+    (node,) = living_nodes()
+    assert node["Resources"]["GPU"] == 1
+    assert node["Labels"]["ray.io/accelerator-type"] == "A100"
+
+
+def test_a_sound_machine_has_nothing_but_sound_findings(visit, tmp_path):
+    findings = visit(
+        out=str(tmp_path / "traces"),
+        tracking_uri=f"sqlite:///{tmp_path}/mlflow.db",
+        model="digits",
+    )
+    names = {
+        *("driver versions", "ray", "worker versions", "python", "auth", "disk", "memory"),
+        *("accelerator", "storage", "mlflow", "model"),
+    }
+    assert set(findings) == names
+    bad = {name: finding.said for name, finding in findings.items() if not finding.is_ok}
+    # This machine is what it is.
+    assert set(bad) <= {"disk", "memory"}, bad
+    assert list((tmp_path / "traces").iterdir()) == []
+
+
+def test_a_gpu_that_torch_does_not_find_is_told(visit):
+    finding = visit(accelerator_type="A100")["accelerator"]
+    assert not finding.is_ok
+    assert "torch finds no GPU" in finding.said
+
+
+def test_an_accelerator_that_never_comes_ends_the_visit(visit):
+    findings = visit(accelerator_type="H100", timeout_s=2.0)
+    assert list(findings) == ["driver versions", "ray", "accelerator"]
+    assert '"accelerator_type:H100"' in findings["accelerator"].said
+
+
+def test_a_worker_that_fails_is_told_in_one_line(visit, monkeypatch):
+    def fail(*_, **__):
+        raise RuntimeError("Traceback:\n  many lines\nModuleNotFoundError: No module named 'dqar'")
+
+    monkeypatch.setattr("pipeline.doctor.ask_worker", fail)
+    finding = visit()["worker"]
+    assert not finding.is_ok
+    assert finding.said.startswith("ModuleNotFoundError: No module named 'dqar'.")
+
+
+def test_storage_and_mlflow_that_do_not_answer_are_told(visit, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    findings = visit(out=str(tmp_path / "file" / "traces"), tracking_uri="http://127.0.0.1:1")
+    assert not findings["storage"].is_ok
+    assert "cannot write" in findings["storage"].said
+    assert not findings["mlflow"].is_ok
+    assert "Start mlflow server" in findings["mlflow"].said
+
+
+def test_a_model_that_the_driver_cannot_find_is_bad_input(visit):
+    with pytest.raises(Refusal, match="--model must be"):
+        visit(model="./nowhere")
+
+
+def test_a_mark_is_left_found_and_removed(tmp_path):
+    assert leave_mark(str(tmp_path), "a") is None
+    assert find_mark(str(tmp_path), "a")
+    assert not find_mark(str(tmp_path), "b")
+    assert remove_mark(str(tmp_path), "a") is None
+    assert not find_mark(str(tmp_path), "a")
+    assert remove_mark(str(tmp_path), "a") is None
+
+
+def test_vitals_of_this_machine_are_plausible():
+    found = take_vitals(["ray", "no-such-library"])
+    assert found.libraries["ray"] == ray.__version__
+    assert found.libraries["no-such-library"] is None
+    assert 0 < found.free_memory_gib < 10_000
+    assert found.free_disk_gib > 0
+
+
+def test_a_wait_must_be_positive():
+    with pytest.raises(ValueError, match="timeout_s must be positive"):
+        DoctorConfig(timeout_s=0.0)
