@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from dqar.records import FEATURES
 from pipeline.commit import open_traces
 from pipeline.documents import TABLES
+from pipeline.door import Refusal
 from pipeline.plan import Unit
 from pipeline.receipts import commit_receipt
 from pipeline.storage import Root, Storage, open_storage
@@ -110,7 +111,7 @@ def commit_unit(
 
 def _write_shard(storage: Storage, name: str, unit: Unit, table: pa.Table) -> dict[str, Any]:
     sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd")
+    pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
     data = sink.getvalue().to_pybytes()
     sha256 = hashlib.sha256(data).hexdigest()
     # Attempts that differ have names that differ: none replaces what a receipt names.
@@ -163,19 +164,28 @@ def _stream(
     columns: list[str] | None = None,
     condition: pc.Expression | None = None,
 ) -> Iterator[pa.RecordBatch]:
+    options = ds.ParquetFragmentScanOptions(page_checksum_verification=True)
+    parquet = ds.ParquetFileFormat(default_fragment_scan_options=options)
     for key in keys:
-        with storage.open(key) as file:
-            shard = ds.ParquetFileFormat().make_fragment(file)
-            # Few batches ahead: a merged shard would otherwise come into memory at once.
-            yield from shard.to_batches(
-                columns=columns, filter=condition, schema=SCHEMAS[table], batch_readahead=2
-            )
+        try:
+            with storage.open(key) as file:
+                # Few batches ahead: a merged shard would otherwise come into memory at once.
+                yield from parquet.make_fragment(file).to_batches(
+                    columns=columns, filter=condition, schema=SCHEMAS[table], batch_readahead=2
+                )
+        except (pa.ArrowException, OSError) as error:
+            raise Refusal(
+                f"Shard {storage}/{key} must hold what was written. Got {str(error)[:100]}. Delete "
+                "it, and run the jobs/collect.py command of this place again to collect it anew."
+            ) from error
 
 
 def merge_shards(storage: Storage, table: str, keys: list[str], target: Path) -> int:
     """Write the rows of some shards, in their order, as one local file; returns how many."""
     rows = 0
-    with pq.ParquetWriter(target, SCHEMAS[table], compression="zstd") as writer:
+    with pq.ParquetWriter(
+        target, SCHEMAS[table], compression="zstd", write_page_checksum=True
+    ) as writer:
         for group in _grouped(_stream(storage, table, keys)):
             writer.write_table(group, row_group_size=ROW_GROUP)
             rows += group.num_rows

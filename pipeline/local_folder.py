@@ -53,7 +53,10 @@ class LocalFolder:
     def open(self, key: str) -> io.BufferedReader:
         """A file to read from, anywhere in it."""
         with self._told():
-            return self._at(key).open("rb")
+            try:
+                return self._at(key).open("rb")
+            except FileNotFoundError as error:
+                raise gone(f"{self}/{key}") from error
 
     def write(self, key: str, data: bytes | Path) -> None:
         """A file of some bytes, or of what another holds; one that is there is replaced."""
@@ -148,6 +151,11 @@ class LocalFolder:
             f"Storage must be a folder that can be read and written, with hard links. Got "
             f"{self.path}, {what}. Mend it, or name another."
         )
+
+
+def gone(what: str) -> Refusal:
+    """A file that was there and is not: compaction may have replaced it meanwhile."""
+    return Refusal(f"{what} must be there to be read. Got nothing. Run the command again.")
 
 
 def checked_key(key: str) -> str:

@@ -24,7 +24,7 @@ from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
 from obstore.store import GCSStore, S3Store
 
 from pipeline.door import Refusal
-from pipeline.local_folder import LocalFolder, checked_key
+from pipeline.local_folder import LocalFolder, checked_key, gone
 from pipeline.ranges import Ranges
 
 if TYPE_CHECKING:
@@ -82,8 +82,9 @@ class Bucket:
 
     def open(self, key: str) -> io.RawIOBase:
         """An object to read from, anywhere in it."""
-        with self._told():
-            size = obstore.head(self._store, checked_key(key))["size"]
+        size = self.size(key)
+        if size is None:
+            raise gone(f"{self}/{key}")
         return Ranges(lambda start, end: self.read_range(key, start, end), size)
 
     def write(self, key: str, data: bytes | Path) -> None:

@@ -13,7 +13,7 @@ from pipeline.commit import claim_folder, committed_receipts, open_traces, write
 from pipeline.dataset import commit_unit, read_gates, read_trajectories
 from pipeline.door import Refusal
 from pipeline.receipts import find_receipt
-from pipeline.storage import open_storage
+from pipeline.storage import Bucket, open_storage
 
 FIRST, SECOND = PLAN.units()
 
@@ -50,13 +50,13 @@ def test_a_reader_of_one_column_fetches_no_others(s3, monkeypatch):
     receipt = commit_unit(storage, unit, trajectories, gates, {})
     write_manifest(storage, plan, {unit.unit_id: receipt}, FACTS)
     fetched = []
-    real = type(storage).read_range
+    real = Bucket.read_range
 
     def counted(self, key, start, end):
         fetched.append(end - start)
         return real(self, key, start, end)
 
-    monkeypatch.setattr(type(storage), "read_range", counted)
+    monkeypatch.setattr(Bucket, "read_range", counted)
     assert read_gates(storage, ["step"]).num_rows == receipt["gates"]
     assert 0 < sum(fetched) < receipt["files"]["gates"]["bytes"] / 5
 

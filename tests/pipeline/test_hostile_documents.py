@@ -192,6 +192,19 @@ def test_a_hostile_name_is_refused(name, finished, copied):
         assert read_gates(root).equals(finished[2])
 
 
+@given(st.data())
+def test_a_damaged_byte_of_a_shard_is_told(finished, copied, data):
+    """Its size is right; pages have checksums."""
+    with copied() as root:
+        shard = min((root / "gates").glob("*.parquet"))
+        whole = bytearray(shard.read_bytes())
+        end = len(whole) - 8 - int.from_bytes(whole[-8:-4], "little")
+        whole[data.draw(st.integers(4, end - 1))] ^= data.draw(st.integers(1, 255))
+        shard.write_bytes(whole)
+        with contextlib.suppress(Refusal):
+            assert read_gates(root).equals(finished[2])
+
+
 def test_a_receipt_of_another_unit_is_none(copied):
     with copied() as root:
         one, other = sorted((root / "_receipts").glob("*.json"))

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from pipeline.door import Refusal
 from pipeline.local_folder import LocalFolder, checked_key
 from pipeline.storage import open_storage
 
@@ -65,6 +66,11 @@ def test_any_range_is_read(storage):
         assert bytes(file.read(7)) == data[300:307]
         file.seek(3, io.SEEK_CUR)
         assert bytes(file.read()) == data[310:]
+
+
+def test_what_is_not_there_cannot_be_opened(storage):
+    with pytest.raises(Refusal, match="must be there to be read"):
+        storage.open("gates/x.parquet")
 
 
 def test_what_was_created_is_not_replaced(storage):
