@@ -80,6 +80,7 @@ def collected(arena: Arena, work: Path, *, seed: int, faults: int) -> dict[str, 
         code = run.finish()
     finally:
         run.end()
+    found: dict[str, Any] = _found(run.out) if code == 0 else dict.fromkeys(FOUND)
     record = {
         "seed": seed,
         "faults": [asdict(fault) for fault in run.faults],
@@ -87,7 +88,7 @@ def collected(arena: Arena, work: Path, *, seed: int, faults: int) -> dict[str, 
         "seconds": round(time.monotonic() - started, 1),
         "partial_files_left": len(run.partial_files()),
         "quarantined": len(list((run.out / "_quarantine").glob("*.json"))),
-        **(_found(run.out) if code == 0 else dict.fromkeys(FOUND)),
+        **found,
     }
     if is_as_planned(record):
         shutil.rmtree(folder)

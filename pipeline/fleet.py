@@ -68,7 +68,7 @@ class Fleet:
 
     def _preflight(self, cluster: Cluster) -> None:
         verdict = judge(self.ask, cluster)
-        if verdict.when == "never" and not self.config.wait_minutes:
+        if verdict.when == "never" and self.config.wait_minutes is None:
             raise Refusal(verdict.line)
         if verdict.line:
             print(verdict.line, flush=True)
@@ -144,7 +144,8 @@ class Fleet:
             )
         if min(waited, now - self._hinted_at) > HINT_EVERY_S:
             self._hinted_at = now
-            print(f"Still waiting. {judge(self.ask, cluster_around()).line}", flush=True)
+            why = judge(self.ask, cluster_around()).line or "Its node is busy, or it is starting."
+            print(f"Still waiting for a worker. {why}", flush=True)
 
     def _hire(self) -> None:
         self._made += 1

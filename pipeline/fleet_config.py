@@ -23,8 +23,8 @@ class FleetConfig:
     max_errors: int = 2
     """Times that a unit may raise before it is given up, where the others go on without it."""
     wait_minutes: float | None = None
-    """For how long to be without any worker. None: as long as it takes, unless no node that could
-    hold one is there or may come."""
+    """For how long to be without any worker that is ready, the loading of its model included. None:
+    as long as it takes, unless no node that could hold one is there or may come."""
 
     def __post_init__(self) -> None:
         if self.gpus_per_worker > 1 and self.gpus_per_worker != int(self.gpus_per_worker):
@@ -37,10 +37,8 @@ class FleetConfig:
                 f"workers and gpus_per_worker must not be negative. Got {self.workers=}, "
                 f"{self.gpus_per_worker=}. Leave them out for the defaults."
             )
-        if self.wait_minutes is not None and not self.wait_minutes >= 0:
-            raise ValueError(
-                f"wait_minutes must not be negative. Got {self.wait_minutes}. Pass 30."
-            )
+        if self.wait_minutes is not None and not self.wait_minutes > 0:
+            raise ValueError(f"wait_minutes must be above 0. Got {self.wait_minutes}. Pass 30.")
 
 
 def config_of(arguments: argparse.Namespace) -> FleetConfig:

@@ -59,6 +59,13 @@ class RefusesToStart(Toy):
         raise Refusal("folder must hold weights. Got none. Pass another.")
 
 
+class DiesAtStart(Toy):
+    def __init__(self, folder: str) -> None:
+        super().__init__(folder)
+        super().do(0)
+        os._exit(1)
+
+
 class Fails(Toy):
     def do(self, unit: int) -> int:
         raise KeyError(unit)
@@ -160,6 +167,14 @@ def test_a_refusal_of_a_starting_worker_is_a_refusal_here(fleet):
     """As when the weights cannot be read: the fleet must not hire for ever."""
     with pytest.raises(Refusal, match="must hold weights"):
         list(fleet(RefusesToStart, workers=1).work([3]))
+
+
+@pytest.mark.timeout(120)
+def test_workers_that_die_while_they_start_are_not_hired_for_ever(fleet, tmp_path):
+    crew = fleet(DiesAtStart, workers=1, max_attempts=2)
+    with pytest.raises(RuntimeError, match="No worker could start: 2 in a row failed"):
+        list(crew.outcomes([3]))
+    assert attempts(tmp_path) == {"0": 2}
 
 
 def test_a_bug_in_a_worker_is_raised(fleet):
