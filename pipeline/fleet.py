@@ -148,12 +148,19 @@ class Fleet:
             print(f"Still waiting for a worker. {why}", flush=True)
 
     def _hire(self) -> None:
+        actor = self._recruit()
+        starting = actor.__ray_call__.remote(_whereabouts)
+        self._posts[starting] = _Post(actor=actor)
+
+    def _recruit(self) -> Any:
         self._made += 1
         name = f"{self._worker_name}-{self._made}-{secrets.token_hex(3)}"
         actor = self._remote.options(name=name).remote(**self._arguments)
         self._actors.append(actor)
-        starting = actor.__ray_call__.remote(_whereabouts)
-        self._posts[starting] = _Post(actor=actor)
+        return actor
+
+    def _let_go(self, actor: Any) -> None:
+        ray.kill(actor)
 
     def _dismiss(self) -> None:
         for actor in self._actors:
@@ -184,7 +191,7 @@ class Fleet:
         ticket = desk.take(node, nodes)
         if ticket is None:
             # An idle worker would keep its GPU from the one that takes over a dead one's unit.
-            ray.kill(actor)
+            self._let_go(actor)
             return
         reference = actor.do.remote(ticket.unit)
         self._posts[reference] = _Post(
@@ -214,7 +221,7 @@ class Fleet:
         self, desk: Desk, post: _Post, ticket: Ticket, error: Exception, text: str
     ) -> Outcome | None:
         # Not only the dead: one that cannot be reached may still write.
-        ray.kill(post.actor)
+        self._let_go(post.actor)
         is_tried_again = desk.give_back(ticket)
         if desk.waiting:
             self._hire()

@@ -100,7 +100,8 @@ def test_the_others_are_done_and_the_same_command_finishes(local_ray, root, plan
     assert f"{bad}.json" in str(told.value)
     assert f"{deadly}.json" in str(told.value)
     assert len(list((root / "_receipts").glob("*.json"))) == 3
-    assert not (root / "trajectories" / f"{bad}.parquet").exists()
+    assert len(list((root / "trajectories").glob("*.parquet"))) == 3
+    assert not list((root / "trajectories").glob(f"{bad}*"))
     found = quarantined(root)
     assert {name: one["attempts"] for name, one in found.items()} == {bad: 2, deadly: 2}
     assert "Diverged: Trajectories must end in finite" in found[bad]["error"]

@@ -1,0 +1,129 @@
+"""What collection costs beside plain sampling of the same model, and how large its rows are.
+
+    python -m benchmarks.collecting
+
+A unit is one batch of twins and one of trajectories, three of which share a twin. All are samples,
+so a collection that decided, measured and logged at no cost would make as many a second as the
+stock sampler does; of trajectories alone it would make three quarters as many, which is the most
+that any collection with these twins can.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from benchmarks.allocator import keep_memory
+from benchmarks.clock import device_name
+from benchmarks.rounds import Ran, Rounds, Variant, time_rounds
+from benchmarks.settings import count, hand_over, machine_facts
+from benchmarks.spread import figures_of, ratio_of, to_digits
+from dqar.integration import DQARSampler, SamplerConfig
+from pipeline.collect import plan_for
+from pipeline.collector import Collector
+from pipeline.commit import claim_folder
+from pipeline.noise import draw_noise
+from pipeline.plan import CollectPlan, Unit
+
+
+@dataclass(slots=True)
+class Stand:
+    """A collector, the first unit of its plan, and what became of it."""
+
+    collector: Collector
+    folder: Path
+    receipts: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def plan(self) -> CollectPlan:
+        """What is collected."""
+        return self.collector.plan
+
+    @property
+    def unit(self) -> Unit:
+        """The first unit."""
+        return next(self.plan.units())
+
+    def variants(self) -> Iterator[Variant]:
+        """What a round times."""
+        yield Variant(name="sampling", run=self.sample)
+        yield Variant(name="collecting", run=self.collect)
+
+    def sample(self) -> Ran:
+        """Seconds of the stock model in the sampler, on the noise of the unit's trajectories."""
+        plan, model = self.plan, self.collector.model
+        noise_ids = [plan.noise_id(index) for index in range(self.unit.start, self.unit.stop)]
+        shape, classes = model.card.latent_shape, model.card.num_classes
+        noise, labels = draw_noise("collect", plan.seed, noise_ids, shape, classes)
+        noise = noise.to(self.collector.device, model.transformer.dtype)
+        config = SamplerConfig(num_inference_steps=plan.steps, guidance_scale=plan.guidance_scale)
+        sampler = DQARSampler(model.transformer, model.scheduler, config)
+        started = time.perf_counter()
+        # To the host, which waits for the device.
+        sampler.sample(len(noise), labels.to(noise.device), latents=noise).cpu()
+        return Ran(seconds=time.perf_counter() - started)
+
+    def collect(self) -> Ran:
+        """Seconds of the unit as a worker does it, from noise to receipt, in a new folder."""
+        root = Path(tempfile.mkdtemp(dir=self.folder)) / "traces"
+        claim_folder(root, self.plan)
+        self.collector.root = root
+        started = time.perf_counter()
+        self.receipts.append(self.collector.do(self.unit))
+        return Ran(seconds=time.perf_counter() - started)
+
+
+def report(stand: Stand, rounds: Rounds) -> dict[str, Any]:
+    """Throughput of a collection over that of plain sampling, and bytes."""
+    trajectories = len(stand.unit)
+    twins = -(-trajectories // stand.plan.masks_per_noise)
+    ratio = ratio_of(rounds.seconds["sampling"], rounds.seconds["collecting"])
+    both = {name: value * (trajectories + twins) / trajectories for name, value in ratio.items()}
+    receipt = stand.receipts[-1]
+    written = sum(file["bytes"] for file in receipt["files"].values())
+    return {
+        "trajectories": trajectories,
+        "twins": twins,
+        **figures_of("samples_ratio", both),
+        **figures_of("trajectories_ratio", ratio),
+        "trajectories_ratio_at_most": to_digits(trajectories / (trajectories + twins)),
+        "gate_rows": receipt["gates"],
+        "bytes_per_gate_row": to_digits(written / receipt["gates"]),
+        "rounds": rounds.count,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Time collection; ends with JSON.")
+    parser.add_argument("--model", default="digits")
+    parser.add_argument("--sites", default="attn,ff")
+    parser.add_argument("--batch-size", type=count, default=48, help="trajectories of the unit")
+    parser.add_argument("--rounds", type=count, default=12)
+    parser.add_argument("--out", type=Path, help="also write the JSON line to this file")
+    arguments = parser.parse_args()
+    plan = plan_for(
+        arguments.model,
+        guidance_scale=None,
+        designs="paced",
+        steps=50,
+        sites=tuple(arguments.sites.split(",")),
+        forecast_orders=(0, 1, 2),
+        batch_size=arguments.batch_size,
+        num_trajectories=arguments.batch_size,
+    )
+    kept = {"keeps_memory": keep_memory()}
+    with tempfile.TemporaryDirectory() as folder:
+        stand = Stand(collector=Collector(plan, folder), folder=Path(folder))
+        device = stand.collector.device
+        rounds = time_rounds(list(stand.variants()), arguments.rounds, device)
+    facts = {"model": plan.model, "sites": arguments.sites, "device": device_name(device)}
+    hand_over(facts | machine_facts() | kept | report(stand, rounds), arguments.out)
+
+
+if __name__ == "__main__":
+    main()
