@@ -15,9 +15,9 @@ from dqar.policy_file import load_policy
 from dqar.policy_spec import PolicySpec
 from dqar.records import ACTIONS
 from dqar.snr import scheduler_snr
-from pipeline.attribution import ReusedGates
 from pipeline.dataset import read_gates
 from pipeline.planning import max_stretch_of, planned, snrs_of
+from pipeline.reused_gates import ReusedGates
 from pipeline.train import TrainConfig, save_trained, train
 
 STEPS, MAX_GAP = 10, 4
@@ -86,7 +86,7 @@ def test_plans_are_added_and_nothing_else_is_changed():
     policy = policy_where_orders_cost(-1.0)
     changed = planned(policy, SNRS, (0, 1))
     spec = changed.spec
-    kept = {"plans": (), "plan_errors": (), "forecast_order": 0}
+    kept = {"plans": (), "plan_errors": (), "forecast_order": 0, "actions": policy.spec.actions}
     assert replace(spec, **kept) == policy.spec
     for name, value in policy.state_dict().items():
         assert torch.equal(changed.state_dict()[name], value)
