@@ -28,6 +28,9 @@ CHUNK_ROWS = 2**14
 """Rows of gates that are differentiated at once; the gradient of a step is the sum over its
 chunks, so that memory does not follow the rows."""
 
+Places = Int[Tensor, " _"]
+"""Some of the trajectories, growing."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DamageModel:
@@ -110,7 +113,7 @@ class _Damage(Objective):
             ridge = torch.zeros(())
         return total / self.policy.spec.members
 
-    def _loss(self, chunk: Int[Tensor, " n"]) -> Float[Tensor, ""]:
+    def _loss(self, chunk: Places) -> Float[Tensor, ""]:
         """The members' losses, added up."""
         gates, members = self._load(chunk), self.policy.spec.members
         predicted = _log_totals(self.policy, self.log_floor, gates)
@@ -118,7 +121,7 @@ class _Damage(Objective):
         target = gates.log_error.expand(members, -1)
         return F.huber_loss(predicted, target, delta=self.config.huber_delta) * members
 
-    def _load(self, chunk: Int[Tensor, " n"]) -> ReusedGates:
+    def _load(self, chunk: Places) -> ReusedGates:
         if self.whole is not None:
             return self.whole
         chosen = torch.zeros(len(self.gates.noise), dtype=torch.bool)
@@ -136,7 +139,7 @@ class _Damage(Objective):
         return DamageModel(policy=self.policy, log_floor=float(self.log_floor.detach().mean()))
 
 
-def batches_of(gates: Gates, rows: int, seed: int) -> list[list[Int[Tensor, " n"]]]:
+def batches_of(gates: Gates, rows: int, seed: int) -> list[list[Places]]:
     """Batches of whole noises, drawn at random, with about so many rows each: the trajectories of
     each of their chunks, growing."""
     by_noise = torch.zeros(int(gates.noise.max()) + 1, dtype=torch.long)
@@ -151,7 +154,7 @@ def batches_of(gates: Gates, rows: int, seed: int) -> list[list[Int[Tensor, " n"
     return [_chunks(torch.nonzero(batch == one)[:, 0], gates) for one in batch.unique()]
 
 
-def _chunks(trajectories: Int[Tensor, " n"], gates: Gates) -> list[Int[Tensor, " n"]]:
+def _chunks(trajectories: Places, gates: Gates) -> list[Places]:
     rows = gates.num_rows[trajectories]
     chunk = (rows.cumsum(0) - rows) // CHUNK_ROWS
     if int(rows.sum()) <= CHUNK_ROWS:

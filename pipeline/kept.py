@@ -13,6 +13,7 @@ import os
 import shutil
 import uuid
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,11 @@ VERSION = 1
 """Of what is kept."""
 MAX_BYTES = 2**30
 """Size of a file beyond which it is no answer."""
+UNREADABLE = (
+    *(OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, RecursionError),
+    *(zipfile.BadZipFile, zlib.error, NotImplementedError),
+)
+"""What reading an answer that is damaged may end in."""
 Work = Callable[[Sequence[Any]], Iterator[tuple[Any, Any]]]
 """What does tasks: yields each with its answer, in any order."""
 
@@ -46,13 +52,12 @@ class KeptAnswers:
 
     def work(self, tasks: Sequence[Task], work: Work) -> Iterator[tuple[Task, Answer]]:
         """Yield each task with its answer: those kept first, then the others as they are done."""
-        missing = []
-        for task in tasks:
-            answer = self.take(task)
-            if answer is None:
-                missing.append(task)
-            else:
-                yield task, answer
+        found = [(task, self.take(task)) for task in tasks]
+        missing = [task for task, answer in found if answer is None]
+        if len(missing) < len(tasks):
+            kept = len(tasks) - len(missing)
+            print(f"evaluate: {kept} of {len(tasks)} answers are of an earlier run", flush=True)
+        yield from ((task, answer) for task, answer in found if answer is not None)
         for task, answer in work(missing):
             self.keep(task, answer)
             yield task, answer
@@ -65,9 +70,9 @@ class KeptAnswers:
             if max(path.stat().st_size, arrays.stat().st_size) > MAX_BYTES:
                 return None
             stored = json.loads(path.read_text())
-            with np.load(arrays, allow_pickle=False) as found:
+            with arrays.open("rb") as stream, np.load(stream, allow_pickle=False) as found:
                 return unpacked(task, stored, {name: found[name] for name in found.files})
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile):
+        except UNREADABLE:
             return None
 
     def keep(self, task: Task, answer: Answer) -> None:
