@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,11 @@ def load_policies(flags: list[str], card: ModelCard) -> dict[str, ReusePolicy]:
     policies: dict[str, ReusePolicy] = {}
     for flag in flags:
         name, _, folder = flag.rpartition("=")
+        if not re.fullmatch(r"[\w.-]*", name):
+            raise Refusal(
+                f"--policy NAME must be of letters, digits, dots and dashes: files are called by "
+                f"it. Got {name!r:.60}. Pass another name."
+            )
         method = f"learned-{name}" if name else "learned"
         if method in policies:
             raise Refusal(
