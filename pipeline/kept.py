@@ -80,7 +80,8 @@ class KeptAnswers:
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self._path(task)
         stored, arrays = packed(answer)
-        _appear(path.with_suffix(".npz"), lambda stream: np.savez(stream, **arrays))
+        named: Any = arrays
+        _appear(path.with_suffix(".npz"), lambda stream: np.savez(stream, **named))
         _appear(path, lambda stream: stream.write(json.dumps(stored).encode()))
 
     def _path(self, task: Task) -> Path:

@@ -124,7 +124,8 @@ class StoredGates:
         with self.path.open("rb") as stream:
             for start, count in self._runs():
                 stream.seek(4 * self.width * start)
-                stream.readinto(memoryview(rows[place : place + count]).cast("B"))
+                found = np.fromfile(stream, np.float32, count * self.width)
+                rows[place : place + count] = found.reshape(count, self.width)
                 place += count
         return rows
 

@@ -42,7 +42,7 @@ sys.exit(jobs.train.enter(jobs.train.parser(), jobs.train.run))
 """The door, with a checkpoint at every round and a pause after it."""
 
 
-def start(words: list[str], folder: Path, log: str) -> subprocess.Popen:
+def start(words: list, folder: Path, log: str) -> subprocess.Popen:
     """A process group of its own."""
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     environment |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 import torch
 
@@ -31,7 +31,7 @@ def in_pieces(monkeypatch):
         def stream(uri, columns, *, only_reused=False):
             table = read_gates(uri, columns if "action" in columns else [*columns, "action"])
             if only_reused:
-                table = table.filter(pa.compute.not_equal(table["action"], "compute"))
+                table = table.filter(pc.field("action") != "compute")
             table = table if order is None else table.take(order(table))
             yield from table.select(columns).combine_chunks().to_batches(max_chunksize=rows)
 
