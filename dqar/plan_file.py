@@ -42,7 +42,12 @@ def save_plan(plan: StaticPlan, path: str | Path) -> None:
     """Write a plan; its folder is made if missing."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    stored = {
+    path.write_text(json.dumps(plan_document(plan), indent=1) + "\n", encoding="utf-8")
+
+
+def plan_document(plan: StaticPlan) -> dict[str, Any]:
+    """A plan as its file's JSON."""
+    return {
         "schema_version": SCHEMA_VERSION,
         "sites": plan.sites,
         "num_layers": plan.num_layers,
@@ -51,7 +56,6 @@ def save_plan(plan: StaticPlan, path: str | Path) -> None:
         "sampler": plan.sampler,
         "timesteps": plan.timesteps,
     }
-    path.write_text(json.dumps(stored, indent=1) + "\n", encoding="utf-8")
 
 
 def _named(plan: StaticPlan) -> list[Action]:
@@ -73,7 +77,7 @@ def load_plan(path: str | Path) -> StaticPlan:
             f"{stored.get('schema_version')!r:.40}. Export the plan again with this release."
         )
     try:
-        return _plan_of(stored)
+        return plan_of_document(stored)
     except (ValueError, OverflowError) as error:  # an integer may be too large for a float
         raise ValueError(f"{path} does not describe a plan: {error}") from error
 
@@ -92,7 +96,12 @@ def _read(path: Path) -> dict[str, Any]:
     return stored
 
 
-def _plan_of(stored: dict[str, Any]) -> StaticPlan:
+def plan_of_document(stored: dict[str, Any]) -> StaticPlan:
+    """The plan of a file's JSON.
+
+    Raises:
+        ValueError, OverflowError: saying what is wrong with it.
+    """
     if stored.keys() - {"schema_version"} != KINDS.keys():
         raise ValueError(
             f"It must have the fields {tuple(KINDS)}. Got {sorted(stored)!s:.200}. Export it again."

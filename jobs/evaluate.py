@@ -100,6 +100,7 @@ def configure(arguments: argparse.Namespace, card, policy):
         balanced=arguments.balanced,
         cross_branch_threshold=arguments.cross_branch_threshold,
         seed=arguments.seed,
+        part_samples=arguments.part_samples,
         **chosen | {"sites": split_names(chosen["sites"])},
     )
 
@@ -128,6 +129,12 @@ def parser() -> JobParser:
     job.add_argument("--sites", help="attn, or attn,ff, or block; default: the policy's")
     job.add_argument("--seed", type=int, default=0, help="seed of the evaluation noise")
     job.add_argument("--batch-size", type=int, default=32, help="samples side by side")
+    job.add_argument(
+        "--part-samples",
+        type=int,
+        default=1024,
+        help="samples of a point that one worker measures at a time, in whole batches",
+    )
     job.add_argument("--dtype", choices=["fp32", "fp16", "bf16"], default="fp32", help="arithmetic")
     job.add_argument(
         "--cached", choices=["output", "kv"], default="output", help="what attn caches"

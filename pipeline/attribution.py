@@ -10,78 +10,26 @@ consecutive stale steps is coherent rather than orthogonal; the gap carries what
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from dqar.policy import ReusePolicy
 from dqar.policy_spec import PolicySpec
+from pipeline.checkpoint import Checkpoint
+from pipeline.descent import Descended, FitConfig, Objective, descend
+from pipeline.reused_gates import Gates, ReusedGates
 
+CHUNK_ROWS = 2**14
+"""Rows of gates that are differentiated at once; the gradient of a step is the sum over its
+chunks, so that memory does not follow the rows."""
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ReusedGates:
-    """The reused gates of some trajectories, and what each trajectory ended at."""
-
-    features: Float[Tensor, "gates f"]
-    """Unscaled features of each reused gate."""
-    trajectory: Int[Tensor, " gates"]
-    """Index into the trajectories."""
-    squared_error: Float[Tensor, " trajectories"]
-    """D^2: squared relative L2 distance of the final latent to the twin's."""
-    noise: Int[Tensor, " trajectories"]
-    """Index of the noise that a trajectory starts from."""
-    weight: Float[Tensor, " gates"]
-    """How many gates a row stands for."""
-
-    @property
-    def log_error(self) -> Float[Tensor, " trajectories"]:
-        """log D^2, finite for a trajectory that ended on its twin."""
-        return self.squared_error.clamp_min(1e-12).log()
-
-    def subset(self, chosen: Bool[Tensor, " trajectories"]) -> ReusedGates:
-        """Some of the trajectories, with their gates."""
-        of_gate = chosen[self.trajectory]
-        renumbered = chosen.long().cumsum(0) - 1
-        return ReusedGates(
-            features=self.features[of_gate],
-            trajectory=renumbered[self.trajectory[of_gate]],
-            squared_error=self.squared_error[chosen],
-            noise=torch.unique(self.noise[chosen], return_inverse=True)[1],
-            weight=self.weight[of_gate],
-        )
-
-    def with_features(self, features: Float[Tensor, "gates f"]) -> ReusedGates:
-        """The same gates, seen differently."""
-        return replace(self, features=features)
-
-    def collapsed(self) -> ReusedGates:
-        """Gates of a trajectory that look alike, as one row each."""
-        table = torch.cat([self.trajectory[:, None].double(), self.features.double()], dim=1)
-        rows, place = table.unique(dim=0, return_inverse=True)
-        weight = torch.zeros(len(rows)).index_add(0, place, self.weight)
-        features, trajectory = rows[:, 1:].float(), rows[:, 0].long()
-        return replace(self, features=features, trajectory=trajectory, weight=weight)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class FitConfig:
-    """How the damage model is fitted."""
-
-    steps: int = 600
-    """Adam steps over all trajectories."""
-    learning_rate: float = 5e-3
-    """Peak learning rate, cosine to zero."""
-    weight_decay: float = 1e-3
-    """Decoupled weight decay of the networks."""
-    huber_delta: float = 1.0
-    """Where the loss on log D^2 turns from square to linear."""
-    noise_ridge: float = 0.1
-    """Penalty on the squared nuisance of a noise, relative to a trajectory's loss."""
-    seed: int = 0
-    """Seed of the weights."""
+Places = Int[Tensor, " _"]
+"""Some of the trajectories, growing."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -92,86 +40,142 @@ class DamageModel:
     log_floor: float
     """log D0^2: what dtype and cache leave even where nothing is reused."""
 
+    @torch.no_grad()
     def predict(self, gates: ReusedGates) -> Float[Tensor, " trajectories"]:
         """Predicted log D^2 of trajectories whose noise is unknown."""
         floor = torch.tensor(self.log_floor)
         return _log_totals(self.policy, floor.expand(self.policy.spec.members), gates).mean(dim=0)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DamageFit:
+    """A fitted model, and the descent that led there."""
+
+    model: DamageModel
+    descended: Descended
+
+
 def fit_damage(
     spec: PolicySpec,
-    gates: ReusedGates,
+    gates: Gates,
     config: FitConfig,
     report: Callable[[int, float], None] = lambda step, loss: None,
-) -> DamageModel:
+    *,
+    held_out: ReusedGates | None = None,
+    checkpoint: Checkpoint | None = None,
+) -> DamageFit:
     """Fit f, each member on its own from other weights.
 
     Args:
-        report: called with the step and the loss every 50 steps.
+        held_out: trajectories of other noises, by which the descent ends early.
+        report: as ``checkpoint``, of :func:`pipeline.descent.descend`.
     """
-    torch.manual_seed(config.seed)
-    policy = ReusePolicy(spec)
-    _start_at_mean_damage(policy, gates)
-    members, num_noises = spec.members, int(gates.noise.max()) + 1
-    log_floor = nn.Parameter((gates.log_error.min() - 2.0).expand(members).clone())
-    nuisance = nn.Parameter(torch.zeros(members, num_noises))
-    optimizer = torch.optim.AdamW(
-        [
-            {"params": policy.parameters(), "weight_decay": config.weight_decay},
-            {"params": [log_floor, nuisance], "weight_decay": 0.0},
-        ],
-        lr=config.learning_rate,
-    )
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.steps)
-    target = gates.log_error.expand(members, -1)
-    for step in range(config.steps):
-        predicted = _log_totals(policy, log_floor, gates) + nuisance[:, gates.noise]
-        loss = F.huber_loss(predicted, target, delta=config.huber_delta) * members
-        loss = loss + config.noise_ridge * nuisance.square().sum() / target.shape[1]
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-        if (step + 1) % 50 == 0:
-            report(step + 1, loss.item() / members)
-    policy.eval().requires_grad_(False)
-    return DamageModel(policy=policy, log_floor=float(log_floor.detach().mean()))
+    objective = _Damage(spec, gates, config, held_out)
+    descended = descend(objective, config, report, checkpoint)
+    objective.policy.eval().requires_grad_(False)
+    return DamageFit(model=objective.model(), descended=descended)
 
 
-def fit_local(
-    spec: PolicySpec,
-    features: Float[Tensor, "gates f"],
-    log_error: Float[Tensor, " gates"],
-    config: FitConfig,
-) -> ReusePolicy:
-    """Fit f on the log squared *local* error of single gates: the label that published routers
-    learn from. It is here to be compared with; it ignores what becomes of an error."""
-    torch.manual_seed(config.seed)
-    policy = ReusePolicy(spec)
-    optimizer = torch.optim.AdamW(policy.parameters(), lr=config.learning_rate)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.steps)
-    generator = torch.Generator().manual_seed(config.seed)
-    for _ in range(config.steps):
-        batch = torch.randint(len(features), (8192,), generator=generator)
-        predicted = policy.by_member(features[batch])
-        loss = F.huber_loss(predicted, log_error[batch].expand_as(predicted))
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-    return policy.eval().requires_grad_(False)
+class _Damage(Objective):
+    """The loss on log D^2 of batches of trajectories, chunk by chunk."""
+
+    def __init__(
+        self, spec: PolicySpec, gates: Gates, config: FitConfig, held_out: ReusedGates | None
+    ) -> None:
+        super().__init__()
+        torch.manual_seed(config.seed)
+        self.policy = ReusePolicy(spec)
+        _start_at_mean_damage(self.policy, gates)
+        members, num_noises = spec.members, int(gates.noise.max()) + 1
+        self.log_floor = nn.Parameter((gates.log_error.min() - 2.0).expand(members).clone())
+        self.nuisance = nn.Parameter(torch.zeros(members, num_noises))
+        self.gates, self.held_out, self.config = gates, held_out, config
+        self.batches = batches_of(gates, config.rows_per_step, config.seed)
+        # What is one chunk is read once.
+        self.whole = gates.load() if len(self.batches) == len(self.batches[0]) == 1 else None
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        return [
+            {"params": self.policy.parameters(), "weight_decay": self.config.weight_decay},
+            {"params": [self.log_floor, self.nuisance], "weight_decay": 0.0},
+        ]
+
+    def backward(self, step: int) -> float:
+        batch = self.batches[step % len(self.batches)]
+        size = sum(map(len, batch))
+        noises = self.gates.noise[torch.cat(batch)].unique()
+        ridge = self.config.noise_ridge * self.nuisance[:, noises].square().sum() / size
+        total = 0.0
+        for chunk in batch:
+            loss = self._loss(chunk) * (len(chunk) / size) + ridge
+            loss.backward()
+            total += loss.item()
+            ridge = torch.zeros(())
+        return total / self.policy.spec.members
+
+    def _loss(self, chunk: Places) -> Float[Tensor, ""]:
+        """The members' losses, added up."""
+        gates, members = self._load(chunk), self.policy.spec.members
+        predicted = _log_totals(self.policy, self.log_floor, gates)
+        predicted = predicted + self.nuisance[:, self.gates.noise[chunk]]
+        target = gates.log_error.expand(members, -1)
+        return F.huber_loss(predicted, target, delta=self.config.huber_delta) * members
+
+    def _load(self, chunk: Places) -> ReusedGates:
+        if self.whole is not None:
+            return self.whole
+        chosen = torch.zeros(len(self.gates.noise), dtype=torch.bool)
+        chosen[chunk] = True
+        return self.gates.subset(chosen).load()
+
+    def held_out_loss(self) -> float | None:
+        if self.held_out is None:
+            return None
+        predicted, target = self.model().predict(self.held_out), self.held_out.log_error
+        return F.huber_loss(predicted, target, delta=self.config.huber_delta).item()
+
+    def model(self) -> DamageModel:
+        """The model as it stands."""
+        return DamageModel(policy=self.policy, log_floor=float(self.log_floor.detach().mean()))
+
+
+def batches_of(gates: Gates, rows: int, seed: int) -> list[list[Places]]:
+    """Batches of whole noises, drawn at random, with about so many rows each: the trajectories of
+    each of their chunks, growing."""
+    by_noise = torch.zeros(int(gates.noise.max()) + 1, dtype=torch.long)
+    by_noise = by_noise.index_add(0, gates.noise, gates.num_rows)
+    total = int(by_noise.sum())
+    number = -(-total // rows) or 1
+    order = torch.randperm(len(by_noise), generator=torch.Generator().manual_seed(seed))
+    batch_of_noise = torch.empty_like(by_noise)
+    before = by_noise[order].cumsum(0) - by_noise[order]
+    batch_of_noise[order] = before * number // max(1, total)
+    batch = batch_of_noise[gates.noise]
+    return [_chunks(torch.nonzero(batch == one)[:, 0], gates) for one in batch.unique()]
+
+
+def _chunks(trajectories: Places, gates: Gates) -> list[Places]:
+    rows = gates.num_rows[trajectories]
+    chunk = (rows.cumsum(0) - rows) // CHUNK_ROWS
+    if int(rows.sum()) <= CHUNK_ROWS:
+        return [trajectories]
+    return [trajectories[chunk == one] for one in chunk.unique()]
 
 
 def _log_totals(
     policy: ReusePolicy, log_floor: Float[Tensor, " members"], gates: ReusedGates
 ) -> Float[Tensor, "members trajectories"]:
-    damage = policy.by_member(gates.features).clamp(max=20.0).exp() * gates.weight
-    floor = log_floor.exp()[:, None].expand(-1, len(gates.squared_error))
-    return floor.index_add(1, gates.trajectory, damage).log()
+    totals = log_floor.exp()[:, None].expand(-1, len(gates.squared_error))
+    # In pieces, so that a prediction of many rows takes no more memory than a step of the fit.
+    pieces = (one.split(CHUNK_ROWS) for one in (gates.features, gates.trajectory, gates.weight))
+    for features, trajectory, weight in zip(*pieces, strict=True):
+        damage = policy.by_member(features).clamp(max=20.0).exp() * weight
+        totals = totals.index_add(1, trajectory, damage)
+    return totals.log()
 
 
-def _start_at_mean_damage(policy: ReusePolicy, gates: ReusedGates) -> None:
-    per_gate = gates.squared_error.sum() / gates.weight.sum().clamp_min(1)
+def _start_at_mean_damage(policy: ReusePolicy, gates: Gates) -> None:
+    per_gate = gates.squared_error.sum() / gates.num_gates.sum().clamp_min(1)
     for network in policy.networks:
         last = list(network.children())[-1]
         assert isinstance(last, nn.Linear)

@@ -8,18 +8,18 @@ squared z-scores of all strata add up to a chi-squared.
 
 from __future__ import annotations
 
-import itertools
 import math
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.stats import chi2
 
-from pipeline.dataset import read_trajectories, stream_gates
+from pipeline.dataset import read_trajectories
+from pipeline.gate_stream import GateBlock, whole_trajectories
 
 LEAST_VARIANCE = 5.0
 """Below it a stratum's sum is too far from normal to be tested."""
-COIN = ("trajectory_id", "draw_id", "step", "propensity", "action", "eligible")
+COIN = ("draw_id", "step", "propensity", "action", "eligible")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,41 +74,42 @@ class Balance:
 
 def check_balance(uri: str) -> Balance:
     """Test the propensities of a dataset, stratum by stratum."""
-    table = read_trajectories(uri)
-    ids = table["trajectory_id"].to_pylist()
-    designs = np.array(table["design"].to_pylist())
-    coins = _coins(uri, {trajectory_id: place for place, trajectory_id in enumerate(ids)})
-    own, steps = designs[coins["owner"]], np.unique(coins["step"]).tolist()
+    own = np.array(read_trajectories(uri)["design"].to_pylist())
+    designs = np.unique(own)
+    sums: dict[tuple[str, int], np.ndarray] = {}
+    for block in whole_trajectories(uri, list(COIN)):
+        coins = _coins(block)
+        design = np.searchsorted(designs, own[coins.owner])
+        for key, added in _sums(coins, design).items():
+            stratum = (str(designs[key[0]]), key[1])
+            sums[stratum] = sums.get(stratum, 0.0) + added
     strata = [
-        _stratum(design, step, coins[(own == design) & (coins["step"] == step)])
-        for design, step in itertools.product(sorted(set(designs.tolist())), steps)
+        Stratum(design=design, step=step, coins=round(coins), excess=excess, variance=variance)
+        for (design, step), (coins, excess, variance) in sorted(sums.items())
     ]
     return Balance(strata=[one for one in strata if one.variance >= LEAST_VARIANCE])
 
 
-def _coins(uri: str, place: dict[str, int]) -> np.ndarray:
-    """One row a coin: who threw it, when, how probable reuse was, whether it came."""
-    kind = [("owner", "i8"), ("draw", "i8"), ("step", "i8"), ("reuse", "f8"), ("probability", "f8")]
-    parts = []
-    for batch in stream_gates(uri, list(COIN)):
-        wanted = batch["eligible"].to_numpy(zero_copy_only=False)
-        part = np.zeros(len(wanted), dtype=kind)
-        part["owner"] = [place[owner] for owner in batch["trajectory_id"].to_pylist()]
-        part["draw"], part["step"] = batch["draw_id"].to_numpy(), batch["step"].to_numpy()
-        part["reuse"] = np.array(batch["action"].to_pylist()) != "compute"
-        of_action = batch["propensity"].to_numpy().astype(float)
-        part["probability"] = np.where(part["reuse"] > 0, of_action, 1.0 - of_action)
-        parts.append(part[wanted])
-    coins = np.concatenate(parts)
-    return coins[np.unique(coins[["owner", "draw"]], return_index=True)[1]]
+def _coins(block: GateBlock) -> GateBlock:
+    """One row a coin: those that could be thrown, and of gates that share one the first."""
+    thrown = block[block.columns["eligible"]]
+    draw = thrown.columns["draw_id"].astype(np.int64)
+    place = thrown.owner * (draw.max(initial=0) + 1) + draw
+    return thrown[np.unique(place, return_index=True)[1]]
 
 
-def _stratum(design: str, step: int, coins: np.ndarray) -> Stratum:
-    probability = coins["probability"]
-    return Stratum(
-        design=design,
-        step=step,
-        coins=len(coins),
-        excess=float((coins["reuse"] - probability).sum()),
-        variance=float((probability * (1.0 - probability)).sum()),
+def _sums(coins: GateBlock, design: np.ndarray) -> dict[tuple[int, int], np.ndarray]:
+    """Coins, reuses less their probabilities, and the variance of that, by design and step."""
+    columns = coins.columns
+    reuse = columns["action"] != "compute"
+    of_action = columns["propensity"].astype(float)
+    probability = np.where(reuse, of_action, 1.0 - of_action)
+    added = np.stack([np.ones(len(reuse)), reuse - probability, probability * (1 - probability)])
+    keys, which = np.unique(
+        np.stack([design, columns["step"].astype(np.int64)]), axis=1, return_inverse=True
     )
+    totals = [np.bincount(which.ravel(), row, keys.shape[1]) for row in added]
+    return {
+        (int(design), int(step)): total
+        for (design, step), total in zip(keys.T, np.stack(totals, axis=1), strict=True)
+    }

@@ -86,7 +86,9 @@ def refuse_other_files(out: str, ours: str) -> None:
     folder = Path(out)
     if folder.exists() and not folder.is_dir():
         raise Refusal(f"--out must be a folder. Got {out}, which is a file. Name another.")
-    if folder.exists() and any(folder.iterdir()) and not (folder / ours).exists():
+    # What begins with an underscore is what a run that was cut off left to be taken up.
+    others = folder.exists() and any(one.name[0] != "_" for one in folder.iterdir())
+    if others and not (folder / ours).exists():
         raise Refusal(
             f"--out must be new or hold {ours}. Got {out}, which holds other files. Name another."
         )

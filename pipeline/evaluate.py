@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from pipeline import methods
@@ -10,10 +10,13 @@ from pipeline.contest import Contest
 from pipeline.evaluator import Evaluator
 from pipeline.fleet import Fleet, FleetConfig
 from pipeline.greedy_points import first_probe, greedy_points
+from pipeline.kept import KeptAnswers, Work
+from pipeline.machine import refuse_other_device
 from pipeline.methods import Point
 from pipeline.planned_points import planned_points
+from pipeline.point_rows import measured_of
 from pipeline.progress import Progress
-from pipeline.tasks import EvaluateConfig, Measured, Probe, Probed
+from pipeline.tasks import EvaluateConfig, Measured, Part, Probe, Probed, Tallied
 from pipeline.threshold_points import observing_probe, threshold_points, tuned_sweep
 
 
@@ -22,18 +25,50 @@ def evaluate(
     contest: Contest,
     fleet_config: FleetConfig,
     on_measured: Callable[[Measured], None] = lambda measured: None,
+    kept: KeptAnswers | None = None,
 ) -> list[Measured]:
-    """Calibrate, then measure every point; in the order of the methods."""
-    fleet = Fleet(Evaluator, {"config": config}, fleet_config)
-    points = lay_out_points(config, contest, fleet)
-    order = {id_of(point): index for index, point in enumerate(points)}
-    progress = Progress("evaluate", len(points), "points")
-    measured: dict[int, Measured] = {}
-    for point, result in fleet.work(points):
-        measured[order[id_of(point)]] = result
+    """Calibrate, then measure every point; in the order of the methods.
+
+    Args:
+        on_measured: called with each point when the last of its parts is done.
+        kept: where answers of an earlier run are, and those of this run go.
+
+    Raises:
+        Refusal: if a device is not of the accelerator type asked for.
+    """
+    wanted = fleet_config.accelerator_type
+    fleet = Fleet(Evaluator, {"config": config, "accelerator_type": wanted}, fleet_config)
+
+    def work(tasks: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
+        done = fleet.work(tasks) if kept is None else kept.work(tasks, fleet.work)
+        return done if tasks else iter(())
+
+    # Of few steps some points of a sweep are the same one.
+    points = list({id_of(point): point for point in lay_out_points(config, contest, work)}.values())
+    measured: dict[tuple[str, str], Measured] = {}
+    for point, parts in _by_point(config, points, work):
+        result = measured_of(point, config, parts)
+        refuse_other_device(result.row["device"], wanted)
+        measured[id_of(point)] = result
         on_measured(result)
-        progress.advance(1)
-    return [measured[index] for index in sorted(measured)]
+    return [measured[id_of(point)] for point in points]
+
+
+def _by_point(
+    config: EvaluateConfig, points: list[Point], work: Work
+) -> Iterator[tuple[Point, list[Tallied]]]:
+    """Each point with its parts, in the order of their samples, when the last of them is done."""
+    tasks: list[Part] = [part for point in points for part in config.parts_of(point)]
+    progress = Progress("evaluate", sum(map(len, tasks)), "samples")
+    done: dict[tuple[str, str], dict[int, Tallied]] = {id_of(point): {} for point in points}
+    for part, tallied in work(tasks):
+        mine = done[id_of(part.point)]
+        mine[part.start] = tallied
+        progress.advance(len(part))
+        if len(mine) == len(config.parts_of(part.point)):
+            yield part.point, [mine[start] for start in sorted(mine)]
+            # Its sums are in its row by now.
+            mine.clear()
 
 
 def id_of(point: Point) -> tuple[str, str]:
@@ -41,12 +76,12 @@ def id_of(point: Point) -> tuple[str, str]:
     return point.method, point.operating_point
 
 
-def lay_out_points(config: EvaluateConfig, contest: Contest, fleet: Fleet) -> list[Point]:
+def lay_out_points(config: EvaluateConfig, contest: Contest, work: Work) -> list[Point]:
     """All operating points, those of calibrated sweeps chosen on calibration noise."""
     steps, grid, wanted = config.steps, contest.grid, contest.methods
 
     def ask(probes: list[Probe]) -> dict[str, Probed]:
-        return _answers(fleet, probes)
+        return _answers(work, probes)
 
     probed = ask(_first_probes(contest))
     points = [Point(method="baseline", operating_point="twin", steps=steps)]
@@ -79,8 +114,8 @@ def _first_probes(contest: Contest) -> list[Probe]:
     return probes + [first_probe(name, policy) for name, policy in greedy.items()]
 
 
-def _answers(fleet: Fleet, probes: list[Probe]) -> dict[str, Probed]:
-    return {probe.name: answer for probe, answer in fleet.work(probes)} if probes else {}
+def _answers(work: Work, probes: list[Probe]) -> dict[str, Probed]:
+    return {probe.name: answer for probe, answer in work(probes)}
 
 
 def rows_of(measured: list[Measured]) -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ from pipeline.contest import Contest
 from pipeline.door import Refusal, checked
 from pipeline.evaluate import evaluate
 from pipeline.fleet import FleetConfig
-from pipeline.models import ModelCard
+from pipeline.kept import FOLDER, KeptAnswers
+from pipeline.models import ModelCard, find_model
 from pipeline.report import comparison_table, points_table, write_report
 from pipeline.tasks import FIGURES, EvaluateConfig, Measured
 from pipeline.tracking import Tracker
@@ -40,6 +42,11 @@ def load_policies(flags: list[str], card: ModelCard) -> dict[str, ReusePolicy]:
     policies: dict[str, ReusePolicy] = {}
     for flag in flags:
         name, _, folder = flag.rpartition("=")
+        if not re.fullmatch(r"[\w.-]*", name):
+            raise Refusal(
+                f"--policy NAME must be of letters, digits, dots and dashes: files are called by "
+                f"it. Got {name!r:.60}. Pass another name."
+            )
         method = f"learned-{name}" if name else "learned"
         if method in policies:
             raise Refusal(
@@ -127,8 +134,10 @@ def evaluate_methods(
         def log(measured: Measured) -> None:
             _log_point(tracker, session.run_id, measured)
 
-        measured = evaluate(config, contest, fleet_config, log)
+        kept = KeptAnswers(folder / FOLDER, config, find_model(config.model).model_hash)
+        measured = evaluate(config, contest, fleet_config, log, kept)
         write_report(measured, folder, f"{config.model}, {config.num_samples} samples")
+        kept.clear()
         session.artifact(folder, "results")
         session.metrics(_headlines([result.row for result in measured]))
     rows = [result.row for result in measured]

@@ -14,28 +14,34 @@ from dqar.gates import AllOf, Gate
 from dqar.integration import DQARDiTWrapper, DQARSampler, SamplerConfig, calibrate_balance
 from dqar.plan import StaticPlan
 from dqar.records import GateRecord, PartKey
-from pipeline.bound import measure_site_share, speed_bound
+from pipeline.bound import measure_site_share
 from pipeline.flops import gate_flops, saved_flops, transformer_flops
-from pipeline.machine import device_name, peak_memory_mb
+from pipeline.machine import device_name, peak_memory_mb, refuse_other_device
 from pipeline.methods import Point
 from pipeline.models import find_model, load_model, pick_device
 from pipeline.noise import Purpose, draw_noise
-from pipeline.quality import frechet_distance, measure_deltas
+from pipeline.point_rows import GRID_IMAGES, measured_of
+from pipeline.quality import FeatureSums, measure_deltas
 from pipeline.shipped import plan_of
 from pipeline.tally import Tally
-from pipeline.tasks import EvaluateConfig, Measured, Probe, Probed
+from pipeline.tasks import EvaluateConfig, Measured, Part, Probe, Probed, Tallied
 
 TIMED_BATCHES = 1
-"""Batches of a point that are timed, each right after its twin."""
-GRID_IMAGES = 8
+"""Batches of a point that are timed, each right after its twin: the first, so that one worker takes
+all of a point's times, however many share its samples."""
 
 
 class Evaluator:
-    """Loads a model once, then answers probes and measures points."""
+    """Loads a model once, then answers probes and measures parts of points.
 
-    def __init__(self, config: EvaluateConfig) -> None:
+    Raises:
+        Refusal: if the device is not of the accelerator type asked for.
+    """
+
+    def __init__(self, config: EvaluateConfig, accelerator_type: str | None = None) -> None:
         self.config = config
         self.device = pick_device()
+        refuse_other_device(device_name(self.device), accelerator_type)
         card = find_model(config.model)
         self.model = load_model(
             card, sampler=config.sampler, dtype=config.dtype, device=self.device
@@ -45,7 +51,7 @@ class Evaluator:
         self.forward_flops = transformer_flops(self.model)
         self.twins: dict[tuple[Purpose, int], Tensor] = {}
         self.site_share: dict[str, float] = {}
-        self.reference = self._reference_features()
+        self.reference = self._reference()
         self._warm_up()
 
     def _warm_up(self) -> None:
@@ -53,9 +59,9 @@ class Evaluator:
         noise, labels = self._draw("calibrate", list(range(self.config.batch_size)))
         self._sample(noise, labels, 2, None)
 
-    def do(self, task: Probe | Point) -> Probed | Measured:
+    def do(self, task: Probe | Part) -> Probed | Tallied:
         """Answer one task."""
-        return self.probe(task) if isinstance(task, Probe) else self.measure(task)
+        return self.probe(task) if isinstance(task, Probe) else self.measure_part(task)
 
     def probe(self, probe: Probe) -> Probed:
         """Run a gate on calibration noise."""
@@ -84,18 +90,29 @@ class Evaluator:
         )
 
     def measure(self, point: Point) -> Measured:
-        """Sample a point on the evaluation noise, interleaved with its twin where timed."""
-        tally = Tally()
+        """Measure all samples of a point."""
+        parts = [self.measure_part(part) for part in self.config.parts_of(point)]
+        return measured_of(point, self.config, parts)
+
+    def measure_part(self, part: Part) -> Tallied:
+        """Sample some of a point's evaluation noise, interleaved with its twin where timed."""
+        tally, batch = Tally(), self.config.batch_size
         if self.device == "cuda":
             torch.cuda.reset_peak_memory_stats()
-        for index, start in enumerate(range(0, self.config.num_samples, self.config.batch_size)):
-            stop = min(start + self.config.batch_size, self.config.num_samples)
-            self._measure_batch(point, range(start, stop), tally, timed=index < TIMED_BATCHES)
-        return Measured(
-            row=self._row(point, tally),
-            images=_to_pixels(torch.cat(tally.images)),
-            twin_images=_to_pixels(torch.cat(tally.twins)),
-            plan=self._plan(point),
+        for start in range(part.start, part.stop, batch):
+            timed = start < TIMED_BATCHES * batch
+            self._measure_batch(
+                part.point, range(start, min(start + batch, part.stop)), tally, timed
+            )
+        self._count_flops(part, tally)
+        tally.peak_memory_mb = peak_memory_mb(self.device)
+        is_bounded = tally.timed and tally.gates
+        return Tallied(
+            tally=tally,
+            device=device_name(self.device),
+            site_share=self._site_share(min(len(part), batch)) if is_bounded else {},
+            reference=self.reference,
+            plan=self._plan(part.point),
         )
 
     def _plan(self, point: Point) -> StaticPlan | None:
@@ -103,26 +120,37 @@ class Evaluator:
         card, scheduler = self.model.card, self.model.scheduler
         return plan_of(point, self.config.sites, card.num_layers, scheduler)
 
-    def _measure_batch(self, point: Point, ids: range, tally: Tally, *, timed: bool) -> None:
+    def _measure_batch(self, point: Point, ids: range, tally: Tally, timed: bool) -> None:
         noise, labels = self._draw("evaluate", list(ids))
         key: tuple[Purpose, int] = ("evaluate", ids.start)
+        twin_seconds = 0.0
         if timed or key not in self.twins:
-            twins, seconds = self._sample(noise, labels, self.config.steps, None)
-            self.twins[key] = twins
-            if timed:
-                tally.twin_seconds.append(seconds)
+            self.twins[key], twin_seconds = self._sample(noise, labels, self.config.steps, None)
         controller = None
         if point.gate is not None:
             config = self.config.at_order(point.forecast_order)
             controller = self._controller(config, point.gate)
         latents, seconds = self._sample(noise, labels, point.steps, controller)
         if timed:
-            tally.seconds.append(seconds)
-        tally.deltas.append(measure_deltas(self.model, latents, self.twins[key]))
-        tally.images.append(self.model.decode(latents).cpu())
-        tally.twins.append(self.model.decode(self.twins[key]).cpu())
+            tally.timed += len(ids)
+            tally.seconds += seconds
+            tally.twin_seconds += twin_seconds
         if controller is not None:
             tally.count(controller.summary())
+        self._judge(ids, labels, latents, tally)
+
+    def _judge(self, ids: range, labels: Tensor, latents: Tensor, tally: Tally) -> None:
+        twins = self.twins["evaluate", ids.start]
+        tally.judge(measure_deltas(self.model, latents, twins))
+        images = self.model.decode(latents)
+        accuracy, features = self.model.label_accuracy(images, labels), self.model.features(images)
+        if accuracy is not None and features is not None:
+            tally.matches = (tally.matches or 0) + round(accuracy * len(ids))
+            sums = FeatureSums.of(features)
+            tally.features = sums if tally.features is None else tally.features + sums
+        if shown := max(0, GRID_IMAGES - ids.start):
+            tally.images += list(_to_pixels(images[:shown]))
+            tally.twins += list(_to_pixels(self.model.decode(twins)[:shown]))
 
     def _controller(self, config: EvaluateConfig, gate: Gate, sink: Any = None) -> DQARController:
         return DQARController(config.dqar_config(), gate=gate, sink=sink, balance=self.balance)
@@ -162,51 +190,23 @@ class Evaluator:
         if self.device == "cuda":
             torch.cuda.synchronize()
 
-    def _reference_features(self) -> Tensor | None:
+    def _reference(self) -> FeatureSums | None:
         if self.model.classifier is None:
             return None
         from pipeline.digits_data import load_digit_images
 
-        return self.model.features(load_digit_images()[0].to(self.device))
+        features = self.model.features(load_digit_images()[0].to(self.device))
+        return None if features is None else FeatureSums.of(features)
 
-    def _row(self, point: Point, tally: Tally) -> dict[str, Any]:
+    def _count_flops(self, part: Part, tally: Tally) -> None:
+        point, card = part.point, self.model.card
         config = self.config.at_order(point.forecast_order)
-        error = torch.cat([delta.latent_rel_l2 for delta in tally.deltas]).double().cpu()
-        half = 1.96 * float(error.std()) / len(error) ** 0.5 if len(error) > 1 else 0.0
-        mean = float(error.mean())
-        speedup = sum(tally.twin_seconds) / sum(tally.seconds)
-        timed = min(config.num_samples, TIMED_BATCHES * config.batch_size)
-        images = torch.cat(tally.images)
-        return {
-            "method": point.method,
-            "operating_point": point.operating_point,
-            "schedule": point.schedule and point.schedule.kind,
-            **config.columns(),
-            "reuse_ratio": tally.reuse_ratio,
-            "flops_ratio": self._flops_ratio(point, tally),
-            "speedup": speedup,
-            "speedup_bound": self._bound(tally, len(images)),
-            "latency_s": sum(tally.seconds) / timed,
-            "latent_rel_l2": mean,
-            "latent_rel_l2_ci95": [max(0.0, mean - half), mean + half],
-            "psnr": float(torch.cat([delta.psnr for delta in tally.deltas]).mean()),
-            "ssim": float(torch.cat([delta.ssim for delta in tally.deltas]).mean()),
-            "fid": self._fid(images),
-            "fid_features": None if self.reference is None else "digits-classifier-64",
-            "label_accuracy": self._accuracy(images),
-            "cache_mb": tally.cache_bytes / 2**20 if tally.gates else None,
-            "peak_memory_mb": peak_memory_mb(self.device),
-            "steps": point.steps,
-            "device": device_name(self.device),
-        }
-
-    def _bound(self, tally: Tally, num_images: int) -> float | None:
-        if not tally.gates:
-            return None
-        share = self._site_share(min(num_images, self.config.batch_size))
-        return speed_bound(
-            share, tally.skipped_by_site(self.config.sites, self.config.num_branches)
-        )
+        branches = config.num_branches
+        a_step = self.forward_flops * branches * len(part)
+        tally.twin_flops = a_step * config.steps
+        tally.flops = a_step * point.steps - saved_flops(config, card, tally, branches)
+        if point.gate is not None:
+            tally.flops += gate_flops(point.gate, config, card, tally, branches)
 
     def _site_share(self, batch_size: int) -> dict[str, float]:
         if not self.site_share:
@@ -223,26 +223,6 @@ class Evaluator:
             )
         return self.site_share
 
-    def _flops_ratio(self, point: Point, tally: Tally) -> float:
-        config, card = self.config.at_order(point.forecast_order), self.model.card
-        branches = config.num_branches
-        a_step = self.forward_flops * branches * config.num_samples
-        spent = a_step * point.steps - saved_flops(config, card, tally, branches)
-        if point.gate is not None:
-            spent += gate_flops(point.gate, config, card, tally, branches)
-        return a_step * config.steps / spent
-
-    def _fid(self, images: Tensor) -> float | None:
-        features = self.model.features(images.to(self.device))
-        if features is None or self.reference is None or len(features) < 2:
-            return None
-        return frechet_distance(features, self.reference)
-
-    def _accuracy(self, images: Tensor) -> float | None:
-        _, labels = self._draw("evaluate", list(range(self.config.num_samples)))
-        return self.model.label_accuracy(images.to(self.device), labels)
-
 
 def _to_pixels(images: Tensor) -> np.ndarray:
-    first = images[:GRID_IMAGES].float().permute(0, 2, 3, 1)
-    return ((first + 1.0) / 2.0).clamp(0, 1).numpy()
+    return ((images.float().cpu().permute(0, 2, 3, 1) + 1.0) / 2.0).clamp(0, 1).numpy()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import resource
 import sys
 from datetime import UTC, datetime
@@ -47,6 +48,28 @@ def describe_machine(device: str) -> dict[str, Any]:
 def device_name(device: str) -> str:
     """The GPU's own name, or ``cpu``."""
     return torch.cuda.get_device_name() if device == "cuda" else "cpu"
+
+
+def refuse_other_device(name: str, accelerator_type: str | None) -> None:
+    """A measurement must be of the device that was asked for.
+
+    Args:
+        name: of the device, such as ``NVIDIA A100-SXM4-80GB``.
+        accelerator_type: Ray's, such as ``A100`` or ``A100-80G``; None takes any.
+
+    Raises:
+        Refusal: if the name does not say each part of the type.
+    """
+    if accelerator_type is None:
+        return
+    found = set(re.findall(r"[a-z0-9]+", name.lower()))
+    parts = accelerator_type.lower().split("-")
+    # Ray says 80G of what the driver calls 80GB.
+    if not all(part in found or f"{part}b" in found for part in parts):
+        raise Refusal(
+            f"--accelerator-type must be what workers run on. Got {accelerator_type}, with a "
+            f"worker on {name}. Mend the resources or labels of that node, or ask for another."
+        )
 
 
 def _cpu_name() -> str:

@@ -10,8 +10,8 @@ import numpy as np
 from dqar.planner import StepPlan, plan_steps
 from dqar.policy import ReusePolicy
 from dqar.records import ACTIONS
-from pipeline.attribution import ReusedGates
 from pipeline.dataset import stream_gates
+from pipeline.reused_gates import ReusedGates
 
 COMPARED = (0.2, 0.5)
 """Shares of computed steps between which orders of forecasts are compared."""

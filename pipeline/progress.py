@@ -37,12 +37,18 @@ class Progress:
             self.reported = now
             self._show(now, is_last)
 
+    def finish(self) -> None:
+        """There is no more to do, though less was done than was thought."""
+        if self.done < self.total:
+            self.total = self.done
+            self.advance(0)
+
     def _show(self, now: float, is_last: bool) -> None:
         rate = (self.done - self.first) / max(1e-9, now - self.started)
         to_go = (self.total - self.done) / rate if rate else float("inf")
         line = (
             f"{self.what}: {self.done}/{self.total} {self.unit} "
-            f"({self.done / self.total:.0%}), {rate:.2f} {self.unit}/s, {to_go:.0f} s to go"
+            f"({self.done / max(1, self.total):.0%}), {rate:.2f} {self.unit}/s, {to_go:.0f} s to go"
         )
         if sys.stdout.isatty():
             print(f"\r\033[K{line}", end="\n" if is_last else "", flush=True)

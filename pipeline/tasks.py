@@ -14,7 +14,10 @@ from dqar.config import CachedParts, DQARConfig
 from dqar.gates import Gate
 from dqar.plan import StaticPlan
 from dqar.quantization import Granularity
+from pipeline.methods import Point
 from pipeline.models import Dtype, Sampler
+from pipeline.quality import FeatureSums
+from pipeline.tally import Tally
 
 FIGURES = (
     "reuse_ratio",
@@ -61,9 +64,12 @@ class EvaluateConfig:
     dtype: Dtype = "fp32"
     seed: int = 0
     """Seed of the evaluation noise."""
+    part_samples: int = 1024
+    """Samples that one worker measures at a time, rounded up to whole batches. A point of more is
+    split, and its parts add up to the same."""
 
     def __post_init__(self) -> None:
-        for name in ("num_samples", "batch_size"):
+        for name in ("num_samples", "batch_size", "part_samples"):
             value = getattr(self, name)
             if value < 1:
                 raise ValueError(f"{name} must be at least 1. Got {value}. Pass 64.")
@@ -98,6 +104,14 @@ class EvaluateConfig:
     def num_branches(self) -> int:
         """Guidance branches of a sample."""
         return 2 if self.guidance_scale > 1 else 1
+
+    def parts_of(self, point: Point) -> list[Part]:
+        """A point's samples in parts of whole batches: the same batches give the same images."""
+        size = math.ceil(self.part_samples / self.batch_size) * self.batch_size
+        return [
+            Part(point=point, start=start, stop=min(start + size, self.num_samples))
+            for start in range(0, self.num_samples, size)
+        ]
 
     def columns(self) -> dict[str, Any]:
         """What a row of results.json says of how it was measured."""
@@ -161,6 +175,33 @@ class Probed:
     """Entropies that the gates saw."""
     snrs: list[float]
     """SNR by step."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Part:
+    """Some samples of a point."""
+
+    point: Point
+    start: int
+    stop: int
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Tallied:
+    """What the samples of a part add up to."""
+
+    tally: Tally
+    device: str
+    """Name of the device that it was measured on."""
+    site_share: dict[str, float]
+    """Share of a forward's time that each site takes; empty where nothing was timed or gated."""
+    reference: FeatureSums | None = None
+    """Of the real images that FID is measured to; None where the model has no features."""
+    plan: StaticPlan | None = None
+    """What the point's gates do, where a policy planned it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

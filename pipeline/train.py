@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,20 +17,17 @@ from dqar.policy import ReusePolicy
 from dqar.policy_file import save_policy
 from dqar.policy_spec import CACHE_BITS, PolicySpec
 from dqar.records import ACTIONS, FEATURE_SETS
-from pipeline.attribution import DamageModel, FitConfig, ReusedGates, fit_damage, fit_local
+from pipeline.attribution import CHUNK_ROWS
 from pipeline.balance import Balance, check_balance
 from pipeline.commit import Traces, open_traces
+from pipeline.descent import FitConfig
 from pipeline.door import Refusal
-from pipeline.fit_data import (
-    Allowed,
-    allowed_of,
-    load_reused_gates,
-    local_labels,
-    max_gap_of,
-    shows,
-)
+from pipeline.fit_data import max_gap_of, shows, store_reused_gates
+from pipeline.fitter import Fitter
 from pipeline.heldout import HeldOut, judge
+from pipeline.plan import canonical_json
 from pipeline.planning import max_stretch_of, planned, snrs_of
+from pipeline.reused_gates import Gates, ReusedGates
 
 HELD_OUT_SHARE = 5
 """Every fifth noise is held out; trajectories of one noise stay together."""
@@ -86,30 +85,71 @@ class Trained:
 
 
 def train(
-    config: TrainConfig, uri: str, report: Callable[[int, float], None] = lambda step, loss: None
+    config: TrainConfig,
+    uri: str,
+    report: Callable[[int, float], None] = lambda step, loss: None,
+    checkpoints: Path | None = None,
 ) -> Trained:
-    """Fit on four fifths of the noises, judge on the rest, then fit on all of them.
+    """Fit on four fifths of the noises until the rest is predicted no better, judge on the rest,
+    then fit on all of them for as many steps.
+
+    Args:
+        checkpoints: folder from which a fit that was cut off is taken up; None for nowhere.
 
     Raises:
         Refusal: if the traces cannot be read or do not hold the sites asked for.
     """
     traces = open_traces(uri)
     sites, orders = _sites(config, traces), _orders(config, traces)
-    gates = load_reused_gates(uri, config.names, sites)
-    usable = torch.ones_like(gates.noise) > 0 if config.plans else shows(uri, orders[0])
-    is_held_out = _held_out(gates, usable)
-    spec = _spec(config, traces, sites, gates, uri, orders[0])
-
-    def fit(chosen: Tensor, tell: Callable[[int, float], None]) -> DamageModel:
-        return _fit(config, spec, gates.subset(chosen), allowed_of(uri, chosen), tell)
-
-    trial = fit(usable & ~is_held_out, lambda step, loss: None)
-    fitted, judged = gates.subset(usable & ~is_held_out), gates.subset(usable & is_held_out)
-    held_out = judge(trial, fitted, judged, seed=config.seed)
-    policy = _at_its_median(fit(usable, report).policy, gates, held_out)
+    with tempfile.TemporaryDirectory(prefix="dqar-") as scratch:
+        gates = store_reused_gates(uri, config.names, sites, Path(scratch))
+        usable = torch.ones_like(gates.noise) > 0 if config.plans else shows(uri, orders[0])
+        fitter = Fitter(
+            uri=uri,
+            label=config.label,
+            gates=gates,
+            config=config.fit_config(),
+            checkpoints=checkpoints,
+            claim=_claim(config, traces),
+        )
+        everyone = fitter.look(torch.ones_like(usable))
+        spec = _spec(config, traces, sites, everyone, uri, orders[0])
+        held_out, fit = _fitted(fitter, spec, usable, report)
+    policy = _at_its_median(fit, everyone, held_out)
     if config.plans:
-        policy = planned(policy, snrs_of(uri), orders, max_stretch_of(gates, config.names))
+        policy = planned(policy, snrs_of(uri), orders, max_stretch_of(everyone, config.names))
     return Trained(policy=policy, held_out=held_out, balance=check_balance(uri), traces=traces)
+
+
+def _fitted(
+    fitter: Fitter, spec: PolicySpec, usable: Tensor, report: Callable[[int, float], None]
+) -> tuple[HeldOut, ReusePolicy]:
+    is_held_out = _held_out(fitter.gates, usable)
+    fitted, judged = usable & ~is_held_out, usable & is_held_out
+    trial = fitter.trial(spec, fitted, judged)
+    held_out = judge(trial.model, fitter.look(fitted), fitter.look(judged), seed=fitter.config.seed)
+    steps = trial.descended.best_step
+    held_out.metrics["fit_steps"] = float(steps)
+    _tell_how_many(held_out, int(usable.sum()))
+    return held_out, fitter.final(spec, usable, steps, report).model.policy
+
+
+def _tell_how_many(held_out: HeldOut, usable: int) -> None:
+    metrics = held_out.metrics
+    seen = int(metrics["trajectories_fitted"] + metrics["trajectories_held_out"])
+    if seen < usable:
+        print(
+            f"train: fitted on {usable} trajectories in batches; held-out figures and scales are "
+            f"of {seen} of them, drawn at random",
+            flush=True,
+        )
+
+
+def _claim(config: TrainConfig, traces: Traces) -> dict[str, str]:
+    """What a checkpoint must be of to be taken up."""
+    everything = asdict(config) | {"fit": asdict(config.fit_config()), "torch": torch.__version__}
+    digest = hashlib.sha256(canonical_json(everything).encode()).hexdigest()
+    return {"config": digest, "traces": traces.digest}
 
 
 def _sites(config: TrainConfig, traces: Traces) -> tuple[str, ...]:
@@ -127,7 +167,7 @@ def _sites(config: TrainConfig, traces: Traces) -> tuple[str, ...]:
     return sites
 
 
-def _held_out(gates: ReusedGates, usable: Tensor) -> Tensor:
+def _held_out(gates: Gates, usable: Tensor) -> Tensor:
     """Every fifth noise, by trajectory."""
     is_held_out = gates.noise % HELD_OUT_SHARE == 0
     if not (usable & is_held_out).any() or not (usable & ~is_held_out).any():
@@ -139,7 +179,8 @@ def _held_out(gates: ReusedGates, usable: Tensor) -> Tensor:
 
 
 def _at_its_median(policy: ReusePolicy, gates: ReusedGates, held_out: HeldOut) -> ReusePolicy:
-    threshold = float(policy(gates.features).median())
+    scores = [policy(rows) for rows in gates.features.split(CHUNK_ROWS)]
+    threshold = float(torch.cat(scores).median())
     # JSON knows no NaN, which the AUC is where all held-out trajectories ended alike.
     metrics = {
         name: round(value, 6) for name, value in held_out.metrics.items() if np.isfinite(value)
@@ -193,20 +234,6 @@ def _spec(
 def _relative_savings(site_flops: dict[str, float], sites: tuple[str, ...]) -> dict[str, float]:
     mean = sum(site_flops[site] for site in sites) / len(sites)
     return {site: site_flops[site] / mean for site in sites}
-
-
-def _fit(
-    config: TrainConfig,
-    spec: PolicySpec,
-    gates: ReusedGates,
-    allowed: Allowed,
-    report: Callable[[int, float], None],
-) -> DamageModel:
-    if config.label == "final":
-        return fit_damage(spec, gates, config.fit_config(), report)
-    features, log_error = local_labels(allowed, spec.features, spec.sites)
-    policy = fit_local(spec, features, log_error, config.fit_config())
-    return DamageModel(policy=policy, log_floor=-30.0)
 
 
 def _with_spec(policy: ReusePolicy, **changes: Any) -> ReusePolicy:

@@ -7,6 +7,7 @@ import tempfile
 from dataclasses import asdict
 from pathlib import Path
 
+from pipeline.checkpoint import FOLDER, clear
 from pipeline.heldout import plot_held_out
 from pipeline.progress import Progress
 from pipeline.tracking import Run, Tracker, read_lineage
@@ -27,13 +28,17 @@ def train_policy(config: TrainConfig, uri: str, out: str, tracker: Tracker) -> T
             run.metrics({"train/loss": loss}, step)
             progress.advance(step - progress.done)
 
-        trained = train(config, uri, report)
+        trained = train(config, uri, report, folder / FOLDER)
+        # The fit may have ended before its last step.
+        progress.finish()
         lineage = {**lineage, "parent": parent, "train": run.run_id}
         save_trained(trained, folder, lineage)
+        clear(folder / FOLDER)
         _log(run, trained, folder)
     figures = trained.held_out.metrics
     print(
-        f"train: policy in {folder}; held-out R^2 {figures['r2']:.3f}, AUC {figures['auc']:.3f}, "
+        f"train: {figures['fit_steps']:.0f} steps, where held-out noises were predicted best; "
+        f"policy in {folder}; held-out R^2 {figures['r2']:.3f}, AUC {figures['auc']:.3f}, "
         f"Brier {figures['brier']:.3f}; {trained.balance}",
         flush=True,
     )

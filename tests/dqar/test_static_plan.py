@@ -201,6 +201,44 @@ def test_any_other_bytes_are_refused(path, content):
         load_plan(path)
 
 
+@given(st.data())
+def test_a_file_that_is_cut_short_is_refused(path, data):
+    save_plan(small(), path)
+    text = path.read_bytes()
+    path.write_bytes(text[: data.draw(st.integers(0, len(text) - 3))])
+    with pytest.raises(ValueError, match=r"plan\.json must be a plan's JSON"):
+        load_plan(path)
+
+
+@given(st.permutations(["schema_version", *KINDS]))
+def test_keys_may_come_in_any_order(path, order):
+    save_plan(small(), path)
+    stored = json.loads(path.read_text())
+    path.write_text(json.dumps({name: stored[name] for name in order}))
+    assert load_plan(path) == small()
+
+
+HUGE = st.sampled_from([10**400, 2**63, -1, True, 1e308, float("nan"), float("inf")])
+HOSTILE = st.sampled_from(["../../x", "/etc/passwd", "\x00", "\u0661", "9" * 5000, "é\u202e"])
+
+
+@given(st.data())
+def test_a_strange_item_is_one_clear_line_or_a_plan(path, data):
+    save_plan(small(timesteps=(9.0, 1.0)), path)
+    stored = json.loads(path.read_text())
+    name = data.draw(st.sampled_from(["sites", "actions", "table", "timesteps", "num_layers"]))
+    value = data.draw(HUGE | HOSTILE | JSON)
+    if isinstance(stored[name], list):
+        stored[name][data.draw(st.integers(0, len(stored[name]) - 1))] = value
+    else:
+        stored[name] = value
+    path.write_text(json.dumps(stored))
+    before = sorted(path.parent.iterdir())
+    with suppress(pytest.fail.Exception), pytest.raises(ValueError, match=rf"\A{path} [^\n]+\Z"):
+        assert load_plan(path).num_layers == 2
+    assert sorted(path.parent.iterdir()) == before
+
+
 def test_missing_folders_and_endless_files_are_refused(path, monkeypatch):
     with pytest.raises(ValueError, match="must be a plan's JSON"):
         load_plan(path.parent)

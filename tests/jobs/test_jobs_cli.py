@@ -223,6 +223,8 @@ def test_train_refuses_a_folder_with_other_files(refused, some_traces, taken):
         (["--sites", "attention"], "sites"),
         (["--workers", "-1"], "workers"),
         (["--policy", "./nowhere"], "policy.json"),
+        (["--policy", "../out=./nowhere"], "--policy NAME must be"),
+        (["--part-samples", "0"], "part_samples must be at least 1"),
         (["--guidance-scale", "nan"], "guidance_scale must be finite"),
         (["--balanced", "--sites", "block"], "balanced must come with"),
         (["--balanced", "--cache-bits", "16"], "balanced must come with"),

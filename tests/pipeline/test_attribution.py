@@ -9,8 +9,10 @@ from hypothesis import strategies as st
 
 from dqar.policy import ReusePolicy
 from dqar.policy_spec import PolicySpec
-from pipeline.attribution import DamageModel, FitConfig, ReusedGates, fit_damage
+from pipeline.attribution import DamageModel, fit_damage
+from pipeline.descent import FitConfig
 from pipeline.fit_data import load_reused_gates
+from pipeline.reused_gates import ReusedGates
 
 FEATURES = ("log_gap", "progress")
 
@@ -83,7 +85,9 @@ def test_a_fit_of_collapsed_gates_is_that_of_all():
     )
     assert len(gates.collapsed().trajectory) <= 30 * 4
     spec, config = PolicySpec(features=FEATURES), FitConfig(steps=60)
-    fits = [fit_damage(spec, one, config).predict(gates) for one in (gates, gates.collapsed())]
+    fits = [
+        fit_damage(spec, one, config).model.predict(gates) for one in (gates, gates.collapsed())
+    ]
     torch.testing.assert_close(*fits, atol=1e-2, rtol=0)
 
 

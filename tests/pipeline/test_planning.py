@@ -15,9 +15,9 @@ from dqar.policy_file import load_policy
 from dqar.policy_spec import PolicySpec
 from dqar.records import ACTIONS
 from dqar.snr import scheduler_snr
-from pipeline.attribution import ReusedGates
 from pipeline.dataset import read_gates
 from pipeline.planning import max_stretch_of, planned, snrs_of
+from pipeline.reused_gates import ReusedGates
 from pipeline.train import TrainConfig, save_trained, train
 
 STEPS, MAX_GAP = 10, 4

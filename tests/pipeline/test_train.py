@@ -8,11 +8,13 @@ import torch
 
 from dqar.policy_file import load_policy
 from dqar.records import ACTIONS, FEATURE_SETS
-from pipeline.attribution import FitConfig, ReusedGates, fit_damage
+from pipeline.attribution import fit_damage
 from pipeline.commit import open_traces
 from pipeline.dataset import read_trajectories
+from pipeline.descent import FitConfig
 from pipeline.door import Refusal
 from pipeline.fit_data import load_reused_gates, shows
+from pipeline.reused_gates import ReusedGates
 from pipeline.train import APART, TrainConfig, save_trained, train
 
 
@@ -170,6 +172,6 @@ def test_the_fit_recovers_damage_that_adds_up():
         noise=torch.arange(100) // 2,
         weight=torch.ones(4000),
     )
-    model = fit_damage(PolicySpec(features=("log_gap",)), gates, FitConfig())
+    model = fit_damage(PolicySpec(features=("log_gap",)), gates, FitConfig()).model
     cheap, dear = model.policy(torch.tensor([[0.0], [1.0]])).tolist()
     assert dear - cheap == pytest.approx(2.0, abs=0.5)

@@ -1,0 +1,96 @@
+"""Gates of a dataset as they pass by, whole trajectories at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pipeline.dataset import read_trajectories, stream_gates
+from pipeline.door import Refusal
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GateBlock:
+    """Rows of some trajectories, with all the rows that each has in the stream."""
+
+    owner: np.ndarray
+    """Place of each row's trajectory in the table of trajectories."""
+    columns: dict[str, np.ndarray]
+    """By name; texts as an array of strings."""
+
+    def __getitem__(self, rows: Any) -> GateBlock:
+        chosen = {name: column[rows] for name, column in self.columns.items()}
+        return GateBlock(owner=self.owner[rows], columns=chosen)
+
+
+def whole_trajectories(
+    uri: str, columns: list[str], *, only_reused: bool = False
+) -> Iterator[GateBlock]:
+    """Blocks of a few thousand rows, none of which ends within a trajectory.
+
+    Raises:
+        Refusal: if the rows of a trajectory do not follow each other.
+    """
+    place = places_of(uri)
+    is_past = np.zeros(len(place), dtype=bool)
+    held: GateBlock | None = None
+    wanted = ["trajectory_id", *columns]
+    for batch in stream_gates(uri, wanted, only_reused=only_reused):
+        if batch.num_rows == 0:
+            continue
+        block = _block(batch, columns, place)
+        block = block if held is None else _joined(held, block)
+        # The last trajectory may go on in the next batch.
+        ends = np.flatnonzero(np.diff(block.owner)) + 1
+        cut = int(ends[-1]) if len(ends) else 0
+        held = block[cut:]
+        if cut:
+            yield _passed(block[:cut], is_past)
+    if held is not None:
+        yield _passed(held, is_past)
+
+
+def places_of(uri: str) -> dict[str, int]:
+    """Place of each trajectory in the table of trajectories, by its id."""
+    ids = read_trajectories(uri)["trajectory_id"].to_pylist()
+    return {trajectory_id: index for index, trajectory_id in enumerate(ids)}
+
+
+def _block(batch: Any, columns: list[str], place: dict[str, int]) -> GateBlock:
+    ids, codes = _encoded(batch["trajectory_id"])
+    owner = np.array([place[one] for one in ids], dtype=np.int64)[codes]
+    return GateBlock(owner=owner, columns={name: _values(batch[name]) for name in columns})
+
+
+def _values(column: Any) -> np.ndarray:
+    # Texts repeat: a few are made into strings, and not one a row.
+    if str(column.type).startswith(("string", "dictionary")):
+        names, codes = _encoded(column)
+        return np.array(names)[codes]
+    return column.to_numpy(zero_copy_only=False)
+
+
+def _encoded(column: Any) -> tuple[list[str], np.ndarray]:
+    encoded = column.dictionary_encode()
+    return encoded.dictionary.to_pylist(), encoded.indices.to_numpy(zero_copy_only=False)
+
+
+def _joined(one: GateBlock, other: GateBlock) -> GateBlock:
+    columns = {
+        name: np.concatenate([column, other.columns[name]]) for name, column in one.columns.items()
+    }
+    return GateBlock(owner=np.concatenate([one.owner, other.owner]), columns=columns)
+
+
+def _passed(block: GateBlock, is_past: np.ndarray) -> GateBlock:
+    firsts = block.owner[np.flatnonzero(np.diff(block.owner, prepend=-1))]
+    if is_past[firsts].any() or len(np.unique(firsts)) < len(firsts):
+        raise Refusal(
+            "--traces must hold the gates of a trajectory one after the other. Got some that lie "
+            "apart. Collect again with this release."
+        )
+    is_past[firsts] = True
+    return block

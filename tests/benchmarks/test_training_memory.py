@@ -1,0 +1,35 @@
+"""Synthetic traces are traces, and the committed result is what docs/scaling.md says."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.synthetic_traces import LAYERS, STEPS, write_traces
+from pipeline.balance import check_balance
+from pipeline.dataset import read_trajectories
+from pipeline.fit_data import load_reused_gates
+from pipeline.train import TrainConfig
+
+RESULT = Path(__file__).parents[2] / "benchmarks/results/cpu/training-memory-schedule.json"
+
+
+def test_synthetic_traces_read_like_collected_ones(tmp_path):
+    written = write_traces(tmp_path / "traces", 30_000)
+    uri = str(tmp_path / "traces")
+    assert written["gate_rows"] == written["trajectories"] * STEPS * LAYERS >= 30_000
+    gates = load_reused_gates(uri, TrainConfig().names, ("attn",))
+    assert set(gates.weight.tolist()) == {float(LAYERS)}
+    assert len(np.unique(read_trajectories(uri)["forecast_order"])) == 3
+    # Propensities are those of the schedules.
+    assert check_balance(uri).metrics.get("balance_p", 1.0) > 1e-3
+
+
+def test_memory_stayed_flat():
+    result = json.loads(RESULT.read_text())
+    peaks = [size["peak_rss_mb"] for size in result["sizes"]]
+    assert [size["gate_rows"] // 10**6 for size in result["sizes"]] == [1, 5, 50]
+    assert abs(result["growth"] - (max(peaks) / min(peaks) - 1)) < 1e-3
+    assert result["growth"] < 0.15

@@ -1,0 +1,191 @@
+"""A fit ends where held-out data says, and a fit that was cut off ends at the same bits."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+import pipeline.checkpoint
+from dqar.policy_spec import PolicySpec
+from pipeline.attribution import CHUNK_ROWS, batches_of, fit_damage
+from pipeline.checkpoint import Checkpoint, Kept
+from pipeline.descent import ROUND, FitConfig
+from pipeline.local_fit import LocalGates, fit_local
+from pipeline.reused_gates import ReusedGates, bounded
+
+SPEC = PolicySpec(features=("log_gap", "progress"), members=2)
+CONFIG = FitConfig(steps=4 * ROUND)
+CLAIM = {"config": "a", "traces": "b"}
+
+
+def gates_of(seed, trajectories=40, rows=400, noise=0.0):
+    """Trajectories whose damage adds up from a known one, with some noise."""
+    generator = torch.Generator().manual_seed(seed)
+    features = torch.rand(rows, 2, generator=generator)
+    trajectory = torch.randint(trajectories, (rows,), generator=generator).sort().values
+    total = torch.zeros(trajectories).index_add(0, trajectory, torch.exp(features[:, 0] - 6.0))
+    spread = noise * torch.randn(trajectories, generator=generator)
+    return ReusedGates(
+        features=features,
+        trajectory=trajectory,
+        squared_error=total * spread.exp() + 1e-6,
+        noise=torch.arange(trajectories) // 2,
+        weight=torch.ones(rows),
+    )
+
+
+class CutOff(Exception):
+    """In place of a kill."""
+
+
+def cut_off_after(step):
+    def report(done, loss):
+        if done > step:
+            raise CutOff
+
+    return report
+
+
+def weights_of(fit):
+    return fit.model.policy.state_dict()
+
+
+@pytest.fixture
+def checkpoint(tmp_path, monkeypatch):
+    """Kept at every round."""
+    monkeypatch.setattr(pipeline.checkpoint, "EVERY_S", 0.0)
+    return lambda claim=CLAIM: Checkpoint(tmp_path / "_checkpoint", "trial", claim)
+
+
+@pytest.mark.parametrize("held_out", [None, gates_of(1)], ids=["alone", "held out"])
+@pytest.mark.parametrize("rows_per_step", [10**6, 90], ids=["whole", "batches"])
+def test_a_fit_that_was_cut_off_ends_at_the_same_bits(checkpoint, held_out, rows_per_step):
+    gates, config = gates_of(0), replace(CONFIG, rows_per_step=rows_per_step)
+    undisturbed = fit_damage(SPEC, gates, config, held_out=held_out)
+    with pytest.raises(CutOff):
+        fit_damage(
+            SPEC,
+            gates,
+            config,
+            cut_off_after(2 * ROUND),
+            held_out=held_out,
+            checkpoint=checkpoint(),
+        )
+    steps = []
+    again = fit_damage(
+        SPEC,
+        gates,
+        config,
+        lambda step, loss: steps.append(step),
+        held_out=held_out,
+        checkpoint=checkpoint(),
+    )
+    assert steps[0] == 3 * ROUND
+    assert again.descended.best_step == undisturbed.descended.best_step
+    assert again.model.log_floor == undisturbed.model.log_floor
+    for name, value in weights_of(undisturbed).items():
+        assert torch.equal(weights_of(again)[name], value), name
+
+
+def test_a_local_fit_that_was_cut_off_ends_at_the_same_bits(checkpoint):
+    whole = gates_of(0)
+    gates = LocalGates(features=whole.features, log_error=whole.features.sum(dim=1))
+    undisturbed, _ = fit_local(SPEC, gates, CONFIG)
+    with pytest.raises(CutOff):
+        fit_local(SPEC, gates, CONFIG, cut_off_after(2 * ROUND), checkpoint=checkpoint())
+    again, _ = fit_local(SPEC, gates, CONFIG, checkpoint=checkpoint())
+    for name, value in undisturbed.state_dict().items():
+        assert torch.equal(again.state_dict()[name], value), name
+
+
+def test_a_checkpoint_of_something_else_is_none(checkpoint):
+    checkpoint().keep(Kept(tensors={"now.w": torch.ones(2)}, numbers={"step": 1}))
+    assert checkpoint().take_up() is not None
+    assert checkpoint({**CLAIM, "traces": "c"}).take_up() is None
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"claim": {}}', '{"claim": 3}'])
+def test_a_checkpoint_that_cannot_be_read_is_none(checkpoint, text):
+    checkpoint().keep(Kept(tensors={"now.w": torch.ones(2)}, numbers={"step": 1}))
+    (checkpoint().folder / "trial.json").write_text(text)
+    assert checkpoint().take_up() is None
+
+
+def test_tensors_that_are_cut_short_or_elsewhere_are_none(checkpoint, tmp_path):
+    kept = checkpoint()
+    kept.keep(Kept(tensors={"now.w": torch.ones(2)}, numbers={"step": 1}))
+    path = kept.folder / "trial.json"
+    stored = json.loads(path.read_text())
+    path.write_text(json.dumps(stored | {"tensors": "../../outside.safetensors"}))
+    assert kept.take_up() is None
+    path.write_text(json.dumps(stored))
+    (kept.folder / stored["tensors"]).write_bytes(b"\x00" * 9)
+    assert kept.take_up() is None
+
+
+def test_a_stage_keeps_its_last_checkpoint_alone(checkpoint):
+    kept = checkpoint()
+    for step in (1, 2, 3):
+        kept.keep(Kept(tensors={"now.w": torch.full((2,), step)}, numbers={"step": step}))
+    assert sorted(path.suffix for path in kept.folder.iterdir()) == [".json", ".safetensors"]
+    found = kept.take_up()
+    assert found is not None
+    assert found.part("now")["w"].tolist() == [3, 3]
+
+
+def test_the_weights_that_predict_held_out_data_best_are_kept():
+    """With errors that nothing explains, more steps only learn the noise."""
+    gates, held_out = gates_of(0, noise=2.0), gates_of(1, noise=2.0)
+    config = FitConfig(steps=20 * ROUND, patience=2, learning_rate=2e-2)
+    fit = fit_damage(SPEC, gates, config, held_out=held_out)
+    best = fit.descended.best_step
+    assert fit.descended.step == best + 2 * ROUND < config.steps
+    until = fit_damage(SPEC, gates, replace(config, steps=20 * ROUND), held_out=held_out)
+    assert until.descended.best_step == best
+    error = (fit.model.predict(held_out) - held_out.log_error).abs()
+    loss = torch.nn.functional.huber_loss(error, torch.zeros_like(error))
+    assert loss.item() == pytest.approx(fit.descended.best_loss, rel=1e-5)
+
+
+def test_a_fit_in_chunks_is_that_of_the_whole(monkeypatch):
+    gates, config = gates_of(0), replace(CONFIG, steps=30)
+    whole = fit_damage(SPEC, gates, config)
+    monkeypatch.setattr("pipeline.attribution.CHUNK_ROWS", 50)
+    assert len(batches_of(gates, config.rows_per_step, 0)[0]) > 5
+    chunked = fit_damage(SPEC, gates, config)
+    for name, value in weights_of(whole).items():
+        torch.testing.assert_close(weights_of(chunked)[name], value, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("rows", [1, 37, 400, 10**6])
+def test_batches_hold_every_trajectory_once_and_noises_whole(rows):
+    gates = gates_of(0)
+    batches = [torch.cat(batch) for batch in batches_of(gates, rows, seed=3)]
+    assert sorted(torch.cat(batches).tolist()) == list(range(40))
+    noises = [set(gates.noise[batch].tolist()) for batch in batches]
+    assert sum(map(len, noises)) == len(set.union(*noises)) == 20
+    assert (len(batches) == 1) == (rows >= 400)
+    if rows == 37:
+        # No batch is more than a noise above its share.
+        largest = max(int(gates.num_rows[batch].sum()) for batch in batches)
+        assert largest <= 37 + int(2 * gates.num_rows.max())
+    assert CHUNK_ROWS > 400
+
+
+def test_what_is_looked_at_is_bounded_and_of_whole_noises():
+    gates = gates_of(0)
+    assert bounded(gates, 400, seed=0) is gates
+    few = bounded(gates, 100, seed=0)
+    assert 0 < int(few.num_rows.sum()) <= 100
+    assert torch.equal(few.squared_error, bounded(gates, 100, seed=0).squared_error)
+    assert torch.bincount(few.noise).unique().tolist() == [2]
+    assert len(bounded(gates, 1, seed=0).squared_error) == 2
+
+
+@pytest.mark.parametrize("name", ["steps", "rows_per_step", "patience"])
+def test_numbers_that_fit_nothing_are_refused(name):
+    with pytest.raises(ValueError, match=rf"{name} must be at least 1. Got 0"):
+        FitConfig(**{name: 0})

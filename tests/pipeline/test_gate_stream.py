@@ -1,0 +1,119 @@
+"""Gates pass by in whole trajectories, and what a fit keeps of them on disk is what they were."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow.compute as pc
+import pytest
+import torch
+
+from pipeline import gate_stream
+from pipeline.dataset import read_gates, read_trajectories
+from pipeline.door import Refusal
+from pipeline.fit_data import (
+    MAX_GAP_QUANTILE,
+    load_reused_gates,
+    local_labels,
+    max_gap_of,
+    store_reused_gates,
+)
+from pipeline.gate_stream import whole_trajectories
+from pipeline.reused_gates import ReusedGates
+
+NAMES = ("log_gap", "progress")
+
+
+@pytest.fixture
+def in_pieces(monkeypatch):
+    """Streams the gates in batches of so many rows, in another order of trajectories if asked."""
+
+    def cut(rows, order=None):
+        def stream(uri, columns, *, only_reused=False):
+            table = read_gates(uri, columns if "action" in columns else [*columns, "action"])
+            if only_reused:
+                table = table.filter(pc.field("action") != "compute")
+            table = table if order is None else table.take(order(table))
+            yield from table.select(columns).combine_chunks().to_batches(max_chunksize=rows)
+
+        monkeypatch.setattr(gate_stream, "stream_gates", stream)
+
+    return cut
+
+
+def in_memory(uri, names, collapse):
+    """What a fit saw before gates were streamed: all of them at once."""
+    table = read_trajectories(uri)
+    place = {one: index for index, one in enumerate(table["trajectory_id"].to_pylist())}
+    gates = read_gates(uri)
+    gates = gates.filter(np.array(gates["action"].to_pylist()) != "compute")
+    error = torch.tensor(table["latent_rel_l2"].to_numpy())
+    everything = ReusedGates(
+        features=torch.from_numpy(np.stack([gates[name].to_numpy() for name in names], axis=1)),
+        trajectory=torch.tensor([place[one] for one in gates["trajectory_id"].to_pylist()]),
+        squared_error=error.square(),
+        noise=torch.unique(torch.tensor(table["noise_id"].to_numpy()), return_inverse=True)[1],
+        weight=torch.ones(gates.num_rows),
+    )
+    return everything.collapsed() if collapse else everything
+
+
+@pytest.mark.parametrize("rows", [1, 7, 50, 10**6])
+@pytest.mark.parametrize("names", [NAMES, ("depth", *NAMES)], ids=["collapsed", "each"])
+def test_what_is_streamed_is_what_was_read_at_once(traces, in_pieces, names, rows):
+    expected = in_memory(str(traces), names, collapse="depth" not in names)
+    in_pieces(rows)
+    found = load_reused_gates(str(traces), names, ("attn",))
+    for name in ("features", "trajectory", "weight", "squared_error", "noise"):
+        assert torch.equal(getattr(found, name), getattr(expected, name)), name
+
+
+def test_blocks_end_where_trajectories_end(traces, in_pieces):
+    in_pieces(13)
+    owners = [set(block.owner.tolist()) for block in whole_trajectories(str(traces), ["site"])]
+    assert sum(map(len, owners)) == len(set.union(*owners)) == 24
+
+
+def test_trajectories_that_lie_apart_are_refused(traces, in_pieces):
+    in_pieces(50, order=lambda table: np.arange(table.num_rows).reshape(2, -1).T.ravel())
+    with pytest.raises(Refusal, match="one after the other"):
+        list(whole_trajectories(str(traces), ["site"]))
+
+
+def test_parts_of_the_file_are_those_of_the_whole(traces, tmp_path):
+    stored = store_reused_gates(str(traces), NAMES, ("attn",), tmp_path)
+    whole = stored.load()
+    assert torch.equal(stored.num_rows, whole.num_rows)
+    assert torch.equal(stored.num_gates, whole.num_gates)
+    for seed in range(5):
+        chosen = torch.rand(24, generator=torch.Generator().manual_seed(seed)) < 0.5
+        part, expected = stored.subset(chosen).load(), whole.subset(chosen)
+        for name in ("features", "trajectory", "weight", "squared_error", "noise"):
+            assert torch.equal(getattr(part, name), getattr(expected, name)), name
+
+
+def test_sites_that_are_not_asked_for_leave_nothing(traces):
+    gates = load_reused_gates(str(traces), NAMES, ("ff",))
+    assert gates.features.shape == (0, 2)
+    assert len(gates.squared_error) == 24
+
+
+def test_the_largest_gap_is_numpys_quantile(traces, in_pieces):
+    gates = read_gates(str(traces), ["log_gap", "action"])
+    reused = gates.filter(np.array(gates["action"].to_pylist()) != "compute")
+    quantile = np.quantile(reused["log_gap"].to_numpy(), MAX_GAP_QUANTILE)
+    in_pieces(11)
+    assert max_gap_of(str(traces)) == round(float(np.exp(quantile)))
+
+
+def test_single_gates_are_drawn_from_all(traces, in_pieces):
+    everyone = torch.ones(24, dtype=torch.bool)
+    whole, errors = local_labels(str(traces), everyone, NAMES, ("attn",), 10**6, 0)
+    in_pieces(31)
+    for limit in (len(whole), 60):
+        rows, labels = local_labels(str(traces), everyone, NAMES, ("attn",), limit, 0)
+        assert len(rows) == len(labels) == limit
+    assert torch.equal(local_labels(str(traces), everyone, NAMES, ("attn",), 60, 0)[0], rows)
+    known = {tuple(row) for row in torch.cat([whole, errors[:, None]], dim=1).tolist()}
+    assert {tuple(row) for row in torch.cat([rows, labels[:, None]], dim=1).tolist()} <= known
+    # Late gates are drawn as well as early ones.
+    assert rows[:, 1].max() > 0.9

@@ -1,0 +1,137 @@
+"""A point in parts is the point: sums are merged and not averages."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dqar.gates import Interval
+from pipeline.door import Refusal
+from pipeline.evaluator import Evaluator
+from pipeline.methods import Point
+from pipeline.point_rows import measured_of
+from pipeline.quality import Deltas, FeatureSums
+from pipeline.tally import Tally
+from pipeline.tasks import EvaluateConfig, Tallied
+
+CONFIG = EvaluateConfig(model="digits", num_samples=12, batch_size=2, steps=6)
+POINT = Point(method="interval", operating_point="period=2", steps=6, gate=Interval(2))
+TIMES = {"speedup", "latency_s", "speedup_bound"}
+REFERENCE = FeatureSums.of(torch.randn(40, 3, generator=torch.Generator().manual_seed(9)))
+
+
+def tallied_of(values, features, start):
+    """Some samples, with made-up figures that follow from them."""
+    tally = Tally(flops=100.0 * len(values), twin_flops=300.0 * len(values))
+    column = torch.tensor(values, dtype=torch.float32)
+    tally.judge(
+        Deltas(latent_rel_l2=column, psnr=30 + column, ssim=1 - column, feature_distance=None)
+    )
+    tally.features = FeatureSums.of(features)
+    tally.matches = int((column > 0.1).sum())
+    tally.gates, tally.reused = 16 * len(values), int(column.sum() * 40)
+    tally.reused_by_site.update(attn=tally.reused)
+    tally.actions_by_site["attn"].update(reuse=tally.reused)
+    tally.cache_bytes = int(column.max() * 2**20)
+    tally.peak_memory_mb = float(column.max())
+    tally.images = list(torch.full((len(values), 2, 2, 1), 0.5).numpy())[: max(0, 8 - start)]
+    tally.twins = tally.images
+    if start == 0:
+        tally.timed, tally.seconds, tally.twin_seconds = len(values), 2.0, 5.0
+    share = {"attn": 0.25} if start == 0 else {}
+    return Tallied(tally=tally, device="cpu", site_share=share, reference=REFERENCE)
+
+
+@given(
+    values=st.lists(st.floats(0.0, 0.5, width=32), min_size=12, max_size=12),
+    cuts=st.sets(st.sampled_from([2, 4, 6, 8, 10])),
+    seed=st.integers(0, 99),
+)
+def test_parts_add_up_to_the_row_of_the_whole(values, cuts, seed):
+    features = torch.randn(12, 3, generator=torch.Generator().manual_seed(seed))
+    ends = [0, *sorted(cuts), 12]
+    parts = []
+    for start, stop in pairwise(ends):
+        parts.append(tallied_of(values[start:stop], features[start:stop], start))
+    whole = tallied_of(values, features, 0)
+    # Whole numbers of gates are rounded by part in this test alone.
+    whole.tally.reused = sum(part.tally.reused for part in parts)
+    whole.tally.reused_by_site.update(attn=whole.tally.reused - whole.tally.reused_by_site["attn"])
+    merged, expected = measured_of(POINT, CONFIG, parts), measured_of(POINT, CONFIG, [whole])
+    for name, value in expected.row.items():
+        if name == "latency_s":
+            assert merged.row[name] == 2.0 / parts[0].tally.timed
+        elif isinstance(value, float | list):
+            assert merged.row[name] == pytest.approx(value, rel=1e-6, abs=1e-9), name
+        else:
+            assert merged.row[name] == value, name
+    assert (merged.images == expected.images).all()
+
+
+def test_a_mean_and_its_error_are_those_of_the_samples():
+    values = [0.1, 0.4, 0.2, 0.2, 0.05]
+    row = measured_of(POINT, CONFIG, [tallied_of(values, torch.randn(5, 3), 0)]).row
+    column = torch.tensor(values, dtype=torch.float64)
+    half = 1.96 * float(column.std()) / 5**0.5
+    assert row["latent_rel_l2"] == pytest.approx(float(column.mean()), rel=1e-6)
+    low, high = row["latent_rel_l2_ci95"]
+    assert high - low == pytest.approx(2 * half, rel=1e-5)
+    assert low == pytest.approx(float(column.mean()) - half, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("samples", "batch", "part", "expected"),
+    [
+        (12, 2, 5, [(0, 6), (6, 12)]),
+        (7, 4, 1, [(0, 4), (4, 7)]),
+        (7, 4, 1024, [(0, 7)]),
+        (1, 32, 1, [(0, 1)]),
+    ],
+)
+def test_parts_are_of_whole_batches(samples, batch, part, expected):
+    config = replace(CONFIG, num_samples=samples, batch_size=batch, part_samples=part)
+    assert [(one.start, one.stop) for one in config.parts_of(POINT)] == expected
+    assert sum(map(len, config.parts_of(POINT))) == samples
+
+
+def test_parts_of_different_devices_are_refused():
+    features = torch.randn(2, 3)
+    parts = [tallied_of([0.1, 0.2], features, 0), tallied_of([0.1, 0.2], features, 2)]
+    other = replace(parts[1], device="NVIDIA A100-SXM4-80GB")
+    with pytest.raises(Refusal, match=r"on one device. Got \['NVIDIA A100.*interval period=2"):
+        measured_of(POINT, CONFIG, [parts[0], other])
+
+
+def test_a_measured_point_in_parts_is_the_point():
+    """The same batches give the same images, whoever samples them."""
+    config = EvaluateConfig(
+        model="digits", num_samples=10, batch_size=2, steps=6, guidance_scale=2.0, part_samples=4
+    )
+    evaluator = Evaluator(config)
+    parts = [evaluator.measure_part(part) for part in config.parts_of(POINT)]
+    assert [part.tally.samples for part in parts] == [4, 4, 2]
+    assert [part.tally.timed for part in parts] == [2, 0, 0]
+    merged = measured_of(POINT, config, parts)
+    evaluator.config = replace(config, part_samples=100)
+    whole = evaluator.measure(POINT)
+    for name, value in whole.row.items():
+        if name in TIMES:
+            continue
+        if isinstance(value, float | list):
+            # Few samples have a singular covariance, whose roots amplify rounding.
+            assert merged.row[name] == pytest.approx(value, rel=1e-6 if name == "fid" else 1e-9)
+        else:
+            assert merged.row[name] == value, name
+    assert len(merged.images) == 8
+    assert (merged.images == whole.images).all()
+    assert (merged.twin_images == whole.twin_images).all()
+
+
+def test_a_worker_on_another_device_is_refused():
+    with pytest.raises(Refusal, match=r"--accelerator-type must be.*A100.*with a worker on cpu"):
+        Evaluator(CONFIG, accelerator_type="A100")
