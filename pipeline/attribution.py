@@ -128,11 +128,16 @@ class _Damage(Objective):
         chosen[chunk] = True
         return self.gates.subset(chosen).load()
 
-    def held_out_loss(self) -> float | None:
+    def held_out_losses(self) -> Float[Tensor, " noises"] | None:
         if self.held_out is None:
             return None
-        predicted, target = self.model().predict(self.held_out), self.held_out.log_error
-        return F.huber_loss(predicted, target, delta=self.config.huber_delta).item()
+        held_out, delta = self.held_out, self.config.huber_delta
+        predicted, target = self.model().predict(held_out), held_out.log_error
+        losses = F.huber_loss(predicted, target, delta=delta, reduction="none")
+        # Trajectories of one noise err alike, so that it is noises that are independent.
+        noise = held_out.noise.unique(return_inverse=True)[1]
+        count = torch.bincount(noise)
+        return torch.zeros(len(count)).index_add(0, noise, losses) / count
 
     def model(self) -> DamageModel:
         """The model as it stands."""

@@ -1,14 +1,18 @@
 """The descent of a fit: Adam on a cosine, stopped early where held-out data says so, taken up again
-where it was cut off. A fit that was taken up ends at the same bits as one that was not."""
+where it was cut off. A fit that was taken up ends at the same bits as one that was not.
+
+What is kept is the longest descent that held-out data does not speak against, rather than the one
+that it likes best: plans live on differences that a held-out loss hardly sees (docs/LOG.md).
+"""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from pipeline.checkpoint import Checkpoint, Kept
@@ -35,7 +39,7 @@ class FitConfig:
     """Rows of gates that a step looks at: with no more than that, each step sees all trajectories;
     with more, batches of noises in turns."""
     patience: int = 4
-    """Looks at held-out data in a row that find nothing better, until the descent ends."""
+    """Looks at held-out data in a row that find it predicted worse, until the descent ends."""
     seed: int = 0
     """Seed of the weights and of the batches."""
 
@@ -58,8 +62,8 @@ class Objective(nn.Module):
         """Add the gradient of a step's loss; returns the loss."""
         raise NotImplementedError
 
-    def held_out_loss(self) -> float | None:
-        """Loss on data that the fit never sees; None where there is none."""
+    def held_out_losses(self) -> Float[Tensor, " n"] | None:
+        """Losses on data that the fit never sees, each of its own; None where there is none."""
         raise NotImplementedError
 
 
@@ -69,23 +73,35 @@ class Descended:
 
     step: int = 0
     """Steps taken."""
-    best_step: int = 0
-    """Steps after which held-out data was predicted best."""
-    best_loss: float = math.inf
-    """Held-out loss there."""
-    best: dict[str, Tensor] = field(default_factory=dict)
-    """Weights there; empty before the first look, and where nothing is held out."""
+    best_losses: Float[Tensor, " n"] = field(default_factory=lambda: torch.empty(0))
+    """Held-out losses where their mean was least; empty before the first look, and where nothing
+    is held out."""
+    kept_step: int = 0
+    """The last steps after which held-out data was predicted no worse than that."""
+    kept: dict[str, Tensor] = field(default_factory=dict)
+    """Weights there."""
 
     def look(self, objective: Objective) -> None:
-        """Keep the weights if held-out data is predicted better than ever."""
-        loss = objective.held_out_loss()
-        if loss is not None and loss < self.best_loss:
-            self.best_loss, self.best_step = loss, self.step
-            self.best = {name: value.clone() for name, value in objective.state_dict().items()}
+        """Keep the weights unless held-out data is predicted worse than before."""
+        losses = objective.held_out_losses()
+        if losses is None:
+            return
+        if not len(self.best_losses) or losses.mean() < self.best_losses.mean():
+            self.best_losses = losses
+        if not is_worse(losses, self.best_losses):
+            self.kept_step = self.step
+            self.kept = {name: value.clone() for name, value in objective.state_dict().items()}
 
     def is_stale(self, patience: int) -> bool:
-        """Whether held-out data has not been predicted better for long."""
-        return bool(self.best) and self.step - self.best_step >= patience * ROUND
+        """Whether held-out data has been predicted worse for long."""
+        return bool(self.kept) and self.step - self.kept_step >= patience * ROUND
+
+
+def is_worse(losses: Float[Tensor, " n"], best: Float[Tensor, " n"]) -> bool:
+    """Whether losses are larger on the mean by more than one standard error of the difference."""
+    difference = losses - best
+    error = difference.std() / len(difference) ** 0.5 if len(difference) > 1 else 0.0
+    return bool(difference.mean() > error)
 
 
 def descend(
@@ -94,7 +110,7 @@ def descend(
     report: Callable[[int, float], None] = lambda step, loss: None,
     checkpoint: Checkpoint | None = None,
 ) -> Descended:
-    """Descend; the objective ends with the best weights, or the last where nothing is held out.
+    """Descend; the objective ends with the kept weights, or the last where nothing is held out.
 
     Args:
         report: called with the step and the loss every :data:`ROUND` steps.
@@ -114,22 +130,22 @@ def descend(
             state.look(objective)
             if checkpoint is not None and checkpoint.is_due:
                 checkpoint.keep(_left(state, objective, optimizer, schedule))
-    if state.best:
-        objective.load_state_dict(state.best)
+    if state.kept:
+        objective.load_state_dict(state.kept)
     return state
 
 
 def _left(state: Descended, objective: Objective, optimizer: Any, schedule: Any) -> Kept:
     """All that the rest of a descent depends on."""
     tensors = {f"now.{name}": value for name, value in objective.state_dict().items()}
-    tensors |= {f"best.{name}": value for name, value in state.best.items()}
+    tensors |= {f"kept.{name}": value for name, value in state.kept.items()}
+    tensors["held_out.best_losses"] = state.best_losses
     for index, parameter in enumerate(objective.parameters()):
         for name, value in optimizer.state[parameter].items():
             tensors[f"adam.{index}.{name}"] = value
     numbers = {
         "step": state.step,
-        "best_step": state.best_step,
-        "best_loss": state.best_loss if state.best else None,
+        "kept_step": state.kept_step,
         "rates": [group["lr"] for group in optimizer.param_groups],
         "schedule": schedule.state_dict(),
     }
@@ -150,10 +166,9 @@ def _taken_up(
     for group, rate in zip(optimizer.param_groups, numbers["rates"], strict=True):
         group["lr"] = rate
     schedule.load_state_dict(numbers["schedule"])
-    best = kept.part("best")
     return Descended(
         step=numbers["step"],
-        best_step=numbers["best_step"],
-        best_loss=numbers["best_loss"] if best else math.inf,
-        best=best,
+        best_losses=kept.part("held_out")["best_losses"],
+        kept_step=numbers["kept_step"],
+        kept=kept.part("kept"),
     )

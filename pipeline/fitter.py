@@ -46,13 +46,13 @@ class Fitter:
         return bounded(self.gates.subset(chosen), LOOK_ROWS, self.config.seed).load()
 
     def trial(self, spec: PolicySpec, fitted: Mask, held_out: Mask) -> DamageFit:
-        """Fit until held-out trajectories are predicted no better."""
+        """Fit until held-out trajectories are predicted worse."""
         return self._fit(spec, "trial", self.config, fitted, held_out)
 
     def final(
         self, spec: PolicySpec, fitted: Mask, steps: int, report: Callable[[int, float], None]
     ) -> DamageFit:
-        """Fit for as many steps as a trial found best, on a cosine as long."""
+        """Fit for as many steps as a trial was kept after, on a cosine as long."""
         return self._fit(spec, "final", replace(self.config, steps=steps), fitted, None, report)
 
     def _fit(

@@ -79,7 +79,9 @@ class _Local(Objective):
         return F.huber_loss(predicted, gates.log_error[rows].expand_as(predicted))
 
     @torch.no_grad()
-    def held_out_loss(self) -> float | None:
+    def held_out_losses(self) -> Float[Tensor, " gates"] | None:
         if self.held_out is None:
             return None
-        return self._loss(self.held_out, slice(None)).item()
+        predicted = self.policy.by_member(self.held_out.features)
+        target = self.held_out.log_error.expand_as(predicted)
+        return F.huber_loss(predicted, target, reduction="none").mean(dim=0)

@@ -128,7 +128,7 @@ def _fitted(
     fitted, judged = usable & ~is_held_out, usable & is_held_out
     trial = fitter.trial(spec, fitted, judged)
     held_out = judge(trial.model, fitter.look(fitted), fitter.look(judged), seed=fitter.config.seed)
-    steps = trial.descended.best_step
+    steps = trial.descended.kept_step
     held_out.metrics["fit_steps"] = float(steps)
     _tell_how_many(held_out, int(usable.sum()))
     return held_out, fitter.final(spec, usable, steps, report).model.policy

@@ -37,8 +37,8 @@ def train_policy(config: TrainConfig, uri: str, out: str, tracker: Tracker) -> T
         _log(run, trained, folder)
     figures = trained.held_out.metrics
     print(
-        f"train: {figures['fit_steps']:.0f} steps, where held-out noises were predicted best; "
-        f"policy in {folder}; held-out R^2 {figures['r2']:.3f}, AUC {figures['auc']:.3f}, "
+        f"train: {figures['fit_steps']:.0f} steps, as far as held-out noises were predicted no "
+        f"worse; policy in {folder}; held-out R^2 {figures['r2']:.3f}, AUC {figures['auc']:.3f}, "
         f"Brier {figures['brier']:.3f}; {trained.balance}",
         flush=True,
     )
