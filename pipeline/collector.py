@@ -33,6 +33,7 @@ class Collector:
     def __init__(self, plan: CollectPlan, root: Root) -> None:
         self.plan = plan
         self.root = root
+        torch.set_num_threads(plan.threads)
         self.device = pick_device()
         card = find_model(plan.model)
         self.model = load_model(card, sampler=plan.sampler, dtype=plan.dtype, device=self.device)

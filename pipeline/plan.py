@@ -50,13 +50,15 @@ class CollectPlan:
     """Bits of a cached value."""
     dtype: Dtype = "fp32"
     """Dtype of the model's arithmetic."""
+    threads: int = 1
+    """CPU threads of a worker's arithmetic: sums, and so floats, depend on their number."""
     seed: int = 0
     """Seed of noise and coins."""
     schema_version: int = TRACE_SCHEMA_VERSION
     """Version of the tables."""
 
     def __post_init__(self) -> None:
-        for name in ("num_trajectories", "masks_per_noise", "batch_size"):
+        for name in ("num_trajectories", "masks_per_noise", "batch_size", "threads"):
             value = getattr(self, name)
             if value < 1:
                 raise ValueError(f"{name} must be at least 1. Got {value}. Pass a larger one.")

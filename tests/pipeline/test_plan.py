@@ -25,6 +25,7 @@ CHANGED = {
     "branch_mode": "independent",
     "cache_bits": 16,
     "dtype": "fp16",
+    "threads": 2,
     "seed": 1,
     "schema_version": 3,
 }
