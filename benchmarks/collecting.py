@@ -103,6 +103,7 @@ def main() -> None:
     parser.add_argument("--model", default="digits")
     parser.add_argument("--sites", default="attn,ff")
     parser.add_argument("--batch-size", type=count, default=48, help="trajectories of the unit")
+    parser.add_argument("--steps", type=count, default=50, help="of sampling")
     parser.add_argument("--rounds", type=count, default=12)
     parser.add_argument("--out", type=Path, help="also write the JSON line to this file")
     arguments = parser.parse_args()
@@ -110,7 +111,7 @@ def main() -> None:
         arguments.model,
         guidance_scale=None,
         designs="paced",
-        steps=50,
+        steps=arguments.steps,
         sites=tuple(arguments.sites.split(",")),
         forecast_orders=(0, 1, 2),
         batch_size=arguments.batch_size,
@@ -121,7 +122,14 @@ def main() -> None:
         stand = Stand(collector=Collector(plan, folder), folder=Path(folder))
         device = stand.collector.device
         rounds = time_rounds(list(stand.variants()), arguments.rounds, device)
-    facts = {"model": plan.model, "sites": arguments.sites, "device": device_name(device)}
+    facts = {
+        "model": plan.model,
+        "width": stand.collector.model.card.width,
+        "tokens": stand.collector.model.card.num_tokens,
+        "sites": arguments.sites,
+        "steps": plan.steps,
+        "device": device_name(device),
+    }
     hand_over(facts | machine_facts() | kept | report(stand, rounds), arguments.out)
 
 
