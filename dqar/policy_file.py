@@ -85,6 +85,8 @@ def save_policy(policy: ReusePolicy, folder: str | Path) -> None:
     """Write ``policy.safetensors`` and ``policy.json``; the folder is made if missing."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    # First gone and last written, so that weights never lie beside another policy's description.
+    (folder / "policy.json").unlink(missing_ok=True)
     save_file(
         {name: value.contiguous() for name, value in policy.state_dict().items()},
         folder / "policy.safetensors",

@@ -20,6 +20,7 @@ from pipeline.door import (
     enter,
     inside_ray_job,
     refuse_relative_inside_job,
+    without_secrets,
 )
 
 ROOT = Path(__file__).parent.parent
@@ -59,7 +60,7 @@ def submit_itself(address: str, fields: dict[str, object]) -> int:
     packing = ["--working-dir", str(ROOT), "--runtime-env", str(ROOT / "runtime_env.yaml")]
     ray = Path(sys.executable).with_name("ray")
     command = [str(ray), "job", "submit", "--address", address, *packing, *entry]
-    print(f"submitting: {shlex.join(entry[1:])}", flush=True)
+    print(f"submitting: {without_secrets(shlex.join(entry[1:]))}", flush=True)
     code = subprocess.run(command, cwd=ROOT, check=False).returncode
     return code or int(not client.is_ok)
 

@@ -45,7 +45,7 @@ def run(arguments: argparse.Namespace) -> int:
     refuse_too_many_steps(card, config.steps)
     refuse_other_runs(config.steps, config.sampler, policies)
     for name, policy in policies.items():
-        followed = config.at_order(policy.spec.forecast_order)
+        followed = checked(config.at_order, order=policy.spec.forecast_order)
         refuse_policies_apart(followed.dqar_config(), {name: policy})
     contest = checked(
         Contest,

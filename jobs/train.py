@@ -44,7 +44,7 @@ def parser() -> JobParser:
     job = JobParser("Fit a reuse policy on traces.")
     job.epilog = (
         "The seed's train_policy.py: its --data-path is --traces, its --output-dir is --out; its "
-        "--num-epochs has no counterpart: the fit takes a fixed number of steps."
+        "--num-epochs has no counterpart: the fit ends by itself."
     )
     job.add_argument("--traces", required=True, help="folder or URI that jobs/collect.py wrote")
     job.add_argument("--out", required=True, help="policy folder to write, or its URI")

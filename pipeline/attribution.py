@@ -154,7 +154,7 @@ def batches_of(gates: Gates, rows: int, seed: int) -> list[list[Places]]:
     order = torch.randperm(len(by_noise), generator=torch.Generator().manual_seed(seed))
     batch_of_noise = torch.empty_like(by_noise)
     before = by_noise[order].cumsum(0) - by_noise[order]
-    batch_of_noise[order] = before * number // max(1, total)
+    batch_of_noise[order] = (before * number // max(1, total)).clamp(max=number - 1)
     batch = batch_of_noise[gates.noise]
     return [_chunks(torch.nonzero(batch == one)[:, 0], gates) for one in batch.unique()]
 

@@ -17,6 +17,8 @@ from torch import Tensor
 
 FOLDER = "_checkpoint"
 """Folder of the checkpoints within a policy folder; gone when the policy is written."""
+FORMAT = 2
+"""Of what is kept; a checkpoint of another is none."""
 EVERY_S = 20.0
 """Seconds between checkpoints: writing one takes about a hundredth of a second."""
 
@@ -62,7 +64,8 @@ class Checkpoint:
         tensors = f"{self.stage}-{kept.numbers['step']:06d}.safetensors"
         contiguous = {name: value.contiguous() for name, value in kept.tensors.items()}
         self._appear(tensors, lambda path: save_file(contiguous, path))
-        stored = {"claim": self.claim, "tensors": tensors, "numbers": kept.numbers}
+        of = {"format": FORMAT, "claim": self.claim}
+        stored = of | {"tensors": tensors, "numbers": kept.numbers}
         self._appear(f"{self.stage}.json", lambda path: path.write_text(json.dumps(stored)))
         for old in self.folder.glob(f"{self.stage}-*.safetensors"):
             if old.name != tensors:
@@ -80,7 +83,7 @@ class Checkpoint:
         """What an earlier run of the same claim left; None if nothing that can be read."""
         try:
             stored = json.loads((self.folder / f"{self.stage}.json").read_text())
-            if stored["claim"] != self.claim:
+            if (stored["format"], stored["claim"]) != (FORMAT, self.claim):
                 return None
             name = Path(stored["tensors"]).name
             return Kept(tensors=load_file(self.folder / name), numbers=stored["numbers"])

@@ -54,6 +54,7 @@ def collect(
                 release(storage, [outcome.unit.unit_id])
                 on_receipt(outcome.result)
             else:
+                refuse_fenced()
                 given_up.append(outcome)
                 quarantine(storage, outcome)
                 refuse_hopeless(given_up, num_done=len(receipts), num_missing=len(missing))

@@ -18,6 +18,7 @@ from dqar.integration import DQARDiTWrapper, DQARSampler, SamplerConfig
 from dqar.records import GateRecord
 from pipeline.dataset import commit_unit
 from pipeline.designs import Exploration, explore
+from pipeline.door import Refusal
 from pipeline.models import find_model, load_model, pick_device
 from pipeline.noise import draw_noise
 from pipeline.plan import CollectPlan, Unit
@@ -36,6 +37,11 @@ class Collector:
         torch.set_num_threads(plan.threads)
         self.device = pick_device()
         card = find_model(plan.model)
+        if card.model_hash != plan.model_hash:
+            raise Refusal(
+                f"--model {plan.model} must be the one that was planned, {plan.model_hash}, on "
+                f"every node. Got {card.model_hash} here. Copy the same files everywhere."
+            )
         self.model = load_model(card, sampler=plan.sampler, dtype=plan.dtype, device=self.device)
         self.wrapper = DQARDiTWrapper(self.model.transformer, plan.dqar_config())
         config = SamplerConfig(num_inference_steps=plan.steps, guidance_scale=plan.guidance_scale)

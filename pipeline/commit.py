@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from pipeline.documents import TABLES, check_plan
 from pipeline.door import Refusal
 from pipeline.manifest import newest_manifest, publish_manifest, read_document
-from pipeline.parts import Part, is_sound, is_whole, key_of, listed_sizes, parts_of, unit_part
+from pipeline.parts import Part, is_sound, key_of, listed_sizes, parts_of, unit_part
 from pipeline.plan import TRACE_SCHEMA_VERSION, CollectPlan, Unit, canonical_json
 from pipeline.receipts import as_json, find_receipt
 from pipeline.storage import Root, Storage, open_storage
@@ -159,7 +159,7 @@ def _parts(storage: Storage, units: list[dict[str, Any]]) -> list[Part]:
         for part in (parts_of(latest) if latest else [])
         if len(part["units"]) > 1
         and all(now.get(index) == before[index] for index in part["units"])
-        and is_whole(part, storage.size)
+        and is_sound(storage, part)
     ]
     held = {index for part in merged for index in part["units"]}
     own = [unit_part(unit) for unit in units if unit["index"] not in held]

@@ -39,6 +39,7 @@ def settle(root: Root, manifest: dict[str, Any], compact_mb: float, lease: Lease
     parts = compacted(storage, manifest, compact_mb * MEGABYTE)
     lease.refuse_fenced()
     manifest = publish_manifest(storage, manifest | {"parts": parts})
+    lease.refuse_fenced()
     delete_orphans(storage, manifest)
     return manifest
 

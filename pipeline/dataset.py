@@ -16,6 +16,7 @@ from dqar.records import FEATURES
 from pipeline.commit import open_traces
 from pipeline.documents import TABLES
 from pipeline.door import Refusal
+from pipeline.local_folder import LocalFolder
 from pipeline.plan import Unit
 from pipeline.receipts import commit_receipt
 from pipeline.storage import Root, Storage, open_storage
@@ -157,6 +158,13 @@ def _read(uri: Root, table: str, columns: list[str] | None) -> pa.Table:
     return pa.Table.from_batches(batches, wanted)
 
 
+def _opened(storage: Storage, key: str) -> Any:
+    # Arrow's own file where there is one: its threads may outlive a Python file at exit.
+    if isinstance(storage, LocalFolder) and storage.size(key) is not None:
+        return pa.OSFile(str(storage.path / key))
+    return storage.open(key)
+
+
 def _stream(
     storage: Storage,
     table: str,
@@ -168,7 +176,7 @@ def _stream(
     parquet = ds.ParquetFileFormat(default_fragment_scan_options=options)
     for key in keys:
         try:
-            with storage.open(key) as file:
+            with _opened(storage, key) as file:
                 # Few batches ahead: a merged shard would otherwise come into memory at once.
                 yield from parquet.make_fragment(file).to_batches(
                     columns=columns, filter=condition, schema=SCHEMAS[table], batch_readahead=2

@@ -101,7 +101,8 @@ def is_worse(losses: Float[Tensor, " n"], best: Float[Tensor, " n"]) -> bool:
     """Whether losses are larger on the mean by more than one standard error of the difference."""
     difference = losses - best
     error = difference.std() / len(difference) ** 0.5 if len(difference) > 1 else 0.0
-    return bool(difference.mean() > error)
+    # Written so that what is not a number is worse.
+    return not bool(difference.mean() <= error)
 
 
 def descend(

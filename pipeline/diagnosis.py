@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pipeline.door import Refusal, without_secrets
+from pipeline.machine import refuse_other_device
 from pipeline.vitals import Vitals
 
 LEAST_DISK_GIB = 10.0
@@ -132,26 +134,27 @@ def check_storage(uri: str, *, wrote: str | None, is_seen: bool) -> Finding:
 def check_tracking(uri: str, error: str | None) -> Finding:
     """MLflow answered a worker's API call."""
     if error is None:
-        return Finding(name="mlflow", is_ok=True, said=f"{uri} answered a worker")
-    if "403" in error or "Invalid Host header" in error:
+        said = without_secrets(f"{uri} answered a worker")
+        return Finding(name="mlflow", is_ok=True, said=said)
+    if re.search(r"error code 403\b", error) or "Invalid Host header" in error:
         host = uri.partition("://")[2].partition("/")[0].partition(":")[0]
         allowed = f"{host},{host}:*,localhost:*,127.0.0.1:*"
         mend = (
             f"It answers, but not under this name. Start it with --allowed-hosts '{allowed}', "
             "which replaces its defaults."
         )
-    elif "401" in error:
+    elif re.search(r"error code 401\b", error):
         mend = "Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD on the nodes."
     else:
         mend = "Start mlflow server on an address that the workers reach, and open its port."
     said = f"{uri} did not answer a worker: {error[:200]}. {mend}"
-    return Finding(name="mlflow", is_ok=False, said=said)
+    return Finding(name="mlflow", is_ok=False, said=without_secrets(said))
 
 
 def check_accelerator(
     wanted: str | None, nodes: Iterable[Mapping[str, Any]], worker: Vitals | None
 ) -> Finding:
-    """A worker that asked for an accelerator got it, and the nodes carry its label.
+    """A worker that asked for an accelerator got it.
 
     Args:
         wanted: Ray's accelerator type, such as A100 or A100-40G; None for whatever is there.
@@ -165,21 +168,24 @@ def check_accelerator(
         return Finding(name="accelerator", is_ok=True, said=said)
     if worker is None:
         said = f"no node has a GPU and accelerator_type:{wanted} in time. {_declare(wanted)}"
-    elif not any(wanted.partition("-")[0] in name for name in worker.gpus):
+    elif not any(_is_of(wanted, name) for name in worker.gpus):
         said = (
             f"{worker.host} is said to have {wanted}, but torch finds {worker.gpus or 'no GPU'}. "
             "Take the resource away from nodes that lack it; check the driver with nvidia-smi."
         )
-    elif not any(_label(node) == wanted.partition("-")[0] for node in nodes):
-        said = f"no node has the label {ACCELERATOR_LABEL}. {_declare(wanted)}"
     else:
         said = f"{worker.gpus[0]} on {worker.host}; {gpus:g} GPUs on {len(nodes)} nodes"
         return Finding(name="accelerator", is_ok=True, said=said)
     return Finding(name="accelerator", is_ok=False, said=said)
 
 
-def _label(node: Mapping[str, Any]) -> str | None:
-    return (node.get("Labels") or {}).get(ACCELERATOR_LABEL)
+def _is_of(wanted: str, name: str) -> bool:
+    # As workers of an evaluation judge it.
+    try:
+        refuse_other_device(name, wanted)
+    except Refusal:
+        return False
+    return True
 
 
 def _declare(wanted: str) -> str:

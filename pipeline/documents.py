@@ -71,6 +71,8 @@ def check_receipt(receipt: dict[str, Any], unit: Unit) -> None:
     _check_receipt(receipt)
     if (receipt["unit_id"], receipt["index"]) != (unit.unit_id, unit.index):
         raise Malformed(f"must be the receipt of {unit}, not of {receipt['unit_id']}")
+    if receipt["trajectories"] != len(unit):
+        raise Malformed(f"must hold the {len(unit)} trajectories of {unit}")
 
 
 def _check_receipt(receipt: dict[str, Any]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -77,6 +78,19 @@ def refuse_relative_inside_job(**paths: str | None) -> None:
             )
 
 
+class StorageFailed(Refusal):
+    """Storage that did not answer as it should: bad input at first, later a failure like others."""
+
+
+def without_secrets(text: str) -> str:
+    """A line to print: what stands before the @ of a URI may be a password."""
+    return re.sub(r"//[^/\s@]*@", "//...@", text)
+
+
+WRITTEN_FIRST = {"policy.safetensors", "frontier.png", "samples.png", "report.md", "plans"}
+"""What a stage that is cut off while it writes leaves of a policy or of results."""
+
+
 def refuse_other_files(out: str, ours: str) -> None:
     """A stage writes into a new folder, or over what it wrote itself.
 
@@ -87,7 +101,8 @@ def refuse_other_files(out: str, ours: str) -> None:
     if folder.exists() and not folder.is_dir():
         raise Refusal(f"--out must be a folder. Got {out}, which is a file. Name another.")
     # What begins with an underscore is what a run that was cut off left to be taken up.
-    others = folder.exists() and any(one.name[0] != "_" for one in folder.iterdir())
+    found = {one.name for one in folder.iterdir()} if folder.exists() else set()
+    others = {name for name in found - WRITTEN_FIRST if name[0] != "_"}
     if others and not (folder / ours).exists():
         raise Refusal(
             f"--out must be new or hold {ours}. Got {out}, which holds other files. Name another."

@@ -134,7 +134,8 @@ def evaluate_methods(
         def log(measured: Measured) -> None:
             _log_point(tracker, session.run_id, measured)
 
-        kept = KeptAnswers(folder / FOLDER, config, find_model(config.model).model_hash)
+        claim = (config, find_model(config.model).model_hash, fleet_config.accelerator_type)
+        kept = KeptAnswers(folder / FOLDER, *claim)
         measured = evaluate(config, contest, fleet_config, log, kept)
         write_report(measured, folder, f"{config.model}, {config.num_samples} samples")
         kept.clear()

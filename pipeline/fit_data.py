@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from pipeline.dataset import read_trajectories
+from pipeline.door import Refusal
 from pipeline.gate_stream import GateBlock, whole_trajectories
 from pipeline.reused_gates import ReusedGates, StoredGates
 
@@ -132,6 +133,11 @@ def max_gap_of(uri: str) -> int:
             *np.unique(block.columns["log_gap"], return_counts=True), strict=True
         ):
             counts[float(value)] = counts.get(float(value), 0) + int(count)
+    if not counts:
+        raise Refusal(
+            f"--traces must hold gates that reused. Got none in {uri}. Collect more trajectories, "
+            "or with --designs paced."
+        )
     return round(float(np.exp(_quantile(counts, MAX_GAP_QUANTILE))))
 
 

@@ -66,7 +66,8 @@ class Fitter:
     ) -> DamageFit:
         checkpoint = None
         if self.checkpoints is not None:
-            checkpoint = Checkpoint(self.checkpoints, stage, self.claim)
+            claim = self.claim | {"steps": str(config.steps)}
+            checkpoint = Checkpoint(self.checkpoints, stage, claim)
         if self.label == "local":
             few = None if held_out is None else self._labels(spec, held_out, HELD_OUT_LOCAL_ROWS)
             gates = self._labels(spec, fitted, LOCAL_ROWS)

@@ -22,7 +22,7 @@ from ray.exceptions import RayActorError, RayError, RayTaskError
 from pipeline.cluster import Meters, cluster_around, join_ray
 from pipeline.cluster import leave_ray as leave_ray  # so that callers find all here
 from pipeline.desk import Desk, Failure, Outcome, Ticket
-from pipeline.door import Refusal, Unfinished
+from pipeline.door import Refusal, StorageFailed, Unfinished
 from pipeline.fleet_config import FleetConfig
 from pipeline.fleet_config import config_of as config_of
 from pipeline.preflight import Cluster, ask_of, capacity, judge
@@ -199,7 +199,8 @@ class Fleet:
         )
 
     def _fail(self, desk: Desk, post: _Post, error: RayTaskError) -> Outcome | None:
-        if isinstance(error.cause, Refusal):
+        # A full disk or a broken mount of one node is no bad input.
+        if isinstance(error.cause, Refusal) and not isinstance(error.cause, StorageFailed):
             raise Refusal(str(error.cause)) from error
         if post.ticket is None:
             raise error
@@ -237,7 +238,8 @@ class Fleet:
         self._failed_starts += 1
         last_line = str(error).strip().splitlines()[-1]
         kind, _, message = last_line.partition(": ")
-        if kind.endswith("Refusal"):
+        # Once workers have started, one that refuses is on a node that is not like the others.
+        if kind.endswith("Refusal") and not self._has_started:
             raise Refusal(message) from error
         is_bug = isinstance(error, RayActorError) and error.actor_init_failed
         # A reclaimed node takes all of its starting workers with it, which says nothing of them.

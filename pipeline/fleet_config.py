@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from dataclasses import dataclass
 
 from pipeline.door import checked
@@ -27,6 +28,10 @@ class FleetConfig:
     as long as it takes, unless no node that could hold one is there or may come."""
 
     def __post_init__(self) -> None:
+        if not math.isfinite(self.gpus_per_worker):
+            raise ValueError(
+                f"gpus_per_worker must be finite. Got {self.gpus_per_worker}. Pass 0.5 or 1."
+            )
         if self.gpus_per_worker > 1 and self.gpus_per_worker != int(self.gpus_per_worker):
             raise ValueError(
                 "gpus_per_worker must be a share of one GPU or a whole number. Got "

@@ -44,6 +44,8 @@ def thresholds_for(
 ) -> list[float]:
     """Thresholds that reach the ratios (or the errors) wanted, from one probed batch smoothed to
     be monotone."""
+    # A threshold whose sample diverged reaches nothing.
+    probed, achieved = probed[achieved.isfinite()], achieved[achieved.isfinite()]
     smooth = IsotonicRegression(out_of_bounds="clip").fit_transform(
         probed.double().numpy(), achieved.double().numpy()
     )
@@ -99,7 +101,7 @@ def static_point(
         forecast_order: the policy's.
     """
     return Point(
-        method=name.replace("learned", "static"),
+        method=name.replace("learned", "static", 1),
         operating_point=f"majority@{threshold:.3f}",
         steps=steps,
         gate=Scripted(majority(share)[:, :, None]),

@@ -8,6 +8,8 @@ to anything else is not found; one that cannot be read is none.
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
 import os
 import shutil
@@ -69,8 +71,10 @@ class KeptAnswers:
         try:
             if max(path.stat().st_size, arrays.stat().st_size) > MAX_BYTES:
                 return None
-            stored = json.loads(path.read_text())
-            with arrays.open("rb") as stream, np.load(stream, allow_pickle=False) as found:
+            stored, data = json.loads(path.read_text()), arrays.read_bytes()
+            if stored.pop("digest") != _digest(stored, data):
+                return None
+            with np.load(io.BytesIO(data), allow_pickle=False) as found:
                 return unpacked(task, stored, {name: found[name] for name in found.files})
         except UNREADABLE:
             return None
@@ -81,8 +85,13 @@ class KeptAnswers:
         path = self._path(task)
         stored, arrays = packed(answer)
         named: Any = arrays
-        _appear(path.with_suffix(".npz"), lambda stream: np.savez(stream, **named))
-        _appear(path, lambda stream: stream.write(json.dumps(stored).encode()))
+        buffer = io.BytesIO()
+        np.savez(buffer, **named)
+        # As it reads again: JSON knows texts alone for names.
+        stored = json.loads(json.dumps(stored))
+        stored["digest"] = _digest(stored, buffer.getvalue())
+        _appear(path.with_suffix(".npz"), buffer.getvalue())
+        _appear(path, json.dumps(stored).encode())
 
     def _path(self, task: Task) -> Path:
         return self.folder / f"{fingerprint(self.claim, task)}.json"
@@ -92,10 +101,16 @@ class KeptAnswers:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def _appear(target: Path, write: Callable[[Any], Any]) -> None:
+def _digest(stored: dict[str, Any], data: bytes) -> str:
+    """Of both files, so that one that was damaged or belongs to another is no answer."""
+    text = json.dumps(stored, sort_keys=True).encode()
+    return hashlib.sha256(text + b"\n" + data).hexdigest()
+
+
+def _appear(target: Path, data: bytes) -> None:
     temporary = target.with_name(f"_{target.name}.{uuid.uuid4().hex}")
     with temporary.open("wb") as stream:
-        write(stream)
+        stream.write(data)
         stream.flush()
         os.fsync(stream.fileno())
     os.replace(temporary, target)

@@ -26,7 +26,7 @@ from pipeline.receipts import as_json
 from pipeline.shapes import COUNT, TEXT, Malformed, check, one_of, parse
 from pipeline.storage import Root, Storage, open_storage
 
-NUMBERED = re.compile(r"([0-9]{6,9})\.json")
+NUMBERED = re.compile(r"([0-9]{6,18})\.json")
 HOLDER = {"host": TEXT, "machine": TEXT, "pid": COUNT, "started": COUNT}
 DOCUMENT = {
     "token": TEXT,
@@ -99,9 +99,13 @@ class Lease:
                     return
                 self._write(renewals=self._document["renewals"] + 1)
 
+    def stop_renewing(self) -> None:
+        """End :meth:`renew_every`."""
+        self._ended.set()
+
     def release(self) -> None:
         """Let the next driver start at once."""
-        self._ended.set()
+        self.stop_renewing()
         with contextlib.suppress(Refusal):
             self._write(state="released")
 
@@ -126,8 +130,10 @@ def held(root: Root, config: LeaseConfig | None = None) -> Iterator[Lease]:
     try:
         yield lease
     finally:
-        lease.release()
+        # A renewal under way would undo the release.
+        lease.stop_renewing()
         renewing.join()
+        lease.release()
 
 
 def take(storage: Storage, config: LeaseConfig) -> Lease:

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.door import Refusal, refuse_unwritable
+from pipeline.door import Refusal, StorageFailed, refuse_unwritable
 
 PARTIAL = re.compile(r"_.+\.[0-9a-f]{32}")
 """Names of files that are being written."""
@@ -92,8 +92,10 @@ class LocalFolder:
                 found = list(os.scandir(self._at(folder)))
             except FileNotFoundError:
                 return {}
-            files = {entry.name: entry.stat().st_size for entry in found if entry.is_file()}
-        return {name: files[name] for name in sorted(files) if not name.startswith("_")}
+            # What is being written, or deleted, goes while one looks.
+            visible = (entry for entry in found if not entry.name.startswith("_"))
+            files = {entry.name: _size_of_file(entry) for entry in visible}
+        return {name: size for name in sorted(files) if (size := files[name]) is not None}
 
     def is_empty(self) -> bool:
         """Whether nothing lies here, but for names that begin with an underscore."""
@@ -147,7 +149,7 @@ class LocalFolder:
             raise self._refusal(f"where {(error.strerror or str(error)).lower()}") from error
 
     def _refusal(self, what: str) -> Refusal:
-        return Refusal(
+        return StorageFailed(
             f"Storage must be a folder that can be read and written, with hard links. Got "
             f"{self.path}, {what}. Mend it, or name another."
         )
@@ -167,6 +169,13 @@ def checked_key(key: str) -> str:
     if "\0" in key or any(part in ("", ".", "..") for part in key.split("/")):
         raise ValueError(f"key must be names joined by slashes. Got {key!r}. Pass gates/x.parquet.")
     return key
+
+
+def _size_of_file(entry: os.DirEntry[str]) -> int | None:
+    try:
+        return entry.stat().st_size if entry.is_file() else None
+    except FileNotFoundError:
+        return None
 
 
 def _fill(path: Path, data: bytes | Path) -> None:

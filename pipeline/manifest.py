@@ -14,7 +14,7 @@ from pipeline.receipts import as_json
 from pipeline.shapes import Malformed, parse
 from pipeline.storage import Storage
 
-VERSION = re.compile(r"v([0-9]{6,9})\.json")
+VERSION = re.compile(r"v([0-9]{6,18})\.json")
 
 
 def read_document(

@@ -6,6 +6,9 @@ complete last, so that nobody reads one that is still being written.
 
 from __future__ import annotations
 
+import hashlib
+import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -15,6 +18,8 @@ from pipeline.door import Refusal, refuse_other_files
 from pipeline.local_folder import LocalFolder
 from pipeline.storage import open_storage
 
+UPLOADING = "_uploading"
+"""Lies in a place while its files are replaced: what is there is ours, and not whole."""
 POLICY_FILES = ("policy.json", "policy.safetensors")
 
 
@@ -29,10 +34,21 @@ def refuse_taken(out: str, ours: str) -> None:
     if isinstance(storage, LocalFolder):
         refuse_other_files(str(storage), ours)
         storage.refuse_unwritable()
-    elif not storage.is_empty() and storage.size(ours) is None:
+    elif not storage.is_empty() and storage.size(ours) is None is storage.size(UPLOADING):
         raise Refusal(
             f"--out must be new or hold {ours}. Got {out}, which holds other files. Name another."
         )
+
+
+def _scratch(place: str) -> Path:
+    """A folder that is the same for the same place, and stays if the work or the upload fails, so
+    that the same command on this machine takes up what is done."""
+    name = hashlib.sha256(place.encode()).hexdigest()[:16]
+    folder = Path(tempfile.gettempdir()) / f"dqar-{os.getuid()}-{name}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if folder.is_symlink() or folder.stat().st_uid != os.getuid():
+        raise Refusal(f"{folder} must be this user's own. Got another's. Remove it, or set TMPDIR.")
+    return folder
 
 
 @contextmanager
@@ -46,14 +62,16 @@ def published(out: str, last: str) -> Iterator[Path]:
     if isinstance(storage, LocalFolder):
         yield storage.path
         return
-    with tempfile.TemporaryDirectory(prefix="dqar-") as scratch:
-        folder = Path(scratch)
-        yield folder
-        files = sorted(path for path in folder.rglob("*") if path.is_file())
-        # What an earlier run left is no longer complete once a file of it is replaced.
-        storage.delete(last)
-        for path in sorted(files, key=lambda path: path == folder / last):
-            storage.write(path.relative_to(folder).as_posix(), path)
+    folder = _scratch(str(storage))
+    yield folder
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    storage.write(UPLOADING, b"")
+    # What an earlier run left is no longer complete once a file of it is replaced.
+    storage.delete(last)
+    for path in sorted(files, key=lambda path: path == folder / last):
+        storage.write(path.relative_to(folder).as_posix(), path)
+    storage.delete(UPLOADING)
+    shutil.rmtree(folder)
     print(f"{folder} was uploaded to {storage}", flush=True)
 
 

@@ -13,6 +13,8 @@ from dqar.config import CHOICES, DQARConfig
 from pipeline.designs import DEFAULT_DESIGNS, DESIGNS, Design
 from pipeline.models import Dtype, Sampler
 
+LARGEST = 2**63 - 1
+"""Of a whole number in a document."""
 FORECAST_ORDERS = CHOICES["forecast_order"]
 TRACE_SCHEMA_VERSION = 2
 """Version of the two tables and of the folder around them."""
@@ -67,6 +69,8 @@ class CollectPlan:
                 f"steps must be at least 2, or nothing can be reused. Got {self.steps}. "
                 "Pass --steps 50."
             )
+        if not -LARGEST <= self.seed <= LARGEST:
+            raise ValueError(f"seed must fit into 64 bits. Got {self.seed}. Pass --seed 0.")
         if not math.isfinite(self.guidance_scale):
             raise ValueError(f"guidance_scale must be finite. Got {self.guidance_scale}. Pass 4.0.")
         if not self.forecast_orders or not set(self.forecast_orders) <= set(FORECAST_ORDERS):

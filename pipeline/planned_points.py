@@ -110,7 +110,8 @@ def _errors(spec: PolicySpec, candidates: list[Schedule], ask: Ask) -> list[floa
     ]
     answers = ask(probes)
     errors = [answers[probe.name].error.view(-1, NOISES).mean(dim=1) for probe in probes]
-    return [float(error) for batch in errors for error in batch]
+    # What diverged is the worst; NaN would win, or lose, by its place.
+    return [float(error) for batch in errors for error in batch.nan_to_num(nan=torch.inf)]
 
 
 def _probe(spec: PolicySpec, candidates: list[Schedule], name: str) -> Probe:

@@ -23,7 +23,7 @@ import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
 from obstore.store import GCSStore, S3Store
 
-from pipeline.door import Refusal
+from pipeline.door import Refusal, StorageFailed
 from pipeline.local_folder import LocalFolder, checked_key, gone
 from pipeline.ranges import Ranges
 
@@ -158,7 +158,7 @@ class Bucket:
         try:
             yield
         except (BaseError, OSError) as error:
-            raise Refusal(
+            raise StorageFailed(
                 f"Storage must answer. Got {self.uri}, which says {_said(error)}. "
                 f"{MENDS.get(_code(error), DEFAULT_MEND)}."
             ) from None
@@ -180,7 +180,7 @@ def open_storage(root: Root) -> Storage:
     uri = str(root)
     if "\0" in uri or not uri:
         raise Refusal(f"Storage must be a path or a URI. Got {uri!r}. Pass one.")
-    if uri.startswith("file://"):
+    if uri.startswith("file:"):
         return _local(uri)
     # A path made of a URI has lost a slash: s3:/bucket.
     is_remote = "://" in uri or uri.startswith(("s3:", "gs:"))
@@ -189,7 +189,8 @@ def open_storage(root: Root) -> Storage:
 
 def _local(uri: str) -> LocalFolder:
     parts = urlsplit(uri)
-    if parts.netloc not in ("", "localhost") or not parts.path:
+    is_plain = not (parts.query or parts.fragment) and "#" not in uri and "?" not in uri
+    if parts.netloc not in ("", "localhost") or not parts.path.startswith("/") or not is_plain:
         raise Refusal(f"A file URI must be file:///ABSOLUTE/PATH. Got {uri!r}. Mend it.")
     return LocalFolder(path=Path(unquote(parts.path)))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from jaxtyping import Float
@@ -75,6 +75,11 @@ class EvaluateConfig:
                 raise ValueError(f"{name} must be at least 1. Got {value}. Pass 64.")
         if self.steps < 2:
             raise ValueError(f"steps must be at least 2. Got {self.steps}. Pass --steps 50.")
+        if self.sampler not in get_args(Sampler):
+            raise ValueError(
+                f"sampler must be one of {get_args(Sampler)}. Got {self.sampler!r}. Pass "
+                "--sampler ddim."
+            )
         if not math.isfinite(self.guidance_scale):
             raise ValueError(f"guidance_scale must be finite. Got {self.guidance_scale}. Pass 4.0.")
         self.dqar_config()
@@ -125,6 +130,7 @@ class EvaluateConfig:
             "balanced": self.balanced,
             "cross_branch_threshold": self.cross_branch_threshold,
             "num_samples": self.num_samples,
+            "sampler": self.sampler,
             "guidance": self.guidance_scale,
             "model": self.model,
             "dtype": self.dtype,

@@ -42,7 +42,7 @@ def threshold_points(grid: Grid, steps: int, entropies: Float[Tensor, " n"]) -> 
     for low, high in SEED_WINDOWS:
         for quantile in grid.entropy_quantiles:
             # Strictly above the largest entropy seen, the gate lets all of it pass.
-            tau = float(entropies.quantile(quantile)) * (1.0 + 1e-6)
+            tau = _quantile(entropies, quantile) * (1.0 + 1e-6)
             points.append(
                 Point(
                     method="threshold",
@@ -52,6 +52,11 @@ def threshold_points(grid: Grid, steps: int, entropies: Float[Tensor, " n"]) -> 
                 )
             )
     return points
+
+
+def _quantile(entropies: Float[Tensor, " n"], share: float) -> float:
+    """Of what was observed; without attention nothing was, and nothing is refused for it."""
+    return float(entropies.quantile(share)) if len(entropies) else float("inf")
 
 
 def seed_threshold(tau: float, low: float, high: float) -> Gate:
@@ -106,7 +111,7 @@ def threshold_settings(
     lows = [0.0, *(snrs[round(share * last)] * 0.999 for share in (0.06, 0.12, 0.2, 0.3))]
     shares = (0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
     highs = [*(snrs[round(share * last)] * 1.001 for share in shares), float("inf")]
-    taus = [float("inf"), float(entropies.quantile(0.75))]
+    taus = [float("inf"), _quantile(entropies, 0.75)]
     for low in lows:
         for high in highs:
             for max_gap in (1, 2, 3, 4, 6, 8):
@@ -124,7 +129,8 @@ def tuned_points(
     """For each ratio the setting of least calibration error among those that reach about it."""
     points = []
     for ratio in ratios:
-        is_near = (achieved - ratio).abs() <= 0.025
+        # A setting that diverged is no choice.
+        is_near = ((achieved - ratio).abs() <= 0.025) & error.isfinite()
         if not is_near.any():
             continue
         best = int(torch.where(is_near, error, torch.inf).argmin())

@@ -19,7 +19,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param
 from mlflow.exceptions import MlflowException
 
-from pipeline.door import Refusal, inside_ray_job
+from pipeline.door import Refusal, inside_ray_job, without_secrets
 from pipeline.shapes import Malformed, parse
 from pipeline.storage import Root, open_storage
 
@@ -93,14 +93,20 @@ class Tracker:
         try:
             self.client = MlflowClient(self.uri, self.uri)
             self.experiment_id = self._experiment(experiment)
-        except (MlflowException, OSError) as error:
+        except (MlflowException, OSError, ImportError, ValueError) as error:
+            told = without_secrets(f"{self.uri}: {str(error)[:200]}")
             raise Refusal(
-                f"--tracking-uri must be an MLflow store that answers. Got {self.uri}: "
-                f"{str(error)[:200]}. Start the server, or leave the flag out."
+                f"--tracking-uri must be an MLflow store that answers. Got {told}. Start the "
+                "server, or leave the flag out."
             ) from error
 
     def _experiment(self, name: str) -> str:
         found = self.client.get_experiment_by_name(name)
+        if found is not None and found.lifecycle_stage == "deleted":
+            raise Refusal(
+                f"--experiment must be one that is there. Got {name!r}, which was deleted. Restore "
+                "it, or name another."
+            )
         if found is not None:
             return found.experiment_id
         location = None

@@ -90,8 +90,8 @@ def train(
     report: Callable[[int, float], None] = lambda step, loss: None,
     checkpoints: Path | None = None,
 ) -> Trained:
-    """Fit on four fifths of the noises until the rest is predicted no better, judge on the rest,
-    then fit on all of them for as many steps.
+    """Fit on four fifths of the noises until the rest is predicted worse, judge on the rest, then
+    fit on all of them for as many steps.
 
     Args:
         checkpoints: folder from which a fit that was cut off is taken up; None for nowhere.
@@ -154,6 +154,8 @@ def _claim(config: TrainConfig, traces: Traces) -> dict[str, str]:
 
 def _sites(config: TrainConfig, traces: Traces) -> tuple[str, ...]:
     sites = config.sites or tuple(traces.plan["sites"])
+    if len(set(sites)) < len(sites):
+        raise Refusal(f"--sites must name each site once. Got {sites}. Pass each once.")
     if missing := set(sites) - set(traces.plan["sites"]):
         raise Refusal(
             f"--sites must be among the traces' {traces.plan['sites']}. Got {sorted(missing)}. "

@@ -6,6 +6,7 @@ losing it costs little.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ from pipeline.door import Refusal
 from pipeline.fleet import Fleet, FleetConfig
 from pipeline.manifest import read_document
 from pipeline.plan import CollectPlan, Unit
+from pipeline.quarantine import Diverged
 from pipeline.storage import Storage
 
 TARGET_S = 80.0
@@ -58,7 +60,7 @@ def sized(plan: CollectPlan, storage: Storage, fleet_config: FleetConfig) -> Col
         )
     fleet = Fleet(WarmUp, {"plan": plan}, fleet_config)
     ((_, probes),) = fleet.work([plan.num_trajectories])
-    size = choose_size(probes, plan, fleet.num_workers)
+    size = choose_size(probes, plan, fleet.num_workers, gpu_share=min(1.0, fleet.ask.gpus or 1.0))
     print(
         f"collect: units of {size} trajectories; a batch of {probes[-1].size} took "
         f"{probes[-1].seconds:.1f} s",
@@ -80,18 +82,24 @@ def _planned_size(storage: Storage) -> int | None:
     return size
 
 
-def choose_size(probes: Sequence[Probe], plan: CollectPlan, workers: int) -> int:
+def choose_size(
+    probes: Sequence[Probe], plan: CollectPlan, workers: int, *, gpu_share: float = 1.0
+) -> int:
     """Trajectories of a unit: so many as take :data:`TARGET_S`, as fit into memory, and as leave
-    no worker without a unit; a multiple of those that share a twin."""
+    no worker without a unit; a multiple of those that share a twin.
+
+    Args:
+        gpu_share: of a GPU, which others share with a worker; the warm-up had it alone.
+    """
     last = probes[-1]
     bounds = [
         TARGET_S * last.size / max(last.seconds, 1e-9),
         math.ceil(plan.num_trajectories / workers),
     ]
     if last.memory_share:
-        bounds.append(MEMORY_SHARE * last.size / last.memory_share)
+        bounds.append(MEMORY_SHARE * gpu_share * last.size / last.memory_share)
     if last.is_limit:
-        bounds.append(last.size)
+        bounds.append(gpu_share * last.size)
     masks = plan.masks_per_noise
     return max(1, int(min(bounds)) // masks) * masks
 
@@ -121,7 +129,9 @@ class WarmUp:
         if is_on_gpu:
             torch.cuda.reset_peak_memory_stats()
         started = time.perf_counter()
-        self.collector.sample(Unit(unit_id="warm-up", index=0, start=0, stop=size))
+        # Only its time is asked for; a unit that diverges is put aside when it is collected.
+        with contextlib.suppress(Diverged):
+            self.collector.sample(Unit(unit_id="warm-up", index=0, start=0, stop=size))
         seconds = time.perf_counter() - started
         return Probe(size=size, seconds=seconds, memory_share=_memory_share() if is_on_gpu else 0.0)
 

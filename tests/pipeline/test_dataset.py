@@ -153,7 +153,7 @@ def test_a_unit_without_receipt_is_not_committed(tmp_path):
 def test_a_unit_with_a_truncated_shard_is_collected_again(root, table):
     shard = shard_of(root, table)
     truncate(shard)
-    assert shard.stem not in committed_receipts(root, PLAN)
+    assert shard.stem[:16] not in committed_receipts(root, PLAN)
     assert len(committed_receipts(root, PLAN)) == 1
 
 

@@ -148,7 +148,6 @@ def test_a_descent_ends_where_held_out_data_is_predicted_worse():
     losses = torch.nn.functional.huber_loss(error, zero, reduction="none")
     by_noise = losses.view(-1, 2).mean(dim=1)
     assert not is_worse(by_noise, fit.descended.best_losses)
-    assert by_noise.mean() >= fit.descended.best_losses.mean()
 
 
 def test_worse_is_more_than_a_standard_error():
@@ -160,6 +159,7 @@ def test_worse_is_more_than_a_standard_error():
     assert is_worse(best + spread + 0.6, best)
     assert is_worse(best + 0.01, best)
     assert is_worse(torch.tensor([1.1]), torch.tensor([1.0]))
+    assert is_worse(best * torch.nan, best)
 
 
 def test_a_fit_in_chunks_is_that_of_the_whole(monkeypatch):

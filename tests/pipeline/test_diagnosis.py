@@ -123,6 +123,7 @@ def test_storage_is_whole_only_if_both_sides_see_it():
         ("failed with error code 403 != 200. Invalid Host header", "--allowed-hosts 'head,head:*,"),
         ("API request failed with error code 401", "MLFLOW_TRACKING_USERNAME"),
         ("Connection refused", "Start mlflow server"),
+        ("port=4010, port=14030: Connection refused", "Start mlflow server"),
     ],
 )
 def test_what_mlflow_says_is_explained(error, said):
@@ -132,14 +133,21 @@ def test_what_mlflow_says_is_explained(error, said):
     assert check_tracking("http://head:5000", None).is_ok
 
 
+@pytest.mark.parametrize("error", [None, "http://me:secret@head:5000 refused"])
+def test_a_password_is_not_shown(error):
+    said = check_tracking("http://me:secret@head:5000/x", error).said
+    assert "//...@head:5000" in said
+    assert "secret" not in said
+
+
 @pytest.mark.parametrize(
     ("wanted", "nodes", "worker", "said"),
     [
         ("A100", [], None, 'Declare resources GPU and "accelerator_type:A100"'),
         ("A100", [NODE], replace(WORKER, gpus=()), "torch finds no GPU"),
         ("A100", [NODE], replace(WORKER, gpus=("Tesla T4",)), "Tesla T4"),
-        ("A100", [NODE | {"Labels": {}}], WORKER, "no node has the label"),
-        ("A100-40G", [NODE | {"Labels": None}], WORKER, "no node has the label"),
+        ("A100-80G", [NODE], WORKER, "A100-SXM4-40GB"),
+        ("L4", [NODE], replace(WORKER, gpus=("NVIDIA L40S",)), "L40S"),
     ],
 )
 def test_an_accelerator_that_is_not_one_is_found(wanted, nodes, worker, said):
@@ -148,9 +156,11 @@ def test_an_accelerator_that_is_not_one_is_found(wanted, nodes, worker, said):
     assert said in finding.said
 
 
+@pytest.mark.parametrize("labels", [NODE["Labels"], {}, {"ray.io/accelerator-type": "A100-40G"}])
 @pytest.mark.parametrize("wanted", ["A100", "A100-40G"])
-def test_an_accelerator_that_a_worker_got_is_named(wanted):
-    finding = check_accelerator(wanted, [NODE, NODE], WORKER)
+def test_an_accelerator_that_a_worker_got_is_named(wanted, labels):
+    node = NODE | {"Labels": labels}
+    finding = check_accelerator(wanted, [node, node], WORKER)
     assert finding.is_ok
     assert "A100-SXM4-40GB" in finding.said
     assert "16 GPUs on 2 nodes" in finding.said

@@ -5,9 +5,16 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.door import Refusal
+from pipeline.door import Refusal, StorageFailed
 from pipeline.local_folder import LocalFolder
-from pipeline.places import POLICY_FILES, fetched, fetched_policies, published, refuse_taken
+from pipeline.places import (
+    POLICY_FILES,
+    UPLOADING,
+    fetched,
+    fetched_policies,
+    published,
+    refuse_taken,
+)
 from pipeline.storage import open_storage
 
 
@@ -55,9 +62,34 @@ def test_the_mark_of_a_complete_folder_goes_last_and_comes_off_first(s3, monkeyp
         monkeypatch.setattr(type(storage), verb, noted)
     with published(f"{s3}/out", "a.json") as folder:
         write(folder, **{"a.json": "new", "b__c.json": "1", "z.json": "2"})
-    assert acts[0] == ("delete", "a.json")
-    assert acts[-1] == ("write", "a.json")
-    assert len(acts) == 4
+    assert acts[:2] == [("write", UPLOADING), ("delete", "a.json")]
+    assert acts[-2:] == [("write", "a.json"), ("delete", UPLOADING)]
+    assert len(acts) == 6
+
+
+def test_what_was_cut_off_is_taken_up_and_its_place_not_refused(s3, monkeypatch):
+    """The upload breaks off after the old mark is gone; the same command finds all it had done."""
+    place = f"{s3}/out"
+    storage = open_storage(place)
+    storage.write("policy.json", b"old")
+    real = type(storage).write
+
+    def breaks(self, key, data):
+        if key == "policy.safetensors":
+            raise StorageFailed("The bucket must answer. Got 503. Try again.")
+        real(self, key, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(storage), "write", breaks)
+        with pytest.raises(StorageFailed), published(place, "policy.json") as folder:
+            write(folder, **{"policy.json": "{}", "policy.safetensors": "w"})
+    assert storage.read("policy.json") is None
+    refuse_taken(place, "policy.json")
+    with published(place, "policy.json") as folder:
+        assert (folder / "policy.safetensors").read_text() == "w"
+    assert storage.read("policy.json") == b"{}"
+    assert storage.size(UPLOADING) is None
+    assert not folder.exists()
 
 
 def test_a_place_is_new_or_ours(place):

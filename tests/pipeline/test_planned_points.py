@@ -128,6 +128,15 @@ def test_the_better_candidate_is_taken(loser):
             assert tuple(computed.tolist()) == even(STEPS, number)
 
 
+def test_a_plan_that_diverges_loses():
+    def error(computed, noise):
+        return 0.01 if computed == even(STEPS, len(computed)) else float("nan")
+
+    judged = judge(planned_policy().spec, [6, 10], answer_by(error))
+    assert [one.schedule.kind for one in judged] == ["even", "even"]
+    assert [one.error for one in judged] == pytest.approx([0.01, 0.01])
+
+
 def test_each_error_is_the_mean_over_the_same_noises():
     def error_of(computed, noise):
         return 0.01 * len(computed) + noise

@@ -1,6 +1,7 @@
 """A unit's size follows what a warm-up measured; a folder that has one keeps it."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -50,6 +51,13 @@ def test_the_values_of_the_flag():
     assert size_or_auto("48") == 48
     with pytest.raises(ValueError, match="many"):
         size_or_auto("many")
+
+
+def test_workers_that_share_a_gpu_share_its_memory():
+    probes = [Probe(size=48, seconds=1.0, memory_share=0.4)]
+    plan = replace(PLAN, num_trajectories=10_000)
+    alone, shared = (choose_size(probes, plan, 1, gpu_share=share) for share in (1.0, 0.5))
+    assert (alone, shared) == (96, 48)
 
 
 def test_a_folder_that_was_planned_keeps_its_size(tmp_path, capsys):
