@@ -55,10 +55,10 @@ def run(arguments: argparse.Namespace) -> int:
     resolve_tracking_uri(arguments.tracking_uri)
     storage = open_storage(arguments.out)
     storage.refuse_unwritable()
-    tracker = Tracker(arguments.tracking_uri, arguments.experiment)
     if arguments.batch_size == AUTO:
         plan = sized(plan, storage, fleet)
     claim_folder(storage, plan)
+    tracker = Tracker(arguments.tracking_uri, arguments.experiment)
     collect_traces(plan, storage, fleet, tracker, arguments.compact_mb)
     return 0
 
