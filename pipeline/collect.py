@@ -45,6 +45,8 @@ def collect(
     receipts = committed_receipts(storage, plan)
     release(storage, receipts)
     missing = [unit for unit in plan.units() if unit.unit_id not in receipts]
+    if done := plan.num_trajectories - sum(map(len, missing)):
+        print(f"collect: {done} trajectories were committed before", flush=True)
     given_up: list[Outcome] = []
     if missing:
         fleet = Fleet(worker, {"plan": plan, "root": storage}, fleet_config)
@@ -69,8 +71,6 @@ def _followed(fleet: Fleet, plan: CollectPlan, missing: list[Unit]) -> Iterator[
     """What becomes of the units, with a line for each and for the whole, and metrics."""
     progress = Progress("collect", plan.num_trajectories, "trajectories")
     progress.start_at(plan.num_trajectories - sum(map(len, missing)))
-    if progress.done:
-        print(f"collect: {progress.done} trajectories were committed before", flush=True)
     for outcome in fleet.outcomes(missing):
         progress.log(unit_line(outcome))
         if outcome.failure is None:
