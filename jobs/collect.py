@@ -33,7 +33,7 @@ def run(arguments: argparse.Namespace) -> int:
     from pipeline.collect import plan_for
     from pipeline.collection_run import collect_traces
     from pipeline.commit import claim_folder
-    from pipeline.fleet import config_of
+    from pipeline.fleet_config import config_of
     from pipeline.storage import open_storage
     from pipeline.tracking import Tracker, resolve_tracking_uri
     from pipeline.unit_size import sized

@@ -31,7 +31,7 @@ def run(arguments: argparse.Namespace) -> int:
         refuse_other_runs,
         refuse_policies_apart,
     )
-    from pipeline.fleet import config_of
+    from pipeline.fleet_config import config_of
     from pipeline.methods import GRIDS
     from pipeline.models import find_model, refuse_too_many_steps
     from pipeline.places import fetched_policies, published, refuse_taken

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import time
-import uuid
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
+
+from pipeline.local_folder import LocalFolder
 
 FOLDER = "_checkpoint"
 """Folder of the checkpoints within a policy folder; gone when the policy is written."""
@@ -60,24 +60,17 @@ class Checkpoint:
 
     def keep(self, kept: Kept) -> None:
         """Write what there is, in place of the stage's earlier checkpoint."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        folder = LocalFolder(path=self.folder)
         tensors = f"{self.stage}-{kept.numbers['step']:06d}.safetensors"
         contiguous = {name: value.contiguous() for name, value in kept.tensors.items()}
-        self._appear(tensors, lambda path: save_file(contiguous, path))
+        folder.write(tensors, save(contiguous))
         of = {"format": FORMAT, "claim": self.claim}
         stored = of | {"tensors": tensors, "numbers": kept.numbers}
-        self._appear(f"{self.stage}.json", lambda path: path.write_text(json.dumps(stored)))
+        folder.write(f"{self.stage}.json", json.dumps(stored).encode())
         for old in self.folder.glob(f"{self.stage}-*.safetensors"):
             if old.name != tensors:
                 old.unlink(missing_ok=True)
         self._last = time.monotonic()
-
-    def _appear(self, name: str, write: Any) -> None:
-        temporary = self.folder / f"_{name}.{uuid.uuid4().hex}"
-        write(temporary)
-        with temporary.open("rb") as stream:
-            os.fsync(stream.fileno())
-        os.replace(temporary, self.folder / name)
 
     def take_up(self) -> Kept | None:
         """What an earlier run of the same claim left; None if nothing that can be read."""

@@ -13,11 +13,18 @@ from pipeline.commit import committed_receipts, write_manifest
 from pipeline.designs import parse_designs
 from pipeline.desk import Outcome
 from pipeline.door import checked
-from pipeline.fleet import Fleet, FleetConfig
+from pipeline.fleet import Fleet
+from pipeline.fleet_config import FleetConfig
 from pipeline.models import find_model, refuse_too_many_steps
 from pipeline.plan import CollectPlan, Unit
 from pipeline.progress import Progress, fields_line
-from pipeline.quarantine import quarantine, refuse_hopeless, refuse_incomplete, release
+from pipeline.quarantine import (
+    quarantine,
+    quarantined,
+    refuse_hopeless,
+    refuse_incomplete,
+    release,
+)
 from pipeline.storage import Root, open_storage
 
 
@@ -43,7 +50,8 @@ def collect(
     """
     storage = open_storage(root)
     receipts = committed_receipts(storage, plan)
-    release(storage, receipts)
+    put_aside = quarantined(storage)
+    release(storage, put_aside & receipts.keys())
     missing = [unit for unit in plan.units() if unit.unit_id not in receipts]
     if done := plan.num_trajectories - sum(map(len, missing)):
         print(f"collect: {done} trajectories were committed before", flush=True)
@@ -53,7 +61,7 @@ def collect(
         for outcome in _followed(fleet, plan, missing):
             if outcome.failure is None:
                 receipts[outcome.unit.unit_id] = outcome.result
-                release(storage, [outcome.unit.unit_id])
+                release(storage, put_aside & {outcome.unit.unit_id})
                 on_receipt(outcome.result)
             else:
                 refuse_fenced()

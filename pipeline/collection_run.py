@@ -9,7 +9,7 @@ from typing import Any
 from pipeline.collect import collect
 from pipeline.commit import claim_folder
 from pipeline.compaction import COMPACT_MB, settle
-from pipeline.fleet import FleetConfig
+from pipeline.fleet_config import FleetConfig
 from pipeline.lease import held
 from pipeline.parts import parts_of
 from pipeline.plan import CollectPlan

@@ -59,14 +59,23 @@ def claim_folder(root: Root, plan: CollectPlan) -> None:
     found = read_document(storage, "plan.json", lambda document: None)
     if found is not None:
         return _refuse_other_plan(found, wanted, storage)
+    refuse_other_contents(storage)
+    # First, so that a driver killed here leaves a folder that the same plan may claim.
+    if not storage.create("plan.json", as_json(wanted)):
+        claim_folder(storage, plan)
+
+
+def refuse_other_contents(storage: Storage) -> None:
+    """A folder without a plan must be new.
+
+    Raises:
+        Refusal: if it holds something.
+    """
     if not storage.is_empty():
         raise Refusal(
             f"--out must be a new folder or a collection's. Got {storage}, which holds "
             "other files. Name another folder."
         )
-    # First, so that a driver killed here leaves a folder that the same plan may claim.
-    if not storage.create("plan.json", as_json(wanted)):
-        claim_folder(storage, plan)
 
 
 def _plan_document(plan: CollectPlan) -> dict[str, Any]:

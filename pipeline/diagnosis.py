@@ -10,13 +10,13 @@ from typing import Any
 
 from pipeline.door import Refusal, without_secrets
 from pipeline.machine import refuse_other_device
+from pipeline.preflight import ACCELERATOR_LABEL
 from pipeline.vitals import Vitals
 
 LEAST_DISK_GIB = 10.0
 """A day of logs, spilled objects and a model's weights; an assumption, no measurement."""
 LEAST_MEMORY_GIB = 4.0
 """A worker with torch, diffusers and a small model; an assumption, no measurement."""
-ACCELERATOR_LABEL = "ray.io/accelerator-type"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

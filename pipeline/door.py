@@ -84,7 +84,7 @@ class StorageFailed(Refusal):
 
 def without_secrets(text: str) -> str:
     """A line to print: what stands before the @ of a URI may be a password."""
-    return re.sub(r"//[^/\s@]*@", "//...@", text)
+    return re.sub(r"//\S*@", "//...@", text)
 
 
 WRITTEN_FIRST = {"policy.safetensors", "frontier.png", "samples.png", "report.md", "plans"}

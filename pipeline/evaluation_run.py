@@ -14,7 +14,7 @@ from pipeline.compare import ratio_at
 from pipeline.contest import Contest
 from pipeline.door import Refusal, checked
 from pipeline.evaluate import evaluate
-from pipeline.fleet import FleetConfig
+from pipeline.fleet_config import FleetConfig
 from pipeline.kept import FOLDER, KeptAnswers
 from pipeline.models import ModelCard, find_model
 from pipeline.report import comparison_table, points_table, write_report

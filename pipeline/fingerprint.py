@@ -11,8 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-PLAIN = (type(None), bool, int, float, str)
-
 
 def fingerprint(*values: Any) -> str:
     """24 hex digits over values made of numbers, texts, tensors, policies, gates and records.

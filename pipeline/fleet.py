@@ -20,11 +20,9 @@ import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from pipeline.cluster import Meters, cluster_around, join_ray
-from pipeline.cluster import leave_ray as leave_ray  # so that callers find all here
 from pipeline.desk import Desk, Failure, Outcome, Ticket
 from pipeline.door import Refusal, StorageFailed, Unfinished
 from pipeline.fleet_config import FleetConfig
-from pipeline.fleet_config import config_of as config_of
 from pipeline.preflight import Cluster, ask_of, capacity, judge
 
 LOOK_EVERY_S = 5.0

@@ -11,9 +11,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 import shutil
-import uuid
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -24,6 +22,7 @@ import numpy as np
 
 from pipeline.answers import Answer, Task, packed, unpacked
 from pipeline.fingerprint import fingerprint
+from pipeline.local_folder import LocalFolder
 
 FOLDER = "_points"
 """Folder of the answers within a results folder; gone when the results are written."""
@@ -81,8 +80,7 @@ class KeptAnswers:
 
     def keep(self, task: Task, answer: Answer) -> None:
         """Write an answer; it appears whole or not at all."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        path = self._path(task)
+        path, folder = self._path(task), LocalFolder(path=self.folder)
         stored, arrays = packed(answer)
         named: Any = arrays
         buffer = io.BytesIO()
@@ -90,8 +88,8 @@ class KeptAnswers:
         # As it reads again: JSON knows texts alone for names.
         stored = json.loads(json.dumps(stored))
         stored["digest"] = _digest(stored, buffer.getvalue())
-        _appear(path.with_suffix(".npz"), buffer.getvalue())
-        _appear(path, json.dumps(stored).encode())
+        folder.write(path.with_suffix(".npz").name, buffer.getvalue())
+        folder.write(path.name, json.dumps(stored).encode())
 
     def _path(self, task: Task) -> Path:
         return self.folder / f"{fingerprint(self.claim, task)}.json"
@@ -105,12 +103,3 @@ def _digest(stored: dict[str, Any], data: bytes) -> str:
     """Of both files, so that one that was damaged or belongs to another is no answer."""
     text = json.dumps(stored, sort_keys=True).encode()
     return hashlib.sha256(text + b"\n" + data).hexdigest()
-
-
-def _appear(target: Path, data: bytes) -> None:
-    temporary = target.with_name(f"_{target.name}.{uuid.uuid4().hex}")
-    with temporary.open("wb") as stream:
-        stream.write(data)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(temporary, target)

@@ -87,7 +87,7 @@ class Lease:
             raise Refusal(
                 f"{self._storage} must have one driver. Got lease {self.number + 1} by "
                 f"{_who(_read(self._storage, self.number + 1))}, who took this one's {self.number} "
-                "for dead. Nothing was published; leave it to finish."
+                "for dead. Nothing more is published or deleted here; leave it to finish."
             )
 
     def renew_every(self, seconds: float) -> None:

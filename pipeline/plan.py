@@ -12,9 +12,8 @@ from typing import Any, Literal
 from dqar.config import CHOICES, DQARConfig
 from pipeline.designs import DEFAULT_DESIGNS, DESIGNS, Design
 from pipeline.models import Dtype, Sampler
+from pipeline.shapes import LARGEST
 
-LARGEST = 2**63 - 1
-"""Of a whole number in a document."""
 FORECAST_ORDERS = CHOICES["forecast_order"]
 TRACE_SCHEMA_VERSION = 2
 """Version of the two tables and of the folder around them."""

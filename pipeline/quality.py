@@ -95,11 +95,6 @@ class FeatureSums:
         return centred / (self.count - 1)
 
 
-def frechet_distance(features: Float[Tensor, "b f"], reference: Float[Tensor, "m f"]) -> float:
-    """FID between two sets of features (Heusel et al. 2017)."""
-    return frechet_of_sums(FeatureSums.of(features), FeatureSums.of(reference))
-
-
 def frechet_of_sums(one: FeatureSums, other: FeatureSums) -> float:
     """FID of two sets by their sums, in double precision:
     ``|m - m'|^2 + tr(C + C' - 2 (C C')^(1/2))`` (Heusel et al. 2017, equation 6)."""

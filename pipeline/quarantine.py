@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
 from pipeline.desk import Outcome
@@ -41,12 +41,15 @@ def quarantine(storage: Storage, outcome: Outcome) -> None:
     storage.write(quarantine_key(outcome.unit.unit_id), as_json(document))
 
 
-def release(storage: Storage, unit_ids: Collection[str]) -> None:
+def quarantined(storage: Storage) -> set[str]:
+    """Units that are put aside."""
+    return {name.removesuffix(".json") for name in storage.sizes(FOLDER)}
+
+
+def release(storage: Storage, unit_ids: Iterable[str]) -> None:
     """Remove what is written of units that are done after all."""
-    written = storage.sizes(FOLDER)
     for unit_id in unit_ids:
-        if f"{unit_id}.json" in written:
-            storage.delete(quarantine_key(unit_id))
+        storage.delete(quarantine_key(unit_id))
 
 
 def refuse_hopeless(given_up: Sequence[Outcome], *, num_done: int, num_missing: int) -> None:

@@ -23,7 +23,7 @@ import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
 from obstore.store import GCSStore, S3Store
 
-from pipeline.door import Refusal, StorageFailed
+from pipeline.door import Refusal, StorageFailed, without_secrets
 from pipeline.local_folder import LocalFolder, checked_key, gone
 from pipeline.ranges import Ranges
 
@@ -201,11 +201,9 @@ def _remote(uri: str) -> Bucket:
     try:
         checked_key(prefix or "root")
     except ValueError:
-        # What stands before an @ may be a secret.
-        shown = re.sub(r"//.*@", "//...@", uri)
         raise Refusal(
             "Storage must be a path, file:///PATH, s3://BUCKET/PREFIX or gs://BUCKET/PREFIX. Got "
-            f"{shown!r}. Mend it; credentials belong into the environment."
+            f"{without_secrets(uri)!r}. Mend it; credentials belong into the environment."
         ) from None
     assert found is not None
     return Bucket(uri=f"{found['scheme']}://{found['bucket']}/{prefix}".rstrip("/"))

@@ -11,12 +11,16 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 
 from pipeline.collector import Collector
-from pipeline.door import Refusal
-from pipeline.fleet import Fleet, FleetConfig
+from pipeline.commit import refuse_other_contents
+from pipeline.documents import check_plan
+from pipeline.door import checked
+from pipeline.fleet import Fleet
+from pipeline.fleet_config import FleetConfig
 from pipeline.manifest import read_document
 from pipeline.plan import CollectPlan, Unit
 from pipeline.quarantine import Diverged
@@ -49,15 +53,12 @@ def sized(plan: CollectPlan, storage: Storage, fleet_config: FleetConfig) -> Col
     Raises:
         Refusal: if the folder holds something that is no collection.
     """
-    planned = _planned_size(storage)
-    if planned is not None:
+    found = read_document(storage, "plan.json", check_plan)
+    if found is not None:
+        planned = found["batch_size"]
         print(f"collect: units of {planned} trajectories, as in {storage}/plan.json", flush=True)
-        return replace(plan, batch_size=planned)
-    if not storage.is_empty():
-        raise Refusal(
-            f"--out must be a new folder or a collection's. Got {storage}, which holds other "
-            "files. Name another folder."
-        )
+        return checked(partial(replace, plan), batch_size=planned)
+    refuse_other_contents(storage)
     fleet = Fleet(WarmUp, {"plan": plan}, fleet_config)
     ((_, probes),) = fleet.work([plan.num_trajectories])
     size = choose_size(probes, plan, fleet.num_workers, gpu_share=min(1.0, fleet.ask.gpus or 1.0))
@@ -67,19 +68,6 @@ def sized(plan: CollectPlan, storage: Storage, fleet_config: FleetConfig) -> Col
         flush=True,
     )
     return replace(plan, batch_size=size)
-
-
-def _planned_size(storage: Storage) -> int | None:
-    plan = read_document(storage, "plan.json", lambda document: None)
-    if plan is None:
-        return None
-    size = plan.get("batch_size")
-    if not isinstance(size, int) or isinstance(size, bool) or size < 1:
-        raise Refusal(
-            f"{storage}/plan.json must have a batch_size. Got {str(size)[:80]!r}. Restore it, or "
-            "collect into a new folder."
-        )
-    return size
 
 
 def choose_size(

@@ -10,7 +10,9 @@ from pipeline.commit import open_traces
 from pipeline.dataset import read_gates, read_trajectories
 from pipeline.quarantine import FOLDER
 
-TRAJECTORIES, STEPS, LAYERS = 120, 10, 8
+SIZES = (120, 480, 1920)
+"""Trajectories of a collection: one that ends before its kills are done is followed by a larger."""
+STEPS, LAYERS = 10, 8
 KILLS = 6
 SEED = random.SystemRandom().randrange(2**32)
 """Drawn anew for each run, and printed: pass it here to see a failure again."""
@@ -26,12 +28,11 @@ def arena():
 
 
 @pytest.fixture(scope="module")
-def command(tmp_path_factory):
-    """The flags of this file's collections: forty light units."""
+def flags(tmp_path_factory):
+    """The flags of this file's collections of light units, but for their size."""
     store = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
     return {
         "--model": "digits",
-        "--num-trajectories": TRAJECTORIES,
         "--steps": STEPS,
         "--batch-size": 3,
         "--tracking-uri": f"sqlite:///{store}",
@@ -39,17 +40,19 @@ def command(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def undisturbed(arena, command, tmp_path_factory):
-    """Manifest of a run that nobody disturbed."""
-    out = tmp_path_factory.mktemp("undisturbed") / "traces"
-    assert Collection(arena, out, command).finish() == 0
-    return open_traces(str(out)).manifest
-
-
-def test_random_kills_lose_and_double_nothing(arena, command, undisturbed, tmp_path):
+def disturbed(arena, flags, tmp_path_factory):
+    """A collection that ended well after all of its kills, and its number of trajectories."""
     print(f"seed {SEED}")
     rng = random.Random(SEED)
-    run = Collection(arena, tmp_path / "traces", command)
+    for size in SIZES:
+        out = tmp_path_factory.mktemp("disturbed") / "traces"
+        run = disturb(Collection(arena, out, flags | {"--num-trajectories": size}), rng)
+        if len(run.faults) == KILLS:
+            return run, size
+    raise AssertionError(f"{size} trajectories ended before {KILLS} kills: {run.faults}")
+
+
+def disturb(run, rng):
     try:
         for kind in draw_kinds(rng, KILLS):
             print(run.disturb(kind, rng))
@@ -58,19 +61,24 @@ def test_random_kills_lose_and_double_nothing(arena, command, undisturbed, tmp_p
         run.end()
     print(run.log.read_text()[-3000:])
     assert code == 0
-    kinds = Counter(fault.kind for fault in run.faults)
-    assert kinds.total() >= 5
-    assert set(kinds) == set(KINDS)
-    manifest = open_traces(str(run.out)).manifest
-    assert manifest["decision_digest"] == undisturbed["decision_digest"]
-    assert manifest["data_digest"] == undisturbed["data_digest"]
-    assert_whole(run.out)
+    return run
+
+
+def test_random_kills_lose_and_double_nothing(arena, flags, disturbed, tmp_path):
+    run, size = disturbed
+    assert {fault.kind for fault in run.faults} == set(KINDS)
+    alone = Collection(arena, tmp_path / "traces", flags | {"--num-trajectories": size})
+    assert alone.finish() == 0
+    killed, undisturbed = (open_traces(str(one.out)).manifest for one in (run, alone))
+    for digest in ("decision_digest", "data_digest"):
+        assert killed[digest] == undisturbed[digest]
+    assert_whole(run.out, size)
     assert not list((run.out / FOLDER).glob("*"))
 
 
-def assert_whole(out):
+def assert_whole(out, size):
     """Every planned trajectory is there once, with all its gates."""
     ids = read_trajectories(str(out))["trajectory_id"].to_pylist()
-    assert len(ids) == len(set(ids)) == TRAJECTORIES
+    assert len(ids) == len(set(ids)) == size
     owners = Counter(read_gates(str(out), ["trajectory_id"])["trajectory_id"].to_pylist())
     assert owners == dict.fromkeys(ids, STEPS * LAYERS)

@@ -13,6 +13,8 @@ def test_this_machine_is_looked_over_through_a_ray_of_its_own(run_job, tmp_path)
     code, out, _ = run_job("doctor", "--model", "digits", "--out", tmp_path / "traces")
     found = lines_of(out)
     assert {"driver versions", "ray", "worker versions", "auth", "storage", "model"} <= set(found)
+    for name in ("ray", "worker versions", "storage", "model"):
+        assert found[name].startswith("ok"), found[name]
     is_well = not [line for line in found.values() if line.startswith("FAIL")]
     assert code == (0 if is_well else 1)
     assert ("All is well." in out) is is_well

@@ -10,11 +10,12 @@ import ray
 import torch
 from ray import cloudpickle
 
+from pipeline.cluster import leave_ray
 from pipeline.collect import collect
 from pipeline.collector import Collector, refuse_diverged
 from pipeline.commit import claim_folder, open_traces
 from pipeline.door import Refusal, Unfinished
-from pipeline.fleet import FleetConfig, leave_ray
+from pipeline.fleet_config import FleetConfig
 from pipeline.models import find_model
 from pipeline.plan import CollectPlan
 from pipeline.quarantine import FOLDER, Diverged

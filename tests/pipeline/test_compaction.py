@@ -112,7 +112,7 @@ class Killed(BaseException):
     """The driver's end at some request to its storage."""
 
 
-@pytest.mark.parametrize("last", range(1, 40, 3))
+@pytest.mark.parametrize("last", range(1, 18))
 def test_a_driver_killed_at_any_write_loses_nothing(tmp_path, monkeypatch, last):
     storage = open_storage(tmp_path / "place")
     claim_folder(storage, MANY)
@@ -131,11 +131,10 @@ def test_a_driver_killed_at_any_write_loses_nothing(tmp_path, monkeypatch, last)
     with monkeypatch.context() as patch:
         for name in ("write", "create", "delete"):
             patch.setattr(type(storage), name, mortal(getattr(type(storage), name)))
-        try:
+        with pytest.raises(Killed):
             finish(storage)
-        except Killed:
-            for found, wanted in zip(rows_of(storage), rows, strict=True):
-                assert found.equals(wanted)
+        for found, wanted in zip(rows_of(storage), rows, strict=True):
+            assert found.equals(wanted)
     free = {"state": "released"}
     for name in storage.sizes("_lease"):
         document = json.loads(storage.read(f"_lease/{name}") or b"") | free

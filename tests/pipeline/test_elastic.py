@@ -10,8 +10,9 @@ import pytest
 import ray
 from ray import cloudpickle
 
-from pipeline.cluster import cluster_around
-from pipeline.fleet import Fleet, FleetConfig, join_ray, leave_ray
+from pipeline.cluster import cluster_around, join_ray, leave_ray
+from pipeline.fleet import Fleet
+from pipeline.fleet_config import FleetConfig
 from pipeline.preflight import ACCELERATOR_LABEL
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]

@@ -12,8 +12,10 @@ import pytest
 import ray
 from ray import cloudpickle
 
+from pipeline.cluster import leave_ray
 from pipeline.door import Refusal, Unfinished
-from pipeline.fleet import Fleet, FleetConfig, leave_ray
+from pipeline.fleet import Fleet
+from pipeline.fleet_config import FleetConfig
 
 
 class Toy:

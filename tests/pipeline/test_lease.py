@@ -112,7 +112,9 @@ def test_a_holder_renews_by_itself(storage):
 def test_who_was_taken_over_is_told_before_it_publishes(storage):
     with held(storage, QUICK) as lease:
         leave(storage, 2)
-        with pytest.raises(Refusal, match=r"lease 2 by process 1 on 'far'.*Nothing was published"):
+        with pytest.raises(
+            Refusal, match=r"lease 2 by process 1 on 'far'.*Nothing more is published"
+        ):
             lease.refuse_fenced()
 
 

@@ -208,5 +208,5 @@ def test_keys_name_what_lies_below(one, other):
         with pytest.raises(ValueError, match="names joined by slashes"):
             checked_key(key)
     if {one, other}.isdisjoint({".", ".."}):
-        root = Path("/root/of/all")
+        root = Path("/folder/of/all")
         assert Path(os.path.normpath(root / checked_key(f"{one}/{other}"))).parents[1] == root

@@ -9,6 +9,7 @@ import torch
 from dqar.policy_file import load_policy
 from dqar.records import ACTIONS, FEATURE_SETS
 from pipeline.attribution import fit_damage
+from pipeline.balance import check_balance
 from pipeline.commit import open_traces
 from pipeline.dataset import read_trajectories
 from pipeline.descent import FitConfig
@@ -92,9 +93,16 @@ def test_held_out_figures_are_in_range(trained):
     assert all(0 <= value <= 1 for pair in held_out.reliability for value in pair)
 
 
-def test_propensities_of_the_traces_are_tested(trained):
-    assert trained.balance.metrics["balance_strata"] == len(trained.balance.strata)
-    assert all(stratum.design == "paced" for stratum in trained.balance.strata)
+def test_propensities_of_the_traces_are_tested(traces, trained, monkeypatch):
+    """Of 24 trajectories no stratum is large enough; with a lower bar each has a step's coins."""
+    assert trained.balance.strata == []
+    monkeypatch.setattr("pipeline.balance.LEAST_VARIANCE", 0.5)
+    strata = check_balance(str(traces)).strata
+    assert {stratum.design for stratum in strata} == {"paced"}
+    assert len(strata) > 1
+    for stratum in strata:
+        assert 0.5 <= stratum.variance <= stratum.coins / 4 <= 24 / 4
+        assert abs(stratum.z) < 5
 
 
 def test_training_twice_is_the_same(trained, traces):

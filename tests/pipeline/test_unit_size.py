@@ -1,14 +1,14 @@
 """A unit's size follows what a warm-up measured; a folder that has one keeps it."""
 
-import json
 from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.commit import claim_folder
 from pipeline.door import Refusal, size_or_auto
-from pipeline.fleet import FleetConfig
+from pipeline.fleet_config import FleetConfig
 from pipeline.models import find_model
 from pipeline.plan import CollectPlan
 from pipeline.storage import open_storage
@@ -61,7 +61,7 @@ def test_workers_that_share_a_gpu_share_its_memory():
 
 
 def test_a_folder_that_was_planned_keeps_its_size(tmp_path, capsys):
-    (tmp_path / "plan.json").write_text(json.dumps({"batch_size": 21}))
+    claim_folder(tmp_path, replace(PLAN, model_hash="0" * 16, batch_size=21))
     assert sized(PLAN, open_storage(tmp_path), FleetConfig()).batch_size == 21
     assert "units of 21 trajectories, as in" in capsys.readouterr().out
 
