@@ -1,8 +1,8 @@
 """The controller acts on what the gates decide. It alone touches the cache.
 
-The seed's four verbs drive one site at a time by hand (``begin_step``, ``should_reuse``,
-``commit``, ``reuse``); :meth:`DQARController.through` is the same in one call, for a module that
-can compute some rows of a batch.
+The seed's other verbs drive one site at a time by hand (:mod:`dqar.verbs`);
+:meth:`DQARController.through` is the same in one call, for a module that can compute some rows of a
+batch.
 """
 
 from __future__ import annotations
@@ -18,24 +18,25 @@ from dqar.cache import Balance, ReuseCache
 from dqar.cascade import policy_config, policy_gate, seed_cascade
 from dqar.coefficients import HandChronicle, StepCoefficients
 from dqar.config import DQARConfig
-from dqar.cross_branch import CONDITIONAL, BranchRows, BranchSharing
-from dqar.exchange import Compute, Decision, Parts
+from dqar.cross_branch import BranchRows, BranchSharing
+from dqar.exchange import Compute, Parts
 from dqar.gates import MEASURED, AllOf, Cached, Gate
 from dqar.history import History
 from dqar.ledger import BRANCH_GAP, Ledger
 from dqar.passage import Passage
 from dqar.policy import ReusePolicy
-from dqar.records import STACKED, EntryKey, GateRecord, Reason, Step, Verdict
-from dqar.signals import log_norm, map_entropy
+from dqar.records import EntryKey, GateRecord, Reason, Step, Verdict
+from dqar.signals import log_norm
 from dqar.snr import cosine_snr
 from dqar.summary import ReuseSummary, summarize
 from dqar.tape import StepTape
+from dqar.verbs import Verbs
 
 CLASS_PROMPT_LENGTH = 16
 """Prompt length of a class-conditional model, so that tau(p) = tau_base."""
 
 
-class DQARController:
+class DQARController(Verbs):
     """Runs the gates once a step and keeps the cache.
 
     Args:
@@ -238,55 +239,6 @@ class DQARController:
         if self._ledger is None or self._step is None:
             raise ValueError("A step must be open. Got none. Call begin_step first.")
         return self._ledger
-
-    def should_reuse(self, layer: int, branch: str = STACKED, site: str = "attn") -> Decision:
-        """The verdict for one gate; refuses as ``cold`` where this branch has no entry yet."""
-        key = EntryKey(site, layer, branch)
-        gate = self._books().gate(site, layer)
-        codes = self._codes[gate]
-        if self._passage.is_lent(gate, branch):
-            lent = EntryKey(site, layer, branch, lender=CONDITIONAL)
-            reasons = (Reason.SHARED,) * len(codes)
-            return Decision(mask=(True,) * len(codes), reasons=reasons, entry=lent)
-        if key not in self.history:
-            codes = [int(Reason.COLD) if code == Reason.REUSE else code for code in codes]
-        mask = tuple(code == Reason.REUSE for code in codes)
-        return Decision(mask=mask, reasons=tuple(Reason(code) for code in codes), entry=key)
-
-    def commit(
-        self,
-        layer: int,
-        branch: str = STACKED,
-        attn_map: Float[Tensor, "r h n m"] | None = None,
-        keys: Tensor | None = None,
-        values: Tensor | None = None,
-        latent: Float[Tensor, "r *axes"] | None = None,
-        *,
-        output: Tensor | None = None,
-        entropy: Float[Tensor, " r"] | None = None,
-        site: str = "attn",
-    ) -> None:
-        """Cache what was computed: K and V, or the output, with the entropy or the map.
-
-        ``latent`` is accepted for the seed's signature; its norm is taken at ``begin_step``.
-        """
-        del latent
-        given = {"keys": keys, "values": values, "output": output}
-        parts = {name: value for name, value in given.items() if value is not None}
-        if not parts:
-            raise ValueError(
-                "commit must be given something. Got nothing. Pass keys and values, or output."
-            )
-        if entropy is None and attn_map is not None:
-            entropy = map_entropy(attn_map)
-        gate = self._books().gate(site, layer)
-        self._passage.commit(EntryKey(site, layer, branch), gate, parts, entropy)
-
-    def reuse(self, entry: EntryKey) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        """Keys, values and output (residual) of an entry; None for what was not cached."""
-        gate = self._books().gate(entry.site, entry.layer)
-        found = self._passage.hand_out(entry, gate)
-        return found.keys, found.values, found.output
 
     def through(self, layer: int, site: str, compute: Compute) -> Parts:
         """A site's parts for the whole stacked batch: computed, reused, or some rows of each. Not

@@ -66,6 +66,8 @@ class Schedule:
     """A policy's own plan, or as many steps spread evenly."""
     computed: tuple[int, ...]
     """The steps that compute."""
+    forecast_order: int = 0
+    """What the others show."""
 
     def mask(self, steps: int) -> Bool[Tensor, " t"]:
         """Where a run of so many steps reuses."""

@@ -86,7 +86,7 @@ class PlannedDiT:
         self._batch: object = None
         self._taken = threading.Lock()
         self._of_thread = threading.local()
-        self._detour = untraced_class(Detour, recursive=True)(transformer, self)
+        self._detour = untraced_class(Detour)(transformer, self)
         transformer.forward = self._detour
 
     def _refuse_misfits(self) -> None:

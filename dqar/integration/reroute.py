@@ -1,7 +1,8 @@
 """A site's ``forward`` replaced on the instance and put back; a hook that counts the steps.
 
-Dynamo runs both instead of tracing them, so that a model may be compiled before or after it is
-patched: what it does outside its sites is compiled, and the sites of a running controller are not.
+A model may be compiled before or after it is patched. Dynamo runs the hook instead of tracing it,
+which is the one break of a step; in a run the sites are operators that it calls
+(:mod:`dqar.integration.site_operator`), and outside of runs the model is compiled as stock.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, no_type_check
 
 import torch
 from jaxtyping import Float, Int
@@ -19,6 +20,7 @@ from torch.utils.hooks import RemovableHandle
 
 from dqar.controller import DQARController
 from dqar.integration.seat import Seat
+from dqar.integration.site_operator import called, fits, number_of
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -81,25 +83,30 @@ class Reroute(Replacement):
         super().__init__(module)
         self.seat = seat
         self.act: Act = act
-        self._through: Callable[..., Tensor] = _untraced(self._act)
+        self.number = number_of(self)
+        self._through: Any = torch.compiler.disable(self.acted)
 
-    def __call__(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    # Dynamo traces this, and so it reads nothing of a thread and has no types to check.
+    @no_type_check
+    def __call__(self, hidden_states, *args, **kwargs):
+        if not self.seat.is_taken:
+            return self.inner(hidden_states, *args, **kwargs)
+        if torch.compiler.is_compiling() and fits(args, kwargs):
+            return called(self.number, hidden_states, kwargs)
+        return self._through(hidden_states, args, kwargs)
+
+    def acted(self, hidden: Tensor, args: tuple, kwargs: dict[str, Any]) -> Tensor:
+        """The site's output, from this thread's controller or, without one, computed."""
         controller = self.seat.acting
         if controller is None:
-            return self.inner(hidden_states, *args, **kwargs)
-        return self._through(controller, hidden_states, args, kwargs)
-
-    def _act(
-        self, controller: DQARController, hidden: Tensor, args: tuple, kwargs: dict[str, Any]
-    ) -> Tensor:
+            return self.inner(hidden, *args, **kwargs)
         call = SiteCall(inner=self.inner, hidden=hidden, args=args, kwargs=kwargs)
         return self.act(controller, call)
 
 
 def reroute(module: nn.Module, seat: Seat, act: Act) -> Reroute:
     """Let a controller act in a module's place."""
-    rerouted: Reroute = untraced_class(Reroute)(module, seat, act)
-    module.forward = rerouted
+    module.forward = rerouted = Reroute(module, seat, act)
     return rerouted
 
 
@@ -132,16 +139,11 @@ def hook_steps(transformer: nn.Module, seat: Seat) -> RemovableHandle:
 
 
 def _step_hook(seat: Seat) -> StepHook:
-    return untraced_class(StepHook, recursive=True)(seat)
-
-
-def _untraced(function: Any, recursive: bool = True) -> Any:
-    return torch.compiler.disable(function, recursive=recursive)
+    return untraced_class(StepHook)(seat)
 
 
 @cache
-def untraced_class(kind: Any, recursive: bool = False) -> Any:
+def untraced_class(kind: Any) -> Any:
     """A class like this one, whose calls dynamo runs and does not trace."""
-    # Not a decorator of the class, since decorating imports dynamo, which takes a second. And
-    # around a reroute alone, not what it calls: dynamo is to compile the inner forward.
-    return type(kind.__name__, (kind,), {"__call__": _untraced(kind.__call__, recursive)})
+    # Not a decorator of the class, since decorating imports dynamo, which takes a second.
+    return type(kind.__name__, (kind,), {"__call__": torch.compiler.disable(kind.__call__)})

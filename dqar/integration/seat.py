@@ -23,6 +23,8 @@ class Seat:
         self._of_thread = threading.local()
         self._taken: set[DQARController] = set()
         self._lock = threading.Lock()
+        self.is_taken = False
+        """Whether a run sits here in any thread; a plain value, which compiled code can guard."""
 
     def __reduce__(self) -> tuple:
         # A copy is another seat, and empty: threads and their locks are not copied.
@@ -53,10 +55,13 @@ class Seat:
                     "Pass each run a controller= of its own."
                 )
             self._taken.add(run.controller)
+            self.is_taken = True
         earlier = self.run
         self._of_thread.run = run
         try:
             yield
         finally:
             self._of_thread.run = earlier
-            self._taken.discard(run.controller)
+            with self._lock:
+                self._taken.discard(run.controller)
+                self.is_taken = bool(self._taken)

@@ -203,10 +203,12 @@ class Graphs:
 
     def __init__(self) -> None:
         self.count = 0
+        self.targets: list[str] = []
 
     def __call__(self, graph, inputs):
         del inputs
         self.count += 1
+        self.targets += [str(node.target) for node in graph.graph.nodes]
         return graph.forward
 
 

@@ -11,7 +11,7 @@ import torch
 
 from dqar import patch_dit_pipeline, unpatch_dit_pipeline
 from dqar.controller import DQARController
-from dqar.gates import Closed, Interval
+from dqar.gates import Closed, Interval, Scripted
 
 # Dynamo imports modules of PyTorch that warn of others.
 pytestmark = [
@@ -78,21 +78,74 @@ def test_measurements_are_those_of_the_uncompiled_model(rig, wrapper_of):
     assert torch.equal(found.nan_to_num(), uncompiled.local_errors.nan_to_num())
 
 
-def test_sites_are_all_that_is_not_compiled(rig):
-    sizes = []
+BY_SAMPLE = [
+    ({"sites": ("attn",)}, {}),
+    ({}, {}),
+    ({"sites": ("block",)}, {}),
+    ({"cached": "kv"}, {}),
+    ({"quantization_bits": 8}, {}),
+    ({"branch_mode": "independent"}, {}),
+    ({"forecast_order": 2}, {}),
+    ({}, {"exposure": True}),
+]
 
-    def counting(graph, inputs):
-        del inputs
-        sizes.append(sum(node.op == "call_function" for node in graph.graph.nodes))
-        return graph.forward
 
+@pytest.mark.parametrize(("changes", "options"), BY_SAMPLE, ids=str)
+def test_a_step_breaks_once_whatever_is_decided(rig, graphs, changes, options):
+    config = rig.config(**changes)
+    gate = Scripted(rig.mask(config))
+    uncompiled = rig.run(config, gate, **options)
+    wrapper, records = rig.wrap(config, gate, **options), []
+    wrapper.controller.sink = records.append
+    wrapper.transformer = torch.compile(rig.model, backend=graphs)
+    assert torch.equal(rig.sample(wrapper), uncompiled.latents)
+    assert wrapper.controller.summary() == uncompiled.summary
+    # One for the whole model: nothing of it stands before the hook that opens the step.
+    assert graphs.count == 1
+    assert sum("dqar" in target for target in graphs.targets) == len(config.sites) * rig.layers
+    assert len(records) == rig.steps
+
+
+def test_outside_of_runs_the_model_is_compiled_as_stock(rig, graphs):
+    stock = rig.sample()
     wrapper = rig.wrap(rig.config(), Interval(2))
-    wrapper.transformer = torch.compile(rig.model, backend=counting)
-    rig.sample(wrapper)
-    in_run = sum(sizes)
-    rig.model = wrapper.transformer
-    rig.sample()
-    assert 0 < in_run < sum(sizes)
+    rig.model = torch.compile(rig.model, backend=graphs)
+    assert torch.equal(rig.sample(), stock)
+    assert graphs.count == 1
+    assert not any("dqar" in target for target in graphs.targets)
+    wrapper.unpatch()
+
+
+def test_inductor(rig):
+    config = rig.config()
+    gate = Scripted(rig.mask(config))
+    uncompiled = rig.run(config, gate)
+    wrapper = rig.wrap(config, gate)
+    wrapper.transformer = torch.compile(rig.model)
+    for _ in range(2):
+        torch.testing.assert_close(rig.sample(wrapper), uncompiled.latents, atol=1e-4, rtol=1e-4)
+    assert wrapper.controller.summary() == uncompiled.summary
+
+
+@pytest.mark.parametrize("mode", ["gradients", "autocast"])
+def test_what_no_operator_can_stand_for_breaks_and_is_right(rig, mode):
+    def call(model):
+        grad = torch.set_grad_enabled(mode == "gradients")
+        with grad, torch.autocast("cpu", torch.bfloat16, enabled=mode == "autocast"):
+            timestep = torch.tensor([9] * len(rig.noise))
+            return [model(rig.noise, timestep, rig.labels).sample.detach() for _ in range(4)]
+
+    def called(model):
+        wrapper = rig.wrap(rig.config(), Interval(2))
+        wrapper.transformer = model(rig.model)
+        rig.scheduler.set_timesteps(4)
+        with wrapper.run(rig.scheduler, num_branches=1):
+            found = call(wrapper)
+        wrapper.unpatch()
+        return found
+
+    for one, other in zip(called(compiled), called(lambda model: model), strict=True):
+        assert torch.equal(one, other)
 
 
 def test_module_compiled_in_place(rig):

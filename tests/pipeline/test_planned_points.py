@@ -1,4 +1,4 @@
-"""Points of a policy that plans: each schedule is the better of two, judged on the same noises."""
+"""Points of a policy that plans: each schedule is the best of several on the same noises."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ from pipeline.contest import Contest
 from pipeline.methods import COARSE, Grid, Schedule
 from pipeline.planned_points import (
     BATCH,
+    NEIGHBOURS,
     NOISES,
+    candidates,
     even,
     judge,
     numbers_of,
@@ -27,6 +29,8 @@ from pipeline.planned_points import (
 from pipeline.tasks import Probe, Probed
 
 STEPS = 20
+CANDIDATES = 6
+"""The plan and the even schedule, each with three orders of forecasts."""
 PLANS = tuple((0, *range(STEPS - number + 1, STEPS)) for number in range(2, STEPS + 1))
 """Of each number of steps from 2 on, late ones: none is even but the last."""
 
@@ -41,13 +45,17 @@ def planned_policy(**changes):
     return ReusePolicy(PolicySpec(features=("log_gap",), **(values | changes)))
 
 
-def answer_by(error_of, asked=None):
-    """An ``ask`` whose errors follow from a sample's computed steps and its noise."""
+def answer_by(error_of, asked=None, by_order=None):
+    """An ``ask`` whose errors follow from a sample's computed steps, its noise and its order."""
+
+    by_order = by_order or {}
 
     def error(probe, column):
         assert isinstance(probe.gate, Scripted)
         reuse = probe.gate.reuse[:, 0, column]
-        return error_of(tuple((~reuse).nonzero()[:, 0].tolist()), probe.noise_ids[column])
+        computed = tuple((~reuse).nonzero()[:, 0].tolist())
+        order = probe.forecast_order[column]
+        return error_of(computed, probe.noise_ids[column]) + by_order.get(order, 0.0)
 
     def answer(probe: Probe) -> Probed:
         errors = [error(probe, column) for column in range(probe.num_samples)]
@@ -128,6 +136,29 @@ def test_the_better_candidate_is_taken(loser):
             assert tuple(computed.tolist()) == even(STEPS, number)
 
 
+@pytest.mark.parametrize("best", [0, 1, 2])
+@pytest.mark.parametrize("kind", ["plan", "even"])
+def test_the_best_order_is_taken(kind, best):
+    policy = planned_policy()
+
+    def error_of(computed, noise):
+        return 0.01 if (computed == even(STEPS, len(computed))) == (kind == "even") else 0.02
+
+    by_order = dict.fromkeys({0, 1, 2} - {best}, 0.05)
+    for point in planned_points("learned", policy, contest(), answer_by(error_of, None, by_order)):
+        assert point.schedule is not None
+        assert (point.schedule.kind, point.forecast_order) == (kind, best)
+        assert point.operating_point.endswith(f",order={best}")
+        # A policy decides for its own order alone.
+        assert isinstance(point.gate, Planned) == (kind == "plan" and best == 2)
+
+
+def test_no_order_beyond_the_history_is_a_candidate():
+    schedules = candidates(planned_policy(forecast_order=1).spec, 7)
+    assert [one.forecast_order for one in schedules] == [1, 1, 0, 0]
+    assert [one.kind for one in schedules] == ["plan", "even"] * 2
+
+
 def test_a_plan_that_diverges_loses():
     def error(computed, noise):
         return 0.01 if computed == even(STEPS, len(computed)) else float("nan")
@@ -152,13 +183,14 @@ def test_masks_and_noises_line_up_in_bounded_batches():
     asked: list[Probe] = []
     numbers = [len(plan) for plan in PLANS]
     judge(planned_policy().spec, numbers, answer_by(lambda computed, noise: 0.0, asked))
-    assert sum(probe.num_samples for probe in asked) == 2 * len(numbers) * NOISES
+    assert sum(probe.num_samples for probe in asked) == CANDIDATES * len(numbers) * NOISES
     for probe in asked:
         assert isinstance(probe.gate, Scripted)
         assert probe.num_samples == len(probe.noise_ids) == probe.gate.reuse.shape[2] <= BATCH
-        assert probe.forecast_order == 2
+        orders = torch.tensor(probe.forecast_order).unflatten(0, (-1, NOISES))
         columns = probe.gate.reuse[:, 0].unflatten(1, (-1, NOISES))
         assert (columns == columns[:, :, :1]).all()
+        assert (orders == orders[:, :1]).all()
         assert probe.noise_ids == tuple(range(NOISES)) * columns.shape[1]
 
 
@@ -185,8 +217,7 @@ def test_only_plans_around_the_predicted_one_are_judged():
     errors = tuple(0.009 if len(plan) >= 10 else 0.5 for plan in PLANS)
     ask = answer_by(lambda computed, noise: 0.0 if len(computed) >= 10 else 1.0, asked)
     within_budget(planned_policy(plan_errors=errors).spec, 0.01, ask)
-    assert len(asked) == 1
-    assert asked[0].num_samples <= BATCH
+    assert sum(probe.num_samples for probe in asked) == NEIGHBOURS * CANDIDATES * NOISES
 
 
 def test_a_budget_is_one_more_point():
@@ -195,7 +226,9 @@ def test_a_budget_is_one_more_point():
     points = planned_points("learned", policy, contest(0.0126), ask)
     assert len(points) == len(numbers_of(policy.spec, COARSE)) + 1
     assert points[-1].operating_point == "budget=0.0126"
-    assert points[-1].schedule == Schedule(kind="plan", computed=policy.spec.plan_of(8))
+    assert points[-1].schedule == Schedule(
+        kind="plan", computed=policy.spec.plan_of(8), forecast_order=2
+    )
     assert isinstance(points[-1].gate, Planned)
     assert points[-1].gate.computed == set(policy.spec.plan_of(8))
 
