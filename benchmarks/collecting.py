@@ -59,7 +59,7 @@ class Stand:
         plan, model = self.plan, self.collector.model
         noise_ids = [plan.noise_id(index) for index in range(self.unit.start, self.unit.stop)]
         shape, classes = model.card.latent_shape, model.card.num_classes
-        noise, labels = draw_noise("collect", plan.seed, noise_ids, shape, classes)
+        noise, labels = draw_noise("collect", plan.noise_seed, noise_ids, shape, classes)
         noise = noise.to(self.collector.device, model.transformer.dtype)
         config = SamplerConfig(num_inference_steps=plan.steps, guidance_scale=plan.guidance_scale)
         sampler = DQARSampler(model.transformer, model.scheduler, config)

@@ -2,6 +2,7 @@
 
     python jobs/collect.py --model digits --out runs/traces --num-trajectories 192
     python jobs/collect.py --model digits --out s3://bucket/traces
+    python jobs/collect.py --model digits --out runs/near --designs near-policy --policy runs/policy
     ray job submit --working-dir . -- python jobs/collect.py --model digits --out /shared/traces \\
         --tracking-uri http://HEAD:5000
 
@@ -29,26 +30,29 @@ BATCH_SIZE = 48
 
 
 def run(arguments: argparse.Namespace) -> int:
-    refuse_relative_inside_job(out=arguments.out)
+    refuse_relative_inside_job(out=arguments.out, policy=arguments.policy)
     from pipeline.collect import plan_for
     from pipeline.collection_run import collect_traces
     from pipeline.commit import claim_folder
     from pipeline.fleet_config import config_of
+    from pipeline.guide import find_guide
     from pipeline.storage import open_storage
     from pipeline.tracking import Tracker, resolve_tracking_uri
     from pipeline.unit_size import sized
 
     fleet = config_of(arguments)
+    guide = find_guide(arguments.policy, arguments.designs)
     plan = plan_for(
         arguments.model,
+        guide=guide,
         guidance_scale=arguments.guidance_scale,
         num_trajectories=arguments.num_trajectories,
         batch_size=BATCH_SIZE if arguments.batch_size == AUTO else arguments.batch_size,
         steps=arguments.steps,
         sampler=arguments.sampler,
-        sites=split_names(arguments.sites),
+        sites=None if arguments.sites is None else split_names(arguments.sites),
         designs=arguments.designs,
-        forecast_orders=whole_numbers("--forecast-orders", arguments.forecast_orders),
+        forecast_orders=orders_of(arguments.forecast_orders),
         dtype=arguments.dtype,
         seed=arguments.seed,
     )
@@ -59,7 +63,8 @@ def run(arguments: argparse.Namespace) -> int:
         plan = sized(plan, storage, fleet)
     claim_folder(storage, plan)
     tracker = Tracker(arguments.tracking_uri, arguments.experiment)
-    collect_traces(plan, storage, fleet, tracker, arguments.compact_mb)
+    lineage = guide.spec.lineage if guide else {}
+    collect_traces(plan, storage, fleet, tracker, arguments.compact_mb, lineage)
     return 0
 
 
@@ -68,19 +73,27 @@ def parser() -> JobParser:
     job.add_argument("--model", required=True, help="digits, a diffusers folder, or a hub id")
     job.add_argument("--out", required=True, help="folder of the dataset, shared by all workers")
     job.add_argument("--num-trajectories", type=int, default=512, help="randomised trajectories")
-    job.add_argument("--steps", type=int, default=50, help="sampling steps")
-    job.add_argument("--guidance-scale", type=float, help="default: what the model recommends")
-    job.add_argument("--sampler", choices=["ddim", "dpm"], default="ddim", help="sampler")
-    job.add_argument("--sites", default="attn", help="attn, or attn,ff, or block")
+    job.add_argument("--steps", type=int, help="sampling steps; default: the policy's, or 50")
+    job.add_argument(
+        "--guidance-scale", type=float, help="default: the policy's, or what the model recommends"
+    )
+    job.add_argument("--sampler", choices=["ddim", "dpm"], help="default: the policy's, or ddim")
+    job.add_argument("--sites", help="attn, or attn,ff, or block; default: the policy's, or attn")
     job.add_argument(
         "--designs",
         default="paced",
-        help="exploration designs with their shares",
+        help="exploration designs with their shares, such as paced:3,regular:1",
+    )
+    job.add_argument(
+        "--policy",
+        metavar="FOLDER",
+        help="policy that plans, or its URI: what --designs near-policy explores around, on noise "
+        "that no other round saw",
     )
     job.add_argument(
         "--forecast-orders",
-        default="0,1,2",
-        help="what a reuse shows, in turns: the cached value (0), or its forecast of order 1 or 2",
+        help="what a reuse shows, in turns: the cached value (0), or its forecast of order 1 or "
+        "2; default: the policy's, or 0,1,2",
     )
     job.add_argument(
         "--batch-size",
@@ -99,6 +112,10 @@ def parser() -> JobParser:
     add_fleet_flags(job)
     add_tracking_flags(job)
     return job
+
+
+def orders_of(text: str | None) -> tuple[int, ...] | None:
+    return None if text is None else whole_numbers("--forecast-orders", text)
 
 
 def megabytes(text: str) -> float:

@@ -2,6 +2,7 @@
 
 python jobs/train.py --traces runs/traces --out runs/policy
 python jobs/train.py --traces runs/traces --out runs/full --features full
+python jobs/train.py --traces runs/traces --traces runs/near --out runs/second
 """
 
 import argparse
@@ -18,8 +19,11 @@ from pipeline.door import (
 
 
 def run(arguments: argparse.Namespace) -> int:
-    refuse_relative_inside_job(traces=arguments.traces, out=arguments.out)
-    from pipeline.commit import open_traces
+    traces = tuple(arguments.traces)
+    refuse_relative_inside_job(out=arguments.out)
+    for place in traces:
+        refuse_relative_inside_job(traces=place)
+    from pipeline.joined import open_joined
     from pipeline.places import published, refuse_taken
     from pipeline.tracking import Tracker
     from pipeline.train import TrainConfig
@@ -32,11 +36,11 @@ def run(arguments: argparse.Namespace) -> int:
         forecast_orders=whole_numbers("--forecast-orders", arguments.forecast_orders),
         seed=arguments.seed,
     )
-    open_traces(arguments.traces)
+    open_joined(traces)
     refuse_taken(arguments.out, "policy.json")
     tracker = Tracker(arguments.tracking_uri, arguments.experiment)
     with published(arguments.out, "policy.json") as folder:
-        train_policy(config, arguments.traces, str(folder), tracker)
+        train_policy(config, traces, str(folder), tracker)
     return 0
 
 
@@ -46,7 +50,13 @@ def parser() -> JobParser:
         "The seed's train_policy.py: its --data-path is --traces, its --output-dir is --out; its "
         "--num-epochs has no counterpart: the fit ends by itself."
     )
-    job.add_argument("--traces", required=True, help="folder or URI that jobs/collect.py wrote")
+    job.add_argument(
+        "--traces",
+        action="append",
+        required=True,
+        help="folder or URI that jobs/collect.py wrote; repeatable: collections of one model, such "
+        "as a first round and one near its policy, are fitted together",
+    )
     job.add_argument("--out", required=True, help="policy folder to write, or its URI")
     job.add_argument(
         "--features", choices=["seed", "schedule", "full"], default="schedule", help="feature set"

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import chi2
 
+from pipeline.commit import Roots
 from pipeline.dataset import read_trajectories
 from pipeline.gate_stream import GateBlock, whole_trajectories
 
@@ -72,8 +73,9 @@ class Balance:
         )
 
 
-def check_balance(uri: str) -> Balance:
-    """Test the propensities of a dataset, stratum by stratum."""
+def check_balance(uri: Roots) -> Balance:
+    """Test the propensities of a dataset, stratum by stratum. Coins of several datasets are
+    pooled: each was thrown with its own probability."""
     own = np.array(read_trajectories(uri)["design"].to_pylist())
     designs = np.unique(own)
     sums: dict[tuple[str, int], np.ndarray] = {}

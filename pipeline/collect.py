@@ -15,6 +15,7 @@ from pipeline.desk import Outcome
 from pipeline.door import checked
 from pipeline.fleet import Fleet
 from pipeline.fleet_config import FleetConfig
+from pipeline.guide import Guide
 from pipeline.models import find_model, refuse_too_many_steps
 from pipeline.plan import CollectPlan, Unit
 from pipeline.progress import Progress, fields_line
@@ -26,6 +27,9 @@ from pipeline.quarantine import (
     release,
 )
 from pipeline.storage import Root, open_storage
+
+FIRST_ROUND = {"steps": 50, "sampler": "ddim", "sites": ("attn",), "forecast_orders": (0, 1, 2)}
+"""What is collected where neither a flag nor a policy says otherwise."""
 
 
 def collect(
@@ -104,22 +108,18 @@ def unit_line(outcome: Outcome) -> str:
     )
 
 
-def plan_for(
-    model: str, *, guidance_scale: float | None, designs: str, **fields: Any
-) -> CollectPlan:
-    """The plan of a command line; what was left out follows the model.
+def plan_for(model: str, *, designs: str, guide: Guide | None = None, **fields: Any) -> CollectPlan:
+    """The plan of a command line; what was left out (None) follows the policy that is explored
+    around, else the model.
 
     Raises:
-        Refusal: if the model cannot be found or a field is out of range.
+        Refusal: if the model cannot be found, a field is out of range, or the policy is for others.
     """
     card = find_model(model)
+    follows = guide.fields if guide else FIRST_ROUND | {"guidance_scale": card.guidance_scale}
+    given = {name: value for name, value in fields.items() if value is not None}
+    fields = follows | given | {"model": model, "model_hash": card.model_hash}
     refuse_too_many_steps(card, fields["steps"])
-    guidance = card.guidance_scale if guidance_scale is None else guidance_scale
-    return checked(
-        CollectPlan,
-        model=model,
-        model_hash=card.model_hash,
-        guidance_scale=guidance,
-        designs=checked(parse_designs, text=designs),
-        **fields,
-    )
+    if guide:
+        guide.refuse_misfit(fields)
+    return checked(CollectPlan, designs=checked(parse_designs, text=designs), **fields)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict
 from typing import Any
 
 from pipeline.collect import collect
@@ -23,14 +22,23 @@ def collect_traces(
     fleet_config: FleetConfig,
     tracker: Tracker,
     compact_mb: float = COMPACT_MB,
+    guide_lineage: dict[str, str] | None = None,
 ) -> dict[str, Any]:
-    """:func:`collect` under tracking and the folder's lease, then compaction."""
+    """:func:`collect` under tracking and the folder's lease, then compaction.
+
+    Args:
+        guide_lineage: runs that made the policy that is explored around: a further round belongs
+            to the pipeline of the first.
+    """
     root = open_storage(out)
     claim_folder(root, plan)
+    lineage = read_lineage(root) or guide_lineage or {}
+    tags = {f"lineage.{stage}": run_id for stage, run_id in (guide_lineage or {}).items()}
     with held(root) as lease:
-        parent = tracker.open_pipeline(read_lineage(root), f"pipeline {plan.plan_hash[:8]}")
-        with tracker.run(f"collect {plan.model}", stage="collect", parent=parent) as run:
-            run.params(asdict(plan) | {"plan_hash": plan.plan_hash, "out": str(out)})
+        parent = tracker.open_pipeline(lineage, f"pipeline {plan.plan_hash[:8]}")
+        name = f"collect {plan.model}"
+        with tracker.run(name, stage="collect", parent=parent, tags=tags) as run:
+            run.params(plan.fields | {"plan_hash": plan.plan_hash, "out": str(out)})
             started = time.perf_counter()
             manifest = collect(plan, root, fleet_config, refuse_fenced=lease.refuse_fenced)
             seconds = time.perf_counter() - started

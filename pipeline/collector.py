@@ -90,12 +90,13 @@ class Collector:
 
     def _draw(self, noise_ids: list[int]) -> tuple[Tensor, Tensor]:
         card = self.model.card
-        return draw_noise("collect", self.plan.seed, noise_ids, card.latent_shape, card.num_classes)
+        seed = self.plan.noise_seed
+        return draw_noise("collect", seed, noise_ids, card.latent_shape, card.num_classes)
 
     def _script(self, trajectory: int) -> Exploration:
         plan = self.plan
         num_gates = len(plan.sites) * self.model.card.num_layers
-        return explore(plan.designs, plan.seed, trajectory, plan.steps, num_gates)
+        return explore(plan.designs, plan.noise_seed, trajectory, plan.steps, num_gates, plan.bases)
 
     def _run(self, noise: Tensor, labels: Tensor, controller: DQARController) -> Tensor:
         return self.sampler.sample(

@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from pipeline.documents import TABLES, check_plan
 from pipeline.door import Refusal
@@ -23,6 +23,8 @@ from pipeline.storage import Root, Storage, open_storage
 
 T = TypeVar("T")
 U = TypeVar("U")
+Roots: TypeAlias = Root | tuple[Root, ...]
+"""One dataset, or several that are read one after the other."""
 SIDE_BY_SIDE = 16
 """Requests in flight while receipts are looked through."""
 
@@ -79,15 +81,14 @@ def refuse_other_contents(storage: Storage) -> None:
 
 
 def _plan_document(plan: CollectPlan) -> dict[str, Any]:
-    fields = {name: getattr(plan, name) for name in plan.__dataclass_fields__}
-    return {**fields, "plan_hash": plan.plan_hash}
+    return {**plan.fields, "plan_hash": plan.plan_hash}
 
 
 def _refuse_other_plan(found: dict[str, Any], wanted: dict[str, Any], storage: Storage) -> None:
     if found == wanted:
         return
     changed = [
-        f"{key} {repr(found.get(key))[:80]} not {value!r}"
+        f"{key} {found.get(key)!r:.80} not {value!r:.80}"
         for key, value in wanted.items()
         if key != "plan_hash" and found.get(key) != value
     ]
@@ -195,6 +196,16 @@ def open_traces(root: Root) -> Traces:
     traces = Traces(storage=storage, plan=plan, manifest=_manifest_of(storage, plan))
     _refuse_damaged(traces)
     return traces
+
+
+def each_root(roots: Roots) -> tuple[Root, ...]:
+    """The datasets one by one."""
+    return roots if isinstance(roots, tuple) else (roots,)
+
+
+def open_each(roots: Roots) -> list[Traces]:
+    """:func:`open_traces` of each dataset, in their order."""
+    return [open_traces(root) for root in each_root(roots)]
 
 
 def _manifest_of(storage: Storage, plan: dict[str, Any]) -> dict[str, Any]:

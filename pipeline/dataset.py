@@ -13,7 +13,7 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from dqar.records import FEATURES
-from pipeline.commit import open_traces
+from pipeline.commit import Roots, open_each
 from pipeline.documents import TABLES
 from pipeline.door import Refusal
 from pipeline.local_folder import LocalFolder
@@ -131,31 +131,40 @@ def decision_digest(gates: pa.Table) -> str:
     return digest.hexdigest()
 
 
-def read_trajectories(uri: Root) -> pa.Table:
-    """All trajectories that the manifest names, in the order of the plan."""
+def read_trajectories(uri: Roots) -> pa.Table:
+    """All trajectories that the manifest names, in the order of the plan; of several datasets, one
+    after the other."""
     return _read(uri, "trajectories", None)
 
 
-def read_gates(uri: Root, columns: list[str] | None = None) -> pa.Table:
+def read_gates(uri: Roots, columns: list[str] | None = None) -> pa.Table:
     """All gates that the manifest names; joins with trajectories on ``trajectory_id``."""
     return _read(uri, "gates", columns)
 
 
 def stream_gates(
-    uri: Root, columns: list[str] | None = None, *, only_reused: bool = False
+    uri: Roots, columns: list[str] | None = None, *, only_reused: bool = False
 ) -> Iterator[pa.RecordBatch]:
     """Gates batch by batch, shard after shard, in bounded memory."""
-    traces = open_traces(uri)
     condition = pc.field("action") != "compute" if only_reused else None
-    return _stream(traces.storage, "gates", traces.shards("gates"), columns, condition)
+    return _stream_each(uri, "gates", columns, condition)
 
 
-def _read(uri: Root, table: str, columns: list[str] | None) -> pa.Table:
-    traces = open_traces(uri)
-    batches = list(_stream(traces.storage, table, traces.shards(table), columns))
+def _read(uri: Roots, table: str, columns: list[str] | None) -> pa.Table:
+    batches = list(_stream_each(uri, table, columns))
     schema = SCHEMAS[table]
     wanted = schema if columns is None else pa.schema([schema.field(name) for name in columns])
     return pa.Table.from_batches(batches, wanted)
+
+
+def _stream_each(
+    uri: Roots,
+    table: str,
+    columns: list[str] | None = None,
+    condition: pc.Expression | None = None,
+) -> Iterator[pa.RecordBatch]:
+    for traces in open_each(uri):
+        yield from _stream(traces.storage, table, traces.shards(table), columns, condition)
 
 
 def _opened(storage: Storage, key: str) -> Any:

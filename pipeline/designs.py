@@ -7,7 +7,9 @@ computes whatever its coin says; its propensity is then 1.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, get_args
 
 import torch
@@ -15,15 +17,25 @@ from jaxtyping import Bool, Float, Int
 from torch import Generator, Tensor
 
 from pipeline.noise import generator_for
-from pipeline.pacing import LONGEST_GAP, draw_paced_law, draw_regular_law, draw_schedule
+from pipeline.pacing import (
+    LONGEST_GAP,
+    GapLaw,
+    Schedule,
+    draw_near_law,
+    draw_paced_law,
+    draw_regular_law,
+    draw_schedule,
+)
 
-Design = Literal["paced", "regular", "step-synchronised", "layer-blocked", "independent"]
+Design = Literal[
+    "paced", "regular", "near-policy", "step-synchronised", "layer-blocked", "independent"
+]
 """How coins are shared, and where they are thrown.
 
-``paced``, ``regular``: all gates of a step together, computed at the steps of a schedule that is
-drawn from a law of gaps (:mod:`pipeline.pacing`). ``step-synchronised``: one coin for all gates of
-a step. ``layer-blocked``: one for each of eight runs of neighbouring gates. ``independent``: one a
-gate.
+``paced``, ``regular``, ``near-policy``: all gates of a step together, computed at the steps of a
+schedule that is drawn from a law of gaps (:mod:`pipeline.pacing`); the last around the plans of a
+trained policy. ``step-synchronised``: one coin for all gates of a step. ``layer-blocked``: one for
+each of eight runs of neighbouring gates. ``independent``: one a gate.
 """
 
 DESIGNS: tuple[Design, ...] = get_args(Design)
@@ -62,19 +74,35 @@ class Exploration:
 
 
 def explore(
-    designs: tuple[Design, ...], seed: int, trajectory: int, steps: int, num_gates: int
+    designs: tuple[Design, ...],
+    seed: int,
+    trajectory: int,
+    steps: int,
+    num_gates: int,
+    bases: tuple[Schedule, ...] = (),
 ) -> Exploration:
-    """Draw the script of one trajectory; designs take turns along the trajectories."""
+    """Draw the script of one trajectory; designs take turns along the trajectories.
+
+    Args:
+        bases: what ``near-policy`` explores around.
+    """
     design = designs[trajectory % len(designs)]
     generator = generator_for("explore", seed, trajectory)
-    if design in ("paced", "regular"):
-        return _scheduled(design, steps, num_gates, generator)
+    laws: dict[Design, Callable[[int, Generator], tuple[float, GapLaw]]] = {
+        "paced": draw_paced_law,
+        "regular": draw_regular_law,
+        "near-policy": partial(draw_near_law, bases),
+    }
+    if design in laws:
+        share, law = laws[design](steps, generator)
+        return _scheduled(design, share, law, num_gates, generator)
     return _tossed(design, steps, num_gates, generator)
 
 
-def _scheduled(design: Design, steps: int, num_gates: int, generator: Generator) -> Exploration:
-    draw_law = draw_paced_law if design == "paced" else draw_regular_law
-    share, law = draw_law(steps, generator)
+def _scheduled(
+    design: Design, share: float, law: GapLaw, num_gates: int, generator: Generator
+) -> Exploration:
+    steps = len(law)
     wants_reuse, probability = draw_schedule(law, generator)
     return Exploration(
         design=design,

@@ -60,6 +60,14 @@ PLAN = {
     "seed": WHOLE,
     "schema_version": COUNT,
 }
+LATER_FIELDS = {
+    "forecast_orders": [COUNT],
+    "threads": COUNT,
+    "bases": [[COUNT]],
+    "policy_digest": text_kind("24 hexadecimal digits or nothing", "([0-9a-f]{24})?"),
+}
+"""Fields that a plan of an earlier release lacks, and the last two all that explore around no
+policy."""
 
 
 def check_receipt(receipt: dict[str, Any], unit: Unit) -> None:
@@ -111,16 +119,18 @@ def check_plan(document: dict[str, Any]) -> None:
         Malformed: saying which field is not.
     """
     check(document, PLAN)
-    if "forecast_orders" in document:
-        check(document["forecast_orders"], [COUNT], "forecast_orders")
+    for name, shape in LATER_FIELDS.items():
+        if name in document:
+            check(document[name], shape, name)
     given = {name: value for name, value in document.items() if name != "plan_hash"}
-    frozen: dict[str, Any] = {
-        name: tuple(v) if isinstance(v, list) else v for name, v in given.items()
-    }
     try:
-        plan = CollectPlan(**frozen)
+        plan = CollectPlan(**{name: _frozen(value) for name, value in given.items()})
     except (TypeError, ValueError) as error:
         raise Malformed(f"must be a plan: {error}") from error
     # A plan of an earlier release lacks fields, and its hash is not of these.
-    if len(given) == len(plan.__dataclass_fields__) and plan.plan_hash != document["plan_hash"]:
+    if plan.fields.keys() <= given.keys() and plan.plan_hash != document["plan_hash"]:
         raise Malformed(f"must be the plan of hash {document['plan_hash']}, not {plan.plan_hash}")
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(map(_frozen, value)) if isinstance(value, list) else value

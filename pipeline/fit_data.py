@@ -11,9 +11,11 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from pipeline.commit import Roots
 from pipeline.dataset import read_trajectories
 from pipeline.door import Refusal
 from pipeline.gate_stream import GateBlock, whole_trajectories
+from pipeline.joined import noises_of, told
 from pipeline.reused_gates import ReusedGates, StoredGates
 
 MAX_GAP_QUANTILE = 0.995
@@ -25,9 +27,10 @@ HELD_OUT_LOCAL_ROWS = 2**14
 
 
 def store_reused_gates(
-    uri: str, names: tuple[str, ...], sites: tuple[str, ...], folder: Path
+    uri: Roots, names: tuple[str, ...], sites: tuple[str, ...], folder: Path
 ) -> StoredGates:
-    """The reused gates of a dataset, written to a file in a folder, trajectory by trajectory.
+    """The reused gates of a dataset, or of several together, written to a file in a folder,
+    trajectory by trajectory.
 
     Gates that ``names`` cannot tell apart are one weighted row.
     """
@@ -48,7 +51,6 @@ def store_reused_gates(
             rows.tofile(stream)
             stream.flush()
     error = torch.tensor(table["latent_rel_l2"].to_numpy())
-    noise = torch.tensor(table["noise_id"].to_numpy())
     return StoredGates(
         path=path,
         width=width,
@@ -56,7 +58,7 @@ def store_reused_gates(
         num_rows=torch.from_numpy(spans[1]).long(),
         num_gates=torch.from_numpy(spans[2]).float(),
         squared_error=error.square(),
-        noise=torch.unique(noise, return_inverse=True)[1],
+        noise=torch.from_numpy(noises_of(uri)),
     )
 
 
@@ -87,19 +89,19 @@ def _differs(rows: np.ndarray) -> np.ndarray:
     return is_first
 
 
-def load_reused_gates(uri: str, names: tuple[str, ...], sites: tuple[str, ...]) -> ReusedGates:
+def load_reused_gates(uri: Roots, names: tuple[str, ...], sites: tuple[str, ...]) -> ReusedGates:
     """:func:`store_reused_gates`, read back whole."""
     with tempfile.TemporaryDirectory() as folder:
         return store_reused_gates(uri, names, sites, Path(folder)).load()
 
 
-def shows(uri: str, order: int) -> Bool[Tensor, " trajectories"]:
+def shows(uri: Roots, order: int) -> Bool[Tensor, " trajectories"]:
     """Trajectories whose reuse showed forecasts of an order."""
     return torch.tensor(read_trajectories(uri)["forecast_order"].to_numpy() == order)
 
 
 def local_labels(
-    uri: str,
+    uri: Roots,
     chosen: Bool[Tensor, " trajectories"],
     names: tuple[str, ...],
     sites: tuple[str, ...],
@@ -125,7 +127,7 @@ def local_labels(
     return labels[:, :-1].contiguous(), labels[:, -1].square().clamp_min(1e-12).log()
 
 
-def max_gap_of(uri: str) -> int:
+def max_gap_of(uri: Roots) -> int:
     """The largest staleness that a policy may be said to know."""
     counts: dict[float, int] = {}
     for block in whole_trajectories(uri, ["log_gap"], only_reused=True):
@@ -135,8 +137,8 @@ def max_gap_of(uri: str) -> int:
             counts[float(value)] = counts.get(float(value), 0) + int(count)
     if not counts:
         raise Refusal(
-            f"--traces must hold gates that reused. Got none in {uri}. Collect more trajectories, "
-            "or with --designs paced."
+            f"--traces must hold gates that reused. Got none in {told(uri)}. Collect more "
+            "trajectories, or with --designs paced."
         )
     return round(float(np.exp(_quantile(counts, MAX_GAP_QUANTILE))))
 

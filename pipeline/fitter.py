@@ -13,6 +13,7 @@ from torch import Tensor
 from dqar.policy_spec import PolicySpec
 from pipeline.attribution import DamageFit, DamageModel, fit_damage
 from pipeline.checkpoint import Checkpoint
+from pipeline.commit import Roots
 from pipeline.descent import FitConfig
 from pipeline.fit_data import HELD_OUT_LOCAL_ROWS, LOCAL_ROWS, local_labels
 from pipeline.local_fit import LocalGates, fit_local
@@ -31,7 +32,7 @@ Mask = Bool[Tensor, " trajectories"]
 class Fitter:
     """What both fits share."""
 
-    uri: str
+    uri: Roots
     label: Literal["final", "local"]
     gates: Gates
     """Of all trajectories."""

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.commit import Roots
 from pipeline.dataset import read_trajectories, stream_gates
 from pipeline.door import Refusal
 
@@ -27,7 +28,7 @@ class GateBlock:
 
 
 def whole_trajectories(
-    uri: str, columns: list[str], *, only_reused: bool = False
+    uri: Roots, columns: list[str], *, only_reused: bool = False
 ) -> Iterator[GateBlock]:
     """Blocks of a few thousand rows, none of which ends within a trajectory.
 
@@ -53,7 +54,7 @@ def whole_trajectories(
         yield _passed(held, is_past)
 
 
-def places_of(uri: str) -> dict[str, int]:
+def places_of(uri: Roots) -> dict[str, int]:
     """Place of each trajectory in the table of trajectories, by its id."""
     ids = read_trajectories(uri)["trajectory_id"].to_pylist()
     return {trajectory_id: index for index, trajectory_id in enumerate(ids)}

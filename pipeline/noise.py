@@ -20,6 +20,19 @@ def noise_key(purpose: Purpose, seed: int, index: int) -> int:
     return int.from_bytes(digest[:8], "big") >> 1
 
 
+def round_seed(seed: int, policy_digest: str) -> int:
+    """The seed of a collection's noise and coins: its own, or, of one that explores around a
+    policy, another for each policy, so that it repeats nothing of what the policy learned from.
+
+    Args:
+        policy_digest: of the policy; empty for none.
+    """
+    if not policy_digest:
+        return seed
+    digest = hashlib.sha256(f"round/{seed}/{policy_digest}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
 def generator_for(purpose: Purpose, seed: int, index: int) -> torch.Generator:
     """A CPU generator of its own for one key."""
     return torch.Generator().manual_seed(noise_key(purpose, seed, index))

@@ -21,7 +21,12 @@ JITTER = 0.35
 PERIODS = (2, 3, 4, 5, 6)
 """Periods of regular schedules, drawn evenly."""
 SLIP = 0.1
-"""Probability that a regular gap is one step shorter, and that it is one longer."""
+"""Probability that a regular or a planned gap is one step shorter, and that it is one longer."""
+LEFT_OUT = 0.05
+"""Probability that a planned computation is left out."""
+
+Schedule = tuple[int, ...]
+"""Steps that compute, growing, from 0 on."""
 
 GapLaw = Float[Tensor, "t k"]
 """Probability of a gap of 1, 2, ... :data:`LONGEST_GAP` steps after a computation at a step."""
@@ -65,6 +70,68 @@ def regular_law(steps: int, period: int) -> GapLaw:
     law[0] = 0.0
     law[0, :period] = 1.0 / period
     return law
+
+
+def draw_near_law(
+    bases: tuple[Schedule, ...], steps: int, generator: Generator
+) -> tuple[float, GapLaw]:
+    """The share that computes and the law of schedules near one of some, each as likely."""
+    base = bases[int(torch.randint(len(bases), (), generator=generator))]
+    return len(base) / steps, near_law(steps, base)
+
+
+def near_law(steps: int, base: Schedule) -> GapLaw:
+    """Gaps to the next computation of a schedule, to the step before or after it
+    (:data:`SLIP` each), or to the one after next (:data:`LEFT_OUT`).
+
+    Of twenty computations about four are moved and one is missing. So few are far apart, where
+    their effects nearly add up, and leave the histories that forecasts continue as the schedule
+    has them; yet each is moved in many trajectories. Moves of one step keep the number of
+    computations, so that what they show is where to compute, and not how often; one left out
+    shows what a computation is worth. What is moved does not move what follows: the next gap
+    leads back to the schedule. Gaps below 1 cannot be, so that their share goes to the others, and
+    where every step is planned to compute a move is one left out; gaps above
+    :data:`LONGEST_GAP` are cut to it.
+    """
+    law = torch.zeros(steps, LONGEST_GAP)
+    for step in range(steps):
+        for place in _places_of(step, base):
+            following, one_more = _stops_after(place, base, steps)
+            kept = 1.0 - 2 * SLIP - LEFT_OUT
+            odds = [(following, kept), (following - 1, SLIP), (following + 1, SLIP)]
+            for stop, odd in [*odds, (one_more, LEFT_OUT)]:
+                if stop > step:
+                    law[step, min(stop - step, LONGEST_GAP) - 1] += odd
+    return law / law.sum(dim=1, keepdim=True)
+
+
+def _places_of(step: int, base: Schedule) -> list[int]:
+    """Steps of a schedule that a computation at a step may stand for: its own, or those beside it,
+    each as likely; itself where there is none."""
+    if step in base:
+        return [step]
+    return [place for place in (step - 1, step + 1) if place in base] or [step]
+
+
+def _stops_after(place: int, base: Schedule, steps: int) -> tuple[int, int]:
+    """The next two computations after a step. The end of the run is one, and nothing after it is
+    within reach."""
+    beyond = steps + LONGEST_GAP
+    following, one_more, *_ = [stop for stop in (*base, steps, beyond, beyond) if stop > place]
+    return following, one_more
+
+
+def refuse_bad_schedule(schedule: Schedule, steps: int) -> None:
+    """A schedule computes step 0, and no step twice.
+
+    Raises:
+        ValueError: if it is not one of a run of so many steps.
+    """
+    if schedule[:1] != (0,) or schedule != tuple(sorted({*schedule})) or schedule[-1] >= steps:
+        raise ValueError(
+            f"A schedule must be growing steps from 0 to below {steps}. Got {schedule!r:.80}. "
+            "Pass the plans of a policy."
+        )
 
 
 def draw_schedule(

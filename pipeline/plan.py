@@ -12,11 +12,15 @@ from typing import Any, Literal
 from dqar.config import CHOICES, DQARConfig
 from pipeline.designs import DEFAULT_DESIGNS, DESIGNS, Design
 from pipeline.models import Dtype, Sampler
+from pipeline.noise import round_seed
+from pipeline.pacing import Schedule, refuse_bad_schedule
 from pipeline.shapes import LARGEST
 
 FORECAST_ORDERS = CHOICES["forecast_order"]
 TRACE_SCHEMA_VERSION = 2
 """Version of the two tables and of the folder around them."""
+ONLY_AROUND_A_POLICY = ("bases", "policy_digest")
+"""Fields that are written where they say something, so that other plans keep their hash."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,7 +58,11 @@ class CollectPlan:
     threads: int = 1
     """CPU threads of a worker's arithmetic: sums, and so floats, depend on their number."""
     seed: int = 0
-    """Seed of noise and coins."""
+    """Seed of noise and coins; see :attr:`noise_seed`."""
+    bases: tuple[Schedule, ...] = ()
+    """Schedules that ``near-policy`` explores around, so that no worker needs the policy."""
+    policy_digest: str = ""
+    """Digest of the policy that planned them."""
     schema_version: int = TRACE_SCHEMA_VERSION
     """Version of the tables."""
 
@@ -83,6 +91,18 @@ class CollectPlan:
             raise ValueError(
                 f"designs must be chosen from {DESIGNS}. Got {self.designs}. Pass some of them."
             )
+        self._refuse_half_a_round()
+
+    def _refuse_half_a_round(self) -> None:
+        is_near = "near-policy" in self.designs
+        if {bool(self.bases), bool(self.policy_digest)} != {is_near}:
+            raise ValueError(
+                f"bases and policy_digest must come with the design near-policy, and it with them. "
+                f"Got designs {self.designs} with {len(self.bases)} bases of policy "
+                f"{self.policy_digest!r}. Pass --policy together with --designs near-policy."
+            )
+        for base in self.bases:
+            refuse_bad_schedule(base, self.steps)
 
     def dqar_config(self, *, enabled: bool = True) -> DQARConfig:
         """How the model is instrumented; not enabled for the twins."""
@@ -95,9 +115,22 @@ class CollectPlan:
         )
 
     @property
+    def fields(self) -> dict[str, Any]:
+        """Its fields as they are written."""
+        everything = asdict(self).items()
+        return {
+            name: value for name, value in everything if value or name not in ONLY_AROUND_A_POLICY
+        }
+
+    @property
     def plan_hash(self) -> str:
         """SHA-256 of the plan's canonical JSON, 16 hex digits."""
-        return _digest(asdict(self))
+        return _digest(self.fields)
+
+    @property
+    def noise_seed(self) -> int:
+        """Seed of noise and coins, another for each policy that is explored around."""
+        return round_seed(self.seed, self.policy_digest)
 
     @property
     def noises_per_unit(self) -> int:

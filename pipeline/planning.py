@@ -10,6 +10,7 @@ import numpy as np
 from dqar.planner import StepPlan, plan_steps
 from dqar.policy import ReusePolicy
 from dqar.records import ACTIONS
+from pipeline.commit import Roots
 from pipeline.dataset import stream_gates
 from pipeline.reused_gates import ReusedGates
 
@@ -46,7 +47,7 @@ def planned(
     return _with_plans(policy, plans, errors, best)
 
 
-def snrs_of(uri: str) -> list[float]:
+def snrs_of(uri: Roots) -> list[float]:
     """SNR of each step, as the gates of a dataset saw it."""
     log_snr: dict[int, float] = {}
     for batch in stream_gates(uri, ["step", "log_snr"]):

@@ -19,12 +19,13 @@ from dqar.policy_spec import CACHE_BITS, PolicySpec
 from dqar.records import ACTIONS, FEATURE_SETS
 from pipeline.attribution import CHUNK_ROWS
 from pipeline.balance import Balance, check_balance
-from pipeline.commit import Traces, open_traces
+from pipeline.commit import Roots
 from pipeline.descent import FitConfig
 from pipeline.door import Refusal
 from pipeline.fit_data import max_gap_of, shows, store_reused_gates
 from pipeline.fitter import Fitter
 from pipeline.heldout import HeldOut, judge
+from pipeline.joined import Joined, open_joined
 from pipeline.plan import canonical_json
 from pipeline.planning import max_stretch_of, planned, snrs_of
 from pipeline.reused_gates import Gates, ReusedGates
@@ -81,12 +82,12 @@ class Trained:
     held_out: HeldOut
     balance: Balance
     """Whether the traces' propensities are right."""
-    traces: Traces
+    traces: Joined
 
 
 def train(
     config: TrainConfig,
-    uri: str,
+    uri: Roots,
     report: Callable[[int, float], None] = lambda step, loss: None,
     checkpoints: Path | None = None,
 ) -> Trained:
@@ -94,12 +95,14 @@ def train(
     fit on all of them for as many steps.
 
     Args:
+        uri: a dataset, or several of one model that are fitted together.
         checkpoints: folder from which a fit that was cut off is taken up; None for nowhere.
 
     Raises:
-        Refusal: if the traces cannot be read or do not hold the sites asked for.
+        Refusal: if the traces cannot be read, differ in what they are of, or do not hold the sites
+            asked for.
     """
-    traces = open_traces(uri)
+    traces = open_joined(uri)
     sites, orders = _sites(config, traces), _orders(config, traces)
     with tempfile.TemporaryDirectory(prefix="dqar-") as scratch:
         gates = store_reused_gates(uri, config.names, sites, Path(scratch))
@@ -145,14 +148,14 @@ def _tell_how_many(held_out: HeldOut, usable: int) -> None:
         )
 
 
-def _claim(config: TrainConfig, traces: Traces) -> dict[str, str]:
+def _claim(config: TrainConfig, traces: Joined) -> dict[str, str]:
     """What a checkpoint must be of to be taken up."""
     everything = asdict(config) | {"fit": asdict(config.fit_config()), "torch": torch.__version__}
     digest = hashlib.sha256(canonical_json(everything).encode()).hexdigest()
     return {"config": digest, "traces": traces.digest}
 
 
-def _sites(config: TrainConfig, traces: Traces) -> tuple[str, ...]:
+def _sites(config: TrainConfig, traces: Joined) -> tuple[str, ...]:
     sites = config.sites or tuple(traces.plan["sites"])
     if len(set(sites)) < len(sites):
         raise Refusal(f"--sites must name each site once. Got {sites}. Pass each once.")
@@ -190,8 +193,8 @@ def _at_its_median(policy: ReusePolicy, gates: ReusedGates, held_out: HeldOut) -
     return _with_spec(policy, log_threshold=threshold, metrics=metrics)
 
 
-def _orders(config: TrainConfig, traces: Traces) -> tuple[int, ...]:
-    explored = tuple(sorted(set(traces.plan.get("forecast_orders", [0]))))
+def _orders(config: TrainConfig, traces: Joined) -> tuple[int, ...]:
+    explored = traces.plan["forecast_orders"]
     if missing := set(config.forecast_orders) - set(explored):
         raise Refusal(
             f"--forecast-orders must be among the traces' {explored}. Got {sorted(missing)}. "
@@ -202,10 +205,10 @@ def _orders(config: TrainConfig, traces: Traces) -> tuple[int, ...]:
 
 def _spec(
     config: TrainConfig,
-    traces: Traces,
+    traces: Joined,
     sites: tuple[str, ...],
     gates: ReusedGates,
-    uri: str,
+    uri: Roots,
     order: int,
 ) -> PolicySpec:
     plan = traces.plan

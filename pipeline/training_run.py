@@ -8,20 +8,22 @@ from dataclasses import asdict
 from pathlib import Path
 
 from pipeline.checkpoint import FOLDER, clear
+from pipeline.commit import Roots, each_root
 from pipeline.heldout import plot_held_out
+from pipeline.joined import told
 from pipeline.progress import Progress
 from pipeline.tracking import Run, Tracker, read_lineage
 from pipeline.train import TrainConfig, Trained, save_trained, train
 
 
-def train_policy(config: TrainConfig, uri: str, out: str, tracker: Tracker) -> Trained:
+def train_policy(config: TrainConfig, uri: Roots, out: str, tracker: Tracker) -> Trained:
     """:func:`pipeline.train.train`, with everything logged and the policy folder written."""
     folder = Path(out)
-    lineage = read_lineage(uri)
+    lineage = lineage_of(uri)
     parent = tracker.open_pipeline(lineage, "pipeline")
     name = f"train {config.features}" + ("" if config.label == "final" else f" {config.label}")
     with tracker.run(name, stage="train", parent=parent) as run:
-        run.params(asdict(config) | {"traces": uri, "out": out})
+        run.params(asdict(config) | {"traces": told(uri), "out": out})
         progress = Progress("train", config.fit_config().steps, "steps")
 
         def report(step: int, loss: float) -> None:
@@ -45,12 +47,24 @@ def train_policy(config: TrainConfig, uri: str, out: str, tracker: Tracker) -> T
     return trained
 
 
+def lineage_of(uri: Roots) -> dict[str, str]:
+    """Runs that made the traces: ``parent``, ``collect``, and of further collections
+    ``collect-2`` and so on. The first that has a parent says which pipeline it is."""
+    lineage: dict[str, str] = {}
+    for number, root in enumerate(each_root(uri), start=1):
+        for stage, run_id in read_lineage(root).items():
+            is_own = number > 1 and stage != "parent"
+            lineage.setdefault(f"{stage}-{number}" if is_own else stage, run_id)
+    return lineage
+
+
 def _log(run: Run, trained: Trained, folder: Path) -> None:
     held_out = trained.held_out
     run.metrics({f"train/held_out_{name}": value for name, value in held_out.metrics.items()})
     run.metrics({f"train/{name}": value for name, value in trained.balance.metrics.items()})
     run.metrics({f"importance/{name}": value for name, value in held_out.importance.items()})
-    run.dataset("traces", trained.traces.digest, trained.traces.storage.address, "training")
+    for part in trained.traces.parts:
+        run.dataset("traces", part.digest, part.storage.address, "training")
     with tempfile.TemporaryDirectory() as scratch:
         plot = Path(scratch) / "held_out.png"
         plot_held_out(held_out, plot)

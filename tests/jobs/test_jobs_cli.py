@@ -138,6 +138,9 @@ def test_help_of_a_script_as_a_user_starts_it():
         (["--sites", "attention"], "sites"),
         (["--sites", ""], "sites"),
         (["--designs", "coin"], "Choose from paced"),
+        (["--designs", "near-policy"], "must come with --policy"),
+        (["--policy", "./nowhere"], "must come with near-policy among --designs"),
+        (["--policy", "./nowhere", "--designs", "near-policy"], "policy.json must be"),
         (["--forecast-orders", "first"], "--forecast-orders must be whole numbers"),
         (["--forecast-orders", "0,3"], "forecast_orders must be chosen from (0, 1, 2)"),
         (["--forecast-orders", ""], "forecast_orders must be chosen from (0, 1, 2)"),
@@ -168,6 +171,15 @@ def test_collect_refuses_another_plans_folder(refused, some_traces):
     assert "steps 2 not 9" in said
 
 
+def test_collect_refuses_a_policy_that_plans_nothing_or_something_else(refused, some_policy):
+    flags = ("--model", "digits", "--out", "traces", "--designs", "near-policy")
+    assert "must have plans" in refused("collect", *flags, "--policy", some_policy)
+    spec = replace(load_policy(some_policy).spec, plans=((0, 2),), plan_errors=(0.1,))
+    save_policy(ReusePolicy(spec), some_policy)
+    said = refused("collect", *flags, "--policy", some_policy, "--steps", "5")
+    assert "must be trained for what is collected" in said
+
+
 @pytest.mark.parametrize("name", ["collect", "train", "evaluate", "pretrain"])
 def test_a_relative_out_is_refused_inside_a_ray_job(refused, monkeypatch, name):
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
@@ -189,6 +201,12 @@ def test_a_missing_tracking_uri_is_refused_inside_a_ray_job(refused, monkeypatch
 def test_train_refuses_no_traces(refused, tmp_path):
     said = refused("train", "--traces", tmp_path / "nowhere", "--out", "policy")
     assert "plan.json" in said
+
+
+def test_train_refuses_a_second_collection_that_does_not_fit(refused, some_traces, tmp_path):
+    flags = ("--traces", some_traces, "--out", "policy", "--traces")
+    assert "plan.json" in refused("train", *flags, tmp_path / "nowhere")
+    assert "each collection once" in refused("train", *flags, some_traces)
 
 
 def test_train_refuses_empty_traces(refused, some_traces):

@@ -43,6 +43,19 @@ def mixed_traces(tmp_path_factory, traces_plan) -> Path:
     return collected(plan, tmp_path_factory.mktemp("mixed") / "digits")
 
 
+@pytest.fixture(scope="session")
+def near_traces(tmp_path_factory, traces_plan) -> Path:
+    """A finished collection of 12 trajectories around two schedules."""
+    plan = replace(
+        traces_plan,
+        num_trajectories=12,
+        designs=("near-policy",),
+        bases=((0, 2, 4), (0, 3)),
+        policy_digest="a" * 24,
+    )
+    return collected(plan, tmp_path_factory.mktemp("near") / "digits")
+
+
 def collected(plan: CollectPlan, root: Path) -> Path:
     """A plan's traces, without a cluster."""
     claim_folder(root, plan)

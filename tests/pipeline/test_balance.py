@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -18,6 +19,7 @@ from pipeline.models import find_model
 from pipeline.plan import CollectPlan
 
 STEPS, GATE_COUNT, TRAJECTORY_COUNT = 10, 8, 240
+NEAR = {"bases": ((0, 2, 5), (0, 3, 4, 7)), "policy_digest": "a" * 24}
 TEXTS = {"branch_mode": "tied", "reason": "x", "site": "attn"}
 
 
@@ -64,8 +66,10 @@ def balance_of(tmp_path):
             masks_per_noise=1,
             steps=STEPS,
             designs=designs,
+            **(NEAR if "near-policy" in designs else {}),
         )
-        scripts = [explore(designs, 0, index, STEPS, GATE_COUNT) for index in range(count)]
+        draw = partial(explore, designs, plan.noise_seed)
+        scripts = [draw(index, STEPS, GATE_COUNT, plan.bases) for index in range(count)]
         ids = [plan.trajectory_id(index) for index in range(count)]
         claim_folder(tmp_path, plan)
         (unit,) = plan.units()
@@ -77,7 +81,13 @@ def balance_of(tmp_path):
     return build
 
 
-DESIGNS = [("paced",), ("regular",), ("step-synchronised",), ("layer-blocked", "independent")]
+DESIGNS = [
+    ("paced",),
+    ("regular",),
+    ("near-policy", "paced"),
+    ("step-synchronised",),
+    ("layer-blocked", "independent"),
+]
 
 
 @pytest.mark.parametrize("designs", DESIGNS, ids=",".join)

@@ -1,5 +1,7 @@
 """The collector without Ray: randomised exposure whose log can be replayed by execution."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -34,7 +36,17 @@ def plan(request):
         sites=request.param,
         designs=DESIGNS,
         forecast_orders=(0,),
+        bases=((0, 2),),
+        policy_digest="a" * 24,
     )
+
+
+@pytest.fixture(scope="module")
+def scripts(plan):
+    """What each trajectory was to do."""
+    draw = partial(explore, plan.designs, plan.noise_seed)
+    gates = 8 * len(plan.sites)
+    return [draw(index, STEPS, gates, plan.bases) for index in range(TRAJECTORIES_ASKED)]
 
 
 @pytest.fixture(scope="module")
@@ -85,13 +97,8 @@ def test_a_unit_done_twice_is_the_same(collector, plan):
     assert set(committed_receipts(collector.root, plan)) == {unit.unit_id}
 
 
-def test_the_first_step_computes_even_where_a_coin_says_reuse(gates, plan):
-    wanted = np.stack(
-        [
-            explore(plan.designs, plan.seed, index, STEPS, 8 * len(plan.sites)).wants_reuse[0]
-            for index in range(TRAJECTORIES_ASKED)
-        ]
-    )
+def test_the_first_step_computes_even_where_a_coin_says_reuse(gates, scripts):
+    wanted = np.stack([script.wants_reuse[0] for script in scripts])
     assert wanted.any()
     assert (gates["reason"][:, 0][wanted] == "cold").all()
     assert (gates["action"][:, 0] == "compute").all()
@@ -100,9 +107,8 @@ def test_the_first_step_computes_even_where_a_coin_says_reuse(gates, plan):
     assert np.isnan(gates["local_rel_error"][:, 0]).all()
 
 
-def test_live_gates_do_what_their_coins_say(gates, plan):
-    for index in range(TRAJECTORIES_ASKED):
-        script = explore(plan.designs, plan.seed, index, STEPS, 8 * len(plan.sites))
+def test_live_gates_do_what_their_coins_say(gates, scripts):
+    for index, script in enumerate(scripts):
         wants, likely = script.wants_reuse.numpy(), script.probability.numpy()
         live = gates["eligible"][index]
         assert (gates["action"][index] == np.where(wants & live, "reuse", "compute")).all()
@@ -133,6 +139,16 @@ def test_trajectories_of_a_noise_share_it(sampled):
     assert len(set(labels[:3])) == len(set(labels[3:])) == 1
 
 
+def test_noise_is_the_rounds_own(sampled, collector, plan):
+    """A plan around a policy does not draw what its seed alone would give."""
+    card = find_model("digits")
+    draw = partial(draw_noise, "collect", shape=card.latent_shape, num_classes=card.num_classes)
+    latents, labels = draw(plan.noise_seed, [0, 1])
+    assert np.asarray(sampled[0]["label"])[::3].tolist() == labels.tolist()
+    assert torch.equal(collector._draw([0, 1])[0], latents)
+    assert not torch.equal(draw(plan.seed, [0, 1])[0], latents)
+
+
 def test_reuse_moves_the_result(sampled):
     error = np.asarray(sampled[0]["latent_rel_l2"])
     assert (error > 0).all()
@@ -141,7 +157,8 @@ def test_reuse_moves_the_result(sampled):
 
 def test_replaying_the_log_in_execution_gives_the_logged_result(gates, sampled, plan, digits):
     card = digits.card
-    noise, labels = draw_noise("collect", plan.seed, [0, 1], card.latent_shape, card.num_classes)
+    seed = plan.noise_seed
+    noise, labels = draw_noise("collect", seed, [0, 1], card.latent_shape, card.num_classes)
     of_noise = torch.tensor([0, 0, 0, 1, 1, 1])
     config = DQARConfig(quantization_bits=plan.cache_bits, sites=plan.sites)
     wrapper = DQARDiTWrapper(digits.transformer, config)

@@ -11,10 +11,11 @@ from pipeline.designs import DESIGNS, RATES, explore, parse_designs
 from pipeline.noise import Purpose, draw_noise, noise_key
 
 STEPS, GATES = 50, 16
+BASES = ((0, 2, 4), (0, 3))
 
 
 def script(seed=0, trajectory=0, designs=("independent",)):
-    return explore(designs, seed, trajectory, STEPS, GATES)
+    return explore(designs, seed, trajectory, STEPS, GATES, BASES)
 
 
 def test_coins_depend_only_on_seed_and_trajectory():
@@ -32,7 +33,7 @@ def test_coins_depend_only_on_seed_and_trajectory():
 @settings(deadline=None, max_examples=15)
 @given(st.integers(0, 1000), st.integers(0, 1000), st.integers(0, 2**31))
 def test_propensity_is_that_of_the_action_where_a_gate_is_live(seed, trajectory, mask_seed):
-    drawn = explore(DESIGNS, seed, trajectory, 6, 5)
+    drawn = explore(DESIGNS, seed, trajectory, 6, 5, BASES)
     eligible = torch.rand(6, 5, generator=torch.Generator().manual_seed(mask_seed)) < 0.5
     propensity = drawn.propensity(eligible)
     expected = torch.where(drawn.wants_reuse, drawn.probability, 1 - drawn.probability)
@@ -70,6 +71,19 @@ def test_reuse_is_as_frequent_as_its_rate():
 def test_designs_take_turns():
     drawn = [script(trajectory=index, designs=DESIGNS) for index in range(2 * len(DESIGNS))]
     assert tuple(one.design for one in drawn) == DESIGNS * 2
+
+
+@pytest.mark.parametrize("design", ["paced", "regular", "near-policy"])
+def test_schedules_are_of_all_gates_together(design):
+    drawn = script(designs=(design,))
+    assert (drawn.wants_reuse == drawn.wants_reuse[:, :1]).all()
+    assert (drawn.draw_id == drawn.draw_id[:, :1]).all()
+    assert 0 < drawn.rate < 1
+
+
+def test_rate_near_a_policy_is_that_of_one_of_its_plans():
+    rates = {script(trajectory=index, designs=("near-policy",)).rate for index in range(20)}
+    assert rates == {1 - len(base) / STEPS for base in BASES}
 
 
 def test_shares_repeat_designs():

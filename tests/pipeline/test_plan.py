@@ -1,6 +1,7 @@
 """A plan is a partition of its trajectories, and its hash is its identity."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -10,6 +11,13 @@ from pipeline.designs import DESIGNS
 from pipeline.plan import CollectPlan, canonical_json
 
 BASE = CollectPlan(model="digits", model_hash="0" * 16)
+NEAR = CollectPlan(
+    model="digits",
+    model_hash="0" * 16,
+    designs=("near-policy", "paced"),
+    bases=((0, 3, 7), (0, 2, 4, 9)),
+    policy_digest="a" * 24,
+)
 CHANGED = {
     "model": "other",
     "model_hash": "1" * 16,
@@ -27,6 +35,8 @@ CHANGED = {
     "dtype": "fp16",
     "threads": 2,
     "seed": 1,
+    "bases": ((0, 3),),
+    "policy_digest": "b" * 24,
     "schema_version": 3,
 }
 
@@ -74,6 +84,42 @@ def test_plan_hash_changes_with_every_field(name):
     object.__setattr__(other, name, CHANGED[name])
     assert other.plan_hash != BASE.plan_hash
     assert next(other.units()).unit_id != next(BASE.units()).unit_id
+
+
+@pytest.mark.parametrize("name", ["bases", "policy_digest"])
+def test_rounds_around_another_policy_are_other_plans(name):
+    other = replace(NEAR, **{name: CHANGED[name]})
+    assert other.plan_hash != NEAR.plan_hash
+
+
+def test_a_plan_around_no_policy_has_the_hash_that_it_always_had():
+    """So that collections of the release before there were others are resumed."""
+    assert BASE.plan_hash == "d636926c8acfb095"
+    assert next(BASE.units()).unit_id == "ab01c36e7b90731b"
+    assert not {"bases", "policy_digest"} & BASE.fields.keys()
+
+
+def test_no_round_repeats_noise_or_coins_of_one_before_it():
+    second = replace(NEAR, policy_digest="b" * 24)
+    seeds = {plan.noise_seed for plan in (BASE, NEAR, second, replace(NEAR, seed=1))}
+    assert len(seeds) == 4
+    assert BASE.noise_seed == BASE.seed
+    assert all(0 <= seed < 2**63 for seed in seeds)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("designs", ("paced",), "must come with the design near-policy"),
+        ("bases", (), "must come with the design near-policy"),
+        ("policy_digest", "", "must come with the design near-policy"),
+        ("bases", ((1, 2),), "growing steps from 0"),
+        ("steps", 9, "below 9"),
+    ],
+)
+def test_half_a_round_is_refused(name, value, said):
+    with pytest.raises(ValueError, match=said):
+        replace(NEAR, **{name: value})
 
 
 @pytest.mark.parametrize("guidance", [float("nan"), float("inf")])

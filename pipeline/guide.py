@@ -1,0 +1,115 @@
+"""A trained policy that a further round of collection explores around."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from dqar.policy import ReusePolicy
+from dqar.policy_file import load_policy
+from dqar.policy_spec import CACHE_BITS, PolicySpec
+from pipeline.designs import parse_designs
+from pipeline.door import Refusal, checked
+from pipeline.fingerprint import fingerprint
+from pipeline.pacing import SHARES, Schedule
+from pipeline.places import POLICY_FILES, fetched
+
+FITTED = ("model_hash", "steps", "sampler", "sites", "guidance_scale")
+"""Fields of a plan that must be those of the policy."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Guide:
+    """What a plan takes from a policy; its weights stay behind."""
+
+    uri: str
+    """Where it was read from."""
+    spec: PolicySpec
+    """What it was trained for."""
+    digest: str
+    """Of its weights, its plans and what they were fitted on: 24 hex digits. Not of its lineage,
+    which a repeated training changes."""
+    bases: tuple[Schedule, ...]
+    """Its plans that compute a share of the steps within :data:`pipeline.pacing.SHARES`."""
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """The fields of a plan that follow the policy."""
+        spec = self.spec
+        return {
+            "steps": spec.steps,
+            "sampler": spec.sampler,
+            "sites": spec.sites,
+            "guidance_scale": spec.guidance,
+            "forecast_orders": (spec.forecast_order,),
+            "cache_bits": CACHE_BITS[spec.cache_mode],
+            "branch_mode": spec.branch_mode,
+            "bases": self.bases,
+            "policy_digest": self.digest,
+        }
+
+    def refuse_misfit(self, fields: dict[str, Any]) -> None:
+        """Schedules are explored around where they were planned for.
+
+        Args:
+            fields: of a plan.
+
+        Raises:
+            Refusal: naming what does not fit.
+        """
+        trained_for = self.fields | {"model_hash": self.spec.model_hash}
+        misfits = [name for name in FITTED if not _is_same(fields[name], trained_for[name])]
+        if misfits:
+            told = [f"{name} {trained_for[name]!r} for {fields[name]!r}" for name in misfits]
+            raise Refusal(
+                f"--policy must be trained for what is collected. Got {self.uri}, trained for "
+                f"{', '.join(told)}. Leave those flags out, or train on such traces first."
+            )
+
+
+def _is_same(one: Any, other: Any) -> bool:
+    return sorted(one) == sorted(other) if isinstance(one, tuple) else one == other
+
+
+def find_guide(uri: str | None, designs: str) -> Guide | None:
+    """The policy that designs explore around; None where they explore around none.
+
+    Args:
+        uri: a policy folder, or where it lies; None for none.
+        designs: as :func:`pipeline.designs.parse_designs` reads them.
+
+    Raises:
+        Refusal: if one is named without the other, or the policy has no plans of such shares.
+    """
+    is_near = "near-policy" in checked(parse_designs, text=designs)
+    if is_near and uri is None:
+        raise Refusal(
+            "--designs near-policy must come with --policy. Got none. Pass the folder of a policy "
+            "that jobs/train.py wrote."
+        )
+    if uri is not None and not is_near:
+        raise Refusal(
+            f"--policy must come with near-policy among --designs. Got --designs {designs}. Pass "
+            "--designs near-policy, or leave --policy out."
+        )
+    return None if uri is None else _guide_of(uri)
+
+
+def _guide_of(uri: str) -> Guide:
+    with fetched(uri, POLICY_FILES) as folder:
+        policy = checked(load_policy, folder=folder)
+    spec, (low, high) = policy.spec, SHARES
+    bases = tuple(plan for plan in spec.plans if low <= len(plan) / spec.steps <= high)
+    if not bases:
+        raise Refusal(
+            f"--policy must have plans that compute {low} to {high} of the steps. Got "
+            f"{len(spec.plans)} plans, none such, in {uri}. Train one with --features schedule."
+        )
+    return Guide(uri=uri, spec=spec, digest=_digest_of(policy), bases=bases)
+
+
+def _digest_of(policy: ReusePolicy) -> str:
+    spec = policy.spec
+    return fingerprint(
+        dict(policy.state_dict()), spec.plans, spec.forecast_order, spec.trace_digest
+    )

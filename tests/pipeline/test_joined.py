@@ -1,0 +1,186 @@
+"""Several collections are read as one, if they are of one model under one setting."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from little_traces import FACTS, PLAN, commit_all
+
+from pipeline.balance import check_balance
+from pipeline.commit import claim_folder, open_traces, write_manifest
+from pipeline.dataset import read_gates, read_trajectories, stream_gates
+from pipeline.door import Refusal
+from pipeline.fit_data import load_reused_gates, max_gap_of, shows
+from pipeline.joined import noises_of, open_joined, told
+from pipeline.planning import snrs_of
+from pipeline.tracking import write_lineage
+from pipeline.train import TrainConfig, train
+from pipeline.training_run import lineage_of
+
+NEAR = {"designs": ("near-policy",), "bases": ((0, 1),), "policy_digest": "a" * 24}
+
+
+@pytest.fixture
+def little(tmp_path):
+    """Finished collections of made-up values whose plans differ in some fields."""
+
+    def build(name, **changes):
+        plan = replace(PLAN, **changes)
+        claim_folder(tmp_path / name, plan)
+        write_manifest(tmp_path / name, plan, commit_all(tmp_path / name, plan), FACTS)
+        return str(tmp_path / name)
+
+    return build
+
+
+@pytest.fixture
+def both(traces, near_traces):
+    """A first round and one around schedules."""
+    return str(traces), str(near_traces)
+
+
+def test_tables_follow_each_other(both):
+    for read in (read_trajectories, read_gates):
+        one, other, together = (read(uri).to_pylist() for uri in (*both, both))
+        assert together == one + other
+    assert sum(batch.num_rows for batch in stream_gates(both)) == read_gates(both).num_rows
+
+
+def test_noises_of_one_collection_are_its_ids(traces):
+    ids = read_trajectories(str(traces))["noise_id"].to_numpy()
+    assert noises_of(str(traces)).tolist() == np.unique(ids, return_inverse=True)[1].tolist()
+
+
+def test_rounds_around_policies_have_noises_of_their_own(both):
+    noises = noises_of(both)
+    assert len(set(noises[:24])) == 8
+    assert len(set(noises[24:])) == 4
+    assert not set(noises[:24]) & set(noises[24:])
+    assert noises[24:].tolist() == np.repeat(range(8, 12), 3).tolist()
+
+
+@pytest.mark.parametrize(
+    ("changes", "noises"),
+    [
+        ({"designs": ("regular",)}, 4),
+        ({"seed": 1}, 8),
+        (NEAR, 8),
+        (NEAR | {"seed": 1}, 8),
+    ],
+    ids=["same seed", "another seed", "near", "both"],
+)
+def test_collections_of_one_seed_share_their_noises(little, changes, noises):
+    found = noises_of((little("first"), little("second", **changes)))
+    assert len(found) == 20
+    assert len(set(found)) == noises
+
+
+def test_mates_stay_together_whatever_collection_they_are_of(little):
+    """A noise that two collections share is held out of both."""
+    uri = (little("first"), little("second", designs=("regular",)))
+    noises = noises_of(uri)
+    assert noises[:10].tolist() == noises[10:].tolist()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("model_hash", "1" * 16),
+        ("steps", 4),
+        ("sites", ("attn", "ff")),
+        ("sampler", "dpm"),
+        ("guidance_scale", 2.0),
+        ("cache_bits", 16),
+    ],
+)
+def test_collections_of_other_settings_are_refused(little, name, value):
+    changes = {name: value}
+    plan = replace(PLAN, **changes)
+    first, second = little("first"), little("second", **changes)
+    shown = list(value) if isinstance(value, tuple) else value
+    with pytest.raises(Refusal, match="of one model, and collected alike") as refused:
+        open_joined((first, second))
+    assert f"{name} {shown!r} not" in str(refused.value)
+    assert plan.plan_hash == open_joined(second).parts[0].plan["plan_hash"]
+
+
+def test_sites_may_be_named_in_another_order(little):
+    first = little("first", sites=("attn", "ff"))
+    second = little("second", sites=("ff", "attn"), seed=1)
+    assert open_joined((first, second)).plan["sites"] == ["attn", "ff"]
+
+
+def test_a_collection_that_is_named_twice_is_refused(little, tmp_path):
+    first = little("first")
+    with pytest.raises(Refusal, match=r"each collection once.*Leave one out"):
+        open_joined((first, first))
+    with pytest.raises(Refusal, match="each collection once"):
+        open_joined((first, little("copy")))
+
+
+def test_one_that_is_no_collection_is_refused(little, tmp_path):
+    with pytest.raises(Refusal, match=r"no plan\.json"):
+        open_joined((little("first"), str(tmp_path / "nowhere")))
+
+
+def test_the_digest_is_of_all_in_their_order(little):
+    first, second = little("first"), little("second", seed=1)
+    assert open_joined(first).digest == open_joined((first,)).digest == open_traces(first).digest
+    digests = {open_joined(uri).digest for uri in (first, second, (first, second), (second, first))}
+    assert len(digests) == 4
+
+
+def test_orders_are_those_that_any_explored(little):
+    first, second = little("first", forecast_orders=(2, 0)), little("second", forecast_orders=(1,))
+    assert open_joined((first, second)).plan["forecast_orders"] == (0, 1, 2)
+    assert open_joined(second).plan["forecast_orders"] == (1,)
+
+
+def test_what_a_fit_reads_of_several_is_what_it_reads_of_each(both):
+    names = ("log_gap", "progress")
+    one, other, together = (load_reused_gates(uri, names, ("attn",)) for uri in (*both, both))
+    assert torch.equal(together.features, torch.cat([one.features, other.features]))
+    assert torch.equal(together.trajectory, torch.cat([one.trajectory, other.trajectory + 24]))
+    errors = torch.cat([one.squared_error, other.squared_error])
+    assert torch.equal(together.squared_error, errors)
+    assert shows(both, 0).shape == (36,)
+    assert snrs_of(both) == snrs_of(both[0])
+    assert max_gap_of(both) <= max(map(max_gap_of, both))
+    assert check_balance(both).metrics["balance_strata"] >= 0
+
+
+def test_training_on_several_is_judged_on_noises_of_each(both):
+    trained = train(TrainConfig(members=1), both)
+    metrics = trained.held_out.metrics
+    # Every fifth of 12 noises: 0 and 5 of the first collection, 10 of the second.
+    assert metrics["trajectories_held_out"] == 9
+    assert metrics["trajectories_fitted"] == 27
+    assert trained.policy.spec.trace_digest == open_joined(both).digest
+    assert trained.policy.spec.plans
+
+
+def test_one_collection_is_trained_on_as_ever(traces):
+    config = TrainConfig(members=1)
+    alone, listed = (train(config, uri) for uri in (str(traces), (str(traces),)))
+    assert alone.policy.spec == listed.policy.spec
+    for name, value in alone.policy.state_dict().items():
+        assert torch.equal(value, listed.policy.state_dict()[name])
+
+
+def test_lineage_names_the_runs_of_each(tmp_path):
+    runs = [{"parent": "p", "collect": "c"}, {"parent": "q", "collect": "d"}, {}]
+    roots = tuple(tmp_path / str(index) for index in range(3))
+    for root, lineage in zip(roots, runs, strict=True):
+        root.mkdir()
+        if lineage:
+            write_lineage(root, lineage)
+    assert lineage_of(roots) == {"parent": "p", "collect": "c", "collect-2": "d"}
+    assert lineage_of(roots[0]) == runs[0]
+    assert lineage_of(roots[2:]) == {}
+    assert lineage_of((roots[2], roots[1])) == {"parent": "q", "collect-2": "d"}
+
+
+def test_places_are_told_as_they_were_named():
+    assert told("a") == told(("a",)) == "a"
+    assert told(("a", "s3://b/c")) == "a, s3://b/c"

@@ -1,0 +1,87 @@
+"""plan.json: what is written is read again, what an earlier release wrote too, and nothing else."""
+
+import contextlib
+import json
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from test_hostile_documents import ANYTHING, changed, paths_of
+from test_plan import BASE, NEAR
+
+from pipeline.commit import claim_folder
+from pipeline.documents import check_plan
+from pipeline.door import Refusal
+from pipeline.manifest import read_document
+from pipeline.shapes import Malformed, parse
+from pipeline.storage import open_storage
+
+SCHEDULES = st.sets(st.integers(1, 49), max_size=20).map(lambda steps: (0, *sorted(steps)))
+FIRST_RELEASE = {"forecast_orders", "threads"}
+
+
+def document_of(plan):
+    return json.loads(json.dumps(plan.fields | {"plan_hash": plan.plan_hash}))
+
+
+@pytest.mark.parametrize("plan", [BASE, NEAR], ids=["first", "near"])
+def test_a_plan_is_written_and_read_again(tmp_path, plan):
+    claim_folder(tmp_path, plan)
+    claim_folder(tmp_path, plan)
+    found = read_document(open_storage(tmp_path), "plan.json", check_plan)
+    assert found == document_of(plan)
+
+
+@given(st.lists(SCHEDULES, min_size=1, max_size=5), st.integers(0, 16**24 - 1))
+def test_any_schedules_are_read_again(bases, number):
+    plan = type(NEAR)(
+        model="digits",
+        model_hash="0",
+        designs=("near-policy",),
+        bases=tuple(bases),
+        policy_digest=f"{number:024x}",
+    )
+    check_plan(parse(json.dumps(document_of(plan)).encode()))
+
+
+@pytest.mark.parametrize("plan", [BASE, NEAR], ids=["first", "near"])
+@given(st.data())
+def test_one_field_is_anything(plan, data):
+    """Only what is the same plan is believed."""
+    path = data.draw(st.sampled_from(list(paths_of(document_of(plan)))))
+    document = changed(document_of(plan), path, data.draw(ANYTHING))
+    with contextlib.suppress(Malformed):
+        check_plan(parse(json.dumps(document).encode()))
+        assert document == document_of(plan)
+
+
+@pytest.mark.parametrize("plan", [BASE, NEAR], ids=["first", "near"])
+@given(st.data())
+def test_one_field_is_missing(plan, data):
+    document = document_of(plan)
+    name = data.draw(st.sampled_from(sorted(document)))
+    del document[name]
+    with contextlib.suppress(Malformed):
+        check_plan(document)
+        assert name in FIRST_RELEASE
+
+
+def test_plans_of_the_first_release_are_read():
+    old = {name: value for name, value in document_of(BASE).items() if name not in FIRST_RELEASE}
+    check_plan(old | {"plan_hash": "0" * 16})
+
+
+def test_the_schedules_of_a_plan_are_part_of_its_hash():
+    document = document_of(NEAR)
+    document["bases"][0][1] += 1
+    with pytest.raises(Malformed, match="must be the plan of hash"):
+        check_plan(document)
+
+
+def test_a_folder_of_another_policys_round_is_refused_in_a_short_line(tmp_path):
+    claim_folder(tmp_path, NEAR)
+    other = replace(NEAR, bases=(tuple(range(50)),) * 30, policy_digest="b" * 24)
+    with pytest.raises(Refusal, match=r"policy_digest 'a+' not 'b+'.*Name another") as refused:
+        claim_folder(tmp_path, other)
+    assert len(str(refused.value)) < 600
