@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from dqar.config import CHOICES, DQARConfig
@@ -117,10 +117,9 @@ class CollectPlan:
     @property
     def fields(self) -> dict[str, Any]:
         """Its fields as they are written."""
-        everything = asdict(self).items()
-        return {
-            name: value for name, value in everything if value or name not in ONLY_AROUND_A_POLICY
-        }
+        everything = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        unsaid = [name for name in ONLY_AROUND_A_POLICY if not everything[name]]
+        return {name: value for name, value in everything.items() if name not in unsaid}
 
     @property
     def plan_hash(self) -> str:
@@ -139,10 +138,10 @@ class CollectPlan:
 
     def units(self) -> Iterator[Unit]:
         """The units in order; together they hold every trajectory once."""
-        size = self.noises_per_unit * self.masks_per_noise
+        size, plan_hash = self.noises_per_unit * self.masks_per_noise, self.plan_hash
         for index, start in enumerate(range(0, self.num_trajectories, size)):
             stop = min(start + size, self.num_trajectories)
-            unit_id = _digest({"plan": self.plan_hash, "unit": index})
+            unit_id = _digest({"plan": plan_hash, "unit": index})
             yield Unit(unit_id=unit_id, index=index, start=start, stop=stop)
 
     def noise_id(self, trajectory: int) -> int:
