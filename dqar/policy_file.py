@@ -61,6 +61,7 @@ KINDS: dict[str, tuple[Callable[[object], bool], str]] = {
     "hidden": (_each(_is_width), f"a list of whole numbers from 1 to {WIDEST}"),
     "members": (lambda value: type(value) is int and 1 <= value <= MOST, f"from 1 to {MOST}"),
     "plans": (_each(_each(_is_count)), "a list of lists of whole numbers"),
+    "rivals": (_each(_each(_each(_is_count))), "lists of plans, one list for each order"),
     **dict.fromkeys(
         ("max_gap", "forecast_order", "num_layers", "steps", "schema_version"),
         (_is_count, "a whole number"),
