@@ -7,6 +7,7 @@ from typing import Any
 
 from pipeline import methods
 from pipeline.contest import Contest
+from pipeline.curves import CurveProbe, Curves
 from pipeline.evaluator import Evaluator
 from pipeline.fleet import Fleet
 from pipeline.fleet_config import FleetConfig
@@ -16,6 +17,7 @@ from pipeline.methods import Point
 from pipeline.planned_points import planned_points
 from pipeline.point_rows import measured_of
 from pipeline.progress import Progress
+from pipeline.smooth_points import smooth_points
 from pipeline.tasks import EvaluateConfig, Measured, Part, Probe, Probed, Tallied
 from pipeline.threshold_points import observing_probe, threshold_points, tuned_sweep
 
@@ -86,6 +88,8 @@ def lay_out_points(config: EvaluateConfig, contest: Contest, work: Work) -> list
     points = [Point(method="baseline", operating_point="twin", steps=steps)]
     if "fewer-steps" in wanted:
         points += methods.fewer_steps_points(grid, steps)
+    if "fewer-steps-dpmsolver" in wanted:
+        points += methods.fewer_solver_steps_points(grid, steps)
     if "interval" in wanted:
         points += methods.interval_points(grid, steps)
     for order in (1, 2):
@@ -97,6 +101,8 @@ def lay_out_points(config: EvaluateConfig, contest: Contest, work: Work) -> list
         points += threshold_points(grid, steps, probed["observe"].entropies)
     if "threshold-tuned" in wanted:
         points += tuned_sweep(grid, steps, probed["observe"], ask)
+    if "smoothcache" in wanted:
+        points += smooth_points(grid, _curves(work))
     for name, policy in contest.policies.items():
         if policy.spec.plans:
             points += planned_points(name, policy, contest, ask)
@@ -111,6 +117,11 @@ def _first_probes(contest: Contest) -> list[Probe]:
         probes.append(observing_probe())
     greedy = {name: one for name, one in contest.policies.items() if not one.spec.plans}
     return probes + [first_probe(name, policy) for name, policy in greedy.items()]
+
+
+def _curves(work: Work) -> Curves:
+    ((_, curves),) = work([CurveProbe()])
+    return curves
 
 
 def _answers(work: Work, probes: list[Probe]) -> dict[str, Probed]:

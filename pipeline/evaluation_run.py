@@ -27,6 +27,7 @@ RIVALS = (
     "interval",
     "interval-forecast1",
     "interval-forecast2",
+    "smoothcache",
     "static",
 )
 """Methods that a session's headlines compare the learned ones with."""
@@ -159,6 +160,7 @@ def _log_point(tracker: Tracker, session: str, measured: Measured) -> None:
                 "sites",
                 "forecast_order",
                 "steps",
+                "sampler",
                 "guidance",
                 "model",
                 "seed",
