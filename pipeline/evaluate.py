@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from pipeline import methods
+from pipeline import methods, smooth_points
 from pipeline.contest import Contest
-from pipeline.curves import CurveProbe, Curves
+from pipeline.curves import CurveProbe
 from pipeline.evaluator import Evaluator
 from pipeline.fleet import Fleet
 from pipeline.fleet_config import FleetConfig
@@ -17,7 +17,6 @@ from pipeline.methods import Point
 from pipeline.planned_points import planned_points
 from pipeline.point_rows import measured_of
 from pipeline.progress import Progress
-from pipeline.smooth_points import smooth_points
 from pipeline.tasks import EvaluateConfig, Measured, Part, Probe, Probed, Tallied
 from pipeline.threshold_points import observing_probe, threshold_points, tuned_sweep
 
@@ -101,8 +100,7 @@ def lay_out_points(config: EvaluateConfig, contest: Contest, work: Work) -> list
         points += threshold_points(grid, steps, probed["observe"].entropies)
     if "threshold-tuned" in wanted:
         points += tuned_sweep(grid, steps, probed["observe"], ask)
-    if "smoothcache" in wanted:
-        points += smooth_points(grid, _curves(work))
+    points += _smooth_points(contest, work)
     for name, policy in contest.policies.items():
         if policy.spec.plans:
             points += planned_points(name, policy, contest, ask)
@@ -119,9 +117,14 @@ def _first_probes(contest: Contest) -> list[Probe]:
     return probes + [first_probe(name, policy) for name, policy in greedy.items()]
 
 
-def _curves(work: Work) -> Curves:
+def _smooth_points(contest: Contest, work: Work) -> list[Point]:
+    names = [name for name in smooth_points.METHODS if name in contest.methods]
+    if not names:
+        return []
     ((_, curves),) = work([CurveProbe()])
-    return curves
+    return [
+        point for name in names for point in smooth_points.smooth_points(name, contest.grid, curves)
+    ]
 
 
 def _answers(work: Work, probes: list[Probe]) -> dict[str, Probed]:

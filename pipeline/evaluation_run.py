@@ -28,6 +28,7 @@ RIVALS = (
     "interval-forecast1",
     "interval-forecast2",
     "smoothcache",
+    "smoothcache-tied",
     "static",
 )
 """Methods that a session's headlines compare the learned ones with."""

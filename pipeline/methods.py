@@ -24,6 +24,7 @@ METHODS = (
     "threshold",
     "threshold-tuned",
     "smoothcache",
+    "smoothcache-tied",
     "static",
     "learned",
 )

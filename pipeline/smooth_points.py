@@ -7,6 +7,9 @@ is reused is the value as it is. Other than there, gaps of up to
 :attr:`pipeline.curves.CurveProbe.largest_gap` steps are allowed (the paper's three reach no more
 than three quarters reused), and the last step may reuse. Alpha is chosen for the reuse ratio alone,
 by arithmetic on the curves: no schedule is sampled before it is a point.
+
+``smoothcache-tied`` takes one schedule for all site types, from the mean of their curves. It is no
+method of the paper's: sites that are stale at different steps disturb each other.
 """
 
 from __future__ import annotations
@@ -19,14 +22,24 @@ from dqar.gates import Scripted
 from pipeline.curves import Curves
 from pipeline.methods import Grid, Point
 
+METHODS = ("smoothcache", "smoothcache-tied")
+PAPERS, TIED = METHODS
 
-def smooth_points(grid: Grid, curves: Curves) -> list[Point]:
-    """The schedule nearest each reuse ratio of a grid."""
+
+def smooth_points(method: str, grid: Grid, curves: Curves) -> list[Point]:
+    """The schedule nearest each reuse ratio of a grid.
+
+    Args:
+        method: one of :data:`METHODS`.
+    """
+    num_sites, num_layers = curves.error.shape[:2]
     error = curves.error.mean(dim=1)
-    num_layers = curves.error.shape[1]
+    if method == TIED:
+        error = error.mean(dim=0, keepdim=True)
     alphas = alphas_for(grid.reuse_ratios, error)
-    reuse = schedules(error, alphas)
-    return [_point(float(alpha), one, num_layers) for alpha, one in zip(alphas, reuse, strict=True)]
+    gates = schedules(error, alphas).expand(-1, num_sites, -1)
+    gates = gates.repeat_interleave(num_layers, dim=1)
+    return [_point(method, float(alpha), one) for alpha, one in zip(alphas, gates, strict=True)]
 
 
 def schedules(error: Float[Tensor, "s k t"], alphas: Float[Tensor, " a"]) -> Bool[Tensor, "a s t"]:
@@ -60,11 +73,10 @@ def alphas_for(ratios: tuple[float, ...], error: Float[Tensor, "s k t"]) -> Floa
     return options[sorted(set(chosen))]
 
 
-def _point(alpha: float, reuse: Bool[Tensor, "s t"], num_layers: int) -> Point:
-    mask = reuse.T.repeat_interleave(num_layers, dim=1)
+def _point(method: str, alpha: float, reuse: Bool[Tensor, "g t"]) -> Point:
     return Point(
-        method="smoothcache",
+        method=method,
         operating_point=f"alpha={alpha:.6g}",
-        steps=len(mask),
-        gate=Scripted(mask[:, :, None]),
+        steps=reuse.shape[1],
+        gate=Scripted(reuse.T[:, :, None]),
     )

@@ -13,7 +13,7 @@ from pipeline.methods import COARSE
 
 ROOT = Path(__file__).parents[2]
 STEPS = 10
-HARD = ("smoothcache", "fewer-steps-dpmsolver")
+HARD = ("smoothcache", "smoothcache-tied", "fewer-steps-dpmsolver")
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -26,7 +26,7 @@ def results(tmp_path_factory):
         "--model": "digits",
         "--out": out,
         "--sites": "attn,ff",
-        "--methods": "interval,smoothcache,fewer-steps-dpmsolver",
+        "--methods": ",".join(("interval", *HARD)),
         "--grid": "coarse",
         "--num-samples": 4,
         "--batch-size": 4,
@@ -57,14 +57,13 @@ def test_rows_are_like_the_others(rows):
     by_method = {
         name: [row for row in rows if row["method"] == name] for name in ("interval", *HARD)
     }
-    for row in by_method["smoothcache"]:
-        assert row["steps"] == STEPS
-        assert row["flops_ratio"] > 1.0
-        assert 0.0 < row["reuse_ratio"] < 1.0
-        assert row["latent_rel_l2"] > 0
-    ratios = [row["reuse_ratio"] for row in by_method["smoothcache"]]
-    for wanted in COARSE.reuse_ratios:
-        assert min(abs(ratio - wanted) for ratio in ratios) <= 1 / STEPS
+    for name in ("smoothcache", "smoothcache-tied"):
+        assert {row["steps"] for row in by_method[name]} == {STEPS}
+        assert min(row["flops_ratio"] for row in by_method[name]) > 1.0
+        assert min(row["latent_rel_l2"] for row in by_method[name]) > 0
+        ratios = [row["reuse_ratio"] for row in by_method[name]]
+        for wanted in COARSE.reuse_ratios:
+            assert min(abs(ratio - wanted) for ratio in ratios) <= 1 / STEPS
     shorter = by_method["fewer-steps-dpmsolver"]
     assert [row["steps"] for row in shorter] == [round(share * STEPS) for share in COARSE.steps]
     assert {row["sampler"] for row in shorter} == {"dpm"}

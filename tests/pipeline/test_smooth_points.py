@@ -13,7 +13,7 @@ from dqar.gates import Scripted
 from pipeline.curves import CurveProbe, Curves
 from pipeline.evaluator import Evaluator
 from pipeline.methods import COARSE, FINE, METHODS, Grid
-from pipeline.smooth_points import alphas_for, schedules, smooth_points
+from pipeline.smooth_points import PAPERS, TIED, alphas_for, schedules, smooth_points
 from pipeline.tasks import EvaluateConfig
 
 NAN = float("nan")
@@ -143,7 +143,7 @@ def test_a_longer_gap_is_a_longer_way(curves):
 
 
 def test_points_do_what_their_schedule_says(curves):
-    points = smooth_points(COARSE, curves)
+    points = smooth_points(PAPERS, COARSE, curves)
     assert len({point.operating_point for point in points}) == len(points)
     for point in points:
         alpha = float(point.operating_point.removeprefix("alpha="))
@@ -158,10 +158,11 @@ def test_points_do_what_their_schedule_says(curves):
             assert reuse in (walked(curve, alpha * 1.00001), walked(curve, alpha * 0.99999))
 
 
-def test_points_of_the_shipped_model_hit_their_ratios(curves):
-    points = smooth_points(COARSE, curves)
+@pytest.mark.parametrize("method", [PAPERS, TIED])
+def test_points_of_the_shipped_model_hit_their_ratios(curves, method):
+    points = smooth_points(method, COARSE, curves)
     achieved = [float(mask_of(point).double().mean()) for point in points]
-    assert all(point.method in METHODS for point in points)
+    assert {point.method for point in points} == {method} <= set(METHODS)
     assert {(point.steps, point.forecast_order) for point in points} == {(20, 0)}
     for ratio in COARSE.reuse_ratios:
         assert min(abs(one - ratio) for one in achieved) <= 1 / 20
@@ -170,6 +171,28 @@ def test_points_of_the_shipped_model_hit_their_ratios(curves):
 def test_a_site_that_moves_less_reuses_more():
     near, far = along([0.1 * step for step in range(9)], 4), along([1.0 * s for s in range(9)], 4)
     error = torch.stack([far, near])[:, None]
-    (point,) = smooth_points(Grid(reuse_ratios=(0.5,)), Curves(error=error))
-    by_site = mask_of(point)[:, :, 0].sum(dim=0).tolist()
-    assert by_site[0] < by_site[1]
+    for method in (PAPERS, TIED):
+        (point,) = smooth_points(method, Grid(reuse_ratios=(0.5,)), Curves(error=error))
+        first, second = mask_of(point)[:, :, 0].T.tolist()
+        assert (first == second) if method == TIED else (sum(first) < sum(second))
+
+
+def test_one_schedule_for_all_sites_is_of_their_mean_curve(curves):
+    error = curves.error.mean(dim=(0, 1)).tolist()
+    for point in smooth_points(TIED, COARSE, curves):
+        alpha = float(point.operating_point.removeprefix("alpha="))
+        mask = mask_of(point)[:, :, 0]
+        assert mask.shape == (20, 2 * 8)
+        assert (mask == mask[:, :1]).all()
+        assert mask[:, 0].tolist() in (
+            walked(error, alpha * 1.00001),
+            walked(error, alpha / 1.00001),
+        )
+
+
+def test_of_one_site_both_methods_are_the_same(curves):
+    alone = Curves(error=curves.error[:1])
+    one, other = (smooth_points(method, COARSE, alone) for method in (PAPERS, TIED))
+    for mine, theirs in zip(one, other, strict=True):
+        assert mine.operating_point == theirs.operating_point
+        assert torch.equal(mask_of(mine), mask_of(theirs))
