@@ -29,8 +29,11 @@ FITS = {
     "plain": ("--forecast-orders", "0"),
     "local": ("--label", "local"),
     "full": ("--features", "full"),
+    "local-full": ("--label", "local", "--features", "full"),
 }
-"""The default, and what it is compared with: no forecasts, one-step errors, step by step."""
+"""The default, and what it is compared with: no forecasts; one-step errors in the same planner;
+step by step with all features, from the final error and, as published routers learn, from one-step
+ones."""
 METHODS = "fewer-steps,interval,interval-forecast1,interval-forecast2,threshold,threshold-tuned"
 PLACES: tuple[tuple[Axis, float], ...] = (
     *(("reuse_ratio", ratio) for ratio in (0.3, 0.5, 0.7)),

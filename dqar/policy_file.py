@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Callable
@@ -21,6 +22,8 @@ MAX_BYTES = 64 * 2**20
 """Size of a file beyond which it is no policy's; a policy has some thousand weights."""
 MAX_COUNT = 2**31 - 1
 """The largest whole number of a field."""
+DIGEST = "weights_sha256"
+"""Field of policy.json: of the bytes of policy.safetensors, which lie beside it."""
 WIDEST, MOST = 4096, 64
 """Units of a hidden layer and networks of a policy, at most."""
 
@@ -58,6 +61,7 @@ KINDS: dict[str, tuple[Callable[[object], bool], str]] = {
     "hidden": (_each(_is_width), f"a list of whole numbers from 1 to {WIDEST}"),
     "members": (lambda value: type(value) is int and 1 <= value <= MOST, f"from 1 to {MOST}"),
     "plans": (_each(_each(_is_count)), "a list of lists of whole numbers"),
+    "rivals": (_each(_each(_each(_is_count))), "lists of plans, one list for each order"),
     **dict.fromkeys(
         ("max_gap", "forecast_order", "num_layers", "steps", "schema_version"),
         (_is_count, "a whole number"),
@@ -91,7 +95,8 @@ def save_policy(policy: ReusePolicy, folder: str | Path) -> None:
         {name: value.contiguous() for name, value in policy.state_dict().items()},
         folder / "policy.safetensors",
     )
-    (folder / "policy.json").write_text(json.dumps(asdict(policy.spec), indent=2) + "\n")
+    document = asdict(policy.spec) | {DIGEST: _digest(folder / "policy.safetensors")}
+    (folder / "policy.json").write_text(json.dumps(document, indent=2) + "\n")
 
 
 def load_policy(folder: str | Path) -> ReusePolicy:
@@ -101,9 +106,11 @@ def load_policy(folder: str | Path) -> ReusePolicy:
         ValueError: naming the file, what is wrong with it, and the mend.
     """
     folder = Path(folder)
-    policy = ReusePolicy(_read_spec(folder / "policy.json"))
+    document = _read_document(folder / "policy.json")
+    policy = ReusePolicy(_spec_of(document, folder / "policy.json"))
     try:
-        policy.load_state_dict(_read_weights(folder / "policy.safetensors"))
+        weights = _read_weights(folder / "policy.safetensors", document.get(DIGEST))
+        policy.load_state_dict(weights)
     except (OSError, SafetensorError, RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(
@@ -113,8 +120,15 @@ def load_policy(folder: str | Path) -> ReusePolicy:
     return policy.eval().requires_grad_(False)
 
 
-def _read_weights(path: Path) -> dict[str, Tensor]:
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _read_weights(path: Path, digest: object) -> dict[str, Tensor]:
     _refuse_large(path)
+    # Policies of earlier releases name none.
+    if digest is not None and digest != _digest(path):
+        raise ValueError("other bytes than those that policy.json was written for")
     weights = load_file(path)
     for name, value in weights.items():
         # Copied into a network, other kinds would be rounded without a word.
@@ -128,7 +142,7 @@ def _refuse_large(path: Path) -> None:
         raise ValueError(f"more than {MAX_BYTES} bytes")
 
 
-def _read_spec(path: Path) -> PolicySpec:
+def _read_document(path: Path) -> dict[str, Any]:
     try:
         _refuse_large(path)
         stored = json.loads(path.read_text(encoding="utf-8"))
@@ -142,7 +156,7 @@ def _read_spec(path: Path) -> PolicySpec:
             f"{path} must have schema version {SCHEMA_VERSION}. Got {version!r:.60}. "
             "Train the policy again with this release."
         )
-    return _spec_of(stored, path)
+    return stored
 
 
 def _spec_of(stored: dict[str, Any], path: Path) -> PolicySpec:

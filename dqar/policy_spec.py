@@ -41,6 +41,9 @@ class PolicySpec:
     one by one."""
     plan_errors: tuple[float, ...] = ()
     """Predicted relative L2 error of each plan."""
+    rivals: tuple[tuple[tuple[int, ...], ...], ...] = ()
+    """Other plans, by the order of forecasts that they show, from 0 up to the policy's own: an
+    evaluation compares them with the policy's own on samples."""
     error_budget: float = 0.01
     """Default operating point of the plans: the fewest computations predicted to stay below it."""
     temperature: float = 1.0
@@ -94,6 +97,7 @@ class PolicySpec:
                 "Pass 'int8'."
             )
         _refuse_bad_plans(self.plans, self.plan_errors, self.steps)
+        _refuse_bad_rivals(self.rivals, self.forecast_order, self.steps)
         for name in ("means", "scales"):
             given = getattr(self, name)
             if given and len(given) != len(self.features):
@@ -150,14 +154,30 @@ def _refuse_bad_plans(
     plans: tuple[tuple[int, ...], ...], errors: tuple[float, ...], steps: int
 ) -> None:
     for plan in plans:
-        if not plan or plan[0] != 0 or plan != tuple(sorted(set(plan))) or plan[-1] >= steps:
-            raise ValueError(
-                f"A plan must be growing steps from 0 to below {steps}. Got {plan}. "
-                "Train the policy again."
-            )
+        _refuse_bad_plan(plan, steps)
     numbers = [len(plan) for plan in plans]
     if numbers != sorted(set(numbers)) or len(errors) != len(plans):
         raise ValueError(
             f"plans must come with an error each, fewest steps first. Got {len(errors)} errors for "
             f"plans of {numbers} steps. Train the policy again."
         )
+
+
+def _refuse_bad_plan(plan: tuple[int, ...], steps: int) -> None:
+    if not plan or plan[0] != 0 or plan != tuple(sorted(set(plan))) or plan[-1] >= steps:
+        raise ValueError(
+            f"A plan must be growing steps from 0 to below {steps}. Got {plan}. "
+            "Train the policy again."
+        )
+
+
+def _refuse_bad_rivals(
+    rivals: tuple[tuple[tuple[int, ...], ...], ...], order: int, steps: int
+) -> None:
+    if rivals and len(rivals) != order + 1:
+        raise ValueError(
+            f"rivals must be plans for each order up to {order}. Got {len(rivals)} orders. "
+            "Train the policy again."
+        )
+    for plan in itertools.chain.from_iterable(rivals):
+        _refuse_bad_plan(plan, steps)

@@ -148,6 +148,12 @@ def add_fleet_flags(parser: JobParser) -> None:
         type=float,
         help="for how long to be without any worker; default: as long as nodes may come",
     )
+    parser.add_argument(
+        "--unit-minutes",
+        type=float,
+        default=60.0,
+        help="a worker that takes longer over one unit is taken for hung, and killed",
+    )
 
 
 def add_tracking_flags(parser: JobParser) -> None:

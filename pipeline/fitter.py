@@ -10,6 +10,7 @@ from typing import Literal
 from jaxtyping import Bool
 from torch import Tensor
 
+from dqar.policy import ReusePolicy
 from dqar.policy_spec import PolicySpec
 from pipeline.attribution import DamageFit, DamageModel, fit_damage
 from pipeline.checkpoint import Checkpoint
@@ -54,6 +55,12 @@ class Fitter:
     ) -> DamageFit:
         """Fit for as many steps as a trial was kept after, on a cosine as long."""
         return self._fit(spec, "final", replace(self.config, steps=steps), fitted, None, report)
+
+    def local(self, spec: PolicySpec, fitted: Mask) -> ReusePolicy:
+        """A fit on the one-step errors of the same gates, as long as fits may be. It takes seconds,
+        so that none is taken up."""
+        alike = replace(self, label="local", checkpoints=None)
+        return alike._fit(spec, "local", self.config, fitted, None).model.policy
 
     def _fit(
         self,

@@ -130,6 +130,14 @@ class Fleet:
             for _ in range(wanted - len(self._posts)):
                 self._hire()
         self._mind_the_wait(now, is_anyone_working=at_work > 0)
+        for post in self._posts.values():
+            if self._is_hung(post):
+                # Its unit comes back as that of any dead worker.
+                self._let_go(post.actor)
+
+    def _is_hung(self, post: _Post) -> bool:
+        limit = 60.0 * self.config.unit_minutes
+        return post.ticket is not None and time.monotonic() - post.since > limit
 
     def _mind_the_wait(self, now: float, *, is_anyone_working: bool) -> None:
         if is_anyone_working:
@@ -212,9 +220,12 @@ class Fleet:
             if desk.waiting:
                 self._hire()
             return None
-        ticket = post.ticket.died()
-        told = f"A worker died {ticket.deaths} times over {ticket.unit}. The last: {error}"
-        return self._replace(desk, post, ticket, RuntimeError(told), str(error))
+        ticket, why = post.ticket.died(), str(error)
+        if self._is_hung(post):
+            minutes = self.config.unit_minutes
+            why = f"It took longer than {minutes:g} minutes: it hangs, or needs --unit-minutes."
+        told = f"A worker died {ticket.deaths} times over {ticket.unit}. The last: {why}"
+        return self._replace(desk, post, ticket, RuntimeError(told), why)
 
     def _replace(
         self, desk: Desk, post: _Post, ticket: Ticket, error: Exception, text: str

@@ -26,6 +26,8 @@ class FleetConfig:
     wait_minutes: float | None = None
     """For how long to be without any worker that is ready, the loading of its model included. None:
     as long as it takes, unless no node that could hold one is there or may come."""
+    unit_minutes: float = 60.0
+    """After so long over one unit a worker is taken for hung, and killed. Units are of minutes."""
 
     def __post_init__(self) -> None:
         if not math.isfinite(self.gpus_per_worker):
@@ -42,6 +44,8 @@ class FleetConfig:
                 f"workers and gpus_per_worker must not be negative. Got {self.workers=}, "
                 f"{self.gpus_per_worker=}. Leave them out for the defaults."
             )
+        if not self.unit_minutes > 0:
+            raise ValueError(f"unit_minutes must be above 0. Got {self.unit_minutes}. Pass 60.")
         if self.wait_minutes is not None and not self.wait_minutes > 0:
             raise ValueError(f"wait_minutes must be above 0. Got {self.wait_minutes}. Pass 30.")
 
@@ -54,4 +58,5 @@ def config_of(arguments: argparse.Namespace) -> FleetConfig:
         gpus_per_worker=arguments.gpus_per_worker,
         accelerator_type=arguments.accelerator_type,
         wait_minutes=arguments.wait_minutes,
+        unit_minutes=arguments.unit_minutes,
     )

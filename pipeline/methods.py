@@ -65,8 +65,8 @@ GRIDS = {"fine": FINE, "coarse": COARSE}
 class Schedule:
     """Steps that compute every gate, where all others reuse."""
 
-    kind: Literal["plan", "even"]
-    """A policy's own plan, or as many steps spread evenly."""
+    kind: Literal["plan", "rival", "even"]
+    """A policy's own plan, another that its training made, or as many steps spread evenly."""
     computed: tuple[int, ...]
     """The steps that compute."""
     forecast_order: int = 0

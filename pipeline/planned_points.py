@@ -1,13 +1,15 @@
 """Operating points of a policy that plans whole runs.
 
 A plan is only as good as the model of damage behind it. So for each number of computations it is
-compared on calibration noise with the regular schedule, both with forecasts of each order that the
-policy's history allows, and the best is what the policy ships: never less than a regular schedule.
+compared on calibration noise with other plans that training made and with the regular schedule,
+for each order of forecasts that the policy's history allows, and the best is what the policy ships:
+never less than a regular schedule.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import groupby
 
 import torch
 
@@ -72,9 +74,8 @@ def judge(spec: PolicySpec, numbers: list[int], ask: Ask) -> list[Judged]:
         Judged(schedule=candidate, error=error)
         for candidate, error in zip(everyone, _errors(spec, everyone, ask), strict=True)
     ]
-    a_number = len(everyone) // max(1, len(numbers))
-    rivals = (judged[start : start + a_number] for start in range(0, len(judged), a_number))
-    return [min(group, key=lambda one: one.error) for group in rivals]
+    groups = groupby(judged, key=lambda one: len(one.schedule.computed))
+    return [min(group, key=lambda one: one.error) for _, group in groups]
 
 
 def within_budget(spec: PolicySpec, error_budget: float, ask: Ask) -> Judged:
@@ -100,15 +101,24 @@ def within_budget(spec: PolicySpec, error_budget: float, ask: Ask) -> Judged:
 
 
 def candidates(spec: PolicySpec, number: int) -> list[Schedule]:
-    """Plan and regular schedule, with each order of forecasts: the policy's own first."""
-    plan, regular = spec.plan_of(number), even(spec.steps, number)
-    return [
+    """The policy's own plan, then its rivals and the regular schedule of each order."""
+    own = Schedule(kind="plan", computed=spec.plan_of(number), forecast_order=spec.forecast_order)
+    regular, rivals = even(spec.steps, number), spec.rivals or ((),) * (spec.forecast_order + 1)
+    return [own] + [
         schedule
-        for order in range(spec.forecast_order, -1, -1)
+        for order, plans in enumerate(rivals)
         for schedule in (
-            Schedule(kind="plan", computed=plan, forecast_order=order),
             Schedule(kind="even", computed=regular, forecast_order=order),
+            *_rivals(plans, number, order),
         )
+    ]
+
+
+def _rivals(plans: tuple[tuple[int, ...], ...], number: int, order: int) -> list[Schedule]:
+    return [
+        Schedule(kind="rival", computed=plan, forecast_order=order)
+        for plan in plans
+        if len(plan) == number
     ]
 
 
@@ -150,7 +160,6 @@ def _point(name: str, policy: ReusePolicy, schedule: Schedule) -> Point:
 
 
 def _gate(policy: ReusePolicy, schedule: Schedule) -> Gate:
-    is_its_own = schedule.forecast_order == policy.spec.forecast_order
-    if schedule.kind == "plan" and is_its_own:
+    if schedule.kind == "plan":
         return Planned(policy, len(schedule.computed))
     return Scripted(schedule.mask(policy.spec.steps)[:, None, None])

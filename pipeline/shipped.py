@@ -52,8 +52,8 @@ def write_plans(measured: list[Measured], folder: Path) -> str:
             lines.append(_line(one.row, f"{FOLDER}/{path.name}"))
     if not lines:
         return ""
-    head = "Schedules taken: what erred least on calibration noise of the policy's own plan and"
-    return "\n".join([f"{head} the even one, with forecasts of each order.", "", *lines, ""])
+    head = "Schedules taken: what erred least on calibration noise of the policy's own plan, its"
+    return "\n".join([f"{head} rivals and the even ones of each order.", "", *lines, ""])
 
 
 def name_of(row: dict[str, Any]) -> str:

@@ -28,6 +28,7 @@ from pipeline.heldout import HeldOut, judge
 from pipeline.plan import canonical_json
 from pipeline.planning import max_stretch_of, planned, snrs_of
 from pipeline.reused_gates import Gates, ReusedGates
+from pipeline.rivals import with_rivals
 
 HELD_OUT_SHARE = 5
 """Every fifth noise is held out; trajectories of one noise stay together."""
@@ -117,7 +118,10 @@ def train(
         held_out, fit = _fitted(fitter, spec, usable, report)
     policy = _at_its_median(fit, everyone, held_out)
     if config.plans:
-        policy = planned(policy, snrs_of(uri), orders, max_stretch_of(everyone, config.names))
+        snrs, stretch = snrs_of(uri), max_stretch_of(everyone, config.names)
+        policy = planned(policy, snrs, orders, stretch)
+        if config.label == "final":
+            policy = with_rivals(policy, fitter.local(spec, usable), snrs, orders, stretch)
     return Trained(policy=policy, held_out=held_out, balance=check_balance(uri), traces=traces)
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from functools import cache
 from itertools import count
+from threading import Lock
 from typing import Any, Protocol, no_type_check, runtime_checkable
 from weakref import WeakValueDictionary
 
@@ -30,11 +31,13 @@ class Site(Protocol):
 
 _sites: WeakValueDictionary[int, Site] = WeakValueDictionary()
 _numbers = count()
+_defining = Lock()
 
 
 def number_of(site: Site) -> int:
     """What the operator is to be told to run a site, for as long as the site lives."""
-    _operator()
+    with _defining:
+        _operator()
     number = next(_numbers)
     _sites[number] = site
     return number

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import ast
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -104,6 +105,23 @@ def test_truncated_weights_are_refused(folder, size):
     path.write_bytes(path.read_bytes()[:size])
     with pytest.raises(ValueError, match=r"policy\.safetensors must hold the weights"):
         load_policy(folder)
+
+
+def test_weights_of_another_policy_of_the_same_shape_are_refused(folder, tmp_path):
+    other = policy_of(FULL)
+    with torch.no_grad():
+        next(other.parameters()).add_(1.0)
+    save_policy(other, tmp_path / "other")
+    shutil.copy(tmp_path / "other" / "policy.safetensors", folder)
+    with pytest.raises(ValueError, match=r"other bytes than those that policy\.json was written"):
+        load_policy(folder)
+
+
+def test_a_policy_that_names_no_digest_of_its_weights_is_read(folder):
+    stored = json.loads((folder / "policy.json").read_text())
+    del stored["weights_sha256"]
+    (folder / "policy.json").write_text(json.dumps(stored))
+    assert load_policy(folder).spec == policy_of(FULL).spec
 
 
 @pytest.mark.parametrize("name", ["policy.json", "policy.safetensors"])

@@ -135,6 +135,7 @@ def test_help_of_a_script_as_a_user_starts_it():
         (["--batch-size", "many"], "invalid size_or_auto value"),
         (["--wait-minutes", "0"], "wait_minutes must be above 0"),
         (["--wait-minutes", "nan"], "wait_minutes must be above 0"),
+        (["--unit-minutes", "0"], "unit_minutes must be above 0"),
         (["--sites", "attention"], "sites"),
         (["--sites", ""], "sites"),
         (["--designs", "coin"], "Choose from paced"),

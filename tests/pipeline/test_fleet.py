@@ -47,6 +47,17 @@ class DiesAlways(Toy):
         os._exit(1)
 
 
+class HangsOnce(Toy):
+    """The first attempt at unit 1 never ends, nor does any at unit 2."""
+
+    def do(self, unit: int) -> int:
+        is_first = not (self.folder / f"{unit}").exists()
+        result = super().do(unit)
+        if (is_first and unit == 1) or unit == 2:
+            time.sleep(3600)
+        return result
+
+
 class Refuses(Toy):
     def do(self, unit: int) -> int:
         raise Refusal(f"unit must be even. Got {unit}. Pass 2.")
@@ -229,6 +240,21 @@ def test_waiting_for_a_worker_has_an_end(fleet, monkeypatch, capsys):
     assert "Nothing will add one" in capsys.readouterr().out
 
 
+def test_a_worker_that_hangs_is_killed_and_its_unit_tried_again(fleet, tmp_path, monkeypatch):
+    monkeypatch.setattr("pipeline.fleet.LOOK_EVERY_S", 0.1)
+    crew = fleet(HangsOnce, unit_minutes=0.05, max_attempts=2)
+    outcomes = {outcome.unit: outcome for outcome in crew.outcomes(range(4))}
+    assert {unit: outcome.result for unit, outcome in outcomes.items()} == {
+        0: 0,
+        1: 1,
+        2: None,
+        3: 9,
+    }
+    assert attempts(tmp_path) == {"0": 1, "1": 2, "2": 2, "3": 1}
+    said = outcomes[2].failure.text
+    assert said == "It took longer than 0.05 minutes: it hangs, or needs --unit-minutes."
+
+
 def test_ray_exports_what_a_fleet_counts(fleet):
     crew = fleet(Toy)
     list(crew.work(range(3)))
@@ -257,7 +283,8 @@ def test_workers_are_gone_when_the_work_is_done(fleet):
 
 
 @pytest.mark.parametrize(
-    ("field", "value"), [("workers", -1), ("gpus_per_worker", -0.5), ("wait_minutes", -1.0)]
+    ("field", "value"),
+    [("workers", -1), ("gpus_per_worker", -0.5), ("wait_minutes", -1.0), ("unit_minutes", 0.0)],
 )
 def test_negative_sizes_are_refused(field, value):
     with pytest.raises(ValueError, match=field):

@@ -29,8 +29,8 @@ from pipeline.planned_points import (
 from pipeline.tasks import Probe, Probed
 
 STEPS = 20
-CANDIDATES = 6
-"""The plan and the even schedule, each with three orders of forecasts."""
+CANDIDATES = 4
+"""The plan, and the even schedule with three orders of forecasts."""
 PLANS = tuple((0, *range(STEPS - number + 1, STEPS)) for number in range(2, STEPS + 1))
 """Of each number of steps from 2 on, late ones: none is even but the last."""
 
@@ -117,13 +117,14 @@ def test_the_better_candidate_is_taken(loser):
         return 0.02 if is_even == (loser == "even") else 0.01
 
     points = planned_points("learned-x", policy, contest(), answer_by(error_of))
-    taken = "even" if loser == "plan" else "plan"
+    # Of equal ones the first, and so of the even ones the one that keeps least.
+    taken, order = ("even", 0) if loser == "plan" else ("plan", 2)
     numbers = numbers_of(policy.spec, COARSE)
     assert [point.operating_point for point in points] == [
-        f"{taken}@{number},order=2" for number in numbers
+        f"{taken}@{number},order={order}" for number in numbers
     ]
     for point, number in zip(points, numbers, strict=True):
-        assert (point.method, point.steps, point.forecast_order) == ("learned-x", STEPS, 2)
+        assert (point.method, point.steps, point.forecast_order) == ("learned-x", STEPS, order)
         assert point.schedule is not None
         assert point.schedule.kind == taken
         if taken == "plan":
@@ -136,27 +137,42 @@ def test_the_better_candidate_is_taken(loser):
             assert tuple(computed.tolist()) == even(STEPS, number)
 
 
+RIVALS = tuple((0, *range(2, number + 1)) for number in range(2, STEPS))
+"""Of each number of steps but the last, early ones."""
+
+
 @pytest.mark.parametrize("best", [0, 1, 2])
-@pytest.mark.parametrize("kind", ["plan", "even"])
+@pytest.mark.parametrize("kind", ["rival", "even"])
 def test_the_best_order_is_taken(kind, best):
-    policy = planned_policy()
+    policy = planned_policy(rivals=(RIVALS, RIVALS, RIVALS))
 
     def error_of(computed, noise):
-        return 0.01 if (computed == even(STEPS, len(computed))) == (kind == "even") else 0.02
+        return {"even": even(STEPS, len(computed)) == computed, "rival": computed in RIVALS}[kind]
+
+    def error(computed, noise):
+        return 0.01 if error_of(computed, noise) else 0.02
 
     by_order = dict.fromkeys({0, 1, 2} - {best}, 0.05)
-    for point in planned_points("learned", policy, contest(), answer_by(error_of, None, by_order)):
+    points = planned_points("learned", policy, contest(), answer_by(error, None, by_order))
+    assert len(points) == len(numbers_of(policy.spec, COARSE))
+    for point in points:
         assert point.schedule is not None
         assert (point.schedule.kind, point.forecast_order) == (kind, best)
-        assert point.operating_point.endswith(f",order={best}")
-        # A policy decides for its own order alone.
-        assert isinstance(point.gate, Planned) == (kind == "plan" and best == 2)
+        assert point.operating_point == f"{kind}@{len(point.schedule.computed)},order={best}"
+        # A policy decides for its own plans alone.
+        assert isinstance(point.gate, Scripted)
 
 
-def test_no_order_beyond_the_history_is_a_candidate():
-    schedules = candidates(planned_policy(forecast_order=1).spec, 7)
-    assert [one.forecast_order for one in schedules] == [1, 1, 0, 0]
-    assert [one.kind for one in schedules] == ["plan", "even"] * 2
+def test_candidates_are_of_the_orders_that_the_history_holds():
+    spec = planned_policy(forecast_order=1, rivals=((), RIVALS)).spec
+    schedules = candidates(spec, 7)
+    assert [(one.kind, one.forecast_order) for one in schedules] == [
+        ("plan", 1),
+        ("even", 0),
+        ("even", 1),
+        ("rival", 1),
+    ]
+    assert {len(one.computed) for one in schedules} == {7}
 
 
 def test_a_plan_that_diverges_loses():
