@@ -35,6 +35,7 @@ def run(arguments: argparse.Namespace) -> int:
     from pipeline.methods import GRIDS
     from pipeline.models import find_model, refuse_too_many_steps
     from pipeline.places import fetched_policies, published, refuse_taken
+    from pipeline.solver import refuse_no_solver
     from pipeline.tracking import Tracker
 
     methods = known_methods(arguments.methods)
@@ -43,6 +44,7 @@ def run(arguments: argparse.Namespace) -> int:
         policies = load_policies(folders, card)
     config = configure(arguments, card, next(iter(policies.values()), None))
     refuse_too_many_steps(card, config.steps)
+    refuse_no_solver(card, methods)
     refuse_other_runs(config.steps, config.sampler, policies)
     for name, policy in policies.items():
         followed = checked(config.at_order, order=policy.spec.forecast_order)
@@ -120,7 +122,8 @@ def parser() -> JobParser:
     job.add_argument(
         "--methods",
         default="baseline,fewer-steps,interval,interval-forecast2,linear,threshold,static,learned",
-        help="what to compare; also threshold-tuned, interval-forecast1",
+        help="what to compare; also threshold-tuned, interval-forecast1, smoothcache, "
+        "smoothcache-tied, fewer-steps-dpmsolver",
     )
     job.add_argument("--num-samples", type=int, default=64, help="unseen samples of each point")
     job.add_argument("--steps", type=int, help="sampling steps; default: the policy's, or 50")

@@ -9,12 +9,13 @@ import numpy as np
 import torch
 
 from dqar.plan_file import plan_document, plan_of_document
+from pipeline.curves import CurveProbe, Curves
 from pipeline.quality import FeatureSums
 from pipeline.tally import Tally
 from pipeline.tasks import Part, Probe, Probed, Tallied
 
-Task = Probe | Part
-Answer = Probed | Tallied
+Task = Probe | CurveProbe | Part
+Answer = Probed | Curves | Tallied
 Arrays = dict[str, np.ndarray]
 Stored = dict[str, Any]
 
@@ -29,6 +30,8 @@ def packed(answer: Answer) -> tuple[Stored, Arrays]:
     if isinstance(answer, Probed):
         arrays = {name: getattr(answer, name).numpy() for name in PROBED}
         return {"snrs": answer.snrs}, arrays
+    if isinstance(answer, Curves):
+        return {}, {"error": answer.error.numpy()}
     tally = answer.tally
     stored = {name: getattr(tally, name) for name in (*PLAIN, *COUNTED, *BY_NAME)}
     stored |= {"device": answer.device, "site_share": answer.site_share}
@@ -53,6 +56,8 @@ def unpacked(task: Task, stored: Stored, arrays: Arrays) -> Answer:
         return Probed(
             **{name: torch.from_numpy(arrays[name]) for name in PROBED}, snrs=stored["snrs"]
         )
+    if isinstance(task, CurveProbe):
+        return Curves(error=torch.from_numpy(arrays["error"]))
     tally = Tally(**{name: stored[name] for name in (*PLAIN, *COUNTED)})
     if tally.samples != len(task):
         raise ValueError(f"samples must be {len(task)}. Got {tally.samples}. Measure it again.")

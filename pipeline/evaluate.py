@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from pipeline import methods
+from pipeline import methods, smooth_points
 from pipeline.contest import Contest
+from pipeline.curves import CurveProbe
 from pipeline.evaluator import Evaluator
 from pipeline.fleet import Fleet
 from pipeline.fleet_config import FleetConfig
@@ -86,6 +87,8 @@ def lay_out_points(config: EvaluateConfig, contest: Contest, work: Work) -> list
     points = [Point(method="baseline", operating_point="twin", steps=steps)]
     if "fewer-steps" in wanted:
         points += methods.fewer_steps_points(grid, steps)
+    if "fewer-steps-dpmsolver" in wanted:
+        points += methods.fewer_solver_steps_points(grid, steps)
     if "interval" in wanted:
         points += methods.interval_points(grid, steps)
     for order in (1, 2):
@@ -97,6 +100,7 @@ def lay_out_points(config: EvaluateConfig, contest: Contest, work: Work) -> list
         points += threshold_points(grid, steps, probed["observe"].entropies)
     if "threshold-tuned" in wanted:
         points += tuned_sweep(grid, steps, probed["observe"], ask)
+    points += _smooth_points(contest, work)
     for name, policy in contest.policies.items():
         if policy.spec.plans:
             points += planned_points(name, policy, contest, ask)
@@ -111,6 +115,16 @@ def _first_probes(contest: Contest) -> list[Probe]:
         probes.append(observing_probe())
     greedy = {name: one for name, one in contest.policies.items() if not one.spec.plans}
     return probes + [first_probe(name, policy) for name, policy in greedy.items()]
+
+
+def _smooth_points(contest: Contest, work: Work) -> list[Point]:
+    names = [name for name in smooth_points.METHODS if name in contest.methods]
+    if not names:
+        return []
+    ((_, curves),) = work([CurveProbe()])
+    return [
+        point for name in names for point in smooth_points.smooth_points(name, contest.grid, curves)
+    ]
 
 
 def _answers(work: Work, probes: list[Probe]) -> dict[str, Probed]:

@@ -27,6 +27,8 @@ RIVALS = (
     "interval",
     "interval-forecast1",
     "interval-forecast2",
+    "smoothcache",
+    "smoothcache-tied",
     "static",
 )
 """Methods that a session's headlines compare the learned ones with."""
@@ -159,6 +161,7 @@ def _log_point(tracker: Tracker, session: str, measured: Measured) -> None:
                 "sites",
                 "forecast_order",
                 "steps",
+                "sampler",
                 "guidance",
                 "model",
                 "seed",

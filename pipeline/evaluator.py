@@ -11,14 +11,21 @@ from torch import Tensor
 
 from dqar.controller import DQARController
 from dqar.gates import AllOf, Gate
-from dqar.integration import DQARDiTWrapper, DQARSampler, SamplerConfig, calibrate_balance
+from dqar.integration import (
+    DQARDiTWrapper,
+    DQARDPMSolverSampler,
+    DQARSampler,
+    SamplerConfig,
+    calibrate_balance,
+)
 from dqar.plan import StaticPlan
 from dqar.records import GateRecord, PartKey
 from pipeline.bound import measure_site_share
+from pipeline.curves import CurveProbe, Curves, watched
 from pipeline.flops import gate_flops, saved_flops, transformer_flops
 from pipeline.machine import device_name, peak_memory_mb, refuse_other_device
 from pipeline.methods import Point
-from pipeline.models import find_model, load_model, pick_device
+from pipeline.models import Sampler, find_model, load_model, pick_device
 from pipeline.noise import Purpose, draw_noise
 from pipeline.point_rows import GRID_IMAGES, measured_of
 from pipeline.quality import FeatureSums, measure_deltas
@@ -59,9 +66,23 @@ class Evaluator:
         noise, labels = self._draw("calibrate", list(range(self.config.batch_size)))
         self._sample(noise, labels, 2, None)
 
-    def do(self, task: Probe | Part) -> Probed | Tallied:
+    def do(self, task: Probe | CurveProbe | Part) -> Probed | Curves | Tallied:
         """Answer one task."""
+        if isinstance(task, CurveProbe):
+            return self.measure_curves(task)
         return self.probe(task) if isinstance(task, Probe) else self.measure_part(task)
+
+    def measure_curves(self, probe: CurveProbe) -> Curves:
+        """Watch the sites over stock runs on calibration noise."""
+        found = [len(ids) * self._curves_of(ids, probe.largest_gap) for ids in probe.batches()]
+        return Curves(error=torch.stack(found).sum(dim=0) / probe.num_samples)
+
+    def _curves_of(self, ids: range, largest_gap: int) -> Tensor:
+        noise, labels = self._draw("calibrate", list(ids))
+        sites, cached = self.config.sites, self.config.cached
+        with watched(self.model.transformer, sites, cached, largest_gap) as watch:
+            self._sample(noise, labels, self.config.steps, None)
+        return watch.curves()
 
     def probe(self, probe: Probe) -> Probed:
         """Run a gate on calibration noise."""
@@ -130,7 +151,7 @@ class Evaluator:
         if point.gate is not None:
             config = self.config.at_order(point.forecast_order)
             controller = self._controller(config, point.gate)
-        latents, seconds = self._sample(noise, labels, point.steps, controller)
+        latents, seconds = self._sample(noise, labels, point.steps, controller, point.sampler)
         if timed:
             tally.timed += len(ids)
             tally.seconds += seconds
@@ -162,9 +183,10 @@ class Evaluator:
         sampler = self._sampler(self.model.transformer, self.config.steps)
         return calibrate_balance(sampler, labels, latents=noise)
 
-    def _sampler(self, model: Any, steps: int) -> DQARSampler:
+    def _sampler(self, model: Any, steps: int, other: Sampler | None = None) -> DQARSampler:
         config = SamplerConfig(num_inference_steps=steps, guidance_scale=self.config.guidance_scale)
-        return DQARSampler(model, self.model.scheduler, config)
+        kind = DQARDPMSolverSampler if other == "dpm" else DQARSampler
+        return kind(model, self.model.scheduler, config)
 
     def _draw(self, purpose: Purpose, indices: list[int]) -> tuple[Tensor, Tensor]:
         card = self.model.card
@@ -175,11 +197,15 @@ class Evaluator:
         return noise.to(self.device, dtype), labels.to(self.device)
 
     def _sample(
-        self, noise: Tensor, labels: Tensor, steps: int, controller: DQARController | None
+        self,
+        noise: Tensor,
+        labels: Tensor,
+        steps: int,
+        controller: DQARController | None,
+        other: Sampler | None = None,
     ) -> tuple[Tensor, float]:
-        sampler = self._sampler(
-            self.model.transformer if controller is None else self.wrapper, steps
-        )
+        model = self.model.transformer if controller is None else self.wrapper
+        sampler = self._sampler(model, steps, other)
         self._settle()
         started = time.perf_counter()
         latents = sampler.sample(len(noise), labels, latents=noise, controller=controller)

@@ -3,7 +3,7 @@ calibration."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -16,12 +16,15 @@ from dqar.schedule import LayerSchedule
 METHODS = (
     "baseline",
     "fewer-steps",
+    "fewer-steps-dpmsolver",
     "interval",
     "interval-forecast1",
     "interval-forecast2",
     "linear",
     "threshold",
     "threshold-tuned",
+    "smoothcache",
+    "smoothcache-tied",
     "static",
     "learned",
 )
@@ -90,12 +93,26 @@ class Point:
     """What a reuse shows: the cached value, or its forecast of this order."""
     schedule: Schedule | None = None
     """What was taken for a policy that plans."""
+    sampler: Literal["dpm"] | None = None
+    """DPM-Solver++ in the place of the evaluation's sampler, which its twin keeps."""
 
 
 def fewer_steps_points(grid: Grid, steps: int) -> list[Point]:
     """The same sampler with fewer steps: the baseline that every reuse must beat."""
     kept = [max(1, round(share * steps)) for share in grid.steps]
     return [Point(method="fewer-steps", operating_point=f"steps={few}", steps=few) for few in kept]
+
+
+def fewer_solver_steps_points(grid: Grid, steps: int) -> list[Point]:
+    """A better solver with fewer steps: DPM-Solver++ of second order, from the same noise.
+
+    Its latents differ from the twin's also by the solver's own path: with as many steps as the
+    twin it would not end where the twin ends, since the twin's steps err too.
+    """
+    return [
+        replace(point, method="fewer-steps-dpmsolver", sampler="dpm")
+        for point in fewer_steps_points(grid, steps)
+    ]
 
 
 def interval_points(grid: Grid, steps: int, forecast_order: int = 0) -> list[Point]:

@@ -211,6 +211,25 @@ def load_scheduler(folder: Path, sampler: Sampler) -> Any:
     return kind.from_pretrained(folder / "scheduler")
 
 
+def saved_scheduler(card: ModelCard) -> Any:
+    """The scheduler that the folder names, of whatever kind.
+
+    Raises:
+        Refusal: if diffusers has no such scheduler, or it cannot be read.
+    """
+    import diffusers
+
+    config = _read_json(card.folder / "scheduler" / "scheduler_config.json", card.name)
+    name = str(config.get("_class_name"))
+    kind = getattr(diffusers, name, None) if name.endswith("Scheduler") else None
+    if kind is None:
+        raise Refusal(
+            f"--model {card.name} must name a scheduler of diffusers. Got {name!r:.60}. Save the "
+            "model again with save_pretrained."
+        )
+    return kind.from_config(config)
+
+
 def _load_classifier(folder: Path, device: str) -> Any | None:
     if not (folder / "classifier").is_dir():
         return None

@@ -47,6 +47,7 @@ def _row(point: Point, config: EvaluateConfig, tally: Tally, first: Tallied) -> 
         "operating_point": point.operating_point,
         "schedule": point.schedule and point.schedule.kind,
         **config.columns(),
+        "sampler": point.sampler or config.sampler,
         "reuse_ratio": tally.reuse_ratio,
         "flops_ratio": tally.twin_flops / tally.flops,
         "speedup": tally.twin_seconds / tally.seconds,

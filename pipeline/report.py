@@ -37,9 +37,18 @@ def write_report(measured: list[Measured], folder: Path, title: str) -> None:
     plot_frontier(rows, folder / "frontier.png")
     plot_samples(measured, folder / "samples.png")
     parts = [f"# {title}", points_table(rows), comparison_table(rows)]
-    parts += filter(None, [write_plans(measured, folder)])
+    parts += filter(None, [_solver_note(rows), write_plans(measured, folder)])
     (folder / "report.md").write_text("\n\n".join(parts).rstrip() + "\n")
     (folder / "results.json").write_text(json.dumps(rows, indent=1) + "\n")
+
+
+def _solver_note(rows: list[dict[str, Any]]) -> str:
+    if all(row["method"] != "fewer-steps-dpmsolver" for row in rows):
+        return ""
+    return (
+        "`fewer-steps-dpmsolver` is compared with the same twin as the others. Its latents differ "
+        "from the twin's also by the solver's own path, however many its steps."
+    )
 
 
 def points_table(rows: list[dict[str, Any]]) -> str:
@@ -140,8 +149,8 @@ def _names(measured: list[Measured]) -> list[str]:
 
 def _nearest_half(measured: list[Measured], name: str) -> Measured:
     mine = [result for result in measured if result.row["method"] == name]
-    key = "flops_ratio" if name == "fewer-steps" else "reuse_ratio"
-    target = 2.0 if name == "fewer-steps" else 0.5
+    is_shorter = name.startswith("fewer-steps")
+    key, target = ("flops_ratio", 2.0) if is_shorter else ("reuse_ratio", 0.5)
     return min(mine, key=lambda result: abs(result.row[key] - target))
 
 

@@ -94,7 +94,10 @@ def test_stages_meet_through_files(stage):
     assert reaches(path, *(f"pipeline.{other}" for other in others)) == []
 
 
-@pytest.mark.parametrize("kind", ["methods", "threshold_points", "greedy_points", "planned_points"])
+@pytest.mark.parametrize(
+    "kind",
+    ["methods", "threshold_points", "smooth_points", "greedy_points", "planned_points", "curves"],
+)
 def test_points_are_laid_out_without_workers(kind):
     path = ROOT / "pipeline" / f"{kind}.py"
     assert reaches(path, "pipeline.fleet", "pipeline.evaluator", "pipeline.models") == []

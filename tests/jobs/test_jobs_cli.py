@@ -261,6 +261,18 @@ def test_evaluate_refuses(refused, flags, said):
     assert said in refused("evaluate", "--model", "digits", "--out", "results", *flags)
 
 
+def test_evaluate_refuses_a_solver_that_the_model_has_none_of(refused, tmp_path):
+    folder = shutil.copytree(DIGITS, tmp_path / "model")
+    (folder / "scheduler" / "scheduler_config.json").write_text(
+        '{"_class_name": "FlowMatchEulerDiscreteScheduler"}'
+    )
+    said = refused(
+        *("evaluate", "--model", folder, "--out", "results"),
+        *("--methods", "interval,fewer-steps-dpmsolver"),
+    )
+    assert "Leave fewer-steps-dpmsolver out" in said
+
+
 def test_evaluate_refuses_a_policy_of_another_model(refused, some_policy):
     edit_json(some_policy / "policy.json", model_hash="f" * 16)
     said = refused("evaluate", "--model", "digits", "--policy", some_policy, "--out", "results")

@@ -15,6 +15,7 @@ import pipeline.kept
 from dqar.gates import AllOf, Interval, Learned, Scripted, Staleness
 from dqar.policy import ReusePolicy
 from dqar.policy_spec import PolicySpec
+from pipeline.curves import CurveProbe, Curves
 from pipeline.evaluator import Evaluator
 from pipeline.fingerprint import fingerprint
 from pipeline.kept import KeptAnswers
@@ -86,6 +87,17 @@ def test_only_what_is_missing_is_asked_for(answers, kept):
     done = [task for task, _ in kept().work([task for task, _ in answers], work)]
     assert asked == [answers[0][0], answers[2][0]]
     assert len(done) == 3
+
+
+def test_curves_come_back_to_the_last_bit(kept):
+    probe = CurveProbe(num_samples=2, largest_gap=3)
+    answer = Evaluator(CONFIG).do(probe)
+    assert isinstance(answer, Curves)
+    assert list(kept().work([probe], lambda asked: iter([(probe, answer)]))) == [(probe, answer)]
+    ((_, found),) = kept().work([probe], nobody)
+    assert isinstance(found, Curves)
+    assert torch.equal(found.error.nan_to_num(-1.0), answer.error.nan_to_num(-1.0))
+    assert kept().take(replace(probe, largest_gap=2)) is None
 
 
 @pytest.mark.parametrize(

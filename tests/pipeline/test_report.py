@@ -46,6 +46,14 @@ def test_the_folder_holds_rows_plots_and_report(points, tmp_path):
     assert (tmp_path / "results" / "report.md").read_text().startswith("# title\n")
 
 
+def test_a_solvers_own_path_is_said(points, tmp_path):
+    solver = measured("fewer-steps-dpmsolver", 0.0, 0.02, flops=2.0)
+    for rows, is_said in ((points, False), ([*points, solver], True)):
+        write_report(rows, tmp_path, "title")
+        said = (tmp_path / "report.md").read_text()
+        assert ("the solver's own path" in said) == is_said
+
+
 def test_a_baseline_alone_is_a_report(tmp_path):
     write_report([measured("baseline", 0.0, 0.0)], tmp_path, "alone")
     assert (tmp_path / "results.json").exists()

@@ -1,0 +1,41 @@
+"""Whether a model may be sampled by DPM-Solver++ beside its own sampler."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dqar.integration import DQARDPMSolverSampler
+from pipeline.door import Refusal
+from pipeline.models import ModelCard, saved_scheduler
+
+METHOD = "fewer-steps-dpmsolver"
+PREDICTIONS = ("epsilon", "sample", "v_prediction")
+"""What both DDIM and DPM-Solver++ can read a model as predicting."""
+
+
+def refuse_no_solver(card: ModelCard, methods: tuple[str, ...]) -> None:
+    """The solver must know the model's noise schedule, and what the model predicts. Sigmas that a
+    model learned do no harm: samplers leave them out.
+
+    Raises:
+        Refusal: if the method is among those wanted, and the model's scheduler is another kind.
+    """
+    if METHOD not in methods:
+        return
+    scheduler = saved_scheduler(card)
+    prediction = scheduler.config.get("prediction_type", "epsilon")
+    if prediction not in PREDICTIONS or not _can_lend(scheduler):
+        raise Refusal(
+            f"--methods {METHOD} must come with a model whose noise schedule DPM-Solver++ can take "
+            f"over. Got a {type(scheduler).__name__} that predicts {prediction!r:.40} in "
+            f"{card.name}. Leave {METHOD} out."
+        )
+
+
+def _can_lend(scheduler: Any) -> bool:
+    try:
+        DQARDPMSolverSampler(None, scheduler)
+    # Of some schedules of betas the solver says that it has not implemented them.
+    except (ValueError, NotImplementedError):
+        return False
+    return True

@@ -1,0 +1,126 @@
+"""DPM-Solver++ at fewer steps: its images, their cost, and the models that it cannot sample."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+import torch
+
+from dqar.integration import DQARDPMSolverSampler, SamplerConfig
+from pipeline.door import Refusal
+from pipeline.evaluator import Evaluator
+from pipeline.methods import (
+    COARSE,
+    METHODS,
+    Grid,
+    Point,
+    fewer_solver_steps_points,
+    fewer_steps_points,
+)
+from pipeline.models import DIGITS, find_model
+from pipeline.noise import draw_noise
+from pipeline.solver import METHOD, refuse_no_solver
+from pipeline.tasks import EvaluateConfig
+
+# NumPy warns of how diffusers' solvers hand it tensors.
+pytestmark = pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")
+
+STEPS, SAMPLES = 10, 3
+
+
+@pytest.fixture(scope="module")
+def evaluator():
+    return Evaluator(
+        EvaluateConfig(
+            model="digits", steps=STEPS, guidance_scale=2.0, num_samples=SAMPLES, batch_size=SAMPLES
+        )
+    )
+
+
+@pytest.fixture(scope="module")
+def measured(evaluator):
+    return evaluator.measure(fewer_solver_steps_points(Grid(steps=(0.5,)), STEPS)[0])
+
+
+def test_points_are_those_of_fewer_steps_by_another_sampler():
+    points, plain = fewer_solver_steps_points(COARSE, 50), fewer_steps_points(COARSE, 50)
+    assert [point.operating_point for point in points] == [one.operating_point for one in plain]
+    assert [point.steps for point in points] == [one.steps for one in plain]
+    assert {(point.method, point.sampler, point.gate) for point in points} == {
+        (METHOD, "dpm", None)
+    }
+    assert METHOD in METHODS
+
+
+def test_images_are_the_solvers_from_the_twins_noise(measured, evaluator, digits):
+    card = digits.card
+    noise, labels = draw_noise("evaluate", 0, range(SAMPLES), card.latent_shape, card.num_classes)
+    sampling = SamplerConfig(num_inference_steps=5, guidance_scale=2.0)
+    sampler = DQARDPMSolverSampler(digits.transformer, digits.scheduler, sampling)
+    images = digits.decode(sampler.sample(SAMPLES, labels, latents=noise))
+    expected = ((images.permute(0, 2, 3, 1) + 1.0) / 2.0).clamp(0, 1)
+    torch.testing.assert_close(torch.from_numpy(measured.images), expected, atol=1e-5, rtol=1e-4)
+    twin = evaluator.measure(Point(method="baseline", operating_point="twin", steps=STEPS))
+    assert (measured.twin_images == twin.images).all()
+
+
+def test_half_the_steps_are_half_the_work(measured):
+    row = measured.row
+    assert row["flops_ratio"] == pytest.approx(2.0)
+    assert (row["steps"], row["reuse_ratio"], row["sampler"]) == (5, 0.0, "dpm")
+    assert row["latent_rel_l2"] > 0
+
+
+def test_the_twin_keeps_its_own_sampler(evaluator, measured):
+    del measured
+    row = evaluator.measure(Point(method="baseline", operating_point="twin", steps=STEPS)).row
+    assert (row["sampler"], row["latent_rel_l2"]) == ("ddim", 0.0)
+
+
+# Models.
+
+
+@pytest.fixture
+def model_with(tmp_path):
+    """The shipped model's card with another scheduler."""
+
+    def made(config):
+        folder = shutil.copytree(DIGITS, tmp_path / "model")
+        path = folder / "scheduler" / "scheduler_config.json"
+        path.write_text(json.dumps(config(json.loads(path.read_text()))))
+        return find_model(str(folder))
+
+    return made
+
+
+def test_the_shipped_model_has_a_solver():
+    refuse_no_solver(find_model("digits"), (METHOD,))
+
+
+def test_a_model_that_predicts_velocity_has_a_solver(model_with):
+    refuse_no_solver(model_with(lambda old: old | {"prediction_type": "v_prediction"}), (METHOD,))
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        (lambda _: {"_class_name": "FlowMatchEulerDiscreteScheduler"}, "FlowMatchEulerDiscrete"),
+        (lambda old: old | {"_class_name": "EDMEulerScheduler"}, "EDMEulerScheduler"),
+        (lambda old: old | {"prediction_type": "flow_prediction"}, "flow_prediction"),
+    ],
+    ids=["flow", "edm", "prediction"],
+)
+def test_a_model_of_another_kind_is_refused(model_with, config, said):
+    card = model_with(config)
+    refuse_no_solver(card, ("interval",))
+    with pytest.raises(Refusal, match=rf"--methods {METHOD} must.*{said}.*Leave {METHOD} out"):
+        refuse_no_solver(card, (METHOD,))
+
+
+@pytest.mark.parametrize("name", ["NoSuchScheduler", "AutoencoderKL", None])
+def test_a_scheduler_that_is_none_is_refused(model_with, name):
+    card = model_with(lambda old: old | {"_class_name": name})
+    with pytest.raises(Refusal, match="must name a scheduler of diffusers"):
+        refuse_no_solver(card, (METHOD,))
