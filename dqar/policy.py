@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -35,6 +37,13 @@ class ReusePolicy(nn.Module):
         self.register_buffer("log_savings", savings.log(), False)
         networks = [_mlp(width, self.spec.hidden) for _ in range(self.spec.members)]
         self.networks = nn.ModuleList(networks)
+
+    def with_spec(self, **changes: Any) -> ReusePolicy:
+        """A policy of the same weights whose specification differs, in eval mode and without
+        gradients."""
+        changed = ReusePolicy(replace(self.spec, **changes))
+        changed.load_state_dict(self.state_dict())
+        return changed.eval().requires_grad_(False)
 
     def forward(self, features: Float[Tensor, "*rows f"]) -> Float[Tensor, "*rows"]:
         """Predicted log damage of unscaled features."""

@@ -154,7 +154,7 @@ def _refuse_bad_plans(
     plans: tuple[tuple[int, ...], ...], errors: tuple[float, ...], steps: int
 ) -> None:
     for plan in plans:
-        _refuse_bad_plan(plan, steps)
+        refuse_bad_plan(plan, steps)
     numbers = [len(plan) for plan in plans]
     if numbers != sorted(set(numbers)) or len(errors) != len(plans):
         raise ValueError(
@@ -163,10 +163,15 @@ def _refuse_bad_plans(
         )
 
 
-def _refuse_bad_plan(plan: tuple[int, ...], steps: int) -> None:
+def refuse_bad_plan(plan: tuple[int, ...], steps: int) -> None:
+    """A plan computes step 0, and no step twice.
+
+    Raises:
+        ValueError: if it is not one of a run of so many steps.
+    """
     if not plan or plan[0] != 0 or plan != tuple(sorted(set(plan))) or plan[-1] >= steps:
         raise ValueError(
-            f"A plan must be growing steps from 0 to below {steps}. Got {plan}. "
+            f"A plan must be growing steps from 0 to below {steps}. Got {plan!r:.80}. "
             "Train the policy again."
         )
 
@@ -180,4 +185,4 @@ def _refuse_bad_rivals(
             "Train the policy again."
         )
     for plan in itertools.chain.from_iterable(rivals):
-        _refuse_bad_plan(plan, steps)
+        refuse_bad_plan(plan, steps)

@@ -19,8 +19,8 @@ from torch import Generator, Tensor
 from pipeline.noise import generator_for
 from pipeline.pacing import (
     LONGEST_GAP,
+    Base,
     GapLaw,
-    Schedule,
     draw_near_law,
     draw_paced_law,
     draw_regular_law,
@@ -79,7 +79,7 @@ def explore(
     trajectory: int,
     steps: int,
     num_gates: int,
-    bases: tuple[Schedule, ...] = (),
+    bases: tuple[Base, ...] = (),
 ) -> Exploration:
     """Draw the script of one trajectory; designs take turns along the trajectories.
 

@@ -11,7 +11,7 @@ from dqar.policy_spec import CACHE_BITS, PolicySpec
 from pipeline.designs import parse_designs
 from pipeline.door import Refusal, checked
 from pipeline.fingerprint import fingerprint
-from pipeline.pacing import SHARES, Schedule
+from pipeline.pacing import SHARES, Base
 from pipeline.places import POLICY_FILES, fetched
 
 FITTED = ("model_hash", "steps", "sampler", "sites", "guidance_scale")
@@ -29,7 +29,7 @@ class Guide:
     digest: str
     """Of its weights, its plans and what they were fitted on: 24 hex digits. Not of its lineage,
     which a repeated training changes."""
-    bases: tuple[Schedule, ...]
+    bases: tuple[Base, ...]
     """Its plans that compute a share of the steps within :data:`pipeline.pacing.SHARES`."""
 
     @property

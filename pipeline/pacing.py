@@ -25,7 +25,7 @@ SLIP = 0.1
 LEFT_OUT = 0.05
 """Probability that a planned computation is left out."""
 
-Schedule = tuple[int, ...]
+Base = tuple[int, ...]
 """Steps that compute, growing, from 0 on."""
 
 GapLaw = Float[Tensor, "t k"]
@@ -73,14 +73,14 @@ def regular_law(steps: int, period: int) -> GapLaw:
 
 
 def draw_near_law(
-    bases: tuple[Schedule, ...], steps: int, generator: Generator
+    bases: tuple[Base, ...], steps: int, generator: Generator
 ) -> tuple[float, GapLaw]:
     """The share that computes and the law of schedules near one of some, each as likely."""
     base = bases[int(torch.randint(len(bases), (), generator=generator))]
     return len(base) / steps, near_law(steps, base)
 
 
-def near_law(steps: int, base: Schedule) -> GapLaw:
+def near_law(steps: int, base: Base) -> GapLaw:
     """Gaps to the next computation of a schedule, to the step before or after it
     (:data:`SLIP` each), or to the one after next (:data:`LEFT_OUT`).
 
@@ -105,7 +105,7 @@ def near_law(steps: int, base: Schedule) -> GapLaw:
     return law / law.sum(dim=1, keepdim=True)
 
 
-def _places_of(step: int, base: Schedule) -> list[int]:
+def _places_of(step: int, base: Base) -> list[int]:
     """Steps of a schedule that a computation at a step may stand for: its own, or those beside it,
     each as likely; itself where there is none."""
     if step in base:
@@ -113,25 +113,12 @@ def _places_of(step: int, base: Schedule) -> list[int]:
     return [place for place in (step - 1, step + 1) if place in base] or [step]
 
 
-def _stops_after(place: int, base: Schedule, steps: int) -> tuple[int, int]:
+def _stops_after(place: int, base: Base, steps: int) -> tuple[int, int]:
     """The next two computations after a step. The end of the run is one, and nothing after it is
     within reach."""
     beyond = steps + LONGEST_GAP
     following, one_more, *_ = [stop for stop in (*base, steps, beyond, beyond) if stop > place]
     return following, one_more
-
-
-def refuse_bad_schedule(schedule: Schedule, steps: int) -> None:
-    """A schedule computes step 0, and no step twice.
-
-    Raises:
-        ValueError: if it is not one of a run of so many steps.
-    """
-    if schedule[:1] != (0,) or schedule != tuple(sorted({*schedule})) or schedule[-1] >= steps:
-        raise ValueError(
-            f"A schedule must be growing steps from 0 to below {steps}. Got {schedule!r:.80}. "
-            "Pass the plans of a policy."
-        )
 
 
 def draw_schedule(

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from dqar.config import CHOICES, DQARConfig
+from dqar.policy_spec import refuse_bad_plan
 from pipeline.designs import DEFAULT_DESIGNS, DESIGNS, Design
 from pipeline.models import Dtype, Sampler
 from pipeline.noise import round_seed
-from pipeline.pacing import Schedule, refuse_bad_schedule
+from pipeline.pacing import Base
 from pipeline.shapes import LARGEST
 
 FORECAST_ORDERS = CHOICES["forecast_order"]
@@ -59,7 +60,7 @@ class CollectPlan:
     """CPU threads of a worker's arithmetic: sums, and so floats, depend on their number."""
     seed: int = 0
     """Seed of noise and coins; see :attr:`noise_seed`."""
-    bases: tuple[Schedule, ...] = ()
+    bases: tuple[Base, ...] = ()
     """Schedules that ``near-policy`` explores around, so that no worker needs the policy."""
     policy_digest: str = ""
     """Digest of the policy that planned them."""
@@ -102,7 +103,7 @@ class CollectPlan:
                 f"{self.policy_digest!r}. Pass --policy together with --designs near-policy."
             )
         for base in self.bases:
-            refuse_bad_schedule(base, self.steps)
+            refuse_bad_plan(base, self.steps)
 
     def dqar_config(self, *, enabled: bool = True) -> DQARConfig:
         """How the model is instrumented; not enabled for the twins."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import numpy as np
 
@@ -44,7 +43,12 @@ def planned(
     best = min(order for order in orders if errors[order] <= enough)
     plans = tuple(plan.computed for plan in by_order[best])
     errors = tuple(plan.error for plan in by_order[best])
-    return _with_plans(policy, plans, errors, best)
+    return policy.with_spec(
+        plans=plans,
+        plan_errors=errors,
+        forecast_order=best,
+        actions=("compute", *ACTIONS[: best + 1]),
+    )
 
 
 def snrs_of(uri: Roots) -> list[float]:
@@ -74,18 +78,3 @@ def _mean_log_error(plans: list[StepPlan], steps: int) -> float:
     low, high = (share * steps for share in COMPARED)
     errors = [plan.error for plan in plans if low <= len(plan.computed) <= high]
     return float(np.mean(np.log(np.maximum(errors, 1e-12)))) if errors else math.inf
-
-
-def _with_plans(
-    policy: ReusePolicy, plans: tuple[tuple[int, ...], ...], errors: tuple[float, ...], order: int
-) -> ReusePolicy:
-    spec = replace(
-        policy.spec,
-        plans=plans,
-        plan_errors=errors,
-        forecast_order=order,
-        actions=("compute", *ACTIONS[: order + 1]),
-    )
-    changed = ReusePolicy(spec)
-    changed.load_state_dict(policy.state_dict())
-    return changed.eval().requires_grad_(False)

@@ -13,8 +13,6 @@ from dataclasses import replace
 from dqar.planner import plan_steps
 from dqar.policy import ReusePolicy
 
-Plans = tuple[tuple[int, ...], ...]
-
 
 def averaged(one: ReusePolicy, other: ReusePolicy) -> ReusePolicy:
     """The policy whose log damage is the mean of two, each of as many members.
@@ -57,6 +55,4 @@ def with_rivals(
         ]
         known = set(policy.spec.plans) if is_own else set()
         rivals.append(tuple(plan for plan in dict.fromkeys(found) if plan not in known))
-    changed = ReusePolicy(replace(policy.spec, rivals=tuple(rivals)))
-    changed.load_state_dict(policy.state_dict())
-    return changed.eval().requires_grad_(False)
+    return policy.with_spec(rivals=tuple(rivals))

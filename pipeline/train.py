@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import tempfile
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -194,7 +194,7 @@ def _at_its_median(policy: ReusePolicy, gates: ReusedGates, held_out: HeldOut) -
     metrics = {
         name: round(value, 6) for name, value in held_out.metrics.items() if np.isfinite(value)
     }
-    return _with_spec(policy, log_threshold=threshold, metrics=metrics)
+    return policy.with_spec(log_threshold=threshold, metrics=metrics)
 
 
 def _orders(config: TrainConfig, traces: Joined) -> tuple[int, ...]:
@@ -245,14 +245,8 @@ def _relative_savings(site_flops: dict[str, float], sites: tuple[str, ...]) -> d
     return {site: site_flops[site] / mean for site in sites}
 
 
-def _with_spec(policy: ReusePolicy, **changes: Any) -> ReusePolicy:
-    changed = ReusePolicy(replace(policy.spec, **changes))
-    changed.load_state_dict(policy.state_dict())
-    return changed.eval().requires_grad_(False)
-
-
 def save_trained(trained: Trained, folder: Path, lineage: dict[str, str]) -> ReusePolicy:
     """Write the policy folder with the runs that led to it; returns the policy as saved."""
-    policy = _with_spec(trained.policy, lineage=lineage)
+    policy = trained.policy.with_spec(lineage=lineage)
     save_policy(policy, folder)
     return policy

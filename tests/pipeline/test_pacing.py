@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dqar.policy_spec import refuse_bad_plan
 from pipeline.pacing import (
     LEFT_OUT,
     LONGEST_GAP,
@@ -20,7 +21,6 @@ from pipeline.pacing import (
     draw_schedule,
     near_law,
     paced_law,
-    refuse_bad_schedule,
     regular_law,
 )
 
@@ -161,4 +161,4 @@ def test_each_schedule_is_as_likely_a_base():
 @pytest.mark.parametrize("schedule", [(), (1, 2), (0, 2, 1), (0, 2, 2), (0, STEPS)])
 def test_what_is_no_schedule_is_refused(schedule):
     with pytest.raises(ValueError, match="growing steps from 0 to below 30"):
-        refuse_bad_schedule(schedule, STEPS)
+        refuse_bad_plan(schedule, STEPS)
