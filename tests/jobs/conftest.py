@@ -5,7 +5,14 @@ from pathlib import Path
 
 import pytest
 
+from dqar.policy import ReusePolicy
+from dqar.policy_file import save_policy
+from dqar.policy_spec import PolicySpec
+from pipeline.commit import claim_folder, write_manifest
+from pipeline.dataset import commit_unit, to_table
 from pipeline.door import enter
+from pipeline.models import find_model
+from pipeline.plan import CollectPlan
 
 JOBS = Path(__file__).parents[2] / "jobs"
 
@@ -43,3 +50,81 @@ def run_job(load_job, monkeypatch, tmp_path, capsys):
         return code, captured.out, captured.err
 
     return run
+
+
+@pytest.fixture
+def refused(run_job, monkeypatch, tmp_path):
+    """Runs a job that must refuse: one line, exit code 2, no Ray, nothing written anywhere."""
+
+    def no_ray(*_, **__):
+        raise AssertionError("bad input must be refused before Ray starts")
+
+    monkeypatch.setattr("ray.init", no_ray)
+
+    def listing():
+        return {
+            path.relative_to(tmp_path): path.stat().st_mtime_ns
+            for path in tmp_path.rglob("*")
+            if path.is_file()
+        }
+
+    def run(name, *flags):
+        before = listing()
+        code, out, err = run_job(name, *flags)
+        assert code == 2
+        assert out == ""
+        assert err.startswith(f"{name}.py: ")
+        assert err.endswith("\n")
+        assert err.count("\n") == 1
+        assert listing() == before
+        return err
+
+    return run
+
+
+@pytest.fixture
+def some_traces(tmp_path):
+    """A finished dataset of one trajectory, its values made up."""
+    import pyarrow as pa
+
+    from pipeline.dataset import GATES, TRAJECTORIES
+
+    root = tmp_path / "traces"
+    plan = CollectPlan(
+        model="digits", model_hash=find_model("digits").model_hash, num_trajectories=1, steps=2
+    )
+
+    def row(schema):
+        return {
+            field.name: ["x" if pa.types.is_string(field.type) else _one(field.type)]
+            for field in schema
+        }
+
+    def _one(kind):
+        return True if pa.types.is_boolean(kind) else pa.scalar(1, kind).as_py()
+
+    claim_folder(root, plan)
+    (unit,) = plan.units()
+    assert to_table(row(GATES), GATES).num_rows == 1
+    receipt = commit_unit(root, unit, row(TRAJECTORIES), row(GATES), {})
+    facts = {"num_layers": 8, "site_flops": find_model("digits").site_flops}
+    write_manifest(root, plan, {unit.unit_id: receipt}, facts)
+    return root
+
+
+@pytest.fixture
+def some_policy(tmp_path):
+    """An untrained policy that fits the shipped model."""
+    card = find_model("digits")
+    spec = PolicySpec(num_layers=8, model_hash=card.model_hash, steps=4, sampler="ddim")
+    save_policy(ReusePolicy(spec), tmp_path / "policy")
+    return tmp_path / "policy"
+
+
+@pytest.fixture
+def taken(tmp_path):
+    """A folder that holds something else."""
+    folder = tmp_path / "taken"
+    folder.mkdir()
+    (folder / "thesis.txt").write_text("mine")
+    return folder

@@ -1,0 +1,151 @@
+"""The doors of the jobs after training: bad input in one line with exit code 2."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from dqar.policy import ReusePolicy
+from dqar.policy_file import load_policy, save_policy
+from pipeline.models import DIGITS
+
+JOBS = Path(__file__).parents[2] / "jobs"
+NAMES = sorted(path.stem for path in JOBS.glob("*.py"))
+
+
+def edit_json(path, **changes):
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--model", "./nowhere"], "--model must be digits"),
+        (["--methods", "interval,magic"], "['magic']"),
+        (["--methods", ""], "methods"),
+        (["--num-samples", "0"], "num_samples must be at least 1"),
+        (["--steps", "0"], "steps must be at least 2"),
+        (["--batch-size", "0"], "batch_size must be at least 1"),
+        (["--sites", "attention"], "sites"),
+        (["--workers", "-1"], "workers"),
+        (["--policy", "./nowhere"], "policy.json"),
+        (["--policy", "../out=./nowhere"], "--policy NAME must be"),
+        (["--part-samples", "0"], "part_samples must be at least 1"),
+        (["--guidance-scale", "nan"], "guidance_scale must be finite"),
+        (["--balanced", "--sites", "block"], "balanced must come with"),
+        (["--balanced", "--cache-bits", "16"], "balanced must come with"),
+        (["--keep-keys"], "Leave --keep-keys out"),
+        (["--keep-keys", "--cached", "kv", "--cache-bits", "32"], "cached keys of 2, 4 or 8 bits"),
+        (["--cross-branch-threshold", "nan"], "cross_branch_threshold must be in"),
+        (["--cross-branch-threshold", "1", "--guidance-scale", "1"], "two guidance branches"),
+        (["--error-budget", "0"], "error_budget must be a positive number"),
+        (["--error-budget=-0.01"], "error_budget must be a positive number"),
+        (["--error-budget", "nan"], "error_budget must be a positive number"),
+        (["--error-budget", "0.01"], "Pass --policy"),
+    ],
+)
+def test_evaluate_refuses(refused, flags, said):
+    assert said in refused("evaluate", "--model", "digits", "--out", "results", *flags)
+
+
+def test_evaluate_refuses_a_solver_that_the_model_has_none_of(refused, tmp_path):
+    folder = shutil.copytree(DIGITS, tmp_path / "model")
+    (folder / "scheduler" / "scheduler_config.json").write_text(
+        '{"_class_name": "FlowMatchEulerDiscreteScheduler"}'
+    )
+    said = refused(
+        *("evaluate", "--model", folder, "--out", "results"),
+        *("--methods", "interval,fewer-steps-dpmsolver"),
+    )
+    assert "Leave fewer-steps-dpmsolver out" in said
+
+
+def test_evaluate_refuses_a_policy_of_another_model(refused, some_policy):
+    edit_json(some_policy / "policy.json", model_hash="f" * 16)
+    said = refused("evaluate", "--model", "digits", "--policy", some_policy, "--out", "results")
+    assert "must be trained for --model" in said
+
+
+def test_evaluate_refuses_sites_that_a_policy_does_not_know(refused, some_policy):
+    said = refused(
+        *("evaluate", "--model", "digits", "--policy", some_policy),
+        *("--out", "results", "--sites", "attn,ff"),
+    )
+    assert "Pass --sites attn" in said
+
+
+def test_evaluate_refuses_a_policy_of_another_cache(refused, some_policy):
+    said = refused(
+        *("evaluate", "--model", "digits", "--policy", some_policy),
+        *("--out", "results", "--cached", "kv"),
+    )
+    assert "must fit the configuration" in said
+
+
+@pytest.mark.parametrize("job", ["evaluate", "sample"])
+@pytest.mark.parametrize("other", [("--steps", "5"), ("--sampler", "dpm")])
+def test_plans_of_another_run_are_refused(refused, some_policy, job, other):
+    spec = replace(load_policy(some_policy).spec, plans=((0, 2),), plan_errors=(0.1,))
+    save_policy(ReusePolicy(spec), some_policy)
+    said = refused(job, "--model", "digits", "--policy", some_policy, "--out", "out", *other)
+    assert "must have planned for the run. Got plans of 4 steps of ddim" in said
+
+
+def test_evaluate_refuses_two_policies_of_one_name(refused, some_policy):
+    said = refused(
+        *("evaluate", "--model", "digits", "--out", "results"),
+        *("--policy", some_policy, "--policy", some_policy),
+    )
+    assert "NAME=FOLDER" in said
+
+
+@pytest.mark.parametrize("damage", ["truncated weights", "no weights", "no json"])
+def test_evaluate_refuses_a_damaged_policy(refused, some_policy, damage):
+    weights = some_policy / "policy.safetensors"
+    if damage == "truncated weights":
+        weights.write_bytes(weights.read_bytes()[:50])
+    elif damage == "no weights":
+        weights.unlink()
+    else:
+        (some_policy / "policy.json").write_text("{")
+    said = refused("evaluate", "--model", "digits", "--policy", some_policy, "--out", "results")
+    assert "policy." in said
+
+
+def test_evaluate_refuses_a_folder_with_other_files(refused, taken):
+    assert "other files" in refused("evaluate", "--model", "digits", "--out", taken)
+
+
+def test_a_folder_inside_a_file_is_refused(refused, taken, some_traces):
+    below = ("--out", taken / "thesis.txt" / "below")
+    for name, *flags in (("evaluate", "--model", "digits"), ("train", "--traces", some_traces)):
+        assert "thesis.txt in the way" in refused(name, *flags, *below)
+
+
+@pytest.mark.parametrize("name", ["collect", "evaluate"])
+def test_a_model_folder_without_its_transformer_is_refused(refused, tmp_path, name):
+    folder = shutil.copytree(DIGITS, tmp_path / "model")
+    shutil.rmtree(folder / "transformer")
+    assert "must hold transformer/" in refused(name, "--model", folder, "--out", "out")
+
+
+def test_pretrain_refuses_no_steps_and_a_full_folder(refused, taken):
+    assert "steps must be at least 1" in refused("pretrain", "--out", "out", "--steps", "0")
+    assert "empty or new" in refused("pretrain", "--out", taken)
+
+
+@pytest.mark.parametrize(
+    "flags", [["--num-trajectories", "0"], ["--num-samples", "0"], ["--steps", "0"]]
+)
+def test_demo_refuses_before_it_starts_servers(monkeypatch, refused, flags):
+    def no_servers(*_, **__):
+        raise AssertionError("bad input must be refused before servers start")
+
+    monkeypatch.setattr("pipeline.demo.Servers.start", no_servers)
+    refused("demo", "--out", "demo", *flags)
+
+
+def test_the_ui_refuses_a_folder_without_a_demonstration(refused, tmp_path):
+    assert "Run make demo first" in refused("demo", "--ui", "--out", tmp_path / "nowhere")
