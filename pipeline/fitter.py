@@ -58,8 +58,8 @@ class Fitter:
         return self._fit(spec, "final", replace(self.config, steps=steps), fitted, None, report)
 
     def local(self, spec: PolicySpec, fitted: Mask) -> ReusePolicy:
-        """A fit on the one-step errors of the same gates, as long as fits may be. It takes seconds,
-        so that none is taken up."""
+        """A fit on the one-step errors of the same gates, as long as fits may be; begun anew where
+        a training was cut off."""
         alike = replace(self, label="local", checkpoints=None)
         return alike._fit(spec, "local", self.config, fitted, None).model.policy
 
