@@ -55,6 +55,7 @@ def _columns(plan: CollectPlan, unit: Unit) -> tuple[dict[str, Any], dict[str, A
         "trajectory_id": ids,
         "noise_id": [plan.noise_id(index) for index in indices],
         "forecast_order": orders,
+        "feedback": 0.0,
         "latent_rel_l2": np.sqrt(1e-6 + damage * np.exp(spread)).astype(np.float32),
         "label": 0,
         "prompt": None,
@@ -80,6 +81,7 @@ def _columns(plan: CollectPlan, unit: Unit) -> tuple[dict[str, Any], dict[str, A
     gates |= {
         "trajectory_id": np.repeat(ids, STEPS * LAYERS),
         "order": of_gate.astype(np.float32),
+        "feedback": 0.0,
         "action": np.where(gates["reason"] == "reuse", shown, "compute"),
     }
     return trajectories, gates

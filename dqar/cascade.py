@@ -47,7 +47,7 @@ def seed_cascade(config: DQARConfig, policy: ReusePolicy | None = None) -> Gate:
 def policy_config(spec: PolicySpec) -> DQARConfig:
     """The configuration that a policy was trained with."""
     trained_with: dict[str, Any] = {
-        name: getattr(spec, name) for name in ("sites", "branch_mode", "forecast_order")
+        name: getattr(spec, name) for name in ("sites", "branch_mode", "forecast_order", "feedback")
     }
     return DQARConfig(**trained_with, quantization_bits=CACHE_BITS[spec.cache_mode])  # pyright: ignore[reportArgumentType] checked by the spec
 

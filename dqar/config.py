@@ -31,6 +31,7 @@ RANGES = {
     "max_gap": (0, math.inf),
     "max_reuse_per_block": (0, math.inf),
     "entropy_rows": (1, math.inf),
+    "feedback": (0.0, 1.0),
     "cross_branch_threshold": (0.0, math.inf),
 }
 
@@ -72,6 +73,9 @@ class DQARConfig:
     """What a reuse shows: the cached value as it is, or continued along its first difference in
     the step (1), or its first and second (2), as far as it was computed often enough. Each order
     keeps one more tensor an entry."""
+    feedback: float = 0.0
+    """Share of what reuse left out of the model's output that is made up for at the next step that
+    computes everything (:mod:`dqar.feedback`); 0 makes up for nothing and keeps nothing."""
     cross_branch_threshold: float | None = None
     """Largest relative L2 distance between the two guidance branches of what is cached, when
     both were last computed, at which the unconditional rows take the conditional value instead

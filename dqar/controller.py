@@ -20,6 +20,7 @@ from dqar.coefficients import HandChronicle, StepCoefficients
 from dqar.config import DQARConfig
 from dqar.cross_branch import BranchRows, BranchSharing
 from dqar.exchange import Compute, Parts
+from dqar.feedback import ErrorFeedback, Gain, stale_samples
 from dqar.gates import MEASURED, AllOf, Cached, Gate
 from dqar.history import History
 from dqar.ledger import BRANCH_GAP, Ledger
@@ -52,6 +53,7 @@ class DQARController(Verbs):
         balance: salience balance factors of the cache, from
             :func:`dqar.integration.calibrate_balance`.
         forecast_order: one a sample, none above the configuration's, in its place.
+        feedback: one a sample, in the configuration's place.
     """
 
     def __init__(
@@ -66,6 +68,7 @@ class DQARController(Verbs):
         sink: Callable[[GateRecord], None] | None = None,
         balance: Balance | None = None,
         forecast_order: Int[Tensor, " b"] | None = None,
+        feedback: Float[Tensor, " b"] | None = None,
     ) -> None:
         self.config = config or DQARConfig()
         self.num_layers = num_layers
@@ -78,6 +81,7 @@ class DQARController(Verbs):
                 self.config.branch_mode,
                 self.config.cached,
                 self.config.forecast_order,
+                self.config.feedback,
             )
         self.exposure = exposure
         self.sink = sink
@@ -85,11 +89,13 @@ class DQARController(Verbs):
         """Whether this step's sites are left to the model: nothing to reuse, measure or keep."""
         self.balance = balance
         self.forecast_order = forecast_order
+        self.feedback = feedback
         self.sharing = BranchSharing.of(self.config, exposure=exposure)
         self._reset()
 
     def _reset(self) -> None:
         self.history = History.of({}, None, 0)
+        self._feedback = ErrorFeedback(0.0)
         self._ledger: Ledger | None = None
         self._step: Step | None = None
         self._asked: list[Tensor] = []
@@ -174,9 +180,11 @@ class DQARController(Verbs):
             device = torch.device("cpu") if latent is None else latent.device
             formats, kept = self.config.cache_formats(self.num_heads), self.config.forecast_order
             self.history = History.of(formats, self.balance, kept)
-            order = self._orders(num_samples)
-            self._ledger = Ledger(self.config.sites, self._depth(), num_samples, device, order)
+            order, gain = self._orders(num_samples), self._gain(num_samples)
+            shape = (self._depth(), num_samples)
+            self._ledger = Ledger(self.config.sites, *shape, device, order, gain)
             self._by_hand = HandChronicle(self._ledger.wanted_order, kept)
+            self._feedback = ErrorFeedback(gain)
         if self._ledger.shape[1] != num_samples:
             raise ValueError(
                 "The number of samples must stay the same from step 0 on. Got "
@@ -194,6 +202,17 @@ class DQARController(Verbs):
                 f"{num_columns // self._columns_of_a_sample()} samples. Pass a tensor of that many."
             )
         return orders.clamp(0, self.config.forecast_order)
+
+    def _gain(self, num_columns: int) -> Gain:
+        if self.feedback is None:
+            return self.config.feedback
+        gains = self.feedback.cpu().repeat(self._columns_of_a_sample())
+        if len(gains) != num_columns:
+            raise ValueError(
+                f"feedback must hold one gain a sample. Got {len(self.feedback)} for "
+                f"{num_columns // self._columns_of_a_sample()} samples. Pass a tensor of that many."
+            )
+        return gains
 
     def _depth(self) -> int:
         if self.num_layers is None:
@@ -246,6 +265,14 @@ class DQARController(Verbs):
         gate = self._books().gate(site, layer)
         return self._passage.through(EntryKey(site, layer), gate, compute)
 
+    def corrected(self, output: Float[Tensor, "r *axes"]) -> Float[Tensor, "r *axes"]:
+        """What the sampler is to see in place of the model's output at the open step, which is the
+        output itself unless there is something to make up for; call it once a step."""
+        self._books()
+        if not self._feedback.is_on:
+            return output
+        return self._feedback.through(output, stale_samples(self._codes, Reason.REUSE))
+
     def finish_step(self) -> None:
         """Close the step that is open: enter it into the books and tell the sink."""
         if self._step is None or self._ledger is None:
@@ -270,4 +297,5 @@ class DQARController(Verbs):
         asked, orders = self._asked, self._orders_shown
         if self._step is not None:
             asked, orders = [*asked, self._tape.outcome], [*orders, self._signal.order]
-        return summarize(asked, self.config.sites, self._depth(), self.history.nbytes, orders)
+        kept = self.history.nbytes + self._feedback.nbytes
+        return summarize(asked, self.config.sites, self._depth(), kept, orders)

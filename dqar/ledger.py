@@ -24,6 +24,7 @@ class Ledger:
 
     Args:
         order: of the forecasts that reuse is to show, one for all or one a column.
+        feedback: gain of the error feedback, likewise.
     """
 
     def __init__(
@@ -33,6 +34,7 @@ class Ledger:
         num_columns: int,
         device: torch.device,
         order: int | Int[Tensor, " b"] = 0,
+        feedback: float | Float[Tensor, " b"] = 0.0,
     ) -> None:
         self.sites = sites
         self.num_layers = num_layers
@@ -40,6 +42,7 @@ class Ledger:
         self.shape = shape
         self.device = device
         self.wanted_order = torch.as_tensor(order).expand(num_columns)
+        self.feedback = torch.as_tensor(feedback, dtype=torch.float32).expand(num_columns)
         self.layer = torch.arange(num_layers).repeat(len(sites))
         codes = torch.tensor([SITES.index(site) for site in sites])
         self.site = codes.repeat_interleave(num_layers)
@@ -104,6 +107,7 @@ class Ledger:
             span=self.span,
             span_before=self.span_before,
             order=self._order(),
+            feedback=self.feedback,
             entropy=seen["entropy"],
             drift=seen["drift"],
             quant_error=seen["quant_error"],

@@ -54,9 +54,11 @@ class StaticPlan:
     """Class of the scheduler that it was exported for; empty when tied to none."""
     timesteps: tuple[float, ...] = ()
     """That scheduler's timesteps; empty when tied to none."""
+    feedback: float = 0.0
+    """As :attr:`dqar.DQARConfig.feedback`."""
 
     def __post_init__(self) -> None:
-        DQARConfig(sites=self.sites)  # which refuses unknown sites
+        DQARConfig(sites=self.sites, feedback=self.feedback)  # which refuses unknown sites
         if self.num_layers < 1:
             raise ValueError(
                 f"num_layers must be at least 1. Got {self.num_layers}. "
@@ -99,12 +101,14 @@ class StaticPlan:
         forecast_order: int = 0,
         sampler: str = "",
         timesteps: Sequence[float] = (),
+        feedback: float = 0.0,
     ) -> StaticPlan:
         """The plan that reuses where a mask says so.
 
         Args:
             forecast_order: of the forecasts that reuse shows, as far as a gate was computed often
                 enough (:attr:`dqar.DQARConfig.forecast_order`).
+            feedback: as :attr:`dqar.DQARConfig.feedback`.
         """
         if not 0 <= forecast_order <= MAX_ORDER:
             raise ValueError(
@@ -117,6 +121,7 @@ class StaticPlan:
             table=tuple(tuple(map(Action, row)) for row in actions.tolist()),
             sampler=sampler,
             timesteps=tuple(timesteps),
+            feedback=feedback,
         )
 
     @property
@@ -150,8 +155,8 @@ class StaticPlan:
         return self.mask.double().mean().item()
 
     def gate(self) -> Gate:
-        """The gate by which a controller follows the plan, whose ``forecast_order`` it must be
-        given beside."""
+        """The gate by which a controller follows the plan, whose ``forecast_order`` and
+        ``feedback`` it must be given beside."""
         return Scripted(self.mask[:, :, None])
 
     def refuse_misfit(self, num_layers: int, timesteps: Sequence[float]) -> None:

@@ -26,6 +26,7 @@ def export_plan(
     scheduler: Any = None,
     prompt_length: int = 16,
     forecast_order: int | None = None,
+    feedback: float | None = None,
 ) -> StaticPlan:
     """What a gate decides in a run, without running a model.
 
@@ -38,14 +39,20 @@ def export_plan(
         prompt_length: tokens of the prompt; a gate that looks at it has a plan for each length.
         forecast_order: of the forecasts that reuse shows, 0 to 2, each as far as its gate was
             computed often enough; by default what the gate's policy was trained on, or 0.
+        feedback: as :attr:`dqar.DQARConfig.feedback`; by default likewise.
 
     Raises:
         ValueError: if the gate reads measurements, decides sample by sample, or was trained on
             forecasts of another order.
     """
-    order = _trained_order(gate) if forecast_order is None else forecast_order
+    order = (
+        max(_trained(gate, "forecast_order"), default=0)
+        if forecast_order is None
+        else forecast_order
+    )
+    gain = max(_trained(gate, "feedback"), default=0.0) if feedback is None else feedback
     for policy in gate.policies:
-        policy.spec.refuse_misfit(sites, policy.spec.branch_mode, "output", order)
+        policy.spec.refuse_misfit(sites, policy.spec.branch_mode, "output", order, gain)
     if gate.needs:
         raise ValueError(
             f"A plan must come from a gate that measures nothing. Got one that reads "
@@ -58,16 +65,17 @@ def export_plan(
         )
     schedule = _steps_of(scheduler) if steps is None else _plain_steps(steps)
     return StaticPlan.of_mask(
-        _decisions(gate, Ledger(sites, num_layers, 1, CPU, order), schedule, prompt_length),
+        _decisions(gate, Ledger(sites, num_layers, 1, CPU, order, gain), schedule, prompt_length),
         sites=sites,
         forecast_order=order,
         sampler="" if scheduler is None else type(scheduler).__name__,
         timesteps=() if scheduler is None else [step.timestep for step in schedule],
+        feedback=gain,
     )
 
 
-def _trained_order(gate: Gate) -> int:
-    return max((policy.spec.forecast_order for policy in gate.policies), default=0)
+def _trained(gate: Gate, name: str) -> list[Any]:
+    return [getattr(policy.spec, name) for policy in gate.policies]
 
 
 def _plain_steps(total: int) -> list[Step]:

@@ -4,7 +4,8 @@
      "table": ["000", "111", "000"], "sampler": "DDIMScheduler", "timesteps": [999, 500, 1]}
 
 A row of the table is a step, and a digit the action of a gate by its place in ``actions``, which
-also names ``forecast1`` and ``forecast2`` where the plan has such.
+also names ``forecast1`` and ``forecast2`` where the plan has such. A plan with error feedback has
+its gain under ``feedback``.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ KINDS: dict[str, tuple[Callable[[object], bool], str]] = {
     "table": (_is_list_of(str), "a list of strings"),
     "sampler": (lambda value: isinstance(value, str), "a name"),
     "timesteps": (_is_list_of(int, float), "a list of numbers"),
+    "feedback": (lambda value: type(value) in (int, float), "a number"),
 }
 """What each field of a file must be, besides the schema version."""
 
@@ -55,6 +57,8 @@ def plan_document(plan: StaticPlan) -> dict[str, Any]:
         "table": ["".join(str(int(action)) for action in row) for row in plan.table],
         "sampler": plan.sampler,
         "timesteps": plan.timesteps,
+        # Only where there is some, so that earlier releases read plans without.
+        **({"feedback": plan.feedback} if plan.feedback else {}),
     }
 
 
@@ -102,6 +106,7 @@ def plan_of_document(stored: dict[str, Any]) -> StaticPlan:
     Raises:
         ValueError, OverflowError: saying what is wrong with it.
     """
+    stored = {"feedback": 0.0} | stored
     if stored.keys() - {"schema_version"} != KINDS.keys():
         raise ValueError(
             f"It must have the fields {tuple(KINDS)}. Got {sorted(stored)!s:.200}. Export it again."
@@ -118,6 +123,7 @@ def plan_of_document(stored: dict[str, Any]) -> StaticPlan:
         table=tuple(_row(row, actions) for row in stored["table"]),
         sampler=stored["sampler"],
         timesteps=tuple(map(float, stored["timesteps"])),
+        feedback=float(stored["feedback"]),
     )
 
 

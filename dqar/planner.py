@@ -38,6 +38,7 @@ def plan_steps(
     order: int,
     max_gap: int,
     max_stretch: float = math.inf,
+    feedback: float = 0.0,
 ) -> list[StepPlan]:
     """The best plan for each number of computed steps, fewest first.
 
@@ -49,11 +50,12 @@ def plan_steps(
         max_stretch: by what factor a gap may exceed the span before it, and spans that follow each
             other may differ, where forecasts read them. What exploration has not seen, an
             optimiser takes for cheap.
+        feedback: gain of the error feedback that the runs have.
 
     Raises:
         ValueError: if the policy reads what is only known in a run.
     """
-    damage = step_damage(policy, snrs, order, max_gap)
+    damage = step_damage(policy, snrs, order, max_gap, feedback)
     return _solve(damage.masked_fill(_is_unknown(damage, order, max_stretch), math.inf))
 
 
@@ -70,7 +72,7 @@ def _is_unknown(
 
 
 def step_damage(
-    policy: ReusePolicy, snrs: list[float], order: int, max_gap: int
+    policy: ReusePolicy, snrs: list[float], order: int, max_gap: int, feedback: float = 0.0
 ) -> Float[Tensor, "t k s c"]:
     """Predicted damage of a stale step, by its gap, the span before and the one before that."""
     _refuse_measured(policy)
@@ -80,7 +82,7 @@ def step_damage(
     rows = []
     for index, snr in enumerate(snrs):
         step = Step(index=index, total=len(snrs), timestep=0.0, snr=snr)
-        rows.append(_of_step(policy, step, states, order).view(shape))
+        rows.append(_of_step(policy, step, states, order, feedback).view(shape))
     return torch.stack(rows)
 
 
@@ -95,21 +97,26 @@ def _refuse_measured(policy: ReusePolicy) -> None:
 
 @torch.no_grad()
 def _of_step(
-    policy: ReusePolicy, step: Step, states: Int[Tensor, "n 3"], order: int
+    policy: ReusePolicy, step: Step, states: Int[Tensor, "n 3"], order: int, feedback: float
 ) -> Float[Tensor, " n"]:
     spec = policy.spec
     # Layers that no feature tells apart are judged once.
     layers = max(1, spec.num_layers) if "depth" in spec.features else 1
     repeats = max(1, spec.num_layers) / layers
     damage = [
-        policy(_hypothetical(spec.sites, layers, step, few, order).columns(spec.features))
+        policy(_hypothetical(spec.sites, layers, step, few, order, feedback).columns(spec.features))
         for few in states.split(max(1, BATCH_ROWS // (layers * len(spec.sites))))
     ]
     return torch.cat(damage, dim=1).exp().sum(dim=0) * repeats
 
 
 def _hypothetical(
-    sites: tuple[str, ...], num_layers: int, step: Step, states: Int[Tensor, "n 3"], order: int
+    sites: tuple[str, ...],
+    num_layers: int,
+    step: Step,
+    states: Int[Tensor, "n 3"],
+    order: int,
+    feedback: float,
 ) -> Signal:
     """All gates of a step, one column a state."""
     shape = (len(sites) * num_layers, len(states))
@@ -127,6 +134,7 @@ def _hypothetical(
         span=span,
         span_before=before,
         order=((span > 0).long() + ((span > 0) & (before > 0))).clamp(max=order),
+        feedback=torch.full_like(nobody, feedback),
         entropy=zeros,
         drift=zeros,
         quant_error=zeros,

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from dqar.policy import ReusePolicy
-from dqar.policy_spec import SCHEMA_VERSION, PolicySpec
+from dqar.policy_spec import SCHEMA_VERSION, PolicySpec, Rival
 
 MAX_BYTES = 64 * 2**20
 """Size of a file beyond which it is no policy's; a policy has some thousand weights."""
@@ -55,19 +55,29 @@ def _is_width(value: object) -> bool:
     return type(value) is int and 1 <= value <= WIDEST
 
 
+def _is_rival(value: object) -> bool:
+    kinds = {"computed": _each(_is_count), "forecast_order": _is_count, "feedback": _is_number}
+    return (
+        isinstance(value, dict)
+        and value.keys() == kinds.keys()
+        and all(is_right(value[name]) for name, is_right in kinds.items())
+    )
+
+
 KINDS: dict[str, tuple[Callable[[object], bool], str]] = {
     **dict.fromkeys(("features", "sites", "actions"), (_each(_is_text), "a list of names")),
     **dict.fromkeys(("means", "scales", "plan_errors"), (_each(_is_number), "a list of numbers")),
     "hidden": (_each(_is_width), f"a list of whole numbers from 1 to {WIDEST}"),
     "members": (lambda value: type(value) is int and 1 <= value <= MOST, f"from 1 to {MOST}"),
     "plans": (_each(_each(_is_count)), "a list of lists of whole numbers"),
-    "rivals": (_each(_each(_each(_is_count))), "lists of plans, one list for each order"),
+    "rivals": (_each(_is_rival), "plans with the order of their forecasts and their feedback"),
     **dict.fromkeys(
         ("max_gap", "forecast_order", "num_layers", "steps", "schema_version"),
         (_is_count, "a whole number"),
     ),
     **dict.fromkeys(
-        ("log_threshold", "error_budget", "temperature", "guidance"), (_is_number, "a number")
+        ("log_threshold", "error_budget", "temperature", "guidance", "feedback"),
+        (_is_number, "a number"),
     ),
     **dict.fromkeys(
         ("granularity", "cache_mode", "branch_mode", "sampler", "model_hash", "trace_digest"),
@@ -80,7 +90,7 @@ KINDS: dict[str, tuple[Callable[[object], bool], str]] = {
 
 FRACTIONS = frozenset(
     {"means", "scales", "plan_errors", "savings", "metrics"}
-    | {"log_threshold", "error_budget", "temperature", "guidance"}
+    | {"log_threshold", "error_budget", "temperature", "guidance", "feedback"}
 )
 """Fields that hold floats."""
 
@@ -176,7 +186,9 @@ def _spec_of(stored: dict[str, Any], path: Path) -> PolicySpec:
 
 
 def _as_given(name: str, value: Any) -> Any:
-    """Lists as tuples, and whole numbers as the floats that a field may hold."""
+    """Lists as tuples, rivals as such, and whole numbers as the floats that a field may hold."""
+    if name == "rivals" and isinstance(value, dict):
+        return Rival(**{key: _as_given(key, item) for key, item in value.items()})
     if isinstance(value, list):
         return tuple(_as_given(name, item) for item in value)
     if isinstance(value, dict):

@@ -6,13 +6,32 @@ import itertools
 from dataclasses import dataclass, field
 from typing import Literal
 
-from dqar.records import FEATURE_SETS, FEATURES, SITES
+from dqar.records import FEATURE_SETS, FEATURES, MAX_ORDER, SITES
 
 SCHEMA_VERSION = 1
 """Version of the policy folder."""
 
 CACHE_BITS = {"int2": 2, "int4": 4, "int8": 8, "fp16": 16, "fp32": 32}
 """Bits of a cached value, by the name of how it is stored."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rival:
+    """A plan that an evaluation compares with a policy's own."""
+
+    computed: tuple[int, ...]
+    """Steps that compute every gate."""
+    forecast_order: int = 0
+    """What a reuse shows."""
+    feedback: float = 0.0
+    """Gain of the error feedback."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.forecast_order <= MAX_ORDER or not 0.0 <= self.feedback <= 1.0:
+            raise ValueError(
+                f"A rival must forecast by an order up to {MAX_ORDER}, with feedback up to 1. Got "
+                f"{self.forecast_order} and {self.feedback}. Train the policy again."
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,9 +60,8 @@ class PolicySpec:
     one by one."""
     plan_errors: tuple[float, ...] = ()
     """Predicted relative L2 error of each plan."""
-    rivals: tuple[tuple[tuple[int, ...], ...], ...] = ()
-    """Other plans, by the order of forecasts that they show, from 0 up to the policy's own: an
-    evaluation compares them with the policy's own on samples."""
+    rivals: tuple[Rival, ...] = ()
+    """Other plans: an evaluation compares them with the policy's own on samples."""
     error_budget: float = 0.01
     """Default operating point of the plans: the fewest computations predicted to stay below it."""
     temperature: float = 1.0
@@ -58,6 +76,8 @@ class PolicySpec:
     """How the cache stored values during collection."""
     forecast_order: int = 0
     """What a reuse showed in training: the value as it is, or its forecast of this order."""
+    feedback: float = 0.0
+    """Gain of the error feedback that its runs have, as :attr:`dqar.DQARConfig.feedback`."""
     branch_mode: str = "tied"
     """How guidance branches were gated during collection."""
     num_layers: int = 0
@@ -97,7 +117,8 @@ class PolicySpec:
                 "Pass 'int8'."
             )
         _refuse_bad_plans(self.plans, self.plan_errors, self.steps)
-        _refuse_bad_rivals(self.rivals, self.forecast_order, self.steps)
+        for rival in self.rivals:
+            refuse_bad_plan(rival.computed, self.steps)
         for name in ("means", "scales"):
             given = getattr(self, name)
             if given and len(given) != len(self.features):
@@ -124,7 +145,12 @@ class PolicySpec:
         return by_number[num_computed]
 
     def refuse_misfit(
-        self, sites: tuple[str, ...], branch_mode: str, cached: str, forecast_order: int = 0
+        self,
+        sites: tuple[str, ...],
+        branch_mode: str,
+        cached: str,
+        forecast_order: int = 0,
+        feedback: float = 0.0,
     ) -> None:
         """A policy decides only on what it was trained on.
 
@@ -143,6 +169,11 @@ class PolicySpec:
             raise ValueError(
                 f"The policy must fit forecast_order. Got one trained on {self.forecast_order} for "
                 f"{forecast_order}. Pass forecast_order={self.forecast_order}, or train another."
+            )
+        if feedback != self.feedback:
+            raise ValueError(
+                f"The policy must fit feedback. Got one that plans with {self.feedback} for "
+                f"{feedback}. Pass feedback={self.feedback}, or train another."
             )
 
     def saving_of_site(self) -> list[float]:
@@ -174,15 +205,3 @@ def refuse_bad_plan(plan: tuple[int, ...], steps: int) -> None:
             f"A plan must be growing steps from 0 to below {steps}. Got {plan!r:.80}. "
             "Train the policy again."
         )
-
-
-def _refuse_bad_rivals(
-    rivals: tuple[tuple[tuple[int, ...], ...], ...], order: int, steps: int
-) -> None:
-    if rivals and len(rivals) != order + 1:
-        raise ValueError(
-            f"rivals must be plans for each order up to {order}. Got {len(rivals)} orders. "
-            "Train the policy again."
-        )
-    for plan in itertools.chain.from_iterable(rivals):
-        refuse_bad_plan(plan, steps)

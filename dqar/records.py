@@ -41,6 +41,7 @@ FEATURES = (
     "log_remaining",
     "log_span_before",
     "order",
+    "feedback",
 )
 """Every feature of a gate, as the policy reads it; all are known when the gate's step starts.
 Damage is close to a power of staleness and drift, hence the logarithms."""
@@ -58,6 +59,7 @@ FEATURE_SETS = {
         "log_span",
         "log_span_before",
         "order",
+        "feedback",
     ),
     "full": FEATURES,
 }
@@ -188,6 +190,8 @@ class Signal:
     order: Int[Tensor, "g b"]
     """Order of the forecast that a reuse would show: 0 is the cached value as it is. No more than
     the computations so far allow."""
+    feedback: Float[Tensor, " b"]
+    """Gain of the error feedback that the run has (:mod:`dqar.feedback`)."""
     entropy: Float[Tensor, "g b"]
     """Attention entropy at the last computation, nats, mean over rows, heads and branches."""
     drift: Float[Tensor, "g b"]

@@ -20,6 +20,7 @@ from pipeline.door import (
     add_fleet_flags,
     add_tracking_flags,
     enter,
+    gains,
     refuse_relative_inside_job,
     size_or_auto,
     split_names,
@@ -53,6 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
         sites=None if arguments.sites is None else split_names(arguments.sites),
         designs=arguments.designs,
         forecast_orders=orders_of(arguments.forecast_orders),
+        feedbacks=None if arguments.feedback is None else gains("--feedback", arguments.feedback),
         dtype=arguments.dtype,
         seed=arguments.seed,
     )
@@ -94,6 +96,11 @@ def parser() -> JobParser:
         "--forecast-orders",
         help="what a reuse shows, in turns: the cached value (0), or its forecast of order 1 or "
         "2; default: the policy's, or 0,1,2",
+    )
+    job.add_argument(
+        "--feedback",
+        help="gains of error feedback, in turns: the share of what reuse left out that the next "
+        "computation makes up for; default: the policy's, or 0,0.4,0.8",
     )
     job.add_argument(
         "--batch-size",

@@ -47,7 +47,8 @@ def run(arguments: argparse.Namespace) -> int:
     refuse_no_solver(card, methods)
     refuse_other_runs(config.steps, config.sampler, policies)
     for name, policy in policies.items():
-        followed = checked(config.at_order, order=policy.spec.forecast_order)
+        shown = {"order": policy.spec.forecast_order, "feedback": policy.spec.feedback}
+        followed = checked(config.showing, **shown)
         refuse_policies_apart(followed.dqar_config(), {name: policy})
     contest = checked(
         Contest,

@@ -12,6 +12,7 @@ from pipeline.door import (
     JobParser,
     add_tracking_flags,
     enter,
+    gains,
     refuse_relative_inside_job,
     split_names,
     whole_numbers,
@@ -34,6 +35,7 @@ def run(arguments: argparse.Namespace) -> int:
         label=arguments.label,
         sites=split_names(arguments.sites or ""),
         forecast_orders=whole_numbers("--forecast-orders", arguments.forecast_orders),
+        feedbacks=gains("--feedback", arguments.feedback),
         seed=arguments.seed,
     )
     open_joined(traces)
@@ -68,6 +70,12 @@ def parser() -> JobParser:
         default="",
         help="what plans may show at a reuse, such as 0 for the cached value alone; default: "
         "whichever of the traces' orders is predicted to err least",
+    )
+    job.add_argument(
+        "--feedback",
+        default="",
+        help="gains of error feedback that plans may have, such as 0 for none; default: whichever "
+        "of the traces' gains is predicted to err least",
     )
     job.add_argument("--seed", type=int, default=0, help="seed of the weights")
     add_tracking_flags(job)

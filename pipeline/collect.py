@@ -17,7 +17,7 @@ from pipeline.fleet import Fleet
 from pipeline.fleet_config import FleetConfig
 from pipeline.guide import Guide
 from pipeline.models import find_model, refuse_too_many_steps
-from pipeline.plan import CollectPlan, Unit
+from pipeline.plan import FEEDBACKS, CollectPlan, Unit
 from pipeline.progress import Progress, fields_line
 from pipeline.quarantine import (
     quarantine,
@@ -28,7 +28,13 @@ from pipeline.quarantine import (
 )
 from pipeline.storage import Root, open_storage
 
-FIRST_ROUND = {"steps": 50, "sampler": "ddim", "sites": ("attn",), "forecast_orders": (0, 1, 2)}
+FIRST_ROUND = {
+    "steps": 50,
+    "sampler": "ddim",
+    "sites": ("attn",),
+    "forecast_orders": (0, 1, 2),
+    "feedbacks": FEEDBACKS,
+}
 """What is collected where neither a flag nor a policy says otherwise."""
 
 

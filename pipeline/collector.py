@@ -69,6 +69,7 @@ class Collector:
         twins = self._run(noise, labels, DQARController(plan.dqar_config(enabled=False)))
         scripts = [self._script(index) for index in trajectories]
         orders = [plan.forecast_order(index) for index in trajectories]
+        feedback = torch.tensor([plan.feedback(index) for index in trajectories])
         records: list[GateRecord] = []
         wants_reuse = torch.stack([script.wants_reuse for script in scripts], dim=-1)
         max_gap = torch.tensor([script.max_gap for script in scripts], device=self.device)
@@ -78,13 +79,14 @@ class Collector:
             exposure=True,
             sink=records.append,
             forecast_order=torch.tensor(orders),
+            feedback=feedback,
         )
         latents = self._run(noise[of_noise], labels[of_noise], controller)
         deltas = measure_deltas(self.model, latents, twins[of_noise.to(twins.device)])
         ids = [plan.trajectory_id(index) for index in trajectories]
         refuse_diverged(ids, _are_finite(latents, twins[of_noise.to(twins.device)], deltas))
         rows = trajectory_columns(
-            plan, self.device, ids, noise_ids, labels[of_noise], scripts, orders, deltas
+            plan, self.device, ids, noise_ids, labels[of_noise], scripts, orders, feedback, deltas
         )
         return rows, gate_columns(plan, ids, scripts, records)
 

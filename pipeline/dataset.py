@@ -32,6 +32,7 @@ TRAJECTORIES = pa.schema(
         pa.field("exploration_rate", pa.float32(), nullable=False),
         pa.field("max_gap", pa.int32(), nullable=False),
         pa.field("forecast_order", pa.int32(), nullable=False),
+        pa.field("feedback", pa.float32(), nullable=False),
         pa.field("latent_rel_l2", pa.float32(), nullable=False),
         pa.field("psnr", pa.float32(), nullable=False),
         pa.field("ssim", pa.float32(), nullable=False),

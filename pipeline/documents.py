@@ -62,6 +62,7 @@ PLAN = {
 }
 LATER_FIELDS = {
     "forecast_orders": [COUNT],
+    "feedbacks": [NUMBER],
     "threads": COUNT,
     "bases": [[COUNT]],
     "policy_digest": text_kind("24 hexadecimal digits or nothing", "([0-9a-f]{24})?"),

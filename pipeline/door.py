@@ -181,6 +181,20 @@ def whole_numbers(flag: str, text: str) -> tuple[int, ...]:
     return tuple(map(int, numbers))
 
 
+def gains(flag: str, text: str) -> tuple[float, ...]:
+    """``"0,0.4,0.8"`` to ``(0.0, 0.4, 0.8)``.
+
+    Raises:
+        Refusal: if something else stands between the commas.
+    """
+    try:
+        return tuple(map(float, split_names(text)))
+    except ValueError:
+        raise Refusal(
+            f"{flag} must be numbers from 0 to 1. Got {text!r}. Pass 0,0.4,0.8."
+        ) from None
+
+
 def size_or_auto(text: str) -> int | str:
     """``"48"`` to 48, ``"auto"`` to itself: the type of a flag.
 

@@ -96,6 +96,7 @@ def refuse_policies_apart(config: DQARConfig, policies: dict[str, ReusePolicy]) 
             branch_mode=config.branch_mode,
             cached=config.cached,
             forecast_order=config.forecast_order,
+            feedback=config.feedback,
         )
 
 
@@ -160,6 +161,7 @@ def _log_point(tracker: Tracker, session: str, measured: Measured) -> None:
                 "operating_point",
                 "sites",
                 "forecast_order",
+                "feedback",
                 "steps",
                 "sampler",
                 "guidance",

@@ -92,12 +92,7 @@ class Evaluator:
         twins, _ = self._sample(noise, labels, self.config.steps, None)
         of_noise = torch.tensor([unique.index(noise_id) for noise_id in noise_ids])
         records: list[GateRecord] = []
-        gate, order = AllOf(probe.gate), probe.forecast_order
-        orders = (order,) if isinstance(order, int) else order
-        config = self.config.at_order(max(orders))
-        controller = self._controller(config, gate, records.append)
-        if len(orders) > 1:
-            controller.forecast_order = torch.tensor(orders)
+        controller = self._controller_of(probe, records.append)
         latents, _ = self._sample(noise[of_noise], labels[of_noise], self.config.steps, controller)
         reuse = torch.stack([record.verdict.reuse.cpu() for record in records]).float()
         distance = (latents - twins[of_noise]).flatten(1).norm(dim=1)
@@ -109,6 +104,18 @@ class Evaluator:
             entropies=entropies[entropies > 0],
             snrs=[record.signal.step.snr for record in records],
         )
+
+    def _controller_of(self, probe: Probe, sink: Any) -> DQARController:
+        order, gain = probe.forecast_order, probe.feedback
+        orders = (order,) if isinstance(order, int) else order
+        gains = gain if isinstance(gain, tuple) else (gain,)
+        config = self.config.showing(max(orders), gains[0])
+        controller = self._controller(config, AllOf(probe.gate), sink)
+        if len(orders) > 1:
+            controller.forecast_order = torch.tensor(orders)
+        if len(gains) > 1:
+            controller.feedback = torch.tensor(gains)
+        return controller
 
     def measure(self, point: Point) -> Measured:
         """Measure all samples of a point."""
@@ -149,7 +156,7 @@ class Evaluator:
             self.twins[key], twin_seconds = self._sample(noise, labels, self.config.steps, None)
         controller = None
         if point.gate is not None:
-            config = self.config.at_order(point.forecast_order)
+            config = self.config.showing(point.forecast_order, point.feedback)
             controller = self._controller(config, point.gate)
         latents, seconds = self._sample(noise, labels, point.steps, controller, point.sampler)
         if timed:
@@ -226,7 +233,7 @@ class Evaluator:
 
     def _count_flops(self, part: Part, tally: Tally) -> None:
         point, card = part.point, self.model.card
-        config = self.config.at_order(point.forecast_order)
+        config = self.config.showing(point.forecast_order, point.feedback)
         branches = config.num_branches
         a_step = self.forward_flops * branches * len(part)
         tally.twin_flops = a_step * config.steps

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
@@ -52,8 +54,10 @@ def saved_flops(config: EvaluateConfig, card: ModelCard, tally: Tally, branches:
 def gate_flops(
     gate: Gate, config: EvaluateConfig, card: ModelCard, tally: Tally, branches: int
 ) -> float:
-    """FLOPs of the method's own arithmetic: sampled entropies, the policy, forecasts."""
+    """FLOPs of the method's own arithmetic: sampled entropies, the policy, forecasts, error
+    feedback."""
     own = forecast_flops(config, card, tally, branches)
+    own += feedback_flops(config, card, tally, branches)
     if "entropy" in gate.needs:
         rows = config.dqar_config().entropy_rows
         a_row = entropy_flops(rows, card.num_tokens, card.width)
@@ -74,6 +78,15 @@ def forecast_flops(config: EvaluateConfig, card: ModelCard, tally: Tally, branch
         a_difference = 2.0 * parts * card.num_tokens * card.width * branches
         own += a_difference * (shown + config.forecast_order * computed)
     return own
+
+
+def feedback_flops(config: EvaluateConfig, card: ModelCard, tally: Tally, branches: int) -> float:
+    """FLOPs of the error feedback: a sum an element of the output at each step, and five more
+    where it is made up for, counted at every step."""
+    if not config.feedback:
+        return 0.0
+    steps = tally.gates / (len(config.sites) * card.num_layers)
+    return 6.0 * math.prod(card.latent_shape) * branches * steps
 
 
 def _computed_rows(site: str, config: EvaluateConfig, tally: Tally, branches: int) -> float:

@@ -36,6 +36,7 @@ def first_probe(name: str, policy: ReusePolicy) -> Probe:
         gate=gate,
         num_samples=PROBES,
         forecast_order=policy.spec.forecast_order,
+        feedback=policy.spec.feedback,
     )
 
 
@@ -85,6 +86,7 @@ def _learned_point(
         steps=steps,
         gate=Learned(policy, log_threshold=threshold),
         forecast_order=policy.spec.forecast_order,
+        feedback=policy.spec.feedback,
     )
 
 
@@ -94,11 +96,12 @@ def static_point(
     share: Float[Tensor, "t g"],
     threshold: float,
     forecast_order: int = 0,
+    feedback: float = 0.0,
 ) -> Point:
     """The learned policy's majority schedule: one plan for every sample, known before sampling.
 
     Args:
-        forecast_order: the policy's.
+        forecast_order: the policy's, as ``feedback``.
     """
     return Point(
         method=name.replace("learned", "static", 1),
@@ -106,6 +109,7 @@ def static_point(
         steps=steps,
         gate=Scripted(majority(share)[:, :, None]),
         forecast_order=forecast_order,
+        feedback=feedback,
     )
 
 
@@ -140,10 +144,12 @@ def _static_points(
             gate=Learned(policy, log_threshold=threshold),
             num_samples=PROBES // 2,
             forecast_order=policy.spec.forecast_order,
+            feedback=policy.spec.feedback,
         )
         for threshold in thresholds
     ]
+    shown = (policy.spec.forecast_order, policy.spec.feedback)
     return [
-        static_point(name, steps, answer.share, float(label), policy.spec.forecast_order)
+        static_point(name, steps, answer.share, float(label), *shown)
         for label, answer in sorted(ask(probes).items())
     ]

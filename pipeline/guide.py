@@ -42,6 +42,7 @@ class Guide:
             "sites": spec.sites,
             "guidance_scale": spec.guidance,
             "forecast_orders": (spec.forecast_order,),
+            "feedbacks": (spec.feedback,),
             "cache_bits": CACHE_BITS[spec.cache_mode],
             "branch_mode": spec.branch_mode,
             "bases": self.bases,
@@ -110,6 +111,5 @@ def _guide_of(uri: str) -> Guide:
 
 def _digest_of(policy: ReusePolicy) -> str:
     spec = policy.spec
-    return fingerprint(
-        dict(policy.state_dict()), spec.plans, spec.forecast_order, spec.trace_digest
-    )
+    planned = (spec.plans, spec.forecast_order, spec.feedback)
+    return fingerprint(dict(policy.state_dict()), *planned, spec.trace_digest)

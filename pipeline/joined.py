@@ -32,10 +32,13 @@ class Joined:
 
     @property
     def plan(self) -> dict[str, Any]:
-        """What the collections share of their plans, and the orders that any of them explored."""
+        """What the collections share of their plans, and the orders and gains that any of them
+        explored."""
         orders = {order for part in self.parts for order in _orders(part)}
+        gains = {gain for part in self.parts for gain in part.plan["feedbacks"]}
         shared = {name: self.parts[0].plan[name] for name in ALIKE}
-        return shared | {"forecast_orders": tuple(sorted(orders))}
+        explored = {"forecast_orders": tuple(sorted(orders)), "feedbacks": tuple(sorted(gains))}
+        return shared | explored
 
     @property
     def manifest(self) -> dict[str, Any]:

@@ -61,16 +61,21 @@ COARSE = Grid(
 GRIDS = {"fine": FINE, "coarse": COARSE}
 
 
+Kind = Literal["plan", "rival", "even"]
+"""A policy's own plan, another that its training made, or as many steps spread evenly."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Schedule:
     """Steps that compute every gate, where all others reuse."""
 
-    kind: Literal["plan", "rival", "even"]
-    """A policy's own plan, another that its training made, or as many steps spread evenly."""
+    kind: Kind
     computed: tuple[int, ...]
     """The steps that compute."""
     forecast_order: int = 0
     """What the others show."""
+    feedback: float = 0.0
+    """Gain of the error feedback."""
 
     def mask(self, steps: int) -> Bool[Tensor, " t"]:
         """Where a run of so many steps reuses."""
@@ -91,6 +96,8 @@ class Point:
     """None samples without reuse."""
     forecast_order: int = 0
     """What a reuse shows: the cached value, or its forecast of this order."""
+    feedback: float = 0.0
+    """Gain of the error feedback."""
     schedule: Schedule | None = None
     """What was taken for a policy that plans."""
     sampler: Literal["dpm"] | None = None

@@ -18,10 +18,12 @@ from pipeline.pacing import Base
 from pipeline.shapes import LARGEST
 
 FORECAST_ORDERS = CHOICES["forecast_order"]
-TRACE_SCHEMA_VERSION = 2
+TRACE_SCHEMA_VERSION = 3
 """Version of the two tables and of the folder around them."""
 ONLY_AROUND_A_POLICY = ("bases", "policy_digest")
 """Fields that are written where they say something, so that other plans keep their hash."""
+FEEDBACKS = (0.0, 0.4, 0.8)
+"""Gains of error feedback that are explored by default; :mod:`dqar.feedback` says why none is 1."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,6 +52,9 @@ class CollectPlan:
     """Exploration designs; trajectories take them in turns, and one named twice comes twice."""
     forecast_orders: tuple[int, ...] = (0,)
     """What a reuse shows; trajectories take them in turns, so that every design meets each."""
+    feedbacks: tuple[float, ...] = (0.0,)
+    """Gains of error feedback; trajectories take them in turns, so that every order of forecasts
+    meets each."""
     branch_mode: Literal["tied"] = "tied"
     """Both guidance branches of a sample share a verdict."""
     cache_bits: Literal[8, 16, 32] = 8
@@ -85,6 +90,10 @@ class CollectPlan:
             raise ValueError(
                 f"forecast_orders must be chosen from {FORECAST_ORDERS}. Got "
                 f"{self.forecast_orders}. Pass 0,1,2."
+            )
+        if not self.feedbacks or not all(0.0 <= gain <= 1.0 for gain in self.feedbacks):
+            raise ValueError(
+                f"feedbacks must be gains from 0 to 1. Got {self.feedbacks}. Pass 0,0.4,0.8."
             )
         self.dqar_config()
         unknown = set(self.designs) - set(DESIGNS)
@@ -152,8 +161,18 @@ class CollectPlan:
     def forecast_order(self, trajectory: int) -> int:
         """What a reuse shows in a trajectory. Turns shift by one with each round of the designs:
         every design meets every order, and so do trajectories of one noise."""
+        return self.forecast_orders[self._turn(trajectory) % len(self.forecast_orders)]
+
+    def feedback(self, trajectory: int) -> float:
+        """Gain of a trajectory's error feedback. It goes on with each trajectory, and by one more
+        with each round of the orders: every order meets every gain."""
+        turn = self._turn(trajectory) % (len(self.forecast_orders) * len(self.feedbacks))
+        place = turn % len(self.forecast_orders) + turn // len(self.forecast_orders)
+        return self.feedbacks[place % len(self.feedbacks)]
+
+    def _turn(self, trajectory: int) -> int:
         turn, design = divmod(trajectory, len(self.designs))
-        return self.forecast_orders[(turn + design) % len(self.forecast_orders)]
+        return turn + design
 
     def trajectory_id(self, trajectory: int) -> str:
         """Name of a trajectory in both tables."""

@@ -2,8 +2,11 @@
 
 A plan is only as good as the model of damage behind it. So for each number of computations it is
 compared on calibration noise with other plans that training made and with the regular schedule,
-for each order of forecasts that the policy's history allows, and the best is what the policy ships:
-never less than a regular schedule.
+for each order of forecasts and each gain of the error feedback that training had, and the best is
+what the policy ships: never less than a regular schedule.
+
+They are many, and most are far from the best. So all are judged by a few noises, and the best of
+those by more.
 """
 
 from __future__ import annotations
@@ -18,11 +21,16 @@ from dqar.planned_gate import Planned
 from dqar.policy import ReusePolicy
 from dqar.policy_spec import PolicySpec
 from pipeline.contest import Ask, Contest, budget_label
-from pipeline.methods import Grid, Point, Schedule
+from pipeline.methods import Grid, Kind, Point, Schedule
+from pipeline.settings import Setting
 from pipeline.tasks import Probe
 
-NOISES = 8
-"""Calibration samples that a schedule is judged by."""
+FIRST_NOISES = range(4)
+"""Calibration noises that every candidate is judged by."""
+MORE_NOISES = range(4, 32)
+"""Those that the shortlisted are judged by."""
+SHORTLIST = 4
+"""Candidates of a number of computations that are judged by more noises."""
 BATCH = 96
 """Samples of a calibration batch."""
 NEIGHBOURS = 6
@@ -69,13 +77,26 @@ def even(steps: int, number: int) -> tuple[int, ...]:
 
 def judge(spec: PolicySpec, numbers: list[int], ask: Ask) -> list[Judged]:
     """The best candidate for each number of computed steps."""
-    everyone = [candidate for number in numbers for candidate in candidates(spec, number)]
-    judged = [
-        Judged(schedule=candidate, error=error)
-        for candidate, error in zip(everyone, _errors(spec, everyone, ask), strict=True)
-    ]
+    fields = [candidates(spec, number) for number in numbers]
+    if max(map(len, fields), default=0) > SHORTLIST:
+        first = _judged(spec, [one for field in fields for one in field], FIRST_NOISES, ask)
+        fields = [[one.schedule for one in field[:SHORTLIST]] for field in _by_number(first)]
+    judged = _judged(spec, [one for field in fields for one in field], MORE_NOISES, ask)
+    return [field[0] for field in _by_number(judged)]
+
+
+def _by_number(judged: list[Judged]) -> list[list[Judged]]:
+    """Groups of as many computations, each with the best first."""
     groups = groupby(judged, key=lambda one: len(one.schedule.computed))
-    return [min(group, key=lambda one: one.error) for _, group in groups]
+    return [sorted(group, key=lambda one: one.error) for _, group in groups]
+
+
+def _judged(spec: PolicySpec, schedules: list[Schedule], noises: range, ask: Ask) -> list[Judged]:
+    errors = _errors(spec, schedules, noises, ask)
+    return [
+        Judged(schedule=schedule, error=error)
+        for schedule, error in zip(schedules, errors, strict=True)
+    ]
 
 
 def within_budget(spec: PolicySpec, error_budget: float, ask: Ask) -> Judged:
@@ -101,49 +122,53 @@ def within_budget(spec: PolicySpec, error_budget: float, ask: Ask) -> Judged:
 
 
 def candidates(spec: PolicySpec, number: int) -> list[Schedule]:
-    """The policy's own plan, then its rivals and the regular schedule of each order."""
-    own = Schedule(kind="plan", computed=spec.plan_of(number), forecast_order=spec.forecast_order)
-    regular, rivals = even(spec.steps, number), spec.rivals or ((),) * (spec.forecast_order + 1)
-    return [own] + [
-        schedule
-        for order, plans in enumerate(rivals)
-        for schedule in (
-            Schedule(kind="even", computed=regular, forecast_order=order),
-            *_rivals(plans, number, order),
-        )
-    ]
-
-
-def _rivals(plans: tuple[tuple[int, ...], ...], number: int, order: int) -> list[Schedule]:
+    """The policy's own plan, then its rivals and the regular schedule of each setting."""
+    below = [Setting(forecast_order=order) for order in range(spec.forecast_order + 1)]
+    settings = dict.fromkeys([*below, Setting.of(spec), *map(Setting.of, spec.rivals)])
+    regular = even(spec.steps, number)
     return [
-        Schedule(kind="rival", computed=plan, forecast_order=order)
-        for plan in plans
-        if len(plan) == number
+        _schedule("plan", spec.plan_of(number), Setting.of(spec)),
+        *(
+            _schedule("rival", rival.computed, Setting.of(rival))
+            for rival in spec.rivals
+            if len(rival.computed) == number
+        ),
+        *(_schedule("even", regular, setting) for setting in settings),
     ]
 
 
-def _errors(spec: PolicySpec, schedules: list[Schedule], ask: Ask) -> list[float]:
-    per_batch = BATCH // NOISES
+def _schedule(kind: Kind, computed: tuple[int, ...], setting: Setting) -> Schedule:
+    return Schedule(
+        kind=kind,
+        computed=computed,
+        forecast_order=setting.forecast_order,
+        feedback=setting.feedback,
+    )
+
+
+def _errors(spec: PolicySpec, schedules: list[Schedule], noises: range, ask: Ask) -> list[float]:
+    per_batch = max(1, BATCH // len(noises))
     probes = [
-        _probe(spec, schedules[start : start + per_batch], f"{start:06d}")
+        _probe(spec, schedules[start : start + per_batch], noises, f"{noises}-{start:06d}")
         for start in range(0, len(schedules), per_batch)
     ]
     answers = ask(probes)
-    errors = [answers[probe.name].error.view(-1, NOISES).mean(dim=1) for probe in probes]
+    errors = [answers[probe.name].error.view(-1, len(noises)).mean(dim=1) for probe in probes]
     # What diverged is the worst; NaN would win, or lose, by its place.
     return [float(error) for batch in errors for error in batch.nan_to_num(nan=torch.inf)]
 
 
-def _probe(spec: PolicySpec, schedules: list[Schedule], name: str) -> Probe:
+def _probe(spec: PolicySpec, schedules: list[Schedule], noises: range, name: str) -> Probe:
     """All candidates side by side, each on the same noises."""
     masks = torch.stack([candidate.mask(spec.steps) for candidate in schedules], dim=1)
-    columns = masks.repeat_interleave(NOISES, dim=1)
+    columns = masks.repeat_interleave(len(noises), dim=1)
     return Probe(
         name=name,
         gate=Scripted(columns[:, None, :]),
         num_samples=columns.shape[1],
-        noise_ids=tuple(range(NOISES)) * len(schedules),
-        forecast_order=tuple(one.forecast_order for one in schedules for _ in range(NOISES)),
+        noise_ids=tuple(noises) * len(schedules),
+        forecast_order=tuple(one.forecast_order for one in schedules for _ in noises),
+        feedback=tuple(one.feedback for one in schedules for _ in noises),
     )
 
 
@@ -151,10 +176,12 @@ def _point(name: str, policy: ReusePolicy, schedule: Schedule) -> Point:
     spec = policy.spec
     return Point(
         method=name,
-        operating_point=f"{schedule.kind}@{len(schedule.computed)},order={schedule.forecast_order}",
+        operating_point=f"{schedule.kind}@{len(schedule.computed)},"
+        f"order={schedule.forecast_order},feedback={schedule.feedback:g}",
         steps=spec.steps,
         gate=_gate(policy, schedule),
         forecast_order=schedule.forecast_order,
+        feedback=schedule.feedback,
         schedule=schedule,
     )
 

@@ -12,6 +12,7 @@ from dqar.records import ACTIONS
 from pipeline.commit import Roots
 from pipeline.dataset import stream_gates
 from pipeline.reused_gates import ReusedGates
+from pipeline.settings import Setting
 
 COMPARED = (0.2, 0.5)
 """Shares of computed steps between which orders of forecasts are compared."""
@@ -25,29 +26,43 @@ STRETCH_QUANTILE = 0.99
 def planned(
     policy: ReusePolicy,
     snrs: list[float],
-    orders: tuple[int, ...],
+    settings: tuple[Setting, ...],
     max_stretch: float = math.inf,
 ) -> ReusePolicy:
-    """The policy with plans of the lowest order that it predicts about the least error for.
+    """The policy with plans of the lowest order that it predicts about the least error for, and of
+    the gain that it predicts the least for with that order.
 
     Args:
         snrs: of each step of the sampler trained for.
-        orders: of forecasts, among those that were explored.
+        settings: among those that were explored.
         max_stretch: as in :func:`dqar.planner.plan_steps`.
     """
-    by_order = {
-        order: plan_steps(policy, snrs, order, policy.spec.max_gap, max_stretch) for order in orders
-    }
-    errors = {order: _mean_log_error(by_order[order], len(snrs)) for order in orders}
+    by_setting = {one: plans_of(policy, snrs, one, max_stretch) for one in settings}
+    errors = {one: _mean_log_error(by_setting[one], len(snrs)) for one in settings}
     enough = min(errors.values()) + math.log(1.0 + TIE)
-    best = min(order for order in orders if errors[order] <= enough)
-    plans = tuple(plan.computed for plan in by_order[best])
-    errors = tuple(plan.error for plan in by_order[best])
+    order = min(one.forecast_order for one in settings if errors[one] <= enough)
+    alike = (one for one in settings if one.forecast_order == order)
+    best = min(alike, key=errors.__getitem__)
     return policy.with_spec(
-        plans=plans,
-        plan_errors=errors,
-        forecast_order=best,
-        actions=("compute", *ACTIONS[: best + 1]),
+        plans=tuple(plan.computed for plan in by_setting[best]),
+        plan_errors=tuple(plan.error for plan in by_setting[best]),
+        forecast_order=order,
+        feedback=best.feedback,
+        actions=("compute", *ACTIONS[: order + 1]),
+    )
+
+
+def plans_of(
+    policy: ReusePolicy, snrs: list[float], setting: Setting, max_stretch: float
+) -> list[StepPlan]:
+    """The best plans of one setting; the arguments are those of :func:`planned`."""
+    return plan_steps(
+        policy,
+        snrs,
+        setting.forecast_order,
+        policy.spec.max_gap,
+        max_stretch,
+        setting.feedback,
     )
 
 

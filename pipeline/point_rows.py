@@ -32,7 +32,7 @@ def measured_of(point: Point, config: EvaluateConfig, parts: Sequence[Tallied]) 
         )
     tally, first = total_of(part.tally for part in parts), parts[0]
     return Measured(
-        row=_row(point, config.at_order(point.forecast_order), tally, first),
+        row=_row(point, config.showing(point.forecast_order, point.feedback), tally, first),
         images=np.stack(tally.images[:GRID_IMAGES]),
         twin_images=np.stack(tally.twins[:GRID_IMAGES]),
         plan=first.plan,

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from dqar.planner import plan_steps
 from dqar.policy import ReusePolicy
+from dqar.policy_spec import Rival
+from pipeline.planning import plans_of
+from pipeline.settings import Setting
 
 
 def averaged(one: ReusePolicy, other: ReusePolicy) -> ReusePolicy:
@@ -35,24 +37,26 @@ def with_rivals(
     policy: ReusePolicy,
     local: ReusePolicy,
     snrs: list[float],
-    orders: tuple[int, ...],
+    settings: tuple[Setting, ...],
     max_stretch: float,
 ) -> ReusePolicy:
-    """The policy with plans by order of forecasts: its own for lower orders, and for each order
-    those of the mean with ``local``, a fit on one-step errors.
+    """The policy with plans for each setting: its own, and those of the mean with ``local``, a fit
+    on one-step errors.
 
     Args:
-        snrs: as ``orders`` and ``max_stretch``, of :func:`pipeline.planning.planned`.
+        snrs: as ``settings`` and ``max_stretch``, of :func:`pipeline.planning.planned`.
     """
-    mean, rivals = averaged(policy, local), []
-    for order in range(policy.spec.forecast_order + 1):
-        is_own = order == policy.spec.forecast_order
-        models = () if order not in orders else (mean,) if is_own else (policy, mean)
-        found = [
-            plan.computed
-            for model in models
-            for plan in plan_steps(model, snrs, order, policy.spec.max_gap, max_stretch)
-        ]
-        known = set(policy.spec.plans) if is_own else set()
-        rivals.append(tuple(plan for plan in dict.fromkeys(found) if plan not in known))
-    return policy.with_spec(rivals=tuple(rivals))
+    spec, mean = policy.spec, averaged(policy, local)
+    own = {_rival(plan, Setting.of(spec)) for plan in spec.plans}
+    found = [
+        _rival(plan.computed, setting)
+        for setting in settings
+        for model in (policy, mean)
+        for plan in plans_of(model, snrs, setting, max_stretch)
+    ]
+    return policy.with_spec(rivals=tuple(one for one in dict.fromkeys(found) if one not in own))
+
+
+def _rival(computed: tuple[int, ...], setting: Setting) -> Rival:
+    order, gain = setting.forecast_order, setting.feedback
+    return Rival(computed=computed, forecast_order=order, feedback=gain)

@@ -27,12 +27,14 @@ def trajectory_columns(
     labels: Tensor,
     scripts: list[Exploration],
     orders: list[int],
+    feedback: Tensor,
     deltas: Deltas,
 ) -> Columns:
     """The trajectories table's columns; one value stands for a whole column.
 
     Args:
         orders: what a reuse shows, by trajectory.
+        feedback: gain of the error feedback, likewise.
     """
     distance = deltas.feature_distance
     return {
@@ -45,6 +47,7 @@ def trajectory_columns(
         "exploration_rate": [script.rate for script in scripts],
         "max_gap": [script.max_gap for script in scripts],
         "forecast_order": orders,
+        "feedback": feedback.numpy(),
         "latent_rel_l2": deltas.latent_rel_l2.cpu().numpy(),
         "psnr": deltas.psnr.cpu().numpy(),
         "ssim": deltas.ssim.cpu().numpy(),

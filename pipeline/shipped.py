@@ -33,6 +33,7 @@ def plan_of(
         num_layers=num_layers,
         scheduler=scheduler,
         forecast_order=point.forecast_order,
+        feedback=point.feedback,
     )
 
 
@@ -57,9 +58,11 @@ def write_plans(measured: list[Measured], folder: Path) -> str:
 
 
 def name_of(row: dict[str, Any]) -> str:
-    """File of a point's plan, with its order of forecasts."""
+    """File of a point's plan, with its order of forecasts and its feedback."""
     point = row["operating_point"].partition(",")[0].replace("@", "-").replace("=", "-")
-    return f"{row['method']}-{point}-order-{row['forecast_order']}.json"
+    return (
+        f"{row['method']}-{point}-order-{row['forecast_order']}-feedback-{row['feedback']:g}.json"
+    )
 
 
 def _line(row: dict[str, Any], path: str) -> str:

@@ -57,6 +57,8 @@ class EvaluateConfig:
     """False keeps cached keys in fp16."""
     forecast_order: Literal[0, 1, 2] = 0
     """What a reuse shows. Each point and probe says its own."""
+    feedback: float = 0.0
+    """Gain of the error feedback, likewise."""
     balanced: bool = False
     """Whether the cache's channels are balanced by salience, calibrated on calibration noise."""
     cross_branch_threshold: float | None = None
@@ -127,6 +129,7 @@ class EvaluateConfig:
             "cache_granularity": self.cache_granularity,
             "quantize_keys": self.quantize_keys,
             "forecast_order": self.forecast_order,
+            "feedback": self.feedback,
             "balanced": self.balanced,
             "cross_branch_threshold": self.cross_branch_threshold,
             "num_samples": self.num_samples,
@@ -137,9 +140,9 @@ class EvaluateConfig:
             "seed": self.seed,
         }
 
-    def at_order(self, order: int) -> EvaluateConfig:
-        """The same with forecasts of another order."""
-        return replace(self, forecast_order=order)  # pyright: ignore[reportArgumentType]
+    def showing(self, order: int, feedback: float) -> EvaluateConfig:
+        """The same with forecasts of another order, and another gain of the error feedback."""
+        return replace(self, forecast_order=order, feedback=feedback)  # pyright: ignore[reportArgumentType]
 
     def dqar_config(self) -> DQARConfig:
         """How the model is instrumented."""
@@ -149,6 +152,7 @@ class EvaluateConfig:
             quantize_keys=self.quantize_keys,
             cached=self.cached,
             forecast_order=self.forecast_order,
+            feedback=self.feedback,
             cross_branch_threshold=self.cross_branch_threshold,
             sites=self.sites,
         )
@@ -165,6 +169,8 @@ class Probe:
     """Noise of each sample; the first ``num_samples`` by default."""
     forecast_order: int | tuple[int, ...] = 0
     """What a reuse shows, one for all or one a sample."""
+    feedback: float | tuple[float, ...] = 0.0
+    """Gain of the error feedback, likewise."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

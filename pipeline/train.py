@@ -30,6 +30,7 @@ from pipeline.plan import canonical_json
 from pipeline.planning import max_stretch_of, planned, snrs_of
 from pipeline.reused_gates import Gates, ReusedGates
 from pipeline.rivals import with_rivals
+from pipeline.settings import Setting
 
 HELD_OUT_SHARE = 5
 """Every fifth noise is held out; trajectories of one noise stay together."""
@@ -54,6 +55,10 @@ class TrainConfig:
     forecast_orders: tuple[int, ...] = ()
     """Orders of forecasts that plans may show; all that the traces hold by default. A policy that
     decides step by step shows the first, and learns from trajectories that showed it."""
+    feedbacks: tuple[float, ...] = ()
+    """Gains of error feedback that plans may have; all that the traces hold by default, and the
+    least alone with the label ``local``: one-step errors do not tell what a gain does. A policy
+    that decides step by step has the first."""
     members: int = 4
     """Networks whose mean is the policy."""
     seed: int = 0
@@ -104,10 +109,11 @@ def train(
             asked for.
     """
     traces = open_joined(uri)
-    sites, orders = _sites(config, traces), _orders(config, traces)
+    sites, settings = _sites(config, traces), _settings(config, traces)
     with tempfile.TemporaryDirectory(prefix="dqar-") as scratch:
         gates = store_reused_gates(uri, config.names, sites, Path(scratch))
-        usable = torch.ones_like(gates.noise) > 0 if config.plans else shows(uri, orders[0])
+        first, everything = settings[0], torch.ones_like(gates.noise) > 0
+        usable = everything if config.plans else shows(uri, first.forecast_order)
         fitter = Fitter(
             uri=uri,
             label=config.label,
@@ -117,14 +123,14 @@ def train(
             claim=_claim(config, traces),
         )
         everyone = fitter.look(torch.ones_like(usable))
-        spec = _spec(config, traces, sites, everyone, uri, orders[0])
+        spec = _spec(config, traces, sites, everyone, uri, first)
         held_out, fit = _fitted(fitter, spec, usable, report)
     policy = _at_its_median(fit, everyone, held_out)
     if config.plans:
         snrs, stretch = snrs_of(uri), max_stretch_of(everyone, config.names)
-        policy = planned(policy, snrs, orders, stretch)
+        policy = planned(policy, snrs, settings, stretch)
         if config.label == "final":
-            policy = with_rivals(policy, fitter.local(spec, usable), snrs, orders, stretch)
+            policy = with_rivals(policy, fitter.local(spec, usable), snrs, settings, stretch)
     return Trained(policy=policy, held_out=held_out, balance=check_balance(uri), traces=traces)
 
 
@@ -197,14 +203,21 @@ def _at_its_median(policy: ReusePolicy, gates: ReusedGates, held_out: HeldOut) -
     return policy.with_spec(log_threshold=threshold, metrics=metrics)
 
 
-def _orders(config: TrainConfig, traces: Joined) -> tuple[int, ...]:
-    explored = traces.plan["forecast_orders"]
-    if missing := set(config.forecast_orders) - set(explored):
+def _settings(config: TrainConfig, traces: Joined) -> tuple[Setting, ...]:
+    orders = _chosen("--forecast-orders", config.forecast_orders, traces.plan["forecast_orders"])
+    gains = _chosen("--feedback", config.feedbacks, traces.plan["feedbacks"])
+    if config.label == "local":
+        gains = gains[:1]
+    return tuple(Setting(forecast_order=order, feedback=gain) for order in orders for gain in gains)
+
+
+def _chosen(flag: str, wanted: tuple, explored: tuple) -> tuple:
+    if missing := set(wanted) - set(explored):
         raise Refusal(
-            f"--forecast-orders must be among the traces' {explored}. Got {sorted(missing)}. "
-            "Collect with those orders first."
+            f"{flag} must be among the traces' {explored}. Got {sorted(missing)}. "
+            "Collect with those first."
         )
-    return config.forecast_orders or explored
+    return wanted or explored
 
 
 def _spec(
@@ -213,9 +226,9 @@ def _spec(
     sites: tuple[str, ...],
     gates: ReusedGates,
     uri: Roots,
-    order: int,
+    setting: Setting,
 ) -> PolicySpec:
-    plan = traces.plan
+    plan, order = traces.plan, setting.forecast_order
     is_constant = gates.features.std(dim=0) < 1e-6
     scales = torch.where(is_constant, 1.0, gates.features.std(dim=0))
     return PolicySpec(
@@ -228,6 +241,7 @@ def _spec(
         savings=_relative_savings(traces.manifest["site_flops"], sites),
         sites=sites,
         forecast_order=order,
+        feedback=setting.feedback,
         actions=("compute", *ACTIONS[: order + 1]),
         cache_mode={bits: name for name, bits in CACHE_BITS.items()}[plan["cache_bits"]],
         branch_mode=plan["branch_mode"],

@@ -13,7 +13,7 @@ from torch import Tensor
 from dqar.config import DQARConfig
 from dqar.controller import CLASS_PROMPT_LENGTH, DQARController
 from dqar.cross_branch import CONDITIONAL, UNCONDITIONAL
-from dqar.integration.reroute import hook_steps
+from dqar.integration.reroute import hook_outputs, hook_steps
 from dqar.integration.run import Run
 from dqar.integration.seat import Seat
 from dqar.integration.sites import attach, detach, refuse_misfits
@@ -49,7 +49,9 @@ class DQARDiTWrapper:
         config = self.controller.config
         self.seat = Seat(sites or config.sites, config.cached)
         self.reroutes = attach(_uncompiled(transformer), self.seat)
-        self.step_hook = hook_steps(_uncompiled(transformer), self.seat)
+        self.hooks = [
+            hook(_uncompiled(transformer), self.seat) for hook in (hook_steps, hook_outputs)
+        ]
 
     def __reduce__(self) -> tuple:
         # A copied transformer is not patched, so its wrapper patches it anew.
@@ -124,7 +126,8 @@ class DQARDiTWrapper:
     def unpatch(self) -> Any:
         """Restore the transformer and return it."""
         detach(self.reroutes)
-        self.step_hook.remove()
+        for hook in self.hooks:
+            hook.remove()
         return self.transformer
 
 

@@ -14,9 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dqar.feedback import ErrorFeedback
 from dqar.integration.compilation import Compilation, Regions, fix_address
 from dqar.integration.kept import Memory
-from dqar.integration.reroute import Replacement, untraced_class
+from dqar.integration.reroute import Replacement, untraced_class, with_output
 from dqar.integration.seat import Seat
 from dqar.integration.sites import blocks_of, detach, refuse_misfits
 from dqar.integration.variants import MODULES, Role, kept_like, roles_of, variant
@@ -84,6 +85,7 @@ class PlannedDiT:
         self._variants: dict[tuple[Role, ...], Any] = {}
         self._memory = Memory(plan, {})
         self._batch: object = None
+        self._feedback = ErrorFeedback(0.0)
         self._taken = threading.Lock()
         self._of_thread = threading.local()
         self._detour = untraced_class(Detour)(transformer, self)
@@ -123,7 +125,7 @@ class PlannedDiT:
     @property
     def kept_bytes(self) -> int:
         """Bytes of all values and differences that are kept for the last batch."""
-        return self._memory.nbytes
+        return self._memory.nbytes + self._feedback.nbytes
 
     @property
     def running(self) -> PlanRun | None:
@@ -168,9 +170,12 @@ class PlannedDiT:
         roles = self.roles[row]
         if roles not in self._variants:
             self._variants[roles] = self._variant(roles)
-        return self._variants[roles](*args, **kwargs)
+        output = self._variants[roles](*args, **kwargs)
+        is_stale = torch.tensor([any(row)])  # every action but to compute is a reuse
+        return with_output(output, partial(self._feedback.through, is_stale=is_stale))
 
     def _begin(self, batch: object, args: tuple, kwargs: dict[str, Any]) -> None:
+        self._feedback = ErrorFeedback(self.plan.feedback)
         # Anew in each run, so that adapters and processors which came or went are followed.
         self._variants.clear()
         if batch == self._batch:

@@ -129,6 +129,44 @@ class StepHook:
         return _step_hook, (self.seat,)
 
 
+class OutputHook:
+    """Shows the sampler what this thread's run makes of the transformer's output.
+
+    A copy of the transformer gets one of its own, whose seat stays empty.
+    """
+
+    def __init__(self, seat: Seat) -> None:
+        self.seat = seat
+
+    def __call__(self, module: nn.Module, args: tuple, output: Any) -> Any:
+        del module, args
+        return None if self.seat.run is None else with_output(output, self.seat.run.after_call)
+
+    def __reduce__(self) -> tuple:
+        return _output_hook, (self.seat,)
+
+
+def with_output(output: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """A transformer's answer, a tuple or of a class of diffusers', with its tensor changed; itself
+    where the tensor is the same."""
+    is_tuple = isinstance(output, tuple)
+    before = output[0] if is_tuple else output.sample
+    after = change(before)
+    if after is before:
+        return output
+    return (after, *output[1:]) if is_tuple else type(output)(sample=after)
+
+
+def hook_outputs(transformer: nn.Module, seat: Seat) -> RemovableHandle:
+    """Let each call of a transformer show what its run makes of the output; a hook as
+    :func:`hook_steps`."""
+    return transformer.register_forward_hook(_output_hook(seat))
+
+
+def _output_hook(seat: Seat) -> OutputHook:
+    return untraced_class(OutputHook)(seat)
+
+
 def hook_steps(transformer: nn.Module, seat: Seat) -> RemovableHandle:
     """Let each call of a transformer open a step.
 

@@ -54,6 +54,10 @@ class Run:
         )
         self.calls += 1
 
+    def after_call(self, output: Tensor) -> Tensor:
+        """What the sampler is shown in place of the transformer's output, ``[r, ...]``."""
+        return self.controller.corrected(output)
+
     def _read_schedule(self) -> None:
         # Read once: a scheduler may hold its timesteps on the device.
         self.timesteps = [float(timestep) for timestep in self.scheduler.timesteps.tolist()]

@@ -28,6 +28,7 @@ def signal_of(num_sites: int = 1, num_layers: int = 3, num_samples: int = 2, **c
         "span": torch.ones(shape, dtype=torch.long),
         "span_before": torch.zeros(shape, dtype=torch.long),
         "order": torch.zeros(shape, dtype=torch.long),
+        "feedback": torch.zeros(num_samples),
         "entropy": torch.ones(shape),
         "drift": torch.full(shape, 0.1),
         "quant_error": torch.full(shape, 0.01),
@@ -106,7 +107,7 @@ class Rig:
 
     def run(self, config: DQARConfig, gate: Gate | None = None, **options) -> Ran:
         """Sample through a wrapper that records every step and comes off again."""
-        names = ("exposure", "balance", "forecast_order")
+        names = ("exposure", "balance", "forecast_order", "feedback")
         built = {name: options.pop(name) for name in names if name in options}
         records: list[GateRecord] = []
         wrapper = self.wrap(config, gate, sink=records.append, **built)

@@ -67,7 +67,7 @@ def test_computing_everything_costs_nothing():
 @pytest.mark.parametrize("order", [0, 1, 2])
 def test_damage_is_the_policys_own_over_all_gates(order):
     policy = random_policy(sites=("attn", "ff"))
-    damage = step_damage(policy, [0.1 * (index + 1) for index in range(STEPS)], order, GAPS)
+    damage = step_damage(policy, [0.1 * (index + 1) for index in range(STEPS)], order, GAPS, 0.4)
     assert damage.shape == (STEPS, GAPS, GAPS + 2, GAPS + 2)
     progress = 4 / (STEPS - 1)
     seen = {
@@ -79,6 +79,7 @@ def test_damage_is_the_policys_own_over_all_gates(order):
         "log_span": math.log(3),
         "log_span_before": math.log(1),
         "order": float(order),
+        "feedback": 0.4,
     }
     gates = [seen | {"depth": depth, "site_code": site} for site in (0, 1) for depth in (0, 0.5, 1)]
     features = torch.tensor([[gate[name] for name in SCHEDULE] for gate in gates])

@@ -82,6 +82,7 @@ def test_columns_hold_what_their_names_say(make_signal):
         span_before=torch.full((6, 2), 3),
         order=torch.full((6, 2), 2),
         drift=torch.zeros(6, 2),
+        feedback=torch.full((2,), 0.5),
     )
     first = {name: column(signal, name)[5, 1].item() for name in FEATURES}
     assert first == pytest.approx(
@@ -103,6 +104,7 @@ def test_columns_hold_what_their_names_say(make_signal):
             "log_remaining": math.log(4 / 9 + 0.02),
             "log_span_before": math.log(3),
             "order": 2.0,
+            "feedback": 0.5,
         },
         abs=1e-6,
     )

@@ -12,13 +12,15 @@ from hypothesis import strategies as st
 from dqar.gates import Scripted
 from dqar.planned_gate import Planned
 from dqar.policy import ReusePolicy
-from dqar.policy_spec import PolicySpec
+from dqar.policy_spec import PolicySpec, Rival
 from pipeline.contest import Contest
 from pipeline.methods import COARSE, Grid, Schedule
 from pipeline.planned_points import (
     BATCH,
+    FIRST_NOISES,
+    MORE_NOISES,
     NEIGHBOURS,
-    NOISES,
+    SHORTLIST,
     candidates,
     even,
     judge,
@@ -28,7 +30,7 @@ from pipeline.planned_points import (
 )
 from pipeline.tasks import Probe, Probed
 
-STEPS = 20
+STEPS, NOISES = 20, len(MORE_NOISES)
 CANDIDATES = 4
 """The plan, and the even schedule with three orders of forecasts."""
 PLANS = tuple((0, *range(STEPS - number + 1, STEPS)) for number in range(2, STEPS + 1))
@@ -121,7 +123,7 @@ def test_the_better_candidate_is_taken(loser):
     taken, order = ("even", 0) if loser == "plan" else ("plan", 2)
     numbers = numbers_of(policy.spec, COARSE)
     assert [point.operating_point for point in points] == [
-        f"{taken}@{number},order={order}" for number in numbers
+        f"{taken}@{number},order={order},feedback=0" for number in numbers
     ]
     for point, number in zip(points, numbers, strict=True):
         assert (point.method, point.steps, point.forecast_order) == ("learned-x", STEPS, order)
@@ -137,17 +139,25 @@ def test_the_better_candidate_is_taken(loser):
             assert tuple(computed.tolist()) == even(STEPS, number)
 
 
-RIVALS = tuple((0, *range(2, number + 1)) for number in range(2, STEPS))
+EARLY = tuple((0, *range(2, number + 1)) for number in range(2, STEPS))
 """Of each number of steps but the last, early ones."""
+
+
+def rivals_of(*orders, feedback=0.0):
+    return tuple(
+        Rival(computed=plan, forecast_order=order, feedback=feedback)
+        for order in orders
+        for plan in EARLY
+    )
 
 
 @pytest.mark.parametrize("best", [0, 1, 2])
 @pytest.mark.parametrize("kind", ["rival", "even"])
 def test_the_best_order_is_taken(kind, best):
-    policy = planned_policy(rivals=(RIVALS, RIVALS, RIVALS))
+    policy = planned_policy(rivals=rivals_of(0, 1, 2))
 
     def error_of(computed, noise):
-        return {"even": even(STEPS, len(computed)) == computed, "rival": computed in RIVALS}[kind]
+        return {"even": even(STEPS, len(computed)) == computed, "rival": computed in EARLY}[kind]
 
     def error(computed, noise):
         return 0.01 if error_of(computed, noise) else 0.02
@@ -158,19 +168,25 @@ def test_the_best_order_is_taken(kind, best):
     for point in points:
         assert point.schedule is not None
         assert (point.schedule.kind, point.forecast_order) == (kind, best)
-        assert point.operating_point == f"{kind}@{len(point.schedule.computed)},order={best}"
+        assert point.operating_point == (
+            f"{kind}@{len(point.schedule.computed)},order={best},feedback=0"
+        )
         # A policy decides for its own plans alone.
         assert isinstance(point.gate, Scripted)
 
 
-def test_candidates_are_of_the_orders_that_the_history_holds():
-    spec = planned_policy(forecast_order=1, rivals=((), RIVALS)).spec
+def test_candidates_are_of_the_settings_that_training_had():
+    rivals = rivals_of(1) + rivals_of(0, feedback=0.8)
+    spec = planned_policy(forecast_order=1, feedback=0.4, rivals=rivals).spec
     schedules = candidates(spec, 7)
-    assert [(one.kind, one.forecast_order) for one in schedules] == [
-        ("plan", 1),
-        ("even", 0),
-        ("even", 1),
-        ("rival", 1),
+    assert [(one.kind, one.forecast_order, one.feedback) for one in schedules] == [
+        ("plan", 1, 0.4),
+        ("rival", 1, 0.0),
+        ("rival", 0, 0.8),
+        ("even", 0, 0.0),
+        ("even", 1, 0.0),
+        ("even", 1, 0.4),
+        ("even", 0, 0.8),
     ]
     assert {len(one.computed) for one in schedules} == {7}
 
@@ -189,7 +205,7 @@ def test_each_error_is_the_mean_over_the_same_noises():
         return 0.01 * len(computed) + noise
 
     judged = judge(planned_policy().spec, [3, 7, 12], answer_by(error_of))
-    mean_noise = sum(range(NOISES)) / NOISES
+    mean_noise = sum(MORE_NOISES) / NOISES
     for one, number in zip(judged, [3, 7, 12], strict=True):
         assert len(one.schedule.computed) == number
         assert one.error == pytest.approx(0.01 * number + mean_noise)
@@ -207,7 +223,24 @@ def test_masks_and_noises_line_up_in_bounded_batches():
         columns = probe.gate.reuse[:, 0].unflatten(1, (-1, NOISES))
         assert (columns == columns[:, :, :1]).all()
         assert (orders == orders[:, :1]).all()
-        assert probe.noise_ids == tuple(range(NOISES)) * columns.shape[1]
+        assert probe.noise_ids == tuple(MORE_NOISES) * columns.shape[1]
+
+
+def test_many_candidates_are_shortlisted_by_a_few_noises():
+    spec = planned_policy(rivals=rivals_of(0, 1, 2)).spec
+    asked: list[Probe] = []
+
+    def error_of(computed, noise):
+        return 0.01 if computed in EARLY else 0.02
+
+    (judged,) = judge(spec, [7], answer_by(error_of, asked))
+    assert judged.schedule.kind == "rival"
+    first = [probe for probe in asked if set(probe.noise_ids) == set(FIRST_NOISES)]
+    more = [probe for probe in asked if set(probe.noise_ids) == set(MORE_NOISES)]
+    everyone = len(candidates(spec, 7))
+    assert sum(probe.num_samples for probe in first) == everyone * len(FIRST_NOISES)
+    assert sum(probe.num_samples for probe in more) == SHORTLIST * NOISES
+    assert len(first) + len(more) == len(asked)
 
 
 # The error budget.

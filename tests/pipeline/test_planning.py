@@ -18,16 +18,21 @@ from dqar.snr import scheduler_snr
 from pipeline.dataset import read_gates
 from pipeline.planning import max_stretch_of, planned, snrs_of
 from pipeline.reused_gates import ReusedGates
+from pipeline.settings import Setting
 from pipeline.train import TrainConfig, save_trained, train
 
 STEPS, MAX_GAP = 10, 4
 SNRS = [0.02 * 1.8**step for step in range(STEPS)]
 
 
-def policy_where_orders_cost(slope):
-    """Log damage is ``slope`` times the order, and grows with the gap."""
+def settings_of(orders):
+    return tuple(Setting(forecast_order=order) for order in orders)
+
+
+def policy_where_orders_cost(slope, of="order"):
+    """Log damage is ``slope`` times the order (or the gain), and grows with the gap."""
     spec = PolicySpec(
-        features=("log_gap", "order"),
+        features=("log_gap", of),
         hidden=(),
         steps=STEPS,
         max_gap=MAX_GAP,
@@ -46,14 +51,24 @@ def policy_where_orders_cost(slope):
 
 @pytest.mark.parametrize(("slope", "best"), [(-1.0, 2), (1.0, 0)])
 def test_the_order_of_least_predicted_error_is_taken(slope, best):
-    spec = planned(policy_where_orders_cost(slope), SNRS, (0, 1, 2)).spec
+    spec = planned(policy_where_orders_cost(slope), SNRS, settings_of((0, 1, 2))).spec
     assert (spec.forecast_order, spec.actions) == (best, ("compute", *ACTIONS[: best + 1]))
 
 
 @pytest.mark.parametrize(("slope", "best"), [(-0.05, 0), (-0.8, 2)])
 def test_a_higher_order_must_be_worth_it(slope, best):
     """Errors go with the root of the damage: 5% of an error for two orders are not 10%."""
-    assert planned(policy_where_orders_cost(slope), SNRS, (0, 1, 2)).spec.forecast_order == best
+    assert (
+        planned(policy_where_orders_cost(slope), SNRS, settings_of((0, 1, 2))).spec.forecast_order
+        == best
+    )
+
+
+@pytest.mark.parametrize(("slope", "best"), [(-1.0, 0.8), (1.0, 0.0)])
+def test_the_gain_of_least_predicted_error_is_taken(slope, best):
+    policy = policy_where_orders_cost(slope, "feedback")
+    settings = tuple(Setting(feedback=gain) for gain in (0.0, 0.4, 0.8))
+    assert planned(policy, SNRS, settings).spec.feedback == best
 
 
 def test_stretch_is_what_gates_have_seen():
@@ -75,7 +90,7 @@ def test_stretch_is_what_gates_have_seen():
 @pytest.mark.parametrize("order", [0, 1, 2])
 def test_an_order_alone_is_taken_whatever_it_costs(order):
     policy = policy_where_orders_cost(1.0)
-    spec = planned(policy, SNRS, (order,)).spec
+    spec = planned(policy, SNRS, settings_of((order,))).spec
     expected = plan_steps(policy, SNRS, order, MAX_GAP)
     assert spec.forecast_order == order
     assert spec.plans == tuple(plan.computed for plan in expected)
@@ -84,9 +99,9 @@ def test_an_order_alone_is_taken_whatever_it_costs(order):
 
 def test_plans_are_added_and_nothing_else_is_changed():
     policy = policy_where_orders_cost(-1.0)
-    changed = planned(policy, SNRS, (0, 1))
+    changed = planned(policy, SNRS, settings_of((0, 1)))
     spec = changed.spec
-    before = ("plans", "plan_errors", "forecast_order", "actions")
+    before = ("plans", "plan_errors", "forecast_order", "feedback", "actions")
     kept = {name: getattr(policy.spec, name) for name in before}
     assert replace(spec, **kept) == policy.spec
     for name, value in policy.state_dict().items():
@@ -95,7 +110,7 @@ def test_plans_are_added_and_nothing_else_is_changed():
 
 
 def test_more_computations_are_never_predicted_to_err_more():
-    spec = planned(policy_where_orders_cost(0.0), SNRS, (0,)).spec
+    spec = planned(policy_where_orders_cost(0.0), SNRS, settings_of((0,))).spec
     assert [len(plan) for plan in spec.plans] == list(range(len(spec.plans[0]), STEPS + 1))
     assert list(spec.plan_errors) == sorted(spec.plan_errors, reverse=True)
     assert spec.plan_errors[-1] == 0.0
@@ -123,7 +138,7 @@ def test_a_trained_policy_holds_its_plans_after_a_round_trip(traces, traces_plan
     assert loaded.spec == saved.spec
     assert loaded.spec.forecast_order == 0
     assert loaded.spec.plans[-1] == tuple(range(traces_plan.steps))
-    again = planned(loaded, snrs_of(str(traces)), (0,))
+    again = planned(loaded, snrs_of(str(traces)), settings_of((0,)))
     assert again.spec.plans == saved.spec.plans
     assert again.spec.plan_errors == pytest.approx(saved.spec.plan_errors, rel=1e-5)
 

@@ -9,13 +9,18 @@ import torch
 
 from dqar.policy import ReusePolicy
 from dqar.policy_file import load_policy, save_policy
-from dqar.policy_spec import PolicySpec
+from dqar.policy_spec import PolicySpec, Rival
 from pipeline.planning import planned
 from pipeline.rivals import averaged, with_rivals
+from pipeline.settings import Setting
 
 STEPS = 12
 SNRS = [10.0 ** (step / 4 - 1) for step in range(STEPS)]
-FEATURES = ("log_snr", "log_gap", "order")
+FEATURES = ("log_snr", "log_gap", "order", "feedback")
+
+
+def settings_of(orders, gains=(0.0,)):
+    return tuple(Setting(forecast_order=order, feedback=gain) for order in orders for gain in gains)
 
 
 def policy_of(seed, **changes):
@@ -44,26 +49,32 @@ def test_what_cannot_be_averaged_is_refused():
 
 
 @pytest.mark.parametrize("orders", [(0,), (0, 1), (0, 1, 2)])
-def test_rivals_are_plans_of_explored_orders(orders):
-    policy = planned(policy_of(1), SNRS, orders)
-    rivals = with_rivals(policy, policy_of(2), SNRS, orders, math.inf).spec.rivals
-    own = policy.spec.forecast_order
-    assert len(rivals) == own + 1
-    for order, plans in enumerate(rivals):
-        assert len(set(plans)) == len(plans)
-        assert not plans or order in orders
-    assert set(rivals[own]).isdisjoint(policy.spec.plans)
-    assert any(rivals)
+@pytest.mark.parametrize("gains", [(0.0,), (0.0, 0.5)])
+def test_rivals_are_plans_of_explored_settings(orders, gains):
+    settings = settings_of(orders, gains)
+    policy = planned(policy_of(1), SNRS, settings)
+    rivals = with_rivals(policy, policy_of(2), SNRS, settings, math.inf).spec.rivals
+    own = Setting.of(policy.spec)
+    assert len(set(rivals)) == len(rivals)
+    assert {Setting.of(rival) for rival in rivals} | {own} == set(settings)
+    of_own = {rival.computed for rival in rivals if Setting.of(rival) == own}
+    assert of_own.isdisjoint(policy.spec.plans)
+    # Each setting has a plan for every number of computations there is.
+    numbers = {len(plan) for plan in policy.spec.plans}
+    for setting in set(settings) - {own}:
+        of_it = {len(one.computed) for one in rivals if Setting.of(one) == setting}
+        assert of_it == numbers
 
 
 def test_a_mean_of_two_equal_policies_has_no_rivals_of_its_own_order():
-    policy = planned(policy_of(1), SNRS, (0,))
-    assert with_rivals(policy, policy, SNRS, (0,), math.inf).spec.rivals == ((),)
+    policy, alone = planned(policy_of(1), SNRS, settings_of((0,))), settings_of((0,))
+    assert with_rivals(policy, policy, SNRS, alone, math.inf).spec.rivals == ()
 
 
 def test_rivals_change_nothing_else_and_are_stored(tmp_path):
-    policy = planned(policy_of(1), SNRS, (0, 1, 2))
-    changed = with_rivals(policy, policy_of(2), SNRS, (0, 1, 2), math.inf)
+    settings = settings_of((0, 1, 2), (0.0, 0.5))
+    policy = planned(policy_of(1), SNRS, settings)
+    changed = with_rivals(policy, policy_of(2), SNRS, settings, math.inf)
     assert changed.spec.plans == policy.spec.plans
     for name, value in policy.state_dict().items():
         assert torch.equal(changed.state_dict()[name], value)
@@ -71,7 +82,13 @@ def test_rivals_change_nothing_else_and_are_stored(tmp_path):
     assert load_policy(tmp_path).spec == changed.spec
 
 
-@pytest.mark.parametrize("rivals", [(((0, 3),),), (((0, 3),), ((1, 2),), ()), ((), (), ((0, 99),))])
-def test_rivals_that_are_none_are_refused(rivals):
+@pytest.mark.parametrize("computed", [(), (1, 2), (0, 0), (0, 99)])
+def test_rivals_that_are_none_are_refused(computed):
     with pytest.raises(ValueError, match="Train the policy again"):
-        policy_of(1, rivals=rivals)
+        policy_of(1, rivals=(Rival(computed=computed),))
+
+
+@pytest.mark.parametrize("changes", [{"forecast_order": 3}, {"feedback": 1.5}])
+def test_rivals_of_no_setting_are_refused(changes):
+    with pytest.raises(ValueError, match="Train the policy again"):
+        Rival(computed=(0,), **changes)
