@@ -27,6 +27,7 @@ from dqar.policy import ReusePolicy
 from dqar.policy_file import load_policy
 from pipeline.designs import explore
 from pipeline.evaluator import Evaluator
+from pipeline.settings import Setting
 from pipeline.tasks import EvaluateConfig, Probe
 
 FIRST_KEY = 1_000_000
@@ -94,7 +95,7 @@ def predicted_damage(damage: Float[Tensor, "t k s c"], computes: tuple[bool, ...
 
 
 def measured_damage(
-    evaluator: Evaluator, schedules: list[tuple[bool, ...]], noises: int, order: int
+    evaluator: Evaluator, schedules: list[tuple[bool, ...]], noises: int, setting: Setting
 ) -> Float[Tensor, "schedules noises"]:
     """D^2 of each schedule on each noise."""
     errors = []
@@ -105,7 +106,8 @@ def measured_damage(
             gate=Scripted(_by_sample(masks, noises)),
             num_samples=len(chunk) * noises,
             noise_ids=tuple(range(noises)) * len(chunk),
-            forecast_order=order,
+            forecast_order=setting.forecast_order,
+            feedback=setting.feedback,
         )
         errors.append(evaluator.probe(probe).error.view(-1, noises))
         print(f"{int(chunk[-1]) + 1} of {len(schedules)} schedules", flush=True)
@@ -144,10 +146,10 @@ def measure(policy: ReusePolicy, arguments: argparse.Namespace) -> dict[str, flo
     evaluator = Evaluator(_config(policy, arguments))
     bases = list(dict.fromkeys(toggle.computes for toggle in toggles))
     every = [*bases, *(toggle.toggled for toggle in toggles)]
-    noises, order = arguments.noises, spec.forecast_order
-    squared = measured_damage(evaluator, every, noises, order)
+    noises = arguments.noises
+    squared = measured_damage(evaluator, every, noises, Setting.of(spec))
     snrs = evaluator.probe(Probe(name="snr", gate=Scripted(_none(spec.steps)), num_samples=1)).snrs
-    damage = step_damage(policy, snrs, order, spec.max_gap)
+    damage = step_damage(policy, snrs, spec.forecast_order, spec.max_gap, spec.feedback)
     of_base = torch.tensor([bases.index(toggle.computes) for toggle in toggles])
     totals = torch.tensor([predicted_damage(damage, computes) for computes in every])
     first = len(bases)

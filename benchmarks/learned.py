@@ -27,13 +27,15 @@ SEEDS = (21, 22, 23, 24, 25)
 FITS = {
     "policy": (),
     "plain": ("--forecast-orders", "0"),
+    "no-feedback": ("--feedback", "0"),
+    "plain-no-feedback": ("--forecast-orders", "0", "--feedback", "0"),
     "local": ("--label", "local"),
     "full": ("--features", "full"),
     "local-full": ("--label", "local", "--features", "full"),
 }
-"""The default, and what it is compared with: no forecasts; one-step errors in the same planner;
-step by step with all features, from the final error and, as published routers learn, from one-step
-ones."""
+"""The default, and what it is compared with: no forecasts, no error feedback, neither; one-step
+errors in the same planner; step by step with all features, from the final error and, as published
+routers learn, from one-step ones."""
 METHODS = "fewer-steps,interval,interval-forecast1,interval-forecast2,threshold,threshold-tuned"
 PLACES: tuple[tuple[Axis, float], ...] = (
     *(("reuse_ratio", ratio) for ratio in (0.3, 0.5, 0.7)),

@@ -20,7 +20,7 @@ from dqar.coefficients import HandChronicle, StepCoefficients
 from dqar.config import DQARConfig
 from dqar.cross_branch import BranchRows, BranchSharing
 from dqar.exchange import Compute, Parts
-from dqar.feedback import ErrorFeedback, Gain, stale_samples
+from dqar.feedback import ErrorFeedback, Gain
 from dqar.gates import MEASURED, AllOf, Cached, Gate
 from dqar.history import History
 from dqar.ledger import BRANCH_GAP, Ledger
@@ -212,6 +212,9 @@ class DQARController(Verbs):
                 f"feedback must hold one gain a sample. Got {len(self.feedback)} for "
                 f"{num_columns // self._columns_of_a_sample()} samples. Pass a tensor of that many."
             )
+        # Written so that what is not a number is refused.
+        if not bool(((gains >= 0.0) & (gains <= 1.0)).all()):
+            raise ValueError(f"feedback must be in [0, 1]. Got {gains}. Pass gains in that range.")
         return gains
 
     def _depth(self) -> int:
@@ -271,7 +274,8 @@ class DQARController(Verbs):
         self._books()
         if not self._feedback.is_on:
             return output
-        return self._feedback.through(output, stale_samples(self._codes, Reason.REUSE))
+        reused = torch.tensor(self._codes) == Reason.REUSE
+        return self._feedback.through(output, reused.double().mean(dim=0))
 
     def finish_step(self) -> None:
         """Close the step that is open: enter it into the books and tell the sink."""

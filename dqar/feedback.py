@@ -26,6 +26,10 @@ Gain = float | Float[Tensor, " b"]
 class ErrorFeedback:
     """The outputs of one run, row by row: the last full one, and the sum of those after it.
 
+    A stretch is made up for where each of its stale steps reused everything. Where some gates
+    compute and others reuse, outputs are nearly right and full steps far between: the trapezoid
+    over so many steps would be the worse account (docs/LOG.md), so such a step ends the stretch.
+
     Args:
         gain: from 0, which changes nothing and keeps nothing, to 1.
     """
@@ -36,6 +40,7 @@ class ErrorFeedback:
         self._last: Tensor | None = None
         self._sum: Tensor | None = None
         self._stale = torch.zeros(1, dtype=torch.long)
+        self._is_broken = torch.zeros(1, dtype=torch.bool)
 
     @property
     def nbytes(self) -> int:
@@ -43,42 +48,46 @@ class ErrorFeedback:
         return sum(kept.nbytes for kept in (self._last, self._sum) if kept is not None)
 
     def through(
-        self, output: Float[Tensor, "r *axes"], is_stale: Bool[Tensor, " b"]
+        self, output: Float[Tensor, "r *axes"], share: Float[Tensor, " b"]
     ) -> Float[Tensor, "r *axes"]:
         """What the sampler is shown in place of the model's output.
 
         Args:
             output: of all guidance branches, branch-major; not written to.
-            is_stale: samples of which something was reused in this step. None is in the first.
+            share: of each sample's gates that reused in this step; 0 in the first.
         """
         if not self.is_on:
             return output
         if self._last is None:
-            self._last, self._stale = output.clone(), torch.zeros(len(is_stale), dtype=torch.long)
+            self._last, self._stale = output.clone(), torch.zeros(len(share), dtype=torch.long)
+            self._is_broken = self._stale > 0
             return output
+        is_stale = share > 0.0
         shown = output if bool(is_stale.all()) else self._made_up(output, self._last, ~is_stale)
         self._keep(output, self._last, is_stale)
         self._stale = torch.where(is_stale, self._stale + 1, 0)
+        self._is_broken = is_stale & (self._is_broken | (share < 1.0))
         return shown
 
     def _made_up(self, output: Tensor, last: Tensor, is_fresh: Bool[Tensor, " b"]) -> Tensor:
-        if self._sum is None or not bool((self._stale[is_fresh] > 0).any()):
+        is_due = is_fresh & (self._stale > 0) & ~self._is_broken
+        if self._sum is None or not bool(is_due.any()):
             return output
-        gains = torch.as_tensor(self.gain).double() * (is_fresh & (self._stale > 0))
-        half = _factor(gains * self._stale / 2, output)
-        whole = _factor(gains, output)
-        missing = (last.float() + output.float()) * half - self._sum * whole
-        return (output.float() + missing).to(output.dtype)
+        gains = torch.as_tensor(self.gain).double() * is_due
+        half, whole = _factor(gains * self._stale / 2, output), _factor(gains, output)
+        exact = _exact(output)
+        missing = (last.to(exact) + output.to(exact)) * half - self._sum * whole
+        return (output.to(exact) + missing).to(output.dtype)
 
     def _keep(self, output: Tensor, last: Tensor, is_stale: Bool[Tensor, " b"]) -> None:
-        """Rows that were computed begin anew; of the others the outputs are added up, in float32,
-        since they are many and nearly alike."""
+        """Rows that were computed begin anew; of the others the outputs are added up, in 32 bits
+        at least, since they are many and nearly alike."""
         if not bool(is_stale.any()):
             last.copy_(output)
             self._sum = None
             return
         if self._sum is None:
-            self._sum = torch.zeros_like(output, dtype=torch.float32)
+            self._sum = torch.zeros_like(output, dtype=_exact(output))
         if bool(is_stale.all()):
             self._sum += output
             return
@@ -87,21 +96,15 @@ class ErrorFeedback:
         self._sum = torch.where(stale, self._sum + output, 0.0)
 
 
-def stale_samples(codes: list[list[int]], reuse: int) -> Bool[Tensor, " b"]:
-    """Samples of which any gate reused.
-
-    Args:
-        codes: reasons by gate and sample.
-        reuse: the reason that is a reuse.
-    """
-    return torch.tensor([reuse in of_sample for of_sample in zip(*codes, strict=True)])
+def _exact(output: Tensor) -> torch.dtype:
+    return torch.promote_types(output.dtype, torch.float32)
 
 
 def _factor(by_sample: Float[Tensor, " b"], output: Tensor) -> float | Tensor:
     """One number where samples agree, which the device needs no copy of."""
     if bool((by_sample == by_sample[0]).all()):
         return float(by_sample[0])
-    return _by_row(by_sample.float(), output)
+    return _by_row(by_sample.to(_exact(output)), output)
 
 
 def _by_row(by_sample: Tensor, output: Tensor) -> Tensor:

@@ -27,11 +27,7 @@ class Rival:
     """Gain of the error feedback."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.forecast_order <= MAX_ORDER or not 0.0 <= self.feedback <= 1.0:
-            raise ValueError(
-                f"A rival must forecast by an order up to {MAX_ORDER}, with feedback up to 1. Got "
-                f"{self.forecast_order} and {self.feedback}. Train the policy again."
-            )
+        _refuse_bad_setting(self.forecast_order, self.feedback)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -117,6 +113,7 @@ class PolicySpec:
                 "Pass 'int8'."
             )
         _refuse_bad_plans(self.plans, self.plan_errors, self.steps)
+        _refuse_bad_setting(self.forecast_order, self.feedback)
         for rival in self.rivals:
             refuse_bad_plan(rival.computed, self.steps)
         for name in ("means", "scales"):
@@ -179,6 +176,15 @@ class PolicySpec:
     def saving_of_site(self) -> list[float]:
         """Savings in the order of :data:`SITES`."""
         return [self.savings.get(site, 1.0) for site in SITES]
+
+
+def _refuse_bad_setting(order: int, gain: float) -> None:
+    # Written so that what is not a number is refused.
+    if not 0 <= order <= MAX_ORDER or not 0.0 <= gain <= 1.0:
+        raise ValueError(
+            f"forecast_order must be 0 to {MAX_ORDER}, and feedback in [0, 1]. Got {order} and "
+            f"{gain}. Train the policy again."
+        )
 
 
 def _refuse_bad_plans(

@@ -100,7 +100,7 @@ def parser() -> JobParser:
     job.add_argument(
         "--feedback",
         help="gains of error feedback, in turns: the share of what reuse left out that the next "
-        "computation makes up for; default: the policy's, or 0,0.4,0.8",
+        "computation makes up for; default: the policy's, or 0,0.5",
     )
     job.add_argument(
         "--batch-size",

@@ -27,7 +27,7 @@ def run(arguments: argparse.Namespace) -> int:
     from pipeline.joined import open_joined
     from pipeline.places import published, refuse_taken
     from pipeline.tracking import Tracker
-    from pipeline.train import TrainConfig
+    from pipeline.train import TrainConfig, settings_of, sites_of
     from pipeline.training_run import train_policy
 
     config = TrainConfig(
@@ -38,7 +38,9 @@ def run(arguments: argparse.Namespace) -> int:
         feedbacks=gains("--feedback", arguments.feedback),
         seed=arguments.seed,
     )
-    open_joined(traces)
+    joined = open_joined(traces)
+    sites_of(config, joined)
+    settings_of(config, joined)
     refuse_taken(arguments.out, "policy.json")
     tracker = Tracker(arguments.tracking_uri, arguments.experiment)
     with published(arguments.out, "policy.json") as folder:

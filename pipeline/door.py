@@ -182,7 +182,7 @@ def whole_numbers(flag: str, text: str) -> tuple[int, ...]:
 
 
 def gains(flag: str, text: str) -> tuple[float, ...]:
-    """``"0,0.4,0.8"`` to ``(0.0, 0.4, 0.8)``.
+    """``"0,0.5"`` to ``(0.0, 0.5)``.
 
     Raises:
         Refusal: if something else stands between the commas.
@@ -190,9 +190,7 @@ def gains(flag: str, text: str) -> tuple[float, ...]:
     try:
         return tuple(map(float, split_names(text)))
     except ValueError:
-        raise Refusal(
-            f"{flag} must be numbers from 0 to 1. Got {text!r}. Pass 0,0.4,0.8."
-        ) from None
+        raise Refusal(f"{flag} must be numbers from 0 to 1. Got {text!r}. Pass 0,0.5.") from None
 
 
 def size_or_auto(text: str) -> int | str:

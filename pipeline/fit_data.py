@@ -17,6 +17,7 @@ from pipeline.door import Refusal
 from pipeline.gate_stream import GateBlock, whole_trajectories
 from pipeline.joined import noises_of, told
 from pipeline.reused_gates import ReusedGates, StoredGates
+from pipeline.settings import Setting
 
 MAX_GAP_QUANTILE = 0.995
 """Staleness seen more rarely than this in exploration is unknown to the policy."""
@@ -95,9 +96,12 @@ def load_reused_gates(uri: Roots, names: tuple[str, ...], sites: tuple[str, ...]
         return store_reused_gates(uri, names, sites, Path(folder)).load()
 
 
-def shows(uri: Roots, order: int) -> Bool[Tensor, " trajectories"]:
-    """Trajectories whose reuse showed forecasts of an order."""
-    return torch.tensor(read_trajectories(uri)["forecast_order"].to_numpy() == order)
+def shows(uri: Roots, setting: Setting) -> Bool[Tensor, " trajectories"]:
+    """Trajectories of one order of forecasts and one gain of feedback."""
+    table = read_trajectories(uri)
+    order = table["forecast_order"].to_numpy() == setting.forecast_order
+    gain = table["feedback"].to_numpy() == np.float32(setting.feedback)
+    return torch.tensor(order & gain)
 
 
 def local_labels(

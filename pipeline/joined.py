@@ -35,7 +35,7 @@ class Joined:
         """What the collections share of their plans, and the orders and gains that any of them
         explored."""
         orders = {order for part in self.parts for order in _orders(part)}
-        gains = {gain for part in self.parts for gain in part.plan["feedbacks"]}
+        gains = {gain for part in self.parts for gain in part.plan.get("feedbacks", [0.0])}
         shared = {name: self.parts[0].plan[name] for name in ALIKE}
         explored = {"forecast_orders": tuple(sorted(orders)), "feedbacks": tuple(sorted(gains))}
         return shared | explored

@@ -22,8 +22,8 @@ TRACE_SCHEMA_VERSION = 3
 """Version of the two tables and of the folder around them."""
 ONLY_AROUND_A_POLICY = ("bases", "policy_digest")
 """Fields that are written where they say something, so that other plans keep their hash."""
-FEEDBACKS = (0.0, 0.4, 0.8)
-"""Gains of error feedback that are explored by default; :mod:`dqar.feedback` says why none is 1."""
+FEEDBACKS = (0.0, 0.5)
+"""Gains of error feedback that are explored by default; evaluations look at gains beside them."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -93,7 +93,7 @@ class CollectPlan:
             )
         if not self.feedbacks or not all(0.0 <= gain <= 1.0 for gain in self.feedbacks):
             raise ValueError(
-                f"feedbacks must be gains from 0 to 1. Got {self.feedbacks}. Pass 0,0.4,0.8."
+                f"feedbacks must be gains from 0 to 1. Got {self.feedbacks}. Pass 0,0.5."
             )
         self.dqar_config()
         unknown = set(self.designs) - set(DESIGNS)

@@ -31,6 +31,9 @@ MORE_NOISES = range(4, 32)
 """Those that the shortlisted are judged by."""
 SHORTLIST = 4
 """Candidates of a number of computations that are judged by more noises."""
+CHANGES = (-0.3, -0.15, 0.15, 0.3)
+"""What is added to the gain of the best, on the same noises: what training explored lies far
+apart, and errors change little, and smoothly, from one gain to the next."""
 BATCH = 96
 """Samples of a calibration batch."""
 NEIGHBOURS = 6
@@ -80,14 +83,38 @@ def judge(spec: PolicySpec, numbers: list[int], ask: Ask) -> list[Judged]:
     fields = [candidates(spec, number) for number in numbers]
     if max(map(len, fields), default=0) > SHORTLIST:
         first = _judged(spec, [one for field in fields for one in field], FIRST_NOISES, ask)
-        fields = [[one.schedule for one in field[:SHORTLIST]] for field in _by_number(first)]
+        fields = list(map(_shortlist, _by_number(first)))
     judged = _judged(spec, [one for field in fields for one in field], MORE_NOISES, ask)
-    return [field[0] for field in _by_number(judged)]
+    best = [field[0] for field in _by_number(judged)]
+    beside = [one for judged in best for one in _beside(spec, judged.schedule)]
+    more = _by_number([*best, *_judged(spec, beside, MORE_NOISES, ask)])
+    return [field[0] for field in more]
+
+
+def _shortlist(field: list[Judged]) -> list[Schedule]:
+    """The best of them, with the policy's own and the best even one whatever a few noises say."""
+    kept = [*field[:SHORTLIST]]
+    for kind in ("plan", "even"):
+        kept.append(next(one for one in field if one.schedule.kind == kind))
+    return list(dict.fromkeys(one.schedule for one in kept))
+
+
+def _beside(spec: PolicySpec, schedule: Schedule) -> list[Schedule]:
+    """The same steps with gains beside a schedule's; none where training had no feedback."""
+    if not any(setting.feedback for setting in [Setting.of(spec), *map(Setting.of, spec.rivals)]):
+        return []
+    gains = (round(schedule.feedback + change, 2) for change in CHANGES)
+    kind: Kind = "even" if schedule.kind == "even" else "rival"
+    return [replace(schedule, kind=kind, feedback=gain) for gain in gains if 0.0 <= gain <= 1.0]
 
 
 def _by_number(judged: list[Judged]) -> list[list[Judged]]:
-    """Groups of as many computations, each with the best first."""
-    groups = groupby(judged, key=lambda one: len(one.schedule.computed))
+    """Groups of as many computations, fewest first, each with the best first."""
+
+    def number(one: Judged) -> int:
+        return len(one.schedule.computed)
+
+    groups = groupby(sorted(judged, key=number), key=number)
     return [sorted(group, key=lambda one: one.error) for _, group in groups]
 
 

@@ -54,7 +54,7 @@ def write_plans(measured: list[Measured], folder: Path) -> str:
     if not lines:
         return ""
     head = "Schedules taken: what erred least on calibration noise of the policy's own plan, its"
-    return "\n".join([f"{head} rivals and the even ones of each order.", "", *lines, ""])
+    return "\n".join([f"{head} rivals and the even ones of each order and gain.", "", *lines, ""])
 
 
 def name_of(row: dict[str, Any]) -> str:

@@ -109,11 +109,11 @@ def train(
             asked for.
     """
     traces = open_joined(uri)
-    sites, settings = _sites(config, traces), _settings(config, traces)
+    sites, settings = sites_of(config, traces), settings_of(config, traces)
     with tempfile.TemporaryDirectory(prefix="dqar-") as scratch:
         gates = store_reused_gates(uri, config.names, sites, Path(scratch))
         first, everything = settings[0], torch.ones_like(gates.noise) > 0
-        usable = everything if config.plans else shows(uri, first.forecast_order)
+        usable = everything if config.plans else shows(uri, first)
         fitter = Fitter(
             uri=uri,
             label=config.label,
@@ -165,7 +165,12 @@ def _claim(config: TrainConfig, traces: Joined) -> dict[str, str]:
     return {"config": digest, "traces": traces.digest}
 
 
-def _sites(config: TrainConfig, traces: Joined) -> tuple[str, ...]:
+def sites_of(config: TrainConfig, traces: Joined) -> tuple[str, ...]:
+    """Sites to learn.
+
+    Raises:
+        Refusal: if the traces do not hold them.
+    """
     sites = config.sites or tuple(traces.plan["sites"])
     if len(set(sites)) < len(sites):
         raise Refusal(f"--sites must name each site once. Got {sites}. Pass each once.")
@@ -203,11 +208,16 @@ def _at_its_median(policy: ReusePolicy, gates: ReusedGates, held_out: HeldOut) -
     return policy.with_spec(log_threshold=threshold, metrics=metrics)
 
 
-def _settings(config: TrainConfig, traces: Joined) -> tuple[Setting, ...]:
+def settings_of(config: TrainConfig, traces: Joined) -> tuple[Setting, ...]:
+    """What plans may show, of what the traces explored.
+
+    Raises:
+        Refusal: if they did not explore what is asked for.
+    """
     orders = _chosen("--forecast-orders", config.forecast_orders, traces.plan["forecast_orders"])
     gains = _chosen("--feedback", config.feedbacks, traces.plan["feedbacks"])
     if config.label == "local":
-        gains = gains[:1]
+        gains = (min(gains),)
     return tuple(Setting(forecast_order=order, feedback=gain) for order in orders for gain in gains)
 
 

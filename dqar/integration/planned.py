@@ -171,8 +171,9 @@ class PlannedDiT:
         if roles not in self._variants:
             self._variants[roles] = self._variant(roles)
         output = self._variants[roles](*args, **kwargs)
-        is_stale = torch.tensor([any(row)])  # every action but to compute is a reuse
-        return with_output(output, partial(self._feedback.through, is_stale=is_stale))
+        # Every action but to compute is a reuse.
+        share = torch.tensor([sum(map(bool, row)) / len(row)], dtype=torch.float64)
+        return with_output(output, partial(self._feedback.through, share=share))
 
     def _begin(self, batch: object, args: tuple, kwargs: dict[str, Any]) -> None:
         self._feedback = ErrorFeedback(self.plan.feedback)

@@ -19,15 +19,16 @@ from dqar.plan_export import export_plan
 from dqar.plan_file import load_plan, save_plan
 
 ROW = (2, 3)
-masks = st.lists(st.lists(st.booleans(), min_size=3, max_size=3), min_size=1, max_size=12)
+SHARES = st.sampled_from([0.0, 0.0, 0.5, 1.0, 1.0])
+masks = st.lists(st.lists(SHARES, min_size=3, max_size=3), min_size=1, max_size=12)
 gains = st.floats(0.0, 1.0)
 
 
-def fed(gain, outputs, is_stale):
+def fed(gain, outputs, shares):
     """What is shown of each output."""
     feedback = ErrorFeedback(gain)
     return torch.stack(
-        [feedback.through(output, stale) for output, stale in zip(outputs, is_stale, strict=True)]
+        [feedback.through(output, share) for output, share in zip(outputs, shares, strict=True)]
     )
 
 
@@ -35,21 +36,25 @@ def outputs_of(steps, rows=3):
     return torch.randn(steps, rows, *ROW, generator=torch.Generator().manual_seed(steps))
 
 
-def stale_of(mask):
-    """Coins, with a first step that computes."""
-    stale = torch.tensor(mask)
-    stale[0] = False
-    return stale
+def shares_of(mask):
+    """Of gates that reuse, with a first step that computes."""
+    shares = torch.tensor(mask, dtype=torch.float64)
+    shares[0] = 0.0
+    return shares
 
 
 @given(masks, gains)
 def test_a_stretch_adds_up_to_its_trapezoid(mask, gain):
-    """With a gain of 1; with less, that share of what was missing is made up for."""
-    stale, outputs = stale_of(mask), outputs_of(len(mask))
-    shown = fed(gain, outputs, stale)
+    """With a gain of 1; with less, that share of what was missing is made up for. Nothing is where
+    some gates of the stretch were computed."""
+    shares, outputs = shares_of(mask), outputs_of(len(mask))
+    shown, stale = fed(gain, outputs, shares), shares > 0.0
     for row in range(3):
-        fresh = [0, *(1 + (~stale[1:, row]).nonzero()[:, 0]).tolist()]
+        fresh = (~stale[:, row]).nonzero()[:, 0].tolist()
         for last, now in pairwise(fresh):
+            if (shares[last + 1 : now, row] < 1.0).any():
+                assert torch.equal(shown[now, row], outputs[now, row])
+                continue
             missing = (now - last - 1) / 2 * (outputs[last, row] + outputs[now, row])
             missing -= outputs[last + 1 : now, row].sum(dim=0)
             made_up = shown[now, row] - outputs[now, row]
@@ -59,55 +64,54 @@ def test_a_stretch_adds_up_to_its_trapezoid(mask, gain):
 
 @given(masks, st.lists(gains, min_size=3, max_size=3))
 def test_rows_are_fed_back_each_on_its_own(mask, gains):
-    stale, outputs = stale_of(mask), outputs_of(len(mask))
-    together = fed(torch.tensor(gains, dtype=torch.float64), outputs, stale)
+    shares, outputs = shares_of(mask), outputs_of(len(mask))
+    together = fed(torch.tensor(gains, dtype=torch.float64), outputs, shares)
     for row, gain in enumerate(gains):
-        alone = fed(gain, outputs[:, row : row + 1], stale[:, row : row + 1])
+        alone = fed(gain, outputs[:, row : row + 1], shares[:, row : row + 1])
         torch.testing.assert_close(together[:, row : row + 1], alone, atol=1e-5, rtol=1e-4)
 
 
 @given(masks, gains)
 def test_branches_of_a_sample_go_together(mask, gain):
-    stale, outputs = stale_of(mask), outputs_of(len(mask), rows=6)
-    shown = fed(gain, outputs, stale)
-    assert torch.equal(shown[:, :3], fed(gain, outputs[:, :3], stale))
-    assert torch.equal(shown[:, 3:], fed(gain, outputs[:, 3:], stale))
+    shares, outputs = shares_of(mask), outputs_of(len(mask), rows=6)
+    shown = fed(gain, outputs, shares)
+    assert torch.equal(shown[:, :3], fed(gain, outputs[:, :3], shares))
+    assert torch.equal(shown[:, 3:], fed(gain, outputs[:, 3:], shares))
 
 
 def test_outputs_that_reuse_got_right_need_nothing():
     """Exact where outputs move evenly in the step."""
     outputs = torch.arange(9.0)[:, None, None, None].expand(9, 1, *ROW)
-    stale = torch.tensor([False, True, True, True, False, True, False, False, True])[:, None]
-    torch.testing.assert_close(fed(1.0, outputs, stale), outputs)
+    shares = torch.tensor([0.0, 1, 1, 1, 0, 1, 0, 0, 1], dtype=torch.float64)[:, None]
+    torch.testing.assert_close(fed(1.0, outputs, shares), outputs)
 
 
 @pytest.mark.parametrize("gain", [0.0, torch.zeros(3)], ids=["one", "each"])
 def test_no_gain_keeps_nothing(gain):
     feedback, output = ErrorFeedback(gain), outputs_of(1)[0]
-    assert feedback.through(output, torch.zeros(3, dtype=torch.bool)) is output
+    assert feedback.through(output, torch.zeros(3, dtype=torch.float64)) is output
     assert feedback.nbytes == 0
 
 
 def test_what_is_kept_is_not_the_callers():
     feedback, outputs = ErrorFeedback(1.0), outputs_of(3)
     kept = outputs.clone()
-    for output, stale in zip(
-        outputs, stale_of([[False] * 3, [True] * 3, [False] * 3]), strict=True
-    ):
-        shown = feedback.through(output, stale)
-        if not stale.all():
+    shares = shares_of([[0.0] * 3, [1.0] * 3, [0.0] * 3])
+    for output, share in zip(outputs, shares, strict=True):
+        shown = feedback.through(output, share)
+        if not share.any():
             shown.zero_()
             output.zero_()
     assert torch.equal(outputs[1], kept[1])
     assert feedback.nbytes == outputs[0].nbytes
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_is_shown_in_its_own(dtype):
-    outputs, stale = outputs_of(6).to(dtype), stale_of([[True] * 3] * 5 + [[False] * 3])
-    shown = fed(0.5, outputs, stale)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_each_precision_is_shown_in_its_own(dtype):
+    outputs, shares = outputs_of(6).to(dtype), shares_of([[1.0] * 3] * 5 + [[0.0] * 3])
+    shown = fed(0.5, outputs, shares)
     assert shown.dtype == dtype
-    exact = fed(0.5, outputs.float(), stale)
+    exact = fed(0.5, outputs.float(), shares)
     torch.testing.assert_close(shown.float(), exact, atol=0.02, rtol=0.02)
 
 
@@ -156,6 +160,9 @@ def test_each_sample_has_its_own_gain(rig, branch_mode):
 def test_gains_of_other_samples_are_refused(rig):
     with pytest.raises(ValueError, match=r"one gain a sample\. Got 2 for 3 samples"):
         rig.run(rig.config(), Interval(2), feedback=torch.zeros(2))
+    for gain in (-0.1, 1.1, float("nan")):
+        with pytest.raises(ValueError, match=r"feedback must be in \[0, 1\]"):
+            rig.run(rig.config(), Interval(2), feedback=torch.tensor([0.0, gain, 0.0]))
 
 
 def test_gates_see_the_gain(rig):
@@ -178,6 +185,22 @@ def test_feedback_changes_what_reuse_gives_and_no_gate(rig):
     held = ran.summary.cache_bytes - without.summary.cache_bytes
     # The last full output and the sum since, of two branches.
     assert held == 2 * 2 * rig.noise.nbytes
+
+
+@pytest.mark.parametrize("rows", [[0], [0, 2, 4]])
+def test_gates_that_decide_apart_are_not_fed_back(rig, rows):
+    """Some gates of each stale step compute, and all of the last: nothing is made up for."""
+    mask = torch.zeros(rig.steps, 2 * rig.layers, 1, dtype=torch.bool)
+    mask[1:-1, rows] = True
+    config = rig.config(feedback=0.8)
+    assert torch.equal(
+        rig.run(config, Scripted(mask)).latents, rig.run(rig.config(), Scripted(mask)).latents
+    )
+    actions = mask[..., 0]
+    plan = StaticPlan.of_mask(actions, sites=config.sites, feedback=0.8)
+    planned = PlannedDiT(rig.model, plan)
+    assert torch.equal(rig.sample(planned), rig.run(rig.config(), Scripted(mask)).latents)
+    planned.unpatch()
 
 
 def test_a_run_begins_anew(rig):

@@ -38,8 +38,10 @@ def traces(tmp_path_factory, traces_plan) -> Path:
 
 @pytest.fixture(scope="session")
 def mixed_traces(tmp_path_factory, traces_plan) -> Path:
-    """A finished collection whose trajectories take two orders of forecasts in turns."""
-    plan = replace(traces_plan, forecast_orders=(0, 1))
+    """A finished collection whose trajectories take two orders of forecasts and two gains of error
+    feedback in turns."""
+    settings = {"forecast_orders": (0, 1), "feedbacks": (0.0, 0.5)}
+    plan = replace(traces_plan, num_trajectories=48, **settings)
     return collected(plan, tmp_path_factory.mktemp("mixed") / "digits")
 
 

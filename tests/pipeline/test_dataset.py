@@ -184,7 +184,7 @@ def test_an_unfinished_collection_is_refused(tmp_path):
 
 def test_another_schema_version_is_refused(root):
     edit_json(manifest_of(root), schema_version=99)
-    with pytest.raises(Refusal, match=r"schema version 2\. Got 99.*Collect again"):
+    with pytest.raises(Refusal, match=r"schema version 3\. Got 99.*Collect again"):
         open_traces(str(root))
 
 

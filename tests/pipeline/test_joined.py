@@ -14,6 +14,7 @@ from pipeline.door import Refusal
 from pipeline.fit_data import load_reused_gates, max_gap_of, shows
 from pipeline.joined import noises_of, open_joined, told
 from pipeline.planning import snrs_of
+from pipeline.settings import Setting
 from pipeline.tracking import write_lineage
 from pipeline.train import TrainConfig, train
 from pipeline.training_run import lineage_of
@@ -144,7 +145,7 @@ def test_what_a_fit_reads_of_several_is_what_it_reads_of_each(both):
     assert torch.equal(together.trajectory, torch.cat([one.trajectory, other.trajectory + 24]))
     errors = torch.cat([one.squared_error, other.squared_error])
     assert torch.equal(together.squared_error, errors)
-    assert shows(both, 0).shape == (36,)
+    assert shows(both, Setting()).shape == (36,)
     assert snrs_of(both) == snrs_of(both[0])
     assert max_gap_of(both) <= max(map(max_gap_of, both))
     assert check_balance(both).metrics["balance_strata"] >= 0

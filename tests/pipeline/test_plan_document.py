@@ -18,7 +18,7 @@ from pipeline.shapes import Malformed, parse
 from pipeline.storage import open_storage
 
 SCHEDULES = st.sets(st.integers(1, 49), max_size=20).map(lambda steps: (0, *sorted(steps)))
-FIRST_RELEASE = {"forecast_orders", "threads"}
+FIRST_RELEASE = {"forecast_orders", "feedbacks", "threads"}
 
 
 def document_of(plan):

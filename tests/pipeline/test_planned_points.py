@@ -47,8 +47,9 @@ def planned_policy(**changes):
     return ReusePolicy(PolicySpec(features=("log_gap",), **(values | changes)))
 
 
-def answer_by(error_of, asked=None, by_order=None):
-    """An ``ask`` whose errors follow from a sample's computed steps, its noise and its order."""
+def answer_by(error_of, asked=None, by_order=None, by_gain=False):
+    """An ``ask`` whose errors follow from a sample's computed steps, its noise, its order, and
+    perhaps its gain."""
 
     by_order = by_order or {}
 
@@ -57,7 +58,8 @@ def answer_by(error_of, asked=None, by_order=None):
         reuse = probe.gate.reuse[:, 0, column]
         computed = tuple((~reuse).nonzero()[:, 0].tolist())
         order = probe.forecast_order[column]
-        return error_of(computed, probe.noise_ids[column]) + by_order.get(order, 0.0)
+        gain = (probe.feedback[column],) if by_gain else ()
+        return error_of(computed, probe.noise_ids[column], *gain) + by_order.get(order, 0.0)
 
     def answer(probe: Probe) -> Probed:
         errors = [error(probe, column) for column in range(probe.num_samples)]
@@ -226,6 +228,31 @@ def test_masks_and_noises_line_up_in_bounded_batches():
         assert probe.noise_ids == tuple(MORE_NOISES) * columns.shape[1]
 
 
+@pytest.mark.parametrize(("explored", "best"), [(0.0, 0.0), (0.5, 0.2), (0.5, 0.5), (0.5, 0.8)])
+def test_gains_beside_the_best_are_tried(explored, best):
+    policy = planned_policy(rivals=rivals_of(0, feedback=explored))
+
+    def error_of(computed, noise, gain):
+        return (0.01 if computed in EARLY else 0.05) + 0.001 * abs(gain - best)
+
+    (judged,) = judge(policy.spec, [7], answer_by(error_of, by_gain=True))
+    assert (judged.schedule.kind, judged.schedule.computed) == ("rival", EARLY[5])
+    assert judged.schedule.feedback == best
+    assert judged.error == pytest.approx(0.01)
+
+
+def test_a_regular_schedule_is_judged_in_full_whatever_a_few_noises_say():
+    spec = planned_policy(rivals=rivals_of(0, 1, 2)).spec
+
+    def error_of(computed, noise):
+        if computed == even(STEPS, len(computed)):
+            return 0.2 if noise in FIRST_NOISES else 0.01
+        return 0.1
+
+    (judged,) = judge(spec, [7], answer_by(error_of))
+    assert judged.schedule.kind == "even"
+
+
 def test_many_candidates_are_shortlisted_by_a_few_noises():
     spec = planned_policy(rivals=rivals_of(0, 1, 2)).spec
     asked: list[Probe] = []
@@ -239,7 +266,8 @@ def test_many_candidates_are_shortlisted_by_a_few_noises():
     more = [probe for probe in asked if set(probe.noise_ids) == set(MORE_NOISES)]
     everyone = len(candidates(spec, 7))
     assert sum(probe.num_samples for probe in first) == everyone * len(FIRST_NOISES)
-    assert sum(probe.num_samples for probe in more) == SHORTLIST * NOISES
+    # The policy's own plan comes along.
+    assert sum(probe.num_samples for probe in more) == (SHORTLIST + 1) * NOISES
     assert len(first) + len(more) == len(asked)
 
 

@@ -40,6 +40,7 @@ def measured(operating_point, schedule, order=1, method="learned"):
         "operating_point": operating_point,
         "schedule": schedule and schedule.kind,
         "forecast_order": order,
+        "feedback": 0.5 * order,
         "reuse_ratio": 0.5,
         "flops_ratio": 1.5,
         "speedup": 1.0,
@@ -77,11 +78,14 @@ def test_plans_are_written_and_read_back(tmp_path):
         measured("period=2", None, method="interval"),
     ]
     text = write_plans(points, tmp_path)
-    names = ["learned-budget-0.01-order-0.json", "learned-plan-3-order-1.json"]
+    names = [
+        "learned-budget-0.01-order-0-feedback-0.json",
+        "learned-plan-3-order-1-feedback-0.5.json",
+    ]
     assert sorted(path.name for path in (tmp_path / "plans").iterdir()) == names
     assert load_plan(tmp_path / "plans" / names[1]) == points[0].plan
     assert load_plan(tmp_path / "plans" / names[0]) == points[1].plan
-    assert "- learned budget=0.01: even (plans/learned-budget-0.01-order-0.json)" in text
+    assert f"- learned budget=0.01: even (plans/{names[0]})" in text
     assert "interval" not in text
 
 

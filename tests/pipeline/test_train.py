@@ -11,11 +11,12 @@ from dqar.records import ACTIONS, FEATURE_SETS
 from pipeline.attribution import fit_damage
 from pipeline.balance import check_balance
 from pipeline.commit import open_traces
-from pipeline.dataset import read_trajectories
+from pipeline.dataset import read_gates, read_trajectories
 from pipeline.descent import FitConfig
 from pipeline.door import Refusal
 from pipeline.fit_data import load_reused_gates, shows
 from pipeline.reused_gates import ReusedGates
+from pipeline.settings import Setting
 from pipeline.train import APART, TrainConfig, save_trained, train
 
 
@@ -129,14 +130,20 @@ def test_sites_that_the_traces_lack_are_refused(traces):
 
 def test_orders_that_the_traces_lack_are_refused(traces):
     config = TrainConfig(forecast_orders=(0, 2), members=1)
-    with pytest.raises(Refusal, match=r"\(0,\). Got \[2\].*Collect with those orders"):
+    with pytest.raises(Refusal, match=r"--forecast-orders.*\(0,\). Got \[2\].*Collect with those"):
+        train(config, str(traces))
+
+
+def test_gains_that_the_traces_lack_are_refused(traces):
+    config = TrainConfig(feedbacks=(0.5,), members=1)
+    with pytest.raises(Refusal, match=r"--feedback.*\(0.0,\). Got \[0.5\].*Collect with those"):
         train(config, str(traces))
 
 
 @pytest.mark.parametrize("order", [0, 1])
 def test_a_policy_that_decides_step_by_step_learns_from_one_order(mixed_traces, order):
     """Damage of other orders is not what its reuse would show."""
-    chosen = shows(str(mixed_traces), order)
+    chosen = shows(str(mixed_traces), Setting(forecast_order=order))
     assert 0 < int(chosen.sum()) < len(chosen)
     config = TrainConfig(features="seed", members=1, forecast_orders=(order,))
     trained = train(config, str(mixed_traces))
@@ -183,3 +190,22 @@ def test_the_fit_recovers_damage_that_adds_up():
     model = fit_damage(PolicySpec(features=("log_gap",)), gates, FitConfig()).model
     cheap, dear = model.policy(torch.tensor([[0.0], [1.0]])).tolist()
     assert dear - cheap == pytest.approx(2.0, abs=0.5)
+
+
+def test_gains_are_logged_and_planned_for(mixed_traces):
+    trajectories = read_trajectories(str(mixed_traces)).to_pylist()
+    gain_of = {row["trajectory_id"]: row["feedback"] for row in trajectories}
+    assert set(gain_of.values()) == {0.0, 0.5}
+    gates = read_gates(str(mixed_traces), ["trajectory_id", "feedback"]).to_pylist()
+    assert all(gate["feedback"] == gain_of[gate["trajectory_id"]] for gate in gates)
+    spec = train(TrainConfig(members=1), str(mixed_traces)).policy.spec
+    planned = {Setting.of(spec), *map(Setting.of, spec.rivals)}
+    assert planned == {
+        Setting(forecast_order=order, feedback=gain) for order in (0, 1) for gain in (0.0, 0.5)
+    }
+
+
+def test_one_step_errors_plan_without_feedback(mixed_traces):
+    trained = train(TrainConfig(members=1, label="local"), str(mixed_traces))
+    assert trained.policy.spec.feedback == 0.0
+    assert trained.policy.spec.rivals == ()
