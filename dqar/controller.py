@@ -14,13 +14,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from dqar.by_sample import gains_of, orders_of
 from dqar.cache import Balance, ReuseCache
 from dqar.cascade import policy_config, policy_gate, seed_cascade
 from dqar.coefficients import HandChronicle, StepCoefficients
 from dqar.config import DQARConfig
 from dqar.cross_branch import BranchRows, BranchSharing
 from dqar.exchange import Compute, Parts
-from dqar.feedback import ErrorFeedback, Gain
+from dqar.feedback import ErrorFeedback
 from dqar.gates import MEASURED, AllOf, Cached, Gate
 from dqar.history import History
 from dqar.ledger import BRANCH_GAP, Ledger
@@ -180,7 +181,9 @@ class DQARController(Verbs):
             device = torch.device("cpu") if latent is None else latent.device
             formats, kept = self.config.cache_formats(self.num_heads), self.config.forecast_order
             self.history = History.of(formats, self.balance, kept)
-            order, gain = self._orders(num_samples), self._gain(num_samples)
+            columns = (self._columns_of_a_sample(), num_samples)
+            order = orders_of(self.config, self.forecast_order, *columns)
+            gain = gains_of(self.config, self.feedback, *columns)
             shape = (self._depth(), num_samples)
             self._ledger = Ledger(self.config.sites, *shape, device, order, gain)
             self._by_hand = HandChronicle(self._ledger.wanted_order, kept)
@@ -191,31 +194,6 @@ class DQARController(Verbs):
                 f"{num_samples} after {self._ledger.shape[1]}. Begin a new run with step 0."
             )
         return self._ledger
-
-    def _orders(self, num_columns: int) -> int | Tensor:
-        if self.forecast_order is None:
-            return self.config.forecast_order
-        orders = self.forecast_order.cpu().repeat(self._columns_of_a_sample())
-        if len(orders) != num_columns:
-            raise ValueError(
-                f"forecast_order must hold one order a sample. Got {len(self.forecast_order)} for "
-                f"{num_columns // self._columns_of_a_sample()} samples. Pass a tensor of that many."
-            )
-        return orders.clamp(0, self.config.forecast_order)
-
-    def _gain(self, num_columns: int) -> Gain:
-        if self.feedback is None:
-            return self.config.feedback
-        gains = self.feedback.cpu().repeat(self._columns_of_a_sample())
-        if len(gains) != num_columns:
-            raise ValueError(
-                f"feedback must hold one gain a sample. Got {len(self.feedback)} for "
-                f"{num_columns // self._columns_of_a_sample()} samples. Pass a tensor of that many."
-            )
-        # Written so that what is not a number is refused.
-        if not bool(((gains >= 0.0) & (gains <= 1.0)).all()):
-            raise ValueError(f"feedback must be in [0, 1]. Got {gains}. Pass gains in that range.")
-        return gains
 
     def _depth(self) -> int:
         if self.num_layers is None:

@@ -27,7 +27,7 @@ def run(arguments: argparse.Namespace) -> int:
     from pipeline.joined import open_joined
     from pipeline.places import published, refuse_taken
     from pipeline.tracking import Tracker
-    from pipeline.train import TrainConfig, settings_of, sites_of
+    from pipeline.train_config import TrainConfig, settings_of, sites_of
     from pipeline.training_run import train_policy
 
     config = TrainConfig(

@@ -7,7 +7,6 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -16,11 +15,10 @@ from torch import Tensor
 from dqar.policy import ReusePolicy
 from dqar.policy_file import save_policy
 from dqar.policy_spec import CACHE_BITS, PolicySpec
-from dqar.records import ACTIONS, FEATURE_SETS
+from dqar.records import ACTIONS
 from pipeline.attribution import CHUNK_ROWS
 from pipeline.balance import Balance, check_balance
 from pipeline.commit import Roots
-from pipeline.descent import FitConfig
 from pipeline.door import Refusal
 from pipeline.fit_data import max_gap_of, shows, store_reused_gates
 from pipeline.fitter import Fitter
@@ -31,53 +29,10 @@ from pipeline.planning import max_stretch_of, planned, snrs_of
 from pipeline.reused_gates import Gates, ReusedGates
 from pipeline.rivals import with_rivals
 from pipeline.settings import Setting
+from pipeline.train_config import TrainConfig, settings_of, sites_of
 
 HELD_OUT_SHARE = 5
 """Every fifth noise is held out; trajectories of one noise stay together."""
-
-APART = ("depth", "site_code")
-"""Features that tell the gates of one step apart before a run."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TrainConfig:
-    """What to fit."""
-
-    features: Literal["seed", "schedule", "full"] = "schedule"
-    """The named feature set. ``schedule`` is known before a run, so that the policy plans whole
-    runs and measures nothing; with the others it decides step by step."""
-    label: Literal["final", "local"] = "final"
-    """``final`` attributes the final delta; ``local`` learns one-step errors, for comparison."""
-    sites: tuple[str, ...] = ()
-    """Sites to learn; all that the traces hold by default."""
-    granularity: Literal["gate", "step"] = "step"
-    """Whether layers are decided one by one or together."""
-    forecast_orders: tuple[int, ...] = ()
-    """Orders of forecasts that plans may show; all that the traces hold by default. A policy that
-    decides step by step shows the first, and learns from trajectories that showed it."""
-    feedbacks: tuple[float, ...] = ()
-    """Gains of error feedback that plans may have; all that the traces hold by default, and the
-    least alone with the label ``local``: one-step errors do not tell what a gain does. A policy
-    that decides step by step has the first."""
-    members: int = 4
-    """Networks whose mean is the policy."""
-    seed: int = 0
-    """Seed of the weights."""
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The features. Gates that are decided together need none that tells them apart."""
-        everything = FEATURE_SETS[self.features]
-        return tuple(name for name in everything if not (self.plans and name in APART))
-
-    @property
-    def plans(self) -> bool:
-        """Whether the policy plans whole runs."""
-        return self.granularity == "step" and self.features == "schedule"
-
-    def fit_config(self) -> FitConfig:
-        """The fit that these values describe."""
-        return FitConfig(seed=self.seed)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -165,28 +120,6 @@ def _claim(config: TrainConfig, traces: Joined) -> dict[str, str]:
     return {"config": digest, "traces": traces.digest}
 
 
-def sites_of(config: TrainConfig, traces: Joined) -> tuple[str, ...]:
-    """Sites to learn.
-
-    Raises:
-        Refusal: if the traces do not hold them.
-    """
-    sites = config.sites or tuple(traces.plan["sites"])
-    if len(set(sites)) < len(sites):
-        raise Refusal(f"--sites must name each site once. Got {sites}. Pass each once.")
-    if missing := set(sites) - set(traces.plan["sites"]):
-        raise Refusal(
-            f"--sites must be among the traces' {traces.plan['sites']}. Got {sorted(missing)}. "
-            "Collect with those sites first."
-        )
-    if config.label == "final" and set(sites) != set(traces.plan["sites"]):
-        raise Refusal(
-            f"--sites must be all of the traces' {traces.plan['sites']} for --label final. Got "
-            f"{sites}: the final error is of all sites together. Collect with those sites alone."
-        )
-    return sites
-
-
 def _held_out(gates: Gates, usable: Tensor) -> Tensor:
     """Every fifth noise, by trajectory."""
     is_held_out = gates.noise % HELD_OUT_SHARE == 0
@@ -206,28 +139,6 @@ def _at_its_median(policy: ReusePolicy, gates: ReusedGates, held_out: HeldOut) -
         name: round(value, 6) for name, value in held_out.metrics.items() if np.isfinite(value)
     }
     return policy.with_spec(log_threshold=threshold, metrics=metrics)
-
-
-def settings_of(config: TrainConfig, traces: Joined) -> tuple[Setting, ...]:
-    """What plans may show, of what the traces explored.
-
-    Raises:
-        Refusal: if they did not explore what is asked for.
-    """
-    orders = _chosen("--forecast-orders", config.forecast_orders, traces.plan["forecast_orders"])
-    gains = _chosen("--feedback", config.feedbacks, traces.plan["feedbacks"])
-    if config.label == "local":
-        gains = (min(gains),)
-    return tuple(Setting(forecast_order=order, feedback=gain) for order in orders for gain in gains)
-
-
-def _chosen(flag: str, wanted: tuple, explored: tuple) -> tuple:
-    if missing := set(wanted) - set(explored):
-        raise Refusal(
-            f"{flag} must be among the traces' {explored}. Got {sorted(missing)}. "
-            "Collect with those first."
-        )
-    return wanted or explored
 
 
 def _spec(

@@ -13,7 +13,8 @@ from pipeline.heldout import plot_held_out
 from pipeline.joined import told
 from pipeline.progress import Progress
 from pipeline.tracking import Run, Tracker, read_lineage
-from pipeline.train import TrainConfig, Trained, save_trained, train
+from pipeline.train import Trained, save_trained, train
+from pipeline.train_config import TrainConfig
 
 
 def train_policy(config: TrainConfig, uri: Roots, out: str, tracker: Tracker) -> Trained:

@@ -26,7 +26,8 @@ from pipeline.methods import Point
 from pipeline.models import find_model
 from pipeline.plan import CollectPlan
 from pipeline.tally import Tally
-from pipeline.train import TrainConfig, save_trained, train
+from pipeline.train import save_trained, train
+from pipeline.train_config import TrainConfig
 
 JOBS = Path(__file__).parents[2] / "jobs"
 STEPS, LAYERS, SAMPLES = 6, 8, 4

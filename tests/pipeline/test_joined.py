@@ -16,7 +16,8 @@ from pipeline.joined import noises_of, open_joined, told
 from pipeline.planning import snrs_of
 from pipeline.settings import Setting
 from pipeline.tracking import write_lineage
-from pipeline.train import TrainConfig, train
+from pipeline.train import train
+from pipeline.train_config import TrainConfig
 from pipeline.training_run import lineage_of
 
 NEAR = {"designs": ("near-policy",), "bases": ((0, 1),), "policy_digest": "a" * 24}

@@ -8,85 +8,24 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from made_up_answers import CANDIDATES, NOISES, PLANS, STEPS, answer_by, contest, planned_policy
 
 from dqar.gates import Scripted
 from dqar.planned_gate import Planned
-from dqar.policy import ReusePolicy
-from dqar.policy_spec import PolicySpec, Rival
-from pipeline.contest import Contest
-from pipeline.methods import COARSE, Grid, Schedule
+from dqar.policy_spec import Rival
+from pipeline.methods import COARSE, Grid
 from pipeline.planned_points import (
     BATCH,
     FIRST_NOISES,
     MORE_NOISES,
-    NEIGHBOURS,
     SHORTLIST,
     candidates,
     even,
     judge,
     numbers_of,
     planned_points,
-    within_budget,
 )
-from pipeline.tasks import Probe, Probed
-
-STEPS, NOISES = 20, len(MORE_NOISES)
-CANDIDATES = 4
-"""The plan, and the even schedule with three orders of forecasts."""
-PLANS = tuple((0, *range(STEPS - number + 1, STEPS)) for number in range(2, STEPS + 1))
-"""Of each number of steps from 2 on, late ones: none is even but the last."""
-
-
-def planned_policy(**changes):
-    values = {
-        "steps": STEPS,
-        "plans": PLANS,
-        "plan_errors": tuple(0.1 / len(plan) for plan in PLANS),
-        "forecast_order": 2,
-    }
-    return ReusePolicy(PolicySpec(features=("log_gap",), **(values | changes)))
-
-
-def answer_by(error_of, asked=None, by_order=None, by_gain=False):
-    """An ``ask`` whose errors follow from a sample's computed steps, its noise, its order, and
-    perhaps its gain."""
-
-    by_order = by_order or {}
-
-    def error(probe, column):
-        assert isinstance(probe.gate, Scripted)
-        reuse = probe.gate.reuse[:, 0, column]
-        computed = tuple((~reuse).nonzero()[:, 0].tolist())
-        order = probe.forecast_order[column]
-        gain = (probe.feedback[column],) if by_gain else ()
-        return error_of(computed, probe.noise_ids[column], *gain) + by_order.get(order, 0.0)
-
-    def answer(probe: Probe) -> Probed:
-        errors = [error(probe, column) for column in range(probe.num_samples)]
-        return Probed(
-            reuse_ratio=torch.zeros(probe.num_samples),
-            share=torch.zeros(STEPS, 1),
-            error=torch.tensor(errors),
-            entropies=torch.ones(1),
-            snrs=[1.0] * STEPS,
-        )
-
-    def ask(probes):
-        if asked is not None:
-            asked.extend(probes)
-        # In another order than they were asked, as a fleet answers.
-        return {probe.name: answer(probe) for probe in reversed(probes)}
-
-    return ask
-
-
-def contest(error_budget=None, methods=("learned",)):
-    return Contest(
-        methods=methods,
-        policies={"learned": planned_policy()},
-        grid=COARSE,
-        error_budget=error_budget,
-    )
+from pipeline.tasks import Probe
 
 
 @given(st.integers(1, 200), st.data())
@@ -269,45 +208,6 @@ def test_many_candidates_are_shortlisted_by_a_few_noises():
     # The policy's own plan comes along.
     assert sum(probe.num_samples for probe in more) == (SHORTLIST + 1) * NOISES
     assert len(first) + len(more) == len(asked)
-
-
-# The error budget.
-
-
-@pytest.mark.parametrize("needed", [2, 5, 11, STEPS])
-@pytest.mark.parametrize("predicted", [2, 9, STEPS])
-def test_a_budget_takes_the_fewest_computations_that_measure_within_it(needed, predicted):
-    """Whatever was predicted: plans err within the budget from ``needed`` computations on."""
-    errors = tuple(0.009 if len(plan) >= predicted else 0.5 for plan in PLANS)
-    spec = planned_policy(plan_errors=errors).spec
-    ask = answer_by(lambda computed, noise: 0.01 if len(computed) >= needed else 0.02)
-    assert len(within_budget(spec, 0.01, ask).schedule.computed) == needed
-
-
-def test_a_budget_that_nothing_meets_computes_the_most():
-    judged = within_budget(planned_policy().spec, 0.01, answer_by(lambda computed, noise: 0.5))
-    assert len(judged.schedule.computed) == STEPS
-
-
-def test_only_plans_around_the_predicted_one_are_judged():
-    asked: list[Probe] = []
-    errors = tuple(0.009 if len(plan) >= 10 else 0.5 for plan in PLANS)
-    ask = answer_by(lambda computed, noise: 0.0 if len(computed) >= 10 else 1.0, asked)
-    within_budget(planned_policy(plan_errors=errors).spec, 0.01, ask)
-    assert sum(probe.num_samples for probe in asked) == NEIGHBOURS * CANDIDATES * NOISES
-
-
-def test_a_budget_is_one_more_point():
-    ask = answer_by(lambda computed, noise: 0.1 / len(computed))
-    policy = planned_policy()
-    points = planned_points("learned", policy, contest(0.0126), ask)
-    assert len(points) == len(numbers_of(policy.spec, COARSE)) + 1
-    assert points[-1].operating_point == "budget=0.0126"
-    assert points[-1].schedule == Schedule(
-        kind="plan", computed=policy.spec.plan_of(8), forecast_order=2
-    )
-    assert isinstance(points[-1].gate, Planned)
-    assert points[-1].gate.computed == set(policy.spec.plan_of(8))
 
 
 def test_a_policy_that_is_not_asked_for_has_no_points():

@@ -19,7 +19,8 @@ from pipeline.dataset import read_gates
 from pipeline.planning import max_stretch_of, planned, snrs_of
 from pipeline.reused_gates import ReusedGates
 from pipeline.settings import Setting
-from pipeline.train import TrainConfig, save_trained, train
+from pipeline.train import save_trained, train
+from pipeline.train_config import TrainConfig
 
 STEPS, MAX_GAP = 10, 4
 SNRS = [0.02 * 1.8**step for step in range(STEPS)]

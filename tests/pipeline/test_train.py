@@ -17,7 +17,8 @@ from pipeline.door import Refusal
 from pipeline.fit_data import load_reused_gates, shows
 from pipeline.reused_gates import ReusedGates
 from pipeline.settings import Setting
-from pipeline.train import APART, TrainConfig, save_trained, train
+from pipeline.train import save_trained, train
+from pipeline.train_config import APART, TrainConfig
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,53 @@
+"""Settings that each sample of a batch may have of its own, by column of the books."""
+
+from __future__ import annotations
+
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from dqar.config import DQARConfig
+from dqar.feedback import Gain
+
+
+def orders_of(
+    config: DQARConfig, given: Int[Tensor, " s"] | None, branches: int, num_columns: int
+) -> int | Int[Tensor, " b"]:
+    """Orders of forecasts, none above the configuration's.
+
+    Args:
+        given: one a sample; None for the configuration's for all.
+        branches: columns of one sample.
+
+    Raises:
+        ValueError: if there is not one a sample.
+    """
+    if given is None:
+        return config.forecast_order
+    orders = _by_column("forecast_order", "order", given, branches, num_columns)
+    return orders.clamp(0, config.forecast_order)
+
+
+def gains_of(
+    config: DQARConfig, given: Float[Tensor, " s"] | None, branches: int, num_columns: int
+) -> Gain:
+    """Gains of the error feedback, in the configuration's place; as :func:`orders_of`.
+
+    Raises:
+        ValueError: if there is not one a sample, or one lies outside of [0, 1].
+    """
+    if given is None:
+        return config.feedback
+    gains = _by_column("feedback", "gain", given, branches, num_columns)
+    # Written so that what is not a number is refused.
+    if not bool(((gains >= 0.0) & (gains <= 1.0)).all()):
+        raise ValueError(f"feedback must be in [0, 1]. Got {gains}. Pass gains in that range.")
+    return gains
+
+
+def _by_column(name: str, noun: str, given: Tensor, branches: int, num_columns: int) -> Tensor:
+    if len(given) * branches != num_columns:
+        raise ValueError(
+            f"{name} must hold one {noun} a sample. Got {len(given)} for "
+            f"{num_columns // branches} samples. Pass a tensor of that many."
+        )
+    return given.cpu().repeat(branches)

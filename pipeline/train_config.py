@@ -1,0 +1,100 @@
+"""What a training is asked for, and what of it the traces can answer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from dqar.records import FEATURE_SETS
+from pipeline.descent import FitConfig
+from pipeline.door import Refusal
+from pipeline.joined import Joined
+from pipeline.settings import Setting
+
+APART = ("depth", "site_code")
+"""Features that tell the gates of one step apart before a run."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainConfig:
+    """What to fit."""
+
+    features: Literal["seed", "schedule", "full"] = "schedule"
+    """The named feature set. ``schedule`` is known before a run, so that the policy plans whole
+    runs and measures nothing; with the others it decides step by step."""
+    label: Literal["final", "local"] = "final"
+    """``final`` attributes the final delta; ``local`` learns one-step errors, for comparison."""
+    sites: tuple[str, ...] = ()
+    """Sites to learn; all that the traces hold by default."""
+    granularity: Literal["gate", "step"] = "step"
+    """Whether layers are decided one by one or together."""
+    forecast_orders: tuple[int, ...] = ()
+    """Orders of forecasts that plans may show; all that the traces hold by default. A policy that
+    decides step by step shows the first, and learns from trajectories that showed it."""
+    feedbacks: tuple[float, ...] = ()
+    """Gains of error feedback that plans may have; all that the traces hold by default, and the
+    least alone with the label ``local``: one-step errors do not tell what a gain does. A policy
+    that decides step by step has the first."""
+    members: int = 4
+    """Networks whose mean is the policy."""
+    seed: int = 0
+    """Seed of the weights."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The features. Gates that are decided together need none that tells them apart."""
+        everything = FEATURE_SETS[self.features]
+        return tuple(name for name in everything if not (self.plans and name in APART))
+
+    @property
+    def plans(self) -> bool:
+        """Whether the policy plans whole runs."""
+        return self.granularity == "step" and self.features == "schedule"
+
+    def fit_config(self) -> FitConfig:
+        """The fit that these values describe."""
+        return FitConfig(seed=self.seed)
+
+
+def sites_of(config: TrainConfig, traces: Joined) -> tuple[str, ...]:
+    """Sites to learn.
+
+    Raises:
+        Refusal: if the traces do not hold them.
+    """
+    sites = config.sites or tuple(traces.plan["sites"])
+    if len(set(sites)) < len(sites):
+        raise Refusal(f"--sites must name each site once. Got {sites}. Pass each once.")
+    if missing := set(sites) - set(traces.plan["sites"]):
+        raise Refusal(
+            f"--sites must be among the traces' {traces.plan['sites']}. Got {sorted(missing)}. "
+            "Collect with those sites first."
+        )
+    if config.label == "final" and set(sites) != set(traces.plan["sites"]):
+        raise Refusal(
+            f"--sites must be all of the traces' {traces.plan['sites']} for --label final. Got "
+            f"{sites}: the final error is of all sites together. Collect with those sites alone."
+        )
+    return sites
+
+
+def settings_of(config: TrainConfig, traces: Joined) -> tuple[Setting, ...]:
+    """What plans may show, of what the traces explored.
+
+    Raises:
+        Refusal: if they did not explore what is asked for.
+    """
+    orders = _chosen("--forecast-orders", config.forecast_orders, traces.plan["forecast_orders"])
+    gains = _chosen("--feedback", config.feedbacks, traces.plan["feedbacks"])
+    if config.label == "local":
+        gains = (min(gains),)
+    return tuple(Setting(forecast_order=order, feedback=gain) for order in orders for gain in gains)
+
+
+def _chosen(flag: str, wanted: tuple, explored: tuple) -> tuple:
+    if missing := set(wanted) - set(explored):
+        raise Refusal(
+            f"{flag} must be among the traces' {explored}. Got {sorted(missing)}. "
+            "Collect with those first."
+        )
+    return wanted or explored

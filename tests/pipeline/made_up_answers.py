@@ -1,0 +1,71 @@
+"""A policy with plans, and made-up answers of an evaluation's workers to what is asked of them."""
+
+from __future__ import annotations
+
+import torch
+
+from dqar.gates import Scripted
+from dqar.policy import ReusePolicy
+from dqar.policy_spec import PolicySpec
+from pipeline.contest import Contest
+from pipeline.methods import COARSE
+from pipeline.planned_points import MORE_NOISES
+from pipeline.tasks import Probe, Probed
+
+STEPS, NOISES = 20, len(MORE_NOISES)
+CANDIDATES = 4
+"""The plan, and the even schedule with three orders of forecasts."""
+PLANS = tuple((0, *range(STEPS - number + 1, STEPS)) for number in range(2, STEPS + 1))
+"""Of each number of steps from 2 on, late ones: none is even but the last."""
+
+
+def planned_policy(**changes):
+    values = {
+        "steps": STEPS,
+        "plans": PLANS,
+        "plan_errors": tuple(0.1 / len(plan) for plan in PLANS),
+        "forecast_order": 2,
+    }
+    return ReusePolicy(PolicySpec(features=("log_gap",), **(values | changes)))
+
+
+def answer_by(error_of, asked=None, by_order=None, by_gain=False):
+    """An ``ask`` whose errors follow from a sample's computed steps, its noise, its order, and
+    perhaps its gain."""
+
+    by_order = by_order or {}
+
+    def error(probe, column):
+        assert isinstance(probe.gate, Scripted)
+        reuse = probe.gate.reuse[:, 0, column]
+        computed = tuple((~reuse).nonzero()[:, 0].tolist())
+        order = probe.forecast_order[column]
+        gain = (probe.feedback[column],) if by_gain else ()
+        return error_of(computed, probe.noise_ids[column], *gain) + by_order.get(order, 0.0)
+
+    def answer(probe: Probe) -> Probed:
+        errors = [error(probe, column) for column in range(probe.num_samples)]
+        return Probed(
+            reuse_ratio=torch.zeros(probe.num_samples),
+            share=torch.zeros(STEPS, 1),
+            error=torch.tensor(errors),
+            entropies=torch.ones(1),
+            snrs=[1.0] * STEPS,
+        )
+
+    def ask(probes):
+        if asked is not None:
+            asked.extend(probes)
+        # In another order than they were asked, as a fleet answers.
+        return {probe.name: answer(probe) for probe in reversed(probes)}
+
+    return ask
+
+
+def contest(error_budget=None, methods=("learned",)):
+    return Contest(
+        methods=methods,
+        policies={"learned": planned_policy()},
+        grid=COARSE,
+        error_budget=error_budget,
+    )
