@@ -3,10 +3,10 @@
 A plan is only as good as the model of damage behind it. So for each number of computations it is
 compared on calibration noise with other plans that training made and with the regular schedule,
 for each order of forecasts and each gain of the error feedback that training had, and the best is
-what the policy ships: never less than a regular schedule.
+what the policy ships.
 
-They are many, and most are far from the best. So all are judged by a few noises, and the best of
-those by more.
+They are many, and most are far from the best. So all are judged by a few noises, and by more the
+best of those, the policy's own plan and the best regular schedule: never less than that is shipped.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ NEIGHBOURS = 6
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Judged:
-    """The best schedule for some number of computations."""
+    """A schedule, and what it was measured to cost."""
 
     schedule: Schedule
     error: float
-    """Mean relative L2 to the twin on calibration noise. It is the smallest of several, so that on
-    other noise a little more is to be expected."""
+    """Mean relative L2 to the twin on calibration noise. Of the best it is the smallest of several,
+    so that on other noise a little more is to be expected."""
 
 
 def planned_points(name: str, policy: ReusePolicy, contest: Contest, ask: Ask) -> list[Point]:
