@@ -104,7 +104,7 @@ def _beside(spec: PolicySpec, schedule: Schedule) -> list[Schedule]:
     if not any(setting.feedback for setting in [Setting.of(spec), *map(Setting.of, spec.rivals)]):
         return []
     gains = (round(schedule.feedback + change, 2) for change in CHANGES)
-    kind: Kind = "even" if schedule.kind == "even" else "rival"
+    kind = _kind_of(schedule)
     return [replace(schedule, kind=kind, feedback=gain) for gain in gains if 0.0 <= gain <= 1.0]
 
 
@@ -149,11 +149,12 @@ def within_budget(spec: PolicySpec, error_budget: float, ask: Ask) -> Judged:
 
 
 def candidates(spec: PolicySpec, number: int) -> list[Schedule]:
-    """The policy's own plan, then its rivals and the regular schedule of each setting."""
+    """The policy's own plan, its rivals and the regular schedule of each setting, then the same
+    with half their gains."""
     below = [Setting(forecast_order=order) for order in range(spec.forecast_order + 1)]
     settings = dict.fromkeys([*below, Setting.of(spec), *map(Setting.of, spec.rivals)])
     regular = even(spec.steps, number)
-    return [
+    planned = [
         _schedule("plan", spec.plan_of(number), Setting.of(spec)),
         *(
             _schedule("rival", rival.computed, Setting.of(rival))
@@ -162,6 +163,19 @@ def candidates(spec: PolicySpec, number: int) -> list[Schedule]:
         ),
         *(_schedule("even", regular, setting) for setting in settings),
     ]
+    halved = [_halved(one) for one in planned if one.feedback]
+    return list(dict.fromkeys([*planned, *halved]))
+
+
+def _halved(schedule: Schedule) -> Schedule:
+    """The same steps with half the gain: with the gain that they were planned for, which lies far
+    from others, good steps may look worse than others do without."""
+    return replace(schedule, kind=_kind_of(schedule), feedback=schedule.feedback / 2)
+
+
+def _kind_of(schedule: Schedule) -> Kind:
+    """What a schedule is with another gain: a policy's own plan has the policy's."""
+    return "even" if schedule.kind == "even" else "rival"
 
 
 def _schedule(kind: Kind, computed: tuple[int, ...], setting: Setting) -> Schedule:

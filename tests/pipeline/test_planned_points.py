@@ -128,6 +128,10 @@ def test_candidates_are_of_the_settings_that_training_had():
         ("even", 1, 0.0),
         ("even", 1, 0.4),
         ("even", 0, 0.8),
+        ("rival", 1, 0.2),
+        ("rival", 0, 0.4),
+        ("even", 1, 0.2),
+        ("even", 0, 0.4),
     ]
     assert {len(one.computed) for one in schedules} == {7}
 
@@ -167,7 +171,9 @@ def test_masks_and_noises_line_up_in_bounded_batches():
         assert probe.noise_ids == tuple(MORE_NOISES) * columns.shape[1]
 
 
-@pytest.mark.parametrize(("explored", "best"), [(0.0, 0.0), (0.5, 0.2), (0.5, 0.5), (0.5, 0.8)])
+@pytest.mark.parametrize(
+    ("explored", "best"), [(0.0, 0.0), (0.5, 0.1), (0.5, 0.25), (0.5, 0.5), (0.5, 0.8)]
+)
 def test_gains_beside_the_best_are_tried(explored, best):
     policy = planned_policy(rivals=rivals_of(0, feedback=explored))
 
