@@ -9,8 +9,8 @@ trapezoid between them says better than was known at the time what it should hav
 and the sampler is shown ``o_now + gain * missing``. Gradient compression feeds its errors back
 likewise (Seide et al. 2014, Interspeech; Karimireddy et al. 2019, arXiv 1901.09847); samplers are
 linear in the model's output from step to step, with weights that change slowly. A gain of 1 would
-be right if nothing else mended errors, but a denoiser takes part of an error for noise, and
-removes it: hence less (docs/LOG.md, 2026-11-22).
+be right if nothing else mended errors; what is best is less, and another for each order of
+forecasts (docs/LOG.md, 2026-11-22), perhaps since a denoiser removes part of an error as noise.
 """
 
 from __future__ import annotations

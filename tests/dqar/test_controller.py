@@ -1,31 +1,18 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import pytest
 import torch
+from by_hand import controller_of, output_at
 from hypothesis import given
 from hypothesis import strategies as st
 
 from dqar.cascade import seed_cascade
 from dqar.config import DQARConfig
 from dqar.controller import DQARController
-from dqar.gates import AllOf, Budget, Closed, Gate, Scripted, Staleness
+from dqar.gates import AllOf, Budget, Closed, Scripted, Staleness
 from dqar.records import GateRecord, Reason
-
-OPEN = AllOf()
-
-
-def controller_of(
-    gate: Gate = OPEN, *, bits: Any = 32, num_layers: int | None = 1, sink: Any = None
-) -> DQARController:
-    config = DQARConfig(quantization_bits=bits)
-    return DQARController(config, num_layers=num_layers, gate=gate, sink=sink)
-
-
-def output_at(step: int) -> torch.Tensor:
-    return torch.full((1, 2, 3), float(step + 1))
 
 
 def drive(controller: DQARController, steps: int) -> list[bool]:

@@ -2,28 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
+from by_hand import controller_of, output_at
 
-from dqar.config import DQARConfig
-from dqar.controller import DQARController
-from dqar.gates import AllOf, Gate
 from dqar.records import Reason
-
-OPEN = AllOf()
-
-
-def controller_of(
-    gate: Gate = OPEN, *, bits: Any = 32, num_layers: int | None = 1, sink: Any = None
-) -> DQARController:
-    config = DQARConfig(quantization_bits=bits)
-    return DQARController(config, num_layers=num_layers, gate=gate, sink=sink)
-
-
-def output_at(step: int) -> torch.Tensor:
-    return torch.full((1, 2, 3), float(step + 1))
 
 
 def test_seeds_four_verbs_with_keys_and_values():
