@@ -86,7 +86,8 @@ def feedback_flops(config: EvaluateConfig, card: ModelCard, tally: Tally, branch
     if not config.feedback:
         return 0.0
     steps = tally.gates / (len(config.sites) * card.num_layers)
-    return 6.0 * math.prod(card.latent_shape) * branches * steps
+    elements = card.out_channels * math.prod(card.latent_shape[1:])
+    return 6.0 * elements * branches * steps
 
 
 def _computed_rows(site: str, config: EvaluateConfig, tally: Tally, branches: int) -> float:

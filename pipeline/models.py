@@ -44,6 +44,8 @@ class ModelCard:
     num_classes: int
     """Also the index of the null class."""
     latent_shape: tuple[int, int, int]
+    out_channels: int
+    """Of the model's output; twice the latent's with a learned variance."""
     guidance_scale: float
     """Recommended by the model's provenance, else diffusers' 4.0."""
     width: int
@@ -131,6 +133,7 @@ def find_model(name: str) -> ModelCard:
         max_steps=int(schedule.get("num_train_timesteps", 1000)),
         num_classes=int(config["num_embeds_ada_norm"]),
         latent_shape=(int(config["in_channels"]), size, size),
+        out_channels=int(config.get("out_channels") or config["in_channels"]),
         guidance_scale=float(recommended.get("guidance_scale", 4.0)),
         width=width,
         num_tokens=num_tokens,

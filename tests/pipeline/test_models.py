@@ -96,7 +96,7 @@ def test_a_model_without_classifier_has_no_features(latent_folder):
 
 def test_a_latent_model_loads_and_decodes(latent_folder):
     model = load(latent_folder)
-    assert model.card.latent_shape == (4, 8, 8)
+    assert (model.card.latent_shape, model.card.out_channels) == ((4, 8, 8), 8)
     assert model.card.num_classes == 1000
     images = model.decode(torch.randn(2, 4, 8, 8))
     assert images.shape == (2, 3, 16, 16)
