@@ -31,6 +31,9 @@ MORE_NOISES = range(4, 32)
 """Those that the shortlisted are judged by."""
 SHORTLIST = 4
 """Candidates of a number of computations that are judged by more noises."""
+FACTORS = (0.5, 1.5)
+"""What gains are multiplied by, so that all are also judged with a smaller and a larger one. The
+more a reuse leaves out, the larger the best gain is: most where it shows the cached value."""
 CHANGES = (-0.3, -0.15, 0.15, 0.3)
 """What is added to the gain of the best, on the same noises: what training explored lies far
 apart, and errors change little, and smoothly, from one gain to the next."""
@@ -150,7 +153,7 @@ def within_budget(spec: PolicySpec, error_budget: float, ask: Ask) -> Judged:
 
 def candidates(spec: PolicySpec, number: int) -> list[Schedule]:
     """The policy's own plan, its rivals and the regular schedule of each setting, then the same
-    with half their gains."""
+    with other gains."""
     below = [Setting(forecast_order=order) for order in range(spec.forecast_order + 1)]
     settings = dict.fromkeys([*below, Setting.of(spec), *map(Setting.of, spec.rivals)])
     regular = even(spec.steps, number)
@@ -163,14 +166,15 @@ def candidates(spec: PolicySpec, number: int) -> list[Schedule]:
         ),
         *(_schedule("even", regular, setting) for setting in settings),
     ]
-    halved = [_halved(one) for one in planned if one.feedback]
-    return list(dict.fromkeys([*planned, *halved]))
+    varied = [_varied(one, factor) for factor in FACTORS for one in planned if one.feedback]
+    return list(dict.fromkeys([*planned, *varied]))
 
 
-def _halved(schedule: Schedule) -> Schedule:
-    """The same steps with half the gain: with the gain that they were planned for, which lies far
-    from others, good steps may look worse than others do without."""
-    return replace(schedule, kind=_kind_of(schedule), feedback=schedule.feedback / 2)
+def _varied(schedule: Schedule, factor: float) -> Schedule:
+    """The same steps with another gain: with the one that they were planned for, which lies far
+    from others, good steps may look worse than others do."""
+    gain = round(min(1.0, factor * schedule.feedback), 4)
+    return replace(schedule, kind=_kind_of(schedule), feedback=gain)
 
 
 def _kind_of(schedule: Schedule) -> Kind:

@@ -132,6 +132,10 @@ def test_candidates_are_of_the_settings_that_training_had():
         ("rival", 0, 0.4),
         ("even", 1, 0.2),
         ("even", 0, 0.4),
+        ("rival", 1, 0.6),
+        ("rival", 0, 1.0),
+        ("even", 1, 0.6),
+        ("even", 0, 1.0),
     ]
     assert {len(one.computed) for one in schedules} == {7}
 
@@ -172,7 +176,7 @@ def test_masks_and_noises_line_up_in_bounded_batches():
 
 
 @pytest.mark.parametrize(
-    ("explored", "best"), [(0.0, 0.0), (0.5, 0.1), (0.5, 0.25), (0.5, 0.5), (0.5, 0.8)]
+    ("explored", "best"), [(0.0, 0.0), (0.5, 0.1), (0.5, 0.25), (0.5, 0.5), (0.5, 0.9)]
 )
 def test_gains_beside_the_best_are_tried(explored, best):
     policy = planned_policy(rivals=rivals_of(0, feedback=explored))
