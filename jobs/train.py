@@ -11,6 +11,7 @@ import sys
 from pipeline.door import (
     JobParser,
     add_tracking_flags,
+    checked,
     enter,
     gains,
     refuse_relative_inside_job,
@@ -30,7 +31,8 @@ def run(arguments: argparse.Namespace) -> int:
     from pipeline.train_config import TrainConfig, settings_of, sites_of
     from pipeline.training_run import train_policy
 
-    config = TrainConfig(
+    config = checked(
+        TrainConfig,
         features=arguments.features,
         label=arguments.label,
         sites=split_names(arguments.sites or ""),

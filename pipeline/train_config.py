@@ -40,6 +40,10 @@ class TrainConfig:
     seed: int = 0
     """Seed of the weights."""
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed < 2**63:
+            raise ValueError(f"seed must be from 0 to 2^63 - 1. Got {self.seed}. Pass --seed 0.")
+
     @property
     def names(self) -> tuple[str, ...]:
         """The features. Gates that are decided together need none that tells them apart."""

@@ -124,6 +124,12 @@ def test_train_refuses_no_traces(refused, tmp_path):
     assert "plan.json" in said
 
 
+@pytest.mark.parametrize("seed", [-1, 2**63])
+def test_train_refuses_a_seed_that_no_generator_takes(refused, some_traces, seed):
+    said = refused("train", "--traces", some_traces, "--out", "policy", f"--seed={seed}")
+    assert "seed must be from 0" in said
+
+
 def test_train_refuses_a_second_collection_that_does_not_fit(refused, some_traces, tmp_path):
     flags = ("--traces", some_traces, "--out", "policy", "--traces")
     assert "plan.json" in refused("train", *flags, tmp_path / "nowhere")
