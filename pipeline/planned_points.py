@@ -107,8 +107,7 @@ def _beside(spec: PolicySpec, schedule: Schedule) -> list[Schedule]:
     if not any(setting.feedback for setting in [Setting.of(spec), *map(Setting.of, spec.rivals)]):
         return []
     gains = (round(schedule.feedback + change, 2) for change in CHANGES)
-    kind = _kind_of(schedule)
-    return [replace(schedule, kind=kind, feedback=gain) for gain in gains if 0.0 <= gain <= 1.0]
+    return [_with_gain(schedule, gain) for gain in gains if 0.0 <= gain <= 1.0]
 
 
 def _by_number(judged: list[Judged]) -> list[list[Judged]]:
@@ -166,20 +165,23 @@ def candidates(spec: PolicySpec, number: int) -> list[Schedule]:
         ),
         *(_schedule("even", regular, setting) for setting in settings),
     ]
-    varied = [_varied(one, factor) for factor in FACTORS for one in planned if one.feedback]
-    return list(dict.fromkeys([*planned, *varied]))
+    return list(dict.fromkeys([*planned, *_varied(planned)]))
 
 
-def _varied(schedule: Schedule, factor: float) -> Schedule:
-    """The same steps with another gain: with the one that they were planned for, which lies far
-    from others, good steps may look worse than others do."""
-    gain = round(min(1.0, factor * schedule.feedback), 4)
-    return replace(schedule, kind=_kind_of(schedule), feedback=gain)
+def _varied(schedules: list[Schedule]) -> list[Schedule]:
+    """With the gain that they were planned for, far from others, good steps may look worse."""
+    return [
+        _with_gain(one, min(1.0, factor * one.feedback))
+        for factor in FACTORS
+        for one in schedules
+        if one.feedback
+    ]
 
 
-def _kind_of(schedule: Schedule) -> Kind:
-    """What a schedule is with another gain: a policy's own plan has the policy's."""
-    return "even" if schedule.kind == "even" else "rival"
+def _with_gain(schedule: Schedule, gain: float) -> Schedule:
+    """The same steps with another gain; a policy's own plan is its own with the policy's alone."""
+    kind: Kind = "even" if schedule.kind == "even" else "rival"
+    return replace(schedule, kind=kind, feedback=round(gain, 4))
 
 
 def _schedule(kind: Kind, computed: tuple[int, ...], setting: Setting) -> Schedule:

@@ -13,7 +13,7 @@ from dqar.policy_spec import PolicySpec
 from pipeline.contest import Contest
 from pipeline.evaluate import id_of, rows_of
 from pipeline.evaluator import EvaluateConfig, Evaluator, Probe
-from pipeline.flops import entropy_flops, policy_flops, transformer_flops
+from pipeline.flops import entropy_flops, feedback_flops, policy_flops, transformer_flops
 from pipeline.methods import COARSE, Point, fewer_steps_points, interval_points
 from pipeline.tally import Tally
 
@@ -227,3 +227,11 @@ def test_settings_out_of_range_or_without_effect_are_refused(said, fields):
 def test_settings_with_their_counterparts_pass():
     EvaluateConfig(model="digits", balanced=True, cache_bits=4, sites=("attn", "ff"))
     EvaluateConfig(model="digits", balanced=True, quantize_keys=False, cached="kv", cache_bits=2)
+
+
+def test_flops_of_feedback_are_of_the_whole_output(evaluator):
+    card = replace(evaluator.model.card, latent_shape=(4, 6, 6), out_channels=8, num_layers=5)
+    config = replace(evaluator.config, sites=("attn", "ff"), feedback=0.5)
+    # Three steps of ten gates.
+    assert feedback_flops(config, card, Tally(gates=30), branches=2) == 6 * (8 * 6 * 6) * 2 * 3
+    assert feedback_flops(replace(config, feedback=0.0), card, Tally(gates=30), branches=2) == 0
