@@ -124,7 +124,7 @@ def parser() -> JobParser:
         "--methods",
         default="baseline,fewer-steps,interval,interval-forecast2,linear,threshold,static,learned",
         help="what to compare; also threshold-tuned, interval-forecast1, smoothcache, "
-        "smoothcache-tied, fewer-steps-dpmsolver",
+        "smoothcache-tied, router, fewer-steps-dpmsolver",
     )
     job.add_argument("--num-samples", type=int, default=64, help="unseen samples of each point")
     job.add_argument("--steps", type=int, help="sampling steps; default: the policy's, or 50")

@@ -11,11 +11,12 @@ import torch
 from dqar.plan_file import plan_document, plan_of_document
 from pipeline.curves import CurveProbe, Curves
 from pipeline.quality import FeatureSums
+from pipeline.router import RouterProbe, Routers
 from pipeline.tally import Tally
 from pipeline.tasks import Part, Probe, Probed, Tallied
 
-Task = Probe | CurveProbe | Part
-Answer = Probed | Curves | Tallied
+Task = Probe | CurveProbe | RouterProbe | Part
+Answer = Probed | Curves | Routers | Tallied
 Arrays = dict[str, np.ndarray]
 Stored = dict[str, Any]
 
@@ -32,6 +33,8 @@ def packed(answer: Answer) -> tuple[Stored, Arrays]:
         return {"snrs": answer.snrs}, arrays
     if isinstance(answer, Curves):
         return {}, {"error": answer.error.numpy()}
+    if isinstance(answer, Routers):
+        return {}, {"share": answer.share.numpy()}
     tally = answer.tally
     stored = {name: getattr(tally, name) for name in (*PLAIN, *COUNTED, *BY_NAME)}
     stored |= {"device": answer.device, "site_share": answer.site_share}
@@ -58,6 +61,8 @@ def unpacked(task: Task, stored: Stored, arrays: Arrays) -> Answer:
         )
     if isinstance(task, CurveProbe):
         return Curves(error=torch.from_numpy(arrays["error"]))
+    if isinstance(task, RouterProbe):
+        return Routers(share=torch.from_numpy(arrays["share"]))
     tally = Tally(**{name: stored[name] for name in (*PLAIN, *COUNTED)})
     if tally.samples != len(task):
         raise ValueError(f"samples must be {len(task)}. Got {tally.samples}. Measure it again.")

@@ -17,6 +17,7 @@ from pipeline.methods import Point
 from pipeline.planned_points import planned_points
 from pipeline.point_rows import measured_of
 from pipeline.progress import Progress
+from pipeline.router_points import router_points, router_probes
 from pipeline.tasks import EvaluateConfig, Measured, Part, Probe, Probed, Tallied
 from pipeline.threshold_points import observing_probe, threshold_points, tuned_sweep
 
@@ -101,6 +102,8 @@ def lay_out_points(config: EvaluateConfig, contest: Contest, work: Work) -> list
     if "threshold-tuned" in wanted:
         points += tuned_sweep(grid, steps, probed["observe"], ask)
     points += _smooth_points(contest, work)
+    if "router" in wanted:
+        points += _router_points(work)
     for name, policy in contest.policies.items():
         if policy.spec.plans:
             points += planned_points(name, policy, contest, ask)
@@ -125,6 +128,11 @@ def _smooth_points(contest: Contest, work: Work) -> list[Point]:
     return [
         point for name in names for point in smooth_points.smooth_points(name, contest.grid, curves)
     ]
+
+
+def _router_points(work: Work) -> list[Point]:
+    learned = sorted(work(router_probes()), key=lambda done: done[0].period)
+    return [point for probe, routers in learned for point in router_points(probe, routers)]
 
 
 def _answers(work: Work, probes: list[Probe]) -> dict[str, Probed]:

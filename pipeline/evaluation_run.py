@@ -29,6 +29,7 @@ RIVALS = (
     "interval-forecast2",
     "smoothcache",
     "smoothcache-tied",
+    "router",
     "static",
 )
 """Methods that a session's headlines compare the learned ones with."""

@@ -29,6 +29,7 @@ from pipeline.models import Sampler, find_model, load_model, pick_device
 from pipeline.noise import Purpose, draw_noise
 from pipeline.point_rows import GRID_IMAGES, measured_of
 from pipeline.quality import FeatureSums, measure_deltas
+from pipeline.router import RouterProbe, Routers, learn_routers, mixing, recorded
 from pipeline.shipped import plan_of
 from pipeline.tally import Tally
 from pipeline.tasks import EvaluateConfig, Measured, Part, Probe, Probed, Tallied
@@ -66,10 +67,14 @@ class Evaluator:
         noise, labels = self._draw("calibrate", list(range(self.config.batch_size)))
         self._sample(noise, labels, 2, None)
 
-    def do(self, task: Probe | CurveProbe | Part) -> Probed | Curves | Tallied:
+    def do(
+        self, task: Probe | CurveProbe | RouterProbe | Part
+    ) -> Probed | Curves | Routers | Tallied:
         """Answer one task."""
         if isinstance(task, CurveProbe):
             return self.measure_curves(task)
+        if isinstance(task, RouterProbe):
+            return self.train_routers(task)
         return self.probe(task) if isinstance(task, Probe) else self.measure_part(task)
 
     def measure_curves(self, probe: CurveProbe) -> Curves:
@@ -83,6 +88,22 @@ class Evaluator:
         with watched(self.model.transformer, sites, cached, largest_gap) as watch:
             self._sample(noise, labels, self.config.steps, None)
         return watch.curves()
+
+    def train_routers(self, probe: RouterProbe) -> Routers:
+        """Learn routers from stock runs on calibration noise."""
+        transformer, config = self.model.transformer, self.config
+        noise, labels = self._draw("calibrate", list(range(probe.num_samples)))
+        with recorded(transformer) as steps:
+            self._sample(noise, labels, config.steps, None)
+        with mixing(transformer, config.sites, config.cached) as mixer:
+            return learn_routers(transformer, mixer, steps, probe, self._guided)
+
+    def _guided(self, output: Tensor) -> Tensor:
+        noise = output[:, : self.model.card.latent_shape[0]]
+        if self.config.num_branches == 1:
+            return noise
+        cond, uncond = noise.chunk(2)
+        return uncond + self.config.guidance_scale * (cond - uncond)
 
     def probe(self, probe: Probe) -> Probed:
         """Run a gate on calibration noise."""

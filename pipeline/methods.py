@@ -25,6 +25,7 @@ METHODS = (
     "threshold-tuned",
     "smoothcache",
     "smoothcache-tied",
+    "router",
     "static",
     "learned",
 )

@@ -96,7 +96,10 @@ def test_stages_meet_through_files(stage):
 
 @pytest.mark.parametrize(
     "kind",
-    ["methods", "threshold_points", "smooth_points", "greedy_points", "planned_points", "curves"],
+    [
+        *("methods", "threshold_points", "smooth_points", "greedy_points", "planned_points"),
+        *("router_points", "curves", "router"),
+    ],
 )
 def test_points_are_laid_out_without_workers(kind):
     path = ROOT / "pipeline" / f"{kind}.py"

@@ -1,4 +1,4 @@
-"""SmoothCache and DPM-Solver++ through the evaluation's door, on a cluster of one worker."""
+"""SmoothCache, routers and DPM-Solver++ through the evaluation's door, on a cluster of one worker."""
 
 import json
 import os
@@ -13,7 +13,7 @@ from pipeline.methods import COARSE
 
 ROOT = Path(__file__).parents[2]
 STEPS = 10
-HARD = ("smoothcache", "smoothcache-tied", "fewer-steps-dpmsolver")
+HARD = ("smoothcache", "smoothcache-tied", "router", "fewer-steps-dpmsolver")
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -64,6 +64,12 @@ def test_rows_are_like_the_others(rows):
         ratios = [row["reuse_ratio"] for row in by_method[name]]
         for wanted in COARSE.reuse_ratios:
             assert min(abs(ratio - wanted) for ratio in ratios) <= 1 / STEPS
+    # Step 0 of 10 computes; of the routers of period 2 nothing reuses more than half.
+    routed = by_method["router"]
+    assert {row["reuse_ratio"] for row in routed if "period=2" in row["operating_point"]} <= {
+        share / 160 for share in range(1, 81)
+    }
+    assert max(row["reuse_ratio"] for row in routed) > 0.5
     shorter = by_method["fewer-steps-dpmsolver"]
     assert [row["steps"] for row in shorter] == [round(share * STEPS) for share in COARSE.steps]
     assert {row["sampler"] for row in shorter} == {"dpm"}
