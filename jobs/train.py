@@ -34,6 +34,7 @@ def run(arguments: argparse.Namespace) -> int:
     config = checked(
         TrainConfig,
         features=arguments.features,
+        without=split_names(arguments.without),
         label=arguments.label,
         sites=split_names(arguments.sites or ""),
         forecast_orders=whole_numbers("--forecast-orders", arguments.forecast_orders),
@@ -67,6 +68,7 @@ def parser() -> JobParser:
     job.add_argument(
         "--features", choices=["seed", "schedule", "full"], default="schedule", help="feature set"
     )
+    job.add_argument("--without", default="", help="features of the set to leave out: an ablation")
     job.add_argument("--label", choices=["final", "local"], default="final", help="what to learn")
     job.add_argument("--sites", help="sites to learn; default: those of the traces")
     job.add_argument(

@@ -13,6 +13,8 @@ from pipeline.settings import Setting
 
 APART = ("depth", "site_code")
 """Features that tell the gates of one step apart before a run."""
+STATES = ("log_gap", "log_span")
+"""Features that a plan cannot be made without: what it chooses between, and what bounds that."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -22,6 +24,8 @@ class TrainConfig:
     features: Literal["seed", "schedule", "full"] = "schedule"
     """The named feature set. ``schedule`` is known before a run, so that the policy plans whole
     runs and measures nothing; with the others it decides step by step."""
+    without: tuple[str, ...] = ()
+    """Features of that set to leave out, to see what they are worth."""
     label: Literal["final", "local"] = "final"
     """``final`` attributes the final delta; ``local`` learns one-step errors, for comparison."""
     sites: tuple[str, ...] = ()
@@ -43,12 +47,19 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**63:
             raise ValueError(f"seed must be from 0 to 2^63 - 1. Got {self.seed}. Pass --seed 0.")
+        fixed = STATES if self.plans else ()
+        spare = [name for name in FEATURE_SETS[self.features] if name not in fixed]
+        if not set(self.without) <= set(spare) or not self.names:
+            raise ValueError(
+                f"without must be some of {', '.join(spare)}, and leave a feature. Got "
+                f"{self.without}. Check the spelling."
+            )
 
     @property
     def names(self) -> tuple[str, ...]:
         """The features. Gates that are decided together need none that tells them apart."""
-        everything = FEATURE_SETS[self.features]
-        return tuple(name for name in everything if not (self.plans and name in APART))
+        unused = {*self.without, *(APART if self.plans else ())}
+        return tuple(name for name in FEATURE_SETS[self.features] if name not in unused)
 
     @property
     def plans(self) -> bool:

@@ -1,4 +1,4 @@
-"""SmoothCache, routers and DPM-Solver++ through the evaluation's door, on a cluster of one worker."""
+"""SmoothCache, routers and DPM-Solver++ through the door, on a cluster of one worker."""
 
 import json
 import os

@@ -124,6 +124,11 @@ def test_train_refuses_no_traces(refused, tmp_path):
     assert "plan.json" in said
 
 
+def test_train_refuses_to_leave_out_what_it_has_not(refused, some_traces):
+    said = refused("train", "--traces", some_traces, "--out", "policy", "--without", "entropy")
+    assert "without must be some of log_snr" in said
+
+
 @pytest.mark.parametrize("seed", [-1, 2**63])
 def test_train_refuses_a_seed_that_no_generator_takes(refused, some_traces, seed):
     said = refused("train", "--traces", some_traces, "--out", "policy", f"--seed={seed}")

@@ -49,6 +49,39 @@ def test_only_a_policy_that_plans_leaves_out_what_tells_gates_apart(features):
     assert TrainConfig(features=features, granularity="gate").names == FEATURE_SETS[features]
 
 
+@pytest.mark.parametrize("name", ["log_snr", "log_span_before", "feedback"])
+def test_a_policy_plans_without_a_feature(traces, tmp_path, name):
+    config = TrainConfig(without=(name,), members=1)
+    whole = TrainConfig().names
+    assert config.names == tuple(one for one in whole if one != name)
+    save_trained(train(config, str(traces)), tmp_path, {})
+    policy = load_policy(tmp_path)
+    assert policy.spec.features == config.names
+    assert policy.spec.plans
+
+
+@pytest.mark.parametrize(
+    ("features", "without"),
+    [
+        ("schedule", ("entropy",)),
+        ("schedule", ("log_gap",)),
+        ("schedule", ("log_span",)),
+        ("seed", ("log_gap",)),
+        ("seed", FEATURE_SETS["seed"]),
+        ("full", ("entropy", "mood")),
+    ],
+)
+def test_what_cannot_be_left_out_is_refused(features, without):
+    with pytest.raises(ValueError, match=r"without must be some of .*log_snr.* Check the spelling"):
+        TrainConfig(features=features, without=without)
+
+
+def test_a_policy_that_measures_may_lack_any_feature():
+    for name in FEATURE_SETS["full"]:
+        left = TrainConfig(features="full", without=(name,)).names
+        assert set(FEATURE_SETS["full"]) - set(left) == {name}
+
+
 def test_a_policy_says_what_it_was_trained_for(trained, traces, traces_plan):
     spec = trained.policy.spec
     assert spec.features == FEATURE_SETS["full"]

@@ -1,0 +1,162 @@
+"""What exploration designs, and features known before a run, are worth to the plans made of them.
+
+    python -m benchmarks.ablations designs --out runs/ablate-designs
+    python -m benchmarks.ablations features --out runs/ablate-features
+
+One collection of 512 trajectories a design, or one for all features; one training each, with the
+defaults otherwise. Then each policy's own plans, with the order and gain that it predicts the least
+error for, on calibration noise that no other stage sees. An evaluation would choose among plans,
+regular schedules and gains, and so hide what a policy knows. Finished steps are not repeated.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from benchmarks.learned import run_job
+from dqar.gates import Scripted
+from dqar.policy import ReusePolicy
+from dqar.policy_file import load_policy
+from pipeline.evaluator import Evaluator
+from pipeline.methods import Schedule
+from pipeline.tasks import EvaluateConfig, Probe
+
+DESIGNS = {
+    "paced": "paced",
+    "regular": "regular",
+    "step-synchronised": "step-synchronised",
+    "layer-blocked": "layer-blocked",
+    "independent": "independent",
+    "mixed": "paced:3,regular:1,step-synchronised:1,independent:1",
+}
+FEATURES = ("log_snr", "progress", "log_progress", "log_remaining", "log_span_before")
+"""Features of the set ``schedule``; what a plan chooses between, it cannot be made without."""
+SHARES = (0.7, 0.5, 0.3)
+"""Of the steps, computed."""
+ROWS = 64
+"""Samples of a batch."""
+
+
+def prepare_designs(arguments: argparse.Namespace, out: Path) -> list[str]:
+    """A collection and a policy of each design; their names."""
+    for name, designs in DESIGNS.items():
+        traces = out / f"traces-{name}"
+        collect(arguments, out, traces, "--designs", designs)
+        train(out, traces, name)
+    return list(DESIGNS)
+
+
+def prepare_features(arguments: argparse.Namespace, out: Path) -> list[str]:
+    """One collection; a policy of all features, and one without each of them."""
+    collect(arguments, out, out / "traces")
+    left_out = {"all": ()} | {f"no {name}": ("--without", name) for name in FEATURES}
+    left_out["log_gap, log_span alone"] = ("--without", ",".join((*FEATURES, "order", "feedback")))
+    for name, flags in left_out.items():
+        train(out, out / "traces", name, *flags)
+    return list(left_out)
+
+
+def collect(arguments: argparse.Namespace, out: Path, traces: Path, *flags: str) -> None:
+    """512 trajectories, unless they are there."""
+    model = ("--model", arguments.model, "--sites", arguments.sites)
+    count = ("--num-trajectories", arguments.num_trajectories, "--workers", arguments.workers)
+    run_job("collect", out, *model, *count, "--out", str(traces), *flags)
+
+
+def train(out: Path, traces: Path, name: str, *flags: str) -> None:
+    """A policy, unless it is there."""
+    if not (out / name / "policy.json").exists():
+        run_job("train", out, "--traces", str(traces), "--out", str(out / name), *flags)
+
+
+def plan_errors(
+    evaluator: Evaluator, policy: ReusePolicy, computed: int, noises: int
+) -> Float[Tensor, " b"]:
+    """Errors of the policy's plan of so many computed steps, or the nearest number it has."""
+    spec = policy.spec
+    plan = min(spec.plans, key=lambda steps: abs(len(steps) - computed))
+    reuse = Schedule(kind="plan", computed=plan).mask(spec.steps)
+    probes = [
+        Probe(
+            name="plan",
+            gate=Scripted(reuse[:, None, None]),
+            num_samples=len(ids),
+            noise_ids=ids,
+            forecast_order=spec.forecast_order,
+            feedback=spec.feedback,
+        )
+        for ids in (tuple(rows.tolist()) for rows in torch.arange(noises).split(ROWS))
+    ]
+    return torch.cat([evaluator.probe(probe).error for probe in probes])
+
+
+def table(evaluator: Evaluator, out: Path, names: list[str], noises: int) -> Iterator[str]:
+    """Held-out R^2, what the plans show, and their errors with a 95% interval over noises."""
+    yield (
+        "| policy | held-out R^2 | order | gain | "
+        + " | ".join(f"{share:.0%} computed" for share in SHARES)
+        + " |"
+    )
+    yield "|---" * (4 + len(SHARES)) + "|"
+    for name in names:
+        spec = (policy := load_policy(out / name)).spec
+        found = [
+            plan_errors(evaluator, policy, round(share * spec.steps), noises) for share in SHARES
+        ]
+        cells = [f"{one.mean():.4f} ± {1.96 * one.std() / noises**0.5:.4f}" for one in found]
+        told = f"{spec.metrics['r2']:.3f} | {spec.forecast_order} | {spec.feedback:g}"
+        yield f"| {name} | {told} | {' | '.join(cells)} |"
+
+
+def evaluator_of(arguments: argparse.Namespace, policy: ReusePolicy) -> Evaluator:
+    """A worker in this process, with calibration noise of a seed of its own."""
+    spec = policy.spec
+    config = EvaluateConfig(
+        model=arguments.model,
+        steps=spec.steps,
+        guidance_scale=spec.guidance,
+        sites=spec.sites,
+        seed=arguments.seed,
+    )
+    return Evaluator(config)
+
+
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("kind", choices=["designs", "features"])
+    parser.add_argument("--out", required=True)
+    parser.add_argument("--model", default="digits")
+    parser.add_argument("--sites", default="attn,ff")
+    parser.add_argument("--num-trajectories", default="512")
+    parser.add_argument("--noises", type=int, default=128)
+    parser.add_argument("--workers", default="2")
+    parser.add_argument("--seed", type=int, default=52)
+    return parser.parse_args(argv)
+
+
+def main() -> None:
+    arguments = parse()
+    out = Path(arguments.out).absolute()
+    prepare = prepare_designs if arguments.kind == "designs" else prepare_features
+    names = prepare(arguments, out)
+    evaluator = evaluator_of(arguments, load_policy(out / names[0]))
+    text = "\n".join(table(evaluator, out, names, arguments.noises))
+    text += (
+        f"\n\n`python -m benchmarks.ablations {arguments.kind}`, {arguments.model}, "
+        f"{arguments.sites}, {arguments.noises} noises of seed {arguments.seed}, "
+        f"{evaluator.device}, {datetime.now(UTC).date().isoformat()}\n"
+    )
+    (out / "table.md").write_text(text)
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
