@@ -165,28 +165,38 @@ def learn_routers(
     Args:
         steps: stock runs of ``probe.num_samples`` samples, recorded.
     """
-    # All compute at first what half of them does: nothing is decided.
-    num_gates = _count_gates(transformer, mixer, steps[0])
-    logits = torch.zeros(len(probe.penalties), len(steps), num_gates)
+    logits = torch.zeros(len(probe.penalties), len(steps), _count_gates(transformer, mixer, steps))
+    # Zeros compute a half: nothing is decided yet.
     logits = logits.to(steps[0].latents.device).requires_grad_()
     optimizer = torch.optim.Adam([logits], lr=probe.learning_rate)
     for epoch in range(probe.epochs):
         optimizer.zero_grad()
-        sample = epoch % probe.num_samples
-        for index, step in enumerate(steps):
-            rows = step.of_sample(sample, probe.num_samples, len(probe.penalties))
-            if index % probe.period == 0:
-                _compute(transformer, mixer, rows)
-            else:
-                _loss(transformer, mixer, rows, logits[:, index].sigmoid(), probe, guide).backward()
+        sample, times = epoch % probe.num_samples, len(probe.penalties)
+        rows = [step.of_sample(sample, probe.num_samples, times) for step in steps]
+        _differentiate(transformer, mixer, rows, logits, probe, guide)
         optimizer.step()
     share = logits.detach().sigmoid().cpu()
     share[:, :: probe.period] = 1.0
     return Routers(share=share)
 
 
-def _count_gates(transformer: Any, mixer: Mixer, step: StockStep) -> int:
-    _compute(transformer, mixer, step)
+def _differentiate(
+    transformer: Any,
+    mixer: Mixer,
+    steps: list[StockStep],
+    logits: Float[Tensor, "p t g"],
+    probe: RouterProbe,
+    guide: Guide,
+) -> None:
+    for index, rows in enumerate(steps):
+        if index % probe.period == 0:
+            _compute(transformer, mixer, rows)
+        else:
+            _loss(transformer, mixer, rows, logits[:, index].sigmoid(), probe, guide).backward()
+
+
+def _count_gates(transformer: Any, mixer: Mixer, steps: list[StockStep]) -> int:
+    _compute(transformer, mixer, steps[0])
     return 1 + max(gate for gate, _ in mixer.cached)
 
 
