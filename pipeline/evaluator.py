@@ -96,14 +96,8 @@ class Evaluator:
         with recorded(transformer) as steps:
             self._sample(noise, labels, config.steps, None)
         with mixing(transformer, config.sites, config.cached) as mixer:
-            return learn_routers(transformer, mixer, steps, probe, self._guided)
-
-    def _guided(self, output: Tensor) -> Tensor:
-        noise = output[:, : self.model.card.latent_shape[0]]
-        if self.config.num_branches == 1:
-            return noise
-        cond, uncond = noise.chunk(2)
-        return uncond + self.config.guidance_scale * (cond - uncond)
+            guide = self._sampler(transformer, config.steps).guided
+            return learn_routers(transformer, mixer, steps, probe, guide)
 
     def probe(self, probe: Probe) -> Probed:
         """Run a gate on calibration noise."""

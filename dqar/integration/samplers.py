@@ -115,15 +115,20 @@ class DQARSampler:
         return noise.to(self.model.device, self.model.dtype)
 
     def _predict(self, latents: Tensor, timestep: Tensor, labels: Tensor) -> Tensor:
-        channels = latents.shape[1]
         rows = torch.cat([latents] * self.num_branches)
         if self.num_branches == 2:
             null_class = self.model.config.num_embeds_ada_norm
             labels = torch.cat([labels, torch.full_like(labels, null_class)])
         rows = self.scheduler.scale_model_input(rows, timestep)
-        noise = self.model(
-            rows, timestep=timestep.to(rows.device).expand(len(rows)), class_labels=labels
-        ).sample[:, :channels]
+        timesteps = timestep.to(rows.device).expand(len(rows))
+        return self.guided(self.model(rows, timestep=timesteps, class_labels=labels).sample)
+
+    def guided(
+        self, output: Float[Tensor, "r k height width"]
+    ) -> Float[Tensor, "b c height width"]:
+        """What the scheduler is given of a stacked batch: its branches combined, without the
+        variance that some models learn."""
+        noise = output[:, : self.model.config.in_channels]
         if self.num_branches == 1:
             return noise
         cond, uncond = noise.chunk(2)
