@@ -92,8 +92,8 @@ def errors_table(by_seed: list[list[dict[str, Any]]]) -> Iterator[str]:
     """Mean error over seeds with a 95% interval, at equal reuse ratio or FLOPs, by method."""
     yield "| method |" + "".join(f" {HEADS[axis]} {value:g} |" for axis, value in PLACES)
     yield "|---" * (len(PLACES) + 1) + "|"
-    for name in _names(by_seed):
-        cells = (_cell(_errors(by_seed, name, axis, value)) for axis, value in PLACES)
+    for name in names_of(by_seed):
+        cells = (_cell(errors_at(by_seed, name, axis, value)) for axis, value in PLACES)
         yield f"| {name} | {' | '.join(cells)} |"
 
 
@@ -101,19 +101,21 @@ def ratios_table(by_seed: list[list[dict[str, Any]]]) -> Iterator[str]:
     """Mean error of the default policy over each rival's, at equal reuse ratio or FLOPs."""
     yield "| learned over |" + "".join(f" {HEADS[axis]} {value:g} |" for axis, value in PLACES)
     yield "|---" * (len(PLACES) + 1) + "|"
-    for name in _names(by_seed):
+    for name in names_of(by_seed):
         if name != "learned":
             cells = (_ratio(by_seed, name, axis, value) for axis, value in PLACES)
             yield f"| {name} | {' | '.join(cells)} |"
 
 
-def _names(by_seed: list[list[dict[str, Any]]]) -> list[str]:
+def names_of(by_seed: list[list[dict[str, Any]]]) -> list[str]:
+    """Methods, in their order."""
     return list(dict.fromkeys(row["method"] for row in by_seed[0] if row["method"] != "baseline"))
 
 
-def _errors(
+def errors_at(
     by_seed: list[list[dict[str, Any]]], name: str, axis: Axis, value: float
 ) -> list[float]:
+    """A method's error on each seed; none where a seed's sweep does not reach there."""
     found = [error_at(rows, name, axis, value) for rows in by_seed]
     errors = [error for error in found if error is not None]
     return errors if len(errors) == len(by_seed) else []
@@ -122,10 +124,10 @@ def _errors(
 def _cell(errors: list[float]) -> str:
     if not errors:
         return "-"
-    return f"{statistics.mean(errors):.4f} ± {_half_width(errors):.4f}"
+    return f"{statistics.mean(errors):.4f} ± {half_width(errors):.4f}"
 
 
-def _half_width(errors: list[float]) -> float:
+def half_width(errors: list[float]) -> float:
     """Of the 95% interval of the mean over seeds, by Student's t."""
     if len(errors) < 2:
         return 0.0
@@ -134,7 +136,7 @@ def _half_width(errors: list[float]) -> float:
 
 
 def _ratio(by_seed: list[list[dict[str, Any]]], name: str, axis: Axis, value: float) -> str:
-    mine, theirs = (_errors(by_seed, one, axis, value) for one in ("learned", name))
+    mine, theirs = (errors_at(by_seed, one, axis, value) for one in ("learned", name))
     return f"{sum(mine) / sum(theirs):.2f}x" if mine and theirs else "-"
 
 

@@ -1,0 +1,101 @@
+"""Frontiers and tables of evaluations of several seeds, from results folders.
+
+    python -m benchmarks.frontiers runs/guidance-4/results-* --out docs/frontiers/guidance-4.png
+
+Folders of one seed are taken together; of a method that several hold, the first folder's. The
+tables go to standard output; the picture is of the mean error over seeds against FLOPs, with its
+95% interval (Student's t).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from benchmarks.learned import errors_at, errors_table, half_width, names_of, ratios_table
+
+Rows = list[dict[str, Any]]
+Place = tuple[float, float, float]
+"""FLOPs ratio, mean error, half of its interval."""
+
+FLOPS = tuple(1.2 + 0.1 * index for index in range(35))
+"""FLOPs ratios at which sweeps are read, between their points."""
+
+
+def by_seed_of(folders: list[Path]) -> list[Rows]:
+    """Rows of each seed, by growing seed.
+
+    Raises:
+        ValueError: if folders are not of the same model, sites, guidance and number of samples.
+    """
+    found: dict[int, Rows] = {}
+    for folder in folders:
+        rows: Rows = json.loads((folder / "results.json").read_text())
+        mine = found.setdefault(rows[0]["seed"], [])
+        known = {row["method"] for row in mine}
+        mine += [row for row in rows if row["method"] not in known]
+    claims = {_claim(row) for rows in found.values() for row in rows}
+    if len(claims) > 1:
+        raise ValueError(f"Folders must be of one setting. Got {claims}. Pass those of one.")
+    return [found[seed] for seed in sorted(found)]
+
+
+def _claim(row: dict[str, Any]) -> tuple[Any, ...]:
+    return tuple(row[name] for name in ("model", "sites", "guidance", "num_samples"))
+
+
+def frontier_of(by_seed: list[Rows], method: str) -> Iterator[Place]:
+    """Where a sweep lies, wherever all seeds have it."""
+    for flops in FLOPS:
+        if errors := errors_at(by_seed, method, "flops_ratio", flops):
+            yield flops, statistics.mean(errors), half_width(errors)
+
+
+def draw(by_seed: list[Rows], path: Path) -> None:
+    """All methods' frontiers in one picture."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    panel = figure.subplots()
+    for name in names_of(by_seed):
+        if places := list(frontier_of(by_seed, name)):
+            _draw_band(panel, name, places)
+    panel.set(title=_title(by_seed), xlabel="times fewer FLOPs of the transformer", yscale="log")
+    panel.set_ylabel("latent relative L2 to the twin")
+    panel.grid(alpha=0.3, which="both")
+    panel.legend()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Without the library's version, so that the same rows give the same file.
+    figure.savefig(path, dpi=90, metadata={"Software": None})
+
+
+def _draw_band(panel: Any, name: str, places: list[Place]) -> None:
+    flops = [place for place, _, _ in places]
+    (line,) = panel.plot(flops, [mean for _, mean, _ in places], label=name)
+    low = [mean - half for _, mean, half in places]
+    high = [mean + half for _, mean, half in places]
+    panel.fill_between(flops, low, high, color=line.get_color(), alpha=0.2)
+
+
+def _title(by_seed: list[Rows]) -> str:
+    row = by_seed[0][0]
+    setting = f"{row['model']}, {row['sites']}, DDIM-{row['steps']}, guidance {row['guidance']:g}"
+    return f"{setting}: {len(by_seed)} seeds x {row['num_samples']}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folders", nargs="+", type=Path)
+    parser.add_argument("--out", required=True, type=Path, help="picture to write, .png")
+    arguments = parser.parse_args()
+    by_seed = by_seed_of(arguments.folders)
+    print("\n".join([*errors_table(by_seed), "", *ratios_table(by_seed)]))
+    draw(by_seed, arguments.out)
+
+
+if __name__ == "__main__":
+    main()
