@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo ui test test-all coverage lint bench-learned bench-claims bench-speed bench-cpu bench-gpu soak doctor clean
+.PHONY: setup demo ui test test-all coverage lint bench-learned bench-ablations bench-claims bench-speed bench-cpu bench-gpu soak doctor clean
 
 setup: $(READY)
 
@@ -34,11 +34,15 @@ test-all: lint  ## with the slow tests: killed workers, the demo itself
 	$(BIN)/python -m pytest -q
 
 bench-learned: $(READY)  ## the tables of docs/results.md: 5 seeds x 64 samples, both sites and attention only
-	$(BIN)/python -m benchmarks.learned --sites attn,ff --fits policy,plain,local \
-	  --methods fewer-steps,interval,interval-forecast1,interval-forecast2 --out runs/bench-both
+	$(BIN)/python -m benchmarks.learned --sites attn,ff --fits policy,plain,local --out runs/bench-both \
+	  --methods fewer-steps,interval,interval-forecast1,interval-forecast2,smoothcache-tied,router
 	$(BIN)/python -m benchmarks.learned --sites attn --out runs/bench-attention
 
-bench-claims: $(READY)  ## the seeds' claims of docs/results.md: 5 seeds x 128 samples
+bench-ablations: $(READY)  ## what designs and features are worth to plans (docs/results.md)
+	$(BIN)/python -m benchmarks.ablations designs --out runs/ablate-designs
+	$(BIN)/python -m benchmarks.ablations features --out runs/ablate-features
+
+bench-claims: $(READY)  ## the seeds' claims of docs/seed_results.md: 5 seeds x 128 samples
 	$(BIN)/python -m benchmarks.seed_claims --out runs/seed-claims
 
 bench-speed: $(READY)  ## docs/performance.md: reuse on the clock beside its bound, on the CPU
