@@ -57,7 +57,7 @@ def prepare_features(arguments: argparse.Namespace, out: Path) -> list[str]:
     """One collection; a policy of all features, and one without each of them."""
     collect(arguments, out, out / "traces")
     left_out = {"all": ()} | {f"no {name}": ("--without", name) for name in FEATURES}
-    left_out["log_gap, log_span alone"] = ("--without", ",".join((*FEATURES, "order", "feedback")))
+    left_out["none of these"] = ("--without", ",".join(FEATURES))
     for name, flags in left_out.items():
         train(out, out / "traces", name, *flags)
     return list(left_out)

@@ -131,8 +131,7 @@ def _smooth_points(contest: Contest, work: Work) -> list[Point]:
 
 
 def _router_points(work: Work) -> list[Point]:
-    learned = sorted(work(router_probes()), key=lambda done: done[0].period)
-    return [point for probe, routers in learned for point in router_points(probe, routers)]
+    return router_points(sorted(work(router_probes()), key=lambda done: done[0].period))
 
 
 def _answers(work: Work, probes: list[Probe]) -> dict[str, Probed]:

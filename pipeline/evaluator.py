@@ -29,7 +29,15 @@ from pipeline.models import Sampler, find_model, load_model, pick_device
 from pipeline.noise import Purpose, draw_noise
 from pipeline.point_rows import GRID_IMAGES, measured_of
 from pipeline.quality import FeatureSums, measure_deltas
-from pipeline.router import RouterProbe, Routers, learn_routers, mixing, recorded
+from pipeline.router import (
+    RouterProbe,
+    Routers,
+    StockStep,
+    by_sample,
+    learn_routers,
+    mixing,
+    recorded,
+)
 from pipeline.shipped import plan_of
 from pipeline.tally import Tally
 from pipeline.tasks import EvaluateConfig, Measured, Part, Probe, Probed, Tallied
@@ -92,12 +100,16 @@ class Evaluator:
     def train_routers(self, probe: RouterProbe) -> Routers:
         """Learn routers from stock runs on calibration noise."""
         transformer, config = self.model.transformer, self.config
-        noise, labels = self._draw("calibrate", list(range(probe.num_samples)))
-        with recorded(transformer) as steps:
-            self._sample(noise, labels, config.steps, None)
+        runs = [run for ids in probe.batches() for run in self._stock_runs(ids)]
+        guide = self._sampler(transformer, config.steps).guided
         with mixing(transformer, config.sites, config.cached) as mixer:
-            guide = self._sampler(transformer, config.steps).guided
-            return learn_routers(transformer, mixer, steps, probe, guide)
+            return learn_routers(transformer, mixer, runs, probe, guide)
+
+    def _stock_runs(self, ids: range) -> list[list[StockStep]]:
+        noise, labels = self._draw("calibrate", list(ids))
+        with recorded(self.model.transformer) as steps:
+            self._sample(noise, labels, self.config.steps, None)
+        return by_sample(steps, len(ids))
 
     def probe(self, probe: Probe) -> Probed:
         """Run a gate on calibration noise."""

@@ -3,14 +3,17 @@ by gradient from what the model puts out at the step itself.
 
 As in the paper all sites compute at every second step; between, each gate shows a mixture of what
 it computes and what is cached, and the share that it computes is learned, one number a gate and
-step, for every sample alike: least squared error of the model's output on latents of stock runs,
-plus a penalty on what is computed. Other than there, the output is the guided one, relative to its
-size; longer periods are learned too (a cache then carries the mixture on); several penalties are
-learned side by side, each by rows of one batch.
+step, for every sample alike: squared error of the model's output, plus a penalty on what is
+computed. Other than there, what is learned from are latents of stock runs (the authors noise images
+of the training set, and take one step); the error is of the guided output without learned
+variances, relative to its size; a gate computes from a share of a half on (the authors' scripts say
+0.1), which is where a lone gate's error is worth its penalty; longer periods are learned too (a
+cache then carries the mixture on); several penalties are learned side by side, as rows of a batch.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -36,6 +39,8 @@ class RouterProbe:
     """All sites compute at every so manyeth step. The paper's is 2."""
     num_samples: int = 16
     """Stock runs that are learned from, a sample an update."""
+    at_once: int = 4
+    """Stock runs side by side."""
     epochs: int = 48
     """Updates of each gate of each step."""
     learning_rate: float = 0.15
@@ -44,14 +49,23 @@ class RouterProbe:
     """Squared relative error that computing all gates of a step is worth, learned side by side."""
 
     def __post_init__(self) -> None:
-        for name, least in (("period", 2), ("num_samples", 1), ("epochs", 1)):
+        for name, least in (("period", 2), ("num_samples", 1), ("at_once", 1), ("epochs", 1)):
             value = getattr(self, name)
             if value < least:
                 raise ValueError(f"{name} must be at least {least}. Got {value}. Pass {least}.")
-        if not self.penalties or min(self.penalties) < 0:
+        if not self.penalties or not all(0 <= one < math.inf for one in self.penalties):
             raise ValueError(
-                f"penalties must be one or more, and not below 0. Got {self.penalties}. Pass 1e-4."
+                f"penalties must be finite, none below 0. Got {self.penalties}. Pass (1e-4,)."
             )
+        if not 0 < self.learning_rate < math.inf:
+            raise ValueError(
+                f"learning_rate must be a positive number. Got {self.learning_rate}. Pass 0.15."
+            )
+
+    def batches(self) -> list[range]:
+        """The noises of each stock run."""
+        starts = range(0, self.num_samples, self.at_once)
+        return [range(start, min(start + self.at_once, self.num_samples)) for start in starts]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,26 +75,43 @@ class Routers:
     share: Float[Tensor, "p t g"]
     """Computed share of each gate, by penalty; 1 where all sites compute."""
 
+    def __post_init__(self) -> None:
+        if not self.share.isfinite().all():
+            raise ValueError(
+                "share must be finite. Got routers that diverged. Pass --dtype fp32, or leave "
+                "router out of --methods."
+            )
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StockStep:
-    """A step of stock runs, branches stacked."""
+    """A step of some stock runs, branches stacked."""
 
     latents: Float[Tensor, "r c h w"]
     timesteps: Tensor
     labels: Tensor
     output: Float[Tensor, "r k h w"]
 
-    def of_sample(self, sample: int, num_samples: int, times: int) -> StockStep:
-        """The rows of one sample, each so many times over."""
-        rows = range(sample, len(self.latents), num_samples)
-        picked = torch.tensor(rows).repeat_interleave(times).to(self.latents.device)
+    def of_sample(self, sample: int, num_samples: int) -> StockStep:
+        """The rows of one sample."""
+        return self._with(lambda rows: rows[sample::num_samples])
+
+    def repeated(self, times: int) -> StockStep:
+        """Each row so many times over."""
+        return self._with(lambda rows: rows.repeat_interleave(times, dim=0))
+
+    def _with(self, change: Callable[[Tensor], Tensor]) -> StockStep:
         return StockStep(
-            latents=self.latents[picked],
-            timesteps=self.timesteps[picked],
-            labels=self.labels[picked],
-            output=self.output[picked],
+            latents=change(self.latents),
+            timesteps=change(self.timesteps),
+            labels=change(self.labels),
+            output=change(self.output),
         )
+
+
+def by_sample(steps: list[StockStep], num_samples: int) -> list[list[StockStep]]:
+    """Stock runs side by side, each alone."""
+    return [[step.of_sample(one, num_samples) for step in steps] for one in range(num_samples)]
 
 
 @contextmanager
@@ -158,22 +189,25 @@ def _hook(mixer: Mixer, gate: int, part: int, site: str) -> Callable[..., Tensor
 
 
 def learn_routers(
-    transformer: Any, mixer: Mixer, steps: list[StockStep], probe: RouterProbe, guide: Guide
+    transformer: Any, mixer: Mixer, runs: list[list[StockStep]], probe: RouterProbe, guide: Guide
 ) -> Routers:
     """Learn the computed shares of all gates; the model's weights stay as they are.
 
     Args:
-        steps: stock runs of ``probe.num_samples`` samples, recorded.
+        runs: stock runs of one sample each.
+
+    Raises:
+        ValueError: if what is learned is not finite.
     """
-    logits = torch.zeros(len(probe.penalties), len(steps), _count_gates(transformer, mixer, steps))
+    times, num_gates = len(probe.penalties), _count_gates(transformer, mixer, runs[0])
     # Zeros compute a half: nothing is decided yet.
-    logits = logits.to(steps[0].latents.device).requires_grad_()
+    logits = torch.zeros(times, len(runs[0]), num_gates, device=runs[0][0].latents.device)
+    logits.requires_grad_()
     optimizer = torch.optim.Adam([logits], lr=probe.learning_rate)
     for epoch in range(probe.epochs):
         optimizer.zero_grad()
-        sample, times = epoch % probe.num_samples, len(probe.penalties)
-        rows = [step.of_sample(sample, probe.num_samples, times) for step in steps]
-        _differentiate(transformer, mixer, rows, logits, probe, guide)
+        steps = [step.repeated(times) for step in runs[epoch % len(runs)]]
+        _differentiate(transformer, mixer, steps, logits, probe, guide)
         optimizer.step()
     share = logits.detach().sigmoid().cpu()
     share[:, :: probe.period] = 1.0

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from jaxtyping import Bool
+from torch import Tensor
+
 from dqar.gates import Scripted
 from pipeline.methods import Point
 from pipeline.router import RouterProbe, Routers
@@ -15,18 +18,23 @@ def router_probes() -> list[RouterProbe]:
     return [RouterProbe(name=f"router{period}", period=period) for period in PERIODS]
 
 
-def router_points(probe: RouterProbe, routers: Routers) -> list[Point]:
-    """A point for each penalty, computing what its router computes by more than half; of those
-    that compute the same, the one of the least penalty."""
+def router_points(learned: list[tuple[RouterProbe, Routers]]) -> list[Point]:
+    """A point for each penalty of each period, computing what its router computes by half or more;
+    of those that compute the same, the first."""
     found: dict[bytes, Point] = {}
-    for penalty, share in zip(probe.penalties, routers.share, strict=True):
-        reuse = share < 0.5
-        point = Point(
-            method="router",
-            operating_point=f"period={probe.period},penalty={penalty:.3g}",
-            steps=len(reuse),
-            gate=Scripted(reuse[:, :, None]),
-        )
-        if reuse.any():
-            found.setdefault(reuse.numpy().tobytes(), point)
+    for probe, routers in learned:
+        for penalty, share in zip(probe.penalties, routers.share, strict=True):
+            reuse = share < 0.5
+            if reuse.any():
+                key = reuse.numpy().tobytes()
+                found.setdefault(key, _point(probe.period, penalty, reuse))
     return list(found.values())
+
+
+def _point(period: int, penalty: float, reuse: Bool[Tensor, "t g"]) -> Point:
+    return Point(
+        method="router",
+        operating_point=f"period={period},penalty={penalty:.3g}",
+        steps=len(reuse),
+        gate=Scripted(reuse[:, :, None]),
+    )

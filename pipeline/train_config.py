@@ -47,12 +47,16 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**63:
             raise ValueError(f"seed must be from 0 to 2^63 - 1. Got {self.seed}. Pass --seed 0.")
-        fixed = STATES if self.plans else ()
-        spare = [name for name in FEATURE_SETS[self.features] if name not in fixed]
-        if not set(self.without) <= set(spare) or not self.names:
+        if unknown := set(self.without) - set(FEATURE_SETS[self.features]):
             raise ValueError(
-                f"without must be some of {', '.join(spare)}, and leave a feature. Got "
-                f"{self.without}. Check the spelling."
+                f"without must be features of the set {self.features}: "
+                f"{', '.join(FEATURE_SETS[self.features])}. Got {sorted(unknown)}. Check --without."
+            )
+        fixed = {*STATES, *APART} if self.plans else set()
+        if fixed & set(self.without) or not self.names:
+            raise ValueError(
+                "without must leave a feature, and log_gap and log_span to plans, which never "
+                f"read depth and site_code. Got {self.without}. Leave out fewer with --without."
             )
 
     @property

@@ -126,7 +126,7 @@ def test_train_refuses_no_traces(refused, tmp_path):
 
 def test_train_refuses_to_leave_out_what_it_has_not(refused, some_traces):
     said = refused("train", "--traces", some_traces, "--out", "policy", "--without", "entropy")
-    assert "without must be some of log_snr" in said
+    assert "without must be features of the set schedule: log_snr" in said
 
 
 @pytest.mark.parametrize("seed", [-1, 2**63])

@@ -15,7 +15,15 @@ from dqar.integration import DQARDiTWrapper, DQARSampler, SamplerConfig
 from pipeline.evaluator import Evaluator
 from pipeline.kept import KeptAnswers
 from pipeline.methods import METHODS
-from pipeline.router import Mixer, RouterProbe, Routers, learn_routers, mixing, recorded
+from pipeline.router import (
+    Mixer,
+    RouterProbe,
+    Routers,
+    by_sample,
+    learn_routers,
+    mixing,
+    recorded,
+)
 from pipeline.router_points import PERIODS, router_points, router_probes
 from pipeline.tasks import EvaluateConfig
 
@@ -48,7 +56,8 @@ def stock_steps(model, scheduler):
 def learned(model, scheduler, *, epochs=24, **settings):
     probe = RouterProbe(num_samples=2, epochs=epochs, **settings)
     with mixing(model, SITES) as mixer:
-        return learn_routers(model, mixer, stock_steps(model, scheduler), probe, guided).share
+        runs = by_sample(stock_steps(model, scheduler), 2)
+        return learn_routers(model, mixer, runs, probe, guided).share
 
 
 # The mixture.
@@ -111,7 +120,7 @@ def test_the_model_is_left_as_it_was(tiny_dit, ddim):
 
 def test_a_sample_is_its_branches_each_so_many_times(tiny_dit, ddim):
     step = stock_steps(tiny_dit, ddim)[2]
-    rows = step.of_sample(1, 2, 3)
+    rows = step.of_sample(1, 2).repeated(3)
     for name in ("latents", "timesteps", "labels", "output"):
         whole, mine = getattr(step, name), getattr(rows, name)
         assert torch.equal(mine, torch.cat([whole[1:2]] * 3 + [whole[3:4]] * 3))
@@ -158,7 +167,10 @@ def test_penalties_are_learned_as_if_alone(tiny_dit, ddim):
 
 @pytest.mark.parametrize(
     "changes",
-    [{"period": 1}, {"num_samples": 0}, {"epochs": 0}, {"penalties": ()}, {"penalties": (-1.0,)}],
+    [
+        *({"period": 1}, {"num_samples": 0}, {"at_once": 0}, {"epochs": 0}, {"penalties": ()}),
+        *({"penalties": (-1.0,)}, {"penalties": (float("nan"),)}, {"learning_rate": 0.0}),
+    ],
 )
 def test_a_probe_of_nothing_is_refused(changes):
     with pytest.raises(ValueError, match="must be"):
@@ -170,7 +182,7 @@ def test_a_probe_of_nothing_is_refused(changes):
 
 def test_points_compute_what_is_mostly_computed():
     share = torch.tensor([[[1.0, 1.0], [0.9, 0.4]], [[1.0, 1.0], [0.1, 0.2]]])
-    points = router_points(RouterProbe(penalties=(1e-3, 1e-2)), Routers(share=share))
+    points = router_points([(RouterProbe(penalties=(1e-3, 1e-2)), Routers(share=share))])
     assert [point.operating_point for point in points] == [
         "period=2,penalty=0.001",
         "period=2,penalty=0.01",
@@ -185,8 +197,15 @@ def test_points_compute_what_is_mostly_computed():
 
 def test_equal_routers_are_one_point_and_none_reuses_nothing():
     share = torch.tensor([[[1.0], [0.8]], [[1.0], [0.2]], [[1.0], [0.1]]])
-    points = router_points(RouterProbe(penalties=(1e-4, 1e-3, 1e-2)), Routers(share=share))
+    probe = RouterProbe(penalties=(1e-4, 1e-3, 1e-2))
+    longer = replace(probe, period=3), Routers(share=share.flip(0))
+    points = router_points([(probe, Routers(share=share)), longer])
     assert [point.operating_point for point in points] == ["period=2,penalty=0.001"]
+
+
+def test_routers_that_diverged_are_no_answer():
+    with pytest.raises(ValueError, match=r"diverged.*leave router out"):
+        Routers(share=torch.tensor([[[1.0], [float("nan")]]]))
 
 
 def test_probes_differ_by_period():
@@ -213,10 +232,16 @@ def test_a_worker_learns_what_a_penalty_buys(answer):
     assert routers.share.shape == (3, STEPS, 16)
     reused = (routers.share < 0.5).float().mean(dim=(1, 2))
     assert all(less <= more for less, more in itertools.pairwise(reused.tolist()))
-    rows = [evaluator.measure(point).row for point in router_points(probe, routers)]
+    rows = [evaluator.measure(point).row for point in router_points([(probe, routers)])]
     assert rows
     assert rows[-1]["reuse_ratio"] == 0.5
     assert rows[-1]["latent_rel_l2"] > 0
+
+
+def test_stock_runs_are_the_same_in_batches(answer):
+    evaluator, probe, routers = answer
+    alone = evaluator.train_routers(replace(probe, at_once=1))
+    torch.testing.assert_close(alone.share, routers.share, rtol=1e-3, atol=1e-3)
 
 
 def test_one_branch_is_learned_from_too():
