@@ -20,12 +20,13 @@ from pipeline.collector import Collector
 from pipeline.commit import claim_folder, write_manifest
 from pipeline.dataset import read_gates
 from pipeline.door import Refusal, enter
-from pipeline.evaluator import EvaluateConfig, Evaluator, Probe
+from pipeline.evaluator import Evaluator
 from pipeline.flops import saved_flops, transformer_flops
 from pipeline.methods import Point
 from pipeline.models import find_model
 from pipeline.plan import CollectPlan
 from pipeline.tally import Tally
+from pipeline.tasks import EvaluateConfig, Probe
 from pipeline.train import save_trained, train
 from pipeline.train_config import TrainConfig
 

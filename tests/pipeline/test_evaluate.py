@@ -12,10 +12,11 @@ from dqar.policy import ReusePolicy
 from dqar.policy_spec import PolicySpec
 from pipeline.contest import Contest
 from pipeline.evaluate import id_of, rows_of
-from pipeline.evaluator import EvaluateConfig, Evaluator, Probe
+from pipeline.evaluator import Evaluator
 from pipeline.flops import entropy_flops, feedback_flops, policy_flops, transformer_flops
 from pipeline.methods import COARSE, Point, fewer_steps_points, interval_points
 from pipeline.tally import Tally
+from pipeline.tasks import EvaluateConfig, Probe
 
 STEPS, SAMPLES = 6, 6
 CONTRACT = {

@@ -15,13 +15,12 @@ from dqar.integration import DQARDiTWrapper, DQARSampler, SamplerConfig
 from pipeline.evaluator import Evaluator
 from pipeline.kept import KeptAnswers
 from pipeline.methods import METHODS
+from pipeline.mixer import Mixer, mixing
 from pipeline.router import (
-    Mixer,
     RouterProbe,
     Routers,
     by_sample,
     learn_routers,
-    mixing,
     recorded,
 )
 from pipeline.router_points import PERIODS, router_points, router_probes

@@ -1,0 +1,98 @@
+"""The calibrating half of an evaluation's worker: questions answered on calibration noise."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dqar.controller import DQARController
+from dqar.gates import AllOf
+from dqar.records import GateRecord
+from pipeline.curves import CurveProbe, Curves, watched
+from pipeline.mixer import mixing
+from pipeline.router import (
+    RouterProbe,
+    Routers,
+    StockStep,
+    by_sample,
+    learn_routers,
+    recorded,
+)
+from pipeline.runner import Runner
+from pipeline.tasks import Probe, Probed
+
+Question = Probe | CurveProbe | RouterProbe
+Answer = Probed | Curves | Routers
+
+
+class Calibrator(Runner):
+    """Loads a model once, then answers questions about it."""
+
+    def answer(self, question: Question) -> Answer:
+        """Answer one question."""
+        if isinstance(question, CurveProbe):
+            return self.measure_curves(question)
+        if isinstance(question, RouterProbe):
+            return self.train_routers(question)
+        return self.probe(question)
+
+    def measure_curves(self, probe: CurveProbe) -> Curves:
+        """Watch the sites over stock runs on calibration noise."""
+        found = [len(ids) * self._curves_of(ids, probe.largest_gap) for ids in probe.batches()]
+        return Curves(error=torch.stack(found).sum(dim=0) / probe.num_samples)
+
+    def _curves_of(self, ids: range, largest_gap: int) -> Tensor:
+        noise, labels = self.draw("calibrate", list(ids))
+        sites, cached = self.config.sites, self.config.cached
+        with watched(self.model.transformer, sites, cached, largest_gap) as watch:
+            self.sample(noise, labels, self.config.steps, None)
+        return watch.curves()
+
+    def train_routers(self, probe: RouterProbe) -> Routers:
+        """Learn routers from stock runs on calibration noise."""
+        transformer, config = self.model.transformer, self.config
+        runs = [run for ids in probe.batches() for run in self._stock_runs(ids)]
+        guide = self.sampler(transformer, config.steps).guided
+        with mixing(transformer, config.sites, config.cached) as mixer:
+            return learn_routers(transformer, mixer, runs, probe, guide)
+
+    def _stock_runs(self, ids: range) -> list[list[StockStep]]:
+        noise, labels = self.draw("calibrate", list(ids))
+        with recorded(self.model.transformer) as steps:
+            self.sample(noise, labels, self.config.steps, None)
+        return by_sample(steps, len(ids))
+
+    def probe(self, probe: Probe) -> Probed:
+        """Run a gate on calibration noise."""
+        noise_ids = probe.noise_ids or tuple(range(probe.num_samples))
+        unique = sorted(set(noise_ids))
+        noise, labels = self.draw("calibrate", unique)
+        twins, _ = self.sample(noise, labels, self.config.steps, None)
+        of_noise = torch.tensor([unique.index(noise_id) for noise_id in noise_ids])
+        records: list[GateRecord] = []
+        controller = self._controller_of(probe, records.append)
+        latents, _ = self.sample(noise[of_noise], labels[of_noise], self.config.steps, controller)
+        reuse = torch.stack([record.verdict.reuse.cpu() for record in records]).float()
+        distance = (latents - twins[of_noise]).flatten(1).norm(dim=1)
+        entropies = torch.cat([record.signal.entropy.flatten().cpu() for record in records[1:]])
+        return Probed(
+            reuse_ratio=reuse.mean(dim=(0, 1)),
+            share=reuse.mean(dim=2),
+            error=(distance / twins[of_noise].flatten(1).norm(dim=1)).float().cpu(),
+            entropies=entropies[entropies > 0],
+            snrs=[record.signal.step.snr for record in records],
+        )
+
+    def _controller_of(self, probe: Probe, sink: Any) -> DQARController:
+        order, gain = probe.forecast_order, probe.feedback
+        orders = (order,) if isinstance(order, int) else order
+        gains = gain if isinstance(gain, tuple) else (gain,)
+        config = self.config.showing(max(orders), gains[0])
+        controller = self.controller(config, AllOf(probe.gate), sink)
+        if len(orders) > 1:
+            controller.forecast_order = torch.tensor(orders)
+        if len(gains) > 1:
+            controller.feedback = torch.tensor(gains)
+        return controller
