@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.learned import errors_at, errors_table, half_width, names_of, ratios_table
+from pipeline.door import split_names
 
 Rows = list[dict[str, Any]]
 Place = tuple[float, float, float]
@@ -26,8 +27,11 @@ FLOPS = tuple(1.2 + 0.1 * index for index in range(35))
 """FLOPs ratios at which sweeps are read, between their points."""
 
 
-def by_seed_of(folders: list[Path]) -> list[Rows]:
+def by_seed_of(folders: list[Path], methods: tuple[str, ...] = ()) -> list[Rows]:
     """Rows of each seed, by growing seed.
+
+    Args:
+        methods: those to take, in their order; all by default.
 
     Raises:
         ValueError: if folders are not of the same model, sites, guidance and number of samples.
@@ -41,7 +45,13 @@ def by_seed_of(folders: list[Path]) -> list[Rows]:
     claims = {_claim(row) for rows in found.values() for row in rows}
     if len(claims) > 1:
         raise ValueError(f"Folders must be of one setting. Got {claims}. Pass those of one.")
-    return [found[seed] for seed in sorted(found)]
+    return [_of(found[seed], methods) for seed in sorted(found)]
+
+
+def _of(rows: Rows, methods: tuple[str, ...]) -> Rows:
+    if not methods:
+        return rows
+    return [row for method in methods for row in rows if row["method"] == method]
 
 
 def _claim(row: dict[str, Any]) -> tuple[Any, ...]:
@@ -91,8 +101,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folders", nargs="+", type=Path)
     parser.add_argument("--out", required=True, type=Path, help="picture to write, .png")
+    parser.add_argument("--methods", default="", help="to take, in their order; default: all")
     arguments = parser.parse_args()
-    by_seed = by_seed_of(arguments.folders)
+    by_seed = by_seed_of(arguments.folders, split_names(arguments.methods))
     print("\n".join([*errors_table(by_seed), "", *ratios_table(by_seed)]))
     draw(by_seed, arguments.out)
 

@@ -43,6 +43,8 @@ def test_folders_of_a_seed_are_together_and_the_first_one_counts(folder):
     one, two = by_seed_of([first, second, other])
     assert {found["seed"] for found in one} == {1}
     assert [found["latent_rel_l2"] for found in two] == [0.01, 0.02, 0.03, 0.04]
+    _, chosen = by_seed_of([first, second, other], ("interval", "learned"))
+    assert [found["latent_rel_l2"] for found in chosen] == [0.03, 0.04, 0.01, 0.02]
 
 
 def test_folders_of_different_settings_are_refused(folder):
