@@ -44,7 +44,7 @@ class RouterProbe:
     """Updates of each gate of each step."""
     learning_rate: float = 0.15
     """Of Adam, in logits."""
-    penalties: tuple[float, ...] = tuple(10.0 ** (-5.0 + 0.5 * power) for power in range(8))
+    penalties: tuple[float, ...] = tuple(10.0 ** (-5.0 + 0.5 * power) for power in range(10))
     """Squared relative error that computing all gates of a step is worth, learned side by side."""
 
     def __post_init__(self) -> None:

@@ -64,12 +64,11 @@ def test_rows_are_like_the_others(rows):
         ratios = [row["reuse_ratio"] for row in by_method[name]]
         for wanted in COARSE.reuse_ratios:
             assert min(abs(ratio - wanted) for ratio in ratios) <= 1 / STEPS
-    # Step 0 of 10 computes; of the routers of period 2 nothing reuses more than half.
     routed = by_method["router"]
-    assert {row["reuse_ratio"] for row in routed if "period=2" in row["operating_point"]} <= {
-        share / 160 for share in range(1, 81)
-    }
-    assert max(row["reuse_ratio"] for row in routed) > 0.5
+    assert min(row["reuse_ratio"] for row in routed) > 0
+    # Every second step computes, or more.
+    papers = [row for row in routed if row["operating_point"].startswith("period=2,")]
+    assert 0.4 < max(row["reuse_ratio"] for row in papers) <= 0.5 + 1e-6
     shorter = by_method["fewer-steps-dpmsolver"]
     assert [row["steps"] for row in shorter] == [round(share * STEPS) for share in COARSE.steps]
     assert {row["sampler"] for row in shorter} == {"dpm"}
