@@ -16,17 +16,15 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from benchmarks.ground_truth import evaluator_of, measured_damage
 from benchmarks.learned import run_job
-from dqar.gates import Scripted
 from dqar.policy import ReusePolicy
 from dqar.policy_file import load_policy
 from pipeline.evaluator import Evaluator
-from pipeline.methods import Schedule
-from pipeline.tasks import EvaluateConfig, Probe
+from pipeline.settings import Setting
 
 DESIGNS = {
     "paced": "paced",
@@ -37,11 +35,9 @@ DESIGNS = {
     "mixed": "paced:3,regular:1,step-synchronised:1,independent:1",
 }
 FEATURES = ("log_snr", "progress", "log_progress", "log_remaining", "log_span_before")
-"""Features of the set ``schedule``; what a plan chooses between, it cannot be made without."""
+"""Features of the set ``schedule`` but those of what a plan chooses: gap, span, order, gain."""
 SHARES = (0.7, 0.5, 0.3)
 """Of the steps, computed."""
-ROWS = 64
-"""Samples of a batch."""
 
 
 def prepare_designs(arguments: argparse.Namespace, out: Path) -> list[str]:
@@ -77,24 +73,14 @@ def train(out: Path, traces: Path, name: str, *flags: str) -> None:
 
 
 def plan_errors(
-    evaluator: Evaluator, policy: ReusePolicy, computed: int, noises: int
-) -> Float[Tensor, " b"]:
-    """Errors of the policy's plan of so many computed steps, or the nearest number it has."""
+    evaluator: Evaluator, policy: ReusePolicy, noises: int
+) -> Float[Tensor, "shares noises"]:
+    """Errors of the policy's plans of the shares, or of the nearest numbers of steps it has."""
     spec = policy.spec
-    plan = min(spec.plans, key=lambda steps: abs(len(steps) - computed))
-    reuse = Schedule(kind="plan", computed=plan).mask(spec.steps)
-    probes = [
-        Probe(
-            name="plan",
-            gate=Scripted(reuse[:, None, None]),
-            num_samples=len(ids),
-            noise_ids=ids,
-            forecast_order=spec.forecast_order,
-            feedback=spec.feedback,
-        )
-        for ids in (tuple(rows.tolist()) for rows in torch.arange(noises).split(ROWS))
-    ]
-    return torch.cat([evaluator.probe(probe).error for probe in probes])
+    wanted = [round(share * spec.steps) for share in SHARES]
+    plans = [min(spec.plans, key=lambda plan: abs(len(plan) - count)) for count in wanted]
+    schedules = [tuple(step in plan for step in range(spec.steps)) for plan in plans]
+    return measured_damage(evaluator, schedules, noises, Setting.of(spec)).sqrt()
 
 
 def table(evaluator: Evaluator, out: Path, names: list[str], noises: int) -> Iterator[str]:
@@ -107,25 +93,10 @@ def table(evaluator: Evaluator, out: Path, names: list[str], noises: int) -> Ite
     yield "|---" * (4 + len(SHARES)) + "|"
     for name in names:
         spec = (policy := load_policy(out / name)).spec
-        found = [
-            plan_errors(evaluator, policy, round(share * spec.steps), noises) for share in SHARES
-        ]
+        found = plan_errors(evaluator, policy, noises)
         cells = [f"{one.mean():.4f} ± {1.96 * one.std() / noises**0.5:.4f}" for one in found]
         told = f"{spec.metrics['r2']:.3f} | {spec.forecast_order} | {spec.feedback:g}"
         yield f"| {name} | {told} | {' | '.join(cells)} |"
-
-
-def evaluator_of(arguments: argparse.Namespace, policy: ReusePolicy) -> Evaluator:
-    """A worker in this process, with calibration noise of a seed of its own."""
-    spec = policy.spec
-    config = EvaluateConfig(
-        model=arguments.model,
-        steps=spec.steps,
-        guidance_scale=spec.guidance,
-        sites=spec.sites,
-        seed=arguments.seed,
-    )
-    return Evaluator(config)
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -147,7 +118,7 @@ def main() -> None:
     out = Path(arguments.out).absolute()
     prepare = prepare_designs if arguments.kind == "designs" else prepare_features
     names = prepare(arguments, out)
-    evaluator = evaluator_of(arguments, load_policy(out / names[0]))
+    evaluator = evaluator_of(load_policy(out / names[0]), arguments.model, arguments.seed)
     text = "\n".join(table(evaluator, out, names, arguments.noises))
     text += (
         f"\n\n`python -m benchmarks.ablations {arguments.kind}`, {arguments.model}, "

@@ -51,7 +51,8 @@ def by_seed_of(folders: list[Path], methods: tuple[str, ...] = ()) -> list[Rows]
 def _of(rows: Rows, methods: tuple[str, ...]) -> Rows:
     if not methods:
         return rows
-    return [row for method in methods for row in rows if row["method"] == method]
+    # The twin's row says what the setting is.
+    return [row for name in ("baseline", *methods) for row in rows if row["method"] == name]
 
 
 def _claim(row: dict[str, Any]) -> tuple[Any, ...]:
@@ -93,7 +94,8 @@ def _draw_band(panel: Any, name: str, places: list[Place]) -> None:
 
 def _title(by_seed: list[Rows]) -> str:
     row = by_seed[0][0]
-    setting = f"{row['model']}, {row['sites']}, DDIM-{row['steps']}, guidance {row['guidance']:g}"
+    run = f"{row['sampler'].upper()}-{row['steps']}"
+    setting = f"{row['model']}, {row['sites']}, {run}, guidance {row['guidance']:g}"
     return f"{setting}: {len(by_seed)} seeds x {row['num_samples']}"
 
 

@@ -143,7 +143,7 @@ def measure(policy: ReusePolicy, arguments: argparse.Namespace) -> dict[str, flo
     """All figures of a policy."""
     spec = policy.spec
     toggles = draw_toggles(arguments.seed, arguments.schedules, spec.steps, spec.max_gap)
-    evaluator = Evaluator(_config(policy, arguments))
+    evaluator = evaluator_of(policy, arguments.model, arguments.seed)
     bases = list(dict.fromkeys(toggle.computes for toggle in toggles))
     every = [*bases, *(toggle.toggled for toggle in toggles)]
     noises = arguments.noises
@@ -159,15 +159,17 @@ def measure(policy: ReusePolicy, arguments: argparse.Namespace) -> dict[str, flo
     return figures | {"toggles": len(toggles), "noises": noises, "whole_schedules": whole}
 
 
-def _config(policy: ReusePolicy, arguments: argparse.Namespace) -> EvaluateConfig:
+def evaluator_of(policy: ReusePolicy, model: str, seed: int) -> Evaluator:
+    """A worker in this process that runs what a policy was trained for, on noise of a seed."""
     spec = policy.spec
-    return EvaluateConfig(
-        model=arguments.model,
+    config = EvaluateConfig(
+        model=model,
         steps=spec.steps,
         guidance_scale=spec.guidance,
         sites=spec.sites,
-        seed=arguments.seed,
+        seed=seed,
     )
+    return Evaluator(config)
 
 
 def _none(steps: int) -> Bool[Tensor, "t 1 1"]:

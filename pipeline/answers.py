@@ -15,8 +15,11 @@ from pipeline.router import RouterProbe, Routers
 from pipeline.tally import Tally
 from pipeline.tasks import Part, Probe, Probed, Tallied
 
-Task = Probe | CurveProbe | RouterProbe | Part
-Answer = Probed | Curves | Routers | Tallied
+Question = Probe | CurveProbe | RouterProbe
+"""What a worker answers on calibration noise."""
+Found = Probed | Curves | Routers
+Task = Question | Part
+Answer = Found | Tallied
 Arrays = dict[str, np.ndarray]
 Stored = dict[str, Any]
 

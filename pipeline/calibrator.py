@@ -10,6 +10,7 @@ from torch import Tensor
 from dqar.controller import DQARController
 from dqar.gates import AllOf
 from dqar.records import GateRecord
+from pipeline.answers import Found, Question
 from pipeline.curves import CurveProbe, Curves, watched
 from pipeline.mixer import mixing
 from pipeline.router import (
@@ -23,14 +24,11 @@ from pipeline.router import (
 from pipeline.runner import Runner
 from pipeline.tasks import Probe, Probed
 
-Question = Probe | CurveProbe | RouterProbe
-Answer = Probed | Curves | Routers
-
 
 class Calibrator(Runner):
     """Loads a model once, then answers questions about it."""
 
-    def answer(self, question: Question) -> Answer:
+    def answer(self, question: Question) -> Found:
         """Answer one question."""
         if isinstance(question, CurveProbe):
             return self.measure_curves(question)

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from dqar.config import CachedParts
-from pipeline.bound import skipped_modules
-
-Place = tuple[int, int, int]
-"""Site, layer, and which of the modules that a reused gate does not run."""
+from pipeline.noise import side_by_side
+from pipeline.site_hooks import Place, hooked
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,8 +37,7 @@ class CurveProbe:
 
     def batches(self) -> list[range]:
         """The noises of each run."""
-        starts = range(0, self.num_samples, self.at_once)
-        return [range(start, min(start + self.at_once, self.num_samples)) for start in starts]
+        return side_by_side(self.num_samples, self.at_once)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -103,25 +100,5 @@ def watched(
         cached: what ``attn`` caches: its output, or its keys and values.
     """
     watch = Watch(largest_gap)
-    handles = [
-        module.register_forward_hook(_hook(watch, (index, layer, part), site), with_kwargs=True)
-        for layer, block in enumerate(transformer.transformer_blocks)
-        for index, site in enumerate(sites)
-        for part, module in enumerate(skipped_modules(block, site, cached))
-    ]
-    try:
+    with hooked(transformer, sites, cached, watch.note):
         yield watch
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _hook(watch: Watch, place: Place, site: str) -> Callable[..., None]:
-    def note(module: nn.Module, args: Any, kwargs: dict[str, Any], output: Tensor) -> None:
-        del module
-        if site == "block":
-            # A block caches what it adds to its hidden states.
-            output = output - (args[0] if args else kwargs["hidden_states"])
-        watch.note(place, output)
-
-    return note

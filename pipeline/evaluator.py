@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from dqar.plan import StaticPlan
+from pipeline.answers import Answer, Task
 from pipeline.bound import measure_site_share
-from pipeline.calibrator import Answer, Calibrator, Question
+from pipeline.calibrator import Calibrator
 from pipeline.flops import gate_flops, saved_flops, transformer_flops
 from pipeline.machine import device_name, peak_memory_mb
 from pipeline.methods import Point
@@ -44,7 +45,7 @@ class Evaluator(Calibrator):
         noise, labels = self.draw("calibrate", list(range(self.config.batch_size)))
         self.sample(noise, labels, 2, None)
 
-    def do(self, task: Question | Part) -> Answer | Tallied:
+    def do(self, task: Task) -> Answer:
         """Do one task."""
         return self.measure_part(task) if isinstance(task, Part) else self.answer(task)
 

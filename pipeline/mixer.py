@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from dqar.config import CachedParts
-from pipeline.bound import skipped_modules
+from pipeline.site_hooks import Place, hooked
 
 
 class Mixer:
@@ -39,28 +39,11 @@ def mixing(
     transformer: Any, sites: tuple[str, ...], cached: CachedParts = "output"
 ) -> Iterator[Mixer]:
     """Let a mixer stand behind the sites of a model; gates are numbered by site, then layer."""
-    mixer, blocks = Mixer(), transformer.transformer_blocks
-    handles = [
-        module.register_forward_hook(
-            _hook(mixer, index * len(blocks) + layer, part, site), with_kwargs=True
-        )
-        for layer, block in enumerate(blocks)
-        for index, site in enumerate(sites)
-        for part, module in enumerate(skipped_modules(block, site, cached))
-    ]
-    try:
+    mixer, num_layers = Mixer(), len(transformer.transformer_blocks)
+
+    def show(place: Place, output: Tensor) -> Tensor:
+        site, layer, part = place
+        return mixer.mixed(site * num_layers + layer, part, output)
+
+    with hooked(transformer, sites, cached, show):
         yield mixer
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _hook(mixer: Mixer, gate: int, part: int, site: str) -> Callable[..., Tensor]:
-    def show(_: nn.Module, args: Any, kwargs: dict[str, Any], output: Tensor) -> Tensor:
-        if site != "block":
-            return mixer.mixed(gate, part, output)
-        # A block caches what it adds to its hidden states.
-        hidden = args[0] if args else kwargs["hidden_states"]
-        return hidden + mixer.mixed(gate, part, output - hidden)
-
-    return show

@@ -48,3 +48,9 @@ def draw_noise(
         latents.append(torch.randn(shape, generator=generator))
         labels.append(torch.randint(num_classes, (), generator=generator))
     return torch.stack(latents), torch.stack(labels)
+
+
+def side_by_side(count: int, at_once: int) -> list[range]:
+    """Indices of so many samples in batches."""
+    starts = range(0, count, at_once)
+    return [range(start, min(start + at_once, count)) for start in starts]

@@ -24,6 +24,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from pipeline.mixer import Mixer
+from pipeline.noise import side_by_side
 
 Guide = Callable[[Tensor], Tensor]
 """Combines the branches of a stacked batch to what the sampler sees."""
@@ -33,9 +34,8 @@ Guide = Callable[[Tensor], Tensor]
 class RouterProbe:
     """Calibration: learn routers on stock runs of some calibration noise."""
 
-    name: str = "router"
     period: int = 2
-    """All sites compute at every so manyeth step. The paper's is 2."""
+    """Steps from one at which all sites compute to the next. The paper's is 2."""
     num_samples: int = 16
     """Stock runs that are learned from, a sample an update."""
     at_once: int = 4
@@ -63,8 +63,7 @@ class RouterProbe:
 
     def batches(self) -> list[range]:
         """The noises of each stock run."""
-        starts = range(0, self.num_samples, self.at_once)
-        return [range(start, min(start + self.at_once, self.num_samples)) for start in starts]
+        return side_by_side(self.num_samples, self.at_once)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

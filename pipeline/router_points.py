@@ -15,7 +15,7 @@ PERIODS = (2, 3, 4)
 
 def router_probes() -> list[RouterProbe]:
     """Routers of every period."""
-    return [RouterProbe(name=f"router{period}", period=period) for period in PERIODS]
+    return [RouterProbe(period=period) for period in PERIODS]
 
 
 def router_points(learned: list[tuple[RouterProbe, Routers]]) -> list[Point]:

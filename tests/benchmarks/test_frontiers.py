@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from benchmarks.frontiers import by_seed_of, draw, frontier_of
+from benchmarks.frontiers import _title, by_seed_of, draw, frontier_of
 
 
 def row(method, seed, flops, error, guidance=2.0):
@@ -17,6 +17,7 @@ def row(method, seed, flops, error, guidance=2.0):
         "model": "digits",
         "sites": "attn",
         "steps": 50,
+        "sampler": "ddim",
         "guidance": guidance,
         "num_samples": 64,
     }
@@ -45,6 +46,13 @@ def test_folders_of_a_seed_are_together_and_the_first_one_counts(folder):
     assert [found["latent_rel_l2"] for found in two] == [0.01, 0.02, 0.03, 0.04]
     _, chosen = by_seed_of([first, second, other], ("interval", "learned"))
     assert [found["latent_rel_l2"] for found in chosen] == [0.03, 0.04, 0.01, 0.02]
+
+
+def test_the_setting_is_the_twins(folder):
+    fewer = row("fewer-steps", 1, 2.0, 0.01) | {"steps": 25}
+    place = folder("a", row("baseline", 1, 1.0, 0.0), fewer)
+    title = _title(by_seed_of([place], ("fewer-steps",)))
+    assert title == "digits, attn, DDIM-50, guidance 2: 1 seeds x 64"
 
 
 def test_folders_of_different_settings_are_refused(folder):

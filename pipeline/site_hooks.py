@@ -1,0 +1,52 @@
+"""Hooks on what the sites of a stock model would cache, while it runs as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from dqar.config import CachedParts
+from pipeline.bound import skipped_modules
+
+Place = tuple[int, int, int]
+"""Site, layer, and which of the modules that a reused gate does not run."""
+Act = Callable[[Place, Float[Tensor, "r n d"]], Tensor | None]
+"""Given what a module put out; returns what it is to put out in its place, or None to leave it."""
+
+
+@contextmanager
+def hooked(
+    transformer: Any, sites: tuple[str, ...], cached: CachedParts, act: Act
+) -> Iterator[None]:
+    """Let ``act`` see each output, and put another in its place.
+
+    Args:
+        cached: what ``attn`` caches: its output, or its keys and values.
+    """
+    handles = [
+        module.register_forward_hook(_hook((index, layer, part), site, act), with_kwargs=True)
+        for layer, block in enumerate(transformer.transformer_blocks)
+        for index, site in enumerate(sites)
+        for part, module in enumerate(skipped_modules(block, site, cached))
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _hook(place: Place, site: str, act: Act) -> Callable[..., Tensor | None]:
+    def hook(_: nn.Module, args: Any, kwargs: dict[str, Any], output: Tensor) -> Tensor | None:
+        if site != "block":
+            return act(place, output)
+        # A block caches what it adds to its hidden states.
+        hidden = args[0] if args else kwargs["hidden_states"]
+        shown = act(place, output - hidden)
+        return None if shown is None else hidden + shown
+
+    return hook
