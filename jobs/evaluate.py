@@ -33,7 +33,7 @@ def run(arguments: argparse.Namespace) -> int:
     )
     from pipeline.fleet_config import config_of
     from pipeline.methods import GRIDS
-    from pipeline.models import find_model, refuse_too_many_steps
+    from pipeline.model_card import find_model, refuse_too_many_steps
     from pipeline.places import fetched_policies, published, refuse_taken
     from pipeline.solver import refuse_no_solver
     from pipeline.tracking import Tracker

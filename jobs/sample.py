@@ -37,7 +37,8 @@ def run(arguments: argparse.Namespace) -> int:
     given = {"out": arguments.out, "config": arguments.config, "policy": arguments.policy}
     refuse_relative_inside_job(**given)
     from pipeline.evaluation_run import refuse_other_runs
-    from pipeline.models import find_model, load_model, pick_device, refuse_too_many_steps
+    from pipeline.model_card import find_model, refuse_too_many_steps
+    from pipeline.models import load_model, pick_device
     from pipeline.sample import refuse_unknown_labels
     from pipeline.sampling_run import sample_images
     from pipeline.tracking import Tracker, resolve_tracking_uri

@@ -16,7 +16,7 @@ from pipeline.door import checked
 from pipeline.fleet import Fleet
 from pipeline.fleet_config import FleetConfig
 from pipeline.guide import Guide
-from pipeline.models import find_model, refuse_too_many_steps
+from pipeline.model_card import find_model, refuse_too_many_steps
 from pipeline.plan import FEEDBACKS, CollectPlan, Unit
 from pipeline.progress import Progress, fields_line
 from pipeline.quarantine import (

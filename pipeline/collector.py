@@ -19,7 +19,8 @@ from dqar.records import GateRecord
 from pipeline.dataset import commit_unit
 from pipeline.designs import Exploration, explore
 from pipeline.door import Refusal
-from pipeline.models import find_model, load_model, pick_device
+from pipeline.model_card import find_model
+from pipeline.models import load_model, pick_device
 from pipeline.noise import draw_noise
 from pipeline.plan import CollectPlan, Unit
 from pipeline.quality import Deltas, measure_deltas

@@ -37,7 +37,7 @@ from pipeline.diagnosis import (
     read_pins,
 )
 from pipeline.door import Refusal
-from pipeline.models import find_model
+from pipeline.model_card import find_model
 from pipeline.preflight import ask_of
 from pipeline.probe import find_mark, leave_mark, remove_mark
 from pipeline.tracking import call_store

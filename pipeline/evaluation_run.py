@@ -16,7 +16,7 @@ from pipeline.door import Refusal, checked
 from pipeline.evaluate import evaluate
 from pipeline.fleet_config import FleetConfig
 from pipeline.kept import FOLDER, KeptAnswers
-from pipeline.models import ModelCard, find_model
+from pipeline.model_card import ModelCard, find_model
 from pipeline.report import comparison_table, points_table, write_report
 from pipeline.tasks import FIGURES, EvaluateConfig, Measured
 from pipeline.tracking import Tracker

@@ -11,7 +11,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from dqar.gates import Gate, Learned
 from dqar.policy import ReusePolicy
 from dqar.records import ACTIONS
-from pipeline.models import LoadedModel, ModelCard
+from pipeline.model_card import ModelCard
+from pipeline.models import LoadedModel
 from pipeline.tally import Tally
 from pipeline.tasks import EvaluateConfig
 

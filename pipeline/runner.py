@@ -19,7 +19,8 @@ from dqar.integration import (
 )
 from dqar.records import PartKey
 from pipeline.machine import device_name, refuse_other_device
-from pipeline.models import Sampler, find_model, load_model, pick_device
+from pipeline.model_card import find_model
+from pipeline.models import Sampler, load_model, pick_device
 from pipeline.noise import Purpose, draw_noise
 from pipeline.tasks import EvaluateConfig
 

@@ -21,7 +21,8 @@ from dqar.policy import ReusePolicy
 from dqar.signals import relative_error
 from dqar.summary import ReuseSummary
 from pipeline.door import Refusal
-from pipeline.models import Dtype, LoadedModel, ModelCard, Sampler
+from pipeline.model_card import ModelCard
+from pipeline.models import Dtype, LoadedModel, Sampler
 from pipeline.noise import draw_noise
 from pipeline.progress import Progress
 

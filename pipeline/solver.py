@@ -6,7 +6,8 @@ from typing import Any
 
 from dqar.integration import DQARDPMSolverSampler
 from pipeline.door import Refusal
-from pipeline.models import ModelCard, saved_scheduler
+from pipeline.model_card import ModelCard
+from pipeline.models import saved_scheduler
 
 METHOD = "fewer-steps-dpmsolver"
 PREDICTIONS = ("epsilon", "sample", "v_prediction")

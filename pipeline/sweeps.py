@@ -16,7 +16,8 @@ from pipeline.candidates import (
 )
 from pipeline.evaluator import Evaluator
 from pipeline.methods import Point
-from pipeline.models import Dtype, Sampler, find_model
+from pipeline.model_card import find_model
+from pipeline.models import Dtype, Sampler
 from pipeline.progress import Progress
 from pipeline.swept import Sweep, Swept, rotated
 from pipeline.tasks import FIGURES, EvaluateConfig, Probe

@@ -11,7 +11,7 @@ from dqar.policy_spec import PolicySpec
 from pipeline.commit import claim_folder, write_manifest
 from pipeline.dataset import commit_unit, to_table
 from pipeline.door import enter
-from pipeline.models import find_model
+from pipeline.model_card import find_model
 from pipeline.plan import CollectPlan
 
 JOBS = Path(__file__).parents[2] / "jobs"

@@ -15,7 +15,7 @@ import torch
 from dqar.policy_file import load_policy
 from pipeline.collect import Collector
 from pipeline.commit import claim_folder, write_manifest
-from pipeline.models import find_model
+from pipeline.model_card import find_model
 from pipeline.plan import CollectPlan
 
 ROOT = Path(__file__).parents[2]

@@ -9,7 +9,7 @@ import pytest
 
 from dqar.policy import ReusePolicy
 from dqar.policy_file import load_policy, save_policy
-from pipeline.models import DIGITS
+from pipeline.model_card import DIGITS
 
 JOBS = Path(__file__).parents[2] / "jobs"
 NAMES = sorted(path.stem for path in JOBS.glob("*.py"))
@@ -143,7 +143,7 @@ def test_demo_refuses_before_it_starts_servers(monkeypatch, refused, flags):
     def no_servers(*_, **__):
         raise AssertionError("bad input must be refused before servers start")
 
-    monkeypatch.setattr("pipeline.demo.Servers.start", no_servers)
+    monkeypatch.setattr("pipeline.servers.Servers.start", no_servers)
     refused("demo", "--out", "demo", *flags)
 
 

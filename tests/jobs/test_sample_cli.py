@@ -14,7 +14,8 @@ from dqar.integration import DQARDDIMSampler, DQARDPMSolverSampler, SamplerConfi
 from dqar.policy import ReusePolicy
 from dqar.policy_file import save_policy
 from dqar.policy_spec import PolicySpec
-from pipeline.models import DIGITS, Sampler, find_model, load_model
+from pipeline.model_card import DIGITS, find_model
+from pipeline.models import Sampler, load_model
 from pipeline.noise import draw_noise
 from pipeline.sample import SampleConfig, sample
 from pipeline.tracking import Tracker

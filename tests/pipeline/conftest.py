@@ -7,7 +7,8 @@ import pytest
 
 from pipeline.collector import Collector
 from pipeline.commit import claim_folder, write_manifest
-from pipeline.models import find_model, load_model
+from pipeline.model_card import find_model
+from pipeline.models import load_model
 from pipeline.plan import CollectPlan
 
 

@@ -15,7 +15,7 @@ from pipeline.balance import LEAST_VARIANCE, Balance, Stratum, check_balance
 from pipeline.commit import claim_folder, write_manifest
 from pipeline.dataset import GATES, TRAJECTORIES, commit_unit
 from pipeline.designs import explore
-from pipeline.models import find_model
+from pipeline.model_card import find_model
 from pipeline.plan import CollectPlan
 
 STEPS, GATE_COUNT, TRAJECTORY_COUNT = 10, 8, 240

@@ -23,7 +23,7 @@ from pipeline.door import Refusal, enter
 from pipeline.evaluator import Evaluator
 from pipeline.flops import saved_flops, transformer_flops
 from pipeline.methods import Point
-from pipeline.models import find_model
+from pipeline.model_card import find_model
 from pipeline.plan import CollectPlan
 from pipeline.tally import Tally
 from pipeline.tasks import EvaluateConfig, Probe

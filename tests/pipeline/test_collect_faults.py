@@ -16,7 +16,7 @@ from pipeline.collector import Collector, refuse_diverged
 from pipeline.commit import claim_folder, open_traces
 from pipeline.door import Refusal, Unfinished
 from pipeline.fleet_config import FleetConfig
-from pipeline.models import find_model
+from pipeline.model_card import find_model
 from pipeline.plan import CollectPlan
 from pipeline.quarantine import FOLDER, Diverged
 

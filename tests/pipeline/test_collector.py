@@ -15,7 +15,7 @@ from pipeline.collector import Collector
 from pipeline.commit import claim_folder, committed_receipts
 from pipeline.dataset import GATES, TRAJECTORIES, to_table
 from pipeline.designs import DESIGNS, explore
-from pipeline.models import find_model
+from pipeline.model_card import find_model
 from pipeline.noise import draw_noise
 from pipeline.plan import CollectPlan
 from pipeline.storage import open_storage

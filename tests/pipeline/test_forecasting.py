@@ -18,7 +18,7 @@ from pipeline.dataset import GATES, TRAJECTORIES, to_table
 from pipeline.evaluator import Evaluator
 from pipeline.flops import transformer_flops
 from pipeline.methods import COARSE, interval_points
-from pipeline.models import find_model
+from pipeline.model_card import find_model
 from pipeline.noise import draw_noise
 from pipeline.plan import CollectPlan
 from pipeline.tasks import EvaluateConfig, Probe

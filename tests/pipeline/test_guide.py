@@ -12,7 +12,7 @@ from dqar.records import FEATURE_SETS
 from pipeline.collect import plan_for
 from pipeline.door import Refusal
 from pipeline.guide import find_guide
-from pipeline.models import find_model
+from pipeline.model_card import find_model
 
 STEPS = 20
 PLANS = ((0, 9), (0, 4, 8, 14), (0, 3, 6, 9, 14), tuple(range(STEPS)))

@@ -15,7 +15,8 @@ from diffusers import (
 
 from pipeline.classifier import accuracy, load_classifier
 from pipeline.door import Refusal
-from pipeline.models import DIGITS, find_model, load_model, refuse_too_many_steps
+from pipeline.model_card import DIGITS, find_model, refuse_too_many_steps
+from pipeline.models import load_model
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from pipeline.methods import (
     fewer_solver_steps_points,
     fewer_steps_points,
 )
-from pipeline.models import DIGITS, find_model
+from pipeline.model_card import DIGITS, find_model
 from pipeline.noise import draw_noise
 from pipeline.solver import METHOD, refuse_no_solver
 from pipeline.tasks import EvaluateConfig

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from pipeline.commit import claim_folder
 from pipeline.door import Refusal, size_or_auto
 from pipeline.fleet_config import FleetConfig
-from pipeline.models import find_model
+from pipeline.model_card import find_model
 from pipeline.plan import CollectPlan
 from pipeline.storage import open_storage
 from pipeline.unit_size import MEMORY_SHARE, TARGET_S, Probe, WarmUp, choose_size, sized

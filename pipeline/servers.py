@@ -1,0 +1,184 @@
+"""A Ray head and an MLflow server of one's own, on this machine.
+
+They get free ports, a folder and a token of their own, and only they are stopped: ``ray stop``
+would end every Ray on the machine.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from pipeline.door import Refusal
+
+START_TIMEOUT_S = 180.0
+
+
+class Servers:
+    """Processes that this one started, each in a process group of its own."""
+
+    def __init__(self, logs: Path) -> None:
+        self.logs = logs
+        self._started: list[subprocess.Popen] = []
+
+    def start(self, name: str, command: list[str], environment: dict[str, str]) -> None:
+        """Start a server; its output goes to a log of its own."""
+        with (self.logs / f"{name}.log").open("wb") as log:
+            self._started.append(
+                subprocess.Popen(
+                    command,
+                    env=environment,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    cwd=self.logs,
+                    start_new_session=True,
+                )
+            )
+
+    def await_answer(self, name: str, url: str, environment: dict[str, str]) -> None:
+        """Wait until a server answers.
+
+        Raises:
+            Refusal: if it ends or stays silent.
+        """
+        server, deadline = self._started[-1], time.monotonic() + START_TIMEOUT_S
+        while time.monotonic() < deadline and server.poll() is None:
+            if _answers(url, environment):
+                return
+            time.sleep(0.5)
+        raise Refusal(
+            f"The {name} server must answer at {url}. It did not; see {self.logs / name}.log."
+        )
+
+    def stop(self) -> None:
+        """End what was started, politely first."""
+        for process in reversed(self._started):
+            _signal_group(process, signal.SIGTERM)
+        for process in self._started:
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=10)
+            _signal_group(process, signal.SIGKILL)
+            process.wait()
+
+
+def _signal_group(process: subprocess.Popen, number: int) -> None:
+    # Gone already is what was wanted.
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, number)
+
+
+def _answers(url: str, environment: dict[str, str]) -> bool:
+    request = urllib.request.Request(url)
+    request.add_header("Authorization", f"Bearer {environment.get('RAY_AUTH_TOKEN', '')}")
+    try:
+        with urllib.request.urlopen(request, timeout=5):
+            return True
+    except (OSError, urllib.error.URLError):
+        return False
+
+
+def free_port() -> int:
+    """A TCP port that nobody listens on right now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@contextmanager
+def ray_and_mlflow(out: Path) -> Iterator[dict[str, str]]:
+    """A Ray head and an MLflow server; yields the environment that reaches both."""
+    logs = out / "logs"
+    logs.mkdir(parents=True, exist_ok=True)
+    # Ray's sockets have long names under this folder and a limit of 107 bytes.
+    scratch = Path(tempfile.mkdtemp(prefix="dqar-"))
+    servers = Servers(logs)
+    environment = os.environ | {
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+    }
+    environment.pop("RAY_ADDRESS", None)
+    try:
+        environment["MLFLOW_TRACKING_URI"] = start_mlflow(servers, out, environment)
+        environment["RAY_API_SERVER_ADDRESS"] = _start_ray(servers, scratch, environment)
+        yield environment
+    finally:
+        servers.stop()
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def start_mlflow(
+    servers: Servers, out: Path, environment: dict[str, str], port: int | None = None
+) -> str:
+    """An MLflow server on a store under ``out``; its address, once it answers.
+
+    Args:
+        port: a free one by default.
+    """
+    port = port or free_port()
+    command = [
+        tool("mlflow"),
+        "server",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--workers",
+        "1",
+        "--backend-store-uri",
+        f"sqlite:///{out / 'mlflow.db'}",
+        "--artifacts-destination",
+        str(out / "mlartifacts"),
+    ]
+    # Its job runners would take the cores that the samplers need.
+    servers.start("mlflow", command, environment | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"})
+    url = f"http://127.0.0.1:{port}"
+    servers.await_answer("mlflow", f"{url}/health", environment)
+    return url
+
+
+def _start_ray(servers: Servers, scratch: Path, environment: dict[str, str]) -> str:
+    dashboard = free_port()
+    command = [
+        tool("ray"),
+        "start",
+        "--head",
+        "--block",
+        "--disable-usage-stats",
+        "--node-ip-address",
+        "127.0.0.1",
+        "--port",
+        str(free_port()),
+        "--dashboard-host",
+        "127.0.0.1",
+        "--dashboard-port",
+        str(dashboard),
+        "--dashboard-agent-listen-port",
+        str(free_port()),
+        "--ray-client-server-port",
+        str(free_port()),
+        "--temp-dir",
+        str(scratch),
+    ]
+    servers.start("ray", command, environment)
+    url = f"http://127.0.0.1:{dashboard}"
+    servers.await_answer("ray", f"{url}/api/version", environment)
+    return url
+
+
+def tool(name: str) -> str:
+    """A command of this Python's environment, which need not be active."""
+    return str(Path(sys.executable).parent / name)
