@@ -27,8 +27,9 @@ from dqar.policy import ReusePolicy
 from dqar.policy_file import load_policy
 from pipeline.designs import explore
 from pipeline.evaluator import Evaluator
+from pipeline.probes import Probe
 from pipeline.settings import Setting
-from pipeline.tasks import EvaluateConfig, Probe
+from pipeline.tasks import EvaluateConfig
 
 FIRST_KEY = 1_000_000
 """Trajectories of collections have smaller indices."""

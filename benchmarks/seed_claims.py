@@ -39,7 +39,8 @@ from dqar.schedule import LayerSchedule
 from pipeline.compare import error_at
 from pipeline.evaluator import Evaluator
 from pipeline.methods import SEED_WARMUP, Point
-from pipeline.tasks import EvaluateConfig, Probe
+from pipeline.probes import Probe
+from pipeline.tasks import EvaluateConfig
 from pipeline.threshold_points import SEED_MAX_GAP
 
 SEEDS = (11, 12, 13, 14, 15)

@@ -1,12 +1,29 @@
-"""Settings that each sample of a batch may have of its own, by column of the books."""
+"""Settings that each sample of a batch may have of its own."""
 
 from __future__ import annotations
+
+from copy import copy
 
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from dqar.config import DQARConfig
 from dqar.feedback import Gain
+from dqar.gates import AllOf, Gate
+
+
+def gate_for(gate: Gate, samples: slice) -> Gate:
+    """The gate as some samples of a batch have it: parameters that differ by sample are theirs.
+
+    A gate's tensors hold samples along their last axis, which is 1 long where all share one.
+    """
+    if isinstance(gate, AllOf):
+        return AllOf(*(gate_for(one, samples) for one in gate.gates))
+    part = copy(gate)
+    for name, value in vars(gate).items():
+        if isinstance(value, Tensor) and value.ndim and value.shape[-1] > 1:
+            setattr(part, name, value[..., samples])
+    return part
 
 
 def orders_of(

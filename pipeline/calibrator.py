@@ -13,6 +13,7 @@ from dqar.records import GateRecord
 from pipeline.answers import Found, Question
 from pipeline.curves import CurveProbe, Curves, watched
 from pipeline.mixer import mixing
+from pipeline.probes import Probe, Probed
 from pipeline.router import (
     RouterProbe,
     Routers,
@@ -22,11 +23,15 @@ from pipeline.router import (
     recorded,
 )
 from pipeline.runner import Runner
-from pipeline.tasks import Probe, Probed
+from pipeline.tasks import EvaluateConfig
 
 
 class Calibrator(Runner):
     """Loads a model once, then answers questions about it."""
+
+    def __init__(self, config: EvaluateConfig, accelerator_type: str | None = None) -> None:
+        super().__init__(config, accelerator_type)
+        self._twins: dict[int, Tensor] = {}
 
     def answer(self, question: Question) -> Found:
         """Answer one question."""
@@ -63,25 +68,34 @@ class Calibrator(Runner):
         return by_sample(steps, len(ids))
 
     def probe(self, probe: Probe) -> Probed:
-        """Run a gate on calibration noise."""
-        noise_ids = probe.noise_ids or tuple(range(probe.num_samples))
-        unique = sorted(set(noise_ids))
-        noise, labels = self.draw("calibrate", unique)
-        twins, _ = self.sample(noise, labels, self.config.steps, None)
-        of_noise = torch.tensor([unique.index(noise_id) for noise_id in noise_ids])
+        """Run a gate on calibration noise, a batch at a time."""
+        return Probed.joined([self._probe(part) for part in probe.parts(self.config.batch_size)])
+
+    def _probe(self, probe: Probe) -> Probed:
+        noise, labels = self.draw("calibrate", list(probe.noise_ids))
+        twins = self._twins_of(probe.noise_ids)
         records: list[GateRecord] = []
         controller = self._controller_of(probe, records.append)
-        latents, _ = self.sample(noise[of_noise], labels[of_noise], self.config.steps, controller)
+        latents, _ = self.sample(noise, labels, self.config.steps, controller)
         reuse = torch.stack([record.verdict.reuse.cpu() for record in records]).float()
-        distance = (latents - twins[of_noise]).flatten(1).norm(dim=1)
+        distance = (latents - twins).flatten(1).norm(dim=1)
         entropies = torch.cat([record.signal.entropy.flatten().cpu() for record in records[1:]])
         return Probed(
             reuse_ratio=reuse.mean(dim=(0, 1)),
             share=reuse.mean(dim=2),
-            error=(distance / twins[of_noise].flatten(1).norm(dim=1)).float().cpu(),
+            error=(distance / twins.flatten(1).norm(dim=1)).float().cpu(),
             entropies=entropies[entropies > 0],
             snrs=[record.signal.step.snr for record in records],
         )
+
+    def _twins_of(self, noise_ids: tuple[int, ...]) -> Tensor:
+        """Sampled once each: probes share a few noises."""
+        missing = [one for one in dict.fromkeys(noise_ids) if one not in self._twins]
+        if missing:
+            noise, labels = self.draw("calibrate", missing)
+            latents, _ = self.sample(noise, labels, self.config.steps, None)
+            self._twins.update(zip(missing, latents, strict=True))
+        return torch.stack([self._twins[one] for one in noise_ids])
 
     def _controller_of(self, probe: Probe, sink: Any) -> DQARController:
         order, gain = probe.forecast_order, probe.feedback

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from dqar.policy import ReusePolicy
 from pipeline.methods import Grid
-from pipeline.tasks import Probe, Probed
+from pipeline.probes import Probe, Probed
 
 Ask = Callable[[list[Probe]], dict[str, Probed]]
 """Answers probes on calibration noise, by their names."""

@@ -16,9 +16,10 @@ from pipeline.kept import KeptAnswers, Work
 from pipeline.methods import Point
 from pipeline.planned_points import planned_points
 from pipeline.point_rows import measured_of
+from pipeline.probes import Probe, Probed
 from pipeline.progress import Progress
 from pipeline.router_points import router_points, router_probes
-from pipeline.tasks import EvaluateConfig, Measured, Part, Probe, Probed, Tallied
+from pipeline.tasks import EvaluateConfig, Measured, Part, Tallied
 from pipeline.threshold_points import observing_probe, threshold_points, tuned_sweep
 
 

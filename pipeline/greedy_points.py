@@ -17,10 +17,10 @@ from dqar.plan import majority
 from dqar.policy import ReusePolicy
 from pipeline.contest import Ask, Contest, budget_label
 from pipeline.methods import Point
-from pipeline.tasks import Probe, Probed
+from pipeline.probes import Probe, Probed
 
 PROBES = 64
-"""Samples of one calibration batch."""
+"""Thresholds that are probed, one a sample."""
 
 
 def probe_thresholds(policy: ReusePolicy) -> Float[Tensor, " b"]:

@@ -22,8 +22,8 @@ from dqar.policy import ReusePolicy
 from dqar.policy_spec import PolicySpec
 from pipeline.contest import Ask, Contest, budget_label
 from pipeline.methods import Grid, Kind, Point, Schedule
+from pipeline.probes import Probe
 from pipeline.settings import Setting
-from pipeline.tasks import Probe
 
 FIRST_NOISES = range(4)
 """Calibration noises that every candidate is judged by."""
@@ -38,7 +38,7 @@ CHANGES = (-0.3, -0.15, 0.15, 0.3)
 """What is added to the gain of the best, on the same noises: what training explored lies far
 apart, and errors change little, and smoothly, from one gain to the next."""
 BATCH = 96
-"""Samples of a calibration batch."""
+"""Samples of a question to a worker, which takes them in batches of its own."""
 NEIGHBOURS = 6
 """Plans that are judged together on the way to an error budget."""
 

@@ -18,9 +18,10 @@ from pipeline.evaluator import Evaluator
 from pipeline.methods import Point
 from pipeline.model_card import find_model
 from pipeline.models import Dtype, Sampler
+from pipeline.probes import Probe
 from pipeline.progress import Progress
 from pipeline.swept import Sweep, Swept, rotated
-from pipeline.tasks import FIGURES, EvaluateConfig, Probe
+from pipeline.tasks import FIGURES, EvaluateConfig
 
 PROBED = 32
 """Samples whose entropy is observed before the ablations."""

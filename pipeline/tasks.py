@@ -7,11 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 import numpy as np
-from jaxtyping import Float
-from torch import Tensor
 
 from dqar.config import CachedParts, DQARConfig
-from dqar.gates import Gate
 from dqar.plan import StaticPlan
 from dqar.quantization import Granularity
 from pipeline.methods import Point
@@ -156,37 +153,6 @@ class EvaluateConfig:
             cross_branch_threshold=self.cross_branch_threshold,
             sites=self.sites,
         )
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Probe:
-    """Calibration: run a gate whose parameter may differ by sample, on calibration noise."""
-
-    name: str
-    gate: Gate
-    num_samples: int
-    noise_ids: tuple[int, ...] = ()
-    """Noise of each sample; the first ``num_samples`` by default."""
-    forecast_order: int | tuple[int, ...] = 0
-    """What a reuse shows, one for all or one a sample."""
-    feedback: float | tuple[float, ...] = 0.0
-    """Gain of the error feedback, likewise."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Probed:
-    """What a probe saw."""
-
-    reuse_ratio: Float[Tensor, " b"]
-    """By sample."""
-    share: Float[Tensor, "t g"]
-    """Share of samples that reused, by step and gate."""
-    error: Float[Tensor, " b"]
-    """Relative L2 to the twin, by sample."""
-    entropies: Float[Tensor, " n"]
-    """Entropies that the gates saw."""
-    snrs: list[float]
-    """SNR by step."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -22,7 +22,7 @@ from dqar.gates import (
 )
 from pipeline.contest import Ask
 from pipeline.methods import SEED_WARMUP, Grid, Point
-from pipeline.tasks import Probe, Probed
+from pipeline.probes import Probe, Probed
 
 SEED_WINDOWS = ((0.1, 10.0), (0.1, 100.0))
 """SNR windows of the README seed and of the talk."""
@@ -33,7 +33,7 @@ OBSERVED = 32
 TUNING_NOISES = 4
 """Calibration samples that a setting is judged by."""
 TUNING_BATCH = 96
-"""Samples of a calibration batch."""
+"""Samples of a question to a worker, which takes them in batches of its own."""
 
 
 def threshold_points(grid: Grid, steps: int, entropies: Float[Tensor, " n"]) -> list[Point]:

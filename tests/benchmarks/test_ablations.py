@@ -12,7 +12,7 @@ from dqar.policy import ReusePolicy
 from dqar.policy_file import save_policy
 from dqar.policy_spec import PolicySpec
 from dqar.records import FEATURE_SETS
-from pipeline.tasks import Probe
+from pipeline.probes import Probe
 from pipeline.train_config import STATES, TrainConfig
 
 STEPS, NOISES = 5, 3

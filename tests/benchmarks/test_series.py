@@ -87,6 +87,7 @@ def test_gpu_list_is_a_series_that_flags_may_narrow():
     assert set(KINDS) <= set(flags)
 
 
+@pytest.mark.slow
 def test_proof_runs_here(tmp_path, capfd):
     flags = ["--prove", str(tmp_path), "--models", "tiny-dit", "--batches", "1", "--kinds", "costs"]
     gpu.main(flags)

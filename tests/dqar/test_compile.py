@@ -116,6 +116,7 @@ def test_outside_of_runs_the_model_is_compiled_as_stock(rig, graphs):
     wrapper.unpatch()
 
 
+@pytest.mark.slow
 def test_inductor(rig):
     config = rig.config()
     gate = Scripted(rig.mask(config))

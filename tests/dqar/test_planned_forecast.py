@@ -160,6 +160,7 @@ def test_forecasts_of_an_interval_take_no_more_graphs_than_values(rig, sites, or
     assert graphs.count == plan.num_distinct_steps == interval(rig, sites).num_distinct_steps == 2
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("dynamo")
 def test_irregular_forecasts_take_a_graph_for_each_mask(rig, graphs):
     plan = irregular(rig, ("attn", "ff"), 2)

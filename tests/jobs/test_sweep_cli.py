@@ -19,6 +19,7 @@ TINY = {
     "direction": ("--layer-fractions", "1", "--warmups", "0.1", *TINY_MODEL),
     "ablations": ("--ablations", "baseline", "full_dqar", "--entropy-quantile", "1", *TINY_MODEL),
 }
+SLOW = pytest.mark.slow
 POINTS = {"threshold": 6, "warmup": 3, "layer-fraction": 3, "direction": 3, "ablations": 2}
 
 
@@ -28,7 +29,9 @@ def sweep(run_job):
     return partial(run_job, "sweep")
 
 
-@pytest.mark.parametrize("kind", list(TINY))
+@pytest.mark.parametrize(
+    "kind", ["threshold", *(pytest.param(kind, marks=SLOW) for kind in TINY if kind != "threshold")]
+)
 def test_a_sweep_writes_its_folder_and_its_runs(sweep, tmp_path, kind):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "sweep.json").write_text("an earlier sweep's, which may be written over")

@@ -10,7 +10,7 @@ from dqar.policy_spec import PolicySpec
 from pipeline.contest import Contest
 from pipeline.methods import COARSE
 from pipeline.planned_points import MORE_NOISES
-from pipeline.tasks import Probe, Probed
+from pipeline.probes import Probe, Probed
 
 STEPS, NOISES = 20, len(MORE_NOISES)
 CANDIDATES = 4

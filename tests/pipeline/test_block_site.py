@@ -25,8 +25,9 @@ from pipeline.flops import saved_flops, transformer_flops
 from pipeline.methods import Point
 from pipeline.model_card import find_model
 from pipeline.plan import CollectPlan
+from pipeline.probes import Probe
 from pipeline.tally import Tally
-from pipeline.tasks import EvaluateConfig, Probe
+from pipeline.tasks import EvaluateConfig
 from pipeline.train import save_trained, train
 from pipeline.train_config import TrainConfig
 

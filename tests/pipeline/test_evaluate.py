@@ -15,8 +15,9 @@ from pipeline.evaluate import id_of, rows_of
 from pipeline.evaluator import Evaluator
 from pipeline.flops import entropy_flops, feedback_flops, policy_flops, transformer_flops
 from pipeline.methods import COARSE, Point, fewer_steps_points, interval_points
+from pipeline.probes import Probe
 from pipeline.tally import Tally
-from pipeline.tasks import EvaluateConfig, Probe
+from pipeline.tasks import EvaluateConfig
 
 STEPS, SAMPLES = 6, 6
 CONTRACT = {

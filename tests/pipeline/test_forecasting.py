@@ -21,7 +21,8 @@ from pipeline.methods import COARSE, interval_points
 from pipeline.model_card import find_model
 from pipeline.noise import draw_noise
 from pipeline.plan import CollectPlan
-from pipeline.tasks import EvaluateConfig, Probe
+from pipeline.probes import Probe
+from pipeline.tasks import EvaluateConfig
 
 STEPS, SAMPLES = 12, 4
 

@@ -20,7 +20,7 @@ from pipeline.greedy_points import (
     thresholds_for,
 )
 from pipeline.methods import COARSE, FINE
-from pipeline.tasks import Probed
+from pipeline.probes import Probed
 
 STEPS, GATES = 4, 8
 

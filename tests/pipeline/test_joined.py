@@ -162,6 +162,7 @@ def test_training_on_several_is_judged_on_noises_of_each(both):
     assert trained.policy.spec.plans
 
 
+@pytest.mark.slow
 def test_one_collection_is_trained_on_as_ever(traces):
     config = TrainConfig(members=1)
     alone, listed = (train(config, uri) for uri in (str(traces), (str(traces),)))

@@ -22,7 +22,8 @@ from pipeline.kept import KeptAnswers
 from pipeline.machine import refuse_other_device
 from pipeline.methods import Point, Schedule
 from pipeline.point_rows import measured_of
-from pipeline.tasks import EvaluateConfig, Part, Probe
+from pipeline.probes import Probe
+from pipeline.tasks import EvaluateConfig, Part
 
 CONFIG = EvaluateConfig(
     model="digits", num_samples=4, batch_size=2, steps=5, guidance_scale=2.0, part_samples=2

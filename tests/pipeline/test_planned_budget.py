@@ -8,7 +8,7 @@ from made_up_answers import CANDIDATES, NOISES, PLANS, STEPS, answer_by, contest
 from dqar.planned_gate import Planned
 from pipeline.methods import COARSE, Schedule
 from pipeline.planned_points import NEIGHBOURS, numbers_of, planned_points, within_budget
-from pipeline.tasks import Probe
+from pipeline.probes import Probe
 
 
 @pytest.mark.parametrize("needed", [2, 5, 11, STEPS])

@@ -25,7 +25,7 @@ from pipeline.planned_points import (
     numbers_of,
     planned_points,
 )
-from pipeline.tasks import Probe
+from pipeline.probes import Probe
 
 
 @given(st.integers(1, 200), st.data())

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from pipeline.methods import COARSE, GRIDS
-from pipeline.tasks import Probed
+from pipeline.probes import Probed
 from pipeline.threshold_points import (
     TUNING_BATCH,
     TUNING_NOISES,

@@ -1,0 +1,71 @@
+"""A gate of a part of a batch decides for its samples as the whole gate does."""
+
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dqar.by_sample import gate_for
+from dqar.cascade import seed_cascade
+from dqar.config import DQARConfig
+from dqar.gates import (
+    AllOf,
+    Cached,
+    EntropyBelow,
+    Gate,
+    Interval,
+    Learned,
+    Scripted,
+    SnrBand,
+    Staleness,
+)
+from dqar.policy import ReusePolicy
+from dqar.policy_spec import PolicySpec
+
+LAYERS, SAMPLES, STEPS = 3, 6, 10
+MEASURED = {
+    "entropy": 3 * torch.rand(LAYERS, SAMPLES, generator=torch.Generator().manual_seed(1)),
+    "gap": torch.randint(1, 5, (LAYERS, SAMPLES), generator=torch.Generator().manual_seed(2)),
+}
+
+
+def gates(seed: int) -> list[Gate]:
+    generator = torch.Generator().manual_seed(seed)
+
+    def by_sample(scale: float) -> torch.Tensor:
+        return scale * torch.rand(SAMPLES, generator=generator)
+
+    script = torch.rand(STEPS, LAYERS, SAMPLES, generator=generator) < 0.5
+    apart = [
+        Staleness(torch.randint(1, 5, (SAMPLES,), generator=generator)),
+        EntropyBelow(by_sample(3.0)),
+        SnrBand(by_sample(2.0), by_sample(2.0) + 1.0),
+        Learned(ReusePolicy(PolicySpec(sites=("attn",))), log_threshold=by_sample(4.0) - 2.0),
+        Scripted(script),
+    ]
+    alike = [
+        Interval(2),
+        Scripted(script[:, :, :1]),
+        Scripted(script[:, :1, :1]),
+        SnrBand(0.1, 2.0),
+    ]
+    return [*apart, *alike, AllOf(Cached(), AllOf(*apart[:2])), seed_cascade(DQARConfig())]
+
+
+@given(
+    seed=st.integers(0, 2**31), start=st.integers(0, SAMPLES - 1), length=st.integers(1, SAMPLES)
+)
+def test_a_parts_verdicts_are_the_wholes(make_signal, seed, start, length):
+    samples = slice(start, min(start + length, SAMPLES))
+    few = {name: value[:, samples] for name, value in MEASURED.items()}
+    whole = make_signal(num_samples=SAMPLES, **MEASURED)
+    part = make_signal(num_samples=samples.stop - start, **few)
+    for gate in gates(seed):
+        expected = gate.decide(whole).reason[:, samples]
+        assert torch.equal(gate_for(gate, samples).decide(part).reason, expected), gate
+
+
+def test_the_whole_gate_is_left_as_it_was():
+    limits = torch.arange(SAMPLES)
+    gate = Staleness(limits)
+    assert gate_for(gate, slice(0, 2)) is not gate
+    assert gate.max_gap is limits
