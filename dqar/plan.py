@@ -154,9 +154,18 @@ class StaticPlan:
         """Gates that are not computed, of all gates; step 0 included."""
         return self.mask.double().mean().item()
 
+    def config(self) -> DQARConfig:
+        """The configuration of a controller that follows the plan by :meth:`gate`; its cache is the
+        default one, since a plan does not say how finely it was measured."""
+        return DQARConfig(
+            sites=self.sites,
+            forecast_order=self.forecast_order,  # pyright: ignore[reportArgumentType] an action's
+            feedback=self.feedback,
+        )
+
     def gate(self) -> Gate:
-        """The gate by which a controller follows the plan, whose ``forecast_order`` and
-        ``feedback`` it must be given beside."""
+        """The gate by which a controller follows the plan:
+        ``DQARController(plan.config(), gate=plan.gate())``."""
         return Scripted(self.mask[:, :, None])
 
     def refuse_misfit(self, num_layers: int, timesteps: Sequence[float]) -> None:

@@ -2,12 +2,13 @@
 
     python jobs/sample.py --model digits --class-labels 1,2,3 --out runs/samples
     python jobs/sample.py --model digits --policy runs/policy --out runs/samples
+    python jobs/sample.py --model digits --plan runs/results/plans/NAME.json --out runs/samples
     python jobs/sample.py --model facebook/DiT-XL-2-256 --config configs/default.yaml \\
         --num-samples 8 --dtype fp16 --out runs/samples
 
 What gates: --config alone, the seed's cascade of that file; --policy alone, the policy and nothing
-else; both, the cascade with the policy as its last gate; neither, the cascade of
-configs/default.yaml.
+else; both, the cascade with the policy as its last gate; --plan alone, a schedule that an
+evaluation measured; none of them, the cascade of configs/default.yaml.
 
 The seed's scripts/run_inference.py takes --num-steps, --output-dir and --enable-dqar; here they are
 --steps, --out and the default, which --no-reuse turns off.
@@ -34,19 +35,22 @@ from pipeline.door import (
 
 
 def run(arguments: argparse.Namespace) -> int:
-    given = {"out": arguments.out, "config": arguments.config, "policy": arguments.policy}
-    refuse_relative_inside_job(**given)
+    paths = {name: getattr(arguments, name) for name in ("out", "config", "policy", "plan")}
+    refuse_relative_inside_job(**paths)
+    refuse_plan_beside(arguments)
     from pipeline.evaluation_run import refuse_other_runs
     from pipeline.model_card import find_model, refuse_too_many_steps
     from pipeline.models import load_model, pick_device
-    from pipeline.sample import refuse_unknown_labels
+    from pipeline.sample import refuse_misfit, refuse_unknown_labels
     from pipeline.sampling_run import sample_images
     from pipeline.tracking import Tracker, resolve_tracking_uri
 
     card = find_model(arguments.model)
     policy = load_fitting_policy(arguments.policy, card)
-    config = configure(arguments, card, policy)
+    plan = load_given_plan(arguments.plan)
+    config = configure(arguments, card, policy, plan)
     refuse_too_many_steps(card, config.steps)
+    refuse_misfit(card, config, plan)
     refuse_other_runs(config.steps, config.sampler, {} if policy is None else {"learned": policy})
     refuse_unknown_labels(card, config.class_labels)
     refuse_other_files(arguments.out, "sample.json")
@@ -55,7 +59,7 @@ def run(arguments: argparse.Namespace) -> int:
     model = load_model(card, sampler=config.sampler, dtype=config.dtype, device=pick_device())
     tracker = Tracker(arguments.tracking_uri, arguments.experiment)
     command = "python jobs/sample.py " + shlex.join(sys.argv[1:])
-    sample_images(config, model, policy, Path(arguments.out), tracker, command)
+    sample_images(config, model, policy, Path(arguments.out), tracker, command, plan)
     return 0
 
 
@@ -68,25 +72,46 @@ def load_fitting_policy(folder: str | None, card):
     return next(iter(load_policies([folder], card).values()))
 
 
-def configure(arguments: argparse.Namespace, card, policy):
-    """What was left out follows the policy, else the model."""
+def load_given_plan(path: str | None):
+    """The plan of --plan; None without the flag."""
+    if path is None:
+        return None
+    from dqar.plan_file import load_plan
+
+    return checked(load_plan, path=path)
+
+
+def refuse_plan_beside(arguments: argparse.Namespace) -> None:
+    """A plan decides alone, at its own sites."""
+    others = [
+        name for name in ("policy", "config", "sites") if getattr(arguments, name) is not None
+    ]
+    if arguments.plan is not None and others:
+        raise Refusal(
+            "--plan must come without --policy, --config and --sites. Got "
+            f"{' and '.join(f'--{name}' for name in others)}. Leave out the one or the other."
+        )
+
+
+def configure(arguments: argparse.Namespace, card, policy, plan):
+    """What was left out follows the policy or the plan, else the model."""
     from dqar.policy_spec import PolicySpec
     from pipeline.sample import SampleConfig
 
     labels = parse_labels(arguments.class_labels)
     spec = policy.spec if policy else PolicySpec()
     follows = {
-        "steps": spec.steps or 50,
+        "steps": (plan.steps if plan else spec.steps) or 50,
         "guidance_scale": spec.guidance or card.guidance_scale,
-        "sampler": spec.sampler or "ddim",
+        "sampler": ("dpm" if plan and "DPM" in plan.sampler else spec.sampler) or "ddim",
         "num_samples": len(labels) or 4,
     }
     given = {name: getattr(arguments, name) for name in follows}
     return checked(
         SampleConfig,
         model=arguments.model,
-        dqar=configure_reuse(arguments, policy),
-        cascade=policy is None or arguments.config is not None,
+        dqar=configure_reuse(arguments, policy, plan),
+        cascade=(policy is None and plan is None) or arguments.config is not None,
         class_labels=labels,
         twin=not (arguments.no_twin or arguments.no_reuse),
         dtype=arguments.dtype,
@@ -95,8 +120,9 @@ def configure(arguments: argparse.Namespace, card, policy):
     )
 
 
-def configure_reuse(arguments: argparse.Namespace, policy):
-    """The configuration of --config, else the policy's, else the default; then the flags."""
+def configure_reuse(arguments: argparse.Namespace, policy, plan):
+    """The configuration of --config, else the policy's or the plan's, else the default; then the
+    flags."""
     from dqar.cascade import policy_config
     from dqar.config import DQARConfig
     from dqar.config_file import load_config
@@ -104,6 +130,8 @@ def configure_reuse(arguments: argparse.Namespace, policy):
 
     if arguments.config is not None:
         config = checked(load_config, path=arguments.config)
+    elif plan is not None:
+        config = plan.config()
     else:
         config = DQARConfig() if policy is None else policy_config(policy.spec)
     changes = {}
@@ -156,6 +184,9 @@ def parser() -> JobParser:
         "--policy",
         metavar="FOLDER",
         help="gates by this policy alone; with --config, as the last gate of its cascade",
+    )
+    job.add_argument(
+        "--plan", metavar="JSON", help="follow this plan alone, such as one of an evaluation's"
     )
     job.add_argument(
         "--no-reuse",

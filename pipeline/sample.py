@@ -17,12 +17,13 @@ from dqar.config import DQARConfig
 from dqar.controller import DQARController
 from dqar.gates import Interval
 from dqar.integration import DQARDiTWrapper, DQARSampler, SamplerConfig
+from dqar.plan import StaticPlan
 from dqar.policy import ReusePolicy
 from dqar.signals import relative_error
 from dqar.summary import ReuseSummary
-from pipeline.door import Refusal
+from pipeline.door import Refusal, checked
 from pipeline.model_card import ModelCard
-from pipeline.models import Dtype, LoadedModel, Sampler
+from pipeline.models import Dtype, LoadedModel, Sampler, load_scheduler
 from pipeline.noise import draw_noise
 from pipeline.progress import Progress
 
@@ -38,7 +39,7 @@ class SampleConfig:
     dqar: DQARConfig
     """Cache, sites, and the thresholds of the cascade."""
     cascade: bool = True
-    """Whether those thresholds gate; False leaves the decision to a policy alone."""
+    """Whether those thresholds gate; False leaves the decision to a policy or a plan alone."""
     num_samples: int = 4
     """Samples, all in one batch."""
     class_labels: tuple[int, ...] = ()
@@ -101,17 +102,41 @@ def refuse_unknown_labels(card: ModelCard, labels: tuple[int, ...]) -> None:
         )
 
 
-def controller_for(config: SampleConfig, policy: ReusePolicy | None) -> DQARController:
-    """The seed's cascade, with the policy as its last gate; or the policy alone."""
+def refuse_misfit(card: ModelCard, config: SampleConfig, plan: StaticPlan | None) -> None:
+    """A plan is for one model's layers, one number of steps and one sampler.
+
+    Raises:
+        Refusal: naming what does not fit.
+    """
+    if plan is None:
+        return
+    scheduler = load_scheduler(card.folder, config.sampler)
+    scheduler.set_timesteps(config.steps)
+    timesteps = list(map(float, scheduler.timesteps))
+    checked(plan.refuse_misfit, num_layers=card.num_layers, timesteps=timesteps)
+
+
+def controller_for(
+    config: SampleConfig, policy: ReusePolicy | None, plan: StaticPlan | None = None
+) -> DQARController:
+    """The plan alone; or the seed's cascade, with the policy as its last gate; or the policy
+    alone."""
+    if plan is not None and config.dqar.enabled:
+        return DQARController(config.dqar, gate=plan.gate())
     if policy is None or config.cascade or not config.dqar.enabled:
         return DQARController(config.dqar, policy=policy)
     return DQARController(config.dqar, gate=policy_gate(policy))
 
 
-def sample(config: SampleConfig, model: LoadedModel, policy: ReusePolicy | None) -> Sampled:
+def sample(
+    config: SampleConfig,
+    model: LoadedModel,
+    policy: ReusePolicy | None,
+    plan: StaticPlan | None = None,
+) -> Sampled:
     """Sample the twins on the stock model, then the same noise and labels with DQAR."""
     noise, labels = _draw(config, model)
-    controller = controller_for(config, policy)
+    controller = controller_for(config, policy, plan)
     wrapper = DQARDiTWrapper(model.transformer, controller=controller)
     run = _Run(config=config, model=model, noise=noise, labels=labels)
     try:

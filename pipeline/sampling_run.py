@@ -13,6 +13,8 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from dqar.plan import StaticPlan
+from dqar.plan_file import plan_document
 from dqar.policy import ReusePolicy
 from pipeline.flat import flat
 from pipeline.machine import describe_machine
@@ -37,6 +39,7 @@ def sample_images(
     folder: Path,
     tracker: Tracker,
     command: str,
+    plan: StaticPlan | None = None,
 ) -> dict[str, Any]:
     """:func:`pipeline.sample.sample`, logged and written; returns what ``sample.json`` holds."""
     lineage = policy.spec.lineage if policy else {}
@@ -44,8 +47,9 @@ def sample_images(
     tags = {f"lineage.{stage}": run_id for stage, run_id in lineage.items()}
     with tracker.run(f"sample {config.model}", stage="sample", parent=parent, tags=tags) as run:
         run.params(flat(asdict(config)))
-        sampled = sample(config, model, policy)
+        sampled = sample(config, model, policy, plan)
         account = {"command": command, **account_of(config, model, policy, sampled)}
+        account["plan"] = None if plan is None else plan_document(plan)
         write_samples(sampled, account, folder)
         run.metrics({f"sample/{name}": _figure(account, name) for name in METRICS})
         run.artifact(folder, "samples")
@@ -110,7 +114,8 @@ def _announce(config: SampleConfig, account: dict[str, Any], folder: Path) -> No
     if config.dqar.enabled and refusals.keys().isdisjoint(("reuse", "shared")):
         print(
             "sample: WARNING: nothing was reused although asked to; most gates were refused for "
-            f"{max(refusals, key=refusals.get)!r}. Loosen that in --config, or pass a --policy.",
+            f"{max(refusals, key=refusals.get)!r}. Loosen that in --config, or pass a "
+            "--policy or a --plan.",
             file=sys.stderr,
             flush=True,
         )

@@ -281,7 +281,7 @@ def test_a_model_whose_weights_are_cut_short_is_refused(refused, tmp_path):
     assert "must load with diffusers" in refused("--model", folder)
 
 
-@pytest.mark.parametrize("flag", ["--out", "--config", "--policy"])
+@pytest.mark.parametrize("flag", ["--out", "--config", "--policy", "--plan"])
 def test_relative_paths_are_refused_inside_a_ray_job(refused, monkeypatch, flag):
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
     said = refused("--out", "/shared/out", flag, "somewhere")

@@ -1,0 +1,109 @@
+"""jobs/sample.py --plan follows a stored plan as a controller does, and refuses what misfits."""
+
+import json
+from functools import partial
+
+import pytest
+import torch
+
+from dqar.controller import DQARController
+from dqar.gates import Interval
+from dqar.integration import DQARDDIMSampler, DQARDiTWrapper, SamplerConfig
+from dqar.plan import StaticPlan
+from dqar.plan_export import export_plan
+from dqar.plan_file import plan_document, save_plan
+from dqar.signals import relative_error
+from pipeline.model_card import DIGITS, find_model
+from pipeline.models import Sampler, load_model, load_scheduler
+from pipeline.noise import draw_noise
+
+STEPS, LAYERS = 6, 8
+
+# DPM-Solver hands tensors to NumPy in a way that NumPy 2 calls old.
+pytestmark = pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")
+
+
+def a_plan(sampler: Sampler = "ddim") -> StaticPlan:
+    scheduler = load_scheduler(DIGITS, sampler)
+    scheduler.set_timesteps(STEPS)
+    return export_plan(
+        Interval(2),
+        sites=("attn", "ff"),
+        num_layers=LAYERS,
+        forecast_order=1,
+        feedback=0.5,
+        scheduler=scheduler,
+    )
+
+
+@pytest.fixture
+def job(run_job, tmp_path):
+    """Runs the job on the shipped model; gives exit code, stdout and stderr."""
+    save_plan(a_plan(), tmp_path / "plan.json")
+    return partial(run_job, "sample", "--model", "digits", "--out", "out")
+
+
+def test_a_plan_is_followed_as_by_its_controller(job, tmp_path):
+    code, out, err = job("--plan", "plan.json", "--tracking-uri", f"sqlite:///{tmp_path}/m.db")
+    assert code == 0, err
+    found, plan = json.loads((tmp_path / "out" / "sample.json").read_text()), a_plan()
+    assert f"sample: {found['note']}\n" in out
+    assert found["reuse_ratio"] == 0.5
+    assert found["reuse"]["by_reason"] == {"reuse": 4 * 16 * 3, "script": 4 * 16 * 3}
+    assert (found["config"]["steps"], found["config"]["sampler"]) == (STEPS, "ddim")
+    assert found["config"]["dqar"]["feedback"] == 0.5
+    assert found["plan"] == json.loads(json.dumps(plan_document(plan)))
+    model = load_model(find_model("digits"), sampler="ddim", dtype="fp32", device="cpu")
+    noise, labels = draw_noise("sample", 0, range(4), model.card.latent_shape, 10)
+    config = SamplerConfig(
+        num_inference_steps=STEPS, guidance_scale=find_model("digits").guidance_scale
+    )
+    controller = DQARController(plan.config(), gate=plan.gate())
+    wrapper = DQARDiTWrapper(model.transformer, controller=controller)
+    latents, twins = (
+        DQARDDIMSampler(one, model.scheduler, config).sample(4, labels, latents=noise)
+        for one in (wrapper, model.transformer)
+    )
+    expected = relative_error(latents, twins)
+    assert (expected > 0).all()
+    torch.testing.assert_close(torch.tensor(found["latent_rel_l2"]), expected, atol=1e-6, rtol=1e-3)
+
+
+def test_a_plan_brings_its_sampler(job, tmp_path):
+    save_plan(a_plan("dpm"), tmp_path / "dpm.json")
+    store = ("--tracking-uri", f"sqlite:///{tmp_path}/m.db")
+    code, _, err = job("--plan", "dpm.json", "--num-samples", "1", "--no-twin", *store)
+    assert code == 0, err
+    found = json.loads((tmp_path / "out" / "sample.json").read_text())
+    assert found["config"]["sampler"] == "dpm"
+    assert found["reuse_ratio"] == 0.5
+
+
+def test_no_reuse_closes_a_plan_too(job, tmp_path):
+    store = ("--tracking-uri", f"sqlite:///{tmp_path}/m.db")
+    code, _, err = job("--plan", "plan.json", "--num-samples", "1", "--no-reuse", *store)
+    assert code == 0, err
+    found = json.loads((tmp_path / "out" / "sample.json").read_text())
+    assert found["reuse"]["reused"] == 0
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--plan", "nowhere.json"], "nowhere.json must be a plan's JSON"),
+        (["--plan", "broken.json"], "broken.json must have schema version 1"),
+        (["--plan", "plan.json", "--steps", "8"], "8 layers and 6 steps for 8 layers and 8 steps"),
+        (["--plan", "shallow.json"], "Got one of 3 layers"),
+        (["--plan", "plan.json", "--sampler", "dpm"], "must be of the scheduler"),
+        (["--plan", "plan.json", "--policy", "p"], "--plan must come without --policy, --config"),
+        (["--plan", "plan.json", "--config", "c", "--sites", "ff"], "Got --config and --sites"),
+    ],
+)
+def test_a_plan_that_does_not_fit_is_refused(job, tmp_path, flags, said):
+    (tmp_path / "broken.json").write_text("{}")
+    shallow = StaticPlan.of_mask(torch.zeros(STEPS, 3, dtype=torch.bool), sites=("attn",))
+    save_plan(shallow, tmp_path / "shallow.json")
+    code, out, err = job(*flags)
+    assert (code, out, err.count("\n")) == (2, "", 1), err
+    assert said in err
+    assert not (tmp_path / "out").exists()
