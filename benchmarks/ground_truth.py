@@ -36,7 +36,7 @@ FIRST_KEY = 1_000_000
 TOGGLES = 4
 """Toggled steps of a schedule."""
 ROWS = 96
-"""Samples of a batch."""
+"""Samples of a probe."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -227,6 +227,11 @@ class Scripted(Gate):
         self.reuse = reuse
 
     def decide(self, signal: Signal) -> Verdict:
+        if signal.step.total != len(self.reuse):
+            raise ValueError(
+                f"A script must be of the run's {signal.step.total} steps. Got one of "
+                f"{len(self.reuse)}. Sample with as many steps."
+            )
         wanted = _beside(self.reuse[signal.step.index], signal)
         return refuse_where(~wanted, Reason.SCRIPT, signal)
 

@@ -171,10 +171,18 @@ def parser() -> JobParser:
     what.add_argument("--class-labels", metavar="1,2,3", help="the class of each sample")
     what.add_argument("--num-samples", type=int, help="samples of drawn classes; default: 4")
     job.add_argument(
-        "--steps", type=int, help="the seed's --num-steps; default: the policy's, or 50"
+        "--steps",
+        type=int,
+        help="the seed's --num-steps; default: the policy's or the plan's, or 50",
     )
-    job.add_argument("--guidance-scale", type=float, help="default: the policy's, or the model's")
-    job.add_argument("--sampler", choices=["ddim", "dpm"], help="default: the policy's, or ddim")
+    job.add_argument(
+        "--guidance-scale",
+        type=float,
+        help="default: the policy's, or the model's; a plan does not say its own",
+    )
+    job.add_argument(
+        "--sampler", choices=["ddim", "dpm"], help="default: the policy's or the plan's, or ddim"
+    )
     job.add_argument(
         "--config",
         metavar="YAML",

@@ -1,6 +1,6 @@
 """Operating points of a policy that decides step by step, by thresholds on its score.
 
-A threshold may differ from sample to sample of one batch, so one run on calibration noise maps
+A threshold may differ from sample to sample, so one probe on calibration noise maps
 thresholds to reuse ratios and errors. Calibration noise is never evaluated on.
 """
 
@@ -29,7 +29,7 @@ def probe_thresholds(policy: ReusePolicy) -> Float[Tensor, " b"]:
 
 
 def first_probe(name: str, policy: ReusePolicy) -> Probe:
-    """One batch that maps thresholds to what they reach."""
+    """One that maps thresholds to what they reach."""
     gate = Learned(policy, log_threshold=probe_thresholds(policy))
     return Probe(
         name=name,
@@ -43,7 +43,7 @@ def first_probe(name: str, policy: ReusePolicy) -> Probe:
 def thresholds_for(
     wanted: tuple[float, ...], probed: Float[Tensor, " b"], achieved: Float[Tensor, " b"]
 ) -> list[float]:
-    """Thresholds that reach the ratios (or the errors) wanted, from one probed batch smoothed to
+    """Thresholds that reach the ratios (or the errors) wanted, from one probe smoothed to
     be monotone."""
     # A threshold whose sample diverged reaches nothing.
     probed, achieved = probed[achieved.isfinite()], achieved[achieved.isfinite()]

@@ -3,6 +3,8 @@ diffusers."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -71,15 +73,10 @@ def load_model(card: ModelCard, *, sampler: Sampler, dtype: Dtype, device: str) 
         loaded = kind.from_pretrained(folder / part, torch_dtype=torch_dtype)
         return loaded.to(device).eval().requires_grad_(False)
 
-    try:
+    with _refusing_what_is_broken(card):
         transformer = load(DiTTransformer2DModel, "transformer")
         vae = load(AutoencoderKL, "vae") if (folder / "vae").is_dir() else None
         scheduler = load_scheduler(folder, sampler)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise Refusal(
-            f"--model {card.name} must load with diffusers. Got: {str(error)[:300]}. "
-            "Save the model again with save_pretrained."
-        ) from error
     return LoadedModel(
         card=card,
         transformer=transformer,
@@ -95,6 +92,29 @@ def load_scheduler(folder: Path, sampler: Sampler) -> Any:
 
     kind = DDIMScheduler if sampler == "ddim" else DPMSolverMultistepScheduler
     return kind.from_pretrained(folder / "scheduler")
+
+
+def scheduler_of_run(card: ModelCard, sampler: Sampler, steps: int) -> Any:
+    """The scheduler of a run of so many steps, its timesteps set; without the weights.
+
+    Raises:
+        Refusal: if it cannot be read, or does not set them.
+    """
+    with _refusing_what_is_broken(card):
+        scheduler = load_scheduler(card.folder, sampler)
+        scheduler.set_timesteps(steps)
+    return scheduler
+
+
+@contextmanager
+def _refusing_what_is_broken(card: ModelCard) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError) as error:
+        raise Refusal(
+            f"--model {card.name} must load with diffusers. Got: {str(error)[:300]}. "
+            "Save the model again with save_pretrained."
+        ) from error
 
 
 def saved_scheduler(card: ModelCard) -> Any:

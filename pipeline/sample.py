@@ -23,7 +23,7 @@ from dqar.signals import relative_error
 from dqar.summary import ReuseSummary
 from pipeline.door import Refusal, checked
 from pipeline.model_card import ModelCard
-from pipeline.models import Dtype, LoadedModel, Sampler, load_scheduler
+from pipeline.models import Dtype, LoadedModel, Sampler, scheduler_of_run
 from pipeline.noise import draw_noise
 from pipeline.progress import Progress
 
@@ -110,10 +110,14 @@ def refuse_misfit(card: ModelCard, config: SampleConfig, plan: StaticPlan | None
     """
     if plan is None:
         return
-    scheduler = load_scheduler(card.folder, config.sampler)
-    scheduler.set_timesteps(config.steps)
+    scheduler = scheduler_of_run(card, config.sampler, config.steps)
     timesteps = list(map(float, scheduler.timesteps))
     checked(plan.refuse_misfit, num_layers=card.num_layers, timesteps=timesteps)
+    if plan.sampler not in ("", name := type(scheduler).__name__):
+        raise Refusal(
+            f"--plan must be of the sampler. Got one of {plan.sampler} for {name}. Leave --sampler "
+            "out, or evaluate with the other."
+        )
 
 
 def controller_for(

@@ -1,11 +1,14 @@
 """jobs/sample.py --plan follows a stored plan as a controller does, and refuses what misfits."""
 
 import json
+import shutil
+from dataclasses import asdict
 from functools import partial
 
 import pytest
 import torch
 
+from dqar.config import DQARConfig
 from dqar.controller import DQARController
 from dqar.gates import Interval
 from dqar.integration import DQARDDIMSampler, DQARDiTWrapper, SamplerConfig
@@ -51,14 +54,15 @@ def test_a_plan_is_followed_as_by_its_controller(job, tmp_path):
     assert found["reuse_ratio"] == 0.5
     assert found["reuse"]["by_reason"] == {"reuse": 4 * 16 * 3, "script": 4 * 16 * 3}
     assert (found["config"]["steps"], found["config"]["sampler"]) == (STEPS, "ddim")
-    assert found["config"]["dqar"]["feedback"] == 0.5
+    reuse = DQARConfig(sites=("attn", "ff"), forecast_order=1, feedback=0.5)
+    assert found["config"]["dqar"] == json.loads(json.dumps(asdict(reuse)))
     assert found["plan"] == json.loads(json.dumps(plan_document(plan)))
     model = load_model(find_model("digits"), sampler="ddim", dtype="fp32", device="cpu")
     noise, labels = draw_noise("sample", 0, range(4), model.card.latent_shape, 10)
     config = SamplerConfig(
         num_inference_steps=STEPS, guidance_scale=find_model("digits").guidance_scale
     )
-    controller = DQARController(plan.config(), gate=plan.gate())
+    controller = DQARController(reuse, gate=plan.gate())
     wrapper = DQARDiTWrapper(model.transformer, controller=controller)
     latents, twins = (
         DQARDDIMSampler(one, model.scheduler, config).sample(4, labels, latents=noise)
@@ -107,3 +111,26 @@ def test_a_plan_that_does_not_fit_is_refused(job, tmp_path, flags, said):
     assert (code, out, err.count("\n")) == (2, "", 1), err
     assert said in err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("changed", "flags", "said"),
+    [
+        ({"beta_schedule": "xxx"}, [], "must load with diffusers"),
+        ({"timestep_spacing": "yyy"}, [], "must load with diffusers"),
+        # Both samplers then take the same timesteps.
+        ({"timestep_spacing": "trailing"}, ["--sampler", "dpm"], "--plan must be of the sampler"),
+    ],
+)
+def test_a_scheduler_that_does_not_fit_is_refused(job, tmp_path, changed, flags, said):
+    folder = shutil.copytree(DIGITS, tmp_path / "model")
+    path = folder / "scheduler" / "scheduler_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changed))
+    if flags:
+        scheduler = load_scheduler(folder, "ddim")
+        scheduler.set_timesteps(STEPS)
+        plan = export_plan(Interval(2), sites=("attn",), num_layers=LAYERS, scheduler=scheduler)
+        save_plan(plan, tmp_path / "plan.json")
+    code, out, err = job("--model", folder, "--plan", "plan.json", *flags)
+    assert (code, out, err.count("\n")) == (2, "", 1), err
+    assert said in err
