@@ -117,7 +117,7 @@ def _decisions(
 def _decided(gate: Gate, signal: Signal) -> Bool[Tensor, "g 1"]:
     try:
         return gate.decide(signal).reuse
-    except (IndexError, RuntimeError) as error:  # a mask of other steps, gates or samples
+    except RuntimeError as error:  # a mask of other gates or samples
         reason = " ".join(str(error).split())
         raise ValueError(
             "A plan's gate must decide every gate of every step, for all samples alike. Got: "

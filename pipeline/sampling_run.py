@@ -114,8 +114,8 @@ def _announce(config: SampleConfig, account: dict[str, Any], folder: Path) -> No
     if config.dqar.enabled and refusals.keys().isdisjoint(("reuse", "shared")):
         print(
             "sample: WARNING: nothing was reused although asked to; most gates were refused for "
-            f"{max(refusals, key=refusals.get)!r}. Loosen that in --config, or pass a "
-            "--policy or a --plan.",
+            f"{max(refusals, key=refusals.get)!r}. Loosen that in --config, or pass "
+            "another --policy or --plan.",
             file=sys.stderr,
             flush=True,
         )

@@ -106,9 +106,15 @@ def test_gates_that_measure_are_refused():
             export_plan(gate, sites=SITES, num_layers=3, steps=6)
 
 
-@pytest.mark.parametrize("shape", [(6, 6, 2), (5, 6, 1), (6, 5, 1)])
-def test_masks_of_samples_or_of_other_steps_are_refused(shape):
-    with pytest.raises(ValueError, match=r"for all samples alike\. Got: "):
+ALIKE = r"for all samples alike\. Got: "
+
+
+@pytest.mark.parametrize(
+    ("shape", "said"),
+    [((6, 6, 2), ALIKE), ((5, 6, 1), "of the run's 6 steps. Got one of 5"), ((6, 5, 1), ALIKE)],
+)
+def test_masks_of_samples_or_of_other_steps_are_refused(shape, said):
+    with pytest.raises(ValueError, match=said):
         export_plan(
             Scripted(torch.zeros(shape, dtype=torch.bool)), sites=SITES, num_layers=3, steps=6
         )
