@@ -156,7 +156,17 @@ class StaticPlan:
 
     def config(self) -> DQARConfig:
         """The configuration of a controller that follows the plan by :meth:`gate`; its cache is the
-        default one, since a plan does not say how finely it was measured."""
+        default one, since a plan does not say how finely it was measured.
+
+        Raises:
+            ValueError: if the plan mixes orders of forecasts, of which a controller has one.
+        """
+        shown = _orders_within(self.mask, self.forecast_order) * self.mask
+        if not torch.equal(self.orders, shown):
+            raise ValueError(
+                "A controller's plan must forecast to one order throughout. Got a mixture. Follow "
+                "it with PlannedDiT."
+            )
         return DQARConfig(
             sites=self.sites,
             forecast_order=self.forecast_order,  # pyright: ignore[reportArgumentType] an action's

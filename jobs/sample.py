@@ -131,7 +131,7 @@ def configure_reuse(arguments: argparse.Namespace, policy, plan):
     if arguments.config is not None:
         config = checked(load_config, path=arguments.config)
     elif plan is not None:
-        config = plan.config()
+        config = checked(plan.config)
     else:
         config = DQARConfig() if policy is None else policy_config(policy.spec)
     changes = {}

@@ -264,3 +264,28 @@ def test_actions_may_be_listed_in_another_order(path):
     stored |= {"actions": ["reuse", "compute"], "table": ["11", "01"]}
     path.write_text(json.dumps(stored))
     assert load_plan(path) == small()
+
+
+@given(
+    reuse=st.lists(st.booleans(), min_size=2, max_size=9),
+    order=st.integers(0, MAX_ORDER),
+    feedback=st.sampled_from([0.0, 0.25]),
+)
+def test_a_controllers_configuration_is_the_plans(reuse, order, feedback):
+    mask = torch.tensor([False, *reuse])[:, None].expand(-1, 2)
+    plan = StaticPlan.of_mask(mask, sites=("ff",), forecast_order=order, feedback=feedback)
+    config = plan.config()
+    assert (config.sites, config.feedback) == (("ff",), feedback)
+    assert config.forecast_order == plan.forecast_order
+    remade = StaticPlan.of_mask(
+        mask, sites=("ff",), forecast_order=config.forecast_order, feedback=feedback
+    )
+    assert remade == plan
+
+
+def test_a_plan_of_mixed_orders_is_no_controllers():
+    compute, reuse, forecast = Action.COMPUTE, Action.REUSE, Action.FORECAST1
+    rows = ((compute, compute), (compute, compute), (reuse, forecast))
+    plan = StaticPlan(sites=("attn",), num_layers=2, table=rows)
+    with pytest.raises(ValueError, match="one order throughout"):
+        plan.config()
