@@ -194,7 +194,7 @@ def test_by_hand_each_branch_goes_on_from_its_own_computations():
 
 
 def test_a_lent_branch_goes_on_as_its_lender():
-    script = torch.tensor([0, 0, 1], dtype=torch.bool)[:, None, None]
+    script = torch.tensor([0, 0, *[1] * 10], dtype=torch.bool)[:, None, None]
     config = DQARConfig(quantization_bits=32, forecast_order=1, cross_branch_threshold=10.0)
     hand = Hand(1)
     hand.controller = DQARController(config, num_layers=1, gate=Scripted(script))
