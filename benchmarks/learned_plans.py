@@ -1,0 +1,130 @@
+"""A policy's plans, and those that an evaluation took, with their errors sample by sample.
+
+    python -m benchmarks.learned_plans --model digits --policy runs/bench-both/policy \\
+        --results runs/bench-both/results-21 --out benchmarks/results/plans/digits.json
+
+Each schedule is one run of the same unseen samples: the steps that compute, the order of forecasts
+and the gain of the error feedback of all others, and the relative L2 distance of each final latent
+to the same sample without reuse. Later planners are compared with these, on the same samples.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from benchmarks.ground_truth import evaluator_of
+from dqar.gates import Scripted
+from dqar.plan import StaticPlan
+from dqar.plan_file import load_plan
+from dqar.policy import ReusePolicy
+from dqar.policy_file import load_policy
+from dqar.signals import relative_error
+from pipeline.evaluator import Evaluator
+from pipeline.machine import describe_machine
+
+Schedule = dict[str, Any]
+"""``source``, ``computed`` (steps that compute every gate), ``forecast_order``, ``feedback``."""
+
+
+def planned(policy: ReusePolicy) -> Iterator[Schedule]:
+    """The policy's own plan for each number of computed steps."""
+    spec = policy.spec
+    for computed, error in zip(spec.plans, spec.plan_errors, strict=True):
+        yield {
+            "source": "policy",
+            "computed": list(computed),
+            "forecast_order": spec.forecast_order,
+            "feedback": spec.feedback,
+            "predicted_error": error,
+        }
+
+
+def chosen(results: Path, method: str) -> Iterator[Schedule]:
+    """What an evaluation took for a method, after its selection on calibration noise."""
+    rows = json.loads((results / "results.json").read_text())
+    for row in rows:
+        if row["method"] == method and row["schedule"]:
+            point = row["operating_point"].partition(",")[0].replace("@", "-")
+            order, gain = row["forecast_order"], row["feedback"]
+            name = f"{method}-{point}-order-{order}-feedback-{gain:g}.json"
+            yield {
+                "source": f"evaluation, {row['schedule']}",
+                "computed": computed_of(load_plan(results / "plans" / name)),
+                "forecast_order": order,
+                "feedback": gain,
+                "flops_ratio": row["flops_ratio"],
+            }
+
+
+def computed_of(plan: StaticPlan) -> list[int]:
+    """Steps of a plan that compute every gate."""
+    return [step for step, reuses in enumerate(plan.mask.any(dim=1).tolist()) if not reuses]
+
+
+def errors_of(evaluator: Evaluator, schedule: Schedule, count: int) -> Float[Tensor, " samples"]:
+    """Relative L2 distance to the sample without reuse, of the first evaluation samples."""
+    noise, labels = evaluator.draw("evaluate", list(range(count)))
+    steps = evaluator.config.steps
+    if ("evaluate", 0) not in evaluator.twins:
+        evaluator.twins["evaluate", 0], _ = evaluator.sample(noise, labels, steps, None)
+    reuse = torch.ones(steps, dtype=torch.bool)
+    reuse[schedule["computed"]] = False
+    config = evaluator.config.showing(schedule["forecast_order"], schedule["feedback"])
+    controller = evaluator.controller(config, Scripted(reuse[:, None, None]))
+    latents, _ = evaluator.sample(noise, labels, steps, controller)
+    return relative_error(latents, evaluator.twins["evaluate", 0])
+
+
+def measure(arguments: argparse.Namespace) -> dict[str, Any]:
+    """All schedules with their errors, and what they are of."""
+    policy = load_policy(arguments.policy)
+    schedules = [*planned(policy), *chosen(Path(arguments.results), "learned")]
+    evaluator = evaluator_of(policy, arguments.model, arguments.seed)
+    for index, schedule in enumerate(schedules):
+        errors = errors_of(evaluator, schedule, arguments.num_samples)
+        schedule["latent_rel_l2"] = [round(float(error), 7) for error in errors]
+        print(f"{index + 1} of {len(schedules)} schedules", flush=True)
+    spec = policy.spec
+    return {
+        "model": Path(arguments.model).name,
+        "model_hash": spec.model_hash,
+        "trace_digest": spec.trace_digest,
+        "sites": list(spec.sites),
+        "steps": spec.steps,
+        "sampler": spec.sampler,
+        "guidance": spec.guidance,
+        "seed": arguments.seed,
+        "num_samples": arguments.num_samples,
+        "machine": describe_machine(evaluator.device),
+        "date": datetime.now(UTC).date().isoformat(),
+        "schedules": schedules,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", default="digits")
+    parser.add_argument("--policy", required=True)
+    parser.add_argument("--results", required=True, help="folder of an evaluation of the policy")
+    parser.add_argument("--num-samples", type=int, default=64)
+    parser.add_argument("--seed", type=int, default=21, help="of the evaluation noise")
+    parser.add_argument("--out", type=Path, required=True)
+    arguments = parser.parse_args()
+    text = json.dumps(measure(arguments))
+    # A line a schedule, so that a difference shows where it is.
+    text = text.replace('{"source"', '\n{"source"') + "\n"
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    arguments.out.write_text(text)
+
+
+if __name__ == "__main__":
+    main()
