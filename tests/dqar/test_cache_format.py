@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from cache_forms import every_form, random_value
 
 from dqar.quantization import (
     BITS,
@@ -14,6 +13,7 @@ from dqar.quantization import (
     quantize,
     write_rows,
 )
+from tests.dqar.cache_forms import every_form, random_value
 
 
 def test_mixed_keys_and_values_are_two_formats():

@@ -4,7 +4,6 @@ import math
 
 import pytest
 import torch
-from by_hand import controller_of, output_at
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -13,6 +12,7 @@ from dqar.config import DQARConfig
 from dqar.controller import DQARController
 from dqar.gates import AllOf, Budget, Closed, Scripted, Staleness
 from dqar.records import GateRecord, Reason
+from tests.dqar.by_hand import controller_of, output_at
 
 
 def drive(controller: DQARController, steps: int) -> list[bool]:

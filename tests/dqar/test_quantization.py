@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from cache_forms import FORMS, QMAX, every_form, every_integer, name_of, random_value, seeds, shapes
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -13,6 +12,16 @@ from dqar.quantization import (
     dequantize,
     quantize,
     write_rows,
+)
+from tests.dqar.cache_forms import (
+    FORMS,
+    QMAX,
+    every_form,
+    every_integer,
+    name_of,
+    random_value,
+    seeds,
+    shapes,
 )
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from by_hand import controller_of, output_at
 
 from dqar.records import Reason
+from tests.dqar.by_hand import controller_of, output_at
 
 
 def test_seeds_four_verbs_with_keys_and_values():

@@ -5,7 +5,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from little_traces import FACTS, PLAN, columns_of, commit_all
 
 from dqar.records import FEATURES
 from pipeline import manifest as manifests
@@ -14,6 +13,7 @@ from pipeline.dataset import commit_unit, read_gates, read_trajectories
 from pipeline.door import Refusal
 from pipeline.receipts import find_receipt
 from pipeline.storage import Bucket, open_storage
+from tests.pipeline.little_traces import FACTS, PLAN, columns_of, commit_all
 
 FIRST, SECOND = PLAN.units()
 

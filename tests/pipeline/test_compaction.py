@@ -7,7 +7,6 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from little_traces import FACTS, PLAN, columns_of, commit_all
 
 from pipeline.commit import claim_folder, committed_receipts, open_traces, write_manifest
 from pipeline.compaction import MEGABYTE, compacted, group_parts, settle
@@ -16,6 +15,7 @@ from pipeline.door import Refusal
 from pipeline.lease import held
 from pipeline.orphans import delete_orphans, orphans
 from pipeline.storage import open_storage
+from tests.pipeline.little_traces import FACTS, PLAN, columns_of, commit_all
 
 MANY = replace(PLAN, num_trajectories=33)
 UNITS = list(MANY.units())

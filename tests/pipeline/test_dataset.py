@@ -4,7 +4,6 @@ import json
 
 import pyarrow as pa
 import pytest
-from little_traces import FACTS, LAYERS, PLAN, STEPS, columns_of, commit_all
 
 from pipeline.commit import (
     claim_folder,
@@ -22,6 +21,7 @@ from pipeline.dataset import (
 )
 from pipeline.door import Refusal
 from pipeline.plan import CollectPlan
+from tests.pipeline.little_traces import FACTS, LAYERS, PLAN, STEPS, columns_of, commit_all
 
 
 @pytest.fixture

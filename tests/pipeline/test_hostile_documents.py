@@ -11,7 +11,6 @@ import shutil
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from little_traces import FACTS, PLAN, commit_all
 
 from pipeline.commit import claim_folder, committed_receipts, open_traces, write_manifest
 from pipeline.dataset import read_gates, read_trajectories
@@ -20,6 +19,7 @@ from pipeline.orphans import orphans
 from pipeline.shapes import Malformed, parse
 from pipeline.storage import open_storage
 from pipeline.tracking import LINEAGE, read_lineage
+from tests.pipeline.little_traces import FACTS, PLAN, commit_all
 
 HOSTILE = [
     "../../etc/x",

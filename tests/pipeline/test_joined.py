@@ -5,7 +5,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from little_traces import FACTS, PLAN, commit_all
 
 from pipeline.balance import check_balance
 from pipeline.commit import claim_folder, open_traces, write_manifest
@@ -19,6 +18,7 @@ from pipeline.tracking import write_lineage
 from pipeline.train import train
 from pipeline.train_config import TrainConfig
 from pipeline.training_run import lineage_of
+from tests.pipeline.little_traces import FACTS, PLAN, commit_all
 
 NEAR = {"designs": ("near-policy",), "bases": ((0, 1),), "policy_digest": "a" * 24}
 

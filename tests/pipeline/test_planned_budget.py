@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import pytest
-from made_up_answers import CANDIDATES, NOISES, PLANS, STEPS, answer_by, contest, planned_policy
 
 from dqar.planned_gate import Planned
 from pipeline.methods import COARSE, Schedule
 from pipeline.planned_points import NEIGHBOURS, numbers_of, planned_points, within_budget
 from pipeline.probes import Probe
+from tests.pipeline.made_up_answers import (
+    CANDIDATES,
+    NOISES,
+    PLANS,
+    STEPS,
+    answer_by,
+    contest,
+    planned_policy,
+)
 
 
 @pytest.mark.parametrize("needed", [2, 5, 11, STEPS])

@@ -8,7 +8,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from made_up_answers import CANDIDATES, NOISES, PLANS, STEPS, answer_by, contest, planned_policy
 
 from dqar.gates import Scripted
 from dqar.planned_gate import Planned
@@ -26,6 +25,15 @@ from pipeline.planned_points import (
     planned_points,
 )
 from pipeline.probes import Probe
+from tests.pipeline.made_up_answers import (
+    CANDIDATES,
+    NOISES,
+    PLANS,
+    STEPS,
+    answer_by,
+    contest,
+    planned_policy,
+)
 
 
 @given(st.integers(1, 200), st.data())
