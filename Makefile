@@ -55,7 +55,7 @@ bench-gpu: $(READY)  ## the same for a GPU
 	$(BIN)/python -m benchmarks.gpu
 
 soak: $(READY)  ## 200 faults over many small collections (docs/reliability.md); hours, taken up where it stopped
-	$(BIN)/python -m benchmarks.soak --faults 200
+	$(BIN)/python -m benchmarks.distributed.soak --faults 200
 
 coverage: $(READY)  ## lines of dqar/ that its tests run: at least 95%
 	$(BIN)/python -m pytest -q tests/dqar --cov=dqar --cov-report=term --cov-fail-under=95

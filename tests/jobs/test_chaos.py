@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 
-from benchmarks.faults import KINDS, Arena, Collection, draw_kinds
+from benchmarks.distributed.fault_injection import KINDS, Arena, Collection, draw_kinds
 from pipeline.commit import open_traces
 from pipeline.dataset import read_gates, read_trajectories
 from pipeline.quarantine import FOLDER

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.faults import KINDS, draw_kinds
-from benchmarks.soak import is_as_planned, records, summary
+from benchmarks.distributed.fault_injection import KINDS, draw_kinds
+from benchmarks.distributed.soak import is_as_planned, records, summary
 
 GOOD = {
     "seed": 7,

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.synthetic_traces import LAYERS, STEPS, write_traces
+from benchmarks.distributed.synthetic_traces import LAYERS, STEPS, write_traces
 from pipeline.balance import check_balance
 from pipeline.dataset import read_trajectories
 from pipeline.fit_data import load_reused_gates
 from pipeline.train import TrainConfig
 
-RESULT = Path(__file__).parents[2] / "benchmarks/results/cpu/training-memory-schedule.json"
+RESULT = Path(__file__).parents[3] / "benchmarks/results/cpu/training-memory-schedule.json"
 
 
 def test_synthetic_traces_read_like_collected_ones(tmp_path):

@@ -1,6 +1,6 @@
 """Peak memory of a training by the number of gate rows, on synthetic traces.
 
-    python -m benchmarks.training_memory --out benchmarks/results/cpu
+    python -m benchmarks.distributed.training_memory --out benchmarks/results/cpu
 
 Each size is trained in a process of its own, whose peak resident memory and wall time are taken.
 Rows are by the schema, columns repeat, and errors follow from a known damage; the model is as deep
@@ -20,12 +20,15 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.synthetic_traces import write_traces
+from benchmarks.distributed.synthetic_traces import write_traces
 from pipeline.machine import describe_machine, peak_resident_mb
 
 SIZES = (1_000_000, 5_000_000, 50_000_000)
 """Gate rows."""
-CHILD = "from benchmarks.training_memory import train_once; import sys; train_once(*sys.argv[1:])"
+CHILD = (
+    "from benchmarks.distributed.training_memory import train_once; import sys; "
+    "train_once(*sys.argv[1:])"
+)
 
 
 def train_once(uri: str, features: str) -> None:

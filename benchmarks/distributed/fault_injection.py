@@ -1,7 +1,8 @@
 """What a spot cluster does to a collection, done to a small one on this machine, from outside.
 
 A Ray cluster of this process's own, collections on it by the real command, and real signals: no
-hook in the code that is tested. Used by :mod:`benchmarks.soak` and by ``tests/jobs/test_chaos.py``.
+hook in the code that is tested. Used by :mod:`benchmarks.distributed.soak` and by
+``tests/jobs/test_chaos.py``.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ Kind = Literal["worker", "node", "driver", "write"]
 driver (the same command is given again), or whichever worker is writing a file right now."""
 KINDS: tuple[Kind, ...] = get_args(Kind)
 WEIGHTS = (4, 3, 1, 4)
-JOB = Path(__file__).parents[1] / "jobs" / "collect.py"
+JOB = Path(__file__).parents[2] / "jobs" / "collect.py"
 NODES = 3
 LIMIT_S = 600.0
 """A collection that takes longer has lost something: it is ended and reported."""

@@ -1,6 +1,6 @@
 """What collection costs beside plain sampling of the same model, and how large its rows are.
 
-    python -m benchmarks.collecting
+    python -m benchmarks.distributed.collection_overhead
 
 A unit is one batch of twins and one of trajectories, three of which share a twin. All are samples,
 so a collection that decided, measured and logged at no cost would make as many a second as the

@@ -1,6 +1,6 @@
 """How many units a driver hands out a second, and what each costs it, by how many are in flight.
 
-    python -m benchmarks.driver
+    python -m benchmarks.distributed.dispatch_rate
 
 Units sleep, in a few processes with many slots each, so that a laptop stands for a large cluster:
 what is measured is the driver's own work and Ray's. No GPU and no storage take part.

@@ -1,10 +1,11 @@
 """Hundreds of faults over many small collections: is each dataset the one that was planned?
 
-    python -m benchmarks.soak --faults 200 --minutes 30
+    python -m benchmarks.distributed.soak --faults 200 --minutes 30
 
-Each collection is disturbed by :mod:`benchmarks.faults` and compared with one that nobody
-disturbed. What was done is kept in ``--work``, a line a collection: the same command again adds to
-it until there were ``--faults``, then nothing is left to do. The sum goes to ``--out``.
+Each collection is disturbed by :mod:`benchmarks.distributed.fault_injection` and compared with one
+that nobody disturbed. What was done is kept in ``--work``, a line a collection: the same command
+again adds to it until there were ``--faults``, then nothing is left to do. The sum goes to
+``--out``.
 """
 
 from __future__ import annotations
@@ -23,9 +24,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks.faults import Arena, Collection, draw_kinds
+from benchmarks.distributed.fault_injection import Arena, Collection, draw_kinds
 
-RESULT = Path(__file__).parent / "results" / "cpu" / "soak.json"
+RESULT = Path(__file__).parents[1] / "results" / "cpu" / "soak.json"
 PLAN = {"--model": "digits", "--num-trajectories": 150, "--steps": 10, "--batch-size": 3}
 """Fifty light units."""
 EACH = 12
