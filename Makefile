@@ -34,16 +34,16 @@ test-all: lint  ## with the slow tests: killed workers, the demo itself
 	$(BIN)/python -m pytest -q
 
 bench-learned: $(READY)  ## the tables of docs/results.md: 5 seeds x 64 samples, both sites and attention only
-	$(BIN)/python -m benchmarks.learned --sites attn,ff --fits policy,plain,local --out runs/bench-both \
+	$(BIN)/python -m benchmarks.quality.learned_vs_baselines --sites attn,ff --fits policy,plain,local --out runs/bench-both \
 	  --methods fewer-steps,interval,interval-forecast1,interval-forecast2,smoothcache-tied,router
-	$(BIN)/python -m benchmarks.learned --sites attn --out runs/bench-attention
+	$(BIN)/python -m benchmarks.quality.learned_vs_baselines --sites attn --out runs/bench-attention
 
 bench-ablations: $(READY)  ## what designs and features are worth to plans (docs/results.md)
-	$(BIN)/python -m benchmarks.ablations designs --out runs/ablate-designs
-	$(BIN)/python -m benchmarks.ablations features --out runs/ablate-features
+	$(BIN)/python -m benchmarks.quality.ablations designs --out runs/ablate-designs
+	$(BIN)/python -m benchmarks.quality.ablations features --out runs/ablate-features
 
 bench-claims: $(READY)  ## the seeds' claims of docs/seed_results.md: 5 seeds x 128 samples
-	$(BIN)/python -m benchmarks.seed_claims --out runs/seed-claims
+	$(BIN)/python -m benchmarks.quality.paper_claims --out runs/seed-claims
 
 bench-speed: $(READY)  ## docs/performance.md: reuse on the clock beside its bound, on the CPU
 	$(BIN)/python -m benchmarks.speed --model dit-s-2-256 --device cpu --batch 4 --quick

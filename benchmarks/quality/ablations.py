@@ -1,7 +1,7 @@
 """What exploration designs, and features known before a run, are worth to the plans made of them.
 
-    python -m benchmarks.ablations designs --out runs/ablate-designs
-    python -m benchmarks.ablations features --out runs/ablate-features
+    python -m benchmarks.quality.ablations designs --out runs/ablate-designs
+    python -m benchmarks.quality.ablations features --out runs/ablate-features
 
 One collection of 512 trajectories a design, or one for all features; one training each, with the
 defaults otherwise. Then each policy's own plans, with the order and gain that it predicts the least
@@ -19,8 +19,8 @@ from pathlib import Path
 from jaxtyping import Float
 from torch import Tensor
 
-from benchmarks.ground_truth import evaluator_of, measured_damage
-from benchmarks.learned import run_job
+from benchmarks.quality.ground_truth import evaluator_of, measured_damage
+from benchmarks.quality.learned_vs_baselines import run_job
 from dqar.policy import ReusePolicy
 from dqar.policy_file import load_policy
 from pipeline.evaluator import Evaluator
@@ -121,7 +121,7 @@ def main() -> None:
     evaluator = evaluator_of(load_policy(out / names[0]), arguments.model, arguments.seed)
     text = "\n".join(table(evaluator, out, names, arguments.noises))
     text += (
-        f"\n\n`python -m benchmarks.ablations {arguments.kind}`, {arguments.model}, "
+        f"\n\n`python -m benchmarks.quality.ablations {arguments.kind}`, {arguments.model}, "
         f"{arguments.sites}, {arguments.noises} noises of seed {arguments.seed}, "
         f"{evaluator.device}, {datetime.now(UTC).date().isoformat()}\n"
     )

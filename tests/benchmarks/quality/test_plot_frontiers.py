@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from benchmarks.frontiers import _title, by_seed_of, draw, frontier_of
+from benchmarks.quality.plot_frontiers import _title, by_seed_of, draw, frontier_of
 
 
 def row(method, seed, flops, error, guidance=2.0):

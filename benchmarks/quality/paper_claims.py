@@ -1,6 +1,6 @@
 """The seeds' claims on the shipped model: what to cache, how finely, and which signal decides.
 
-    python -m benchmarks.seed_claims --out runs/seed-claims
+    python -m benchmarks.quality.paper_claims --out runs/seed-claims
 
 Each of 5 seeds samples every case on the same unseen noise; the tables go to standard output and
 to ``table.md`` in the folder. Seeds that are finished are not repeated.
@@ -207,7 +207,7 @@ def main() -> None:
     text = (
         f"{points_table(by_seed, lambda name: name.startswith(('output', 'kv')))}\n\n"
         f"{points_table(by_seed, lambda name: name == 'seed')}\n\n{signals_table(by_seed)}\n\n"
-        f"FID of the twins {twin_fid}. `python -m benchmarks.seed_claims --num-samples "
+        f"FID of the twins {twin_fid}. `python -m benchmarks.quality.paper_claims --num-samples "
         f"{arguments.num_samples}`, {len(SEEDS)} seeds, digits, DDIM-50, "
         f"{by_seed[0][0]['device']}, {datetime.now(UTC).date().isoformat()}\n"
     )

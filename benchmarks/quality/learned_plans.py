@@ -1,6 +1,6 @@
 """A policy's plans, and those that an evaluation took, with their errors sample by sample.
 
-    python -m benchmarks.learned_plans --model digits --policy runs/bench-both/policy \\
+    python -m benchmarks.quality.learned_plans --policy runs/bench-both/policy \\
         --results runs/bench-both/results-21 --out benchmarks/results/plans/digits.json
 
 Each schedule is one run of the same unseen samples: the steps that compute, the order of forecasts
@@ -21,7 +21,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from benchmarks.ground_truth import evaluator_of
+from benchmarks.quality.ground_truth import evaluator_of
 from dqar.gates import Scripted
 from dqar.plan import StaticPlan
 from dqar.plan_file import load_plan

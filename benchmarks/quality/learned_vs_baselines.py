@@ -1,6 +1,6 @@
 """Learned reuse against schedules, thresholds and fewer steps, on 5 seeds x 64 unseen samples.
 
-    python -m benchmarks.learned --sites attn,ff --out runs/bench-both
+    python -m benchmarks.quality.learned_vs_baselines --sites attn,ff --out runs/bench-both
 
 Collects 512 trajectories and trains once, with the defaults, then evaluates each seed; the tables
 go to standard output and to ``table.md`` in the folder. Finished steps are not repeated.
@@ -167,9 +167,9 @@ def main() -> None:
             "",
             *ratios_table(by_seed),
             "",
-            f"`python -m benchmarks.learned {' '.join(sys.argv[1:])}`, {len(SEEDS)} seeds x "
-            f"{arguments.num_samples}, {first['model']}, DDIM-{first['steps']}, guidance "
-            f"{first['guidance']:g}, {first['device']}, {datetime.now(UTC).date().isoformat()}",
+            f"`python -m benchmarks.quality.learned_vs_baselines {' '.join(sys.argv[1:])}`, "
+            f"{len(SEEDS)} seeds x {arguments.num_samples}, {first['model']}, "
+            f"DDIM-{first['steps']}, guidance {first['guidance']:g}, {first['device']}, {datetime.now(UTC).date().isoformat()}",
             "",
         ]
     )

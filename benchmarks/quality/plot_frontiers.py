@@ -1,6 +1,7 @@
 """Frontiers and tables of evaluations of several seeds, from results folders.
 
-    python -m benchmarks.frontiers runs/guidance-4/results-* --out docs/frontiers/guidance-4.png
+    python -m benchmarks.quality.plot_frontiers runs/guidance-4/results-* \\
+        --out docs/frontiers/guidance-4.png
 
 Folders of one seed are taken together; of a method that several hold, the first folder's. The
 tables go to standard output; the picture is of the mean error over seeds against FLOPs, with its
@@ -16,7 +17,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks.learned import errors_at, errors_table, half_width, names_of, ratios_table
+from benchmarks.quality.learned_vs_baselines import (
+    errors_at,
+    errors_table,
+    half_width,
+    names_of,
+    ratios_table,
+)
 from pipeline.door import split_names
 
 Rows = list[dict[str, Any]]

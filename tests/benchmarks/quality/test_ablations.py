@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from benchmarks.ablations import FEATURES, plan_errors, table
-from benchmarks.ground_truth import evaluator_of
+from benchmarks.quality.ablations import FEATURES, plan_errors, table
+from benchmarks.quality.ground_truth import evaluator_of
 from dqar.gates import Scripted
 from dqar.policy import ReusePolicy
 from dqar.policy_file import save_policy

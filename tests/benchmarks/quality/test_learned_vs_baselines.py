@@ -3,7 +3,7 @@
 import pytest
 from scipy.stats import t
 
-from benchmarks.learned import errors_table, ratios_table
+from benchmarks.quality.learned_vs_baselines import errors_table, ratios_table
 
 
 def rows_of(error, rival):

@@ -7,7 +7,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from benchmarks.ground_truth import (
+from benchmarks.quality.ground_truth import (
     TOGGLES,
     compare,
     draw_toggles,

@@ -1,6 +1,6 @@
 """Does the model of damage know what one step costs? Single steps toggled, on the same noise.
 
-    python -m benchmarks.ground_truth --model digits --policy runs/bench-both/policy
+    python -m benchmarks.quality.ground_truth --model digits --policy runs/bench-both/policy
 
 Schedules are drawn as in a collection, from keys that no collection uses, and of each a few steps
 are toggled: a step that computed reuses, or the other way round. All of them are fixed before any
