@@ -46,13 +46,13 @@ bench-claims: $(READY)  ## the seeds' claims of docs/seed_results.md: 5 seeds x 
 	$(BIN)/python -m benchmarks.quality.paper_claims --out runs/seed-claims
 
 bench-speed: $(READY)  ## docs/performance.md: reuse on the clock beside its bound, on the CPU
-	$(BIN)/python -m benchmarks.speed --model dit-s-2-256 --device cpu --batch 4 --quick
+	$(BIN)/python -m benchmarks.timing.speed --model dit-s-2-256 --device cpu --batch 4 --quick
 
 bench-cpu: $(READY)  ## every result of docs/performance.md for a CPU; hours, taken up where it stopped
-	$(BIN)/python -m benchmarks.series --device cpu --models dit-s-2-256 dit-b-2-256 --batches 1 4 --kinds speed costs decide scaling
+	$(BIN)/python -m benchmarks.timing.suite --device cpu --models dit-s-2-256 dit-b-2-256 --batches 1 4 --kinds speed costs decide scaling
 
 bench-gpu: $(READY)  ## the same for a GPU
-	$(BIN)/python -m benchmarks.gpu
+	$(BIN)/python -m benchmarks.timing.gpu_suite
 
 soak: $(READY)  ## 200 faults over many small collections (docs/reliability.md); hours, taken up where it stopped
 	$(BIN)/python -m benchmarks.distributed.soak --faults 200

@@ -18,11 +18,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.allocator import keep_memory
-from benchmarks.clock import device_name
-from benchmarks.rounds import Ran, Rounds, Variant, time_rounds
-from benchmarks.settings import count, hand_over, machine_facts
-from benchmarks.spread import figures_of, ratio_of, to_digits
+from benchmarks.timing.support.allocator import keep_memory
+from benchmarks.timing.support.device_clock import device_name
+from benchmarks.timing.support.flags import count, hand_over, machine_facts
+from benchmarks.timing.support.interleaved_rounds import Ran, Rounds, Variant, time_rounds
+from benchmarks.timing.support.median_interval import figures_of, ratio_of, to_digits
 from dqar.integration import DQARSampler, SamplerConfig
 from pipeline.collect import plan_for
 from pipeline.collector import Collector

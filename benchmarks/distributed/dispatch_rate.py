@@ -16,7 +16,7 @@ from typing import Any
 
 import ray
 
-from benchmarks.settings import hand_over, machine_facts
+from benchmarks.timing.support.flags import hand_over, machine_facts
 from pipeline.fleet import Fleet
 from pipeline.fleet_config import FleetConfig
 

@@ -1,6 +1,6 @@
 """Seconds of a gate that computes, measures or reuses, by site: what a schedule planner weighs.
 
-    python -m benchmarks.cost_table --model dit-s-2-256 --device cpu --batch 4
+    python -m benchmarks.timing.cost_table --model dit-s-2-256 --device cpu --batch 4
 
 A gate's time is what a step takes more than one whose sites of that kind cost nothing, over the
 number of layers, paired within the round. The last line is JSON; its keys are in
@@ -14,15 +14,15 @@ import statistics
 from collections.abc import Iterator
 from typing import Any
 
-from benchmarks.allocator import keep_memory
-from benchmarks.architectures import Architecture
-from benchmarks.deciding import SURE, forced_policy
-from benchmarks.masks import mask_of
-from benchmarks.rounds import Rounds, Variant, time_rounds
-from benchmarks.settings import Settings, add_flags, count, hand_over, settings_of
-from benchmarks.speed import stand_of
-from benchmarks.spread import figures_of, spread_of, to_digits
-from benchmarks.stand import STEPS, Stand, name_of
+from benchmarks.timing.gate_overhead import SURE, forced_policy
+from benchmarks.timing.speed import stand_of
+from benchmarks.timing.support.allocator import keep_memory
+from benchmarks.timing.support.architectures import Architecture
+from benchmarks.timing.support.flags import Settings, add_flags, count, hand_over, settings_of
+from benchmarks.timing.support.interleaved_rounds import Rounds, Variant, time_rounds
+from benchmarks.timing.support.median_interval import figures_of, spread_of, to_digits
+from benchmarks.timing.support.reuse_masks import mask_of
+from benchmarks.timing.support.timed_model import STEPS, Stand, name_of
 from dqar.gates import Gate, Learned, Scripted
 
 ROUNDS, QUICK_ROUNDS = 24, 6

@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from benchmarks import cache_cost
-from benchmarks.subjects import ARCHITECTURES, Architecture
+from benchmarks.timing import cache_cost
+from benchmarks.timing.support.models import ARCHITECTURES, Architecture
 
 TINY = Architecture(num_layers=2, num_heads=2, head_dim=32, latent_size=16)
 

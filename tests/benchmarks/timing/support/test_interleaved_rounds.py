@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from benchmarks.rounds import Ran, Variant, time_rounds
+from benchmarks.timing.support.interleaved_rounds import Ran, Variant, time_rounds
 
 
 def spoken(name: str, said: list[str], seconds: float = 1.0) -> Variant:

@@ -1,6 +1,6 @@
 """How the time of a step, and what reuse saves of it, grow with tokens, layers and batch.
 
-    python -m benchmarks.scaling --device cpu
+    python -m benchmarks.timing.scaling --device cpu
 
 On a CPU a DiT of a small width, so that it ends soon: an exponent in tokens is that of its width,
 and rises with ``tokens / width``. One round times every point once; an exponent is fitted within
@@ -16,16 +16,16 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.allocator import keep_memory
-from benchmarks.architectures import Architecture
-from benchmarks.clock import device_name
-from benchmarks.exponents import exponent_figures
-from benchmarks.forced import forced, forced_name
-from benchmarks.rounds import Rounds, Variant, time_rounds
-from benchmarks.settings import DEVICES, DTYPES, count, hand_over, machine_facts
-from benchmarks.spread import to_digits
-from benchmarks.stand import Stand
-from benchmarks.subjects import batch_of, model_of
+from benchmarks.timing.forced_reuse import forced, forced_name
+from benchmarks.timing.support.allocator import keep_memory
+from benchmarks.timing.support.architectures import Architecture
+from benchmarks.timing.support.device_clock import device_name
+from benchmarks.timing.support.flags import DEVICES, DTYPES, count, hand_over, machine_facts
+from benchmarks.timing.support.interleaved_rounds import Rounds, Variant, time_rounds
+from benchmarks.timing.support.median_interval import to_digits
+from benchmarks.timing.support.models import batch_of, model_of
+from benchmarks.timing.support.power_fit import exponent_figures
+from benchmarks.timing.support.timed_model import Stand
 
 BASE_BATCH = 2
 ROUNDS, QUICK_ROUNDS = 12, 6

@@ -10,12 +10,12 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from benchmarks.architectures import Architecture
-from benchmarks.forced import beside_bounds
-from benchmarks.masks import ratio_of_mask
-from benchmarks.rounds import Rounds, Variant
-from benchmarks.spread import figures_of, to_digits
-from benchmarks.stand import STEPS, Schedule, Stand, name_of
+from benchmarks.timing.forced_reuse import beside_bounds
+from benchmarks.timing.support.architectures import Architecture
+from benchmarks.timing.support.interleaved_rounds import Rounds, Variant
+from benchmarks.timing.support.median_interval import figures_of, to_digits
+from benchmarks.timing.support.reuse_masks import ratio_of_mask
+from benchmarks.timing.support.timed_model import STEPS, Schedule, Stand, name_of
 from dqar import DQARConfig, DQARController, PolicySpec, ReusePolicy
 from dqar.cascade import seed_cascade
 from dqar.gates import Gate, Learned, Scripted

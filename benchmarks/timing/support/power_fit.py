@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from benchmarks.spread import figures_of, spread_of
+from benchmarks.timing.support.median_interval import figures_of, spread_of
 
 
 def exponent(sizes: Sequence[float], costs: Sequence[float]) -> float:

@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-from benchmarks.architectures import ARCHITECTURES, Architecture
-from benchmarks.clock import device_name
+from benchmarks.timing.support.architectures import ARCHITECTURES, Architecture
+from benchmarks.timing.support.device_clock import device_name
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 CACHE_BITS = (4, 8, 16, 32)
@@ -25,7 +25,7 @@ class Settings:
     """One model on one device at one batch."""
 
     model: str
-    """A name in :data:`benchmarks.architectures.ARCHITECTURES`."""
+    """A name in :data:`benchmarks.timing.support.architectures.ARCHITECTURES`."""
     device: str
     """``cpu`` or ``cuda``."""
     batch: int = 4

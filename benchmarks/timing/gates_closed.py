@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from benchmarks.clock import clock
-from benchmarks.spread import figures_of, ratio_of
-from benchmarks.stand import Schedule, Stand
+from benchmarks.timing.support.device_clock import clock
+from benchmarks.timing.support.median_interval import figures_of, ratio_of
+from benchmarks.timing.support.timed_model import Schedule, Stand
 from dqar import DQARController
 from dqar.gates import Closed
 

@@ -10,17 +10,17 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import decide, gaps, speed
-from benchmarks.architectures import ARCHITECTURES, Architecture
-from benchmarks.cost_table import WAYS, measure_costs, of_a_gate
-from benchmarks.forced import RATIOS
-from benchmarks.formats import formats
-from benchmarks.gaps import TOP
-from benchmarks.scaling import Line, Plan, measure_scaling, point
-from benchmarks.settings import Settings
-from benchmarks.speed import QUICK, Effort, measure
+from benchmarks.timing import gate_latency, speed, step_profile
+from benchmarks.timing.cache_formats import formats
+from benchmarks.timing.cost_table import WAYS, measure_costs, of_a_gate
+from benchmarks.timing.forced_reuse import RATIOS
+from benchmarks.timing.scaling import Line, Plan, measure_scaling, point
+from benchmarks.timing.speed import QUICK, Effort, measure
+from benchmarks.timing.step_profile import TOP
+from benchmarks.timing.support.architectures import ARCHITECTURES, Architecture
+from benchmarks.timing.support.flags import Settings
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 BESIDE = {"speedup", "speedup_ci95", "bound", "fraction_of_bound", "fraction_ci95", "flops_bound"}
 MODELS = ["tiny-dit", "tiny-pixart"]
 ON_TINY = ["--model", "tiny-dit", "--device", "cpu", "--batch", "1"]
@@ -74,7 +74,7 @@ def test_a_gate_costs_its_share_of_what_a_step_takes_more():
 
 def test_gaps(tmp_path, capsys):
     out = tmp_path / "folder" / "result.json"
-    gaps.main([*ON_TINY, "--out", str(out)])
+    step_profile.main([*ON_TINY, "--out", str(out)])
     result = json.loads(out.read_text())
     assert json.loads(capsys.readouterr().out.splitlines()[-1]) == result
     assert result["gaps"][0]["variant"] == "stock"
@@ -155,14 +155,15 @@ def test_speed_ends_with_its_line_of_json(tmp_path, capsys):
 
 
 def test_gates_that_are_timed_on_the_host_decide():
-    figures = decide.milliseconds(decide.gates()["plan"])
+    figures = gate_latency.milliseconds(gate_latency.gates()["plan"])
     assert set(figures) == {"decide_ms", "begin_step_ms"}
 
 
 def test_nothing_of_the_plant_is_imported():
     code = (
-        "import sys, benchmarks.gpu, benchmarks.speed, benchmarks.scaling\n"
-        "import benchmarks.cost_table, benchmarks.gaps, benchmarks.decide\n"
+        "import sys\n"
+        "from benchmarks.timing import cost_table, gate_latency, gpu_suite, scaling, speed\n"
+        "from benchmarks.timing import step_profile\n"
         "heavy = 'ray mlflow pyarrow sklearn matplotlib pipeline diffusers'.split()\n"
         "print([name for name in heavy if name in sys.modules])\n"
     )

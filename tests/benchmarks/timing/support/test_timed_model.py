@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from benchmarks.architectures import ARCHITECTURES
-from benchmarks.closed import MOST_PAIRS, closed_pairs
-from benchmarks.deciding import SITES, decide_all, mask_chosen
-from benchmarks.forced import forced
-from benchmarks.masks import ratio_of_mask
-from benchmarks.stand import STEPS, Schedule, Stand, free_sites
-from benchmarks.subjects import build_batch, build_model
+from benchmarks.timing.forced_reuse import forced
+from benchmarks.timing.gate_overhead import SITES, decide_all, mask_chosen
+from benchmarks.timing.gates_closed import MOST_PAIRS, closed_pairs
+from benchmarks.timing.support.architectures import ARCHITECTURES
+from benchmarks.timing.support.models import build_batch, build_model
+from benchmarks.timing.support.reuse_masks import ratio_of_mask
+from benchmarks.timing.support.timed_model import STEPS, Schedule, Stand, free_sites
 from dqar import DQARController
 from dqar.gates import Closed, Scripted
 

@@ -1,6 +1,6 @@
 """What the cache, sampled entropy and partial rows cost, beside a stock step: random weights.
 
-    python -m benchmarks.cache_cost --model dit-s-2-256 --device cpu --batch 4 --quick
+    python -m benchmarks.timing.cache_cost --model dit-s-2-256 --device cpu --batch 4 --quick
 
 Needs torch and diffusers alone. Every round times a stock step and each piece once, in an order
 that rotates; a share is the median over rounds of a ratio within the round, with its 95% interval.
@@ -20,8 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.speed import clock, device_name, ratio_of
-from benchmarks.subjects import ARCHITECTURES, Batch, build_batch, build_model
+from benchmarks.timing.speed import clock, device_name, ratio_of
+from benchmarks.timing.support.models import ARCHITECTURES, Batch, build_batch, build_model
 from dqar import DQARConfig
 from dqar.kernels import fetch, overwrite, overwrite_rows
 from dqar.quantization import CacheDtype, CacheFormat, QuantizedTensor, dequantize, quantize

@@ -1,6 +1,6 @@
 """Several models and batches one after the other, each in a process and a result of its own.
 
-    python -m benchmarks.series --device cpu --models dit-s-2-256 dit-b-2-256 --batches 1 4 16
+    python -m benchmarks.timing.suite --device cpu --models dit-s-2-256 dit-b-2-256 --batches 1 4 16
 
 Results go to ``benchmarks/results/DEVICE/``. One that is there already is not measured again, and
 one that fails does not stop the others, so that a run broken off is taken up by starting it again.
@@ -16,11 +16,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.architectures import ARCHITECTURES, PUBLISHED
-from benchmarks.clock import device_name
-from benchmarks.settings import DEVICES, DTYPES, count
+from benchmarks.timing.support.architectures import ARCHITECTURES, PUBLISHED
+from benchmarks.timing.support.device_clock import device_name
+from benchmarks.timing.support.flags import DEVICES, DTYPES, count
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(__file__).parents[1] / "results"
 KINDS = ("speed", "costs", "gaps", "decide", "scaling", "compiled")
 """What can be measured, in the order in which it is."""
 DEFAULTS = {"cpu": ("fp32", 32), "cuda": ("bf16", 16)}

@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from benchmarks import gpu, series
-from benchmarks.series import KINDS, Job, Series, run_process, run_series
+from benchmarks.timing import gpu_suite, suite
+from benchmarks.timing.suite import KINDS, Job, Series, run_process, run_series
 
 
 def small(**changes) -> Series:
@@ -78,10 +78,10 @@ def test_unknown_kinds_are_refused():
 
 
 def test_gpu_list_is_a_series_that_flags_may_narrow():
-    flags = gpu.flags_of(["--batches", "16"])
+    flags = gpu_suite.flags_of(["--batches", "16"])
     assert flags[:2] == ["--device", "cuda"]
     assert flags[-2:] == ["--batches", "16"]
-    proof = gpu.flags_of(["--prove", "/tmp/x", "--kinds", "decide"])
+    proof = gpu_suite.flags_of(["--prove", "/tmp/x", "--kinds", "decide"])
     assert proof[:2] == ["--device", "cpu"]
     assert proof[-4:] == ["--out", "/tmp/x", "--kinds", "decide"]
     assert set(KINDS) <= set(flags)
@@ -90,15 +90,15 @@ def test_gpu_list_is_a_series_that_flags_may_narrow():
 @pytest.mark.slow
 def test_proof_runs_here(tmp_path, capfd):
     flags = ["--prove", str(tmp_path), "--models", "tiny-dit", "--batches", "1", "--kinds", "costs"]
-    gpu.main(flags)
+    gpu_suite.main(flags)
     assert json.loads((tmp_path / "tiny-dit-b1-costs.json").read_text())["rounds"] >= 1
-    gpu.main(flags)
+    gpu_suite.main(flags)
     assert "is there already" in capfd.readouterr().out
 
 
 def test_failures_end_with_1(tmp_path, monkeypatch):
-    monkeypatch.setattr(series, "run_process", lambda job, out, timeout: False)
+    monkeypatch.setattr(suite, "run_process", lambda job, out, timeout: False)
     with pytest.raises(SystemExit, match=r"tiny-dit-b1\.json"):
-        series.main(
+        suite.main(
             ["--device", "cpu", "--models", "tiny-dit", "--batches", "1", "--out", str(tmp_path)]
         )

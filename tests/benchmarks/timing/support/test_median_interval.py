@@ -8,8 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.exponents import exponent, exponent_figures
-from benchmarks.spread import figures_of, rank_of_end, ratio_of, spread_of, to_digits
+from benchmarks.timing.support.median_interval import (
+    figures_of,
+    rank_of_end,
+    ratio_of,
+    spread_of,
+    to_digits,
+)
+from benchmarks.timing.support.power_fit import exponent, exponent_figures
 
 
 def coverage(count: int, rank: int) -> float:

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from benchmarks.clock import clock
-from benchmarks.rounds import Ran, Variant
-from benchmarks.subjects import Batch
+from benchmarks.timing.support.device_clock import clock
+from benchmarks.timing.support.interleaved_rounds import Ran, Variant
+from benchmarks.timing.support.models import Batch
 from dqar import DQARConfig, DQARController, DQARDiTWrapper
 from dqar.gates import Gate
 

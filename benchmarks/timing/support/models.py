@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.architectures import ARCHITECTURES, Architecture
+from benchmarks.timing.support.architectures import ARCHITECTURES, Architecture
 
 __all__ = ["ARCHITECTURES", "Architecture", "Batch", "build_batch", "build_model"]
 

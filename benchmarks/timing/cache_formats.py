@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from benchmarks.architectures import Architecture
-from benchmarks.forced import beside_bounds, forced, forced_name
-from benchmarks.rounds import Rounds, Variant
-from benchmarks.settings import CACHE_BITS
-from benchmarks.spread import figures_of
-from benchmarks.stand import Stand
+from benchmarks.timing.forced_reuse import beside_bounds, forced, forced_name
+from benchmarks.timing.support.architectures import Architecture
+from benchmarks.timing.support.flags import CACHE_BITS
+from benchmarks.timing.support.interleaved_rounds import Rounds, Variant
+from benchmarks.timing.support.median_interval import figures_of
+from benchmarks.timing.support.timed_model import Stand
 
 SITES, RATIO = ("attn", "ff"), 0.5
 

@@ -1,6 +1,6 @@
 """Where a step's time goes: torch's profiler on a stock step and on steps that reuse everything.
 
-    python -m benchmarks.gaps --model dit-s-2-256 --device cpu --batch 4
+    python -m benchmarks.timing.step_profile --model dit-s-2-256 --device cpu --batch 4
 
 On a GPU it tells how long the device was busy, so what is left is time that it waited for the
 host: the largest gap that is left to close. The last line is JSON; its keys are in
@@ -18,15 +18,15 @@ from typing import Any
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.allocator import keep_memory
-from benchmarks.architectures import Architecture
-from benchmarks.deciding import SITES, deciders
-from benchmarks.forced import forced
-from benchmarks.rounds import Variant
-from benchmarks.settings import Settings, add_flags, hand_over, settings_of
-from benchmarks.speed import stand_of
-from benchmarks.spread import to_digits
-from benchmarks.stand import STEPS, Stand, name_of
+from benchmarks.timing.forced_reuse import forced
+from benchmarks.timing.gate_overhead import SITES, deciders
+from benchmarks.timing.speed import stand_of
+from benchmarks.timing.support.allocator import keep_memory
+from benchmarks.timing.support.architectures import Architecture
+from benchmarks.timing.support.flags import Settings, add_flags, hand_over, settings_of
+from benchmarks.timing.support.interleaved_rounds import Variant
+from benchmarks.timing.support.median_interval import to_digits
+from benchmarks.timing.support.timed_model import STEPS, Stand, name_of
 
 RUNS = 5
 """Unprofiled runs, whose median is the wall time; a profiler slows what it watches."""

@@ -8,7 +8,7 @@ import pytest
 
 PROGRAM = """
 import resource, torch
-from benchmarks.allocator import keep_memory
+from benchmarks.timing.support.allocator import keep_memory
 
 def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from benchmarks.architectures import Architecture
-from benchmarks.forced import beside_bounds
-from benchmarks.masks import interval_steps, mask_of, ratio_of_mask
-from benchmarks.rounds import Rounds, Variant
-from benchmarks.spread import figures_of
-from benchmarks.stand import Stand, name_of
+from benchmarks.timing.forced_reuse import beside_bounds
+from benchmarks.timing.support.architectures import Architecture
+from benchmarks.timing.support.interleaved_rounds import Rounds, Variant
+from benchmarks.timing.support.median_interval import figures_of
+from benchmarks.timing.support.reuse_masks import interval_steps, mask_of, ratio_of_mask
+from benchmarks.timing.support.timed_model import Stand, name_of
 from dqar.gates import Scripted
 
 PERIOD = 3

@@ -1,10 +1,10 @@
 """Everything that is to be measured on a GPU, in bf16: one command, taken up where it stopped.
 
-    python -m benchmarks.gpu                      # on the GPU machine
-    python -m benchmarks.gpu --prove /tmp/proof   # the same jobs, tiny, on a CPU
+    python -m benchmarks.timing.gpu_suite                      # on the GPU machine
+    python -m benchmarks.timing.gpu_suite --prove /tmp/proof   # the same jobs, tiny, on a CPU
 
 Needs torch, diffusers with what it imports, safetensors and jaxtyping; no Ray, no MLflow, no
-weights. Further flags are those of :mod:`benchmarks.series`. Results go to
+weights. Further flags are those of :mod:`benchmarks.timing.suite`. Results go to
 ``benchmarks/results/DEVICE/``.
 """
 
@@ -13,16 +13,16 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from benchmarks import series
+from benchmarks.timing import suite
 
 ON_GPU = (
     *("--device", "cuda", "--models", "dit-xl-2-256", "dit-xl-2-512", "pixart-sigma"),
-    *("--batches", "4", "16", "1", "64", "--kinds", *series.KINDS),
+    *("--batches", "4", "16", "1", "64", "--kinds", *suite.KINDS),
     *("--budget", "120"),
 )
 PROOF = (
     *("--device", "cpu", "--models", "tiny-dit", "tiny-pixart", "--batches", "1", "2"),
-    *("--kinds", *series.KINDS, "--budget", "5", "--quick"),
+    *("--kinds", *suite.KINDS, "--budget", "5", "--quick"),
 )
 
 
@@ -34,7 +34,7 @@ def flags_of(argv: Sequence[str]) -> list[str]:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    series.main(flags_of(sys.argv[1:] if argv is None else argv))
+    suite.main(flags_of(sys.argv[1:] if argv is None else argv))
 
 
 if __name__ == "__main__":

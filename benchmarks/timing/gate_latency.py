@@ -1,6 +1,6 @@
 """How long the gates of one step take to decide on the host: DiT-XL/2, 28 layers, 16 samples.
 
-    python -m benchmarks.decide
+    python -m benchmarks.timing.gate_latency
 
 Median over 300 steps; one thread. The last line is JSON.
 """
@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.settings import hand_over, machine_facts
+from benchmarks.timing.support.flags import hand_over, machine_facts
 from dqar import DQARController, PolicySpec, ReusePolicy, StaticPlan, export_plan
 from dqar.cascade import seed_cascade
 from dqar.gates import Gate, Interval, Learned, Scripted

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.architectures import (
+from benchmarks.timing.forced_reuse import RATIOS, least_seconds
+from benchmarks.timing.support.architectures import (
     ARCHITECTURES,
     PUBLISHED,
     Architecture,
@@ -19,10 +20,14 @@ from benchmarks.architectures import (
     flops_by_part,
     share_of_flops,
 )
-from benchmarks.forced import RATIOS, least_seconds
-from benchmarks.masks import forced_steps, interval_steps, mask_of, ratio_of_mask
-from benchmarks.stand import STEPS
-from benchmarks.subjects import model_of
+from benchmarks.timing.support.models import model_of
+from benchmarks.timing.support.reuse_masks import (
+    forced_steps,
+    interval_steps,
+    mask_of,
+    ratio_of_mask,
+)
+from benchmarks.timing.support.timed_model import STEPS
 
 
 @given(st.integers(1, 24), st.data())
