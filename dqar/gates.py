@@ -13,9 +13,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from dqar.layer_schedule import LayerSchedule
 from dqar.policy import ReusePolicy
 from dqar.records import SITES, Reason, Signal, Verdict
-from dqar.schedule import LayerSchedule
 
 MEASURED = frozenset({"entropy", "log_drift", "quant_error", "log_latent_norm"})
 """Features that cost device work; the controller measures only what is needed."""

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from dqar.cascade import seed_cascade
 from dqar.config import DQARConfig
 from dqar.gates import Gate, Interval, Scheduled
-from dqar.schedule import LayerSchedule, ScheduleType
+from dqar.layer_schedule import LayerSchedule, ScheduleType
 
 CacheBits = Literal[8, 16, 32]
 ABLATIONS = ("baseline", "entropy_gate", "quant_cache", "full_dqar")

@@ -11,7 +11,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from dqar.gates import Gate, Interval, Scheduled
-from dqar.schedule import LayerSchedule
+from dqar.layer_schedule import LayerSchedule
 
 METHODS = (
     "baseline",

@@ -35,7 +35,7 @@ from dqar.gates import (
     Staleness,
     Warmup,
 )
-from dqar.schedule import LayerSchedule
+from dqar.layer_schedule import LayerSchedule
 from pipeline.compare import error_at
 from pipeline.evaluator import Evaluator
 from pipeline.methods import SEED_WARMUP, Point

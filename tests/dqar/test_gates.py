@@ -26,10 +26,10 @@ from dqar.gates import (
     Staleness,
     Warmup,
 )
+from dqar.layer_schedule import LayerSchedule
 from dqar.policy import ReusePolicy
 from dqar.policy_spec import PolicySpec
 from dqar.records import FEATURES, Reason, Step, Verdict
-from dqar.schedule import LayerSchedule
 
 SHAPE = (3, 2)
 

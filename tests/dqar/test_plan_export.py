@@ -23,11 +23,11 @@ from dqar.gates import (
     Staleness,
     Warmup,
 )
+from dqar.layer_schedule import LayerSchedule
 from dqar.plan_export import export_plan
 from dqar.policy import ReusePolicy
 from dqar.policy_spec import PolicySpec
 from dqar.records import FEATURE_SETS, STACKED, Reason
-from dqar.schedule import LayerSchedule
 
 SITES = ("attn", "ff")
 OUTPUT = Fresh(parts={"output": torch.ones(1, 2, 2)})

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dqar.schedule import SCHEDULE_TYPES, LayerSchedule
+from dqar.layer_schedule import SCHEDULE_TYPES, LayerSchedule
 
 LAYERS, STEPS = 28, 50
 
