@@ -6,8 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from dqar.cache.quantization import CacheDtype, CacheFormat, Granularity
 from dqar.layer_schedule import SCHEDULE_TYPES, LayerSchedule, ScheduleType
-from dqar.quantization import CacheDtype, CacheFormat, Granularity
 from dqar.records import MAX_ORDER, SITES
 
 CACHE_DTYPES: dict[int, CacheDtype] = {32: "fp32", 16: "fp16", 8: "int8", 4: "int4", 2: "int2"}

@@ -15,15 +15,15 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from dqar.by_sample import gains_of, orders_of
-from dqar.cache import Balance, ReuseCache
+from dqar.cache.cache import Balance, ReuseCache
+from dqar.cache.forecast_coefficients import HandChronicle, StepCoefficients
+from dqar.cache.history import History
+from dqar.cache.site_tensors import Compute, Parts
 from dqar.cascade import policy_config, policy_gate, seed_cascade
-from dqar.coefficients import HandChronicle, StepCoefficients
 from dqar.config import DQARConfig
 from dqar.cross_branch import BranchRows, BranchSharing
-from dqar.exchange import Compute, Parts
 from dqar.feedback import ErrorFeedback
 from dqar.gates import MEASURED, AllOf, Cached, Gate
-from dqar.history import History
 from dqar.ledger import BRANCH_GAP, Ledger
 from dqar.passage import Passage
 from dqar.policy import ReusePolicy

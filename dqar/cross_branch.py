@@ -12,8 +12,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from dqar.cache.site_tensors import Parts, parts_error
 from dqar.config import DQARConfig
-from dqar.exchange import Parts, parts_error
 from dqar.records import Reason, Signal, Verdict
 
 CONDITIONAL, UNCONDITIONAL = "cond", "uncond"

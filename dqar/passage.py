@@ -11,11 +11,11 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from dqar.cache import CachedValue
-from dqar.coefficients import Coefficients, HandChronicle, StepCoefficients
+from dqar.cache.cache import CachedValue
+from dqar.cache.forecast_coefficients import Coefficients, HandChronicle, StepCoefficients
+from dqar.cache.history import History
+from dqar.cache.site_tensors import Compute, Fresh, Parts, parts_error
 from dqar.cross_branch import CONDITIONAL, UNCONDITIONAL, BranchRows
-from dqar.exchange import Compute, Fresh, Parts, parts_error
-from dqar.history import History
 from dqar.records import EntryKey, Reason
 from dqar.tape import Rows, StepTape, rows_that_compute
 

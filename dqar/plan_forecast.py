@@ -1,7 +1,7 @@
 """What the forecasts of a static plan read of the past, and by which factors; pure.
 
 The same books and factors as a controller's that follows the plan (:mod:`dqar.ledger`,
-:mod:`dqar.forecast`), for all steps at once, since all of them are known before the first.
+:mod:`dqar.cache.forecast`), for all steps at once, since all of them are known before the first.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from dqar.forecast import forecast_weights, update_rates
+from dqar.cache.forecast import forecast_weights, update_rates
 from dqar.ledger import Ledger
 from dqar.plan import StaticPlan
 from dqar.records import Step

@@ -7,9 +7,9 @@ from abc import ABC, abstractmethod
 from jaxtyping import Float
 from torch import Tensor
 
+from dqar.cache.history import History
+from dqar.cache.site_tensors import Decision
 from dqar.cross_branch import CONDITIONAL
-from dqar.exchange import Decision
-from dqar.history import History
 from dqar.ledger import Ledger
 from dqar.passage import Passage
 from dqar.records import STACKED, EntryKey, Reason

@@ -8,9 +8,9 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
+from dqar.cache.quantization import Granularity
 from dqar.config import CachedParts, DQARConfig
 from dqar.plan import StaticPlan
-from dqar.quantization import Granularity
 from pipeline.methods import Point
 from pipeline.models import Dtype, Sampler
 from pipeline.quality import FeatureSums

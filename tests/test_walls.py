@@ -138,14 +138,14 @@ def test_ground_floor_rests_on_records_alone(ground):
 
 
 def test_gates_touch_no_cache():
-    assert dqar_graph()["dqar.gates"].isdisjoint({"dqar.cache", "dqar.controller"})
+    assert dqar_graph()["dqar.gates"].isdisjoint({"dqar.cache.cache", "dqar.controller"})
 
 
 @pytest.mark.parametrize(
     ("room", "users"),
     [
-        ("dqar.cache", {"dqar.controller", "dqar.passage", "dqar.history"}),
-        ("dqar.history", {"dqar.controller", "dqar.passage", "dqar.verbs"}),
+        ("dqar.cache.cache", {"dqar.controller", "dqar.passage", "dqar.cache.history"}),
+        ("dqar.cache.history", {"dqar.controller", "dqar.passage", "dqar.verbs"}),
         ("dqar.passage", {"dqar.controller", "dqar.verbs"}),
     ],
 )

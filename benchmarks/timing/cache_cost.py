@@ -23,8 +23,8 @@ from torch import Tensor
 from benchmarks.timing.speed import clock, device_name, ratio_of
 from benchmarks.timing.support.models import ARCHITECTURES, Batch, build_batch, build_model
 from dqar import DQARConfig
-from dqar.kernels import fetch, overwrite, overwrite_rows
-from dqar.quantization import CacheDtype, CacheFormat, QuantizedTensor, dequantize, quantize
+from dqar.cache.kernels import fetch, overwrite, overwrite_rows
+from dqar.cache.quantization import CacheDtype, CacheFormat, QuantizedTensor, dequantize, quantize
 from dqar.signals import attention_entropy
 
 DTYPES: tuple[CacheDtype, ...] = ("fp32", "fp16", "int8", "int4")

@@ -10,8 +10,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
+from dqar.cache.site_tensors import Fresh
 from dqar.controller import DQARController
-from dqar.exchange import Fresh
 from dqar.signals import attention_entropy
 
 PLAIN_PROCESSOR = "AttnProcessor2_0"

@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from dqar.cache.site_tensors import Fresh
 from dqar.controller import DQARController
-from dqar.exchange import Fresh
 from dqar.integration.attention import computed_with_entropy
 from dqar.integration.reroute import Act, SiteCall
 

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from dqar.balancing import balance_factors, calibrated_salience
+from dqar.cache.salience_balancing import balance_factors, calibrated_salience
 from dqar.integration.samplers import DQARSampler
 from dqar.records import PartKey
 
@@ -28,7 +28,8 @@ def calibrate_balance(
     latents: Float[Tensor, "b c height width"] | None = None,
     generator: torch.Generator | None = None,
 ) -> dict[PartKey, Float[Tensor, " d"]]:
-    """Balance factors of keys, values and outputs of every layer (:mod:`dqar.balancing`).
+    """Balance factors of keys, values and outputs of every layer
+    (:mod:`dqar.cache.salience_balancing`).
 
     A channel's salience is its largest magnitude in a step; it is balanced against that of what
     multiplies the channel next: the queries for keys, the output projection for values, the

@@ -1,7 +1,7 @@
 """What sites of a planned transformer keep, and the classes of sites that write and read it.
 
 A site keeps its last value and as many divided differences as its forecasts read, made and added up
-by the operations of :mod:`dqar.forecast`, as a controller with an exact cache does it. What
+by the operations of :mod:`dqar.cache.forecast`, as a controller with an exact cache does it. What
 differs from step to step are factors alone, in tensors at fixed addresses: in a graph they are
 inputs, and so a step needs no graph of its own. A difference that a step leaves out has the
 factor 0.

@@ -12,8 +12,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 
+from dqar.cache.site_tensors import Fresh
 from dqar.controller import DQARController
-from dqar.exchange import Fresh
 from dqar.integration.attention import (
     attend,
     computed_with_entropy,

@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import strategies as st
 
-from dqar.quantization import BITS, CacheFormat, Granularity
+from dqar.cache.quantization import BITS, CacheFormat, Granularity
 
 QMAX = {"int8": 127, "int4": 7, "int2": 1}
 FORMS = [

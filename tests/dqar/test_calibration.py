@@ -7,7 +7,7 @@ from itertools import product
 import pytest
 import torch
 
-from dqar.balancing import balance_factors, calibrated_salience
+from dqar.cache.salience_balancing import balance_factors, calibrated_salience
 from dqar.gates import Interval
 from dqar.integration import (
     DQARDDIMSampler,

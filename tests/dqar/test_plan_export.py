@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from dqar.cache.site_tensors import Fresh
 from dqar.config import DQARConfig
 from dqar.controller import DQARController
-from dqar.exchange import Fresh
 from dqar.gates import (
     AllOf,
     Budget,

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dqar.forecast import forecast_weights, update_rates
+from dqar.cache.forecast import forecast_weights, update_rates
 from dqar.plan import Action, StaticPlan
 from dqar.plan_forecast import orders_read, step_factors
 

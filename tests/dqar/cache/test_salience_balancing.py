@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import spearmanr
 
-from dqar.balancing import FLOOR, balance_factors, calibrated_salience, spearman
-from dqar.quantization import BITS, CacheFormat, dequantize, quantize
+from dqar.cache.quantization import BITS, CacheFormat, dequantize, quantize
+from dqar.cache.salience_balancing import FLOOR, balance_factors, calibrated_salience, spearman
 
 QMAX = {"int8": 127, "int4": 7, "int2": 1}
 seeds = st.integers(0, 2**31)

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 import torch
 
-from dqar.coefficients import Coefficients, HandChronicle, StepCoefficients
+from dqar.cache.forecast_coefficients import Coefficients, HandChronicle, StepCoefficients
+from dqar.cache.history import History
 from dqar.config import DQARConfig
 from dqar.controller import DQARController
 from dqar.gates import Cached, Gate, Interval, Scripted
-from dqar.history import History
 from dqar.records import EntryKey, PartKey, Reason
 
 KEY, OTHER = EntryKey("attn", 0, "cond"), EntryKey("attn", 0, "uncond")

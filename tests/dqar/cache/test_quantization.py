@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dqar.quantization import (
+from dqar.cache.quantization import (
     BITS,
     FLOATS,
     CacheFormat,

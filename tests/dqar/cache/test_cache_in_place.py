@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 import torch
 
-from dqar.cache import ReuseCache
+from dqar.cache.cache import ReuseCache
+from dqar.cache.quantization import CacheFormat, quantize
+from dqar.cache.site_tensors import Fresh
 from dqar.config import DQARConfig
 from dqar.controller import DQARController
-from dqar.exchange import Fresh
 from dqar.gates import AllOf, Gate, Interval, Scripted
-from dqar.quantization import CacheFormat, quantize
 from dqar.records import EntryKey
 
 KEY, OTHER = EntryKey("attn", 3, "cond"), EntryKey("attn", 3, "uncond")

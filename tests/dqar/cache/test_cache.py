@@ -5,7 +5,7 @@ from typing import Literal
 import pytest
 import torch
 
-from dqar.cache import ReuseCache
+from dqar.cache.cache import ReuseCache
 from dqar.config import DQARConfig
 from dqar.records import STACKED, EntryKey
 

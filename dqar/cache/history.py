@@ -9,11 +9,11 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from dqar.cache import Balance, CachedValue, ReuseCache
-from dqar.coefficients import Coefficients
-from dqar.exchange import Parts
-from dqar.forecast import Factor
-from dqar.quantization import CacheFormat
+from dqar.cache.cache import Balance, CachedValue, ReuseCache
+from dqar.cache.forecast import Factor
+from dqar.cache.forecast_coefficients import Coefficients
+from dqar.cache.quantization import CacheFormat
+from dqar.cache.site_tensors import Parts
 from dqar.records import EntryKey
 
 

@@ -1,7 +1,7 @@
 """How a cached tensor is stored: as floats, or as symmetric integers of 8, 4 or 2 bits.
 
-The reference, which allocates and says what is meant; :mod:`dqar.kernels` gives the same bits in
-fewer passes and in place.
+The reference, which allocates and says what is meant; :mod:`dqar.cache.kernels` gives the same bits
+in fewer passes and in place.
 
 The seeds' formula over a group of values: ``q = clip(round(x / s), -qmax, qmax)`` with
 ``s = max|x| / qmax`` and ``qmax`` = 127, 7 or 1, so that no value in range is off by more than
@@ -115,9 +115,9 @@ def quantize(
 
     Args:
         balance: positive factors of the last axis, such as
-            :func:`dqar.balancing.balance_factors`, on the value's device. The value is multiplied
-            by them before its scale is taken and divided by them when it is read. Floats ignore
-            them; with ``per_channel`` scales they cancel.
+            :func:`dqar.cache.salience_balancing.balance_factors`, on the value's device. The value
+            is multiplied by them before its scale is taken and divided by them when it is read.
+            Floats ignore them; with ``per_channel`` scales they cancel.
 
     Raises:
         ValueError: if the scales or the factors do not fit the value's axes.

@@ -9,10 +9,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dqar.coefficients import Coefficients, StepCoefficients
+from dqar.cache.forecast import divided_difference, forecast, forecast_weights, update_rates
+from dqar.cache.forecast_coefficients import Coefficients, StepCoefficients
+from dqar.cache.history import History
 from dqar.config import DQARConfig
-from dqar.forecast import divided_difference, forecast, forecast_weights, update_rates
-from dqar.history import History
 from dqar.records import EntryKey
 
 KEY, CPU = EntryKey("attn", 0), torch.device("cpu")

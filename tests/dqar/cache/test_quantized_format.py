@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from dqar.quantization import (
+from dqar.cache.quantization import (
     BITS,
     FLOATS,
     CacheFormat,

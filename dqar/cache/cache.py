@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from dqar.forecast import Factor
-from dqar.kernels import (
+from dqar.cache.forecast import Factor
+from dqar.cache.kernels import (
     continued,
     divided,
     duplicate,
@@ -19,7 +19,7 @@ from dqar.kernels import (
     overwrite_rows,
     take,
 )
-from dqar.quantization import CacheFormat, QuantizedTensor, quantize
+from dqar.cache.quantization import CacheFormat, QuantizedTensor, quantize
 from dqar.records import EntryKey, PartKey
 
 Balance = Mapping[PartKey, Float[Tensor, " d"]]

@@ -68,7 +68,7 @@ def balance_factors(
     salience: Float[Tensor, " d"], consumer: Float[Tensor, " d"]
 ) -> Float[Tensor, " d"]:
     """``b_j = sqrt(consumer_j / salience_j)``, scaled to a geometric mean of 1 (CSB): what
-    :func:`dqar.quantization.quantize` multiplies the channels of the cached tensor by.
+    :func:`dqar.cache.quantization.quantize` multiplies the channels of the cached tensor by.
 
     Only ratios count: neither vector's unit matters. Positive and finite also where a channel or
     a whole vector is zero (:data:`FLOOR`).

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from dqar.forecast import Factor, forecast_weights, update_rates
+from dqar.cache.forecast import Factor, forecast_weights, update_rates
 from dqar.records import EntryKey, Signal
 
 

@@ -7,8 +7,8 @@ from importlib.util import find_spec
 import pytest
 import torch
 
-from dqar import kernels, triton_kernels
-from dqar.quantization import CacheFormat
+from dqar.cache import kernels, triton_kernels
+from dqar.cache.quantization import CacheFormat
 
 CPU = torch.device("cpu")
 FORMS = [CacheFormat(dtype="int8"), CacheFormat(dtype="int4")]

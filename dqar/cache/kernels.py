@@ -1,9 +1,9 @@
 """Quantised tensors overwritten in place and read back, in few passes over memory.
 
-The same bits as the reference, :mod:`dqar.quantization`, which also does what is rare: int2, odd
-widths of int4, salience balance. On a CPU a pass over memory is what costs, and a fresh page more
-than that, so that nothing is allocated that is kept. On a GPU a launch is: with one scale a row
-:mod:`dqar.triton_kernels` does it in one or two, where Triton is installed.
+The same bits as the reference, :mod:`dqar.cache.quantization`, which also does what is rare: int2,
+odd widths of int4, salience balance. On a CPU a pass over memory is what costs, and a fresh page
+more than that, so that nothing is allocated that is kept. On a GPU a launch is: with one scale a
+row :mod:`dqar.cache.triton_kernels` does it in one or two, where Triton is installed.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import torch
 from jaxtyping import Float, Int, Int8, Shaped, UInt8
 from torch import Tensor
 
-from dqar.forecast import Factor, beside, divided_difference, forecast
-from dqar.quantization import (
+from dqar.cache.forecast import Factor, beside, divided_difference, forecast
+from dqar.cache.quantization import (
     BITS,
     FLOATS,
     QuantizedTensor,
@@ -27,7 +27,7 @@ from dqar.quantization import (
     scale_of,
     write_rows,
 )
-from dqar.triton_kernels import fetch_codes, is_proven, overwrite_codes
+from dqar.cache.triton_kernels import fetch_codes, is_proven, overwrite_codes
 
 
 def overwrite(stored: QuantizedTensor, value: Float[Tensor, "r *axes"]) -> None:

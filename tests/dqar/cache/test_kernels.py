@@ -9,9 +9,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dqar.forecast import divided_difference, forecast
-from dqar.kernels import continued, divided, duplicate, fetch, overwrite, overwrite_rows
-from dqar.quantization import (
+from dqar.cache.forecast import divided_difference, forecast
+from dqar.cache.kernels import continued, divided, duplicate, fetch, overwrite, overwrite_rows
+from dqar.cache.quantization import (
     BITS,
     FLOATS,
     CacheFormat,

@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from dqar.quantization import (
+from dqar.cache.quantization import (
     BITS,
     CacheFormat,
     QuantizedTensor,
