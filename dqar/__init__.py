@@ -2,7 +2,7 @@
 
 from dqar.config import DQARConfig
 from dqar.config_file import load_config, save_config
-from dqar.controller import DQARController
+from dqar.control.controller import DQARController
 from dqar.integration.dit_wrapper import (
     DQARDiTWrapper,
     patch_dit_pipeline,

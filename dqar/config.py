@@ -75,7 +75,8 @@ class DQARConfig:
     keeps one more tensor an entry."""
     feedback: float = 0.0
     """Share of what reuse left out of the model's output that is made up for at the next step that
-    computes everything (:mod:`dqar.feedback`); 0 makes up for nothing and keeps nothing."""
+    computes everything (:mod:`dqar.control.error_feedback`); 0 makes up for nothing and keeps
+    nothing."""
     cross_branch_threshold: float | None = None
     """Largest relative L2 distance between the two guidance branches of what is cached, when
     both were last computed, at which the unconditional rows take the conditional value instead

@@ -1,6 +1,6 @@
 """What the forecasts of a static plan read of the past, and by which factors; pure.
 
-The same books and factors as a controller's that follows the plan (:mod:`dqar.ledger`,
+The same books and factors as a controller's that follows the plan (:mod:`dqar.control.entry_state`,
 :mod:`dqar.cache.forecast`), for all steps at once, since all of them are known before the first.
 """
 
@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from dqar.cache.forecast import forecast_weights, update_rates
-from dqar.ledger import Ledger
+from dqar.control.entry_state import Ledger
 from dqar.plan import StaticPlan
 from dqar.records import Step
 

@@ -191,7 +191,7 @@ class Signal:
     """Order of the forecast that a reuse would show: 0 is the cached value as it is. No more than
     the computations so far allow."""
     feedback: Float[Tensor, " b"]
-    """Gain of the error feedback that the run has (:mod:`dqar.feedback`)."""
+    """Gain of the error feedback that the run has (:mod:`dqar.control.error_feedback`)."""
     entropy: Float[Tensor, "g b"]
     """Attention entropy at the last computation, nats, mean over rows, heads and branches."""
     drift: Float[Tensor, "g b"]

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dqar.controller import DQARController
+from dqar.control.controller import DQARController
 from dqar.gates import AllOf
 from dqar.records import GateRecord
 from pipeline.answers import Found, Question

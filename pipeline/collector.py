@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from dqar.controller import DQARController
+from dqar.control.controller import DQARController
 from dqar.gates import AllOf, Cached, Scripted, Staleness
 from dqar.integration import DQARDiTWrapper, DQARSampler, SamplerConfig
 from dqar.records import GateRecord

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from dqar.by_sample import gate_for
+from dqar.control.per_sample import gate_for
 from dqar.gates import Gate
 from pipeline.noise import side_by_side
 

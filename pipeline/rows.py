@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dqar.config import CACHE_DTYPES
-from dqar.controller import CLASS_PROMPT_LENGTH
+from dqar.control.controller import CLASS_PROMPT_LENGTH
 from dqar.records import ACTIONS, FEATURES, SITES, GateRecord, Reason
 from pipeline.designs import Exploration
 from pipeline.plan import CollectPlan

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dqar.controller import DQARController
+from dqar.control.controller import DQARController
 from dqar.gates import Gate
 from dqar.integration import (
     DQARDiTWrapper,

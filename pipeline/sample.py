@@ -14,13 +14,13 @@ from torch import Tensor
 
 from dqar.cascade import policy_gate
 from dqar.config import DQARConfig
-from dqar.controller import DQARController
+from dqar.control.controller import DQARController
+from dqar.control.summary import ReuseSummary
 from dqar.gates import Interval
 from dqar.integration import DQARDiTWrapper, DQARSampler, SamplerConfig
 from dqar.plan import StaticPlan
 from dqar.policy import ReusePolicy
 from dqar.signals import relative_error
-from dqar.summary import ReuseSummary
 from pipeline.door import Refusal, checked
 from pipeline.model_card import ModelCard
 from pipeline.models import Dtype, LoadedModel, Sampler, scheduler_of_run

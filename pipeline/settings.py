@@ -14,7 +14,7 @@ class Setting:
     forecast_order: int = 0
     """What a reuse shows: the cached value, or its forecast of this order."""
     feedback: float = 0.0
-    """Gain of the error feedback (:mod:`dqar.feedback`)."""
+    """Gain of the error feedback (:mod:`dqar.control.error_feedback`)."""
 
     @classmethod
     def of(cls, plans: PolicySpec | Rival) -> Setting:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from dqar.summary import ReuseSummary
+from dqar.control.summary import ReuseSummary
 from pipeline.quality import Deltas, FeatureSums
 
 SUMS = ("latent_rel_l2", "psnr", "ssim")

@@ -138,15 +138,21 @@ def test_ground_floor_rests_on_records_alone(ground):
 
 
 def test_gates_touch_no_cache():
-    assert dqar_graph()["dqar.gates"].isdisjoint({"dqar.cache.cache", "dqar.controller"})
+    assert dqar_graph()["dqar.gates"].isdisjoint({"dqar.cache.cache", "dqar.control.controller"})
 
 
 @pytest.mark.parametrize(
     ("room", "users"),
     [
-        ("dqar.cache.cache", {"dqar.controller", "dqar.passage", "dqar.cache.history"}),
-        ("dqar.cache.history", {"dqar.controller", "dqar.passage", "dqar.verbs"}),
-        ("dqar.passage", {"dqar.controller", "dqar.verbs"}),
+        (
+            "dqar.cache.cache",
+            {"dqar.control.controller", "dqar.control.site_execution", "dqar.cache.history"},
+        ),
+        (
+            "dqar.cache.history",
+            {"dqar.control.controller", "dqar.control.site_execution", "dqar.control.manual"},
+        ),
+        ("dqar.control.site_execution", {"dqar.control.controller", "dqar.control.manual"}),
     ],
 )
 def test_only_the_controller_opens_the_cache(room, users):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from dqar.cache.site_tensors import Fresh
-from dqar.controller import DQARController
+from dqar.control.controller import DQARController
 from dqar.signals import attention_entropy
 
 PLAIN_PROCESSOR = "AttnProcessor2_0"

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from dqar.cache.site_tensors import Fresh
-from dqar.controller import DQARController
+from dqar.control.controller import DQARController
 from dqar.integration.attention import computed_with_entropy
 from dqar.integration.reroute import Act, SiteCall
 

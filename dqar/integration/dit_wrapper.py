@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from dqar.config import DQARConfig
-from dqar.controller import CLASS_PROMPT_LENGTH, DQARController
-from dqar.cross_branch import CONDITIONAL, UNCONDITIONAL
+from dqar.control.branch_sharing import CONDITIONAL, UNCONDITIONAL
+from dqar.control.controller import CLASS_PROMPT_LENGTH, DQARController
 from dqar.integration.reroute import hook_outputs, hook_steps
 from dqar.integration.run import Run
 from dqar.integration.seat import Seat

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dqar.feedback import ErrorFeedback
+from dqar.control.error_feedback import ErrorFeedback
 from dqar.integration.compilation import Compilation, Regions, fix_address
 from dqar.integration.kept import Memory
 from dqar.integration.reroute import Replacement, untraced_class, with_output

@@ -18,7 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from dqar.controller import DQARController
+from dqar.control.controller import DQARController
 from dqar.integration.seat import Seat
 from dqar.integration.site_operator import called, fits, number_of
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from dqar.controller import DQARController
+from dqar.control.controller import DQARController
 from dqar.snr import scheduler_snr
 
 

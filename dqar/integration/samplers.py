@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from dqar.controller import DQARController
+from dqar.control.controller import DQARController
 from dqar.integration.dit_wrapper import DQARDiTWrapper
 from dqar.integration.planned import PlannedDiT
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from dqar.config import CachedParts
-from dqar.controller import DQARController
+from dqar.control.controller import DQARController
 from dqar.integration.run import Run
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 
 from dqar.cache.site_tensors import Fresh
-from dqar.controller import DQARController
+from dqar.control.controller import DQARController
 from dqar.integration.attention import (
     attend,
     computed_with_entropy,

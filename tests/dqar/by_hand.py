@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from dqar.config import DQARConfig
-from dqar.controller import DQARController
+from dqar.control.controller import DQARController
 from dqar.gates import AllOf, Gate
 
 OPEN = AllOf()

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from dqar.config import DQARConfig
-from dqar.controller import DQARController
+from dqar.control.controller import DQARController
 from dqar.gates import Closed, Interval, Scripted
 from dqar.integration import patch_dit_pipeline, unpatch_dit_pipeline
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from dqar import patch_dit_pipeline, unpatch_dit_pipeline
-from dqar.controller import DQARController
+from dqar.control.controller import DQARController
 from dqar.gates import Closed, Interval, Scripted
 
 # Dynamo imports modules of PyTorch that warn of others.

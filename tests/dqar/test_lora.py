@@ -11,7 +11,7 @@ import torch
 from peft import LoraConfig, get_peft_model, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
 
-from dqar.controller import DQARController
+from dqar.control.controller import DQARController
 from dqar.gates import Closed, Interval, Scripted
 from dqar.integration import patch_dit_pipeline, unpatch_dit_pipeline
 

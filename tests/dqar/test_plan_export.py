@@ -7,7 +7,7 @@ import torch
 
 from dqar.cache.site_tensors import Fresh
 from dqar.config import DQARConfig
-from dqar.controller import DQARController
+from dqar.control.controller import DQARController
 from dqar.gates import (
     AllOf,
     Budget,

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from dqar.controller import DQARController
+from dqar.control.controller import DQARController
 from dqar.gates import Interval
 from dqar.integration import DQARDiTWrapper, PlannedDiT
 from dqar.integration.variants import roles_of

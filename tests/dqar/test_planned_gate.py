@@ -7,7 +7,7 @@ import torch
 
 from dqar.cascade import policy_gate
 from dqar.config import DQARConfig
-from dqar.controller import DQARController
+from dqar.control.controller import DQARController
 from dqar.gates import Learned
 from dqar.planned_gate import Planned
 from dqar.policy import ReusePolicy

@@ -7,7 +7,7 @@ import threading
 import pytest
 import torch
 
-from dqar.controller import DQARController
+from dqar.control.controller import DQARController
 from dqar.gates import Interval
 from dqar.integration import Compilation, PlannedDiT
 from dqar.plan import StaticPlan

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from dqar.controller import DQARController
+from dqar.control.controller import DQARController
 from dqar.gates import AllOf, Closed, Interval
 from dqar.snr import flow_snr
 

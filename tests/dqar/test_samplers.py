@@ -7,7 +7,7 @@ import diffusers
 import pytest
 import torch
 
-from dqar.controller import DQARController
+from dqar.control.controller import DQARController
 from dqar.gates import Closed, Interval
 from dqar.integration import (
     DQARDDIMSampler,

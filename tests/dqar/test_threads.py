@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from dqar.config import DQARConfig
-from dqar.controller import DQARController
+from dqar.control.controller import DQARController
 from dqar.gates import AllOf, Closed, Gate, Interval, Scripted
 from dqar.integration import DQARDDIMSampler, DQARDiTWrapper, SamplerConfig, patch_dit_pipeline
 

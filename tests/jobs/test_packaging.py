@@ -74,7 +74,12 @@ def pack(folder, target, respect_gitignore=True):
 def test_an_upload_holds_the_project_and_is_small(worked_in, tmp_path):
     names = pack(worked_in, tmp_path / "package.zip")
     assert (tmp_path / "package.zip").stat().st_size <= LIMIT
-    needed = {"jobs/collect.py", "dqar/controller.py", "pipeline/fleet.py", "constraints.txt"}
+    needed = {
+        "jobs/collect.py",
+        "dqar/control/controller.py",
+        "pipeline/fleet.py",
+        "constraints.txt",
+    }
     assert needed | {"pyproject.toml", "pipeline/digits/transformer/config.json"} <= names
 
 

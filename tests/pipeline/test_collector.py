@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from dqar.config import DQARConfig
-from dqar.controller import DQARController
+from dqar.control.controller import DQARController
 from dqar.gates import Scripted
 from dqar.integration import DQARDDIMSampler, DQARDiTWrapper, SamplerConfig
 from dqar.records import FEATURES

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from dqar.controller import DQARController
+from dqar.control.controller import DQARController
 from dqar.gates import Interval, Scripted
 from dqar.integration import DQARDDIMSampler, DQARDiTWrapper, SamplerConfig
 from dqar.records import ACTIONS, GateRecord

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from dqar.config import DQARConfig
-from dqar.controller import DQARController
+from dqar.control.controller import DQARController
 from dqar.gates import Scripted
 from dqar.integration import DQARDiTWrapper, DQARSampler, SamplerConfig
 from pipeline.evaluator import Evaluator

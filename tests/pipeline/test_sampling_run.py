@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from dqar.summary import summarize
+from dqar.control.summary import summarize
 from pipeline.sample import Sampled
 from pipeline.sampling_run import write_samples
 

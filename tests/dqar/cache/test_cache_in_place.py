@@ -12,7 +12,7 @@ from dqar.cache.cache import ReuseCache
 from dqar.cache.quantization import CacheFormat, quantize
 from dqar.cache.site_tensors import Fresh
 from dqar.config import DQARConfig
-from dqar.controller import DQARController
+from dqar.control.controller import DQARController
 from dqar.gates import AllOf, Gate, Interval, Scripted
 from dqar.records import EntryKey
 

@@ -10,7 +10,7 @@ import torch
 from dqar.cache.forecast_coefficients import Coefficients, HandChronicle, StepCoefficients
 from dqar.cache.history import History
 from dqar.config import DQARConfig
-from dqar.controller import DQARController
+from dqar.control.controller import DQARController
 from dqar.gates import Cached, Gate, Interval, Scripted
 from dqar.records import EntryKey, PartKey, Reason
 

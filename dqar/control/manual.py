@@ -9,9 +9,9 @@ from torch import Tensor
 
 from dqar.cache.history import History
 from dqar.cache.site_tensors import Decision
-from dqar.cross_branch import CONDITIONAL
-from dqar.ledger import Ledger
-from dqar.passage import Passage
+from dqar.control.branch_sharing import CONDITIONAL
+from dqar.control.entry_state import Ledger
+from dqar.control.site_execution import Passage
 from dqar.records import STACKED, EntryKey, Reason
 from dqar.signals import map_entropy
 

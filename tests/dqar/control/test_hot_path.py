@@ -13,7 +13,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dqar.config import DQARConfig
-from dqar.controller import DQARController
+from dqar.control.controller import DQARController
 from dqar.gates import AllOf, Closed, EntropyBelow, Gate, Interval, Scripted, Staleness
 from dqar.integration import DQARDiTWrapper
 

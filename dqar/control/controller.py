@@ -1,6 +1,6 @@
 """The controller acts on what the gates decide. It alone touches the cache.
 
-The seed's other verbs drive one site at a time by hand (:mod:`dqar.verbs`);
+The seed's other verbs drive one site at a time by hand (:mod:`dqar.control.manual`);
 :meth:`DQARController.through` is the same in one call, for a module that can compute some rows of a
 batch.
 """
@@ -14,25 +14,25 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from dqar.by_sample import gains_of, orders_of
 from dqar.cache.cache import Balance, ReuseCache
 from dqar.cache.forecast_coefficients import HandChronicle, StepCoefficients
 from dqar.cache.history import History
 from dqar.cache.site_tensors import Compute, Parts
 from dqar.cascade import policy_config, policy_gate, seed_cascade
 from dqar.config import DQARConfig
-from dqar.cross_branch import BranchRows, BranchSharing
-from dqar.feedback import ErrorFeedback
+from dqar.control.branch_sharing import BranchRows, BranchSharing
+from dqar.control.entry_state import BRANCH_GAP, Ledger
+from dqar.control.error_feedback import ErrorFeedback
+from dqar.control.manual import Verbs
+from dqar.control.per_sample import gains_of, orders_of
+from dqar.control.site_execution import Passage
+from dqar.control.step_log import StepTape
+from dqar.control.summary import ReuseSummary, summarize
 from dqar.gates import MEASURED, AllOf, Cached, Gate
-from dqar.ledger import BRANCH_GAP, Ledger
-from dqar.passage import Passage
 from dqar.policy import ReusePolicy
 from dqar.records import EntryKey, GateRecord, Reason, Step, Verdict
 from dqar.signals import log_norm
 from dqar.snr import cosine_snr
-from dqar.summary import ReuseSummary, summarize
-from dqar.tape import StepTape
-from dqar.verbs import Verbs
 
 CLASS_PROMPT_LENGTH = 16
 """Prompt length of a class-conditional model, so that tau(p) = tau_base."""

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
-from dqar.ledger import BRANCH_GAP, MEASURES
+from dqar.control.entry_state import BRANCH_GAP, MEASURES
 from dqar.records import STACKED, Reason, Verdict
 
 

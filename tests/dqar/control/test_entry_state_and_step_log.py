@@ -4,9 +4,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dqar.ledger import MEASURES, Ledger
+from dqar.control.entry_state import MEASURES, Ledger
+from dqar.control.step_log import StepTape, rows_that_compute
 from dqar.records import SITES, Reason, Step, Verdict
-from dqar.tape import StepTape, rows_that_compute
 
 CPU = torch.device("cpu")
 LENGTHS = torch.full((2,), 16.0)

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from dqar.config import DQARConfig
-from dqar.controller import DQARController
-from dqar.cross_branch import BranchRows, BranchSharing
+from dqar.control.branch_sharing import BranchRows, BranchSharing
+from dqar.control.controller import DQARController
 from dqar.gates import Gate, Scripted
 from dqar.records import EntryKey, Reason, Verdict
 

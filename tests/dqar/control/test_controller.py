@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from dqar.cascade import seed_cascade
 from dqar.config import DQARConfig
-from dqar.controller import DQARController
+from dqar.control.controller import DQARController
 from dqar.gates import AllOf, Budget, Closed, Scripted, Staleness
 from dqar.records import GateRecord, Reason
 from tests.dqar.by_hand import controller_of, output_at

@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from dqar.config import DQARConfig
-from dqar.feedback import Gain
+from dqar.control.error_feedback import Gain
 from dqar.gates import AllOf, Gate
 
 

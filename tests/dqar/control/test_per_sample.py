@@ -4,9 +4,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dqar.by_sample import gate_for
 from dqar.cascade import seed_cascade
 from dqar.config import DQARConfig
+from dqar.control.per_sample import gate_for
 from dqar.gates import (
     AllOf,
     Cached,

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from dqar.config import DQARConfig
-from dqar.controller import DQARController
+from dqar.control.controller import DQARController
 from dqar.gates import Closed, Gate, Scripted
 from dqar.records import EntryKey, Reason
 

@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from dqar.control.summary import summarize
 from dqar.records import Reason
-from dqar.summary import summarize
 
 R, C, S = int(Reason.REUSE), int(Reason.COLD), int(Reason.SNR)
 SHARED = int(Reason.SHARED)

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dqar import patch_dit_pipeline
-from dqar.controller import DQARController
-from dqar.feedback import ErrorFeedback
+from dqar.control.controller import DQARController
+from dqar.control.error_feedback import ErrorFeedback
 from dqar.gates import Closed, Interval, Scripted
 from dqar.integration import PlannedDiT
 from dqar.plan import StaticPlan

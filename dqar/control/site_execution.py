@@ -15,9 +15,9 @@ from dqar.cache.cache import CachedValue
 from dqar.cache.forecast_coefficients import Coefficients, HandChronicle, StepCoefficients
 from dqar.cache.history import History
 from dqar.cache.site_tensors import Compute, Fresh, Parts, parts_error
-from dqar.cross_branch import CONDITIONAL, UNCONDITIONAL, BranchRows
+from dqar.control.branch_sharing import CONDITIONAL, UNCONDITIONAL, BranchRows
+from dqar.control.step_log import Rows, StepTape, rows_that_compute
 from dqar.records import EntryKey, Reason
-from dqar.tape import Rows, StepTape, rows_that_compute
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
