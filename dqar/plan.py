@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from dqar.config import DQARConfig
-from dqar.gates import Gate, Scripted
+from dqar.gates.rules import Gate, Scripted
 from dqar.records import MAX_ORDER
 
 

@@ -9,7 +9,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from dqar.control.entry_state import Ledger
-from dqar.gates import AllOf, Cached, Gate
+from dqar.gates.rules import AllOf, Cached, Gate
 from dqar.plan import StaticPlan
 from dqar.records import Signal, Step
 from dqar.snr import cosine_snr, scheduler_snr

@@ -123,9 +123,9 @@ def configure(arguments: argparse.Namespace, card, policy, plan):
 def configure_reuse(arguments: argparse.Namespace, policy, plan):
     """The configuration of --config, else the policy's or the plan's, else the default; then the
     flags."""
-    from dqar.cascade import policy_config
     from dqar.config import DQARConfig
     from dqar.config_file import load_config
+    from dqar.gates.paper_cascade import policy_config
     from pipeline.evaluation_run import refuse_policies_apart
 
     if arguments.config is not None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from dqar.control.controller import DQARController
-from dqar.gates import AllOf
+from dqar.gates.rules import AllOf
 from dqar.records import GateRecord
 from pipeline.answers import Found, Question
 from pipeline.curves import CurveProbe, Curves, watched

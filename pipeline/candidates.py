@@ -6,9 +6,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from dqar.cascade import seed_cascade
 from dqar.config import DQARConfig
-from dqar.gates import Gate, Interval, Scheduled
+from dqar.gates.paper_cascade import seed_cascade
+from dqar.gates.rules import Gate, Interval, Scheduled
 from dqar.layer_schedule import LayerSchedule, ScheduleType
 
 CacheBits = Literal[8, 16, 32]

@@ -13,7 +13,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from dqar.control.controller import DQARController
-from dqar.gates import AllOf, Cached, Scripted, Staleness
+from dqar.gates.rules import AllOf, Cached, Scripted, Staleness
 from dqar.integration import DQARDiTWrapper, DQARSampler, SamplerConfig
 from dqar.records import GateRecord
 from pipeline.dataset import commit_unit

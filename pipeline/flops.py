@@ -8,7 +8,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from dqar.gates import Gate, Learned
+from dqar.gates.rules import Gate, Learned
 from dqar.policy import ReusePolicy
 from dqar.records import ACTIONS
 from pipeline.model_card import ModelCard

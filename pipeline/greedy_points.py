@@ -12,7 +12,7 @@ from jaxtyping import Float
 from sklearn.isotonic import IsotonicRegression
 from torch import Tensor
 
-from dqar.gates import Learned, Scripted
+from dqar.gates.rules import Learned, Scripted
 from dqar.plan import majority
 from dqar.policy import ReusePolicy
 from pipeline.contest import Ask, Contest, budget_label

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from dqar.gates import Gate, Interval, Scheduled
+from dqar.gates.rules import Gate, Interval, Scheduled
 from dqar.layer_schedule import LayerSchedule
 
 METHODS = (

@@ -16,8 +16,8 @@ from itertools import groupby
 
 import torch
 
-from dqar.gates import Gate, Scripted
-from dqar.planned_gate import Planned
+from dqar.gates.planned import Planned
+from dqar.gates.rules import Gate, Scripted
 from dqar.policy import ReusePolicy
 from dqar.policy_spec import PolicySpec
 from pipeline.contest import Ask, Contest, budget_label

@@ -5,7 +5,7 @@ from __future__ import annotations
 from jaxtyping import Bool
 from torch import Tensor
 
-from dqar.gates import Scripted
+from dqar.gates.rules import Scripted
 from pipeline.methods import Point
 from pipeline.router import RouterProbe, Routers
 

@@ -12,11 +12,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from dqar.cascade import policy_gate
 from dqar.config import DQARConfig
 from dqar.control.controller import DQARController
 from dqar.control.summary import ReuseSummary
-from dqar.gates import Interval
+from dqar.gates.paper_cascade import policy_gate
+from dqar.gates.rules import Interval
 from dqar.integration import DQARDiTWrapper, DQARSampler, SamplerConfig
 from dqar.plan import StaticPlan
 from dqar.policy import ReusePolicy

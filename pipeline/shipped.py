@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from dqar.gates import Scripted
+from dqar.gates.rules import Scripted
 from dqar.plan import StaticPlan
 from dqar.plan_export import export_plan
 from dqar.plan_file import save_plan

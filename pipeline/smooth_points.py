@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from dqar.gates import Scripted
+from dqar.gates.rules import Scripted
 from pipeline.curves import Curves
 from pipeline.methods import Grid, Point
 

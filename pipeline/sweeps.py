@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from dqar.gates import Closed
+from dqar.gates.rules import Closed
 from pipeline.candidates import (
     DIT_XL,
     AblationGrid,

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from dqar.gates import (
+from dqar.gates.rules import (
     AllOf,
     Budget,
     Cached,

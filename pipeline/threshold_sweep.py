@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from dqar import DQARConfig, DQARController, DQARDiTWrapper
-from dqar.gates import Cached, Closed
+from dqar.gates.rules import Cached, Closed
 from dqar.integration import DQARDDIMSampler, SamplerConfig
 from dqar.records import GateRecord
 from pipeline import dummy

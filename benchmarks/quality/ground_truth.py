@@ -21,7 +21,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from dqar.gates import Scripted
+from dqar.gates.rules import Scripted
 from dqar.planner import step_damage
 from dqar.policy import ReusePolicy
 from dqar.policy_file import load_policy

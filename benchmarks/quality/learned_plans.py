@@ -22,7 +22,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from benchmarks.quality.ground_truth import evaluator_of
-from dqar.gates import Scripted
+from dqar.gates.rules import Scripted
 from dqar.plan import StaticPlan
 from dqar.plan_file import load_plan
 from dqar.policy import ReusePolicy

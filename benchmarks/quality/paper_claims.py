@@ -20,9 +20,9 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from dqar.cascade import seed_cascade
 from dqar.config import DQARConfig
-from dqar.gates import (
+from dqar.gates.paper_cascade import seed_cascade
+from dqar.gates.rules import (
     AllOf,
     Budget,
     Cached,

@@ -11,7 +11,7 @@ from benchmarks.timing.support.interleaved_rounds import Rounds, Variant
 from benchmarks.timing.support.median_interval import figures_of, ratio_of, to_digits
 from benchmarks.timing.support.reuse_masks import forced_steps, mask_of
 from benchmarks.timing.support.timed_model import STEPS, Stand, name_of
-from dqar.gates import Scripted
+from dqar.gates.rules import Scripted
 
 RATIOS = (0.25, 0.5, 0.75, 1.0)
 

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 from benchmarks.timing.support.flags import hand_over, machine_facts
 from dqar import DQARController, PolicySpec, ReusePolicy, StaticPlan, export_plan
-from dqar.cascade import seed_cascade
-from dqar.gates import Gate, Interval, Learned, Scripted
+from dqar.gates.paper_cascade import seed_cascade
+from dqar.gates.rules import Gate, Interval, Learned, Scripted
 from dqar.integration import PlannedDiT
 from dqar.records import FEATURE_SETS
 

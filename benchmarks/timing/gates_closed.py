@@ -11,7 +11,7 @@ from benchmarks.timing.support.device_clock import clock
 from benchmarks.timing.support.median_interval import figures_of, ratio_of
 from benchmarks.timing.support.timed_model import Schedule, Stand
 from dqar import DQARController
-from dqar.gates import Closed
+from dqar.gates.rules import Closed
 
 STEPS_OF_HALF = {"cpu": 1, "cuda": 4}
 """Steps between two looks at the clock: the shorter the closer the pair, and each look makes a GPU

@@ -11,7 +11,7 @@ from benchmarks.timing.support.interleaved_rounds import Rounds, Variant
 from benchmarks.timing.support.median_interval import figures_of
 from benchmarks.timing.support.reuse_masks import interval_steps, mask_of, ratio_of_mask
 from benchmarks.timing.support.timed_model import Stand, name_of
-from dqar.gates import Scripted
+from dqar.gates.rules import Scripted
 
 PERIOD = 3
 """Two steps of three reuse, at gaps 1 and 2."""

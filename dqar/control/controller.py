@@ -18,7 +18,6 @@ from dqar.cache.cache import Balance, ReuseCache
 from dqar.cache.forecast_coefficients import HandChronicle, StepCoefficients
 from dqar.cache.history import History
 from dqar.cache.site_tensors import Compute, Parts
-from dqar.cascade import policy_config, policy_gate, seed_cascade
 from dqar.config import DQARConfig
 from dqar.control.branch_sharing import BranchRows, BranchSharing
 from dqar.control.entry_state import BRANCH_GAP, Ledger
@@ -28,7 +27,8 @@ from dqar.control.per_sample import gains_of, orders_of
 from dqar.control.site_execution import Passage
 from dqar.control.step_log import StepTape
 from dqar.control.summary import ReuseSummary, summarize
-from dqar.gates import MEASURED, AllOf, Cached, Gate
+from dqar.gates.paper_cascade import policy_config, policy_gate, seed_cascade
+from dqar.gates.rules import MEASURED, AllOf, Cached, Gate
 from dqar.policy import ReusePolicy
 from dqar.records import EntryKey, GateRecord, Reason, Step, Verdict
 from dqar.signals import log_norm
@@ -119,7 +119,7 @@ class DQARController(Verbs):
 
     @property
     def needs(self) -> frozenset[str]:
-        """What is measured of :data:`dqar.gates.MEASURED`."""
+        """What is measured of :data:`dqar.gates.rules.MEASURED`."""
         return MEASURED if self.sink or self.exposure else self.gate.needs
 
     def bind(

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dqar.config import DQARConfig
-from dqar.gates import AllOf, Closed
+from dqar.gates.rules import AllOf, Closed
 
 by_branches = pytest.mark.parametrize("branch_mode", ["tied", "independent"])
 by_sites = pytest.mark.parametrize("sites", [("attn",), ("ff",), ("attn", "ff")], ids="+".join)

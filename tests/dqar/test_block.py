@@ -11,7 +11,7 @@ import torch
 from torch.nn.functional import silu
 
 from dqar.config import DQARConfig
-from dqar.gates import AllOf, Closed, Gate, Interval, Scripted
+from dqar.gates.rules import AllOf, Closed, Gate, Interval, Scripted
 from dqar.records import FEATURES, Reason
 
 TOKENS, WIDTH = 16, 16

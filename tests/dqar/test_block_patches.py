@@ -9,7 +9,7 @@ import torch
 
 from dqar.config import DQARConfig
 from dqar.control.controller import DQARController
-from dqar.gates import Closed, Interval, Scripted
+from dqar.gates.rules import Closed, Interval, Scripted
 from dqar.integration import patch_dit_pipeline, unpatch_dit_pipeline
 
 TOKENS, WIDTH = 16, 16

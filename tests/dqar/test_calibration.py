@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from dqar.cache.salience_balancing import balance_factors, calibrated_salience
-from dqar.gates import Interval
+from dqar.gates.rules import Interval
 from dqar.integration import (
     DQARDDIMSampler,
     DQARDPMSolverSampler,

@@ -11,7 +11,7 @@ import torch
 
 from dqar import patch_dit_pipeline, unpatch_dit_pipeline
 from dqar.control.controller import DQARController
-from dqar.gates import Closed, Interval, Scripted
+from dqar.gates.rules import Closed, Interval, Scripted
 
 # Dynamo imports modules of PyTorch that warn of others.
 pytestmark = [

@@ -10,7 +10,7 @@ import torch
 
 from dqar import patch_dit_pipeline, unpatch_dit_pipeline
 from dqar.control.controller import DQARController
-from dqar.gates import Closed, Interval
+from dqar.gates.rules import Closed, Interval
 from dqar.integration import DQARDiTWrapper
 
 CHANGES = [{}, {"cached": "kv"}, {"sites": ("block",)}]

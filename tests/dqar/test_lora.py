@@ -12,7 +12,7 @@ from peft import LoraConfig, get_peft_model, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
 
 from dqar.control.controller import DQARController
-from dqar.gates import Closed, Interval, Scripted
+from dqar.gates.rules import Closed, Interval, Scripted
 from dqar.integration import patch_dit_pipeline, unpatch_dit_pipeline
 
 ROUNDING = 1e-5

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from dqar.gates import AllOf, Closed, Interval, Scripted
+from dqar.gates.rules import AllOf, Closed, Interval, Scripted
 from dqar.integration import DQARDiTWrapper
 
 

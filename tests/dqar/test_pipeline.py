@@ -10,7 +10,7 @@ import torch
 from dqar import patch_dit_pipeline, unpatch_dit_pipeline
 from dqar.config import DQARConfig
 from dqar.control.controller import DQARController
-from dqar.gates import Interval
+from dqar.gates.rules import Interval
 from dqar.integration import DQARDDIMSampler, DQARDiTWrapper, SamplerConfig
 
 STEPS, LAYERS = 6, 3

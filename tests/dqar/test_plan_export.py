@@ -8,7 +8,7 @@ import torch
 from dqar.cache.site_tensors import Fresh
 from dqar.config import DQARConfig
 from dqar.control.controller import DQARController
-from dqar.gates import (
+from dqar.gates.rules import (
     AllOf,
     Budget,
     Closed,

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from dqar.control.controller import DQARController
-from dqar.gates import Interval
+from dqar.gates.rules import Interval
 from dqar.integration import DQARDiTWrapper, PlannedDiT
 from dqar.integration.variants import roles_of
 from dqar.plan import StaticPlan

@@ -10,7 +10,7 @@ import pytest
 import torch
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
 
-from dqar.gates import Interval
+from dqar.gates.rules import Interval
 from dqar.integration import Compilation, PlannedDiT
 from dqar.integration.compilation import Regions
 from dqar.plan import StaticPlan

@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from dqar.config import DQARConfig
-from dqar.gates import Interval
+from dqar.gates.planned import Planned
+from dqar.gates.rules import Interval
 from dqar.integration import Compilation, PlannedDiT
 from dqar.plan import StaticPlan
 from dqar.plan_export import export_plan
-from dqar.planned_gate import Planned
 from dqar.policy import PolicySpec, ReusePolicy
 from dqar.policy_file import load_policy, save_policy
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from dqar.control.controller import DQARController
-from dqar.gates import Interval
+from dqar.gates.rules import Interval
 from dqar.integration import Compilation, PlannedDiT
 from dqar.plan import StaticPlan
 from dqar.plan_export import export_plan

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 import dqar
 from dqar.config import DQARConfig
 from dqar.control.controller import DQARController
-from dqar.gates import Learned
+from dqar.gates.rules import Learned
 from dqar.policy import ReusePolicy
 from dqar.policy_file import load_policy, save_policy
 from dqar.policy_spec import PolicySpec

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dqar.control.controller import DQARController
-from dqar.gates import AllOf, Closed, Interval
+from dqar.gates.rules import AllOf, Closed, Interval
 from dqar.snr import flow_snr
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from dqar.control.controller import DQARController
-from dqar.gates import Closed, Interval
+from dqar.gates.rules import Closed, Interval
 from dqar.integration import (
     DQARDDIMSampler,
     DQARDiTWrapper,

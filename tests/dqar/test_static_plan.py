@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dqar.gates import Scripted
+from dqar.gates.rules import Scripted
 from dqar.plan import Action, StaticPlan, majority
 from dqar.plan_file import KINDS, load_plan, save_plan
 from dqar.records import ACTIONS, MAX_ORDER

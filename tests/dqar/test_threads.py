@@ -13,7 +13,7 @@ import torch
 
 from dqar.config import DQARConfig
 from dqar.control.controller import DQARController
-from dqar.gates import AllOf, Closed, Gate, Interval, Scripted
+from dqar.gates.rules import AllOf, Closed, Gate, Interval, Scripted
 from dqar.integration import DQARDDIMSampler, DQARDiTWrapper, SamplerConfig, patch_dit_pipeline
 
 PATIENCE = 30.0

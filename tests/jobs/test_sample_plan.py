@@ -10,7 +10,7 @@ import torch
 
 from dqar.config import DQARConfig
 from dqar.control.controller import DQARController
-from dqar.gates import Interval
+from dqar.gates.rules import Interval
 from dqar.integration import DQARDDIMSampler, DQARDiTWrapper, SamplerConfig
 from dqar.plan import StaticPlan
 from dqar.plan_export import export_plan

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from dqar.gates import Scripted
+from dqar.gates.rules import Scripted
 from dqar.policy import ReusePolicy
 from dqar.policy_spec import PolicySpec
 from pipeline.contest import Contest

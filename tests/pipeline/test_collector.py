@@ -8,7 +8,7 @@ import torch
 
 from dqar.config import DQARConfig
 from dqar.control.controller import DQARController
-from dqar.gates import Scripted
+from dqar.gates.rules import Scripted
 from dqar.integration import DQARDDIMSampler, DQARDiTWrapper, SamplerConfig
 from dqar.records import FEATURES
 from pipeline.collector import Collector

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from dqar.gates import Interval, Learned
+from dqar.gates.rules import Interval, Learned
 from dqar.policy import ReusePolicy
 from dqar.policy_spec import PolicySpec
 from pipeline.contest import Contest

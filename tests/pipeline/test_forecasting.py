@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from dqar.control.controller import DQARController
-from dqar.gates import Interval, Scripted
+from dqar.gates.rules import Interval, Scripted
 from dqar.integration import DQARDDIMSampler, DQARDiTWrapper, SamplerConfig
 from dqar.records import ACTIONS, GateRecord
 from pipeline.collector import Collector

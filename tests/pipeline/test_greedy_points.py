@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dqar.gates import Learned
+from dqar.gates.rules import Learned
 from dqar.policy import ReusePolicy
 from dqar.policy_spec import PolicySpec
 from pipeline.contest import Contest

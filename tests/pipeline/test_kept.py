@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import pipeline.kept
-from dqar.gates import AllOf, Interval, Learned, Scripted, Staleness
+from dqar.gates.rules import AllOf, Interval, Learned, Scripted, Staleness
 from dqar.policy import ReusePolicy
 from dqar.policy_spec import PolicySpec
 from pipeline.curves import CurveProbe, Curves

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dqar.gates import Interval
+from dqar.gates.rules import Interval
 from pipeline.door import Refusal
 from pipeline.evaluator import Evaluator
 from pipeline.methods import Point

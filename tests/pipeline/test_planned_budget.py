@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dqar.planned_gate import Planned
+from dqar.gates.planned import Planned
 from pipeline.methods import COARSE, Schedule
 from pipeline.planned_points import NEIGHBOURS, numbers_of, planned_points, within_budget
 from pipeline.probes import Probe

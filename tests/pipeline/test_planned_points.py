@@ -9,8 +9,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dqar.gates import Scripted
-from dqar.planned_gate import Planned
+from dqar.gates.planned import Planned
+from dqar.gates.rules import Scripted
 from dqar.policy_spec import Rival
 from pipeline.methods import COARSE, Grid
 from pipeline.planned_points import (

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dqar.gates import Scripted
+from dqar.gates.rules import Scripted
 from pipeline.evaluator import Evaluator
 from pipeline.probes import Probe, Probed
 from pipeline.tasks import EvaluateConfig

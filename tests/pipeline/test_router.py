@@ -10,7 +10,7 @@ import torch
 
 from dqar.config import DQARConfig
 from dqar.control.controller import DQARController
-from dqar.gates import Scripted
+from dqar.gates.rules import Scripted
 from dqar.integration import DQARDiTWrapper, DQARSampler, SamplerConfig
 from pipeline.evaluator import Evaluator
 from pipeline.kept import KeptAnswers

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from dqar.gates.planned import Planned
 from dqar.plan import StaticPlan
 from dqar.plan_file import load_plan
-from dqar.planned_gate import Planned
 from dqar.policy import ReusePolicy
 from dqar.policy_spec import PolicySpec
 from pipeline.evaluator import Evaluator

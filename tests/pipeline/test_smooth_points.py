@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dqar.gates import Scripted
+from dqar.gates.rules import Scripted
 from pipeline.curves import CurveProbe, Curves
 from pipeline.evaluator import Evaluator
 from pipeline.methods import COARSE, FINE, METHODS, Grid

@@ -7,7 +7,7 @@ import torch
 
 from benchmarks.quality.ablations import FEATURES, plan_errors, table
 from benchmarks.quality.ground_truth import evaluator_of
-from dqar.gates import Scripted
+from dqar.gates.rules import Scripted
 from dqar.policy import ReusePolicy
 from dqar.policy_file import save_policy
 from dqar.policy_spec import PolicySpec

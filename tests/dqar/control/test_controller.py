@@ -7,10 +7,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dqar.cascade import seed_cascade
 from dqar.config import DQARConfig
 from dqar.control.controller import DQARController
-from dqar.gates import AllOf, Budget, Closed, Scripted, Staleness
+from dqar.gates.paper_cascade import seed_cascade
+from dqar.gates.rules import AllOf, Budget, Closed, Scripted, Staleness
 from dqar.records import GateRecord, Reason
 from tests.dqar.by_hand import controller_of, output_at
 

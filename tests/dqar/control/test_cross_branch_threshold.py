@@ -10,7 +10,7 @@ import torch
 
 from dqar.config import DQARConfig
 from dqar.control.controller import DQARController
-from dqar.gates import Closed, Gate, Scripted
+from dqar.gates.rules import Closed, Gate, Scripted
 from dqar.records import EntryKey, Reason
 
 ROUNDING = 1e-5

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from dqar import patch_dit_pipeline
 from dqar.control.controller import DQARController
 from dqar.control.error_feedback import ErrorFeedback
-from dqar.gates import Closed, Interval, Scripted
+from dqar.gates.rules import Closed, Interval, Scripted
 from dqar.integration import PlannedDiT
 from dqar.plan import StaticPlan
 from dqar.plan_export import export_plan

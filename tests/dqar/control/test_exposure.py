@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from dqar.gates import Scripted
+from dqar.gates.rules import Scripted
 from dqar.records import FEATURES, Reason
 
 by_branches = pytest.mark.parametrize("branch_mode", ["tied", "independent"])

@@ -4,10 +4,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dqar.cascade import seed_cascade
 from dqar.config import DQARConfig
 from dqar.control.per_sample import gate_for
-from dqar.gates import (
+from dqar.gates.paper_cascade import seed_cascade
+from dqar.gates.rules import (
     AllOf,
     Cached,
     EntropyBelow,

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dqar.config import DQARConfig
-from dqar.gates import AllOf, Closed, Interval, Scripted
+from dqar.gates.rules import AllOf, Closed, Interval, Scripted
 from dqar.records import FEATURES
 
 

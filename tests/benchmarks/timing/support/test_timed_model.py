@@ -13,7 +13,7 @@ from benchmarks.timing.support.models import build_batch, build_model
 from benchmarks.timing.support.reuse_masks import ratio_of_mask
 from benchmarks.timing.support.timed_model import STEPS, Schedule, Stand, free_sites
 from dqar import DQARController
-from dqar.gates import Closed, Scripted
+from dqar.gates.rules import Closed, Scripted
 
 MODELS = ["tiny-dit", "tiny-pixart"]
 FEATURES = ("full", "schedule")

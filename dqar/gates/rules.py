@@ -1,7 +1,7 @@
 """Gates decide and touch nothing: a :class:`Signal` goes in, a :class:`Verdict` comes out.
 
-Behaviour is added by composing small final classes with :class:`AllOf`; the seed's cascade of
-eight is :func:`dqar.cascade.seed_cascade`. All gates of a step are decided in one batch.
+Behaviour is added by composing small final classes with :class:`AllOf`; the seed's cascade of eight
+is :func:`dqar.gates.paper_cascade.seed_cascade`. All gates of a step are decided in one batch.
 """
 
 from __future__ import annotations

@@ -8,9 +8,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dqar.cascade import seed_cascade
 from dqar.config import DQARConfig
-from dqar.gates import (
+from dqar.gates.paper_cascade import seed_cascade
+from dqar.gates.rules import (
     AllOf,
     Budget,
     Cached,

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from dqar.cascade import policy_gate
 from dqar.config import DQARConfig
 from dqar.control.controller import DQARController
-from dqar.gates import Learned
-from dqar.planned_gate import Planned
+from dqar.gates.paper_cascade import policy_gate
+from dqar.gates.planned import Planned
+from dqar.gates.rules import Learned
 from dqar.policy import ReusePolicy
 from dqar.policy_file import load_policy, save_policy
 from dqar.policy_spec import PolicySpec

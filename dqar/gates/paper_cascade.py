@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from dqar.config import DQARConfig
-from dqar.gates import (
+from dqar.gates.planned import Planned
+from dqar.gates.rules import (
     AllOf,
     Budget,
     Cached,
@@ -19,7 +20,6 @@ from dqar.gates import (
     Staleness,
     Warmup,
 )
-from dqar.planned_gate import Planned
 from dqar.policy import ReusePolicy
 from dqar.policy_spec import CACHE_BITS, PolicySpec
 
