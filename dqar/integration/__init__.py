@@ -1,6 +1,5 @@
 """The only seam to diffusers. Models are recognised by their parts; diffusers is not imported."""
 
-from dqar.integration.calibration import calibrate_balance
 from dqar.integration.compilation import Compilation
 from dqar.integration.dit_wrapper import (
     DQARDiTWrapper,
@@ -8,6 +7,7 @@ from dqar.integration.dit_wrapper import (
     unpatch_dit_pipeline,
 )
 from dqar.integration.planned import PlannedDiT
+from dqar.integration.salience_calibration import calibrate_balance
 from dqar.integration.samplers import (
     DQARDDIMSampler,
     DQARDPMSolverSampler,

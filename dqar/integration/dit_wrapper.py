@@ -13,10 +13,10 @@ from torch import Tensor
 from dqar.config import DQARConfig
 from dqar.control.branch_sharing import CONDITIONAL, UNCONDITIONAL
 from dqar.control.controller import CLASS_PROMPT_LENGTH, DQARController
-from dqar.integration.reroute import hook_outputs, hook_steps
-from dqar.integration.run import Run
-from dqar.integration.seat import Seat
+from dqar.integration.forward_patch import hook_outputs, hook_steps
+from dqar.integration.run_slot import Seat
 from dqar.integration.sites import attach, detach, refuse_misfits
+from dqar.integration.step_counter import Run
 from dqar.policy import ReusePolicy
 
 BRANCHES = (CONDITIONAL, UNCONDITIONAL)

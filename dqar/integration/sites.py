@@ -14,15 +14,15 @@ from torch.nn.modules.module import _has_any_global_hook
 
 from dqar.cache.site_tensors import Fresh
 from dqar.control.controller import DQARController
-from dqar.integration.attention import (
+from dqar.integration.attention_site import (
     attend,
     computed_with_entropy,
     projected_entropy,
     refuse_other_arithmetic,
 )
-from dqar.integration.blocks import block_act
-from dqar.integration.reroute import Act, Replacement, Reroute, SiteCall, reroute
-from dqar.integration.seat import Seat
+from dqar.integration.block_site import block_act
+from dqar.integration.forward_patch import Act, Replacement, Reroute, SiteCall, reroute
+from dqar.integration.run_slot import Seat
 
 
 def attach(transformer: nn.Module, seat: Seat) -> list[Replacement]:

@@ -2,7 +2,7 @@
 
 A model may be compiled before or after it is patched. Dynamo runs the hook instead of tracing it,
 which is the one break of a step; in a run the sites are operators that it calls
-(:mod:`dqar.integration.site_operator`), and outside of runs the model is compiled as stock.
+(:mod:`dqar.integration.custom_op`), and outside of runs the model is compiled as stock.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from dqar.control.controller import DQARController
-from dqar.integration.seat import Seat
-from dqar.integration.site_operator import called, fits, number_of
+from dqar.integration.custom_op import called, fits, number_of
+from dqar.integration.run_slot import Seat
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from dqar.config import CachedParts
 from dqar.control.controller import DQARController
-from dqar.integration.run import Run
+from dqar.integration.step_counter import Run
 
 
 class Seat:

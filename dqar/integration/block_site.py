@@ -10,8 +10,8 @@ from torch import Tensor
 
 from dqar.cache.site_tensors import Fresh
 from dqar.control.controller import DQARController
-from dqar.integration.attention import computed_with_entropy
-from dqar.integration.reroute import Act, SiteCall
+from dqar.integration.attention_site import computed_with_entropy
+from dqar.integration.forward_patch import Act, SiteCall
 
 BY_ROW = frozenset({"timestep", "class_labels"})
 """What a block is given one of a row, besides its hidden states."""
