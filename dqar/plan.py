@@ -2,7 +2,7 @@
 
 It holds for one number of steps and one sampler. :mod:`dqar.plan_export` makes it from a gate,
 :mod:`dqar.plan_file` reads and writes it, :mod:`dqar.plan_forecast` says what its forecasts need,
-and :mod:`dqar.integration.planned` follows it.
+and :mod:`dqar.integration.compiled.planned_transformer` follows it.
 """
 
 from __future__ import annotations

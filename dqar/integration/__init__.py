@@ -1,12 +1,12 @@
 """The only seam to diffusers. Models are recognised by their parts; diffusers is not imported."""
 
-from dqar.integration.compilation import Compilation
+from dqar.integration.compiled.compilation import Compilation
+from dqar.integration.compiled.planned_transformer import PlannedDiT
 from dqar.integration.dit_wrapper import (
     DQARDiTWrapper,
     patch_dit_pipeline,
     unpatch_dit_pipeline,
 )
-from dqar.integration.planned import PlannedDiT
 from dqar.integration.salience_calibration import calibrate_balance
 from dqar.integration.samplers import (
     DQARDDIMSampler,

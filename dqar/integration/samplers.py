@@ -12,8 +12,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from dqar.control.controller import DQARController
+from dqar.integration.compiled.planned_transformer import PlannedDiT
 from dqar.integration.dit_wrapper import DQARDiTWrapper
-from dqar.integration.planned import PlannedDiT
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

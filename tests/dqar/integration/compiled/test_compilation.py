@@ -12,7 +12,7 @@ from diffusers.models.modeling_outputs import Transformer2DModelOutput
 
 from dqar.gates.rules import Interval
 from dqar.integration import Compilation, PlannedDiT
-from dqar.integration.compilation import Regions
+from dqar.integration.compiled.compilation import Regions
 from dqar.plan import StaticPlan
 from dqar.plan_export import export_plan
 

@@ -15,12 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from dqar.control.error_feedback import ErrorFeedback
-from dqar.integration.compilation import Compilation, Regions, fix_address
+from dqar.integration.compiled.buffers import Memory
+from dqar.integration.compiled.compilation import Compilation, Regions, fix_address
+from dqar.integration.compiled.step_variants import MODULES, Role, kept_like, roles_of, variant
 from dqar.integration.forward_patch import Replacement, untraced_class, with_output
-from dqar.integration.kept import Memory
 from dqar.integration.run_slot import Seat
 from dqar.integration.sites import blocks_of, detach, refuse_misfits
-from dqar.integration.variants import MODULES, Role, kept_like, roles_of, variant
 from dqar.plan import Action, StaticPlan
 
 Row = tuple[Action, ...]

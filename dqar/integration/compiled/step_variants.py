@@ -1,8 +1,8 @@
 """Copies of a transformer that share its weights, each with the sites of one step of a plan.
 
 A site of a copy computes, or computes and keeps what it computed, or returns what was kept or its
-forecast (:mod:`dqar.integration.kept`): plain code of one path, which dynamo traces whole. The
-transformer itself is left as it is.
+forecast (:mod:`dqar.integration.compiled.buffers`): plain code of one path, which dynamo traces
+whole. The transformer itself is left as it is.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor, nn
 
-from dqar.integration.kept import NOTHING, Blank, Kept, output_kinds, residual_kinds
+from dqar.integration.compiled.buffers import NOTHING, Blank, Kept, output_kinds, residual_kinds
 from dqar.plan import Action, StaticPlan
 from dqar.plan_forecast import orders_read
 

@@ -12,7 +12,7 @@ import torch
 from dqar.control.controller import DQARController
 from dqar.gates.rules import Interval
 from dqar.integration import DQARDiTWrapper, PlannedDiT
-from dqar.integration.variants import roles_of
+from dqar.integration.compiled.step_variants import roles_of
 from dqar.plan import StaticPlan
 from dqar.plan_export import export_plan
 
