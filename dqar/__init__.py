@@ -11,9 +11,9 @@ from dqar.integration.dit_wrapper import (
 from dqar.plan import StaticPlan
 from dqar.plan_export import export_plan
 from dqar.plan_file import load_plan, save_plan
-from dqar.policy import ReusePolicy
-from dqar.policy_file import load_policy, save_policy
-from dqar.policy_spec import PolicySpec
+from dqar.policy.network import ReusePolicy
+from dqar.policy.serialization import load_policy, save_policy
+from dqar.policy.spec import PolicySpec
 
 __all__ = [
     "DQARConfig",

@@ -95,7 +95,7 @@ def refuse_plan_beside(arguments: argparse.Namespace) -> None:
 
 def configure(arguments: argparse.Namespace, card, policy, plan):
     """What was left out follows the policy or the plan, else the model."""
-    from dqar.policy_spec import PolicySpec
+    from dqar.policy.spec import PolicySpec
     from pipeline.sample import SampleConfig
 
     labels = parse_labels(arguments.class_labels)

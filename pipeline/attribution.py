@@ -18,8 +18,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from dqar.policy import ReusePolicy
-from dqar.policy_spec import PolicySpec
+from dqar.policy.network import ReusePolicy
+from dqar.policy.spec import PolicySpec
 from pipeline.checkpoint import Checkpoint
 from pipeline.descent import Descended, FitConfig, Objective, descend
 from pipeline.reused_gates import Gates, ReusedGates

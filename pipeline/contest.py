@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from dqar.policy import ReusePolicy
+from dqar.policy.network import ReusePolicy
 from pipeline.methods import Grid
 from pipeline.probes import Probe, Probed
 

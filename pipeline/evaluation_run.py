@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from dqar.config import DQARConfig
-from dqar.policy import ReusePolicy
-from dqar.policy_file import load_policy
+from dqar.policy.network import ReusePolicy
+from dqar.policy.serialization import load_policy
 from pipeline.compare import ratio_at
 from pipeline.contest import Contest
 from pipeline.door import Refusal, checked

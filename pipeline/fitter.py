@@ -10,8 +10,8 @@ from typing import Literal
 from jaxtyping import Bool
 from torch import Tensor
 
-from dqar.policy import ReusePolicy
-from dqar.policy_spec import PolicySpec
+from dqar.policy.network import ReusePolicy
+from dqar.policy.spec import PolicySpec
 from pipeline.attribution import DamageFit, DamageModel, fit_damage
 from pipeline.checkpoint import Checkpoint
 from pipeline.commit import Roots

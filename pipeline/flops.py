@@ -9,7 +9,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from dqar.gates.rules import Gate, Learned
-from dqar.policy import ReusePolicy
+from dqar.policy.network import ReusePolicy
 from dqar.records import ACTIONS
 from pipeline.model_card import ModelCard
 from pipeline.models import LoadedModel

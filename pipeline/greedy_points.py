@@ -14,7 +14,7 @@ from torch import Tensor
 
 from dqar.gates.rules import Learned, Scripted
 from dqar.plan import majority
-from dqar.policy import ReusePolicy
+from dqar.policy.network import ReusePolicy
 from pipeline.contest import Ask, Contest, budget_label
 from pipeline.methods import Point
 from pipeline.probes import Probe, Probed

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from dqar.policy import ReusePolicy
-from dqar.policy_file import load_policy
-from dqar.policy_spec import CACHE_BITS, PolicySpec
+from dqar.policy.network import ReusePolicy
+from dqar.policy.serialization import load_policy
+from dqar.policy.spec import CACHE_BITS, PolicySpec
 from pipeline.designs import parse_designs
 from pipeline.door import Refusal, checked
 from pipeline.fingerprint import fingerprint

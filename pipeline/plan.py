@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from dqar.config import CHOICES, DQARConfig
-from dqar.policy_spec import refuse_bad_plan
+from dqar.policy.spec import refuse_bad_plan
 from pipeline.designs import DEFAULT_DESIGNS, DESIGNS, Design
 from pipeline.models import Dtype, Sampler
 from pipeline.noise import round_seed

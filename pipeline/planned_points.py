@@ -18,8 +18,8 @@ import torch
 
 from dqar.gates.planned import Planned
 from dqar.gates.rules import Gate, Scripted
-from dqar.policy import ReusePolicy
-from dqar.policy_spec import PolicySpec
+from dqar.policy.network import ReusePolicy
+from dqar.policy.spec import PolicySpec
 from pipeline.contest import Ask, Contest, budget_label
 from pipeline.methods import Grid, Kind, Point, Schedule
 from pipeline.probes import Probe

@@ -6,8 +6,8 @@ import math
 
 import numpy as np
 
-from dqar.planner import StepPlan, plan_steps
-from dqar.policy import ReusePolicy
+from dqar.policy.network import ReusePolicy
+from dqar.policy.planner import StepPlan, plan_steps
 from dqar.records import ACTIONS
 from pipeline.commit import Roots
 from pipeline.dataset import stream_gates
@@ -35,7 +35,7 @@ def planned(
     Args:
         snrs: of each step of the sampler trained for.
         settings: among those that were explored.
-        max_stretch: as in :func:`dqar.planner.plan_steps`.
+        max_stretch: as in :func:`dqar.policy.planner.plan_steps`.
     """
     by_setting = {one: plans_of(policy, snrs, one, max_stretch) for one in settings}
     errors = {one: _mean_log_error(by_setting[one], len(snrs)) for one in settings}

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from dqar.policy import ReusePolicy
-from dqar.policy_spec import Rival
+from dqar.policy.network import ReusePolicy
+from dqar.policy.spec import Rival
 from pipeline.planning import plans_of
 from pipeline.settings import Setting
 

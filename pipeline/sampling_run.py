@@ -15,7 +15,7 @@ from torch import Tensor
 
 from dqar.plan import StaticPlan
 from dqar.plan_file import plan_document
-from dqar.policy import ReusePolicy
+from dqar.policy.network import ReusePolicy
 from pipeline.flat import flat
 from pipeline.machine import describe_machine
 from pipeline.models import LoadedModel

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dqar.policy_spec import PolicySpec, Rival
+from dqar.policy.spec import PolicySpec, Rival
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

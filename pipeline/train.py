@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dqar.policy import ReusePolicy
-from dqar.policy_file import save_policy
-from dqar.policy_spec import CACHE_BITS, PolicySpec
+from dqar.policy.network import ReusePolicy
+from dqar.policy.serialization import save_policy
+from dqar.policy.spec import CACHE_BITS, PolicySpec
 from dqar.records import ACTIONS
 from pipeline.attribution import CHUNK_ROWS
 from pipeline.balance import Balance, check_balance

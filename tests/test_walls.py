@@ -163,7 +163,7 @@ def test_only_the_controller_opens_the_cache(room, users):
 
 def test_policies_are_read_at_the_edge():
     """Nothing that decides or plans opens a file."""
-    users = {name for name, found in dqar_graph().items() if "dqar.policy_file" in found}
+    users = {name for name, found in dqar_graph().items() if "dqar.policy.serialization" in found}
     assert users <= {"dqar"}
 
 

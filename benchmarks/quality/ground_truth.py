@@ -22,9 +22,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from dqar.gates.rules import Scripted
-from dqar.planner import step_damage
-from dqar.policy import ReusePolicy
-from dqar.policy_file import load_policy
+from dqar.policy.network import ReusePolicy
+from dqar.policy.planner import step_damage
+from dqar.policy.serialization import load_policy
 from pipeline.designs import explore
 from pipeline.evaluator import Evaluator
 from pipeline.probes import Probe

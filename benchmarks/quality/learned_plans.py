@@ -25,8 +25,8 @@ from benchmarks.quality.ground_truth import evaluator_of
 from dqar.gates.rules import Scripted
 from dqar.plan import StaticPlan
 from dqar.plan_file import load_plan
-from dqar.policy import ReusePolicy
-from dqar.policy_file import load_policy
+from dqar.policy.network import ReusePolicy
+from dqar.policy.serialization import load_policy
 from dqar.signals import relative_error
 from pipeline.evaluator import Evaluator
 from pipeline.machine import describe_machine

@@ -29,7 +29,7 @@ from dqar.control.step_log import StepTape
 from dqar.control.summary import ReuseSummary, summarize
 from dqar.gates.paper_cascade import policy_config, policy_gate, seed_cascade
 from dqar.gates.rules import MEASURED, AllOf, Cached, Gate
-from dqar.policy import ReusePolicy
+from dqar.policy.network import ReusePolicy
 from dqar.records import EntryKey, GateRecord, Reason, Step, Verdict
 from dqar.signals import log_norm
 from dqar.snr import cosine_snr

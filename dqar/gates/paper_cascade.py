@@ -20,8 +20,8 @@ from dqar.gates.rules import (
     Staleness,
     Warmup,
 )
-from dqar.policy import ReusePolicy
-from dqar.policy_spec import CACHE_BITS, PolicySpec
+from dqar.policy.network import ReusePolicy
+from dqar.policy.spec import CACHE_BITS, PolicySpec
 
 
 def seed_cascade(config: DQARConfig, policy: ReusePolicy | None = None) -> Gate:

@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from dqar.layer_schedule import LayerSchedule
-from dqar.policy import ReusePolicy
+from dqar.policy.network import ReusePolicy
 from dqar.records import SITES, Reason, Signal, Verdict
 
 MEASURED = frozenset({"entropy", "log_drift", "quant_error", "log_latent_norm"})

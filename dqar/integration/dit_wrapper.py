@@ -17,7 +17,7 @@ from dqar.integration.forward_patch import hook_outputs, hook_steps
 from dqar.integration.run_slot import Seat
 from dqar.integration.sites import attach, detach, refuse_misfits
 from dqar.integration.step_counter import Run
-from dqar.policy import ReusePolicy
+from dqar.policy.network import ReusePolicy
 
 BRANCHES = (CONDITIONAL, UNCONDITIONAL)
 """The order in which DiT stacks its guidance branches."""

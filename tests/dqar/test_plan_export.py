@@ -25,8 +25,8 @@ from dqar.gates.rules import (
 )
 from dqar.layer_schedule import LayerSchedule
 from dqar.plan_export import export_plan
-from dqar.policy import ReusePolicy
-from dqar.policy_spec import PolicySpec
+from dqar.policy.network import ReusePolicy
+from dqar.policy.spec import PolicySpec
 from dqar.records import FEATURE_SETS, STACKED, Reason
 
 SITES = ("attn", "ff")

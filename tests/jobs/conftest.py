@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from dqar.policy import ReusePolicy
-from dqar.policy_file import save_policy
-from dqar.policy_spec import PolicySpec
+from dqar.policy.network import ReusePolicy
+from dqar.policy.serialization import save_policy
+from dqar.policy.spec import PolicySpec
 from pipeline.commit import claim_folder, write_manifest
 from pipeline.dataset import commit_unit, to_table
 from pipeline.door import enter

@@ -12,7 +12,7 @@ import psutil
 import pytest
 import torch
 
-from dqar.policy_file import load_policy
+from dqar.policy.serialization import load_policy
 from pipeline.collect import Collector
 from pipeline.commit import claim_folder, write_manifest
 from pipeline.model_card import find_model

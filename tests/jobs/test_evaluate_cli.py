@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from dqar.policy import ReusePolicy
-from dqar.policy_file import load_policy, save_policy
+from dqar.policy.network import ReusePolicy
+from dqar.policy.serialization import load_policy, save_policy
 from pipeline.model_card import DIGITS
 
 JOBS = Path(__file__).parents[2] / "jobs"

@@ -11,9 +11,9 @@ from PIL import Image
 
 from dqar.config import DQARConfig
 from dqar.integration import DQARDDIMSampler, DQARDPMSolverSampler, SamplerConfig
-from dqar.policy import ReusePolicy
-from dqar.policy_file import save_policy
-from dqar.policy_spec import PolicySpec
+from dqar.policy.network import ReusePolicy
+from dqar.policy.serialization import save_policy
+from dqar.policy.spec import PolicySpec
 from pipeline.model_card import DIGITS, find_model
 from pipeline.models import Sampler, load_model
 from pipeline.noise import draw_noise

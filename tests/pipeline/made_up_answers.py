@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 
 from dqar.gates.rules import Scripted
-from dqar.policy import ReusePolicy
-from dqar.policy_spec import PolicySpec
+from dqar.policy.network import ReusePolicy
+from dqar.policy.spec import PolicySpec
 from pipeline.contest import Contest
 from pipeline.methods import COARSE
 from pipeline.planned_points import MORE_NOISES

@@ -14,7 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from dqar.gates.rules import Closed, Interval, Learned, Scripted
-from dqar.policy_file import load_policy
+from dqar.policy.serialization import load_policy
 from pipeline.bound import skipped_modules, speed_bound
 from pipeline.collector import Collector
 from pipeline.commit import claim_folder, write_manifest

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import pipeline.checkpoint
-from dqar.policy_spec import PolicySpec
+from dqar.policy.spec import PolicySpec
 from pipeline.attribution import CHUNK_ROWS, batches_of, fit_damage
 from pipeline.checkpoint import Checkpoint, Kept
 from pipeline.descent import ROUND, FitConfig, is_worse

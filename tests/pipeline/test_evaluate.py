@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from dqar.gates.rules import Interval, Learned
-from dqar.policy import ReusePolicy
-from dqar.policy_spec import PolicySpec
+from dqar.policy.network import ReusePolicy
+from dqar.policy.spec import PolicySpec
 from pipeline.contest import Contest
 from pipeline.evaluate import id_of, rows_of
 from pipeline.evaluator import Evaluator

@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from dqar.policy import ReusePolicy
-from dqar.policy_file import load_policy, save_policy
-from dqar.policy_spec import PolicySpec
+from dqar.policy.network import ReusePolicy
+from dqar.policy.serialization import load_policy, save_policy
+from dqar.policy.spec import PolicySpec
 from dqar.records import FEATURE_SETS
 from pipeline.collect import plan_for
 from pipeline.door import Refusal

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 import pipeline.kept
 from dqar.gates.rules import AllOf, Interval, Learned, Scripted, Staleness
-from dqar.policy import ReusePolicy
-from dqar.policy_spec import PolicySpec
+from dqar.policy.network import ReusePolicy
+from dqar.policy.spec import PolicySpec
 from pipeline.curves import CurveProbe, Curves
 from pipeline.evaluator import Evaluator
 from pipeline.fingerprint import fingerprint

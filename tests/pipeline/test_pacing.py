@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dqar.policy_spec import refuse_bad_plan
+from dqar.policy.spec import refuse_bad_plan
 from pipeline.pacing import (
     LEFT_OUT,
     LONGEST_GAP,

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from dqar.gates.planned import Planned
 from dqar.gates.rules import Scripted
-from dqar.policy_spec import Rival
+from dqar.policy.spec import Rival
 from pipeline.methods import COARSE, Grid
 from pipeline.planned_points import (
     BATCH,

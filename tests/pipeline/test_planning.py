@@ -9,10 +9,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from dqar.planner import plan_steps
-from dqar.policy import ReusePolicy
-from dqar.policy_file import load_policy
-from dqar.policy_spec import PolicySpec
+from dqar.policy.network import ReusePolicy
+from dqar.policy.planner import plan_steps
+from dqar.policy.serialization import load_policy
+from dqar.policy.spec import PolicySpec
 from dqar.records import ACTIONS
 from dqar.snr import scheduler_snr
 from pipeline.dataset import read_gates

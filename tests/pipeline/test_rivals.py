@@ -7,9 +7,9 @@ import math
 import pytest
 import torch
 
-from dqar.policy import ReusePolicy
-from dqar.policy_file import load_policy, save_policy
-from dqar.policy_spec import PolicySpec, Rival
+from dqar.policy.network import ReusePolicy
+from dqar.policy.serialization import load_policy, save_policy
+from dqar.policy.spec import PolicySpec, Rival
 from pipeline.planning import planned
 from pipeline.rivals import averaged, with_rivals
 from pipeline.settings import Setting

@@ -11,8 +11,8 @@ import torch
 from dqar.gates.planned import Planned
 from dqar.plan import StaticPlan
 from dqar.plan_file import load_plan
-from dqar.policy import ReusePolicy
-from dqar.policy_spec import PolicySpec
+from dqar.policy.network import ReusePolicy
+from dqar.policy.spec import PolicySpec
 from pipeline.evaluator import Evaluator
 from pipeline.methods import Grid, Point, Schedule, interval_points
 from pipeline.report import write_report

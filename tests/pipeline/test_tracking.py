@@ -13,9 +13,9 @@ import mlflow
 import pytest
 from mlflow import MlflowClient
 
-from dqar.policy import ReusePolicy
-from dqar.policy_file import load_policy, save_policy
-from dqar.policy_spec import PolicySpec
+from dqar.policy.network import ReusePolicy
+from dqar.policy.serialization import load_policy, save_policy
+from dqar.policy.spec import PolicySpec
 from pipeline.door import Refusal
 from pipeline.tracking import (
     REGISTERED_POLICY,

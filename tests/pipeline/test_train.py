@@ -6,7 +6,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from dqar.policy_file import load_policy
+from dqar.policy.serialization import load_policy
 from dqar.records import ACTIONS, FEATURE_SETS
 from pipeline.attribution import fit_damage
 from pipeline.balance import check_balance
@@ -209,7 +209,7 @@ def test_a_subset_keeps_the_gates_of_its_trajectories(traces):
 
 def test_the_fit_recovers_damage_that_adds_up():
     """Trajectories made from a known damage: gates of feature 1 cost e^2 times those of 0."""
-    from dqar.policy_spec import PolicySpec
+    from dqar.policy.spec import PolicySpec
 
     generator = torch.Generator().manual_seed(0)
     kind = (torch.rand(4000, generator=generator) < 0.5).float()

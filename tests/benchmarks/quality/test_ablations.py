@@ -8,9 +8,9 @@ import torch
 from benchmarks.quality.ablations import FEATURES, plan_errors, table
 from benchmarks.quality.ground_truth import evaluator_of
 from dqar.gates.rules import Scripted
-from dqar.policy import ReusePolicy
-from dqar.policy_file import save_policy
-from dqar.policy_spec import PolicySpec
+from dqar.policy.network import ReusePolicy
+from dqar.policy.serialization import save_policy
+from dqar.policy.spec import PolicySpec
 from dqar.records import FEATURE_SETS
 from pipeline.probes import Probe
 from pipeline.train_config import STATES, TrainConfig

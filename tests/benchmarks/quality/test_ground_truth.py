@@ -14,9 +14,9 @@ from benchmarks.quality.ground_truth import (
     predicted_damage,
     rank_correlation,
 )
-from dqar.planner import plan_steps, step_damage
-from dqar.policy import ReusePolicy
-from dqar.policy_spec import PolicySpec
+from dqar.policy.network import ReusePolicy
+from dqar.policy.planner import plan_steps, step_damage
+from dqar.policy.spec import PolicySpec
 
 STEPS, MAX_GAP = 12, 4
 SNRS = [0.02 * 1.6**step for step in range(STEPS)]

@@ -18,8 +18,8 @@ from dqar.gates.rules import (
     SnrBand,
     Staleness,
 )
-from dqar.policy import ReusePolicy
-from dqar.policy_spec import PolicySpec
+from dqar.policy.network import ReusePolicy
+from dqar.policy.spec import PolicySpec
 
 LAYERS, SAMPLES, STEPS = 3, 6, 10
 MEASURED = {

@@ -10,9 +10,9 @@ from dqar.control.controller import DQARController
 from dqar.gates.paper_cascade import policy_gate
 from dqar.gates.planned import Planned
 from dqar.gates.rules import Learned
-from dqar.policy import ReusePolicy
-from dqar.policy_file import load_policy, save_policy
-from dqar.policy_spec import PolicySpec
+from dqar.policy.network import ReusePolicy
+from dqar.policy.serialization import load_policy, save_policy
+from dqar.policy.spec import PolicySpec
 
 PLANS = ((0, 3), (0, 2, 4), (0, 1, 2, 3, 4, 5))
 ERRORS = (0.2, 0.008, 0.0)

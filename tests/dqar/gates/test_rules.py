@@ -27,8 +27,8 @@ from dqar.gates.rules import (
     Warmup,
 )
 from dqar.layer_schedule import LayerSchedule
-from dqar.policy import ReusePolicy
-from dqar.policy_spec import PolicySpec
+from dqar.policy.network import ReusePolicy
+from dqar.policy.spec import PolicySpec
 from dqar.records import FEATURES, Reason, Step, Verdict
 
 SHAPE = (3, 2)

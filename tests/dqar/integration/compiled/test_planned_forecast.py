@@ -11,8 +11,8 @@ from dqar.gates.rules import Interval
 from dqar.integration import Compilation, PlannedDiT
 from dqar.plan import StaticPlan
 from dqar.plan_export import export_plan
-from dqar.policy import PolicySpec, ReusePolicy
-from dqar.policy_file import load_policy, save_policy
+from dqar.policy.network import PolicySpec, ReusePolicy
+from dqar.policy.serialization import load_policy, save_policy
 
 # Dynamo imports modules of PyTorch that warn of others.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")

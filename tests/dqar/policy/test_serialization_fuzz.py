@@ -11,9 +11,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dqar.policy import ReusePolicy
-from dqar.policy_file import load_policy, save_policy
-from dqar.policy_spec import PolicySpec
+from dqar.policy.network import ReusePolicy
+from dqar.policy.serialization import load_policy, save_policy
+from dqar.policy.spec import PolicySpec
 
 SPEC = PolicySpec(
     features=("log_gap", "progress"),
@@ -187,6 +187,6 @@ def test_a_folder_in_place_of_a_file_is_refused(tmp_path, name):
 
 def test_an_endless_file_is_refused(files, monkeypatch):
     folder = write(files, files[1])
-    monkeypatch.setattr("dqar.policy_file.MAX_BYTES", 10)
+    monkeypatch.setattr("dqar.policy.serialization.MAX_BYTES", 10)
     with pytest.raises(ValueError, match="more than 10 bytes"):
         load_policy(folder)

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from dqar.policy_spec import PolicySpec
+from dqar.policy.spec import PolicySpec
 from dqar.records import Signal
 
 

@@ -10,8 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dqar.planner import _solve, plan_steps, step_damage
-from dqar.policy import PolicySpec, ReusePolicy
+from dqar.policy.network import PolicySpec, ReusePolicy
+from dqar.policy.planner import _solve, plan_steps, step_damage
 from dqar.records import FEATURE_SETS
 
 STEPS, GAPS = 7, 3

@@ -15,8 +15,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from dqar.policy import ReusePolicy
-from dqar.policy_spec import SCHEMA_VERSION, PolicySpec, Rival
+from dqar.policy.network import ReusePolicy
+from dqar.policy.spec import SCHEMA_VERSION, PolicySpec, Rival
 
 MAX_BYTES = 64 * 2**20
 """Size of a file beyond which it is no policy's; a policy has some thousand weights."""

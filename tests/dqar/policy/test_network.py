@@ -16,9 +16,9 @@ import dqar
 from dqar.config import DQARConfig
 from dqar.control.controller import DQARController
 from dqar.gates.rules import Learned
-from dqar.policy import ReusePolicy
-from dqar.policy_file import load_policy, save_policy
-from dqar.policy_spec import PolicySpec
+from dqar.policy.network import ReusePolicy
+from dqar.policy.serialization import load_policy, save_policy
+from dqar.policy.spec import PolicySpec
 from dqar.records import FEATURES
 
 FULL = PolicySpec(

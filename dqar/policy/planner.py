@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from dqar.policy import ReusePolicy
+from dqar.policy.network import ReusePolicy
 from dqar.records import FEATURE_SETS, SITES, Signal, Step
 
 BATCH_ROWS = 200_000
