@@ -8,12 +8,12 @@ from dqar.integration.dit_wrapper import (
     patch_dit_pipeline,
     unpatch_dit_pipeline,
 )
-from dqar.plan import StaticPlan
-from dqar.plan_export import export_plan
-from dqar.plan_file import load_plan, save_plan
 from dqar.policy.network import ReusePolicy
 from dqar.policy.serialization import load_policy, save_policy
 from dqar.policy.spec import PolicySpec
+from dqar.schedules.export import export_plan
+from dqar.schedules.serialization import load_plan, save_plan
+from dqar.schedules.static_plan import StaticPlan
 
 __all__ = [
     "DQARConfig",

@@ -76,7 +76,7 @@ def load_given_plan(path: str | None):
     """The plan of --plan; None without the flag."""
     if path is None:
         return None
-    from dqar.plan_file import load_plan
+    from dqar.schedules.serialization import load_plan
 
     return checked(load_plan, path=path)
 

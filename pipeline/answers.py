@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from dqar.plan_file import plan_document, plan_of_document
+from dqar.schedules.serialization import plan_document, plan_of_document
 from pipeline.curves import CurveProbe, Curves
 from pipeline.probes import Probe, Probed
 from pipeline.quality import FeatureSums

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dqar.plan import StaticPlan
+from dqar.schedules.static_plan import StaticPlan
 from pipeline.answers import Answer, Task
 from pipeline.bound import measure_site_share
 from pipeline.calibrator import Calibrator

@@ -13,8 +13,8 @@ from sklearn.isotonic import IsotonicRegression
 from torch import Tensor
 
 from dqar.gates.rules import Learned, Scripted
-from dqar.plan import majority
 from dqar.policy.network import ReusePolicy
+from dqar.schedules.static_plan import majority
 from pipeline.contest import Ask, Contest, budget_label
 from pipeline.methods import Point
 from pipeline.probes import Probe, Probed

@@ -18,8 +18,8 @@ from dqar.control.summary import ReuseSummary
 from dqar.gates.paper_cascade import policy_gate
 from dqar.gates.rules import Interval
 from dqar.integration import DQARDiTWrapper, DQARSampler, SamplerConfig
-from dqar.plan import StaticPlan
 from dqar.policy.network import ReusePolicy
+from dqar.schedules.static_plan import StaticPlan
 from dqar.signals import relative_error
 from pipeline.door import Refusal, checked
 from pipeline.model_card import ModelCard

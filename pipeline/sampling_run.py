@@ -13,9 +13,9 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from dqar.plan import StaticPlan
-from dqar.plan_file import plan_document
 from dqar.policy.network import ReusePolicy
+from dqar.schedules.serialization import plan_document
+from dqar.schedules.static_plan import StaticPlan
 from pipeline.flat import flat
 from pipeline.machine import describe_machine
 from pipeline.models import LoadedModel

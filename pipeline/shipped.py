@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from dqar.gates.rules import Scripted
-from dqar.plan import StaticPlan
-from dqar.plan_export import export_plan
-from dqar.plan_file import save_plan
+from dqar.schedules.export import export_plan
+from dqar.schedules.serialization import save_plan
+from dqar.schedules.static_plan import StaticPlan
 from pipeline.methods import Point
 from pipeline.tasks import Measured
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from dqar.cache.quantization import Granularity
 from dqar.config import CachedParts, DQARConfig
-from dqar.plan import StaticPlan
+from dqar.schedules.static_plan import StaticPlan
 from pipeline.methods import Point
 from pipeline.models import Dtype, Sampler
 from pipeline.quality import FeatureSums

@@ -23,10 +23,10 @@ from torch import Tensor
 
 from benchmarks.quality.ground_truth import evaluator_of
 from dqar.gates.rules import Scripted
-from dqar.plan import StaticPlan
-from dqar.plan_file import load_plan
 from dqar.policy.network import ReusePolicy
 from dqar.policy.serialization import load_policy
+from dqar.schedules.serialization import load_plan
+from dqar.schedules.static_plan import StaticPlan
 from dqar.signals import relative_error
 from pipeline.evaluator import Evaluator
 from pipeline.machine import describe_machine

@@ -12,9 +12,9 @@ from dqar.config import DQARConfig
 from dqar.control.controller import DQARController
 from dqar.gates.rules import Interval
 from dqar.integration import DQARDDIMSampler, DQARDiTWrapper, SamplerConfig
-from dqar.plan import StaticPlan
-from dqar.plan_export import export_plan
-from dqar.plan_file import plan_document, save_plan
+from dqar.schedules.export import export_plan
+from dqar.schedules.serialization import plan_document, save_plan
+from dqar.schedules.static_plan import StaticPlan
 from dqar.signals import relative_error
 from pipeline.model_card import DIGITS, find_model
 from pipeline.models import Sampler, load_model, load_scheduler

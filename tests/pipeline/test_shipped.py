@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from dqar.gates.planned import Planned
-from dqar.plan import StaticPlan
-from dqar.plan_file import load_plan
 from dqar.policy.network import ReusePolicy
 from dqar.policy.spec import PolicySpec
+from dqar.schedules.serialization import load_plan
+from dqar.schedules.static_plan import StaticPlan
 from pipeline.evaluator import Evaluator
 from pipeline.methods import Grid, Point, Schedule, interval_points
 from pipeline.report import write_report

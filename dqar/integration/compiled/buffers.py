@@ -17,8 +17,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from dqar.plan import StaticPlan
-from dqar.plan_forecast import step_factors
+from dqar.schedules.forecast_factors import step_factors
+from dqar.schedules.static_plan import StaticPlan
 
 
 class Blank:

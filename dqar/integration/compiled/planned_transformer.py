@@ -21,7 +21,7 @@ from dqar.integration.compiled.step_variants import MODULES, Role, kept_like, ro
 from dqar.integration.forward_patch import Replacement, untraced_class, with_output
 from dqar.integration.run_slot import Seat
 from dqar.integration.sites import blocks_of, detach, refuse_misfits
-from dqar.plan import Action, StaticPlan
+from dqar.schedules.static_plan import Action, StaticPlan
 
 Row = tuple[Action, ...]
 """What the gates of a step do."""

@@ -17,8 +17,8 @@ from jaxtyping import Bool
 from torch import Tensor, nn
 
 from dqar.integration.compiled.buffers import NOTHING, Blank, Kept, output_kinds, residual_kinds
-from dqar.plan import Action, StaticPlan
-from dqar.plan_forecast import orders_read
+from dqar.schedules.forecast_factors import orders_read
+from dqar.schedules.static_plan import Action, StaticPlan
 
 Role = Literal["compute", "keep", "reuse"]
 """What a site does in one variant; ``keep`` computes what a later step reads."""

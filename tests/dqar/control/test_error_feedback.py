@@ -14,9 +14,9 @@ from dqar.control.controller import DQARController
 from dqar.control.error_feedback import ErrorFeedback
 from dqar.gates.rules import Closed, Interval, Scripted
 from dqar.integration import PlannedDiT
-from dqar.plan import StaticPlan
-from dqar.plan_export import export_plan
-from dqar.plan_file import load_plan, save_plan
+from dqar.schedules.export import export_plan
+from dqar.schedules.serialization import load_plan, save_plan
+from dqar.schedules.static_plan import StaticPlan
 
 ROW = (2, 3)
 SHARES = st.sampled_from([0.0, 0.0, 0.5, 1.0, 1.0])

@@ -13,8 +13,8 @@ from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from dqar.gates.rules import Interval
 from dqar.integration import Compilation, PlannedDiT
 from dqar.integration.compiled.compilation import Regions
-from dqar.plan import StaticPlan
-from dqar.plan_export import export_plan
+from dqar.schedules.export import export_plan
+from dqar.schedules.static_plan import StaticPlan
 
 # Dynamo imports modules of PyTorch that warn of others.
 pytestmark = [

@@ -9,10 +9,10 @@ from dqar.config import DQARConfig
 from dqar.gates.planned import Planned
 from dqar.gates.rules import Interval
 from dqar.integration import Compilation, PlannedDiT
-from dqar.plan import StaticPlan
-from dqar.plan_export import export_plan
 from dqar.policy.network import PolicySpec, ReusePolicy
 from dqar.policy.serialization import load_policy, save_policy
+from dqar.schedules.export import export_plan
+from dqar.schedules.static_plan import StaticPlan
 
 # Dynamo imports modules of PyTorch that warn of others.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")

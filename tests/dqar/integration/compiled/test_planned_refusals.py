@@ -10,8 +10,8 @@ import torch
 from dqar.control.controller import DQARController
 from dqar.gates.rules import Interval
 from dqar.integration import Compilation, PlannedDiT
-from dqar.plan import StaticPlan
-from dqar.plan_export import export_plan
+from dqar.schedules.export import export_plan
+from dqar.schedules.static_plan import StaticPlan
 
 
 def interval(rig, sites=("attn",), steps=None, **model) -> StaticPlan:

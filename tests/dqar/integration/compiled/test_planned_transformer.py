@@ -13,8 +13,8 @@ from dqar.control.controller import DQARController
 from dqar.gates.rules import Interval
 from dqar.integration import DQARDiTWrapper, PlannedDiT
 from dqar.integration.compiled.step_variants import roles_of
-from dqar.plan import StaticPlan
-from dqar.plan_export import export_plan
+from dqar.schedules.export import export_plan
+from dqar.schedules.static_plan import StaticPlan
 
 SITES = [("attn",), ("ff",), ("attn", "ff"), ("ff", "attn"), ("block",)]
 all_sites = pytest.mark.parametrize("sites", SITES, ids=",".join)

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from dqar.cache.forecast import forecast_weights, update_rates
 from dqar.control.entry_state import Ledger
-from dqar.plan import StaticPlan
 from dqar.records import Step
+from dqar.schedules.static_plan import StaticPlan
 
 CPU = torch.device("cpu")
 NOTHING = -1

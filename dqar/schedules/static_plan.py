@@ -1,8 +1,8 @@
 """A static plan: what every gate of every step does, known before sampling.
 
-It holds for one number of steps and one sampler. :mod:`dqar.plan_export` makes it from a gate,
-:mod:`dqar.plan_file` reads and writes it, :mod:`dqar.plan_forecast` says what its forecasts need,
-and :mod:`dqar.integration.compiled.planned_transformer` follows it.
+It holds for one number of steps and one sampler. :mod:`dqar.schedules.export` makes it from a gate,
+:mod:`dqar.schedules.serialization` reads and writes it, :mod:`dqar.schedules.forecast_factors` says
+what its forecasts need, and :mod:`dqar.integration.compiled.planned_transformer` follows it.
 """
 
 from __future__ import annotations

@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dqar.gates.rules import Scripted
-from dqar.plan import Action, StaticPlan, majority
-from dqar.plan_file import KINDS, load_plan, save_plan
 from dqar.records import ACTIONS, MAX_ORDER
+from dqar.schedules.serialization import KINDS, load_plan, save_plan
+from dqar.schedules.static_plan import Action, StaticPlan, majority
 
 SITES = [("attn",), ("ff",), ("attn", "ff"), ("ff", "attn"), ("block",)]
 
@@ -245,7 +245,7 @@ def test_missing_folders_and_endless_files_are_refused(path, monkeypatch):
     with pytest.raises(ValueError, match="must be a plan's JSON"):
         load_plan(path.parent / "none.json")
     save_plan(small(), path)
-    monkeypatch.setattr("dqar.plan_file.MAX_BYTES", 10)
+    monkeypatch.setattr("dqar.schedules.serialization.MAX_BYTES", 10)
     with pytest.raises(ValueError, match="more than 10 bytes"):
         load_plan(path)
 

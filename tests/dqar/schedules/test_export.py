@@ -24,10 +24,10 @@ from dqar.gates.rules import (
     Warmup,
 )
 from dqar.layer_schedule import LayerSchedule
-from dqar.plan_export import export_plan
 from dqar.policy.network import ReusePolicy
 from dqar.policy.spec import PolicySpec
 from dqar.records import FEATURE_SETS, STACKED, Reason
+from dqar.schedules.export import export_plan
 
 SITES = ("attn", "ff")
 OUTPUT = Fresh(parts={"output": torch.ones(1, 2, 2)})

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from dqar.control.entry_state import Ledger
 from dqar.gates.rules import AllOf, Cached, Gate
-from dqar.plan import StaticPlan
 from dqar.records import Signal, Step
+from dqar.schedules.static_plan import StaticPlan
 from dqar.snr import cosine_snr, scheduler_snr
 
 CPU = torch.device("cpu")

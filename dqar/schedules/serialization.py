@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from dqar.plan import Action, StaticPlan
+from dqar.schedules.static_plan import Action, StaticPlan
 
 SCHEMA_VERSION = 1
 """Version of the file."""

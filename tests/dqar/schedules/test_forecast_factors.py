@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dqar.cache.forecast import forecast_weights, update_rates
-from dqar.plan import Action, StaticPlan
-from dqar.plan_forecast import orders_read, step_factors
+from dqar.schedules.forecast_factors import orders_read, step_factors
+from dqar.schedules.static_plan import Action, StaticPlan
 
 ORDERS = st.integers(0, 2)
 
