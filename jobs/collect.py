@@ -14,7 +14,7 @@ import argparse
 import math
 import sys
 
-from pipeline.door import (
+from pipeline.errors import (
     AUTO,
     JobParser,
     add_fleet_flags,

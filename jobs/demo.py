@@ -8,7 +8,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from pipeline.door import JobParser, checked, enter
+from pipeline.errors import JobParser, checked, enter
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -14,7 +14,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from pipeline.door import (
+from pipeline.errors import (
     JobParser,
     checked,
     enter,

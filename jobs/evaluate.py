@@ -8,7 +8,7 @@
 import argparse
 import sys
 
-from pipeline.door import (
+from pipeline.errors import (
     JobParser,
     Refusal,
     add_fleet_flags,

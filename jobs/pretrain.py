@@ -9,7 +9,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from pipeline.door import (
+from pipeline.errors import (
     JobParser,
     Refusal,
     checked,

@@ -21,7 +21,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from pipeline.door import (
+from pipeline.errors import (
     JobParser,
     Refusal,
     add_tracking_flags,

@@ -13,7 +13,7 @@ import sys
 from fractions import Fraction
 from typing import Any
 
-from pipeline.door import (
+from pipeline.errors import (
     JobParser,
     Refusal,
     add_tracking_flags,

@@ -8,7 +8,7 @@ python jobs/train.py --traces runs/traces --traces runs/near --out runs/second
 import argparse
 import sys
 
-from pipeline.door import (
+from pipeline.errors import (
     JobParser,
     add_tracking_flags,
     checked,

@@ -10,7 +10,7 @@ from typing import Any
 import ray
 from ray.util.metrics import Counter, Gauge
 
-from pipeline.door import inside_ray_job
+from pipeline.errors import inside_ray_job
 from pipeline.preflight import Cluster, Node, Scaling, read_scaling
 
 

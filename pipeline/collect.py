@@ -12,7 +12,7 @@ from pipeline.collector import Collector
 from pipeline.commit import committed_receipts, write_manifest
 from pipeline.designs import parse_designs
 from pipeline.desk import Outcome
-from pipeline.door import checked
+from pipeline.errors import checked
 from pipeline.fleet import Fleet
 from pipeline.fleet_config import FleetConfig
 from pipeline.guide import Guide

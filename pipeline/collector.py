@@ -18,7 +18,7 @@ from dqar.integration import DQARDiTWrapper, DQARSampler, SamplerConfig
 from dqar.records import GateRecord
 from pipeline.dataset import commit_unit
 from pipeline.designs import Exploration, explore
-from pipeline.door import Refusal
+from pipeline.errors import Refusal
 from pipeline.model_card import find_model
 from pipeline.models import load_model, pick_device
 from pipeline.noise import draw_noise

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar
 
 from pipeline.documents import TABLES, check_plan
-from pipeline.door import Refusal
+from pipeline.errors import Refusal
 from pipeline.manifest import newest_manifest, publish_manifest, read_document
 from pipeline.parts import Part, is_sound, key_of, listed_sizes, parts_of, unit_part
 from pipeline.plan import TRACE_SCHEMA_VERSION, CollectPlan, Unit, canonical_json

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from dqar.records import FEATURES
 from pipeline.commit import Roots, open_each
 from pipeline.documents import TABLES
-from pipeline.door import Refusal
+from pipeline.errors import Refusal
 from pipeline.local_folder import LocalFolder
 from pipeline.plan import Unit
 from pipeline.receipts import commit_receipt

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.door import Refusal
+from pipeline.errors import Refusal
 from pipeline.servers import Servers, ray_and_mlflow, start_mlflow, tool
 
 CHECKOUT = Path(__file__).parent.parent

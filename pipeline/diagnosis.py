@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.door import Refusal, without_secrets
+from pipeline.errors import Refusal, without_secrets
 from pipeline.machine import refuse_other_device
 from pipeline.preflight import ACCELERATOR_LABEL
 from pipeline.vitals import Vitals

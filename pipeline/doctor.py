@@ -36,7 +36,7 @@ from pipeline.diagnosis import (
     check_tracking,
     read_pins,
 )
-from pipeline.door import Refusal
+from pipeline.errors import Refusal
 from pipeline.model_card import find_model
 from pipeline.preflight import ask_of
 from pipeline.probe import find_mark, leave_mark, remove_mark

@@ -12,7 +12,7 @@ from dqar.policy.network import ReusePolicy
 from dqar.policy.serialization import load_policy
 from pipeline.compare import ratio_at
 from pipeline.contest import Contest
-from pipeline.door import Refusal, checked
+from pipeline.errors import Refusal, checked
 from pipeline.evaluate import evaluate
 from pipeline.fleet_config import FleetConfig
 from pipeline.kept import FOLDER, KeptAnswers

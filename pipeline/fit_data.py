@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pipeline.commit import Roots
 from pipeline.dataset import read_trajectories
-from pipeline.door import Refusal
+from pipeline.errors import Refusal
 from pipeline.gate_stream import GateBlock, whole_trajectories
 from pipeline.joined import noises_of, told
 from pipeline.reused_gates import ReusedGates, StoredGates

@@ -21,7 +21,7 @@ from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from pipeline.cluster import Meters, cluster_around, join_ray
 from pipeline.desk import Desk, Failure, Outcome, Ticket
-from pipeline.door import Refusal, StorageFailed, Unfinished
+from pipeline.errors import Refusal, StorageFailed, Unfinished
 from pipeline.fleet_config import FleetConfig
 from pipeline.preflight import Cluster, ask_of, capacity, judge
 

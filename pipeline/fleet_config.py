@@ -6,7 +6,7 @@ import argparse
 import math
 from dataclasses import dataclass
 
-from pipeline.door import checked
+from pipeline.errors import checked
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

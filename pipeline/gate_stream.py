@@ -10,7 +10,7 @@ import numpy as np
 
 from pipeline.commit import Roots
 from pipeline.dataset import read_trajectories, stream_gates
-from pipeline.door import Refusal
+from pipeline.errors import Refusal
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -9,7 +9,7 @@ from dqar.policy.network import ReusePolicy
 from dqar.policy.serialization import load_policy
 from dqar.policy.spec import CACHE_BITS, PolicySpec
 from pipeline.designs import parse_designs
-from pipeline.door import Refusal, checked
+from pipeline.errors import Refusal, checked
 from pipeline.fingerprint import fingerprint
 from pipeline.pacing import SHARES, Base
 from pipeline.places import POLICY_FILES, fetched

@@ -16,7 +16,7 @@ from numpy import ndarray
 
 from pipeline.commit import Roots, Traces, each_root, open_each
 from pipeline.dataset import read_trajectories
-from pipeline.door import Refusal
+from pipeline.errors import Refusal
 from pipeline.noise import round_seed
 
 ALIKE = ("model_hash", "sites", "steps", "sampler", "guidance_scale", "cache_bits", "branch_mode")

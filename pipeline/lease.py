@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from pipeline.door import Refusal
+from pipeline.errors import Refusal
 from pipeline.process import Process, this_process
 from pipeline.receipts import as_json
 from pipeline.shapes import COUNT, TEXT, Malformed, check, one_of, parse

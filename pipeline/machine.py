@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from pipeline.door import Refusal
+from pipeline.errors import Refusal
 from pipeline.models import pick_device
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from pipeline.documents import check_manifest
-from pipeline.door import Refusal
+from pipeline.errors import Refusal
 from pipeline.parts import is_whole, listed_sizes, parts_of
 from pipeline.plan import TRACE_SCHEMA_VERSION
 from pipeline.receipts import as_json

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.door import Refusal
+from pipeline.errors import Refusal
 
 DIGITS = Path(__file__).parent / "digits"
 """The shipped model's folder."""

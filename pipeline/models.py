@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from pipeline.door import Refusal
+from pipeline.errors import Refusal
 from pipeline.model_card import ModelCard, read_json
 
 Sampler = Literal["ddim", "dpm"]

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from pipeline.door import Refusal, refuse_other_files
+from pipeline.errors import Refusal, refuse_other_files
 from pipeline.local_folder import LocalFolder
 from pipeline.storage import open_storage
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.bound import speed_bound
-from pipeline.door import Refusal
+from pipeline.errors import Refusal
 from pipeline.methods import Point
 from pipeline.quality import frechet_of_sums
 from pipeline.tally import Tally, total_of

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pipeline.door import Refusal
+from pipeline.errors import Refusal
 from pipeline.storage import open_storage
 
 MARK = b"written by jobs/doctor.py, which removes it\n"

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
 from pipeline.desk import Outcome
-from pipeline.door import Refusal, Unfinished
+from pipeline.errors import Refusal, Unfinished
 from pipeline.receipts import as_json
 from pipeline.storage import Storage
 

@@ -21,7 +21,7 @@ from dqar.integration import DQARDiTWrapper, DQARSampler, SamplerConfig
 from dqar.policy.network import ReusePolicy
 from dqar.schedules.static_plan import StaticPlan
 from dqar.signals import relative_error
-from pipeline.door import Refusal, checked
+from pipeline.errors import Refusal, checked
 from pipeline.model_card import ModelCard
 from pipeline.models import Dtype, LoadedModel, Sampler, scheduler_of_run
 from pipeline.noise import draw_noise

@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from pipeline.door import Refusal
+from pipeline.errors import Refusal
 
 START_TIMEOUT_S = 180.0
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from dqar.integration import DQARDPMSolverSampler
-from pipeline.door import Refusal
+from pipeline.errors import Refusal
 from pipeline.model_card import ModelCard
 from pipeline.models import saved_scheduler
 

@@ -23,7 +23,7 @@ import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
 from obstore.store import GCSStore, S3Store
 
-from pipeline.door import Refusal, StorageFailed, without_secrets
+from pipeline.errors import Refusal, StorageFailed, without_secrets
 from pipeline.local_folder import LocalFolder, checked_key, gone
 from pipeline.ranges import Ranges
 

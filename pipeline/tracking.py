@@ -19,7 +19,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param
 from mlflow.exceptions import MlflowException
 
-from pipeline.door import Refusal, inside_ray_job, without_secrets
+from pipeline.errors import Refusal, inside_ray_job, without_secrets
 from pipeline.shapes import Malformed, parse
 from pipeline.storage import Root, open_storage
 

@@ -19,7 +19,7 @@ from dqar.records import ACTIONS
 from pipeline.attribution import CHUNK_ROWS
 from pipeline.balance import Balance, check_balance
 from pipeline.commit import Roots
-from pipeline.door import Refusal
+from pipeline.errors import Refusal
 from pipeline.fit_data import max_gap_of, shows, store_reused_gates
 from pipeline.fitter import Fitter
 from pipeline.heldout import HeldOut, judge

@@ -7,7 +7,7 @@ from typing import Literal
 
 from dqar.records import FEATURE_SETS
 from pipeline.descent import FitConfig
-from pipeline.door import Refusal
+from pipeline.errors import Refusal
 from pipeline.joined import Joined
 from pipeline.settings import Setting
 

@@ -18,7 +18,7 @@ import torch
 from pipeline.collector import Collector
 from pipeline.commit import refuse_other_contents
 from pipeline.documents import check_plan
-from pipeline.door import checked
+from pipeline.errors import checked
 from pipeline.fleet import Fleet
 from pipeline.fleet_config import FleetConfig
 from pipeline.manifest import read_document

@@ -10,7 +10,7 @@ from dqar.policy.serialization import save_policy
 from dqar.policy.spec import PolicySpec
 from pipeline.commit import claim_folder, write_manifest
 from pipeline.dataset import commit_unit, to_table
-from pipeline.door import enter
+from pipeline.errors import enter
 from pipeline.model_card import find_model
 from pipeline.plan import CollectPlan
 

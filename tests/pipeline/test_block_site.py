@@ -19,7 +19,7 @@ from pipeline.bound import skipped_modules, speed_bound
 from pipeline.collector import Collector
 from pipeline.commit import claim_folder, write_manifest
 from pipeline.dataset import read_gates
-from pipeline.door import Refusal, enter
+from pipeline.errors import Refusal, enter
 from pipeline.evaluator import Evaluator
 from pipeline.flops import saved_flops, transformer_flops
 from pipeline.methods import Point

@@ -14,7 +14,7 @@ from pipeline.cluster import leave_ray
 from pipeline.collect import collect
 from pipeline.collector import Collector, refuse_diverged
 from pipeline.commit import claim_folder, open_traces
-from pipeline.door import Refusal, Unfinished
+from pipeline.errors import Refusal, Unfinished
 from pipeline.fleet_config import FleetConfig
 from pipeline.model_card import find_model
 from pipeline.plan import CollectPlan

@@ -10,7 +10,7 @@ from dqar.records import FEATURES
 from pipeline import manifest as manifests
 from pipeline.commit import claim_folder, committed_receipts, open_traces, write_manifest
 from pipeline.dataset import commit_unit, read_gates, read_trajectories
-from pipeline.door import Refusal
+from pipeline.errors import Refusal
 from pipeline.receipts import find_receipt
 from pipeline.storage import Bucket, open_storage
 from tests.pipeline.little_traces import FACTS, PLAN, columns_of, commit_all

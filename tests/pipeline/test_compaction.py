@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pipeline.commit import claim_folder, committed_receipts, open_traces, write_manifest
 from pipeline.compaction import MEGABYTE, compacted, group_parts, settle
 from pipeline.dataset import commit_unit, read_gates, read_trajectories, stream_gates
-from pipeline.door import Refusal
+from pipeline.errors import Refusal
 from pipeline.lease import held
 from pipeline.orphans import delete_orphans, orphans
 from pipeline.storage import open_storage

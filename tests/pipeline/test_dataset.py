@@ -19,7 +19,7 @@ from pipeline.dataset import (
     read_trajectories,
     stream_gates,
 )
-from pipeline.door import Refusal
+from pipeline.errors import Refusal
 from pipeline.plan import CollectPlan
 from tests.pipeline.little_traces import FACTS, LAYERS, PLAN, STEPS, columns_of, commit_all
 

@@ -7,7 +7,7 @@ import ray
 
 from pipeline.cluster import ask_worker, leave_ray, living_nodes
 from pipeline.doctor import DoctorConfig, examine
-from pipeline.door import Refusal
+from pipeline.errors import Refusal
 from pipeline.probe import find_mark, leave_mark, remove_mark
 from pipeline.vitals import take_vitals
 

@@ -13,7 +13,7 @@ import ray
 from ray import cloudpickle
 
 from pipeline.cluster import leave_ray
-from pipeline.door import Refusal, Unfinished
+from pipeline.errors import Refusal, Unfinished
 from pipeline.fleet import Fleet
 from pipeline.fleet_config import FleetConfig
 

@@ -9,7 +9,7 @@ import torch
 
 from pipeline import gate_stream
 from pipeline.dataset import read_gates, read_trajectories
-from pipeline.door import Refusal
+from pipeline.errors import Refusal
 from pipeline.fit_data import (
     MAX_GAP_QUANTILE,
     load_reused_gates,

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from pipeline.commit import claim_folder, committed_receipts, open_traces, write_manifest
 from pipeline.dataset import read_gates, read_trajectories
-from pipeline.door import Refusal
+from pipeline.errors import Refusal
 from pipeline.orphans import orphans
 from pipeline.shapes import Malformed, parse
 from pipeline.storage import open_storage

@@ -9,7 +9,7 @@ import torch
 from pipeline.balance import check_balance
 from pipeline.commit import claim_folder, open_traces, write_manifest
 from pipeline.dataset import read_gates, read_trajectories, stream_gates
-from pipeline.door import Refusal
+from pipeline.errors import Refusal
 from pipeline.fit_data import load_reused_gates, max_gap_of, shows
 from pipeline.joined import noises_of, open_joined, told
 from pipeline.planning import snrs_of

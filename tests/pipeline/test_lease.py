@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline import lease as leases
-from pipeline.door import Refusal
+from pipeline.errors import Refusal
 from pipeline.lease import LeaseConfig, held, lease_config, take
 from pipeline.process import this_process
 from pipeline.storage import open_storage

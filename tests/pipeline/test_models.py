@@ -14,7 +14,7 @@ from diffusers import (
 )
 
 from pipeline.classifier import accuracy, load_classifier
-from pipeline.door import Refusal
+from pipeline.errors import Refusal
 from pipeline.model_card import DIGITS, find_model, refuse_too_many_steps
 from pipeline.models import load_model
 

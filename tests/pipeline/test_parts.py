@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dqar.gates.rules import Interval
-from pipeline.door import Refusal
+from pipeline.errors import Refusal
 from pipeline.evaluator import Evaluator
 from pipeline.methods import Point
 from pipeline.point_rows import measured_of

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.door import Refusal, StorageFailed
+from pipeline.errors import Refusal, StorageFailed
 from pipeline.local_folder import LocalFolder
 from pipeline.places import (
     POLICY_FILES,

@@ -12,7 +12,7 @@ from test_plan import BASE, NEAR
 
 from pipeline.commit import claim_folder
 from pipeline.documents import check_plan
-from pipeline.door import Refusal
+from pipeline.errors import Refusal
 from pipeline.manifest import read_document
 from pipeline.shapes import Malformed, parse
 from pipeline.storage import open_storage

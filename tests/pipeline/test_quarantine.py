@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from pipeline.desk import Failure, Outcome
-from pipeline.door import Refusal, Unfinished
+from pipeline.errors import Refusal, Unfinished
 from pipeline.plan import CollectPlan
 from pipeline.quarantine import (
     FOLDER,

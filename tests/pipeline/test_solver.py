@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from dqar.integration import DQARDPMSolverSampler, SamplerConfig
-from pipeline.door import Refusal
+from pipeline.errors import Refusal
 from pipeline.evaluator import Evaluator
 from pipeline.methods import (
     COARSE,

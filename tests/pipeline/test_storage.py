@@ -14,7 +14,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pipeline.door import Refusal
+from pipeline.errors import Refusal
 from pipeline.local_folder import LocalFolder, checked_key
 from pipeline.storage import open_storage
 

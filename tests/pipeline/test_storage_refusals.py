@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from pipeline.door import Refusal
+from pipeline.errors import Refusal
 from pipeline.storage import Bucket, open_storage
 
 

@@ -16,7 +16,7 @@ from mlflow import MlflowClient
 from dqar.policy.network import ReusePolicy
 from dqar.policy.serialization import load_policy, save_policy
 from dqar.policy.spec import PolicySpec
-from pipeline.door import Refusal
+from pipeline.errors import Refusal
 from pipeline.tracking import (
     REGISTERED_POLICY,
     Tracker,

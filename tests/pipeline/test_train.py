@@ -13,7 +13,7 @@ from pipeline.balance import check_balance
 from pipeline.commit import open_traces
 from pipeline.dataset import read_gates, read_trajectories
 from pipeline.descent import FitConfig
-from pipeline.door import Refusal
+from pipeline.errors import Refusal
 from pipeline.fit_data import load_reused_gates, shows
 from pipeline.reused_gates import ReusedGates
 from pipeline.settings import Setting

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.commit import claim_folder
-from pipeline.door import Refusal, size_or_auto
+from pipeline.errors import Refusal, size_or_auto
 from pipeline.fleet_config import FleetConfig
 from pipeline.model_card import find_model
 from pipeline.plan import CollectPlan

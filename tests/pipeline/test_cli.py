@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline.door import (
+from pipeline.errors import (
     BAD_INPUT,
     JobParser,
     Refusal,
