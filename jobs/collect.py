@@ -32,10 +32,10 @@ BATCH_SIZE = 48
 
 def run(arguments: argparse.Namespace) -> int:
     refuse_relative_inside_job(out=arguments.out, policy=arguments.policy)
+    from pipeline.cluster.config import config_of
     from pipeline.collect import plan_for
     from pipeline.collection_run import collect_traces
     from pipeline.commit import claim_folder
-    from pipeline.fleet_config import config_of
     from pipeline.guide import find_guide
     from pipeline.storage import open_storage
     from pipeline.tracking import Tracker, resolve_tracking_uri

@@ -24,6 +24,7 @@ def run(arguments: argparse.Namespace) -> int:
     refuse_relative_inside_job(out=arguments.out)
     for flag in arguments.policy:
         refuse_relative_inside_job(policy=flag.rpartition("=")[2])
+    from pipeline.cluster.config import config_of
     from pipeline.contest import Contest
     from pipeline.evaluation_run import (
         evaluate_methods,
@@ -31,7 +32,6 @@ def run(arguments: argparse.Namespace) -> int:
         refuse_other_runs,
         refuse_policies_apart,
     )
-    from pipeline.fleet_config import config_of
     from pipeline.methods import GRIDS
     from pipeline.model_card import find_model, refuse_too_many_steps
     from pipeline.places import fetched_policies, published, refuse_taken

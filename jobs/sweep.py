@@ -44,7 +44,7 @@ SAMPLES_FOR_FID = 64
 def run(arguments: argparse.Namespace) -> int:
     refuse_relative_inside_job(out=arguments.out)
     refuse_misplaced_flags(arguments)
-    from pipeline.machine import choose_device
+    from pipeline.cluster.hardware import choose_device
     from pipeline.sweep_run import run_sweep
     from pipeline.tracking import Tracker
 

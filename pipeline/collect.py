@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from pipeline.cluster.actor_pool import Fleet
+from pipeline.cluster.config import FleetConfig
+from pipeline.cluster.work_queue import Outcome
 from pipeline.collector import Collector
 from pipeline.commit import committed_receipts, write_manifest
 from pipeline.designs import parse_designs
-from pipeline.desk import Outcome
 from pipeline.errors import checked
-from pipeline.fleet import Fleet
-from pipeline.fleet_config import FleetConfig
 from pipeline.guide import Guide
 from pipeline.model_card import find_model, refuse_too_many_steps
 from pipeline.plan import FEEDBACKS, CollectPlan, Unit

@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from pipeline.cluster.config import FleetConfig
 from pipeline.collect import collect
 from pipeline.commit import claim_folder
 from pipeline.compaction import COMPACT_MB, settle
-from pipeline.fleet_config import FleetConfig
 from pipeline.lease import held
 from pipeline.parts import parts_of
 from pipeline.plan import CollectPlan

@@ -8,9 +8,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pipeline.cluster.capacity import ACCELERATOR_LABEL
+from pipeline.cluster.hardware import refuse_other_device
 from pipeline.errors import Refusal, without_secrets
-from pipeline.machine import refuse_other_device
-from pipeline.preflight import ACCELERATOR_LABEL
 from pipeline.vitals import Vitals
 
 LEAST_DISK_GIB = 10.0

@@ -15,7 +15,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pipeline.cluster import (
+from pipeline.cluster.capacity import ask_of
+from pipeline.cluster.ray_cluster import (
     ask_worker,
     cluster_around,
     is_on_a_cluster,
@@ -38,7 +39,6 @@ from pipeline.diagnosis import (
 )
 from pipeline.errors import Refusal
 from pipeline.model_card import find_model
-from pipeline.preflight import ask_of
 from pipeline.probe import find_mark, leave_mark, remove_mark
 from pipeline.tracking import call_store
 from pipeline.vitals import Vitals, take_vitals

@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from pipeline import methods, smooth_points
+from pipeline.cluster.actor_pool import Fleet
+from pipeline.cluster.config import FleetConfig
 from pipeline.contest import Contest
 from pipeline.curves import CurveProbe
 from pipeline.evaluator import Evaluator
-from pipeline.fleet import Fleet
-from pipeline.fleet_config import FleetConfig
 from pipeline.greedy_points import first_probe, greedy_points
 from pipeline.kept import KeptAnswers, Work
 from pipeline.methods import Point

@@ -10,11 +10,11 @@ from typing import Any
 from dqar.config import DQARConfig
 from dqar.policy.network import ReusePolicy
 from dqar.policy.serialization import load_policy
+from pipeline.cluster.config import FleetConfig
 from pipeline.compare import ratio_at
 from pipeline.contest import Contest
 from pipeline.errors import Refusal, checked
 from pipeline.evaluate import evaluate
-from pipeline.fleet_config import FleetConfig
 from pipeline.kept import FOLDER, KeptAnswers
 from pipeline.model_card import ModelCard, find_model
 from pipeline.report import comparison_table, points_table, write_report

@@ -10,8 +10,8 @@ from dqar.schedules.static_plan import StaticPlan
 from pipeline.answers import Answer, Task
 from pipeline.bound import measure_site_share
 from pipeline.calibrator import Calibrator
+from pipeline.cluster.hardware import device_name, peak_memory_mb
 from pipeline.flops import gate_flops, saved_flops, transformer_flops
-from pipeline.machine import device_name, peak_memory_mb
 from pipeline.methods import Point
 from pipeline.noise import Purpose
 from pipeline.point_rows import GRID_IMAGES, measured_of

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
-from pipeline.desk import Outcome
+from pipeline.cluster.work_queue import Outcome
 from pipeline.errors import Refusal, Unfinished
 from pipeline.receipts import as_json
 from pipeline.storage import Storage

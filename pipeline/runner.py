@@ -18,7 +18,7 @@ from dqar.integration import (
     calibrate_balance,
 )
 from dqar.records import PartKey
-from pipeline.machine import device_name, refuse_other_device
+from pipeline.cluster.hardware import device_name, refuse_other_device
 from pipeline.model_card import find_model
 from pipeline.models import Sampler, load_model, pick_device
 from pipeline.noise import Purpose, draw_noise

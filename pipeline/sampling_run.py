@@ -16,8 +16,8 @@ from torch import Tensor
 from dqar.policy.network import ReusePolicy
 from dqar.schedules.serialization import plan_document
 from dqar.schedules.static_plan import StaticPlan
+from pipeline.cluster.hardware import describe_machine
 from pipeline.flat import flat
-from pipeline.machine import describe_machine
 from pipeline.models import LoadedModel
 from pipeline.sample import SampleConfig, Sampled, sample
 from pipeline.tracking import Tracker

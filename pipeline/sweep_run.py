@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict
 from pathlib import Path
 
+from pipeline.cluster.hardware import describe_machine
 from pipeline.flat import flat
-from pipeline.machine import describe_machine
 from pipeline.sweep_report import points_table, write_sweep
 from pipeline.sweeps import SweepConfig, sweep_model
 from pipeline.swept import Sweep, Swept

@@ -17,7 +17,7 @@ from dqar.gates.rules import Cached, Closed
 from dqar.integration import DQARDDIMSampler, SamplerConfig
 from dqar.records import GateRecord
 from pipeline import dummy
-from pipeline.machine import resident_mb
+from pipeline.cluster.hardware import resident_mb
 from pipeline.noise import draw_noise
 from pipeline.progress import Progress
 from pipeline.swept import Sweep, Swept, rotated

@@ -15,12 +15,12 @@ from functools import partial
 
 import torch
 
+from pipeline.cluster.actor_pool import Fleet
+from pipeline.cluster.config import FleetConfig
 from pipeline.collector import Collector
 from pipeline.commit import refuse_other_contents
 from pipeline.documents import check_plan
 from pipeline.errors import checked
-from pipeline.fleet import Fleet
-from pipeline.fleet_config import FleetConfig
 from pipeline.manifest import read_document
 from pipeline.plan import CollectPlan, Unit
 from pipeline.quarantine import Diverged

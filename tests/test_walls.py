@@ -103,7 +103,9 @@ def test_stages_meet_through_files(stage):
 )
 def test_points_are_laid_out_without_workers(kind):
     path = ROOT / "pipeline" / f"{kind}.py"
-    assert reaches(path, "pipeline.fleet", "pipeline.evaluator", "pipeline.models") == []
+    assert (
+        reaches(path, "pipeline.cluster.actor_pool", "pipeline.evaluator", "pipeline.models") == []
+    )
 
 
 @pytest.mark.parametrize("package", PACKAGES)

@@ -17,8 +17,8 @@ from typing import Any
 import ray
 
 from benchmarks.timing.support.flags import hand_over, machine_facts
-from pipeline.fleet import Fleet
-from pipeline.fleet_config import FleetConfig
+from pipeline.cluster.actor_pool import Fleet
+from pipeline.cluster.config import FleetConfig
 
 SLOTS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 SLOTS_OF_A_PROCESS = 64

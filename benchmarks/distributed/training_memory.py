@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.distributed.synthetic_traces import write_traces
-from pipeline.machine import describe_machine, peak_resident_mb
+from pipeline.cluster.hardware import describe_machine, peak_resident_mb
 
 SIZES = (1_000_000, 5_000_000, 50_000_000)
 """Gate rows."""

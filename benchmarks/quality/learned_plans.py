@@ -28,8 +28,8 @@ from dqar.policy.serialization import load_policy
 from dqar.schedules.serialization import load_plan
 from dqar.schedules.static_plan import StaticPlan
 from dqar.signals import relative_error
+from pipeline.cluster.hardware import describe_machine
 from pipeline.evaluator import Evaluator
-from pipeline.machine import describe_machine
 
 Schedule = dict[str, Any]
 """``source``, ``computed`` (steps that compute every gate), ``forecast_order``, ``feedback``."""

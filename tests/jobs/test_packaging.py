@@ -77,7 +77,7 @@ def test_an_upload_holds_the_project_and_is_small(worked_in, tmp_path):
     needed = {
         "jobs/collect.py",
         "dqar/control/controller.py",
-        "pipeline/fleet.py",
+        "pipeline/cluster/actor_pool.py",
         "constraints.txt",
     }
     assert needed | {"pyproject.toml", "pipeline/digits/transformer/config.json"} <= names

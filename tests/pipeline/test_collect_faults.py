@@ -10,12 +10,12 @@ import ray
 import torch
 from ray import cloudpickle
 
-from pipeline.cluster import leave_ray
+from pipeline.cluster.config import FleetConfig
+from pipeline.cluster.ray_cluster import leave_ray
 from pipeline.collect import collect
 from pipeline.collector import Collector, refuse_diverged
 from pipeline.commit import claim_folder, open_traces
 from pipeline.errors import Refusal, Unfinished
-from pipeline.fleet_config import FleetConfig
 from pipeline.model_card import find_model
 from pipeline.plan import CollectPlan
 from pipeline.quarantine import FOLDER, Diverged

@@ -5,7 +5,7 @@ import os
 import pytest
 import ray
 
-from pipeline.cluster import ask_worker, leave_ray, living_nodes
+from pipeline.cluster.ray_cluster import ask_worker, leave_ray, living_nodes
 from pipeline.doctor import DoctorConfig, examine
 from pipeline.errors import Refusal
 from pipeline.probe import find_mark, leave_mark, remove_mark

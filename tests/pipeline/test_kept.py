@@ -15,11 +15,11 @@ import pipeline.kept
 from dqar.gates.rules import AllOf, Interval, Learned, Scripted, Staleness
 from dqar.policy.network import ReusePolicy
 from dqar.policy.spec import PolicySpec
+from pipeline.cluster.hardware import refuse_other_device
 from pipeline.curves import CurveProbe, Curves
 from pipeline.evaluator import Evaluator
 from pipeline.fingerprint import fingerprint
 from pipeline.kept import KeptAnswers
-from pipeline.machine import refuse_other_device
 from pipeline.methods import Point, Schedule
 from pipeline.point_rows import measured_of
 from pipeline.probes import Probe

@@ -5,8 +5,8 @@ import json
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.cluster.work_queue import Failure, Outcome
 from pipeline.collect import unit_line
-from pipeline.desk import Failure, Outcome
 from pipeline.plan import Unit
 from pipeline.progress import Progress, fields_line
 

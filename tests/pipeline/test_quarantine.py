@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from pipeline.desk import Failure, Outcome
+from pipeline.cluster.work_queue import Failure, Outcome
 from pipeline.errors import Refusal, Unfinished
 from pipeline.plan import CollectPlan
 from pipeline.quarantine import (

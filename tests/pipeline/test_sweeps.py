@@ -8,7 +8,7 @@ import torch
 
 from pipeline import dummy
 from pipeline.candidates import GRIDS, AblationGrid, ScheduleGrid, schedule_ratio
-from pipeline.machine import describe_machine, peak_resident_mb, resident_mb
+from pipeline.cluster.hardware import describe_machine, peak_resident_mb, resident_mb
 from pipeline.sweeps import SweepConfig, observe_entropy, sweep_model
 from pipeline.threshold_sweep import SCENARIOS, ThresholdConfig, sweep_thresholds
 

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.cluster.config import FleetConfig
 from pipeline.commit import claim_folder
 from pipeline.errors import Refusal, size_or_auto
-from pipeline.fleet_config import FleetConfig
 from pipeline.model_card import find_model
 from pipeline.plan import CollectPlan
 from pipeline.storage import open_storage

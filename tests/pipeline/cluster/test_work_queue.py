@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.desk import Desk, Ticket
+from pipeline.cluster.work_queue import Desk, Ticket
 
 
 def desk(num_units, max_deaths=3, max_errors=2):

@@ -7,7 +7,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.preflight import (
+from pipeline.cluster.capacity import (
     ACCELERATOR_LABEL,
     BOOTSTRAP,
     Ask,

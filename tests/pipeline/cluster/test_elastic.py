@@ -10,10 +10,10 @@ import pytest
 import ray
 from ray import cloudpickle
 
-from pipeline.cluster import cluster_around, join_ray, leave_ray
-from pipeline.fleet import Fleet
-from pipeline.fleet_config import FleetConfig
-from pipeline.preflight import ACCELERATOR_LABEL
+from pipeline.cluster.actor_pool import Fleet
+from pipeline.cluster.capacity import ACCELERATOR_LABEL
+from pipeline.cluster.config import FleetConfig
+from pipeline.cluster.ray_cluster import cluster_around, join_ray, leave_ray
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 

@@ -2,8 +2,8 @@
 
 An actor loads its model once; a unit goes to whichever actor is ready, and workers are added as
 nodes join. Ray retries nothing by itself: a unit whose worker died or that raised is handed out
-again, as often as :class:`pipeline.desk.Desk` says. Ray is imported here and in
-:mod:`pipeline.cluster` alone.
+again, as often as :class:`pipeline.cluster.work_queue.Desk` says. Ray is imported here and in
+:mod:`pipeline.cluster.ray_cluster` alone.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from typing import Any
 import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
-from pipeline.cluster import Meters, cluster_around, join_ray
-from pipeline.desk import Desk, Failure, Outcome, Ticket
+from pipeline.cluster.capacity import Cluster, ask_of, capacity, judge
+from pipeline.cluster.config import FleetConfig
+from pipeline.cluster.ray_cluster import Meters, cluster_around, join_ray
+from pipeline.cluster.work_queue import Desk, Failure, Outcome, Ticket
 from pipeline.errors import Refusal, StorageFailed, Unfinished
-from pipeline.fleet_config import FleetConfig
-from pipeline.preflight import Cluster, ask_of, capacity, judge
 
 LOOK_EVERY_S = 5.0
 """How often the fleet looks for nodes that joined."""

@@ -10,8 +10,8 @@ from typing import Any
 import ray
 from ray.util.metrics import Counter, Gauge
 
+from pipeline.cluster.capacity import Cluster, Node, Scaling, read_scaling
 from pipeline.errors import inside_ray_job
-from pipeline.preflight import Cluster, Node, Scaling, read_scaling
 
 
 def join_ray() -> None:

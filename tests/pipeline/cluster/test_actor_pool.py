@@ -12,10 +12,10 @@ import pytest
 import ray
 from ray import cloudpickle
 
-from pipeline.cluster import leave_ray
+from pipeline.cluster.actor_pool import Fleet
+from pipeline.cluster.config import FleetConfig
+from pipeline.cluster.ray_cluster import leave_ray
 from pipeline.errors import Refusal, Unfinished
-from pipeline.fleet import Fleet
-from pipeline.fleet_config import FleetConfig
 
 
 class Toy:
@@ -233,7 +233,7 @@ def test_what_the_cluster_cannot_hold_is_refused_at_once(fleet, tmp_path):
 
 
 def test_waiting_for_a_worker_has_an_end(fleet, monkeypatch, capsys):
-    monkeypatch.setattr("pipeline.fleet.LOOK_EVERY_S", 0.1)
+    monkeypatch.setattr("pipeline.cluster.actor_pool.LOOK_EVERY_S", 0.1)
     crew = fleet(Toy, accelerator_type="A100", wait_minutes=0.01)
     with pytest.raises(Unfinished, match=r"^No worker could be had.*of type A100.*takes up where"):
         list(crew.work([1]))
@@ -241,7 +241,7 @@ def test_waiting_for_a_worker_has_an_end(fleet, monkeypatch, capsys):
 
 
 def test_a_worker_that_hangs_is_killed_and_its_unit_tried_again(fleet, tmp_path, monkeypatch):
-    monkeypatch.setattr("pipeline.fleet.LOOK_EVERY_S", 0.1)
+    monkeypatch.setattr("pipeline.cluster.actor_pool.LOOK_EVERY_S", 0.1)
     crew = fleet(HangsOnce, unit_minutes=0.05, max_attempts=2)
     outcomes = {outcome.unit: outcome for outcome in crew.outcomes(range(4))}
     assert {unit: outcome.result for unit, outcome in outcomes.items()} == {
