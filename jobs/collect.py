@@ -33,13 +33,13 @@ BATCH_SIZE = 48
 def run(arguments: argparse.Namespace) -> int:
     refuse_relative_inside_job(out=arguments.out, policy=arguments.policy)
     from pipeline.cluster.config import config_of
-    from pipeline.collect import plan_for
-    from pipeline.collection_run import collect_traces
+    from pipeline.collect.driver import plan_for
+    from pipeline.collect.run import collect_traces
+    from pipeline.collect.unit_size import sized
     from pipeline.commit import claim_folder
     from pipeline.guide import find_guide
     from pipeline.storage import open_storage
     from pipeline.tracking import Tracker, resolve_tracking_uri
-    from pipeline.unit_size import sized
 
     fleet = config_of(arguments)
     guide = find_guide(arguments.policy, arguments.designs)

@@ -24,8 +24,8 @@ from benchmarks.timing.support.flags import count, hand_over, machine_facts
 from benchmarks.timing.support.interleaved_rounds import Ran, Rounds, Variant, time_rounds
 from benchmarks.timing.support.median_interval import figures_of, ratio_of, to_digits
 from dqar.integration import DQARSampler, SamplerConfig
-from pipeline.collect import plan_for
-from pipeline.collector import Collector
+from pipeline.collect.driver import plan_for
+from pipeline.collect.worker import Collector
 from pipeline.commit import claim_folder
 from pipeline.noise import draw_noise
 from pipeline.plan import CollectPlan, Unit

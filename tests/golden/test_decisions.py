@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.collect import plan_for
-from pipeline.collector import Collector
+from pipeline.collect.driver import plan_for
+from pipeline.collect.worker import Collector
 from pipeline.dataset import GATES, decision_digest, to_table
 from pipeline.guide import find_guide
 from pipeline.plan import CollectPlan, Unit

@@ -6,9 +6,9 @@ from collections import Counter
 import pytest
 
 from benchmarks.distributed.fault_injection import KINDS, Arena, Collection, draw_kinds
+from pipeline.collect.quarantine import FOLDER
 from pipeline.commit import open_traces
 from pipeline.dataset import read_gates, read_trajectories
-from pipeline.quarantine import FOLDER
 
 SIZES = (120, 480, 1920)
 """Trajectories of a collection: one that ends before its kills are done is followed by a larger."""

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from dqar.policy.serialization import load_policy
-from pipeline.collect import Collector
+from pipeline.collect.driver import Collector
 from pipeline.commit import claim_folder, write_manifest
 from pipeline.model_card import find_model
 from pipeline.plan import CollectPlan

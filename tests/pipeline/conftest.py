@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.collector import Collector
+from pipeline.collect.worker import Collector
 from pipeline.commit import claim_folder, write_manifest
 from pipeline.model_card import find_model
 from pipeline.models import load_model

@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from dqar.gates.rules import Closed, Interval, Learned, Scripted
 from dqar.policy.serialization import load_policy
 from pipeline.bound import skipped_modules, speed_bound
-from pipeline.collector import Collector
+from pipeline.collect.worker import Collector
 from pipeline.commit import claim_folder, write_manifest
 from pipeline.dataset import read_gates
 from pipeline.errors import Refusal, enter

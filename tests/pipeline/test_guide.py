@@ -9,7 +9,7 @@ from dqar.policy.network import ReusePolicy
 from dqar.policy.serialization import load_policy, save_policy
 from dqar.policy.spec import PolicySpec
 from dqar.records import FEATURE_SETS
-from pipeline.collect import plan_for
+from pipeline.collect.driver import plan_for
 from pipeline.errors import Refusal
 from pipeline.guide import find_guide
 from pipeline.model_card import find_model

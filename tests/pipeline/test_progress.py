@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.cluster.work_queue import Failure, Outcome
-from pipeline.collect import unit_line
+from pipeline.collect.driver import unit_line
 from pipeline.plan import Unit
 from pipeline.progress import Progress, fields_line
 

@@ -16,6 +16,8 @@ from dqar.control.controller import DQARController
 from dqar.gates.rules import AllOf, Cached, Scripted, Staleness
 from dqar.integration import DQARDiTWrapper, DQARSampler, SamplerConfig
 from dqar.records import GateRecord
+from pipeline.collect.columns import Columns, gate_columns, trajectory_columns
+from pipeline.collect.quarantine import Diverged
 from pipeline.dataset import commit_unit
 from pipeline.designs import Exploration, explore
 from pipeline.errors import Refusal
@@ -24,8 +26,6 @@ from pipeline.models import load_model, pick_device
 from pipeline.noise import draw_noise
 from pipeline.plan import CollectPlan, Unit
 from pipeline.quality import Deltas, measure_deltas
-from pipeline.quarantine import Diverged
-from pipeline.rows import Columns, gate_columns, trajectory_columns
 from pipeline.storage import Root
 
 

@@ -12,7 +12,7 @@ from dqar.control.controller import DQARController
 from dqar.gates.rules import Interval, Scripted
 from dqar.integration import DQARDDIMSampler, DQARDiTWrapper, SamplerConfig
 from dqar.records import ACTIONS, GateRecord
-from pipeline.collector import Collector
+from pipeline.collect.worker import Collector
 from pipeline.commit import claim_folder
 from pipeline.dataset import GATES, TRAJECTORIES, to_table
 from pipeline.evaluator import Evaluator

@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 from pipeline.cluster.config import FleetConfig
-from pipeline.collect import collect
+from pipeline.collect.driver import collect
 from pipeline.commit import claim_folder
 from pipeline.compaction import COMPACT_MB, settle
 from pipeline.lease import held

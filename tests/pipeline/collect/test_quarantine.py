@@ -6,9 +6,7 @@ from dataclasses import replace
 import pytest
 
 from pipeline.cluster.work_queue import Failure, Outcome
-from pipeline.errors import Refusal, Unfinished
-from pipeline.plan import CollectPlan
-from pipeline.quarantine import (
+from pipeline.collect.quarantine import (
     FOLDER,
     HOPELESS,
     Diverged,
@@ -18,6 +16,8 @@ from pipeline.quarantine import (
     refuse_incomplete,
     release,
 )
+from pipeline.errors import Refusal, Unfinished
+from pipeline.plan import CollectPlan
 from pipeline.storage import open_storage
 
 UNITS = list(

@@ -1,6 +1,7 @@
 """The driver of a collection: hands out what is missing of a plan, and publishes what is whole.
 
-:func:`collect` drives a fleet of :class:`pipeline.collector.Collector`; no tensor passes by here.
+:func:`collect` drives a fleet of :class:`pipeline.collect.worker.Collector`; no tensor passes by
+here.
 """
 
 from __future__ import annotations
@@ -11,7 +12,14 @@ from typing import Any
 from pipeline.cluster.actor_pool import Fleet
 from pipeline.cluster.config import FleetConfig
 from pipeline.cluster.work_queue import Outcome
-from pipeline.collector import Collector
+from pipeline.collect.quarantine import (
+    quarantine,
+    quarantined,
+    refuse_hopeless,
+    refuse_incomplete,
+    release,
+)
+from pipeline.collect.worker import Collector
 from pipeline.commit import committed_receipts, write_manifest
 from pipeline.designs import parse_designs
 from pipeline.errors import checked
@@ -19,13 +27,6 @@ from pipeline.guide import Guide
 from pipeline.model_card import find_model, refuse_too_many_steps
 from pipeline.plan import FEEDBACKS, CollectPlan, Unit
 from pipeline.progress import Progress, fields_line
-from pipeline.quarantine import (
-    quarantine,
-    quarantined,
-    refuse_hopeless,
-    refuse_incomplete,
-    release,
-)
 from pipeline.storage import Root, open_storage
 
 FIRST_ROUND = {

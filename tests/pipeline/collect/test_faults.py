@@ -12,13 +12,13 @@ from ray import cloudpickle
 
 from pipeline.cluster.config import FleetConfig
 from pipeline.cluster.ray_cluster import leave_ray
-from pipeline.collect import collect
-from pipeline.collector import Collector, refuse_diverged
+from pipeline.collect.driver import collect
+from pipeline.collect.quarantine import FOLDER, Diverged
+from pipeline.collect.worker import Collector, refuse_diverged
 from pipeline.commit import claim_folder, open_traces
 from pipeline.errors import Refusal, Unfinished
 from pipeline.model_card import find_model
 from pipeline.plan import CollectPlan
-from pipeline.quarantine import FOLDER, Diverged
 
 BAD, DEADLY = 1, 3
 """Indices of the unit that diverges and of the one that its workers die over."""

@@ -7,12 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.cluster.config import FleetConfig
+from pipeline.collect.unit_size import MEMORY_SHARE, TARGET_S, Probe, WarmUp, choose_size, sized
 from pipeline.commit import claim_folder
 from pipeline.errors import Refusal, size_or_auto
 from pipeline.model_card import find_model
 from pipeline.plan import CollectPlan
 from pipeline.storage import open_storage
-from pipeline.unit_size import MEMORY_SHARE, TARGET_S, Probe, WarmUp, choose_size, sized
 
 PLAN = CollectPlan(model="digits", model_hash="0", num_trajectories=10_000)
 

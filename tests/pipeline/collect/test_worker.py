@@ -11,7 +11,7 @@ from dqar.control.controller import DQARController
 from dqar.gates.rules import Scripted
 from dqar.integration import DQARDDIMSampler, DQARDiTWrapper, SamplerConfig
 from dqar.records import FEATURES
-from pipeline.collector import Collector
+from pipeline.collect.worker import Collector
 from pipeline.commit import claim_folder, committed_receipts
 from pipeline.dataset import GATES, TRAJECTORIES, to_table
 from pipeline.designs import DESIGNS, explore

@@ -17,13 +17,13 @@ import torch
 
 from pipeline.cluster.actor_pool import Fleet
 from pipeline.cluster.config import FleetConfig
-from pipeline.collector import Collector
+from pipeline.collect.quarantine import Diverged
+from pipeline.collect.worker import Collector
 from pipeline.commit import refuse_other_contents
 from pipeline.documents import check_plan
 from pipeline.errors import checked
 from pipeline.manifest import read_document
 from pipeline.plan import CollectPlan, Unit
-from pipeline.quarantine import Diverged
 from pipeline.storage import Storage
 
 TARGET_S = 80.0
