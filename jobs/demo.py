@@ -12,7 +12,7 @@ from pipeline.errors import JobParser, checked, enter
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from pipeline.demo import DemoConfig, run_demo, serve_ui
+    from pipeline.demo.run import DemoConfig, run_demo, serve_ui
 
     out = Path(arguments.out)
     if arguments.ui:

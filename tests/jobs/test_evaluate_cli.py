@@ -143,7 +143,7 @@ def test_demo_refuses_before_it_starts_servers(monkeypatch, refused, flags):
     def no_servers(*_, **__):
         raise AssertionError("bad input must be refused before servers start")
 
-    monkeypatch.setattr("pipeline.servers.Servers.start", no_servers)
+    monkeypatch.setattr("pipeline.demo.local_servers.Servers.start", no_servers)
     refused("demo", "--out", "demo", *flags)
 
 

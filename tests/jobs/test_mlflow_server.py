@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.demo.local_servers import free_port
 from pipeline.diagnosis import check_tracking
-from pipeline.servers import free_port
 from pipeline.tracking import call_store
 
 SCRIPT = Path(__file__).parents[2] / "deploy" / "mlflow.sh"

@@ -13,7 +13,7 @@ import pytest
 
 from pipeline.commit import open_traces
 from pipeline.dataset import read_gates, read_trajectories
-from pipeline.servers import ray_and_mlflow
+from pipeline.demo.local_servers import ray_and_mlflow
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent

@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.demo.local_servers import Servers, ray_and_mlflow, start_mlflow, tool
 from pipeline.errors import Refusal
-from pipeline.servers import Servers, ray_and_mlflow, start_mlflow, tool
 
-CHECKOUT = Path(__file__).parent.parent
+CHECKOUT = Path(__file__).parents[2]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
