@@ -29,7 +29,7 @@ CONFIG = ("model", "out", "tracking_uri", "accelerator_type", "timeout_s")
 
 def run(arguments: argparse.Namespace) -> int:
     refuse_relative_inside_job(out=arguments.out)
-    from pipeline.doctor import DoctorConfig, examine
+    from pipeline.doctor.run import DoctorConfig, examine
 
     fields = {name: getattr(arguments, name) for name in CONFIG}
     config = checked(DoctorConfig, **fields)
@@ -46,9 +46,9 @@ def run(arguments: argparse.Namespace) -> int:
 
 def submit_itself(address: str, fields: dict[str, object]) -> int:
     """The route of every job: packed, uploaded, run on the head, its exit code brought back."""
-    from pipeline.diagnosis import check_libraries
-    from pipeline.doctor import pins_of
-    from pipeline.vitals import take_vitals
+    from pipeline.doctor.checks import check_libraries
+    from pipeline.doctor.host_info import take_vitals
+    from pipeline.doctor.run import pins_of
 
     pins = pins_of(ROOT)
     client = check_libraries("client", take_vitals(pins.needed), pins)

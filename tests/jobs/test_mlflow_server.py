@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.demo.local_servers import free_port
-from pipeline.diagnosis import check_tracking
+from pipeline.doctor.checks import check_tracking
 from pipeline.tracking import call_store
 
 SCRIPT = Path(__file__).parents[2] / "deploy" / "mlflow.sh"

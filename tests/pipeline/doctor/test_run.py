@@ -6,10 +6,10 @@ import pytest
 import ray
 
 from pipeline.cluster.ray_cluster import ask_worker, leave_ray, living_nodes
-from pipeline.doctor import DoctorConfig, examine
+from pipeline.doctor.host_info import take_vitals
+from pipeline.doctor.run import DoctorConfig, examine
 from pipeline.errors import Refusal
 from pipeline.probe import find_mark, leave_mark, remove_mark
-from pipeline.vitals import take_vitals
 
 CPU = {"num_cpus": 1}
 
@@ -35,7 +35,7 @@ def pretended():
 @pytest.fixture
 def visit(pretended, monkeypatch):
     """Findings by name; the visit leaves the module's Ray running."""
-    monkeypatch.setattr("pipeline.doctor.leave_ray", lambda: None)
+    monkeypatch.setattr("pipeline.doctor.run.leave_ray", lambda: None)
 
     def run(**fields):
         return {finding.name: finding for finding in examine(DoctorConfig(**fields))}
@@ -93,7 +93,7 @@ def test_a_worker_that_fails_is_told_in_one_line(visit, monkeypatch):
     def fail(*_, **__):
         raise RuntimeError("Traceback:\n  many lines\nModuleNotFoundError: No module named 'dqar'")
 
-    monkeypatch.setattr("pipeline.doctor.ask_worker", fail)
+    monkeypatch.setattr("pipeline.doctor.run.ask_worker", fail)
     finding = visit()["worker"]
     assert not finding.is_ok
     assert finding.said.startswith("ModuleNotFoundError: No module named 'dqar'.")

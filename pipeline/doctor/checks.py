@@ -10,8 +10,8 @@ from typing import Any
 
 from pipeline.cluster.capacity import ACCELERATOR_LABEL
 from pipeline.cluster.hardware import refuse_other_device
+from pipeline.doctor.host_info import Vitals
 from pipeline.errors import Refusal, without_secrets
-from pipeline.vitals import Vitals
 
 LEAST_DISK_GIB = 10.0
 """A day of logs, spilled objects and a model's weights; an assumption, no measurement."""

@@ -1,7 +1,8 @@
 """The doctor's visit: gather facts on the driver and on a worker, give verdicts.
 
-Facts are asked for here, judged in ``pipeline.diagnosis``. Each question that needs a worker goes
-where a worker of a collection would run, so that a cluster which scales from nothing starts a node.
+Facts are asked for here, judged in ``pipeline.doctor.checks``. Each question that needs a worker
+goes where a worker of a collection would run, so that a cluster which scales from nothing starts a
+node.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from pipeline.cluster.ray_cluster import (
     leave_ray,
     living_nodes,
 )
-from pipeline.diagnosis import (
+from pipeline.doctor.checks import (
     Finding,
     Pins,
     check_accelerator,
@@ -37,13 +38,13 @@ from pipeline.diagnosis import (
     check_tracking,
     read_pins,
 )
+from pipeline.doctor.host_info import Vitals, take_vitals
 from pipeline.errors import Refusal
 from pipeline.model_card import find_model
 from pipeline.probe import find_mark, leave_mark, remove_mark
 from pipeline.tracking import call_store
-from pipeline.vitals import Vitals, take_vitals
 
-CHECKOUT = Path(__file__).parent.parent
+CHECKOUT = Path(__file__).parents[2]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from pipeline.diagnosis import (
+from pipeline.doctor.checks import (
     LEAST_DISK_GIB,
     LEAST_MEMORY_GIB,
     check_accelerator,
@@ -17,8 +17,8 @@ from pipeline.diagnosis import (
     check_tracking,
     read_pins,
 )
-from pipeline.doctor import pins_of
-from pipeline.vitals import Vitals, take_vitals
+from pipeline.doctor.host_info import Vitals, take_vitals
+from pipeline.doctor.run import pins_of
 
 PYPROJECT = """
 [project]
