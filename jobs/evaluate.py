@@ -26,7 +26,7 @@ def run(arguments: argparse.Namespace) -> int:
         refuse_relative_inside_job(policy=flag.rpartition("=")[2])
     from pipeline.cluster.config import config_of
     from pipeline.contest import Contest
-    from pipeline.evaluation_run import (
+    from pipeline.evaluate.run import (
         evaluate_methods,
         load_policies,
         refuse_other_runs,
@@ -80,7 +80,7 @@ def known_methods(text: str) -> tuple[str, ...]:
 
 def configure(arguments: argparse.Namespace, card, policy):
     """What was left out follows the first policy, else the model."""
-    from pipeline.tasks import EvaluateConfig
+    from pipeline.evaluate.config import EvaluateConfig
 
     follows = {
         "steps": policy.spec.steps if policy else 50,

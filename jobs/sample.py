@@ -38,7 +38,7 @@ def run(arguments: argparse.Namespace) -> int:
     paths = {name: getattr(arguments, name) for name in ("out", "config", "policy", "plan")}
     refuse_relative_inside_job(**paths)
     refuse_plan_beside(arguments)
-    from pipeline.evaluation_run import refuse_other_runs
+    from pipeline.evaluate.run import refuse_other_runs
     from pipeline.model_card import find_model, refuse_too_many_steps
     from pipeline.models import load_model, pick_device
     from pipeline.sample import refuse_misfit, refuse_unknown_labels
@@ -67,7 +67,7 @@ def load_fitting_policy(folder: str | None, card):
     """The policy of --policy, if it knows this model; None without the flag."""
     if folder is None:
         return None
-    from pipeline.evaluation_run import load_policies
+    from pipeline.evaluate.run import load_policies
 
     return next(iter(load_policies([folder], card).values()))
 
@@ -126,7 +126,7 @@ def configure_reuse(arguments: argparse.Namespace, policy, plan):
     from dqar.config import DQARConfig
     from dqar.config_file import load_config
     from dqar.gates.paper_cascade import policy_config
-    from pipeline.evaluation_run import refuse_policies_apart
+    from pipeline.evaluate.run import refuse_policies_apart
 
     if arguments.config is not None:
         config = checked(load_config, path=arguments.config)

@@ -10,11 +10,11 @@ import torch
 
 from dqar.schedules.serialization import plan_document, plan_of_document
 from pipeline.curves import CurveProbe, Curves
+from pipeline.evaluate.accumulator import Tally
+from pipeline.evaluate.config import Part, Tallied
 from pipeline.probes import Probe, Probed
 from pipeline.quality import FeatureSums
 from pipeline.router import RouterProbe, Routers
-from pipeline.tally import Tally
-from pipeline.tasks import Part, Tallied
 
 Question = Probe | CurveProbe | RouterProbe
 """What a worker answers on calibration noise."""

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from dqar.config import CachedParts
-from pipeline.bound import skipped_modules
+from pipeline.evaluate.speed_bound import skipped_modules
 
 Place = tuple[int, int, int]
 """Site, layer, and which of the modules that a reused gate does not run."""

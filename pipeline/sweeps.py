@@ -14,14 +14,14 @@ from pipeline.candidates import (
     ScheduleGrid,
     schedule_ratio,
 )
-from pipeline.evaluator import Evaluator
+from pipeline.evaluate.config import FIGURES, EvaluateConfig
+from pipeline.evaluate.worker import Evaluator
 from pipeline.methods import Point
 from pipeline.model_card import find_model
 from pipeline.models import Dtype, Sampler
 from pipeline.probes import Probe
 from pipeline.progress import Progress
 from pipeline.swept import Sweep, Swept, rotated
-from pipeline.tasks import FIGURES, EvaluateConfig
 
 PROBED = 32
 """Samples whose entropy is observed before the ablations."""

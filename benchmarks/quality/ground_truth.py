@@ -26,10 +26,10 @@ from dqar.policy.network import ReusePolicy
 from dqar.policy.planner import step_damage
 from dqar.policy.serialization import load_policy
 from pipeline.designs import explore
-from pipeline.evaluator import Evaluator
+from pipeline.evaluate.config import EvaluateConfig
+from pipeline.evaluate.worker import Evaluator
 from pipeline.probes import Probe
 from pipeline.settings import Setting
-from pipeline.tasks import EvaluateConfig
 
 FIRST_KEY = 1_000_000
 """Trajectories of collections have smaller indices."""

@@ -29,7 +29,7 @@ from dqar.schedules.serialization import load_plan
 from dqar.schedules.static_plan import StaticPlan
 from dqar.signals import relative_error
 from pipeline.cluster.hardware import describe_machine
-from pipeline.evaluator import Evaluator
+from pipeline.evaluate.worker import Evaluator
 
 Schedule = dict[str, Any]
 """``source``, ``computed`` (steps that compute every gate), ``forecast_order``, ``feedback``."""

@@ -36,11 +36,11 @@ from dqar.gates.rules import (
     Warmup,
 )
 from dqar.layer_schedule import LayerSchedule
-from pipeline.compare import error_at
-from pipeline.evaluator import Evaluator
+from pipeline.evaluate.config import EvaluateConfig
+from pipeline.evaluate.frontier import error_at
+from pipeline.evaluate.worker import Evaluator
 from pipeline.methods import SEED_WARMUP, Point
 from pipeline.probes import Probe
-from pipeline.tasks import EvaluateConfig
 from pipeline.threshold_points import SEED_MAX_GAP
 
 SEEDS = (11, 12, 13, 14, 15)

@@ -11,8 +11,8 @@ import torch
 
 from dqar.integration import DQARSampler, SamplerConfig
 from pipeline.curves import CurveProbe, Watch, relative_l1, watched
-from pipeline.evaluator import Evaluator
-from pipeline.tasks import EvaluateConfig
+from pipeline.evaluate.config import EvaluateConfig
+from pipeline.evaluate.worker import Evaluator
 
 STEPS, GAPS = 5, 3
 MODULES = {

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dqar.gates.rules import Scripted
-from pipeline.evaluator import Evaluator
+from pipeline.evaluate.config import EvaluateConfig
+from pipeline.evaluate.worker import Evaluator
 from pipeline.probes import Probe, Probed
-from pipeline.tasks import EvaluateConfig
 
 STEPS = 6
 NOISES = (7, 3, 3, 7, 11)

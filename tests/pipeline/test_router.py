@@ -12,8 +12,9 @@ from dqar.config import DQARConfig
 from dqar.control.controller import DQARController
 from dqar.gates.rules import Scripted
 from dqar.integration import DQARDiTWrapper, DQARSampler, SamplerConfig
-from pipeline.evaluator import Evaluator
-from pipeline.kept import KeptAnswers
+from pipeline.evaluate.answer_cache import KeptAnswers
+from pipeline.evaluate.config import EvaluateConfig
+from pipeline.evaluate.worker import Evaluator
 from pipeline.methods import METHODS
 from pipeline.mixer import Mixer, mixing
 from pipeline.router import (
@@ -24,7 +25,6 @@ from pipeline.router import (
     recorded,
 )
 from pipeline.router_points import PERIODS, router_points, router_probes
-from pipeline.tasks import EvaluateConfig
 
 STEPS, SCALE = 6, 2.0
 SITES = ("attn", "ff")

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from dqar.gates.rules import Scripted
 from pipeline.curves import CurveProbe, Curves
-from pipeline.evaluator import Evaluator
+from pipeline.evaluate.config import EvaluateConfig
+from pipeline.evaluate.worker import Evaluator
 from pipeline.methods import COARSE, FINE, METHODS, Grid
 from pipeline.smooth_points import PAPERS, TIED, alphas_for, schedules, smooth_points
-from pipeline.tasks import EvaluateConfig
 
 NAN = float("nan")
 

@@ -10,7 +10,8 @@ import torch
 
 from dqar.integration import DQARDPMSolverSampler, SamplerConfig
 from pipeline.errors import Refusal
-from pipeline.evaluator import Evaluator
+from pipeline.evaluate.config import EvaluateConfig
+from pipeline.evaluate.worker import Evaluator
 from pipeline.methods import (
     COARSE,
     METHODS,
@@ -22,7 +23,6 @@ from pipeline.methods import (
 from pipeline.model_card import DIGITS, find_model
 from pipeline.noise import draw_noise
 from pipeline.solver import METHOD, refuse_no_solver
-from pipeline.tasks import EvaluateConfig
 
 # NumPy warns of how diffusers' solvers hand it tensors.
 pytestmark = pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")

@@ -15,14 +15,14 @@ from dqar.records import ACTIONS, GateRecord
 from pipeline.collect.worker import Collector
 from pipeline.commit import claim_folder
 from pipeline.dataset import GATES, TRAJECTORIES, to_table
-from pipeline.evaluator import Evaluator
-from pipeline.flops import transformer_flops
+from pipeline.evaluate.config import EvaluateConfig
+from pipeline.evaluate.flops import transformer_flops
+from pipeline.evaluate.worker import Evaluator
 from pipeline.methods import COARSE, interval_points
 from pipeline.model_card import find_model
 from pipeline.noise import draw_noise
 from pipeline.plan import CollectPlan
 from pipeline.probes import Probe
-from pipeline.tasks import EvaluateConfig
 
 STEPS, SAMPLES = 12, 4
 

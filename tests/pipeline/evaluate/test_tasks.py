@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 
 from dqar.gates.rules import Interval
 from pipeline.errors import Refusal
-from pipeline.evaluator import Evaluator
+from pipeline.evaluate.accumulator import Tally
+from pipeline.evaluate.config import EvaluateConfig, Tallied
+from pipeline.evaluate.result_rows import measured_of
+from pipeline.evaluate.worker import Evaluator
 from pipeline.methods import Point
-from pipeline.point_rows import measured_of
 from pipeline.quality import Deltas, FeatureSums
-from pipeline.tally import Tally
-from pipeline.tasks import EvaluateConfig, Tallied
 
 CONFIG = EvaluateConfig(model="digits", num_samples=12, batch_size=2, steps=6)
 POINT = Point(method="interval", operating_point="period=2", steps=6, gate=Interval(2))

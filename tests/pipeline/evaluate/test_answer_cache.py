@@ -11,19 +11,19 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-import pipeline.kept
+import pipeline.evaluate.answer_cache
 from dqar.gates.rules import AllOf, Interval, Learned, Scripted, Staleness
 from dqar.policy.network import ReusePolicy
 from dqar.policy.spec import PolicySpec
 from pipeline.cluster.hardware import refuse_other_device
 from pipeline.curves import CurveProbe, Curves
-from pipeline.evaluator import Evaluator
+from pipeline.evaluate.answer_cache import KeptAnswers
+from pipeline.evaluate.config import EvaluateConfig, Part
+from pipeline.evaluate.result_rows import measured_of
+from pipeline.evaluate.worker import Evaluator
 from pipeline.fingerprint import fingerprint
-from pipeline.kept import KeptAnswers
 from pipeline.methods import Point, Schedule
-from pipeline.point_rows import measured_of
 from pipeline.probes import Probe
-from pipeline.tasks import EvaluateConfig, Part
 
 CONFIG = EvaluateConfig(
     model="digits", num_samples=4, batch_size=2, steps=5, guidance_scale=2.0, part_samples=2
@@ -160,7 +160,7 @@ def test_objects_are_never_unpickled(answers, kept):
     described = path.with_suffix(".json")
     stored = json.loads(described.read_text())
     del stored["digest"]
-    stored["digest"] = pipeline.kept._digest(stored, path.read_bytes())
+    stored["digest"] = pipeline.evaluate.answer_cache._digest(stored, path.read_bytes())
     described.write_text(json.dumps(stored))
     assert kept().take(task) is None
 

@@ -8,17 +8,17 @@ from torch import Tensor
 
 from dqar.schedules.static_plan import StaticPlan
 from pipeline.answers import Answer, Task
-from pipeline.bound import measure_site_share
-from pipeline.calibrator import Calibrator
 from pipeline.cluster.hardware import device_name, peak_memory_mb
-from pipeline.flops import gate_flops, saved_flops, transformer_flops
+from pipeline.evaluate.accumulator import Tally
+from pipeline.evaluate.calibration_worker import Calibrator
+from pipeline.evaluate.config import EvaluateConfig, Measured, Part, Tallied
+from pipeline.evaluate.flops import gate_flops, saved_flops, transformer_flops
+from pipeline.evaluate.plan_export import plan_of
+from pipeline.evaluate.result_rows import GRID_IMAGES, measured_of
+from pipeline.evaluate.speed_bound import measure_site_share
 from pipeline.methods import Point
 from pipeline.noise import Purpose
-from pipeline.point_rows import GRID_IMAGES, measured_of
 from pipeline.quality import FeatureSums, measure_deltas
-from pipeline.shipped import plan_of
-from pipeline.tally import Tally
-from pipeline.tasks import EvaluateConfig, Measured, Part, Tallied
 
 TIMED_BATCHES = 1
 """Batches of a point that are timed, each right after its twin: the first, so that one worker takes

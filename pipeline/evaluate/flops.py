@@ -11,10 +11,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from dqar.gates.rules import Gate, Learned
 from dqar.policy.network import ReusePolicy
 from dqar.records import ACTIONS
+from pipeline.evaluate.accumulator import Tally
+from pipeline.evaluate.config import EvaluateConfig
 from pipeline.model_card import ModelCard
 from pipeline.models import LoadedModel
-from pipeline.tally import Tally
-from pipeline.tasks import EvaluateConfig
 
 MEASURING = ("attn", "block")
 """Sites that hold an attention whose entropy is measured."""

@@ -11,14 +11,14 @@ from dqar.config import DQARConfig
 from dqar.policy.network import ReusePolicy
 from dqar.policy.serialization import load_policy
 from pipeline.cluster.config import FleetConfig
-from pipeline.compare import ratio_at
 from pipeline.contest import Contest
 from pipeline.errors import Refusal, checked
-from pipeline.evaluate import evaluate
-from pipeline.kept import FOLDER, KeptAnswers
+from pipeline.evaluate.answer_cache import FOLDER, KeptAnswers
+from pipeline.evaluate.config import FIGURES, EvaluateConfig, Measured
+from pipeline.evaluate.driver import evaluate
+from pipeline.evaluate.frontier import ratio_at
+from pipeline.evaluate.report import comparison_table, points_table, write_report
 from pipeline.model_card import ModelCard, find_model
-from pipeline.report import comparison_table, points_table, write_report
-from pipeline.tasks import FIGURES, EvaluateConfig, Measured
 from pipeline.tracking import Tracker
 
 RIVALS = (
@@ -124,7 +124,7 @@ def evaluate_methods(
     out: str,
     tracker: Tracker,
 ) -> list[Measured]:
-    """:func:`pipeline.evaluate.evaluate`, logged and written to the results folder."""
+    """:func:`pipeline.evaluate.driver.evaluate`, logged and written to the results folder."""
     folder = Path(out)
     lineage = next((policy.spec.lineage for policy in contest.policies.values()), {})
     parent = tracker.open_pipeline(lineage, "pipeline")

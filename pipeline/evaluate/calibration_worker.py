@@ -12,6 +12,8 @@ from dqar.gates.rules import AllOf
 from dqar.records import GateRecord
 from pipeline.answers import Found, Question
 from pipeline.curves import CurveProbe, Curves, watched
+from pipeline.evaluate.config import EvaluateConfig
+from pipeline.evaluate.model_runner import Runner
 from pipeline.mixer import mixing
 from pipeline.probes import Probe, Probed
 from pipeline.router import (
@@ -22,8 +24,6 @@ from pipeline.router import (
     learn_routers,
     recorded,
 )
-from pipeline.runner import Runner
-from pipeline.tasks import EvaluateConfig
 
 
 class Calibrator(Runner):

@@ -15,23 +15,23 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from dqar.gates.rules import Closed, Interval, Learned, Scripted
 from dqar.policy.serialization import load_policy
-from pipeline.bound import skipped_modules, speed_bound
 from pipeline.collect.worker import Collector
 from pipeline.commit import claim_folder, write_manifest
 from pipeline.dataset import read_gates
 from pipeline.errors import Refusal, enter
-from pipeline.evaluator import Evaluator
-from pipeline.flops import saved_flops, transformer_flops
+from pipeline.evaluate.accumulator import Tally
+from pipeline.evaluate.config import EvaluateConfig
+from pipeline.evaluate.flops import saved_flops, transformer_flops
+from pipeline.evaluate.speed_bound import skipped_modules, speed_bound
+from pipeline.evaluate.worker import Evaluator
 from pipeline.methods import Point
 from pipeline.model_card import find_model
 from pipeline.plan import CollectPlan
 from pipeline.probes import Probe
-from pipeline.tally import Tally
-from pipeline.tasks import EvaluateConfig
 from pipeline.train import save_trained, train
 from pipeline.train_config import TrainConfig
 
-JOBS = Path(__file__).parents[2] / "jobs"
+JOBS = Path(__file__).parents[3] / "jobs"
 STEPS, LAYERS, SAMPLES = 6, 8, 4
 
 

@@ -10,16 +10,16 @@ from pipeline.cluster.actor_pool import Fleet
 from pipeline.cluster.config import FleetConfig
 from pipeline.contest import Contest
 from pipeline.curves import CurveProbe
-from pipeline.evaluator import Evaluator
+from pipeline.evaluate.answer_cache import KeptAnswers, Work
+from pipeline.evaluate.config import EvaluateConfig, Measured, Part, Tallied
+from pipeline.evaluate.result_rows import measured_of
+from pipeline.evaluate.worker import Evaluator
 from pipeline.greedy_points import first_probe, greedy_points
-from pipeline.kept import KeptAnswers, Work
 from pipeline.methods import Point
 from pipeline.planned_points import planned_points
-from pipeline.point_rows import measured_of
 from pipeline.probes import Probe, Probed
 from pipeline.progress import Progress
 from pipeline.router_points import router_points, router_probes
-from pipeline.tasks import EvaluateConfig, Measured, Part, Tallied
 from pipeline.threshold_points import observing_probe, threshold_points, tuned_sweep
 
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.compare import Axis, error_at, frontier
-from pipeline.shipped import write_plans
-from pipeline.tasks import Measured
+from pipeline.evaluate.config import Measured
+from pipeline.evaluate.frontier import Axis, error_at, frontier
+from pipeline.evaluate.plan_export import write_plans
 
 COLUMNS = (
     ("reuse", "reuse_ratio", "{:.3f}"),

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.bound import speed_bound
 from pipeline.errors import Refusal
+from pipeline.evaluate.accumulator import Tally, total_of
+from pipeline.evaluate.config import EvaluateConfig, Measured, Tallied
+from pipeline.evaluate.speed_bound import speed_bound
 from pipeline.methods import Point
 from pipeline.quality import frechet_of_sums
-from pipeline.tally import Tally, total_of
-from pipeline.tasks import EvaluateConfig, Measured, Tallied
 
 GRID_IMAGES = 8
 """First images of a point that are shown."""

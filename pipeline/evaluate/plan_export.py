@@ -9,8 +9,8 @@ from dqar.gates.rules import Scripted
 from dqar.schedules.export import export_plan
 from dqar.schedules.serialization import save_plan
 from dqar.schedules.static_plan import StaticPlan
+from pipeline.evaluate.config import Measured
 from pipeline.methods import Point
-from pipeline.tasks import Measured
 
 FOLDER = "plans"
 """Folder of the plans within a results folder."""

@@ -11,13 +11,13 @@ from dqar.gates.rules import Interval, Learned
 from dqar.policy.network import ReusePolicy
 from dqar.policy.spec import PolicySpec
 from pipeline.contest import Contest
-from pipeline.evaluate import id_of, rows_of
-from pipeline.evaluator import Evaluator
-from pipeline.flops import entropy_flops, feedback_flops, policy_flops, transformer_flops
+from pipeline.evaluate.accumulator import Tally
+from pipeline.evaluate.config import EvaluateConfig
+from pipeline.evaluate.driver import id_of, rows_of
+from pipeline.evaluate.flops import entropy_flops, feedback_flops, policy_flops, transformer_flops
+from pipeline.evaluate.worker import Evaluator
 from pipeline.methods import COARSE, Point, fewer_steps_points, interval_points
 from pipeline.probes import Probe
-from pipeline.tally import Tally
-from pipeline.tasks import EvaluateConfig
 
 STEPS, SAMPLES = 6, 6
 CONTRACT = {

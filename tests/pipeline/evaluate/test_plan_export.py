@@ -13,11 +13,11 @@ from dqar.policy.network import ReusePolicy
 from dqar.policy.spec import PolicySpec
 from dqar.schedules.serialization import load_plan
 from dqar.schedules.static_plan import StaticPlan
-from pipeline.evaluator import Evaluator
+from pipeline.evaluate.config import EvaluateConfig, Measured
+from pipeline.evaluate.plan_export import plan_of, write_plans
+from pipeline.evaluate.report import write_report
+from pipeline.evaluate.worker import Evaluator
 from pipeline.methods import Grid, Point, Schedule, interval_points
-from pipeline.report import write_report
-from pipeline.shipped import plan_of, write_plans
-from pipeline.tasks import EvaluateConfig, Measured
 
 STEPS = 6
 PLAN = Schedule(kind="plan", computed=(0, 1, 4))

@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from pipeline.evaluator import Measured
-from pipeline.report import comparison_table, points_table, write_report
+from pipeline.evaluate.report import comparison_table, points_table, write_report
+from pipeline.evaluate.worker import Measured
 
 
 def measured(method, reuse, error, flops=1.0):
