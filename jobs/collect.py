@@ -37,7 +37,7 @@ def run(arguments: argparse.Namespace) -> int:
     from pipeline.collect.run import collect_traces
     from pipeline.collect.unit_size import sized
     from pipeline.commit import claim_folder
-    from pipeline.guide import find_guide
+    from pipeline.exploration.near_policy import find_guide
     from pipeline.storage import open_storage
     from pipeline.tracking import Tracker, resolve_tracking_uri
 

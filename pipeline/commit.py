@@ -15,9 +15,14 @@ from typing import Any, TypeAlias, TypeVar
 
 from pipeline.documents import TABLES, check_plan
 from pipeline.errors import Refusal
+from pipeline.exploration.collect_plan import (
+    TRACE_SCHEMA_VERSION,
+    CollectPlan,
+    Unit,
+    canonical_json,
+)
 from pipeline.manifest import newest_manifest, publish_manifest, read_document
 from pipeline.parts import Part, is_sound, key_of, listed_sizes, parts_of, unit_part
-from pipeline.plan import TRACE_SCHEMA_VERSION, CollectPlan, Unit, canonical_json
 from pipeline.receipts import as_json, find_receipt
 from pipeline.storage import Root, Storage, open_storage
 

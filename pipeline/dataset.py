@@ -16,8 +16,8 @@ from dqar.records import FEATURES
 from pipeline.commit import Roots, open_each
 from pipeline.documents import TABLES
 from pipeline.errors import Refusal
+from pipeline.exploration.collect_plan import Unit
 from pipeline.local_folder import LocalFolder
-from pipeline.plan import Unit
 from pipeline.receipts import commit_receipt
 from pipeline.storage import Root, Storage, open_storage
 

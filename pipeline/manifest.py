@@ -8,8 +8,8 @@ from typing import Any
 
 from pipeline.documents import check_manifest
 from pipeline.errors import Refusal
+from pipeline.exploration.collect_plan import TRACE_SCHEMA_VERSION
 from pipeline.parts import is_whole, listed_sizes, parts_of
-from pipeline.plan import TRACE_SCHEMA_VERSION
 from pipeline.receipts import as_json
 from pipeline.shapes import Malformed, parse
 from pipeline.storage import Storage

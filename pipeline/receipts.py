@@ -6,8 +6,8 @@ import json
 from typing import Any
 
 from pipeline.documents import check_receipt
+from pipeline.exploration.collect_plan import Unit
 from pipeline.parts import is_sound, unit_part
-from pipeline.plan import Unit
 from pipeline.shapes import Malformed, parse
 from pipeline.storage import Storage
 

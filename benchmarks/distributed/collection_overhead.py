@@ -27,8 +27,8 @@ from dqar.integration import DQARSampler, SamplerConfig
 from pipeline.collect.driver import plan_for
 from pipeline.collect.worker import Collector
 from pipeline.commit import claim_folder
+from pipeline.exploration.collect_plan import CollectPlan, Unit
 from pipeline.noise import draw_noise
-from pipeline.plan import CollectPlan, Unit
 
 
 @dataclass(slots=True)

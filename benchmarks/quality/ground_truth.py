@@ -25,9 +25,9 @@ from dqar.gates.rules import Scripted
 from dqar.policy.network import ReusePolicy
 from dqar.policy.planner import step_damage
 from dqar.policy.serialization import load_policy
-from pipeline.designs import explore
 from pipeline.evaluate.config import EvaluateConfig
 from pipeline.evaluate.worker import Evaluator
+from pipeline.exploration.designs import explore
 from pipeline.probes import Probe
 from pipeline.settings import Setting
 

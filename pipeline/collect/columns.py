@@ -11,8 +11,8 @@ from torch import Tensor
 from dqar.config import CACHE_DTYPES
 from dqar.control.controller import CLASS_PROMPT_LENGTH
 from dqar.records import ACTIONS, FEATURES, SITES, GateRecord, Reason
-from pipeline.designs import Exploration
-from pipeline.plan import CollectPlan
+from pipeline.exploration.collect_plan import CollectPlan
+from pipeline.exploration.designs import Exploration
 from pipeline.quality import Deltas
 
 Columns = dict[str, Any]

@@ -21,11 +21,11 @@ from pipeline.collect.quarantine import (
 )
 from pipeline.collect.worker import Collector
 from pipeline.commit import committed_receipts, write_manifest
-from pipeline.designs import parse_designs
 from pipeline.errors import checked
-from pipeline.guide import Guide
+from pipeline.exploration.collect_plan import FEEDBACKS, CollectPlan, Unit
+from pipeline.exploration.designs import parse_designs
+from pipeline.exploration.near_policy import Guide
 from pipeline.model_card import find_model, refuse_too_many_steps
-from pipeline.plan import FEEDBACKS, CollectPlan, Unit
 from pipeline.progress import Progress, fields_line
 from pipeline.storage import Root, open_storage
 

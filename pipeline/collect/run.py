@@ -9,9 +9,9 @@ from pipeline.cluster.config import FleetConfig
 from pipeline.collect.driver import collect
 from pipeline.commit import claim_folder
 from pipeline.compaction import COMPACT_MB, settle
+from pipeline.exploration.collect_plan import CollectPlan
 from pipeline.lease import held
 from pipeline.parts import parts_of
-from pipeline.plan import CollectPlan
 from pipeline.storage import Root, Storage, open_storage
 from pipeline.tracking import Run, Tracker, read_lineage, write_lineage
 

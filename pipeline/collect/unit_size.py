@@ -22,8 +22,8 @@ from pipeline.collect.worker import Collector
 from pipeline.commit import refuse_other_contents
 from pipeline.documents import check_plan
 from pipeline.errors import checked
+from pipeline.exploration.collect_plan import CollectPlan, Unit
 from pipeline.manifest import read_document
-from pipeline.plan import CollectPlan, Unit
 from pipeline.storage import Storage
 
 TARGET_S = 80.0

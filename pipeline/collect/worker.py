@@ -19,12 +19,12 @@ from dqar.records import GateRecord
 from pipeline.collect.columns import Columns, gate_columns, trajectory_columns
 from pipeline.collect.quarantine import Diverged
 from pipeline.dataset import commit_unit
-from pipeline.designs import Exploration, explore
 from pipeline.errors import Refusal
+from pipeline.exploration.collect_plan import CollectPlan, Unit
+from pipeline.exploration.designs import Exploration, explore
 from pipeline.model_card import find_model
 from pipeline.models import load_model, pick_device
 from pipeline.noise import draw_noise
-from pipeline.plan import CollectPlan, Unit
 from pipeline.quality import Deltas, measure_deltas
 from pipeline.storage import Root
 

@@ -15,8 +15,8 @@ import torch
 from dqar.policy.serialization import load_policy
 from pipeline.collect.driver import Collector
 from pipeline.commit import claim_folder, write_manifest
+from pipeline.exploration.collect_plan import CollectPlan
 from pipeline.model_card import find_model
-from pipeline.plan import CollectPlan
 
 ROOT = Path(__file__).parents[2]
 LIMIT_S = 400

@@ -7,9 +7,9 @@ import pytest
 
 from pipeline.collect.worker import Collector
 from pipeline.commit import claim_folder, write_manifest
+from pipeline.exploration.collect_plan import CollectPlan
 from pipeline.model_card import find_model
 from pipeline.models import load_model
-from pipeline.plan import CollectPlan
 
 
 @pytest.fixture(scope="session")

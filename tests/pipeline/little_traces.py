@@ -6,7 +6,7 @@ import math
 import pyarrow as pa
 
 from pipeline.dataset import GATES, TRAJECTORIES, commit_unit
-from pipeline.plan import CollectPlan
+from pipeline.exploration.collect_plan import CollectPlan
 
 STEPS, LAYERS = 3, 2
 FACTS = {"num_layers": LAYERS, "site_flops": {"attn": 1.0}}

@@ -20,7 +20,7 @@ from pipeline.dataset import (
     stream_gates,
 )
 from pipeline.errors import Refusal
-from pipeline.plan import CollectPlan
+from pipeline.exploration.collect_plan import CollectPlan
 from tests.pipeline.little_traces import FACTS, LAYERS, PLAN, STEPS, columns_of, commit_all
 
 

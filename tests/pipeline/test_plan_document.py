@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from test_hostile_documents import ANYTHING, changed, paths_of
-from test_plan import BASE, NEAR
 
 from pipeline.commit import claim_folder
 from pipeline.documents import check_plan
@@ -16,6 +15,7 @@ from pipeline.errors import Refusal
 from pipeline.manifest import read_document
 from pipeline.shapes import Malformed, parse
 from pipeline.storage import open_storage
+from tests.pipeline.exploration.test_collect_plan import BASE, NEAR
 
 SCHEDULES = st.sets(st.integers(1, 49), max_size=20).map(lambda steps: (0, *sorted(steps)))
 FIRST_RELEASE = {"forecast_orders", "feedbacks", "threads"}

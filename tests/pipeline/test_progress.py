@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from pipeline.cluster.work_queue import Failure, Outcome
 from pipeline.collect.driver import unit_line
-from pipeline.plan import Unit
+from pipeline.exploration.collect_plan import Unit
 from pipeline.progress import Progress, fields_line
 
 UNIT = Unit(unit_id="ab12", index=5, start=0, stop=48)

@@ -18,10 +18,10 @@ from pipeline.dataset import GATES, TRAJECTORIES, to_table
 from pipeline.evaluate.config import EvaluateConfig
 from pipeline.evaluate.flops import transformer_flops
 from pipeline.evaluate.worker import Evaluator
+from pipeline.exploration.collect_plan import CollectPlan
 from pipeline.methods import COARSE, interval_points
 from pipeline.model_card import find_model
 from pipeline.noise import draw_noise
-from pipeline.plan import CollectPlan
 from pipeline.probes import Probe
 
 STEPS, SAMPLES = 12, 4

@@ -17,7 +17,7 @@ from pipeline.collect.quarantine import (
     release,
 )
 from pipeline.errors import Refusal, Unfinished
-from pipeline.plan import CollectPlan
+from pipeline.exploration.collect_plan import CollectPlan
 from pipeline.storage import open_storage
 
 UNITS = list(

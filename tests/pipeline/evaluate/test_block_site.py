@@ -24,9 +24,9 @@ from pipeline.evaluate.config import EvaluateConfig
 from pipeline.evaluate.flops import saved_flops, transformer_flops
 from pipeline.evaluate.speed_bound import skipped_modules, speed_bound
 from pipeline.evaluate.worker import Evaluator
+from pipeline.exploration.collect_plan import CollectPlan
 from pipeline.methods import Point
 from pipeline.model_card import find_model
-from pipeline.plan import CollectPlan
 from pipeline.probes import Probe
 from pipeline.train import save_trained, train
 from pipeline.train_config import TrainConfig

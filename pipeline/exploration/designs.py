@@ -16,8 +16,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Generator, Tensor
 
-from pipeline.noise import generator_for
-from pipeline.pacing import (
+from pipeline.exploration.gap_distributions import (
     LONGEST_GAP,
     Base,
     GapLaw,
@@ -26,6 +25,7 @@ from pipeline.pacing import (
     draw_regular_law,
     draw_schedule,
 )
+from pipeline.noise import generator_for
 
 Design = Literal[
     "paced", "regular", "near-policy", "step-synchronised", "layer-blocked", "independent"
@@ -33,9 +33,9 @@ Design = Literal[
 """How coins are shared, and where they are thrown.
 
 ``paced``, ``regular``, ``near-policy``: all gates of a step together, computed at the steps of a
-schedule that is drawn from a law of gaps (:mod:`pipeline.pacing`); the last around the plans of a
-trained policy. ``step-synchronised``: one coin for all gates of a step. ``layer-blocked``: one for
-each of eight runs of neighbouring gates. ``independent``: one a gate.
+schedule that is drawn from a law of gaps (:mod:`pipeline.exploration.gap_distributions`); the last
+around the plans of a trained policy. ``step-synchronised``: one coin for all gates of a step.
+``layer-blocked``: one for each of eight runs of neighbouring gates. ``independent``: one a gate.
 """
 
 DESIGNS: tuple[Design, ...] = get_args(Design)

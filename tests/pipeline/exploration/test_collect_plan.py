@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.designs import DESIGNS
-from pipeline.plan import CollectPlan, canonical_json
+from pipeline.exploration.collect_plan import CollectPlan, canonical_json
+from pipeline.exploration.designs import DESIGNS
 
 BASE = CollectPlan(model="digits", model_hash="0" * 16)
 NEAR = CollectPlan(

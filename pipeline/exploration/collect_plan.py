@@ -11,10 +11,10 @@ from typing import Any, Literal
 
 from dqar.config import CHOICES, DQARConfig
 from dqar.policy.spec import refuse_bad_plan
-from pipeline.designs import DEFAULT_DESIGNS, DESIGNS, Design
+from pipeline.exploration.designs import DEFAULT_DESIGNS, DESIGNS, Design
+from pipeline.exploration.gap_distributions import Base
 from pipeline.models import Dtype, Sampler
 from pipeline.noise import round_seed
-from pipeline.pacing import Base
 from pipeline.shapes import LARGEST
 
 FORECAST_ORDERS = CHOICES["forecast_order"]

@@ -8,10 +8,10 @@ from typing import Any
 from dqar.policy.network import ReusePolicy
 from dqar.policy.serialization import load_policy
 from dqar.policy.spec import CACHE_BITS, PolicySpec
-from pipeline.designs import parse_designs
 from pipeline.errors import Refusal, checked
+from pipeline.exploration.designs import parse_designs
+from pipeline.exploration.gap_distributions import SHARES, Base
 from pipeline.fingerprint import fingerprint
-from pipeline.pacing import SHARES, Base
 from pipeline.places import POLICY_FILES, fetched
 
 FITTED = ("model_hash", "steps", "sampler", "sites", "guidance_scale")
@@ -30,7 +30,8 @@ class Guide:
     """Of its weights, its plans and what they were fitted on: 24 hex digits. Not of its lineage,
     which a repeated training changes."""
     bases: tuple[Base, ...]
-    """Its plans that compute a share of the steps within :data:`pipeline.pacing.SHARES`."""
+    """Its plans that compute a share of the steps within
+    :data:`pipeline.exploration.gap_distributions.SHARES`."""
 
     @property
     def fields(self) -> dict[str, Any]:
@@ -77,7 +78,7 @@ def find_guide(uri: str | None, designs: str) -> Guide | None:
 
     Args:
         uri: a policy folder, or where it lies; None for none.
-        designs: as :func:`pipeline.designs.parse_designs` reads them.
+        designs: as :func:`pipeline.exploration.designs.parse_designs` reads them.
 
     Raises:
         Refusal: if one is named without the other, or the policy has no plans of such shares.

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.designs import DESIGNS, RATES, explore, parse_designs
+from pipeline.exploration.designs import DESIGNS, RATES, explore, parse_designs
 from pipeline.noise import Purpose, draw_noise, noise_key
 
 STEPS, GATES = 50, 16

@@ -11,7 +11,7 @@ from dqar.policy.spec import PolicySpec
 from dqar.records import FEATURE_SETS
 from pipeline.collect.driver import plan_for
 from pipeline.errors import Refusal
-from pipeline.guide import find_guide
+from pipeline.exploration.near_policy import find_guide
 from pipeline.model_card import find_model
 
 STEPS = 20

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dqar.policy.spec import refuse_bad_plan
-from pipeline.pacing import (
+from pipeline.exploration.gap_distributions import (
     LEFT_OUT,
     LONGEST_GAP,
     PERIODS,
