@@ -32,7 +32,7 @@ def run(arguments: argparse.Namespace) -> int:
         refuse_other_runs,
         refuse_policies_apart,
     )
-    from pipeline.methods import GRIDS
+    from pipeline.methods.base import GRIDS
     from pipeline.model_card import find_model, refuse_too_many_steps
     from pipeline.places import fetched_policies, published, refuse_taken
     from pipeline.solver import refuse_no_solver
@@ -66,7 +66,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def known_methods(text: str) -> tuple[str, ...]:
-    from pipeline.methods import METHODS
+    from pipeline.methods.base import METHODS
 
     methods = split_names(text)
     unknown = sorted(set(methods) - set(METHODS))

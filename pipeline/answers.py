@@ -9,12 +9,12 @@ import numpy as np
 import torch
 
 from dqar.schedules.serialization import plan_document, plan_of_document
-from pipeline.curves import CurveProbe, Curves
 from pipeline.evaluate.accumulator import Tally
 from pipeline.evaluate.config import Part, Tallied
-from pipeline.probes import Probe, Probed
+from pipeline.methods.calibration import Probe, Probed
+from pipeline.methods.learning_to_cache import RouterProbe, Routers
+from pipeline.methods.smoothcache import CurveProbe, Curves
 from pipeline.quality import FeatureSums
-from pipeline.router import RouterProbe, Routers
 
 Question = Probe | CurveProbe | RouterProbe
 """What a worker answers on calibration noise."""

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from dqar.policy.network import ReusePolicy
-from pipeline.methods import Grid
-from pipeline.probes import Probe, Probed
+from pipeline.methods.base import Grid
+from pipeline.methods.calibration import Probe, Probed
 
 Ask = Callable[[list[Probe]], dict[str, Probed]]
 """Answers probes on calibration noise, by their names."""

@@ -6,8 +6,8 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from dqar.gates.rules import Scripted
-from pipeline.methods import Point
-from pipeline.router import RouterProbe, Routers
+from pipeline.methods.base import Point
+from pipeline.methods.learning_to_cache import RouterProbe, Routers
 
 PERIODS = (2, 3, 4)
 """Of the steps at which all sites compute. The paper's 2 reuses no more than half of the gates."""

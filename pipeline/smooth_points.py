@@ -4,9 +4,9 @@ once on calibration noise (after SmoothCache, Liu et al. 2024, arXiv 2411.10510)
 As in the paper a site type goes on reusing while its curve, the mean over samples and layers of the
 relative L1 distance from the cached output, is at most alpha; one alpha serves all site types; what
 is reused is the value as it is. Other than there, gaps of up to
-:attr:`pipeline.curves.CurveProbe.largest_gap` steps are allowed (the paper's three reach no more
-than three quarters reused), and the last step may reuse. Alpha is chosen for the reuse ratio alone,
-by arithmetic on the curves: no schedule is sampled before it is a point.
+:attr:`pipeline.methods.smoothcache.CurveProbe.largest_gap` steps are allowed (the paper's three
+reach no more than three quarters reused), and the last step may reuse. Alpha is chosen for the
+reuse ratio alone, by arithmetic on the curves: no schedule is sampled before it is a point.
 
 ``smoothcache-tied`` takes one schedule for all site types, from the mean of their curves. It is no
 method of the paper's: sites that are stale at different steps disturb each other.
@@ -19,8 +19,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from dqar.gates.rules import Scripted
-from pipeline.curves import Curves
-from pipeline.methods import Grid, Point
+from pipeline.methods.base import Grid, Point
+from pipeline.methods.smoothcache import Curves
 
 METHODS = ("smoothcache", "smoothcache-tied")
 PAPERS, TIED = METHODS

@@ -16,10 +16,10 @@ from pipeline.candidates import (
 )
 from pipeline.evaluate.config import FIGURES, EvaluateConfig
 from pipeline.evaluate.worker import Evaluator
-from pipeline.methods import Point
+from pipeline.methods.base import Point
+from pipeline.methods.calibration import Probe
 from pipeline.model_card import find_model
 from pipeline.models import Dtype, Sampler
-from pipeline.probes import Probe
 from pipeline.progress import Progress
 from pipeline.swept import Sweep, Swept, rotated
 

@@ -28,7 +28,7 @@ from dqar.policy.serialization import load_policy
 from pipeline.evaluate.config import EvaluateConfig
 from pipeline.evaluate.worker import Evaluator
 from pipeline.exploration.designs import explore
-from pipeline.probes import Probe
+from pipeline.methods.calibration import Probe
 from pipeline.settings import Setting
 
 FIRST_KEY = 1_000_000

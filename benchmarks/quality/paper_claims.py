@@ -39,9 +39,9 @@ from dqar.layer_schedule import LayerSchedule
 from pipeline.evaluate.config import EvaluateConfig
 from pipeline.evaluate.frontier import error_at
 from pipeline.evaluate.worker import Evaluator
-from pipeline.methods import SEED_WARMUP, Point
-from pipeline.probes import Probe
-from pipeline.threshold_points import SEED_MAX_GAP
+from pipeline.methods.base import SEED_WARMUP, Point
+from pipeline.methods.calibration import Probe
+from pipeline.methods.threshold import SEED_MAX_GAP
 
 SEEDS = (11, 12, 13, 14, 15)
 INFINITE = float("inf")

@@ -11,12 +11,10 @@ from dqar.control.controller import DQARController
 from dqar.gates.rules import AllOf
 from dqar.records import GateRecord
 from pipeline.answers import Found, Question
-from pipeline.curves import CurveProbe, Curves, watched
 from pipeline.evaluate.config import EvaluateConfig
 from pipeline.evaluate.model_runner import Runner
-from pipeline.mixer import mixing
-from pipeline.probes import Probe, Probed
-from pipeline.router import (
+from pipeline.methods.calibration import Probe, Probed
+from pipeline.methods.learning_to_cache import (
     RouterProbe,
     Routers,
     StockStep,
@@ -24,6 +22,8 @@ from pipeline.router import (
     learn_routers,
     recorded,
 )
+from pipeline.methods.site_mixing import mixing
+from pipeline.methods.smoothcache import CurveProbe, Curves, watched
 
 
 class Calibrator(Runner):

@@ -12,7 +12,7 @@ from dqar.cache.quantization import Granularity
 from dqar.config import CachedParts, DQARConfig
 from dqar.schedules.static_plan import StaticPlan
 from pipeline.evaluate.accumulator import Tally
-from pipeline.methods import Point
+from pipeline.methods.base import Point
 from pipeline.models import Dtype, Sampler
 from pipeline.quality import FeatureSums
 

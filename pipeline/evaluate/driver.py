@@ -5,22 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from pipeline import methods, smooth_points
+from pipeline import smooth_points
 from pipeline.cluster.actor_pool import Fleet
 from pipeline.cluster.config import FleetConfig
 from pipeline.contest import Contest
-from pipeline.curves import CurveProbe
 from pipeline.evaluate.answer_cache import KeptAnswers, Work
 from pipeline.evaluate.config import EvaluateConfig, Measured, Part, Tallied
 from pipeline.evaluate.result_rows import measured_of
 from pipeline.evaluate.worker import Evaluator
-from pipeline.greedy_points import first_probe, greedy_points
-from pipeline.methods import Point
-from pipeline.planned_points import planned_points
-from pipeline.probes import Probe, Probed
+from pipeline.methods import base as methods
+from pipeline.methods.base import Point
+from pipeline.methods.calibration import Probe, Probed
+from pipeline.methods.learned_gate import first_probe, greedy_points
+from pipeline.methods.learned_schedule import planned_points
+from pipeline.methods.smoothcache import CurveProbe
+from pipeline.methods.threshold import observing_probe, threshold_points, tuned_sweep
 from pipeline.progress import Progress
 from pipeline.router_points import router_points, router_probes
-from pipeline.threshold_points import observing_probe, threshold_points, tuned_sweep
 
 
 def evaluate(

@@ -10,7 +10,7 @@ from dqar.schedules.export import export_plan
 from dqar.schedules.serialization import save_plan
 from dqar.schedules.static_plan import StaticPlan
 from pipeline.evaluate.config import Measured
-from pipeline.methods import Point
+from pipeline.methods.base import Point
 
 FOLDER = "plans"
 """Folder of the plans within a results folder."""

@@ -11,7 +11,7 @@ from pipeline.errors import Refusal
 from pipeline.evaluate.accumulator import Tally, total_of
 from pipeline.evaluate.config import EvaluateConfig, Measured, Tallied
 from pipeline.evaluate.speed_bound import speed_bound
-from pipeline.methods import Point
+from pipeline.methods.base import Point
 from pipeline.quality import frechet_of_sums
 
 GRID_IMAGES = 8

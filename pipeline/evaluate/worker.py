@@ -16,7 +16,7 @@ from pipeline.evaluate.flops import gate_flops, saved_flops, transformer_flops
 from pipeline.evaluate.plan_export import plan_of
 from pipeline.evaluate.result_rows import GRID_IMAGES, measured_of
 from pipeline.evaluate.speed_bound import measure_site_share
-from pipeline.methods import Point
+from pipeline.methods.base import Point
 from pipeline.noise import Purpose
 from pipeline.quality import FeatureSums, measure_deltas
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from pipeline.methods import COARSE
+from pipeline.methods.base import COARSE
 
 ROOT = Path(__file__).parents[2]
 STEPS = 10

@@ -8,9 +8,9 @@ from dqar.gates.rules import Scripted
 from dqar.policy.network import ReusePolicy
 from dqar.policy.spec import PolicySpec
 from pipeline.contest import Contest
-from pipeline.methods import COARSE
-from pipeline.planned_points import MORE_NOISES
-from pipeline.probes import Probe, Probed
+from pipeline.methods.base import COARSE
+from pipeline.methods.calibration import Probe, Probed
+from pipeline.methods.learned_schedule import MORE_NOISES
 
 STEPS, NOISES = 20, len(MORE_NOISES)
 CANDIDATES = 4

@@ -12,7 +12,7 @@ from dqar.policy.network import ReusePolicy
 from dqar.policy.serialization import save_policy
 from dqar.policy.spec import PolicySpec
 from dqar.records import FEATURE_SETS
-from pipeline.probes import Probe
+from pipeline.methods.calibration import Probe
 from pipeline.train_config import STATES, TrainConfig
 
 STEPS, NOISES = 5, 3

@@ -19,10 +19,10 @@ from pipeline.evaluate.config import EvaluateConfig
 from pipeline.evaluate.flops import transformer_flops
 from pipeline.evaluate.worker import Evaluator
 from pipeline.exploration.collect_plan import CollectPlan
-from pipeline.methods import COARSE, interval_points
+from pipeline.methods.base import COARSE, interval_points
+from pipeline.methods.calibration import Probe
 from pipeline.model_card import find_model
 from pipeline.noise import draw_noise
-from pipeline.probes import Probe
 
 STEPS, SAMPLES = 12, 4
 

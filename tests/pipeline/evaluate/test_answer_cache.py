@@ -16,14 +16,14 @@ from dqar.gates.rules import AllOf, Interval, Learned, Scripted, Staleness
 from dqar.policy.network import ReusePolicy
 from dqar.policy.spec import PolicySpec
 from pipeline.cluster.hardware import refuse_other_device
-from pipeline.curves import CurveProbe, Curves
 from pipeline.evaluate.answer_cache import KeptAnswers
 from pipeline.evaluate.config import EvaluateConfig, Part
 from pipeline.evaluate.result_rows import measured_of
 from pipeline.evaluate.worker import Evaluator
 from pipeline.fingerprint import fingerprint
-from pipeline.methods import Point, Schedule
-from pipeline.probes import Probe
+from pipeline.methods.base import Point, Schedule
+from pipeline.methods.calibration import Probe
+from pipeline.methods.smoothcache import CurveProbe, Curves
 
 CONFIG = EvaluateConfig(
     model="digits", num_samples=4, batch_size=2, steps=5, guidance_scale=2.0, part_samples=2

@@ -25,9 +25,9 @@ from pipeline.evaluate.flops import saved_flops, transformer_flops
 from pipeline.evaluate.speed_bound import skipped_modules, speed_bound
 from pipeline.evaluate.worker import Evaluator
 from pipeline.exploration.collect_plan import CollectPlan
-from pipeline.methods import Point
+from pipeline.methods.base import Point
+from pipeline.methods.calibration import Probe
 from pipeline.model_card import find_model
-from pipeline.probes import Probe
 from pipeline.train import save_trained, train
 from pipeline.train_config import TrainConfig
 

@@ -16,8 +16,8 @@ from pipeline.evaluate.config import EvaluateConfig
 from pipeline.evaluate.driver import id_of, rows_of
 from pipeline.evaluate.flops import entropy_flops, feedback_flops, policy_flops, transformer_flops
 from pipeline.evaluate.worker import Evaluator
-from pipeline.methods import COARSE, Point, fewer_steps_points, interval_points
-from pipeline.probes import Probe
+from pipeline.methods.base import COARSE, Point, fewer_steps_points, interval_points
+from pipeline.methods.calibration import Probe
 
 STEPS, SAMPLES = 6, 6
 CONTRACT = {

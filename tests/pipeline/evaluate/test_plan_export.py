@@ -17,7 +17,7 @@ from pipeline.evaluate.config import EvaluateConfig, Measured
 from pipeline.evaluate.plan_export import plan_of, write_plans
 from pipeline.evaluate.report import write_report
 from pipeline.evaluate.worker import Evaluator
-from pipeline.methods import Grid, Point, Schedule, interval_points
+from pipeline.methods.base import Grid, Point, Schedule, interval_points
 
 STEPS = 6
 PLAN = Schedule(kind="plan", computed=(0, 1, 4))

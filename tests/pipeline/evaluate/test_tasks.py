@@ -16,7 +16,7 @@ from pipeline.evaluate.accumulator import Tally
 from pipeline.evaluate.config import EvaluateConfig, Tallied
 from pipeline.evaluate.result_rows import measured_of
 from pipeline.evaluate.worker import Evaluator
-from pipeline.methods import Point
+from pipeline.methods.base import Point
 from pipeline.quality import Deltas, FeatureSums
 
 CONFIG = EvaluateConfig(model="digits", num_samples=12, batch_size=2, steps=6)

@@ -13,8 +13,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dqar.config import CachedParts
+from pipeline.methods.site_hooks import Place, hooked
 from pipeline.noise import side_by_side
-from pipeline.site_hooks import Place, hooked
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from dqar.gates.planned import Planned
-from pipeline.methods import COARSE, Schedule
-from pipeline.planned_points import NEIGHBOURS, numbers_of, planned_points, within_budget
-from pipeline.probes import Probe
+from pipeline.methods.base import COARSE, Schedule
+from pipeline.methods.calibration import Probe
+from pipeline.methods.learned_schedule import NEIGHBOURS, numbers_of, planned_points, within_budget
 from tests.pipeline.made_up_answers import (
     CANDIDATES,
     NOISES,

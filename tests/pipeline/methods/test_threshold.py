@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from pipeline.methods import COARSE, GRIDS
-from pipeline.probes import Probed
-from pipeline.threshold_points import (
+from pipeline.methods.base import COARSE, GRIDS
+from pipeline.methods.calibration import Probed
+from pipeline.methods.threshold import (
     TUNING_BATCH,
     TUNING_NOISES,
     ThresholdSettings,

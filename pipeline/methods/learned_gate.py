@@ -16,8 +16,8 @@ from dqar.gates.rules import Learned, Scripted
 from dqar.policy.network import ReusePolicy
 from dqar.schedules.static_plan import majority
 from pipeline.contest import Ask, Contest, budget_label
-from pipeline.methods import Point
-from pipeline.probes import Probe, Probed
+from pipeline.methods.base import Point
+from pipeline.methods.calibration import Probe, Probed
 
 PROBES = 64
 """Thresholds that are probed, one a sample."""

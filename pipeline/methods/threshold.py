@@ -21,8 +21,8 @@ from dqar.gates.rules import (
     Warmup,
 )
 from pipeline.contest import Ask
-from pipeline.methods import SEED_WARMUP, Grid, Point
-from pipeline.probes import Probe, Probed
+from pipeline.methods.base import SEED_WARMUP, Grid, Point
+from pipeline.methods.calibration import Probe, Probed
 
 SEED_WINDOWS = ((0.1, 10.0), (0.1, 100.0))
 """SNR windows of the README seed and of the talk."""

@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dqar.gates.rules import Scripted
-from pipeline.curves import CurveProbe, Curves
 from pipeline.evaluate.config import EvaluateConfig
 from pipeline.evaluate.worker import Evaluator
-from pipeline.methods import COARSE, FINE, METHODS, Grid
+from pipeline.methods.base import COARSE, FINE, METHODS, Grid
+from pipeline.methods.smoothcache import CurveProbe, Curves
 from pipeline.smooth_points import PAPERS, TIED, alphas_for, schedules, smooth_points
 
 NAN = float("nan")

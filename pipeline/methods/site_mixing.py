@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dqar.config import CachedParts
-from pipeline.site_hooks import Place, hooked
+from pipeline.methods.site_hooks import Place, hooked
 
 
 class Mixer:

@@ -15,15 +15,15 @@ from dqar.integration import DQARDiTWrapper, DQARSampler, SamplerConfig
 from pipeline.evaluate.answer_cache import KeptAnswers
 from pipeline.evaluate.config import EvaluateConfig
 from pipeline.evaluate.worker import Evaluator
-from pipeline.methods import METHODS
-from pipeline.mixer import Mixer, mixing
-from pipeline.router import (
+from pipeline.methods.base import METHODS
+from pipeline.methods.learning_to_cache import (
     RouterProbe,
     Routers,
     by_sample,
     learn_routers,
     recorded,
 )
+from pipeline.methods.site_mixing import Mixer, mixing
 from pipeline.router_points import PERIODS, router_points, router_probes
 
 STEPS, SCALE = 6, 2.0

@@ -21,8 +21,8 @@ from dqar.gates.rules import Gate, Scripted
 from dqar.policy.network import ReusePolicy
 from dqar.policy.spec import PolicySpec
 from pipeline.contest import Ask, Contest, budget_label
-from pipeline.methods import Grid, Kind, Point, Schedule
-from pipeline.probes import Probe
+from pipeline.methods.base import Grid, Kind, Point, Schedule
+from pipeline.methods.calibration import Probe
 from pipeline.settings import Setting
 
 FIRST_NOISES = range(4)

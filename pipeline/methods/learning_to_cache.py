@@ -23,7 +23,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from pipeline.mixer import Mixer
+from pipeline.methods.site_mixing import Mixer
 from pipeline.noise import side_by_side
 
 Guide = Callable[[Tensor], Tensor]

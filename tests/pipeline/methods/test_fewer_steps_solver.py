@@ -12,7 +12,7 @@ from dqar.integration import DQARDPMSolverSampler, SamplerConfig
 from pipeline.errors import Refusal
 from pipeline.evaluate.config import EvaluateConfig
 from pipeline.evaluate.worker import Evaluator
-from pipeline.methods import (
+from pipeline.methods.base import (
     COARSE,
     METHODS,
     Grid,

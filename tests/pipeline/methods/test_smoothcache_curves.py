@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from dqar.integration import DQARSampler, SamplerConfig
-from pipeline.curves import CurveProbe, Watch, relative_l1, watched
 from pipeline.evaluate.config import EvaluateConfig
 from pipeline.evaluate.worker import Evaluator
+from pipeline.methods.smoothcache import CurveProbe, Watch, relative_l1, watched
 
 STEPS, GAPS = 5, 3
 MODULES = {

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from dqar.gates.rules import Scripted
 from pipeline.evaluate.config import EvaluateConfig
 from pipeline.evaluate.worker import Evaluator
-from pipeline.probes import Probe, Probed
+from pipeline.methods.calibration import Probe, Probed
 
 STEPS = 6
 NOISES = (7, 3, 3, 7, 11)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline.methods import (
+from pipeline.methods.base import (
     COARSE,
     FINE,
     GRIDS,

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from dqar.gates.planned import Planned
 from dqar.gates.rules import Scripted
 from dqar.policy.spec import Rival
-from pipeline.methods import COARSE, Grid
-from pipeline.planned_points import (
+from pipeline.methods.base import COARSE, Grid
+from pipeline.methods.calibration import Probe
+from pipeline.methods.learned_schedule import (
     BATCH,
     FIRST_NOISES,
     MORE_NOISES,
@@ -24,7 +25,6 @@ from pipeline.planned_points import (
     numbers_of,
     planned_points,
 )
-from pipeline.probes import Probe
 from tests.pipeline.made_up_answers import (
     CANDIDATES,
     NOISES,

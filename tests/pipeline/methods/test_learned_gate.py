@@ -9,7 +9,9 @@ from dqar.gates.rules import Learned
 from dqar.policy.network import ReusePolicy
 from dqar.policy.spec import PolicySpec
 from pipeline.contest import Contest
-from pipeline.greedy_points import (
+from pipeline.methods.base import COARSE, FINE
+from pipeline.methods.calibration import Probed
+from pipeline.methods.learned_gate import (
     PROBES,
     budget_point,
     first_probe,
@@ -19,8 +21,6 @@ from pipeline.greedy_points import (
     static_point,
     thresholds_for,
 )
-from pipeline.methods import COARSE, FINE
-from pipeline.probes import Probed
 
 STEPS, GATES = 4, 8
 
