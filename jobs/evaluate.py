@@ -33,7 +33,7 @@ def run(arguments: argparse.Namespace) -> int:
         refuse_policies_apart,
     )
     from pipeline.methods.base import GRIDS
-    from pipeline.model_card import find_model, refuse_too_many_steps
+    from pipeline.models.model_info import find_model, refuse_too_many_steps
     from pipeline.places import fetched_policies, published, refuse_taken
     from pipeline.solver import refuse_no_solver
     from pipeline.tracking import Tracker

@@ -25,7 +25,7 @@ def run(arguments: argparse.Namespace) -> int:
     if out.exists() and any(out.iterdir()):
         raise Refusal(f"--out must be an empty or new folder. Got {arguments.out}. Name another.")
     refuse_unwritable(arguments.out)
-    from pipeline.pretrain import PretrainConfig, pretrain
+    from pipeline.models.digits_pretrain import PretrainConfig, pretrain
 
     names = ("steps", "num_layers", "head_dim", "beta_schedule", "seed")
     config = checked(PretrainConfig, **{name: getattr(arguments, name) for name in names})

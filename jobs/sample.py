@@ -39,8 +39,8 @@ def run(arguments: argparse.Namespace) -> int:
     refuse_relative_inside_job(**paths)
     refuse_plan_beside(arguments)
     from pipeline.evaluate.run import refuse_other_runs
-    from pipeline.model_card import find_model, refuse_too_many_steps
-    from pipeline.models import load_model, pick_device
+    from pipeline.models.loading import load_model, pick_device
+    from pipeline.models.model_info import find_model, refuse_too_many_steps
     from pipeline.sample import refuse_misfit, refuse_unknown_labels
     from pipeline.sampling_run import sample_images
     from pipeline.tracking import Tracker, resolve_tracking_uri

@@ -77,7 +77,7 @@ def of_dummy(given: dict, device: str):
 
 def of_model(kind: str, given: dict):
     """What was left out follows the seed, and the guidance the model."""
-    from pipeline.model_card import find_model, refuse_too_many_steps
+    from pipeline.models.model_info import find_model, refuse_too_many_steps
     from pipeline.sweeps import SweepConfig
 
     card = find_model(given.get("model", "digits"))

@@ -14,7 +14,7 @@ from pipeline.evaluate.config import Part, Tallied
 from pipeline.methods.calibration import Probe, Probed
 from pipeline.methods.learning_to_cache import RouterProbe, Routers
 from pipeline.methods.smoothcache import CurveProbe, Curves
-from pipeline.quality import FeatureSums
+from pipeline.models.image_metrics import FeatureSums
 
 Question = Probe | CurveProbe | RouterProbe
 """What a worker answers on calibration noise."""

@@ -10,7 +10,7 @@ import re
 from typing import Any, get_args
 
 from pipeline.exploration.collect_plan import CollectPlan, Unit
-from pipeline.models import Dtype, Sampler
+from pipeline.models.loading import Dtype, Sampler
 from pipeline.shapes import COUNT, NUMBER, NUMBERS, TEXT, WHOLE, Malformed, check, one_of, text_kind
 
 TABLES = ("trajectories", "gates")

@@ -17,7 +17,7 @@ from numpy import ndarray
 from pipeline.commit import Roots, Traces, each_root, open_each
 from pipeline.dataset import read_trajectories
 from pipeline.errors import Refusal
-from pipeline.noise import round_seed
+from pipeline.models.noise import round_seed
 
 ALIKE = ("model_hash", "sites", "steps", "sampler", "guidance_scale", "cache_bits", "branch_mode")
 """Fields of their plans that collections must share, or a damage of one is none of the other."""

@@ -22,9 +22,9 @@ from dqar.policy.network import ReusePolicy
 from dqar.schedules.static_plan import StaticPlan
 from dqar.signals import relative_error
 from pipeline.errors import Refusal, checked
-from pipeline.model_card import ModelCard
-from pipeline.models import Dtype, LoadedModel, Sampler, scheduler_of_run
-from pipeline.noise import draw_noise
+from pipeline.models.loading import Dtype, LoadedModel, Sampler, scheduler_of_run
+from pipeline.models.model_info import ModelCard
+from pipeline.models.noise import draw_noise
 from pipeline.progress import Progress
 
 WARM_UP_STEPS = 2

@@ -18,7 +18,7 @@ from dqar.schedules.serialization import plan_document
 from dqar.schedules.static_plan import StaticPlan
 from pipeline.cluster.hardware import describe_machine
 from pipeline.flat import flat
-from pipeline.models import LoadedModel
+from pipeline.models.loading import LoadedModel
 from pipeline.sample import SampleConfig, Sampled, sample
 from pipeline.tracking import Tracker
 

@@ -6,8 +6,8 @@ from typing import Any
 
 from dqar.integration import DQARDPMSolverSampler
 from pipeline.errors import Refusal
-from pipeline.model_card import ModelCard
-from pipeline.models import saved_scheduler
+from pipeline.models.loading import saved_scheduler
+from pipeline.models.model_info import ModelCard
 
 METHOD = "fewer-steps-dpmsolver"
 PREDICTIONS = ("epsilon", "sample", "v_prediction")

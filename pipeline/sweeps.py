@@ -18,8 +18,8 @@ from pipeline.evaluate.config import FIGURES, EvaluateConfig
 from pipeline.evaluate.worker import Evaluator
 from pipeline.methods.base import Point
 from pipeline.methods.calibration import Probe
-from pipeline.model_card import find_model
-from pipeline.models import Dtype, Sampler
+from pipeline.models.loading import Dtype, Sampler
+from pipeline.models.model_info import find_model
 from pipeline.progress import Progress
 from pipeline.swept import Sweep, Swept, rotated
 

@@ -18,7 +18,7 @@ from dqar.integration import DQARDDIMSampler, SamplerConfig
 from dqar.records import GateRecord
 from pipeline import dummy
 from pipeline.cluster.hardware import resident_mb
-from pipeline.noise import draw_noise
+from pipeline.models.noise import draw_noise
 from pipeline.progress import Progress
 from pipeline.swept import Sweep, Swept, rotated
 

@@ -28,7 +28,7 @@ from pipeline.collect.driver import plan_for
 from pipeline.collect.worker import Collector
 from pipeline.commit import claim_folder
 from pipeline.exploration.collect_plan import CollectPlan, Unit
-from pipeline.noise import draw_noise
+from pipeline.models.noise import draw_noise
 
 
 @dataclass(slots=True)

@@ -14,11 +14,12 @@ from typing import Any
 import torch
 
 from pipeline.errors import Refusal
-from pipeline.models import pick_device
+from pipeline.models.loading import pick_device
 
 
 def choose_device(wanted: str) -> str:
-    """The device that :func:`pipeline.models.pick_device` finds, if it is the one asked for.
+    """The device that :func:`pipeline.models.loading.pick_device` finds, if it is the one asked
+    for.
 
     Raises:
         Refusal: if ``wanted`` names the other one.

@@ -13,7 +13,7 @@ from dqar.control.controller import CLASS_PROMPT_LENGTH
 from dqar.records import ACTIONS, FEATURES, SITES, GateRecord, Reason
 from pipeline.exploration.collect_plan import CollectPlan
 from pipeline.exploration.designs import Exploration
-from pipeline.quality import Deltas
+from pipeline.models.image_metrics import Deltas
 
 Columns = dict[str, Any]
 """Column name to a sequence, or to one value that stands for all rows."""

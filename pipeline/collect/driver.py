@@ -25,7 +25,7 @@ from pipeline.errors import checked
 from pipeline.exploration.collect_plan import FEEDBACKS, CollectPlan, Unit
 from pipeline.exploration.designs import parse_designs
 from pipeline.exploration.near_policy import Guide
-from pipeline.model_card import find_model, refuse_too_many_steps
+from pipeline.models.model_info import find_model, refuse_too_many_steps
 from pipeline.progress import Progress, fields_line
 from pipeline.storage import Root, open_storage
 

@@ -22,10 +22,10 @@ from pipeline.dataset import commit_unit
 from pipeline.errors import Refusal
 from pipeline.exploration.collect_plan import CollectPlan, Unit
 from pipeline.exploration.designs import Exploration, explore
-from pipeline.model_card import find_model
-from pipeline.models import load_model, pick_device
-from pipeline.noise import draw_noise
-from pipeline.quality import Deltas, measure_deltas
+from pipeline.models.image_metrics import Deltas, measure_deltas
+from pipeline.models.loading import load_model, pick_device
+from pipeline.models.model_info import find_model
+from pipeline.models.noise import draw_noise
 from pipeline.storage import Root
 
 

@@ -40,7 +40,7 @@ from pipeline.doctor.checks import (
 )
 from pipeline.doctor.host_info import Vitals, take_vitals
 from pipeline.errors import Refusal
-from pipeline.model_card import find_model
+from pipeline.models.model_info import find_model
 from pipeline.probe import find_mark, leave_mark, remove_mark
 from pipeline.tracking import call_store
 

@@ -13,7 +13,7 @@ import numpy as np
 from torch import Tensor
 
 from dqar.control.summary import ReuseSummary
-from pipeline.quality import Deltas, FeatureSums
+from pipeline.models.image_metrics import Deltas, FeatureSums
 
 SUMS = ("latent_rel_l2", "psnr", "ssim")
 """What is averaged over samples."""

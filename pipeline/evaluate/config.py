@@ -13,8 +13,8 @@ from dqar.config import CachedParts, DQARConfig
 from dqar.schedules.static_plan import StaticPlan
 from pipeline.evaluate.accumulator import Tally
 from pipeline.methods.base import Point
-from pipeline.models import Dtype, Sampler
-from pipeline.quality import FeatureSums
+from pipeline.models.image_metrics import FeatureSums
+from pipeline.models.loading import Dtype, Sampler
 
 FIGURES = (
     "reuse_ratio",

@@ -13,8 +13,8 @@ from dqar.policy.network import ReusePolicy
 from dqar.records import ACTIONS
 from pipeline.evaluate.accumulator import Tally
 from pipeline.evaluate.config import EvaluateConfig
-from pipeline.model_card import ModelCard
-from pipeline.models import LoadedModel
+from pipeline.models.loading import LoadedModel
+from pipeline.models.model_info import ModelCard
 
 MEASURING = ("attn", "block")
 """Sites that hold an attention whose entropy is measured."""

@@ -20,9 +20,9 @@ from dqar.integration import (
 from dqar.records import PartKey
 from pipeline.cluster.hardware import device_name, refuse_other_device
 from pipeline.evaluate.config import EvaluateConfig
-from pipeline.model_card import find_model
-from pipeline.models import Sampler, load_model, pick_device
-from pipeline.noise import Purpose, draw_noise
+from pipeline.models.loading import Sampler, load_model, pick_device
+from pipeline.models.model_info import find_model
+from pipeline.models.noise import Purpose, draw_noise
 
 
 class Runner:

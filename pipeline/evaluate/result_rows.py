@@ -12,7 +12,7 @@ from pipeline.evaluate.accumulator import Tally, total_of
 from pipeline.evaluate.config import EvaluateConfig, Measured, Tallied
 from pipeline.evaluate.speed_bound import speed_bound
 from pipeline.methods.base import Point
-from pipeline.quality import frechet_of_sums
+from pipeline.models.image_metrics import frechet_of_sums
 
 GRID_IMAGES = 8
 """First images of a point that are shown."""

@@ -18,7 +18,7 @@ from pipeline.evaluate.config import FIGURES, EvaluateConfig, Measured
 from pipeline.evaluate.driver import evaluate
 from pipeline.evaluate.frontier import ratio_at
 from pipeline.evaluate.report import comparison_table, points_table, write_report
-from pipeline.model_card import ModelCard, find_model
+from pipeline.models.model_info import ModelCard, find_model
 from pipeline.tracking import Tracker
 
 RIVALS = (

@@ -17,8 +17,8 @@ from pipeline.evaluate.plan_export import plan_of
 from pipeline.evaluate.result_rows import GRID_IMAGES, measured_of
 from pipeline.evaluate.speed_bound import measure_site_share
 from pipeline.methods.base import Point
-from pipeline.noise import Purpose
-from pipeline.quality import FeatureSums, measure_deltas
+from pipeline.models.image_metrics import FeatureSums, measure_deltas
+from pipeline.models.noise import Purpose
 
 TIMED_BATCHES = 1
 """Batches of a point that are timed, each right after its twin: the first, so that one worker takes
@@ -115,7 +115,7 @@ class Evaluator(Calibrator):
     def _reference(self) -> FeatureSums | None:
         if self.model.classifier is None:
             return None
-        from pipeline.digits_data import load_digit_images
+        from pipeline.models.digits_data import load_digit_images
 
         features = self.model.features(load_digit_images()[0].to(self.device))
         return None if features is None else FeatureSums.of(features)

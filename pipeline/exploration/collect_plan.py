@@ -13,8 +13,8 @@ from dqar.config import CHOICES, DQARConfig
 from dqar.policy.spec import refuse_bad_plan
 from pipeline.exploration.designs import DEFAULT_DESIGNS, DESIGNS, Design
 from pipeline.exploration.gap_distributions import Base
-from pipeline.models import Dtype, Sampler
-from pipeline.noise import round_seed
+from pipeline.models.loading import Dtype, Sampler
+from pipeline.models.noise import round_seed
 from pipeline.shapes import LARGEST
 
 FORECAST_ORDERS = CHOICES["forecast_order"]

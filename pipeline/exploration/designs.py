@@ -25,7 +25,7 @@ from pipeline.exploration.gap_distributions import (
     draw_regular_law,
     draw_schedule,
 )
-from pipeline.noise import generator_for
+from pipeline.models.noise import generator_for
 
 Design = Literal[
     "paced", "regular", "near-policy", "step-synchronised", "layer-blocked", "independent"

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dqar.control.per_sample import gate_for
 from dqar.gates.rules import Gate
-from pipeline.noise import side_by_side
+from pipeline.models.noise import side_by_side
 
 Number = TypeVar("Number", int, float)
 

@@ -24,7 +24,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from pipeline.methods.site_mixing import Mixer
-from pipeline.noise import side_by_side
+from pipeline.models.noise import side_by_side
 
 Guide = Callable[[Tensor], Tensor]
 """Combines the branches of a stacked batch to what the sampler sees."""

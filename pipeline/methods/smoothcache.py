@@ -14,7 +14,7 @@ from torch import Tensor
 
 from dqar.config import CachedParts
 from pipeline.methods.site_hooks import Place, hooked
-from pipeline.noise import side_by_side
+from pipeline.models.noise import side_by_side
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -12,7 +12,7 @@ from pipeline.commit import claim_folder, write_manifest
 from pipeline.dataset import commit_unit, to_table
 from pipeline.errors import enter
 from pipeline.exploration.collect_plan import CollectPlan
-from pipeline.model_card import find_model
+from pipeline.models.model_info import find_model
 
 JOBS = Path(__file__).parents[2] / "jobs"
 

@@ -16,7 +16,7 @@ from dqar.policy.serialization import load_policy
 from pipeline.collect.driver import Collector
 from pipeline.commit import claim_folder, write_manifest
 from pipeline.exploration.collect_plan import CollectPlan
-from pipeline.model_card import find_model
+from pipeline.models.model_info import find_model
 
 ROOT = Path(__file__).parents[2]
 LIMIT_S = 400

@@ -9,7 +9,7 @@ import pytest
 
 from dqar.policy.network import ReusePolicy
 from dqar.policy.serialization import load_policy, save_policy
-from pipeline.model_card import DIGITS
+from pipeline.models.model_info import DIGITS
 
 JOBS = Path(__file__).parents[2] / "jobs"
 NAMES = sorted(path.stem for path in JOBS.glob("*.py"))

@@ -80,7 +80,7 @@ def test_an_upload_holds_the_project_and_is_small(worked_in, tmp_path):
         "pipeline/cluster/actor_pool.py",
         "constraints.txt",
     }
-    assert needed | {"pyproject.toml", "pipeline/digits/transformer/config.json"} <= names
+    assert needed | {"pyproject.toml", "pipeline/models/digits/transformer/config.json"} <= names
 
 
 @pytest.mark.parametrize("respect_gitignore", [True, False])

@@ -8,8 +8,8 @@ import pytest
 from pipeline.collect.worker import Collector
 from pipeline.commit import claim_folder, write_manifest
 from pipeline.exploration.collect_plan import CollectPlan
-from pipeline.model_card import find_model
-from pipeline.models import load_model
+from pipeline.models.loading import load_model
+from pipeline.models.model_info import find_model
 
 
 @pytest.fixture(scope="session")

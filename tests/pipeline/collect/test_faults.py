@@ -18,7 +18,7 @@ from pipeline.collect.worker import Collector, refuse_diverged
 from pipeline.commit import claim_folder, open_traces
 from pipeline.errors import Refusal, Unfinished
 from pipeline.exploration.collect_plan import CollectPlan
-from pipeline.model_card import find_model
+from pipeline.models.model_info import find_model
 
 BAD, DEADLY = 1, 3
 """Indices of the unit that diverges and of the one that its workers die over."""

@@ -21,8 +21,8 @@ from pipeline.evaluate.worker import Evaluator
 from pipeline.exploration.collect_plan import CollectPlan
 from pipeline.methods.base import COARSE, interval_points
 from pipeline.methods.calibration import Probe
-from pipeline.model_card import find_model
-from pipeline.noise import draw_noise
+from pipeline.models.model_info import find_model
+from pipeline.models.noise import draw_noise
 
 STEPS, SAMPLES = 12, 4
 

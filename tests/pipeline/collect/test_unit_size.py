@@ -11,7 +11,7 @@ from pipeline.collect.unit_size import MEMORY_SHARE, TARGET_S, Probe, WarmUp, ch
 from pipeline.commit import claim_folder
 from pipeline.errors import Refusal, size_or_auto
 from pipeline.exploration.collect_plan import CollectPlan
-from pipeline.model_card import find_model
+from pipeline.models.model_info import find_model
 from pipeline.storage import open_storage
 
 PLAN = CollectPlan(model="digits", model_hash="0", num_trajectories=10_000)

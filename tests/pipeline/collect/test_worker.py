@@ -16,8 +16,8 @@ from pipeline.commit import claim_folder, committed_receipts
 from pipeline.dataset import GATES, TRAJECTORIES, to_table
 from pipeline.exploration.collect_plan import CollectPlan
 from pipeline.exploration.designs import DESIGNS, explore
-from pipeline.model_card import find_model
-from pipeline.noise import draw_noise
+from pipeline.models.model_info import find_model
+from pipeline.models.noise import draw_noise
 from pipeline.storage import open_storage
 
 STEPS, TRAJECTORIES_ASKED = 4, 6

@@ -27,7 +27,7 @@ from pipeline.evaluate.worker import Evaluator
 from pipeline.exploration.collect_plan import CollectPlan
 from pipeline.methods.base import Point
 from pipeline.methods.calibration import Probe
-from pipeline.model_card import find_model
+from pipeline.models.model_info import find_model
 from pipeline.train import save_trained, train
 from pipeline.train_config import TrainConfig
 

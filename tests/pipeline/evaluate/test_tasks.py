@@ -17,7 +17,7 @@ from pipeline.evaluate.config import EvaluateConfig, Tallied
 from pipeline.evaluate.result_rows import measured_of
 from pipeline.evaluate.worker import Evaluator
 from pipeline.methods.base import Point
-from pipeline.quality import Deltas, FeatureSums
+from pipeline.models.image_metrics import Deltas, FeatureSums
 
 CONFIG = EvaluateConfig(model="digits", num_samples=12, batch_size=2, steps=6)
 POINT = Point(method="interval", operating_point="period=2", steps=6, gate=Interval(2))

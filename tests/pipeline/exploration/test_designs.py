@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.exploration.designs import DESIGNS, RATES, explore, parse_designs
-from pipeline.noise import Purpose, draw_noise, noise_key
+from pipeline.models.noise import Purpose, draw_noise, noise_key
 
 STEPS, GATES = 50, 16
 BASES = ((0, 2, 4), (0, 3))

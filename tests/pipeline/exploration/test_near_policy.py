@@ -12,7 +12,7 @@ from dqar.records import FEATURE_SETS
 from pipeline.collect.driver import plan_for
 from pipeline.errors import Refusal
 from pipeline.exploration.near_policy import find_guide
-from pipeline.model_card import find_model
+from pipeline.models.model_info import find_model
 
 STEPS = 20
 PLANS = ((0, 9), (0, 4, 8, 14), (0, 3, 6, 9, 14), tuple(range(STEPS)))

@@ -20,8 +20,8 @@ from pipeline.methods.base import (
     fewer_solver_steps_points,
     fewer_steps_points,
 )
-from pipeline.model_card import DIGITS, find_model
-from pipeline.noise import draw_noise
+from pipeline.models.model_info import DIGITS, find_model
+from pipeline.models.noise import draw_noise
 from pipeline.solver import METHOD, refuse_no_solver
 
 # NumPy warns of how diffusers' solvers hand it tensors.

@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from pipeline.errors import Refusal
-from pipeline.model_card import ModelCard, read_json
+from pipeline.models.model_info import ModelCard, read_json
 
 Sampler = Literal["ddim", "dpm"]
 Dtype = Literal["fp32", "fp16", "bf16"]
@@ -139,7 +139,7 @@ def saved_scheduler(card: ModelCard) -> Any:
 def _load_classifier(folder: Path, device: str) -> Any | None:
     if not (folder / "classifier").is_dir():
         return None
-    from pipeline.classifier import load_classifier
+    from pipeline.models.digits_classifier import load_classifier
 
     return load_classifier(folder / "classifier").to(device)
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from torchmetrics.functional.image import structural_similarity_index_measure
 
 from dqar.signals import relative_error
-from pipeline.models import LoadedModel
+from pipeline.models.loading import LoadedModel
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from pipeline.quality import FeatureSums, frechet_of_sums, psnr, ssim
+from pipeline.models.image_metrics import FeatureSums, frechet_of_sums, psnr, ssim
 
 
 def normal(rows, columns, seed=0):

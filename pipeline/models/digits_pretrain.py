@@ -19,8 +19,13 @@ from diffusers import DDIMScheduler, DiTTransformer2DModel
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from pipeline.classifier import DigitClassifier, accuracy, load_classifier, save_classifier
-from pipeline.digits_data import load_digit_images
+from pipeline.models.digits_classifier import (
+    DigitClassifier,
+    accuracy,
+    load_classifier,
+    save_classifier,
+)
+from pipeline.models.digits_data import load_digit_images
 
 NUM_CLASSES = 10
 HELD_OUT_SHARE = 5

@@ -13,10 +13,10 @@ from diffusers import (
     DPMSolverMultistepScheduler,
 )
 
-from pipeline.classifier import accuracy, load_classifier
 from pipeline.errors import Refusal
-from pipeline.model_card import DIGITS, find_model, refuse_too_many_steps
-from pipeline.models import load_model
+from pipeline.models.digits_classifier import accuracy, load_classifier
+from pipeline.models.loading import load_model
+from pipeline.models.model_info import DIGITS, find_model, refuse_too_many_steps
 
 
 @pytest.fixture(scope="module")
