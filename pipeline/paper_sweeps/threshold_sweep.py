@@ -16,11 +16,11 @@ from dqar import DQARConfig, DQARController, DQARDiTWrapper
 from dqar.gates.rules import Cached, Closed
 from dqar.integration import DQARDDIMSampler, SamplerConfig
 from dqar.records import GateRecord
-from pipeline import dummy
 from pipeline.cluster.hardware import resident_mb
 from pipeline.models.noise import draw_noise
+from pipeline.paper_sweeps import dummy_dit
+from pipeline.paper_sweeps.statistics import Sweep, Swept, rotated
 from pipeline.progress import Progress
-from pipeline.swept import Sweep, Swept, rotated
 
 SCENARIOS = ("baseline", "static", "dqar")
 MAX_STEPS = 1000
@@ -72,7 +72,7 @@ class ThresholdConfig:
 def sweep_thresholds(config: ThresholdConfig) -> Sweep:
     """Every point of the grid, every scenario, every run."""
     bench = DummyBench(config)
-    facts = bench.observe_entropy() | {"gates": dummy.NUM_LAYERS * config.steps}
+    facts = bench.observe_entropy() | {"gates": dummy_dit.NUM_LAYERS * config.steps}
     grid = [(tau, limit) for tau in config.thresholds for limit in config.reuse_limits]
     progress = Progress("sweep", len(grid), "points")
     points: list[Swept] = []
@@ -87,7 +87,7 @@ class DummyBench:
 
     def __init__(self, config: ThresholdConfig) -> None:
         self.config = config
-        self.dummy = dummy.build_dummy(config.device, config.seed)
+        self.dummy = dummy_dit.build_dummy(config.device, config.seed)
         self.wrapper = DQARDiTWrapper(self.dummy.transformer)
         self._warm_up()
 
@@ -137,7 +137,7 @@ class DummyBench:
         model = self.dummy.transformer if controller is None else self.wrapper
         sampling = SamplerConfig(num_inference_steps=self.config.steps, guidance_scale=1.0)
         noise, labels = draw_noise(
-            "evaluate", self.config.seed, [run], dummy.LATENT_SHAPE, dummy.NUM_CLASSES
+            "evaluate", self.config.seed, [run], dummy_dit.LATENT_SHAPE, dummy_dit.NUM_CLASSES
         )
         DQARDDIMSampler(model, self.dummy.scheduler, sampling).sample(
             1,

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from pipeline.cluster.hardware import describe_machine
 from pipeline.flat import flat
-from pipeline.sweep_report import points_table, write_sweep
-from pipeline.sweeps import SweepConfig, sweep_model
-from pipeline.swept import Sweep, Swept
-from pipeline.threshold_sweep import ThresholdConfig, sweep_thresholds
+from pipeline.paper_sweeps.model_sweep import SweepConfig, sweep_model
+from pipeline.paper_sweeps.report import points_table, write_sweep
+from pipeline.paper_sweeps.statistics import Sweep, Swept
+from pipeline.paper_sweeps.threshold_sweep import ThresholdConfig, sweep_thresholds
 from pipeline.tracking import Tracker
 
 

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pipeline.swept import Spread, Sweep, Swept, shown
+from pipeline.paper_sweeps.statistics import Spread, Sweep, Swept, shown
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -6,11 +6,11 @@ import math
 import pytest
 import torch
 
-from pipeline import dummy
-from pipeline.candidates import GRIDS, AblationGrid, ScheduleGrid, schedule_ratio
 from pipeline.cluster.hardware import describe_machine, peak_resident_mb, resident_mb
-from pipeline.sweeps import SweepConfig, observe_entropy, sweep_model
-from pipeline.threshold_sweep import SCENARIOS, ThresholdConfig, sweep_thresholds
+from pipeline.paper_sweeps import dummy_dit
+from pipeline.paper_sweeps.grids import GRIDS, AblationGrid, ScheduleGrid, schedule_ratio
+from pipeline.paper_sweeps.model_sweep import SweepConfig, observe_entropy, sweep_model
+from pipeline.paper_sweeps.threshold_sweep import SCENARIOS, ThresholdConfig, sweep_thresholds
 
 THRESHOLDS = (1.5, 2.6, 3.0, 5.0)
 LIMITS = (2, 6)
@@ -39,7 +39,7 @@ def test_the_dummys_entropy_lies_where_the_talks_thresholds_do(talk):
 
 def test_the_same_seed_makes_the_same_dummy():
     state = torch.random.get_rng_state()
-    first, again, other = (dummy.build_dummy("cpu", seed) for seed in (0, 0, 1))
+    first, again, other = (dummy_dit.build_dummy("cpu", seed) for seed in (0, 0, 1))
     assert torch.equal(torch.random.get_rng_state(), state)
     pairs = zip(
         *(one.transformer.state_dict().values() for one in (first, again, other)), strict=True

@@ -6,7 +6,13 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from dqar.gates.rules import Closed
-from pipeline.candidates import (
+from pipeline.evaluate.config import FIGURES, EvaluateConfig
+from pipeline.evaluate.worker import Evaluator
+from pipeline.methods.base import Point
+from pipeline.methods.calibration import Probe
+from pipeline.models.loading import Dtype, Sampler
+from pipeline.models.model_info import find_model
+from pipeline.paper_sweeps.grids import (
     DIT_XL,
     AblationGrid,
     CacheBits,
@@ -14,14 +20,8 @@ from pipeline.candidates import (
     ScheduleGrid,
     schedule_ratio,
 )
-from pipeline.evaluate.config import FIGURES, EvaluateConfig
-from pipeline.evaluate.worker import Evaluator
-from pipeline.methods.base import Point
-from pipeline.methods.calibration import Probe
-from pipeline.models.loading import Dtype, Sampler
-from pipeline.models.model_info import find_model
+from pipeline.paper_sweeps.statistics import Sweep, Swept, rotated
 from pipeline.progress import Progress
-from pipeline.swept import Sweep, Swept, rotated
 
 PROBED = 32
 """Samples whose entropy is observed before the ablations."""

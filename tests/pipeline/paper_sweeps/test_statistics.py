@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from pipeline.sweep_report import LAYOUTS, as_json, points_table, write_sweep
-from pipeline.sweep_run import metrics_of
-from pipeline.swept import Sweep, Swept, rotated, spread_of
+from pipeline.paper_sweeps.report import LAYOUTS, as_json, points_table, write_sweep
+from pipeline.paper_sweeps.run import metrics_of
+from pipeline.paper_sweeps.statistics import Sweep, Swept, rotated, spread_of
 
 numbers = st.floats(-1e6, 1e6)
 MACHINE = {"cpu": "a processor", "gpu": None, "cores": 2}
