@@ -41,8 +41,8 @@ def run(arguments: argparse.Namespace) -> int:
     from pipeline.evaluate.run import refuse_other_runs
     from pipeline.models.loading import load_model, pick_device
     from pipeline.models.model_info import find_model, refuse_too_many_steps
-    from pipeline.sample import refuse_misfit, refuse_unknown_labels
-    from pipeline.sampling_run import sample_images
+    from pipeline.sample.run import sample_images
+    from pipeline.sample.sample import refuse_misfit, refuse_unknown_labels
     from pipeline.tracking import Tracker, resolve_tracking_uri
 
     card = find_model(arguments.model)
@@ -96,7 +96,7 @@ def refuse_plan_beside(arguments: argparse.Namespace) -> None:
 def configure(arguments: argparse.Namespace, card, policy, plan):
     """What was left out follows the policy or the plan, else the model."""
     from dqar.policy.spec import PolicySpec
-    from pipeline.sample import SampleConfig
+    from pipeline.sample.sample import SampleConfig
 
     labels = parse_labels(arguments.class_labels)
     spec = policy.spec if policy else PolicySpec()

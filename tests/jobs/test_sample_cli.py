@@ -17,7 +17,7 @@ from dqar.policy.spec import PolicySpec
 from pipeline.models.loading import Sampler, load_model
 from pipeline.models.model_info import DIGITS, find_model
 from pipeline.models.noise import draw_noise
-from pipeline.sample import SampleConfig, sample
+from pipeline.sample.sample import SampleConfig, sample
 from pipeline.tracking import Tracker
 
 STEPS, LAYERS = 6, 8

@@ -6,8 +6,8 @@ import torch
 from PIL import Image
 
 from dqar.control.summary import summarize
-from pipeline.sample import Sampled
-from pipeline.sampling_run import write_samples
+from pipeline.sample.run import write_samples
+from pipeline.sample.sample import Sampled
 
 
 def sampled(images):

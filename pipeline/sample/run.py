@@ -19,7 +19,7 @@ from dqar.schedules.static_plan import StaticPlan
 from pipeline.cluster.hardware import describe_machine
 from pipeline.flat import flat
 from pipeline.models.loading import LoadedModel
-from pipeline.sample import SampleConfig, Sampled, sample
+from pipeline.sample.sample import SampleConfig, Sampled, sample
 from pipeline.tracking import Tracker
 
 GRID_IMAGES = 8
