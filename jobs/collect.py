@@ -38,7 +38,7 @@ def run(arguments: argparse.Namespace) -> int:
     from pipeline.collect.unit_size import sized
     from pipeline.commit import claim_folder
     from pipeline.exploration.near_policy import find_guide
-    from pipeline.storage import open_storage
+    from pipeline.storage.object_store import open_storage
     from pipeline.tracking import Tracker, resolve_tracking_uri
 
     fleet = config_of(arguments)

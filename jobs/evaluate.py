@@ -34,8 +34,8 @@ def run(arguments: argparse.Namespace) -> int:
     )
     from pipeline.methods.base import GRIDS
     from pipeline.models.model_info import find_model, refuse_too_many_steps
-    from pipeline.places import fetched_policies, published, refuse_taken
     from pipeline.solver import refuse_no_solver
+    from pipeline.storage.output_folder import fetched_policies, published, refuse_taken
     from pipeline.tracking import Tracker
 
     methods = known_methods(arguments.methods)

@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from pipeline.local_folder import LocalFolder
+from pipeline.storage.local_folder import LocalFolder
 
 FOLDER = "_checkpoint"
 """Folder of the checkpoints within a policy folder; gone when the policy is written."""

@@ -24,7 +24,7 @@ from pipeline.exploration.collect_plan import (
 from pipeline.manifest import newest_manifest, publish_manifest, read_document
 from pipeline.parts import Part, is_sound, key_of, listed_sizes, parts_of, unit_part
 from pipeline.receipts import as_json, find_receipt
-from pipeline.storage import Root, Storage, open_storage
+from pipeline.storage.object_store import Root, Storage, open_storage
 
 T = TypeVar("T")
 U = TypeVar("U")

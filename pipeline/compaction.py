@@ -18,7 +18,7 @@ from pipeline.lease import Lease
 from pipeline.manifest import publish_manifest
 from pipeline.orphans import delete_orphans
 from pipeline.parts import Part, key_of, parts_of
-from pipeline.storage import Root, Storage, open_storage
+from pipeline.storage.object_store import Root, Storage, open_storage
 
 MEGABYTE = 1e6
 COMPACT_MB = 100.0

@@ -17,9 +17,9 @@ from pipeline.commit import Roots, open_each
 from pipeline.documents import TABLES
 from pipeline.errors import Refusal
 from pipeline.exploration.collect_plan import Unit
-from pipeline.local_folder import LocalFolder
 from pipeline.receipts import commit_receipt
-from pipeline.storage import Root, Storage, open_storage
+from pipeline.storage.local_folder import LocalFolder
+from pipeline.storage.object_store import Root, Storage, open_storage
 
 TRAJECTORIES = pa.schema(
     [

@@ -11,7 +11,17 @@ from typing import Any, get_args
 
 from pipeline.exploration.collect_plan import CollectPlan, Unit
 from pipeline.models.loading import Dtype, Sampler
-from pipeline.shapes import COUNT, NUMBER, NUMBERS, TEXT, WHOLE, Malformed, check, one_of, text_kind
+from pipeline.storage.json_schema import (
+    COUNT,
+    NUMBER,
+    NUMBERS,
+    TEXT,
+    WHOLE,
+    Malformed,
+    check,
+    one_of,
+    text_kind,
+)
 
 TABLES = ("trajectories", "gates")
 ID = text_kind("16 hexadecimal digits", "[0-9a-f]{16}")

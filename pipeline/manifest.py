@@ -11,8 +11,8 @@ from pipeline.errors import Refusal
 from pipeline.exploration.collect_plan import TRACE_SCHEMA_VERSION
 from pipeline.parts import is_whole, listed_sizes, parts_of
 from pipeline.receipts import as_json
-from pipeline.shapes import Malformed, parse
-from pipeline.storage import Storage
+from pipeline.storage.json_schema import Malformed, parse
+from pipeline.storage.object_store import Storage
 
 VERSION = re.compile(r"v([0-9]{6,18})\.json")
 

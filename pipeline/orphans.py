@@ -7,7 +7,7 @@ from typing import Any
 from pipeline.commit import side_by_side
 from pipeline.documents import MERGED_SHARD, TABLES, UNIT_SHARD
 from pipeline.parts import key_of, parts_of
-from pipeline.storage import Storage
+from pipeline.storage.object_store import Storage
 
 FOLDERS = (*TABLES, "_receipts", "_manifest", "_lease")
 

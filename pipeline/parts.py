@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from pipeline.documents import TABLES
-from pipeline.storage import Storage
+from pipeline.storage.object_store import Storage
 
 Part = dict[str, Any]
 """``units``, indices in order, and ``files``: of each table ``name``, ``bytes`` and ``sha256``."""

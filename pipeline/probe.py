@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pipeline.errors import Refusal
-from pipeline.storage import open_storage
+from pipeline.storage.object_store import open_storage
 
 MARK = b"written by jobs/doctor.py, which removes it\n"
 

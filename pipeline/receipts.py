@@ -8,8 +8,8 @@ from typing import Any
 from pipeline.documents import check_receipt
 from pipeline.exploration.collect_plan import Unit
 from pipeline.parts import is_sound, unit_part
-from pipeline.shapes import Malformed, parse
-from pipeline.storage import Storage
+from pipeline.storage.json_schema import Malformed, parse
+from pipeline.storage.object_store import Storage
 
 
 def as_json(document: dict[str, Any]) -> bytes:

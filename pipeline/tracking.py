@@ -20,8 +20,8 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param
 from mlflow.exceptions import MlflowException
 
 from pipeline.errors import Refusal, inside_ray_job, without_secrets
-from pipeline.shapes import Malformed, parse
-from pipeline.storage import Root, open_storage
+from pipeline.storage.json_schema import Malformed, parse
+from pipeline.storage.object_store import Root, open_storage
 
 REGISTERED_POLICY = "dqar-policy"
 CANDIDATE = "candidate"

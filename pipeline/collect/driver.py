@@ -27,7 +27,7 @@ from pipeline.exploration.designs import parse_designs
 from pipeline.exploration.near_policy import Guide
 from pipeline.models.model_info import find_model, refuse_too_many_steps
 from pipeline.progress import Progress, fields_line
-from pipeline.storage import Root, open_storage
+from pipeline.storage.object_store import Root, open_storage
 
 FIRST_ROUND = {
     "steps": 50,

@@ -12,7 +12,7 @@ from pipeline.compaction import COMPACT_MB, settle
 from pipeline.exploration.collect_plan import CollectPlan
 from pipeline.lease import held
 from pipeline.parts import parts_of
-from pipeline.storage import Root, Storage, open_storage
+from pipeline.storage.object_store import Root, Storage, open_storage
 from pipeline.tracking import Run, Tracker, read_lineage, write_lineage
 
 

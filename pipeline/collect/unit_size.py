@@ -24,7 +24,7 @@ from pipeline.documents import check_plan
 from pipeline.errors import checked
 from pipeline.exploration.collect_plan import CollectPlan, Unit
 from pipeline.manifest import read_document
-from pipeline.storage import Storage
+from pipeline.storage.object_store import Storage
 
 TARGET_S = 80.0
 """Seconds that a unit of a measured size is to take."""

@@ -26,7 +26,7 @@ from pipeline.models.image_metrics import Deltas, measure_deltas
 from pipeline.models.loading import load_model, pick_device
 from pipeline.models.model_info import find_model
 from pipeline.models.noise import draw_noise
-from pipeline.storage import Root
+from pipeline.storage.object_store import Root
 
 
 class Collector:

@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 
 from pipeline.answers import Answer, Task, packed, unpacked
-from pipeline.fingerprint import fingerprint
-from pipeline.local_folder import LocalFolder
+from pipeline.storage.fingerprint import fingerprint
+from pipeline.storage.local_folder import LocalFolder
 
 FOLDER = "_points"
 """Folder of the answers within a results folder; gone when the results are written."""

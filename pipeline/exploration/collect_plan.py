@@ -15,7 +15,7 @@ from pipeline.exploration.designs import DEFAULT_DESIGNS, DESIGNS, Design
 from pipeline.exploration.gap_distributions import Base
 from pipeline.models.loading import Dtype, Sampler
 from pipeline.models.noise import round_seed
-from pipeline.shapes import LARGEST
+from pipeline.storage.json_schema import LARGEST
 
 FORECAST_ORDERS = CHOICES["forecast_order"]
 TRACE_SCHEMA_VERSION = 3

@@ -11,8 +11,8 @@ from dqar.policy.spec import CACHE_BITS, PolicySpec
 from pipeline.errors import Refusal, checked
 from pipeline.exploration.designs import parse_designs
 from pipeline.exploration.gap_distributions import SHARES, Base
-from pipeline.fingerprint import fingerprint
-from pipeline.places import POLICY_FILES, fetched
+from pipeline.storage.fingerprint import fingerprint
+from pipeline.storage.output_folder import POLICY_FILES, fetched
 
 FITTED = ("model_hash", "steps", "sampler", "sites", "guidance_scale")
 """Fields of a plan that must be those of the policy."""

@@ -11,7 +11,7 @@ import pytest
 
 from pipeline.commit import open_traces
 from pipeline.dataset import read_gates, read_trajectories
-from pipeline.storage import open_storage
+from pipeline.storage.object_store import open_storage
 
 JOBS = Path(__file__).parents[2] / "jobs"
 LIMIT_S = 600

@@ -12,7 +12,7 @@ from pipeline.commit import claim_folder, committed_receipts, open_traces, write
 from pipeline.dataset import commit_unit, read_gates, read_trajectories
 from pipeline.errors import Refusal
 from pipeline.receipts import find_receipt
-from pipeline.storage import Bucket, open_storage
+from pipeline.storage.object_store import Bucket, open_storage
 from tests.pipeline.little_traces import FACTS, PLAN, columns_of, commit_all
 
 FIRST, SECOND = PLAN.units()

@@ -14,7 +14,7 @@ from pipeline.dataset import commit_unit, read_gates, read_trajectories, stream_
 from pipeline.errors import Refusal
 from pipeline.lease import held
 from pipeline.orphans import delete_orphans, orphans
-from pipeline.storage import open_storage
+from pipeline.storage.object_store import open_storage
 from tests.pipeline.little_traces import FACTS, PLAN, columns_of, commit_all
 
 MANY = replace(PLAN, num_trajectories=33)

@@ -16,8 +16,8 @@ from pipeline.commit import claim_folder, committed_receipts, open_traces, write
 from pipeline.dataset import read_gates, read_trajectories
 from pipeline.errors import Refusal
 from pipeline.orphans import orphans
-from pipeline.shapes import Malformed, parse
-from pipeline.storage import open_storage
+from pipeline.storage.json_schema import Malformed, parse
+from pipeline.storage.object_store import open_storage
 from pipeline.tracking import LINEAGE, read_lineage
 from tests.pipeline.little_traces import FACTS, PLAN, commit_all
 

@@ -17,7 +17,7 @@ from pipeline import lease as leases
 from pipeline.errors import Refusal
 from pipeline.lease import LeaseConfig, held, lease_config, take
 from pipeline.process import this_process
-from pipeline.storage import open_storage
+from pipeline.storage.object_store import open_storage
 
 QUICK = LeaseConfig(patience_s=0.6)
 ELSEWHERE = {"host": "far", "machine": "another boot", "pid": 1, "started": 1}

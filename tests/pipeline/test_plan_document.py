@@ -13,8 +13,8 @@ from pipeline.commit import claim_folder
 from pipeline.documents import check_plan
 from pipeline.errors import Refusal
 from pipeline.manifest import read_document
-from pipeline.shapes import Malformed, parse
-from pipeline.storage import open_storage
+from pipeline.storage.json_schema import Malformed, parse
+from pipeline.storage.object_store import open_storage
 from tests.pipeline.exploration.test_collect_plan import BASE, NEAR
 
 SCHEDULES = st.sets(st.integers(1, 49), max_size=20).map(lambda steps: (0, *sorted(steps)))

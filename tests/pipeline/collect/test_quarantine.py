@@ -18,7 +18,7 @@ from pipeline.collect.quarantine import (
 )
 from pipeline.errors import Refusal, Unfinished
 from pipeline.exploration.collect_plan import CollectPlan
-from pipeline.storage import open_storage
+from pipeline.storage.object_store import open_storage
 
 UNITS = list(
     CollectPlan(model="digits", model_hash="0", num_trajectories=96, batch_size=12).units()

@@ -12,7 +12,7 @@ from pipeline.commit import claim_folder
 from pipeline.errors import Refusal, size_or_auto
 from pipeline.exploration.collect_plan import CollectPlan
 from pipeline.models.model_info import find_model
-from pipeline.storage import open_storage
+from pipeline.storage.object_store import open_storage
 
 PLAN = CollectPlan(model="digits", model_hash="0", num_trajectories=10_000)
 

@@ -18,7 +18,7 @@ from pipeline.exploration.collect_plan import CollectPlan
 from pipeline.exploration.designs import DESIGNS, explore
 from pipeline.models.model_info import find_model
 from pipeline.models.noise import draw_noise
-from pipeline.storage import open_storage
+from pipeline.storage.object_store import open_storage
 
 STEPS, TRAJECTORIES_ASKED = 4, 6
 

@@ -20,10 +20,10 @@ from pipeline.evaluate.answer_cache import KeptAnswers
 from pipeline.evaluate.config import EvaluateConfig, Part
 from pipeline.evaluate.result_rows import measured_of
 from pipeline.evaluate.worker import Evaluator
-from pipeline.fingerprint import fingerprint
 from pipeline.methods.base import Point, Schedule
 from pipeline.methods.calibration import Probe
 from pipeline.methods.smoothcache import CurveProbe, Curves
+from pipeline.storage.fingerprint import fingerprint
 
 CONFIG = EvaluateConfig(
     model="digits", num_samples=4, batch_size=2, steps=5, guidance_scale=2.0, part_samples=2

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import Refusal, StorageFailed
-from pipeline.local_folder import LocalFolder
-from pipeline.places import (
+from pipeline.storage.local_folder import LocalFolder
+from pipeline.storage.object_store import open_storage
+from pipeline.storage.output_folder import (
     POLICY_FILES,
     UPLOADING,
     fetched,
@@ -15,7 +16,6 @@ from pipeline.places import (
     published,
     refuse_taken,
 )
-from pipeline.storage import open_storage
 
 
 def write(folder, **texts):

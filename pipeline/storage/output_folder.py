@@ -15,8 +15,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from pipeline.errors import Refusal, refuse_other_files
-from pipeline.local_folder import LocalFolder
-from pipeline.storage import open_storage
+from pipeline.storage.local_folder import LocalFolder
+from pipeline.storage.object_store import open_storage
 
 UPLOADING = "_uploading"
 """Lies in a place while its files are replaced: what is there is ours, and not whole."""

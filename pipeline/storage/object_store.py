@@ -24,8 +24,8 @@ from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
 from obstore.store import GCSStore, S3Store
 
 from pipeline.errors import Refusal, StorageFailed, without_secrets
-from pipeline.local_folder import LocalFolder, checked_key, gone
-from pipeline.ranges import Ranges
+from pipeline.storage.local_folder import LocalFolder, checked_key, gone
+from pipeline.storage.range_reader import Ranges
 
 if TYPE_CHECKING:
     from obstore.store import ClientConfig, RetryConfig

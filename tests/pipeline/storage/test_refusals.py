@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from pipeline.errors import Refusal
-from pipeline.storage import Bucket, open_storage
+from pipeline.storage.object_store import Bucket, open_storage
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pipeline.errors import Refusal
-from pipeline.local_folder import LocalFolder, checked_key
-from pipeline.storage import open_storage
+from pipeline.storage.local_folder import LocalFolder, checked_key
+from pipeline.storage.object_store import open_storage
 
 PIPE = subprocess.PIPE
 SEGMENTS = st.text(min_size=1, max_size=8).filter(lambda text: "/" not in text and "\0" not in text)
@@ -106,7 +106,7 @@ def test_storage_travels_to_workers(storage):
 
 CREATES = """
 import sys, time
-from pipeline.storage import open_storage
+from pipeline.storage.object_store import open_storage
 storage = open_storage(sys.argv[1])
 time.sleep(max(0.0, float(sys.argv[3]) - time.time()))
 print(*(storage.create(f"race/{n:03d}", sys.argv[2].encode()) for n in range(60)))
@@ -127,7 +127,7 @@ def test_of_two_processes_one_creates(storage, place):
 WRITES = """
 import sys
 from pathlib import Path
-from pipeline.storage import open_storage
+from pipeline.storage.object_store import open_storage
 open_storage(sys.argv[1]).write("gates/x.parquet", Path(sys.argv[2]))
 """
 
