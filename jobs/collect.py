@@ -36,9 +36,9 @@ def run(arguments: argparse.Namespace) -> int:
     from pipeline.collect.driver import plan_for
     from pipeline.collect.run import collect_traces
     from pipeline.collect.unit_size import sized
-    from pipeline.commit import claim_folder
     from pipeline.exploration.near_policy import find_guide
     from pipeline.storage.object_store import open_storage
+    from pipeline.traces.dataset import claim_folder
     from pipeline.tracking import Tracker, resolve_tracking_uri
 
     fleet = config_of(arguments)

@@ -25,8 +25,8 @@ def run(arguments: argparse.Namespace) -> int:
     refuse_relative_inside_job(out=arguments.out)
     for place in traces:
         refuse_relative_inside_job(traces=place)
-    from pipeline.joined import open_joined
     from pipeline.storage.output_folder import published, refuse_taken
+    from pipeline.traces.multi_dataset import open_joined
     from pipeline.tracking import Tracker
     from pipeline.train_config import TrainConfig, settings_of, sites_of
     from pipeline.training_run import train_policy

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import chi2
 
-from pipeline.commit import Roots
-from pipeline.dataset import read_trajectories
-from pipeline.gate_stream import GateBlock, whole_trajectories
+from pipeline.traces.dataset import Roots
+from pipeline.traces.tables import read_trajectories
+from pipeline.traces.trajectory_stream import GateBlock, whole_trajectories
 
 LEAST_VARIANCE = 5.0
 """Below it a stratum's sum is too far from normal to be tested."""

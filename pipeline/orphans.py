@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from pipeline.commit import side_by_side
-from pipeline.documents import MERGED_SHARD, TABLES, UNIT_SHARD
-from pipeline.parts import key_of, parts_of
 from pipeline.storage.object_store import Storage
+from pipeline.traces.dataset import side_by_side
+from pipeline.traces.document_schemas import MERGED_SHARD, TABLES, UNIT_SHARD
+from pipeline.traces.shards import key_of, parts_of
 
 FOLDERS = (*TABLES, "_receipts", "_manifest", "_lease")
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from pipeline.documents import check_receipt
 from pipeline.exploration.collect_plan import Unit
-from pipeline.parts import is_sound, unit_part
 from pipeline.storage.json_schema import Malformed, parse
 from pipeline.storage.object_store import Storage
+from pipeline.traces.document_schemas import check_receipt
+from pipeline.traces.shards import is_sound, unit_part
 
 
 def as_json(document: dict[str, Any]) -> bytes:

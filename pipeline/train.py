@@ -18,17 +18,17 @@ from dqar.policy.spec import CACHE_BITS, PolicySpec
 from dqar.records import ACTIONS
 from pipeline.attribution import CHUNK_ROWS
 from pipeline.balance import Balance, check_balance
-from pipeline.commit import Roots
 from pipeline.errors import Refusal
 from pipeline.exploration.collect_plan import canonical_json
 from pipeline.fit_data import max_gap_of, shows, store_reused_gates
 from pipeline.fitter import Fitter
 from pipeline.heldout import HeldOut, judge
-from pipeline.joined import Joined, open_joined
 from pipeline.planning import max_stretch_of, planned, snrs_of
 from pipeline.reused_gates import Gates, ReusedGates
 from pipeline.rivals import with_rivals
 from pipeline.settings import Setting
+from pipeline.traces.dataset import Roots
+from pipeline.traces.multi_dataset import Joined, open_joined
 from pipeline.train_config import TrainConfig, settings_of, sites_of
 
 HELD_OUT_SHARE = 5

@@ -8,8 +8,8 @@ from typing import Literal
 from dqar.records import FEATURE_SETS
 from pipeline.descent import FitConfig
 from pipeline.errors import Refusal
-from pipeline.joined import Joined
 from pipeline.settings import Setting
+from pipeline.traces.multi_dataset import Joined
 
 APART = ("depth", "site_code")
 """Features that tell the gates of one step apart before a run."""

@@ -8,10 +8,10 @@ from dataclasses import asdict
 from pathlib import Path
 
 from pipeline.checkpoint import FOLDER, clear
-from pipeline.commit import Roots, each_root
 from pipeline.heldout import plot_held_out
-from pipeline.joined import told
 from pipeline.progress import Progress
+from pipeline.traces.dataset import Roots, each_root
+from pipeline.traces.multi_dataset import told
 from pipeline.tracking import Run, Tracker, read_lineage
 from pipeline.train import Trained, save_trained, train
 from pipeline.train_config import TrainConfig

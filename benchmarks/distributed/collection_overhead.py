@@ -26,9 +26,9 @@ from benchmarks.timing.support.median_interval import figures_of, ratio_of, to_d
 from dqar.integration import DQARSampler, SamplerConfig
 from pipeline.collect.driver import plan_for
 from pipeline.collect.worker import Collector
-from pipeline.commit import claim_folder
 from pipeline.exploration.collect_plan import CollectPlan, Unit
 from pipeline.models.noise import draw_noise
+from pipeline.traces.dataset import claim_folder
 
 
 @dataclass(slots=True)

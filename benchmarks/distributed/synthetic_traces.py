@@ -11,10 +11,10 @@ import numpy as np
 import torch
 
 from dqar.records import FEATURES
-from pipeline.commit import claim_folder, write_manifest
-from pipeline.dataset import commit_unit
 from pipeline.exploration.collect_plan import CollectPlan, Unit
 from pipeline.exploration.designs import explore
+from pipeline.traces.dataset import claim_folder, write_manifest
+from pipeline.traces.tables import commit_unit
 
 LAYERS, STEPS, MASKS = 28, 50, 3
 """DiT-XL/2, DDIM-50, the plan's default of trajectories a noise."""

@@ -20,7 +20,6 @@ from pipeline.collect.quarantine import (
     release,
 )
 from pipeline.collect.worker import Collector
-from pipeline.commit import committed_receipts, write_manifest
 from pipeline.errors import checked
 from pipeline.exploration.collect_plan import FEEDBACKS, CollectPlan, Unit
 from pipeline.exploration.designs import parse_designs
@@ -28,6 +27,7 @@ from pipeline.exploration.near_policy import Guide
 from pipeline.models.model_info import find_model, refuse_too_many_steps
 from pipeline.progress import Progress, fields_line
 from pipeline.storage.object_store import Root, open_storage
+from pipeline.traces.dataset import committed_receipts, write_manifest
 
 FIRST_ROUND = {
     "steps": 50,

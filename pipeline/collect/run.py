@@ -7,12 +7,12 @@ from typing import Any
 
 from pipeline.cluster.config import FleetConfig
 from pipeline.collect.driver import collect
-from pipeline.commit import claim_folder
-from pipeline.compaction import COMPACT_MB, settle
 from pipeline.exploration.collect_plan import CollectPlan
-from pipeline.lease import held
-from pipeline.parts import parts_of
 from pipeline.storage.object_store import Root, Storage, open_storage
+from pipeline.traces.compaction import COMPACT_MB, settle
+from pipeline.traces.dataset import claim_folder
+from pipeline.traces.lease import held
+from pipeline.traces.shards import parts_of
 from pipeline.tracking import Run, Tracker, read_lineage, write_lineage
 
 

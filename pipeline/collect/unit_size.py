@@ -19,12 +19,12 @@ from pipeline.cluster.actor_pool import Fleet
 from pipeline.cluster.config import FleetConfig
 from pipeline.collect.quarantine import Diverged
 from pipeline.collect.worker import Collector
-from pipeline.commit import refuse_other_contents
-from pipeline.documents import check_plan
 from pipeline.errors import checked
 from pipeline.exploration.collect_plan import CollectPlan, Unit
-from pipeline.manifest import read_document
 from pipeline.storage.object_store import Storage
+from pipeline.traces.dataset import refuse_other_contents
+from pipeline.traces.document_schemas import check_plan
+from pipeline.traces.manifest import read_document
 
 TARGET_S = 80.0
 """Seconds that a unit of a measured size is to take."""

@@ -18,7 +18,6 @@ from dqar.integration import DQARDiTWrapper, DQARSampler, SamplerConfig
 from dqar.records import GateRecord
 from pipeline.collect.columns import Columns, gate_columns, trajectory_columns
 from pipeline.collect.quarantine import Diverged
-from pipeline.dataset import commit_unit
 from pipeline.errors import Refusal
 from pipeline.exploration.collect_plan import CollectPlan, Unit
 from pipeline.exploration.designs import Exploration, explore
@@ -27,6 +26,7 @@ from pipeline.models.loading import load_model, pick_device
 from pipeline.models.model_info import find_model
 from pipeline.models.noise import draw_noise
 from pipeline.storage.object_store import Root
+from pipeline.traces.tables import commit_unit
 
 
 class Collector:

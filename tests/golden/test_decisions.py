@@ -12,9 +12,9 @@ import pytest
 
 from pipeline.collect.driver import plan_for
 from pipeline.collect.worker import Collector
-from pipeline.dataset import GATES, decision_digest, to_table
 from pipeline.exploration.collect_plan import CollectPlan, Unit
 from pipeline.exploration.near_policy import find_guide
+from pipeline.traces.tables import GATES, decision_digest, to_table
 
 POLICY = str(Path(__file__).parent / "policy")
 TRAJECTORIES = 9

@@ -8,11 +8,11 @@ import pytest
 from dqar.policy.network import ReusePolicy
 from dqar.policy.serialization import save_policy
 from dqar.policy.spec import PolicySpec
-from pipeline.commit import claim_folder, write_manifest
-from pipeline.dataset import commit_unit, to_table
 from pipeline.errors import enter
 from pipeline.exploration.collect_plan import CollectPlan
 from pipeline.models.model_info import find_model
+from pipeline.traces.dataset import claim_folder, write_manifest
+from pipeline.traces.tables import commit_unit, to_table
 
 JOBS = Path(__file__).parents[2] / "jobs"
 
@@ -87,7 +87,7 @@ def some_traces(tmp_path):
     """A finished dataset of one trajectory, its values made up."""
     import pyarrow as pa
 
-    from pipeline.dataset import GATES, TRAJECTORIES
+    from pipeline.traces.tables import GATES, TRAJECTORIES
 
     root = tmp_path / "traces"
     plan = CollectPlan(

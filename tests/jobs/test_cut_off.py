@@ -14,9 +14,9 @@ import torch
 
 from dqar.policy.serialization import load_policy
 from pipeline.collect.driver import Collector
-from pipeline.commit import claim_folder, write_manifest
 from pipeline.exploration.collect_plan import CollectPlan
 from pipeline.models.model_info import find_model
+from pipeline.traces.dataset import claim_folder, write_manifest
 
 ROOT = Path(__file__).parents[2]
 LIMIT_S = 400

@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pipeline.dataset import read_trajectories
+from pipeline.traces.tables import read_trajectories
 
 JOB = Path(__file__).parents[2] / "jobs" / "demo.py"
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.commit import open_traces
-from pipeline.dataset import read_gates, read_trajectories
 from pipeline.storage.object_store import open_storage
+from pipeline.traces.dataset import open_traces
+from pipeline.traces.tables import read_gates, read_trajectories
 
 JOBS = Path(__file__).parents[2] / "jobs"
 LIMIT_S = 600

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.commit import open_traces
-from pipeline.dataset import read_gates, read_trajectories
 from pipeline.demo.local_servers import ray_and_mlflow
+from pipeline.traces.dataset import open_traces
+from pipeline.traces.tables import read_gates, read_trajectories
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from pipeline.commit import open_traces
-from pipeline.joined import noises_of
+from pipeline.traces.dataset import open_traces
+from pipeline.traces.multi_dataset import noises_of
 
 JOBS = Path(__file__).parents[2] / "jobs"
 LIMIT_S = 900

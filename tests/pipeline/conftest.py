@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from pipeline.collect.worker import Collector
-from pipeline.commit import claim_folder, write_manifest
 from pipeline.exploration.collect_plan import CollectPlan
 from pipeline.models.loading import load_model
 from pipeline.models.model_info import find_model
+from pipeline.traces.dataset import claim_folder, write_manifest
 
 
 @pytest.fixture(scope="session")

@@ -5,8 +5,8 @@ import math
 
 import pyarrow as pa
 
-from pipeline.dataset import GATES, TRAJECTORIES, commit_unit
 from pipeline.exploration.collect_plan import CollectPlan
+from pipeline.traces.tables import GATES, TRAJECTORIES, commit_unit
 
 STEPS, LAYERS = 3, 2
 FACTS = {"num_layers": LAYERS, "site_flops": {"attn": 1.0}}

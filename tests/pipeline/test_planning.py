@@ -15,10 +15,10 @@ from dqar.policy.serialization import load_policy
 from dqar.policy.spec import PolicySpec
 from dqar.records import ACTIONS
 from dqar.snr import scheduler_snr
-from pipeline.dataset import read_gates
 from pipeline.planning import max_stretch_of, planned, snrs_of
 from pipeline.reused_gates import ReusedGates
 from pipeline.settings import Setting
+from pipeline.traces.tables import read_gates
 from pipeline.train import save_trained, train
 from pipeline.train_config import TrainConfig
 

@@ -10,13 +10,13 @@ from dqar.policy.serialization import load_policy
 from dqar.records import ACTIONS, FEATURE_SETS
 from pipeline.attribution import fit_damage
 from pipeline.balance import check_balance
-from pipeline.commit import open_traces
-from pipeline.dataset import read_gates, read_trajectories
 from pipeline.descent import FitConfig
 from pipeline.errors import Refusal
 from pipeline.fit_data import load_reused_gates, shows
 from pipeline.reused_gates import ReusedGates
 from pipeline.settings import Setting
+from pipeline.traces.dataset import open_traces
+from pipeline.traces.tables import read_gates, read_trajectories
 from pipeline.train import save_trained, train
 from pipeline.train_config import APART, TrainConfig
 

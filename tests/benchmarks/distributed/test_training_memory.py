@@ -9,8 +9,8 @@ import numpy as np
 
 from benchmarks.distributed.synthetic_traces import LAYERS, STEPS, write_traces
 from pipeline.balance import check_balance
-from pipeline.dataset import read_trajectories
 from pipeline.fit_data import load_reused_gates
+from pipeline.traces.tables import read_trajectories
 from pipeline.train import TrainConfig
 
 RESULT = Path(__file__).parents[3] / "benchmarks/results/cpu/training-memory-schedule.json"

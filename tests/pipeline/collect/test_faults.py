@@ -15,10 +15,10 @@ from pipeline.cluster.ray_cluster import leave_ray
 from pipeline.collect.driver import collect
 from pipeline.collect.quarantine import FOLDER, Diverged
 from pipeline.collect.worker import Collector, refuse_diverged
-from pipeline.commit import claim_folder, open_traces
 from pipeline.errors import Refusal, Unfinished
 from pipeline.exploration.collect_plan import CollectPlan
 from pipeline.models.model_info import find_model
+from pipeline.traces.dataset import claim_folder, open_traces
 
 BAD, DEADLY = 1, 3
 """Indices of the unit that diverges and of the one that its workers die over."""

@@ -13,8 +13,6 @@ from dqar.gates.rules import Interval, Scripted
 from dqar.integration import DQARDDIMSampler, DQARDiTWrapper, SamplerConfig
 from dqar.records import ACTIONS, GateRecord
 from pipeline.collect.worker import Collector
-from pipeline.commit import claim_folder
-from pipeline.dataset import GATES, TRAJECTORIES, to_table
 from pipeline.evaluate.config import EvaluateConfig
 from pipeline.evaluate.flops import transformer_flops
 from pipeline.evaluate.worker import Evaluator
@@ -23,6 +21,8 @@ from pipeline.methods.base import COARSE, interval_points
 from pipeline.methods.calibration import Probe
 from pipeline.models.model_info import find_model
 from pipeline.models.noise import draw_noise
+from pipeline.traces.dataset import claim_folder
+from pipeline.traces.tables import GATES, TRAJECTORIES, to_table
 
 STEPS, SAMPLES = 12, 4
 

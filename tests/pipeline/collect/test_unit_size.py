@@ -8,11 +8,11 @@ from hypothesis import strategies as st
 
 from pipeline.cluster.config import FleetConfig
 from pipeline.collect.unit_size import MEMORY_SHARE, TARGET_S, Probe, WarmUp, choose_size, sized
-from pipeline.commit import claim_folder
 from pipeline.errors import Refusal, size_or_auto
 from pipeline.exploration.collect_plan import CollectPlan
 from pipeline.models.model_info import find_model
 from pipeline.storage.object_store import open_storage
+from pipeline.traces.dataset import claim_folder
 
 PLAN = CollectPlan(model="digits", model_hash="0", num_trajectories=10_000)
 

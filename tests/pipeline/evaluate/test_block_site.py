@@ -16,8 +16,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from dqar.gates.rules import Closed, Interval, Learned, Scripted
 from dqar.policy.serialization import load_policy
 from pipeline.collect.worker import Collector
-from pipeline.commit import claim_folder, write_manifest
-from pipeline.dataset import read_gates
 from pipeline.errors import Refusal, enter
 from pipeline.evaluate.accumulator import Tally
 from pipeline.evaluate.config import EvaluateConfig
@@ -28,6 +26,8 @@ from pipeline.exploration.collect_plan import CollectPlan
 from pipeline.methods.base import Point
 from pipeline.methods.calibration import Probe
 from pipeline.models.model_info import find_model
+from pipeline.traces.dataset import claim_folder, write_manifest
+from pipeline.traces.tables import read_gates
 from pipeline.train import save_trained, train
 from pipeline.train_config import TrainConfig
 

@@ -13,11 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline import lease as leases
 from pipeline.errors import Refusal
-from pipeline.lease import LeaseConfig, held, lease_config, take
-from pipeline.process import this_process
 from pipeline.storage.object_store import open_storage
+from pipeline.traces import lease as leases
+from pipeline.traces.lease import LeaseConfig, held, lease_config, take
+from pipeline.traces.process_id import this_process
 
 QUICK = LeaseConfig(patience_s=0.6)
 ELSEWHERE = {"host": "far", "machine": "another boot", "pid": 1, "started": 1}
@@ -59,7 +59,7 @@ def test_a_second_driver_of_this_machine_is_told_at_once(storage):
 
 HOLDS = """
 import sys, time
-from pipeline.lease import held
+from pipeline.traces.lease import held
 with held(sys.argv[1]):
     print("held", flush=True)
     time.sleep(600)

@@ -12,13 +12,13 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from pipeline.dataset import merge_shards
-from pipeline.documents import TABLES
-from pipeline.lease import Lease
-from pipeline.manifest import publish_manifest
 from pipeline.orphans import delete_orphans
-from pipeline.parts import Part, key_of, parts_of
 from pipeline.storage.object_store import Root, Storage, open_storage
+from pipeline.traces.document_schemas import TABLES
+from pipeline.traces.lease import Lease
+from pipeline.traces.manifest import publish_manifest
+from pipeline.traces.shards import Part, key_of, parts_of
+from pipeline.traces.tables import merge_shards
 
 MEGABYTE = 1e6
 COMPACT_MB = 100.0

@@ -12,12 +12,12 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pipeline.commit import claim_folder, committed_receipts, open_traces, write_manifest
-from pipeline.dataset import read_gates, read_trajectories
 from pipeline.errors import Refusal
 from pipeline.orphans import orphans
 from pipeline.storage.json_schema import Malformed, parse
 from pipeline.storage.object_store import open_storage
+from pipeline.traces.dataset import claim_folder, committed_receipts, open_traces, write_manifest
+from pipeline.traces.tables import read_gates, read_trajectories
 from pipeline.tracking import LINEAGE, read_lineage
 from tests.pipeline.little_traces import FACTS, PLAN, commit_all
 

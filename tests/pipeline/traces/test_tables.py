@@ -5,13 +5,15 @@ import json
 import pyarrow as pa
 import pytest
 
-from pipeline.commit import (
+from pipeline.errors import Refusal
+from pipeline.exploration.collect_plan import CollectPlan
+from pipeline.traces.dataset import (
     claim_folder,
     committed_receipts,
     open_traces,
     write_manifest,
 )
-from pipeline.dataset import (
+from pipeline.traces.tables import (
     GATES,
     TRAJECTORIES,
     commit_unit,
@@ -19,8 +21,6 @@ from pipeline.dataset import (
     read_trajectories,
     stream_gates,
 )
-from pipeline.errors import Refusal
-from pipeline.exploration.collect_plan import CollectPlan
 from tests.pipeline.little_traces import FACTS, LAYERS, PLAN, STEPS, columns_of, commit_all
 
 

@@ -1,7 +1,7 @@
 """Collections of one model as one: a first round, and those that explored around its policies.
 
-:mod:`pipeline.dataset` reads several datasets one after the other; here is what they must share
-for that to mean something, and what they are together.
+:mod:`pipeline.traces.tables` reads several datasets one after the other; here is what they must
+share for that to mean something, and what they are together.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ import numpy as np
 from jaxtyping import Int
 from numpy import ndarray
 
-from pipeline.commit import Roots, Traces, each_root, open_each
-from pipeline.dataset import read_trajectories
 from pipeline.errors import Refusal
 from pipeline.models.noise import round_seed
+from pipeline.traces.dataset import Roots, Traces, each_root, open_each
+from pipeline.traces.tables import read_trajectories
 
 ALIKE = ("model_hash", "sites", "steps", "sampler", "guidance_scale", "cache_bits", "branch_mode")
 """Fields of their plans that collections must share, or a damage of one is none of the other."""
@@ -102,7 +102,7 @@ def told(uri: Roots) -> str:
 
 def noises_of(uri: Roots) -> Int[ndarray, " trajectories"]:
     """Index of the noise that each trajectory starts from, in the order of
-    :func:`pipeline.dataset.read_trajectories`.
+    :func:`pipeline.traces.tables.read_trajectories`.
 
     Collections of one seed share their noises, as far as they explore around no policy or around
     the same one; all others have their own.

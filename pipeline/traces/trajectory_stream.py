@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.commit import Roots
-from pipeline.dataset import read_trajectories, stream_gates
 from pipeline.errors import Refusal
+from pipeline.traces.dataset import Roots
+from pipeline.traces.tables import read_trajectories, stream_gates
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from pipeline.documents import TABLES
 from pipeline.storage.object_store import Storage
+from pipeline.traces.document_schemas import TABLES
 
 Part = dict[str, Any]
 """``units``, indices in order, and ``files``: of each table ``name``, ``bytes`` and ``sha256``."""

@@ -13,13 +13,13 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from dqar.records import FEATURES
-from pipeline.commit import Roots, open_each
-from pipeline.documents import TABLES
 from pipeline.errors import Refusal
 from pipeline.exploration.collect_plan import Unit
 from pipeline.receipts import commit_receipt
 from pipeline.storage.local_folder import LocalFolder
 from pipeline.storage.object_store import Root, Storage, open_storage
+from pipeline.traces.dataset import Roots, open_each
+from pipeline.traces.document_schemas import TABLES
 
 TRAJECTORIES = pa.schema(
     [

@@ -7,15 +7,15 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from test_hostile_documents import ANYTHING, changed, paths_of
 
-from pipeline.commit import claim_folder
-from pipeline.documents import check_plan
 from pipeline.errors import Refusal
-from pipeline.manifest import read_document
 from pipeline.storage.json_schema import Malformed, parse
 from pipeline.storage.object_store import open_storage
+from pipeline.traces.dataset import claim_folder
+from pipeline.traces.document_schemas import check_plan
+from pipeline.traces.manifest import read_document
 from tests.pipeline.exploration.test_collect_plan import BASE, NEAR
+from tests.pipeline.traces.test_hostile_documents import ANYTHING, changed, paths_of
 
 SCHEDULES = st.sets(st.integers(1, 49), max_size=20).map(lambda steps: (0, *sorted(steps)))
 FIRST_RELEASE = {"forecast_orders", "feedbacks", "threads"}

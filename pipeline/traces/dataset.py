@@ -13,7 +13,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar
 
-from pipeline.documents import TABLES, check_plan
 from pipeline.errors import Refusal
 from pipeline.exploration.collect_plan import (
     TRACE_SCHEMA_VERSION,
@@ -21,10 +20,11 @@ from pipeline.exploration.collect_plan import (
     Unit,
     canonical_json,
 )
-from pipeline.manifest import newest_manifest, publish_manifest, read_document
-from pipeline.parts import Part, is_sound, key_of, listed_sizes, parts_of, unit_part
 from pipeline.receipts import as_json, find_receipt
 from pipeline.storage.object_store import Root, Storage, open_storage
+from pipeline.traces.document_schemas import TABLES, check_plan
+from pipeline.traces.manifest import newest_manifest, publish_manifest, read_document
+from pipeline.traces.shards import Part, is_sound, key_of, listed_sizes, parts_of, unit_part
 
 T = TypeVar("T")
 U = TypeVar("U")

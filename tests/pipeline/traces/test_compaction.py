@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.commit import claim_folder, committed_receipts, open_traces, write_manifest
-from pipeline.compaction import MEGABYTE, compacted, group_parts, settle
-from pipeline.dataset import commit_unit, read_gates, read_trajectories, stream_gates
 from pipeline.errors import Refusal
-from pipeline.lease import held
 from pipeline.orphans import delete_orphans, orphans
 from pipeline.storage.object_store import open_storage
+from pipeline.traces.compaction import MEGABYTE, compacted, group_parts, settle
+from pipeline.traces.dataset import claim_folder, committed_receipts, open_traces, write_manifest
+from pipeline.traces.lease import held
+from pipeline.traces.tables import commit_unit, read_gates, read_trajectories, stream_gates
 from tests.pipeline.little_traces import FACTS, PLAN, columns_of, commit_all
 
 MANY = replace(PLAN, num_trajectories=33)

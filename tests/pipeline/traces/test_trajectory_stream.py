@@ -7,8 +7,6 @@ import pyarrow.compute as pc
 import pytest
 import torch
 
-from pipeline import gate_stream
-from pipeline.dataset import read_gates, read_trajectories
 from pipeline.errors import Refusal
 from pipeline.fit_data import (
     MAX_GAP_QUANTILE,
@@ -17,8 +15,10 @@ from pipeline.fit_data import (
     max_gap_of,
     store_reused_gates,
 )
-from pipeline.gate_stream import whole_trajectories
 from pipeline.reused_gates import ReusedGates
+from pipeline.traces import trajectory_stream
+from pipeline.traces.tables import read_gates, read_trajectories
+from pipeline.traces.trajectory_stream import whole_trajectories
 
 NAMES = ("log_gap", "progress")
 
@@ -35,7 +35,7 @@ def in_pieces(monkeypatch):
             table = table if order is None else table.take(order(table))
             yield from table.select(columns).combine_chunks().to_batches(max_chunksize=rows)
 
-        monkeypatch.setattr(gate_stream, "stream_gates", stream)
+        monkeypatch.setattr(trajectory_stream, "stream_gates", stream)
 
     return cut
 

@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from pipeline.balance import check_balance
-from pipeline.commit import claim_folder, open_traces, write_manifest
-from pipeline.dataset import read_gates, read_trajectories, stream_gates
 from pipeline.errors import Refusal
 from pipeline.fit_data import load_reused_gates, max_gap_of, shows
-from pipeline.joined import noises_of, open_joined, told
 from pipeline.planning import snrs_of
 from pipeline.settings import Setting
+from pipeline.traces.dataset import claim_folder, open_traces, write_manifest
+from pipeline.traces.multi_dataset import noises_of, open_joined, told
+from pipeline.traces.tables import read_gates, read_trajectories, stream_gates
 from pipeline.tracking import write_lineage
 from pipeline.train import train
 from pipeline.train_config import TrainConfig
