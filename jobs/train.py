@@ -28,8 +28,8 @@ def run(arguments: argparse.Namespace) -> int:
     from pipeline.storage.output_folder import published, refuse_taken
     from pipeline.traces.multi_dataset import open_joined
     from pipeline.tracking import Tracker
-    from pipeline.train_config import TrainConfig, settings_of, sites_of
-    from pipeline.training_run import train_policy
+    from pipeline.train.config import TrainConfig, settings_of, sites_of
+    from pipeline.train.run import train_policy
 
     config = checked(
         TrainConfig,

@@ -35,7 +35,7 @@ def train_once(uri: str, features: str) -> None:
     """Train on traces and print what it took; runs in a process of its own."""
     import torch
 
-    from pipeline.train import TrainConfig, train
+    from pipeline.train.train import TrainConfig, train
 
     torch.set_num_threads(1)
     started = time.perf_counter()

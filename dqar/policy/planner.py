@@ -3,7 +3,7 @@
 A dynamic programme over gap states. All gates of a step compute together or not at all, so a
 state is a computed step with the spans before it, which a forecast continues; a transition is the
 gap to the next computed step, and costs the predicted damage of the stale steps between. The sum
-over a run is what :mod:`pipeline.attribution` fits, so the plan is optimal for that model.
+over a run is what :mod:`pipeline.train.damage_model` fits, so the plan is optimal for that model.
 """
 
 from __future__ import annotations

@@ -29,13 +29,13 @@ TRAIN = """
 import sys, time
 sys.path.insert(0, sys.argv.pop(1))
 pause = float(sys.argv.pop(1))
-import pipeline.checkpoint, pipeline.training_run
-pipeline.checkpoint.EVERY_S = 0.0
-advance = pipeline.training_run.Progress.advance
+import pipeline.train.checkpoint, pipeline.train.run
+pipeline.train.checkpoint.EVERY_S = 0.0
+advance = pipeline.train.run.Progress.advance
 def slowly(self, count):
     time.sleep(pause)
     advance(self, count)
-pipeline.training_run.Progress.advance = slowly
+pipeline.train.run.Progress.advance = slowly
 import jobs.train
 sys.exit(jobs.train.enter(jobs.train.parser(), jobs.train.run))
 """

@@ -13,7 +13,7 @@ from dqar.policy.serialization import save_policy
 from dqar.policy.spec import PolicySpec
 from dqar.records import FEATURE_SETS
 from pipeline.methods.calibration import Probe
-from pipeline.train_config import STATES, TrainConfig
+from pipeline.train.config import STATES, TrainConfig
 
 STEPS, NOISES = 5, 3
 

@@ -28,8 +28,8 @@ from pipeline.methods.calibration import Probe
 from pipeline.models.model_info import find_model
 from pipeline.traces.dataset import claim_folder, write_manifest
 from pipeline.traces.tables import read_gates
-from pipeline.train import save_trained, train
-from pipeline.train_config import TrainConfig
+from pipeline.train.config import TrainConfig
+from pipeline.train.train import save_trained, train
 
 JOBS = Path(__file__).parents[3] / "jobs"
 STEPS, LAYERS, SAMPLES = 6, 8, 4

@@ -6,18 +6,18 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.balance import check_balance
 from pipeline.errors import Refusal
-from pipeline.fit_data import load_reused_gates, max_gap_of, shows
-from pipeline.planning import snrs_of
 from pipeline.settings import Setting
 from pipeline.traces.dataset import claim_folder, open_traces, write_manifest
 from pipeline.traces.multi_dataset import noises_of, open_joined, told
 from pipeline.traces.tables import read_gates, read_trajectories, stream_gates
 from pipeline.tracking import write_lineage
-from pipeline.train import train
-from pipeline.train_config import TrainConfig
-from pipeline.training_run import lineage_of
+from pipeline.train.config import TrainConfig
+from pipeline.train.planning import snrs_of
+from pipeline.train.propensity_test import check_balance
+from pipeline.train.run import lineage_of
+from pipeline.train.train import train
+from pipeline.train.training_data import load_reused_gates, max_gap_of, shows
 from tests.pipeline.little_traces import FACTS, PLAN, commit_all
 
 NEAR = {"designs": ("near-policy",), "bases": ((0, 1),), "policy_digest": "a" * 24}

@@ -8,17 +8,17 @@ import pytest
 import torch
 
 from pipeline.errors import Refusal
-from pipeline.fit_data import (
+from pipeline.traces import trajectory_stream
+from pipeline.traces.tables import read_gates, read_trajectories
+from pipeline.traces.trajectory_stream import whole_trajectories
+from pipeline.train.gate_table import ReusedGates
+from pipeline.train.training_data import (
     MAX_GAP_QUANTILE,
     load_reused_gates,
     local_labels,
     max_gap_of,
     store_reused_gates,
 )
-from pipeline.reused_gates import ReusedGates
-from pipeline.traces import trajectory_stream
-from pipeline.traces.tables import read_gates, read_trajectories
-from pipeline.traces.trajectory_stream import whole_trajectories
 
 NAMES = ("log_gap", "progress")
 

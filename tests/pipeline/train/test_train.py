@@ -8,17 +8,17 @@ import torch
 
 from dqar.policy.serialization import load_policy
 from dqar.records import ACTIONS, FEATURE_SETS
-from pipeline.attribution import fit_damage
-from pipeline.balance import check_balance
-from pipeline.descent import FitConfig
 from pipeline.errors import Refusal
-from pipeline.fit_data import load_reused_gates, shows
-from pipeline.reused_gates import ReusedGates
 from pipeline.settings import Setting
 from pipeline.traces.dataset import open_traces
 from pipeline.traces.tables import read_gates, read_trajectories
-from pipeline.train import save_trained, train
-from pipeline.train_config import APART, TrainConfig
+from pipeline.train.config import APART, TrainConfig
+from pipeline.train.damage_model import fit_damage
+from pipeline.train.early_stopping import FitConfig
+from pipeline.train.gate_table import ReusedGates
+from pipeline.train.propensity_test import check_balance
+from pipeline.train.train import save_trained, train
+from pipeline.train.training_data import load_reused_gates, shows
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +132,7 @@ def test_held_out_figures_are_in_range(trained):
 def test_propensities_of_the_traces_are_tested(traces, trained, monkeypatch):
     """Of 24 trajectories no stratum is large enough; with a lower bar each has a step's coins."""
     assert trained.balance.strata == []
-    monkeypatch.setattr("pipeline.balance.LEAST_VARIANCE", 0.5)
+    monkeypatch.setattr("pipeline.train.propensity_test.LEAST_VARIANCE", 0.5)
     strata = check_balance(str(traces)).strata
     assert {stratum.design for stratum in strata} == {"paced"}
     assert len(strata) > 1

@@ -8,13 +8,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-import pipeline.checkpoint
+import pipeline.train.checkpoint
 from dqar.policy.spec import PolicySpec
-from pipeline.attribution import CHUNK_ROWS, batches_of, fit_damage
-from pipeline.checkpoint import Checkpoint, Kept
-from pipeline.descent import ROUND, FitConfig, is_worse
-from pipeline.local_fit import LocalGates, fit_local
-from pipeline.reused_gates import ReusedGates, bounded
+from pipeline.train.checkpoint import Checkpoint, Kept
+from pipeline.train.damage_model import CHUNK_ROWS, batches_of, fit_damage
+from pipeline.train.early_stopping import ROUND, FitConfig, is_worse
+from pipeline.train.gate_table import ReusedGates, bounded
+from pipeline.train.local_error_model import LocalGates, fit_local
 
 SPEC = PolicySpec(features=("log_gap", "progress"), members=2)
 CONFIG = FitConfig(steps=4 * ROUND)
@@ -56,7 +56,7 @@ def weights_of(fit):
 @pytest.fixture
 def checkpoint(tmp_path, monkeypatch):
     """Kept at every round."""
-    monkeypatch.setattr(pipeline.checkpoint, "EVERY_S", 0.0)
+    monkeypatch.setattr(pipeline.train.checkpoint, "EVERY_S", 0.0)
     return lambda claim=CLAIM: Checkpoint(tmp_path / "_checkpoint", "trial", claim)
 
 
@@ -165,7 +165,7 @@ def test_worse_is_more_than_a_standard_error():
 def test_a_fit_in_chunks_is_that_of_the_whole(monkeypatch):
     gates, config = gates_of(0), replace(CONFIG, steps=30)
     whole = fit_damage(SPEC, gates, config)
-    monkeypatch.setattr("pipeline.attribution.CHUNK_ROWS", 50)
+    monkeypatch.setattr("pipeline.train.damage_model.CHUNK_ROWS", 50)
     assert len(batches_of(gates, config.rows_per_step, 0)[0]) > 5
     chunked = fit_damage(SPEC, gates, config)
     for name, value in weights_of(whole).items():

@@ -7,14 +7,14 @@ import tempfile
 from dataclasses import asdict
 from pathlib import Path
 
-from pipeline.checkpoint import FOLDER, clear
-from pipeline.heldout import plot_held_out
 from pipeline.progress import Progress
 from pipeline.traces.dataset import Roots, each_root
 from pipeline.traces.multi_dataset import told
 from pipeline.tracking import Run, Tracker, read_lineage
-from pipeline.train import Trained, save_trained, train
-from pipeline.train_config import TrainConfig
+from pipeline.train.checkpoint import FOLDER, clear
+from pipeline.train.config import TrainConfig
+from pipeline.train.train import Trained, save_trained, train
+from pipeline.train.validation import plot_held_out
 
 
 def train_policy(config: TrainConfig, uri: Roots, out: str, tracker: Tracker) -> Trained:

@@ -9,10 +9,10 @@ import numpy as np
 from dqar.policy.network import ReusePolicy
 from dqar.policy.planner import StepPlan, plan_steps
 from dqar.records import ACTIONS
-from pipeline.reused_gates import ReusedGates
 from pipeline.settings import Setting
 from pipeline.traces.dataset import Roots
 from pipeline.traces.tables import stream_gates
+from pipeline.train.gate_table import ReusedGates
 
 COMPARED = (0.2, 0.5)
 """Shares of computed steps between which orders of forecasts are compared."""

@@ -16,20 +16,20 @@ from dqar.policy.network import ReusePolicy
 from dqar.policy.serialization import save_policy
 from dqar.policy.spec import CACHE_BITS, PolicySpec
 from dqar.records import ACTIONS
-from pipeline.attribution import CHUNK_ROWS
-from pipeline.balance import Balance, check_balance
 from pipeline.errors import Refusal
 from pipeline.exploration.collect_plan import canonical_json
-from pipeline.fit_data import max_gap_of, shows, store_reused_gates
-from pipeline.fitter import Fitter
-from pipeline.heldout import HeldOut, judge
-from pipeline.planning import max_stretch_of, planned, snrs_of
-from pipeline.reused_gates import Gates, ReusedGates
-from pipeline.rivals import with_rivals
 from pipeline.settings import Setting
 from pipeline.traces.dataset import Roots
 from pipeline.traces.multi_dataset import Joined, open_joined
-from pipeline.train_config import TrainConfig, settings_of, sites_of
+from pipeline.train.alternative_schedules import with_rivals
+from pipeline.train.config import TrainConfig, settings_of, sites_of
+from pipeline.train.damage_model import CHUNK_ROWS
+from pipeline.train.fits import Fitter
+from pipeline.train.gate_table import Gates, ReusedGates
+from pipeline.train.planning import max_stretch_of, planned, snrs_of
+from pipeline.train.propensity_test import Balance, check_balance
+from pipeline.train.training_data import max_gap_of, shows, store_reused_gates
+from pipeline.train.validation import HeldOut, judge
 
 HELD_OUT_SHARE = 5
 """Every fifth noise is held out; trajectories of one noise stay together."""

@@ -11,8 +11,8 @@ from scipy.stats import norm
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import brier_score_loss, r2_score, roc_auc_score
 
-from pipeline.attribution import DamageModel
-from pipeline.reused_gates import ReusedGates
+from pipeline.train.damage_model import DamageModel
+from pipeline.train.gate_table import ReusedGates
 
 NUM_BINS = 5
 NUM_SHUFFLES = 5

@@ -14,8 +14,8 @@ from torch import Generator, Tensor
 
 from dqar.policy.network import ReusePolicy
 from dqar.policy.spec import PolicySpec
-from pipeline.checkpoint import Checkpoint
-from pipeline.descent import Descended, FitConfig, Objective, descend
+from pipeline.train.checkpoint import Checkpoint
+from pipeline.train.early_stopping import Descended, FitConfig, Objective, descend
 
 BATCH = 8192
 """Gates of a step."""
@@ -40,7 +40,8 @@ def fit_local(
     held_out: LocalGates | None = None,
     checkpoint: Checkpoint | None = None,
 ) -> tuple[ReusePolicy, Descended]:
-    """Fit f on single gates; the arguments are those of :func:`pipeline.attribution.fit_damage`."""
+    """Fit f on single gates; the arguments are those of
+    :func:`pipeline.train.damage_model.fit_damage`."""
     objective = _Local(spec, gates, config, held_out)
     descended = descend(objective, config, report, checkpoint)
     return objective.policy.eval().requires_grad_(False), descended

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 from dqar.policy.network import ReusePolicy
 from dqar.policy.spec import PolicySpec
-from pipeline.attribution import DamageModel, fit_damage
-from pipeline.descent import FitConfig
-from pipeline.fit_data import load_reused_gates
-from pipeline.reused_gates import ReusedGates
+from pipeline.train.damage_model import DamageModel, fit_damage
+from pipeline.train.early_stopping import FitConfig
+from pipeline.train.gate_table import ReusedGates
+from pipeline.train.training_data import load_reused_gates
 
 FEATURES = ("log_gap", "progress")
 

@@ -12,8 +12,8 @@ from dataclasses import replace
 
 from dqar.policy.network import ReusePolicy
 from dqar.policy.spec import Rival
-from pipeline.planning import plans_of
 from pipeline.settings import Setting
+from pipeline.train.planning import plans_of
 
 
 def averaged(one: ReusePolicy, other: ReusePolicy) -> ReusePolicy:
@@ -44,7 +44,7 @@ def with_rivals(
     on one-step errors.
 
     Args:
-        snrs: as ``settings`` and ``max_stretch``, of :func:`pipeline.planning.planned`.
+        snrs: as ``settings`` and ``max_stretch``, of :func:`pipeline.train.planning.planned`.
     """
     spec, mean = policy.spec, averaged(policy, local)
     own = {_rival(plan, Setting.of(spec)) for plan in spec.plans}

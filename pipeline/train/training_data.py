@@ -12,12 +12,12 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from pipeline.errors import Refusal
-from pipeline.reused_gates import ReusedGates, StoredGates
 from pipeline.settings import Setting
 from pipeline.traces.dataset import Roots
 from pipeline.traces.multi_dataset import noises_of, told
 from pipeline.traces.tables import read_trajectories
 from pipeline.traces.trajectory_stream import GateBlock, whole_trajectories
+from pipeline.train.gate_table import ReusedGates, StoredGates
 
 MAX_GAP_QUANTILE = 0.995
 """Staleness seen more rarely than this in exploration is unknown to the policy."""

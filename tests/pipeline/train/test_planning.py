@@ -15,12 +15,12 @@ from dqar.policy.serialization import load_policy
 from dqar.policy.spec import PolicySpec
 from dqar.records import ACTIONS
 from dqar.snr import scheduler_snr
-from pipeline.planning import max_stretch_of, planned, snrs_of
-from pipeline.reused_gates import ReusedGates
 from pipeline.settings import Setting
 from pipeline.traces.tables import read_gates
-from pipeline.train import save_trained, train
-from pipeline.train_config import TrainConfig
+from pipeline.train.config import TrainConfig
+from pipeline.train.gate_table import ReusedGates
+from pipeline.train.planning import max_stretch_of, planned, snrs_of
+from pipeline.train.train import save_trained, train
 
 STEPS, MAX_GAP = 10, 4
 SNRS = [0.02 * 1.8**step for step in range(STEPS)]

@@ -10,9 +10,9 @@ import torch
 from dqar.policy.network import ReusePolicy
 from dqar.policy.serialization import load_policy, save_policy
 from dqar.policy.spec import PolicySpec, Rival
-from pipeline.planning import planned
-from pipeline.rivals import averaged, with_rivals
 from pipeline.settings import Setting
+from pipeline.train.alternative_schedules import averaged, with_rivals
+from pipeline.train.planning import planned
 
 STEPS = 12
 SNRS = [10.0 ** (step / 4 - 1) for step in range(STEPS)]

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from dqar.records import FEATURE_SETS
-from pipeline.descent import FitConfig
 from pipeline.errors import Refusal
 from pipeline.settings import Setting
 from pipeline.traces.multi_dataset import Joined
+from pipeline.train.early_stopping import FitConfig
 
 APART = ("depth", "site_code")
 """Features that tell the gates of one step apart before a run."""

@@ -20,9 +20,9 @@ from torch import Tensor, nn
 
 from dqar.policy.network import ReusePolicy
 from dqar.policy.spec import PolicySpec
-from pipeline.checkpoint import Checkpoint
-from pipeline.descent import Descended, FitConfig, Objective, descend
-from pipeline.reused_gates import Gates, ReusedGates
+from pipeline.train.checkpoint import Checkpoint
+from pipeline.train.early_stopping import Descended, FitConfig, Objective, descend
+from pipeline.train.gate_table import Gates, ReusedGates
 
 CHUNK_ROWS = 2**14
 """Rows of gates that are differentiated at once; the gradient of a step is the sum over its
@@ -68,7 +68,7 @@ def fit_damage(
 
     Args:
         held_out: trajectories of other noises, by which the descent ends early.
-        report: as ``checkpoint``, of :func:`pipeline.descent.descend`.
+        report: as ``checkpoint``, of :func:`pipeline.train.early_stopping.descend`.
     """
     objective = _Damage(spec, gates, config, held_out)
     descended = descend(objective, config, report, checkpoint)

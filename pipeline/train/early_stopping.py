@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from pipeline.checkpoint import Checkpoint, Kept
+from pipeline.train.checkpoint import Checkpoint, Kept
 
 ROUND = 50
 """Steps between two looks at held-out data; reports and checkpoints fall there too."""

@@ -11,12 +11,12 @@ import pytest
 import torch
 
 from dqar.records import FEATURES
-from pipeline.balance import LEAST_VARIANCE, Balance, Stratum, check_balance
 from pipeline.exploration.collect_plan import CollectPlan
 from pipeline.exploration.designs import explore
 from pipeline.models.model_info import find_model
 from pipeline.traces.dataset import claim_folder, write_manifest
 from pipeline.traces.tables import GATES, TRAJECTORIES, commit_unit
+from pipeline.train.propensity_test import LEAST_VARIANCE, Balance, Stratum, check_balance
 
 STEPS, GATE_COUNT, TRAJECTORY_COUNT = 10, 8, 240
 NEAR = {"bases": ((0, 2, 5), (0, 3, 4, 7)), "policy_digest": "a" * 24}

@@ -12,13 +12,13 @@ from torch import Tensor
 
 from dqar.policy.network import ReusePolicy
 from dqar.policy.spec import PolicySpec
-from pipeline.attribution import DamageFit, DamageModel, fit_damage
-from pipeline.checkpoint import Checkpoint
-from pipeline.descent import FitConfig
-from pipeline.fit_data import HELD_OUT_LOCAL_ROWS, LOCAL_ROWS, local_labels
-from pipeline.local_fit import LocalGates, fit_local
-from pipeline.reused_gates import Gates, ReusedGates, bounded
 from pipeline.traces.dataset import Roots
+from pipeline.train.checkpoint import Checkpoint
+from pipeline.train.damage_model import DamageFit, DamageModel, fit_damage
+from pipeline.train.early_stopping import FitConfig
+from pipeline.train.gate_table import Gates, ReusedGates, bounded
+from pipeline.train.local_error_model import LocalGates, fit_local
+from pipeline.train.training_data import HELD_OUT_LOCAL_ROWS, LOCAL_ROWS, local_labels
 
 LOOK_ROWS = 2**17
 """Rows of gates that are looked at as a whole, for scales and held-out figures; of more, those of
