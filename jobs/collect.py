@@ -14,18 +14,18 @@ import argparse
 import math
 import sys
 
-from pipeline.errors import (
+from pipeline.cli import (
     AUTO,
     JobParser,
     add_fleet_flags,
     add_tracking_flags,
     enter,
     gains,
-    refuse_relative_inside_job,
     size_or_auto,
     split_names,
     whole_numbers,
 )
+from pipeline.storage.output_checks import refuse_relative_inside_job
 
 BATCH_SIZE = 48
 

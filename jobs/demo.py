@@ -8,7 +8,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from pipeline.errors import JobParser, checked, enter
+from pipeline.cli import JobParser, enter
+from pipeline.errors import checked
 
 
 def run(arguments: argparse.Namespace) -> int:

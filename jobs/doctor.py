@@ -14,14 +14,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from pipeline.errors import (
-    JobParser,
-    checked,
-    enter,
-    inside_ray_job,
-    refuse_relative_inside_job,
-    without_secrets,
-)
+from pipeline.cli import JobParser, enter
+from pipeline.errors import checked, without_secrets
+from pipeline.storage.output_checks import inside_ray_job, refuse_relative_inside_job
 
 ROOT = Path(__file__).parent.parent
 CONFIG = ("model", "out", "tracking_uri", "accelerator_type", "timeout_s")

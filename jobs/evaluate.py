@@ -8,16 +8,9 @@
 import argparse
 import sys
 
-from pipeline.errors import (
-    JobParser,
-    Refusal,
-    add_fleet_flags,
-    add_tracking_flags,
-    checked,
-    enter,
-    refuse_relative_inside_job,
-    split_names,
-)
+from pipeline.cli import JobParser, add_fleet_flags, add_tracking_flags, enter, split_names
+from pipeline.errors import Refusal, checked
+from pipeline.storage.output_checks import refuse_relative_inside_job
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -25,16 +18,11 @@ def run(arguments: argparse.Namespace) -> int:
     for flag in arguments.policy:
         refuse_relative_inside_job(policy=flag.rpartition("=")[2])
     from pipeline.cluster.config import config_of
-    from pipeline.contest import Contest
-    from pipeline.evaluate.run import (
-        evaluate_methods,
-        load_policies,
-        refuse_other_runs,
-        refuse_policies_apart,
-    )
-    from pipeline.methods.base import GRIDS
+    from pipeline.evaluate.policies import load_policies, refuse_other_runs, refuse_policies_apart
+    from pipeline.evaluate.run import evaluate_methods
+    from pipeline.methods.base import GRIDS, Contest
+    from pipeline.methods.fewer_steps import refuse_no_solver
     from pipeline.models.model_info import find_model, refuse_too_many_steps
-    from pipeline.solver import refuse_no_solver
     from pipeline.storage.output_folder import fetched_policies, published, refuse_taken
     from pipeline.tracking import Tracker
 

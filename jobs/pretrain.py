@@ -9,14 +9,9 @@ import shlex
 import sys
 from pathlib import Path
 
-from pipeline.errors import (
-    JobParser,
-    Refusal,
-    checked,
-    enter,
-    refuse_relative_inside_job,
-    refuse_unwritable,
-)
+from pipeline.cli import JobParser, enter
+from pipeline.errors import Refusal, checked
+from pipeline.storage.output_checks import refuse_relative_inside_job, refuse_unwritable
 
 
 def run(arguments: argparse.Namespace) -> int:

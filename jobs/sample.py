@@ -21,16 +21,12 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from pipeline.errors import (
-    JobParser,
-    Refusal,
-    add_tracking_flags,
-    checked,
-    enter,
+from pipeline.cli import JobParser, add_tracking_flags, enter, split_names
+from pipeline.errors import Refusal, checked
+from pipeline.storage.output_checks import (
     refuse_other_files,
     refuse_relative_inside_job,
     refuse_unwritable,
-    split_names,
 )
 
 
@@ -38,7 +34,7 @@ def run(arguments: argparse.Namespace) -> int:
     paths = {name: getattr(arguments, name) for name in ("out", "config", "policy", "plan")}
     refuse_relative_inside_job(**paths)
     refuse_plan_beside(arguments)
-    from pipeline.evaluate.run import refuse_other_runs
+    from pipeline.evaluate.policies import refuse_other_runs
     from pipeline.models.loading import load_model, pick_device
     from pipeline.models.model_info import find_model, refuse_too_many_steps
     from pipeline.sample.run import sample_images
@@ -67,7 +63,7 @@ def load_fitting_policy(folder: str | None, card):
     """The policy of --policy, if it knows this model; None without the flag."""
     if folder is None:
         return None
-    from pipeline.evaluate.run import load_policies
+    from pipeline.evaluate.policies import load_policies
 
     return next(iter(load_policies([folder], card).values()))
 
@@ -126,7 +122,7 @@ def configure_reuse(arguments: argparse.Namespace, policy, plan):
     from dqar.config import DQARConfig
     from dqar.config_file import load_config
     from dqar.gates.paper_cascade import policy_config
-    from pipeline.evaluate.run import refuse_policies_apart
+    from pipeline.evaluate.policies import refuse_policies_apart
 
     if arguments.config is not None:
         config = checked(load_config, path=arguments.config)

@@ -13,16 +13,12 @@ import sys
 from fractions import Fraction
 from typing import Any
 
-from pipeline.errors import (
-    JobParser,
-    Refusal,
-    add_tracking_flags,
-    checked,
-    enter,
+from pipeline.cli import JobParser, add_tracking_flags, enter, split_names
+from pipeline.errors import Refusal, checked
+from pipeline.storage.output_checks import (
     refuse_other_files,
     refuse_relative_inside_job,
     refuse_unwritable,
-    split_names,
 )
 
 ALWAYS = {"kind", "out", "device", "tracking_uri", "experiment"}

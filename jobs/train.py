@@ -8,16 +8,9 @@ python jobs/train.py --traces runs/traces --traces runs/near --out runs/second
 import argparse
 import sys
 
-from pipeline.errors import (
-    JobParser,
-    add_tracking_flags,
-    checked,
-    enter,
-    gains,
-    refuse_relative_inside_job,
-    split_names,
-    whole_numbers,
-)
+from pipeline.cli import JobParser, add_tracking_flags, enter, gains, split_names, whole_numbers
+from pipeline.errors import checked
+from pipeline.storage.output_checks import refuse_relative_inside_job
 
 
 def run(arguments: argparse.Namespace) -> int:

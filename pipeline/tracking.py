@@ -19,9 +19,10 @@ from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param
 from mlflow.exceptions import MlflowException
 
-from pipeline.errors import Refusal, inside_ray_job, without_secrets
+from pipeline.errors import Refusal, without_secrets
 from pipeline.storage.json_schema import Malformed, parse
 from pipeline.storage.object_store import Root, open_storage
+from pipeline.storage.output_checks import inside_ray_job
 
 REGISTERED_POLICY = "dqar-policy"
 CANDIDATE = "candidate"
@@ -181,3 +182,14 @@ def read_lineage(root: Root) -> dict[str, str]:
 def write_lineage(root: Root, lineage: dict[str, str]) -> None:
     """Leave the run ids for the next stage."""
     open_storage(root).write(LINEAGE, (json.dumps(lineage, indent=2) + "\n").encode())
+
+
+def flat(fields: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Every value under its dotted name. Example: ``{"a": {"b": 1}}`` gives ``{"a.b": 1}``."""
+    found: dict[str, Any] = {}
+    for name, value in fields.items():
+        if isinstance(value, dict):
+            found |= flat(value, f"{prefix}{name}.")
+        else:
+            found[prefix + name] = value
+    return found

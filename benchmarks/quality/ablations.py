@@ -23,8 +23,8 @@ from benchmarks.quality.ground_truth import evaluator_of, measured_damage
 from benchmarks.quality.learned_vs_baselines import run_job
 from dqar.policy.network import ReusePolicy
 from dqar.policy.serialization import load_policy
+from dqar.policy.spec import Setting
 from pipeline.evaluate.worker import Evaluator
-from pipeline.settings import Setting
 
 DESIGNS = {
     "paced": "paced",

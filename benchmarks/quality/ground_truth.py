@@ -25,11 +25,11 @@ from dqar.gates.rules import Scripted
 from dqar.policy.network import ReusePolicy
 from dqar.policy.planner import step_damage
 from dqar.policy.serialization import load_policy
+from dqar.policy.spec import Setting
 from pipeline.evaluate.config import EvaluateConfig
 from pipeline.evaluate.worker import Evaluator
 from pipeline.exploration.designs import explore
 from pipeline.methods.calibration import Probe
-from pipeline.settings import Setting
 
 FIRST_KEY = 1_000_000
 """Trajectories of collections have smaller indices."""

@@ -21,14 +21,13 @@ from pathlib import Path
 from typing import Any
 
 from dqar.config import DQARConfig
+from dqar.gates.base import AllOf, Gate
 from dqar.gates.paper_cascade import seed_cascade
 from dqar.gates.rules import (
-    AllOf,
     Budget,
     Cached,
     Closed,
     EntropyBelow,
-    Gate,
     Interval,
     Scheduled,
     SnrBand,

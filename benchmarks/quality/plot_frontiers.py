@@ -24,7 +24,7 @@ from benchmarks.quality.learned_vs_baselines import (
     names_of,
     ratios_table,
 )
-from pipeline.errors import split_names
+from pipeline.cli import split_names
 
 Rows = list[dict[str, Any]]
 Place = tuple[float, float, float]

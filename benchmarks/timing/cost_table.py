@@ -23,7 +23,8 @@ from benchmarks.timing.support.interleaved_rounds import Rounds, Variant, time_r
 from benchmarks.timing.support.median_interval import figures_of, spread_of, to_digits
 from benchmarks.timing.support.reuse_masks import mask_of
 from benchmarks.timing.support.timed_model import STEPS, Stand, name_of
-from dqar.gates.rules import Gate, Learned, Scripted
+from dqar.gates.base import Gate
+from dqar.gates.rules import Learned, Scripted
 
 ROUNDS, QUICK_ROUNDS = 24, 6
 WAYS = ("computed", "measured", "reused")

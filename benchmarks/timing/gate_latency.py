@@ -20,8 +20,9 @@ from torch import Tensor, nn
 
 from benchmarks.timing.support.flags import hand_over, machine_facts
 from dqar import DQARController, PolicySpec, ReusePolicy, StaticPlan, export_plan
+from dqar.gates.base import Gate
 from dqar.gates.paper_cascade import seed_cascade
-from dqar.gates.rules import Gate, Interval, Learned, Scripted
+from dqar.gates.rules import Interval, Learned, Scripted
 from dqar.integration import PlannedDiT
 from dqar.records import FEATURE_SETS
 

@@ -17,8 +17,9 @@ from benchmarks.timing.support.median_interval import figures_of, to_digits
 from benchmarks.timing.support.reuse_masks import ratio_of_mask
 from benchmarks.timing.support.timed_model import STEPS, Schedule, Stand, name_of
 from dqar import DQARConfig, DQARController, PolicySpec, ReusePolicy
+from dqar.gates.base import Gate
 from dqar.gates.paper_cascade import seed_cascade
-from dqar.gates.rules import Gate, Learned, Scripted
+from dqar.gates.rules import Learned, Scripted
 from dqar.records import FEATURE_SETS, GateRecord
 
 SITES = ("attn", "ff")

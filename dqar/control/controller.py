@@ -27,8 +27,9 @@ from dqar.control.per_sample import gains_of, orders_of
 from dqar.control.site_execution import Passage
 from dqar.control.step_log import StepTape
 from dqar.control.summary import ReuseSummary, summarize
+from dqar.gates.base import MEASURED, AllOf, Gate
 from dqar.gates.paper_cascade import policy_config, policy_gate, seed_cascade
-from dqar.gates.rules import MEASURED, AllOf, Cached, Gate
+from dqar.gates.rules import Cached
 from dqar.policy.network import ReusePolicy
 from dqar.records import EntryKey, GateRecord, Reason, Step, Verdict
 from dqar.signals import log_norm
@@ -119,7 +120,7 @@ class DQARController(Verbs):
 
     @property
     def needs(self) -> frozenset[str]:
-        """What is measured of :data:`dqar.gates.rules.MEASURED`."""
+        """What is measured of :data:`dqar.gates.base.MEASURED`."""
         return MEASURED if self.sink or self.exposure else self.gate.needs
 
     def bind(

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from dqar.config import DQARConfig
 from dqar.control.error_feedback import Gain
-from dqar.gates.rules import AllOf, Gate
+from dqar.gates.base import AllOf, Gate
 
 
 def gate_for(gate: Gate, samples: slice) -> Gate:

@@ -30,7 +30,7 @@ class Passage:
     """The verdict's reasons on the host, by gate and sample."""
     branches: BranchRows
     needs: frozenset[str]
-    """What is to be measured of :data:`dqar.gates.rules.MEASURED`."""
+    """What is to be measured of :data:`dqar.gates.base.MEASURED`."""
     shares_branches: bool
     """Whether the distance between guidance branches is to be measured."""
     exposure: bool

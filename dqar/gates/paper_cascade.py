@@ -5,15 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from dqar.config import DQARConfig
+from dqar.gates.base import AllOf, Gate
 from dqar.gates.planned import Planned
 from dqar.gates.rules import (
-    AllOf,
     Budget,
     Cached,
     Closed,
     Cooldown,
     EntropyBelow,
-    Gate,
     Learned,
     Scheduled,
     SnrBand,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import final
 
-from dqar.gates.rules import Gate, everywhere
+from dqar.gates.base import Gate, everywhere
 from dqar.policy.network import ReusePolicy
 from dqar.records import Reason, Signal, Verdict
 

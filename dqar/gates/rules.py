@@ -6,57 +6,24 @@ is :func:`dqar.gates.paper_cascade.seed_cascade`. All gates of a step are decide
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from typing import Any, final
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from dqar.gates.base import MEASURED, Gate, everywhere, refuse_where
 from dqar.layer_schedule import LayerSchedule
 from dqar.policy.network import ReusePolicy
 from dqar.records import SITES, Reason, Signal, Verdict
 
-MEASURED = frozenset({"entropy", "log_drift", "quant_error", "log_latent_norm"})
-"""Features that cost device work; the controller measures only what is needed."""
 ROUNDING = 1e-9
 """A share of the steps is not one step more for the rounding of a product."""
-
-
-class Gate(ABC):
-    """One question about every gate of a step. Pure: same signal, same verdict."""
-
-    @property
-    def needs(self) -> frozenset[str]:
-        """Which of :data:`MEASURED` this gate reads."""
-        return frozenset()
-
-    @property
-    def policies(self) -> tuple[ReusePolicy, ...]:
-        """The policies that decide here."""
-        return ()
-
-    @abstractmethod
-    def decide(self, signal: Signal) -> Verdict:
-        """Reuse, or the reason not to, for each gate and sample."""
-
-
-def refuse_where(refused: Tensor, reason: Reason, signal: Signal) -> Verdict:
-    """Refuse with ``reason`` where ``refused`` (which broadcasts to ``[g, b]``), else reuse."""
-    code = refused.to(torch.uint8) * int(reason)
-    return Verdict(reason=code.to(signal.cached.device).expand(signal.shape))
 
 
 def _beside(parameter: Any, signal: Signal) -> Any:
     """A gate's own parameter on the device of what it is compared with."""
     return parameter.to(signal.cached.device) if isinstance(parameter, Tensor) else parameter
-
-
-def everywhere(refused: bool, reason: Reason, signal: Signal) -> Verdict:
-    """Refuse every gate of the step with ``reason``, or reuse at each."""
-    code = int(reason) if refused else int(Reason.REUSE)
-    shape, device = signal.shape, signal.cached.device
-    return Verdict(reason=torch.full(shape, code, dtype=torch.uint8, device=device))
 
 
 @final
@@ -234,25 +201,3 @@ class Scripted(Gate):
             )
         wanted = _beside(self.reuse[signal.step.index], signal)
         return refuse_where(~wanted, Reason.SCRIPT, signal)
-
-
-@final
-class AllOf(Gate):
-    """Reuse where every gate agrees; the first that refuses gives the reason."""
-
-    def __init__(self, *gates: Gate) -> None:
-        self.gates = gates
-
-    @property
-    def needs(self) -> frozenset[str]:
-        return frozenset().union(*(gate.needs for gate in self.gates))
-
-    @property
-    def policies(self) -> tuple[ReusePolicy, ...]:
-        return tuple(policy for gate in self.gates for policy in gate.policies)
-
-    def decide(self, signal: Signal) -> Verdict:
-        reason = everywhere(False, Reason.REUSE, signal).reason
-        for gate in self.gates:
-            reason = torch.where(reason == Reason.REUSE, gate.decide(signal).reason, reason)
-        return Verdict(reason=reason)

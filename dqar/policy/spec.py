@@ -10,7 +10,6 @@ from dqar.records import FEATURE_SETS, FEATURES, MAX_ORDER, SITES
 
 SCHEMA_VERSION = 1
 """Version of the policy folder."""
-
 CACHE_BITS = {"int2": 2, "int4": 4, "int8": 8, "fp16": 16, "fp32": 32}
 """Bits of a cached value, by the name of how it is stored."""
 
@@ -211,3 +210,18 @@ def refuse_bad_plan(plan: tuple[int, ...], steps: int) -> None:
             f"A plan must be growing steps from 0 to below {steps}. Got {plan!r:.80}. "
             "Train the policy again."
         )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Setting:
+    """One setting for a whole run."""
+
+    forecast_order: int = 0
+    """What a reuse shows: the cached value, or its forecast of this order."""
+    feedback: float = 0.0
+    """Gain of the error feedback (:mod:`dqar.control.error_feedback`)."""
+
+    @classmethod
+    def of(cls, plans: PolicySpec | Rival) -> Setting:
+        """The setting that a policy's plans, or a rival, are for."""
+        return cls(forecast_order=plans.forecast_order, feedback=plans.feedback)

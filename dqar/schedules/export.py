@@ -9,7 +9,8 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from dqar.control.entry_state import Ledger
-from dqar.gates.rules import AllOf, Cached, Gate
+from dqar.gates.base import AllOf, Gate
+from dqar.gates.rules import Cached
 from dqar.records import Signal, Step
 from dqar.schedules.static_plan import StaticPlan
 from dqar.snr import cosine_snr, scheduler_snr

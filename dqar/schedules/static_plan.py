@@ -17,7 +17,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from dqar.config import DQARConfig
-from dqar.gates.rules import Gate, Scripted
+from dqar.gates.base import Gate
+from dqar.gates.rules import Scripted
 from dqar.records import MAX_ORDER
 
 

@@ -11,7 +11,7 @@ import ray
 from ray.util.metrics import Counter, Gauge
 
 from pipeline.cluster.capacity import Cluster, Node, Scaling, read_scaling
-from pipeline.errors import inside_ray_job
+from pipeline.storage.output_checks import inside_ray_job
 
 
 def join_ray() -> None:

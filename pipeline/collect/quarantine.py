@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 
 from pipeline.cluster.work_queue import Outcome
 from pipeline.errors import Refusal, Unfinished
-from pipeline.receipts import as_json
 from pipeline.storage.object_store import Storage
+from pipeline.traces.shards import as_json
 
 FOLDER = "_quarantine"
 HOPELESS = 3

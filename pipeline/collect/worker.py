@@ -13,7 +13,8 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from dqar.control.controller import DQARController
-from dqar.gates.rules import AllOf, Cached, Scripted, Staleness
+from dqar.gates.base import AllOf
+from dqar.gates.rules import Cached, Scripted, Staleness
 from dqar.integration import DQARDiTWrapper, DQARSampler, SamplerConfig
 from dqar.records import GateRecord
 from pipeline.collect.columns import Columns, gate_columns, trajectory_columns

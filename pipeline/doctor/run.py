@@ -38,10 +38,9 @@ from pipeline.doctor.checks import (
     check_tracking,
     read_pins,
 )
-from pipeline.doctor.host_info import Vitals, take_vitals
+from pipeline.doctor.host_info import Vitals, find_mark, leave_mark, remove_mark, take_vitals
 from pipeline.errors import Refusal
 from pipeline.models.model_info import find_model
-from pipeline.probe import find_mark, leave_mark, remove_mark
 from pipeline.tracking import call_store
 
 CHECKOUT = Path(__file__).parents[2]

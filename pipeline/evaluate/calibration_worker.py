@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from dqar.control.controller import DQARController
-from dqar.gates.rules import AllOf
+from dqar.gates.base import AllOf
 from dqar.records import GateRecord
-from pipeline.answers import Found, Question
+from pipeline.evaluate.answer_cache import Found, Question
 from pipeline.evaluate.config import EvaluateConfig
 from pipeline.evaluate.model_runner import Runner
 from pipeline.methods.calibration import Probe, Probed

@@ -5,23 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from pipeline import smooth_points
 from pipeline.cluster.actor_pool import Fleet
 from pipeline.cluster.config import FleetConfig
-from pipeline.contest import Contest
 from pipeline.evaluate.answer_cache import KeptAnswers, Work
-from pipeline.evaluate.config import EvaluateConfig, Measured, Part, Tallied
+from pipeline.evaluate.config import EvaluateConfig
 from pipeline.evaluate.result_rows import measured_of
+from pipeline.evaluate.tasks import Measured, Part, Tallied
 from pipeline.evaluate.worker import Evaluator
-from pipeline.methods import base as methods
-from pipeline.methods.base import Point
-from pipeline.methods.calibration import Probe, Probed
-from pipeline.methods.learned_gate import first_probe, greedy_points
-from pipeline.methods.learned_schedule import planned_points
-from pipeline.methods.smoothcache import CurveProbe
-from pipeline.methods.threshold import observing_probe, threshold_points, tuned_sweep
+from pipeline.methods.base import Contest, Point
+from pipeline.methods.registry import lay_out_points
 from pipeline.progress import Progress
-from pipeline.router_points import router_points, router_probes
 
 
 def evaluate(
@@ -77,67 +70,6 @@ def _by_point(
 def id_of(point: Point) -> tuple[str, str]:
     """What names a point."""
     return point.method, point.operating_point
-
-
-def lay_out_points(config: EvaluateConfig, contest: Contest, work: Work) -> list[Point]:
-    """All operating points, those of calibrated sweeps chosen on calibration noise."""
-    steps, grid, wanted = config.steps, contest.grid, contest.methods
-
-    def ask(probes: list[Probe]) -> dict[str, Probed]:
-        return _answers(work, probes)
-
-    probed = ask(_first_probes(contest))
-    points = [Point(method="baseline", operating_point="twin", steps=steps)]
-    if "fewer-steps" in wanted:
-        points += methods.fewer_steps_points(grid, steps)
-    if "fewer-steps-dpmsolver" in wanted:
-        points += methods.fewer_solver_steps_points(grid, steps)
-    if "interval" in wanted:
-        points += methods.interval_points(grid, steps)
-    for order in (1, 2):
-        if f"interval-forecast{order}" in wanted:
-            points += methods.interval_points(grid, steps, order)
-    if "linear" in wanted:
-        points += methods.linear_points(grid, steps)
-    if "threshold" in wanted:
-        points += threshold_points(grid, steps, probed["observe"].entropies)
-    if "threshold-tuned" in wanted:
-        points += tuned_sweep(grid, steps, probed["observe"], ask)
-    points += _smooth_points(contest, work)
-    if "router" in wanted:
-        points += _router_points(work)
-    for name, policy in contest.policies.items():
-        if policy.spec.plans:
-            points += planned_points(name, policy, contest, ask)
-        else:
-            points += greedy_points(name, policy, contest, steps, probed[name], ask)
-    return points
-
-
-def _first_probes(contest: Contest) -> list[Probe]:
-    probes = []
-    if {"threshold", "threshold-tuned"} & set(contest.methods):
-        probes.append(observing_probe())
-    greedy = {name: one for name, one in contest.policies.items() if not one.spec.plans}
-    return probes + [first_probe(name, policy) for name, policy in greedy.items()]
-
-
-def _smooth_points(contest: Contest, work: Work) -> list[Point]:
-    names = [name for name in smooth_points.METHODS if name in contest.methods]
-    if not names:
-        return []
-    ((_, curves),) = work([CurveProbe()])
-    return [
-        point for name in names for point in smooth_points.smooth_points(name, contest.grid, curves)
-    ]
-
-
-def _router_points(work: Work) -> list[Point]:
-    return router_points(sorted(work(router_probes()), key=lambda done: done[0].period))
-
-
-def _answers(work: Work, probes: list[Probe]) -> dict[str, Probed]:
-    return {probe.name: answer for probe, answer in work(probes)}
 
 
 def rows_of(measured: list[Measured]) -> list[dict[str, Any]]:

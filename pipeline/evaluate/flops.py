@@ -8,7 +8,8 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from dqar.gates.rules import Gate, Learned
+from dqar.gates.base import Gate
+from dqar.gates.rules import Learned
 from dqar.policy.network import ReusePolicy
 from dqar.records import ACTIONS
 from pipeline.evaluate.accumulator import Tally

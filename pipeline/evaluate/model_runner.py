@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dqar.control.controller import DQARController
-from dqar.gates.rules import Gate
+from dqar.gates.base import Gate
 from dqar.integration import (
     DQARDiTWrapper,
     DQARDPMSolverSampler,

@@ -9,7 +9,7 @@ from dqar.gates.rules import Scripted
 from dqar.schedules.export import export_plan
 from dqar.schedules.serialization import save_plan
 from dqar.schedules.static_plan import StaticPlan
-from pipeline.evaluate.config import Measured
+from pipeline.evaluate.tasks import Measured
 from pipeline.methods.base import Point
 
 FOLDER = "plans"

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.evaluate.config import Measured
 from pipeline.evaluate.frontier import Axis, error_at, frontier
 from pipeline.evaluate.plan_export import write_plans
+from pipeline.evaluate.tasks import Measured
 
 COLUMNS = (
     ("reuse", "reuse_ratio", "{:.3f}"),

@@ -9,8 +9,9 @@ import numpy as np
 
 from pipeline.errors import Refusal
 from pipeline.evaluate.accumulator import Tally, total_of
-from pipeline.evaluate.config import EvaluateConfig, Measured, Tallied
+from pipeline.evaluate.config import EvaluateConfig
 from pipeline.evaluate.speed_bound import speed_bound
+from pipeline.evaluate.tasks import Measured, Tallied
 from pipeline.methods.base import Point
 from pipeline.models.image_metrics import frechet_of_sums
 

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from dqar.config import DQARConfig
-from dqar.policy.network import ReusePolicy
-from dqar.policy.serialization import load_policy
 from pipeline.cluster.config import FleetConfig
-from pipeline.contest import Contest
-from pipeline.errors import Refusal, checked
 from pipeline.evaluate.answer_cache import FOLDER, KeptAnswers
-from pipeline.evaluate.config import FIGURES, EvaluateConfig, Measured
+from pipeline.evaluate.config import FIGURES, EvaluateConfig
 from pipeline.evaluate.driver import evaluate
 from pipeline.evaluate.frontier import ratio_at
 from pipeline.evaluate.report import comparison_table, points_table, write_report
-from pipeline.models.model_info import ModelCard, find_model
+from pipeline.evaluate.tasks import Measured
+from pipeline.methods.base import Contest
+from pipeline.models.model_info import find_model
 from pipeline.tracking import Tracker
 
 RIVALS = (
@@ -34,87 +30,6 @@ RIVALS = (
 )
 """Methods that a session's headlines compare the learned ones with."""
 METRICS = (*FIGURES, "speedup_bound", "peak_memory_mb")
-
-
-def load_policies(flags: list[str], card: ModelCard) -> dict[str, ReusePolicy]:
-    """``[NAME=]FOLDER`` flags to methods and policies.
-
-    Raises:
-        Refusal: if a folder holds no policy, or one for another model.
-    """
-    policies: dict[str, ReusePolicy] = {}
-    for flag in flags:
-        name, _, folder = flag.rpartition("=")
-        if not re.fullmatch(r"[\w.-]*", name):
-            raise Refusal(
-                f"--policy NAME must be of letters, digits, dots and dashes: files are called by "
-                f"it. Got {name!r:.60}. Pass another name."
-            )
-        method = f"learned-{name}" if name else "learned"
-        if method in policies:
-            raise Refusal(
-                f"--policy must name each policy once. Got {method} twice. Pass NAME=FOLDER."
-            )
-        try:
-            policies[method] = load_policy(folder)
-        except ValueError as error:
-            raise Refusal(str(error)) from error
-        _refuse_misfit(policies[method], folder, card)
-    return policies
-
-
-def _refuse_misfit(policy: ReusePolicy, folder: str, card: ModelCard) -> None:
-    spec = policy.spec
-    if spec.model_hash != card.model_hash:
-        raise Refusal(
-            f"--policy must be trained for --model. Got {folder}, trained for model "
-            f"{spec.model_hash or 'unknown'}, with {card.name} being {card.model_hash}. "
-            "Collect and train on this model."
-        )
-    if spec.num_layers != card.num_layers:
-        raise Refusal(
-            f"--policy must know the model's {card.num_layers} layers. Got {spec.num_layers} in "
-            f"{folder}. Collect and train on this model."
-        )
-
-
-def refuse_policies_apart(config: DQARConfig, policies: dict[str, ReusePolicy]) -> None:
-    """Policies must know the sites, and what is cached there.
-
-    Raises:
-        Refusal: naming the policy and the sites, or what else does not fit.
-    """
-    for name, policy in policies.items():
-        if missing := set(config.sites) - set(policy.spec.sites):
-            raise Refusal(
-                f"--policy {name} must know the sites {config.sites}. Got one trained on "
-                f"{policy.spec.sites}, without {sorted(missing)}. Pass --sites "
-                f"{','.join(policy.spec.sites)}."
-            )
-        checked(
-            policy.spec.refuse_misfit,
-            sites=config.sites,
-            branch_mode=config.branch_mode,
-            cached=config.cached,
-            forecast_order=config.forecast_order,
-            feedback=config.feedback,
-        )
-
-
-def refuse_other_runs(steps: int, sampler: str, policies: dict[str, ReusePolicy]) -> None:
-    """A plan is for one number of steps and one sampler.
-
-    Raises:
-        Refusal: naming the policy and what it is for.
-    """
-    for name, policy in policies.items():
-        spec = policy.spec
-        if spec.plans and (steps, sampler) != (spec.steps, spec.sampler):
-            raise Refusal(
-                f"--policy {name} must have planned for the run. Got plans of {spec.steps} steps "
-                f"of {spec.sampler} for {steps} of {sampler}. Leave --steps and --sampler out, or "
-                "collect and train for others."
-            )
 
 
 def evaluate_methods(

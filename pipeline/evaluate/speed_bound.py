@@ -11,18 +11,9 @@ import torch
 from torch import nn
 
 from dqar.config import CachedParts
+from pipeline.methods.site_hooks import skipped_modules
 
 REPEATS = 5
-
-
-def skipped_modules(block: Any, site: str, cached: CachedParts) -> list[nn.Module]:
-    """What a reused gate of this site does not run."""
-    if site == "block":
-        return [block]
-    if site == "ff":
-        return [block.ff]
-    attention = block.attn1
-    return [attention] if cached == "output" else [attention.to_k, attention.to_v]
 
 
 def measure_site_share(

@@ -7,15 +7,16 @@ import torch
 from torch import Tensor
 
 from dqar.schedules.static_plan import StaticPlan
-from pipeline.answers import Answer, Task
 from pipeline.cluster.hardware import device_name, peak_memory_mb
 from pipeline.evaluate.accumulator import Tally
+from pipeline.evaluate.answer_cache import Answer, Task
 from pipeline.evaluate.calibration_worker import Calibrator
-from pipeline.evaluate.config import EvaluateConfig, Measured, Part, Tallied
+from pipeline.evaluate.config import EvaluateConfig
 from pipeline.evaluate.flops import gate_flops, saved_flops, transformer_flops
 from pipeline.evaluate.plan_export import plan_of
 from pipeline.evaluate.result_rows import GRID_IMAGES, measured_of
 from pipeline.evaluate.speed_bound import measure_site_share
+from pipeline.evaluate.tasks import Measured, Part, Tallied
 from pipeline.methods.base import Point
 from pipeline.models.image_metrics import FeatureSums, measure_deltas
 from pipeline.models.noise import Purpose

@@ -3,15 +3,18 @@ calibration."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from dqar.gates.rules import Gate, Interval, Scheduled
-from dqar.layer_schedule import LayerSchedule
+from dqar.gates.base import Gate
+from dqar.policy.network import ReusePolicy
+from pipeline.methods.calibration import Probe, Probed
 
 METHODS = (
     "baseline",
@@ -60,8 +63,6 @@ COARSE = Grid(
     reuse_ratios=(0.28, 0.38, 0.48, 0.58, 0.7),
 )
 GRIDS = {"fine": FINE, "coarse": COARSE}
-
-
 Kind = Literal["plan", "rival", "even"]
 """A policy's own plan, another that its training made, or as many steps spread evenly."""
 
@@ -105,50 +106,34 @@ class Point:
     """DPM-Solver++ in the place of the evaluation's sampler, which its twin keeps."""
 
 
-def fewer_steps_points(grid: Grid, steps: int) -> list[Point]:
-    """The same sampler with fewer steps: the baseline that every reuse must beat."""
-    kept = [max(1, round(share * steps)) for share in grid.steps]
-    return [Point(method="fewer-steps", operating_point=f"steps={few}", steps=few) for few in kept]
+Ask = Callable[[list[Probe]], dict[str, Probed]]
+"""Answers probes on calibration noise, by their names."""
 
 
-def fewer_solver_steps_points(grid: Grid, steps: int) -> list[Point]:
-    """A better solver with fewer steps: DPM-Solver++ of second order, from the same noise.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Contest:
+    """Which methods meet, with which policies, on which grid."""
 
-    Its latents differ from the twin's also by the solver's own path: with as many steps as the
-    twin it would not end where the twin ends, since the twin's steps err too.
-    """
-    return [
-        replace(point, method="fewer-steps-dpmsolver", sampler="dpm")
-        for point in fewer_steps_points(grid, steps)
-    ]
+    methods: tuple[str, ...]
+    policies: dict[str, ReusePolicy]
+    """Method name (``learned`` or ``learned-NAME``) to policy."""
+    grid: Grid
+    error_budget: float | None = None
+    """Relative L2 error within which each policy is to save the most: one more point."""
 
-
-def interval_points(grid: Grid, steps: int, forecast_order: int = 0) -> list[Point]:
-    """Compute all sites every k-th step (PAB, FORA), and forecast between (TaylorSeer)."""
-    return [
-        Point(
-            method=f"interval-forecast{forecast_order}" if forecast_order else "interval",
-            operating_point=f"period={period}",
-            steps=steps,
-            gate=Interval(period),
-            forecast_order=forecast_order,
-        )
-        for period in grid.periods
-    ]
+    def __post_init__(self) -> None:
+        budget = self.error_budget
+        if budget is None:
+            return
+        if not (math.isfinite(budget) and budget > 0):
+            raise ValueError(f"error_budget must be a positive number. Got {budget}. Pass 0.01.")
+        if not self.policies or "learned" not in self.methods:
+            raise ValueError(
+                f"error_budget must come with a policy and the method learned. Got {self.methods} "
+                f"and {len(self.policies)} policies. Pass --policy, or leave --error-budget out."
+            )
 
 
-def linear_points(grid: Grid, steps: int) -> list[Point]:
-    """The seed's LINEAR layer schedule, which never refreshes."""
-    schedules = [
-        LayerSchedule(schedule_type="linear", warmup_fraction=SEED_WARMUP, layer_fraction=fraction)
-        for fraction in grid.layer_fractions
-    ]
-    return [
-        Point(
-            method="linear",
-            operating_point=f"layer_fraction={schedule.layer_fraction:g}",
-            steps=steps,
-            gate=Scheduled(schedule),
-        )
-        for schedule in schedules
-    ]
+def budget_label(error_budget: float) -> str:
+    """The operating point of an error budget."""
+    return f"budget={error_budget:g}"

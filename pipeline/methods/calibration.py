@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dqar.control.per_sample import gate_for
-from dqar.gates.rules import Gate
+from dqar.gates.base import Gate
 from pipeline.models.noise import side_by_side
 
 Number = TypeVar("Number", int, float)

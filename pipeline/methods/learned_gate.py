@@ -15,8 +15,7 @@ from torch import Tensor
 from dqar.gates.rules import Learned, Scripted
 from dqar.policy.network import ReusePolicy
 from dqar.schedules.static_plan import majority
-from pipeline.contest import Ask, Contest, budget_label
-from pipeline.methods.base import Point
+from pipeline.methods.base import Ask, Contest, Point, budget_label
 from pipeline.methods.calibration import Probe, Probed
 
 PROBES = 64

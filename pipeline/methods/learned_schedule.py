@@ -16,14 +16,13 @@ from itertools import groupby
 
 import torch
 
+from dqar.gates.base import Gate
 from dqar.gates.planned import Planned
-from dqar.gates.rules import Gate, Scripted
+from dqar.gates.rules import Scripted
 from dqar.policy.network import ReusePolicy
-from dqar.policy.spec import PolicySpec
-from pipeline.contest import Ask, Contest, budget_label
-from pipeline.methods.base import Grid, Kind, Point, Schedule
+from dqar.policy.spec import PolicySpec, Setting
+from pipeline.methods.base import Ask, Contest, Grid, Kind, Point, Schedule, budget_label
 from pipeline.methods.calibration import Probe
-from pipeline.settings import Setting
 
 FIRST_NOISES = range(4)
 """Calibration noises that every candidate is judged by."""

@@ -10,7 +10,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from dqar.config import CachedParts
-from pipeline.evaluate.speed_bound import skipped_modules
 
 Place = tuple[int, int, int]
 """Site, layer, and which of the modules that a reused gate does not run."""
@@ -50,3 +49,13 @@ def _hook(place: Place, site: str, act: Act) -> Callable[..., Tensor | None]:
         return None if shown is None else hidden + shown
 
     return hook
+
+
+def skipped_modules(block: Any, site: str, cached: CachedParts) -> list[nn.Module]:
+    """What a reused gate of this site does not run."""
+    if site == "block":
+        return [block]
+    if site == "ff":
+        return [block.ff]
+    attention = block.attn1
+    return [attention] if cached == "output" else [attention.to_k, attention.to_v]

@@ -9,19 +9,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from dqar.gates.rules import (
-    AllOf,
-    Budget,
-    Cached,
-    Closed,
-    EntropyBelow,
-    Gate,
-    SnrBand,
-    Staleness,
-    Warmup,
-)
-from pipeline.contest import Ask
-from pipeline.methods.base import SEED_WARMUP, Grid, Point
+from dqar.gates.base import AllOf, Gate
+from dqar.gates.rules import Budget, Cached, Closed, EntropyBelow, SnrBand, Staleness, Warmup
+from pipeline.methods.base import SEED_WARMUP, Ask, Grid, Point
 from pipeline.methods.calibration import Probe, Probed
 
 SEED_WINDOWS = ((0.1, 10.0), (0.1, 100.0))

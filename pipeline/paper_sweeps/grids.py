@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from dqar.config import DQARConfig
+from dqar.gates.base import Gate
 from dqar.gates.paper_cascade import seed_cascade
-from dqar.gates.rules import Gate, Interval, Scheduled
+from dqar.gates.rules import Interval, Scheduled
 from dqar.layer_schedule import LayerSchedule, ScheduleType
 
 CacheBits = Literal[8, 16, 32]

@@ -6,12 +6,11 @@ from dataclasses import asdict
 from pathlib import Path
 
 from pipeline.cluster.hardware import describe_machine
-from pipeline.flat import flat
 from pipeline.paper_sweeps.model_sweep import SweepConfig, sweep_model
 from pipeline.paper_sweeps.report import points_table, write_sweep
 from pipeline.paper_sweeps.statistics import Sweep, Swept
 from pipeline.paper_sweeps.threshold_sweep import ThresholdConfig, sweep_thresholds
-from pipeline.tracking import Tracker
+from pipeline.tracking import Tracker, flat
 
 
 def run_sweep(

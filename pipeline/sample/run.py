@@ -17,10 +17,9 @@ from dqar.policy.network import ReusePolicy
 from dqar.schedules.serialization import plan_document
 from dqar.schedules.static_plan import StaticPlan
 from pipeline.cluster.hardware import describe_machine
-from pipeline.flat import flat
 from pipeline.models.loading import LoadedModel
 from pipeline.sample.sample import SampleConfig, Sampled, sample
-from pipeline.tracking import Tracker
+from pipeline.tracking import Tracker, flat
 
 GRID_IMAGES = 8
 METRICS = (

@@ -17,7 +17,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.errors import Refusal, StorageFailed, refuse_unwritable
+from pipeline.errors import Refusal, StorageFailed
+from pipeline.storage.output_checks import refuse_unwritable
 
 PARTIAL = re.compile(r"_.+\.[0-9a-f]{32}")
 """Names of files that are being written."""

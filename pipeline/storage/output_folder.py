@@ -14,9 +14,10 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from pipeline.errors import Refusal, refuse_other_files
+from pipeline.errors import Refusal
 from pipeline.storage.local_folder import LocalFolder
 from pipeline.storage.object_store import open_storage
+from pipeline.storage.output_checks import refuse_other_files
 
 UPLOADING = "_uploading"
 """Lies in a place while its files are replaced: what is there is ours, and not whole."""

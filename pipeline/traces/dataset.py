@@ -20,11 +20,19 @@ from pipeline.exploration.collect_plan import (
     Unit,
     canonical_json,
 )
-from pipeline.receipts import as_json, find_receipt
 from pipeline.storage.object_store import Root, Storage, open_storage
 from pipeline.traces.document_schemas import TABLES, check_plan
 from pipeline.traces.manifest import newest_manifest, publish_manifest, read_document
-from pipeline.traces.shards import Part, is_sound, key_of, listed_sizes, parts_of, unit_part
+from pipeline.traces.shards import (
+    Part,
+    as_json,
+    find_receipt,
+    is_sound,
+    key_of,
+    listed_sizes,
+    parts_of,
+    unit_part,
+)
 
 T = TypeVar("T")
 U = TypeVar("U")

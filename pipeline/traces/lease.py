@@ -21,10 +21,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 from pipeline.errors import Refusal
-from pipeline.receipts import as_json
 from pipeline.storage.json_schema import COUNT, TEXT, Malformed, check, one_of, parse
 from pipeline.storage.object_store import Root, Storage, open_storage
 from pipeline.traces.process_id import Process, this_process
+from pipeline.traces.shards import as_json
 
 NUMBERED = re.compile(r"([0-9]{6,18})\.json")
 HOLDER = {"host": TEXT, "machine": TEXT, "pid": COUNT, "started": COUNT}

@@ -8,11 +8,10 @@ from typing import Any
 
 from pipeline.errors import Refusal
 from pipeline.exploration.collect_plan import TRACE_SCHEMA_VERSION
-from pipeline.receipts import as_json
 from pipeline.storage.json_schema import Malformed, parse
 from pipeline.storage.object_store import Storage
 from pipeline.traces.document_schemas import check_manifest
-from pipeline.traces.shards import is_whole, listed_sizes, parts_of
+from pipeline.traces.shards import as_json, is_whole, listed_sizes, parts_of
 
 VERSION = re.compile(r"v([0-9]{6,18})\.json")
 

@@ -15,11 +15,11 @@ import pyarrow.parquet as pq
 from dqar.records import FEATURES
 from pipeline.errors import Refusal
 from pipeline.exploration.collect_plan import Unit
-from pipeline.receipts import commit_receipt
 from pipeline.storage.local_folder import LocalFolder
 from pipeline.storage.object_store import Root, Storage, open_storage
 from pipeline.traces.dataset import Roots, open_each
 from pipeline.traces.document_schemas import TABLES
+from pipeline.traces.shards import commit_receipt
 
 TRAJECTORIES = pa.schema(
     [

@@ -11,8 +11,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from dqar.policy.network import ReusePolicy
-from dqar.policy.spec import Rival
-from pipeline.settings import Setting
+from dqar.policy.spec import Rival, Setting
 from pipeline.train.planning import plans_of
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from dqar.policy.spec import Setting
 from dqar.records import FEATURE_SETS
 from pipeline.errors import Refusal
-from pipeline.settings import Setting
 from pipeline.traces.multi_dataset import Joined
 from pipeline.train.early_stopping import FitConfig
 

@@ -8,8 +8,8 @@ import numpy as np
 
 from dqar.policy.network import ReusePolicy
 from dqar.policy.planner import StepPlan, plan_steps
+from dqar.policy.spec import Setting
 from dqar.records import ACTIONS
-from pipeline.settings import Setting
 from pipeline.traces.dataset import Roots
 from pipeline.traces.tables import stream_gates
 from pipeline.train.gate_table import ReusedGates

@@ -14,11 +14,10 @@ from torch import Tensor
 
 from dqar.policy.network import ReusePolicy
 from dqar.policy.serialization import save_policy
-from dqar.policy.spec import CACHE_BITS, PolicySpec
+from dqar.policy.spec import CACHE_BITS, PolicySpec, Setting
 from dqar.records import ACTIONS
 from pipeline.errors import Refusal
 from pipeline.exploration.collect_plan import canonical_json
-from pipeline.settings import Setting
 from pipeline.traces.dataset import Roots
 from pipeline.traces.multi_dataset import Joined, open_joined
 from pipeline.train.alternative_schedules import with_rivals

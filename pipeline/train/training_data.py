@@ -11,8 +11,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from dqar.policy.spec import Setting
 from pipeline.errors import Refusal
-from pipeline.settings import Setting
 from pipeline.traces.dataset import Roots
 from pipeline.traces.multi_dataset import noises_of, told
 from pipeline.traces.tables import read_trajectories

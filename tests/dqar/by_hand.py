@@ -8,7 +8,7 @@ import torch
 
 from dqar.config import DQARConfig
 from dqar.control.controller import DQARController
-from dqar.gates.rules import AllOf, Gate
+from dqar.gates.base import AllOf, Gate
 
 OPEN = AllOf()
 

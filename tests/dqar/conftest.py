@@ -10,7 +10,7 @@ import torch
 
 from dqar.config import DQARConfig
 from dqar.control.controller import DQARController
-from dqar.gates.rules import Gate
+from dqar.gates.base import Gate
 from dqar.integration import DQARDDIMSampler, DQARDiTWrapper, SamplerConfig
 from dqar.records import FEATURES, GateRecord, Signal, Step
 

@@ -8,7 +8,7 @@ import pytest
 from dqar.policy.network import ReusePolicy
 from dqar.policy.serialization import save_policy
 from dqar.policy.spec import PolicySpec
-from pipeline.errors import enter
+from pipeline.cli import enter
 from pipeline.exploration.collect_plan import CollectPlan
 from pipeline.models.model_info import find_model
 from pipeline.traces.dataset import claim_folder, write_manifest

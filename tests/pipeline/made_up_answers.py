@@ -7,8 +7,7 @@ import torch
 from dqar.gates.rules import Scripted
 from dqar.policy.network import ReusePolicy
 from dqar.policy.spec import PolicySpec
-from pipeline.contest import Contest
-from pipeline.methods.base import COARSE
+from pipeline.methods.base import COARSE, Contest
 from pipeline.methods.calibration import Probe, Probed
 from pipeline.methods.learned_schedule import MORE_NOISES
 

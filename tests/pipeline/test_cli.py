@@ -2,19 +2,17 @@
 
 import pytest
 
-from pipeline.errors import (
+from pipeline.cli import (
     BAD_INPUT,
     JobParser,
-    Refusal,
     add_fleet_flags,
     add_tracking_flags,
-    checked,
     enter,
-    refuse_relative_inside_job,
-    refuse_unwritable,
     split_names,
     whole_numbers,
 )
+from pipeline.errors import Refusal, checked
+from pipeline.storage.output_checks import refuse_relative_inside_job, refuse_unwritable
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from benchmarks.timing.support.device_clock import clock
 from benchmarks.timing.support.interleaved_rounds import Ran, Variant
 from benchmarks.timing.support.models import Batch
 from dqar import DQARConfig, DQARController, DQARDiTWrapper
-from dqar.gates.rules import Gate
+from dqar.gates.base import Gate
 
 STEPS = 4
 """Timed steps of a run, after a first one that fills the cache."""

@@ -13,7 +13,8 @@ from dqar.cache.quantization import CacheFormat, quantize
 from dqar.cache.site_tensors import Fresh
 from dqar.config import DQARConfig
 from dqar.control.controller import DQARController
-from dqar.gates.rules import AllOf, Gate, Interval, Scripted
+from dqar.gates.base import AllOf, Gate
+from dqar.gates.rules import Interval, Scripted
 from dqar.records import EntryKey
 
 KEY, OTHER = EntryKey("attn", 3, "cond"), EntryKey("attn", 3, "uncond")

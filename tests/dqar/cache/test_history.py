@@ -11,7 +11,8 @@ from dqar.cache.forecast_coefficients import Coefficients, HandChronicle, StepCo
 from dqar.cache.history import History
 from dqar.config import DQARConfig
 from dqar.control.controller import DQARController
-from dqar.gates.rules import Cached, Gate, Interval, Scripted
+from dqar.gates.base import Gate
+from dqar.gates.rules import Cached, Interval, Scripted
 from dqar.records import EntryKey, PartKey, Reason
 
 KEY, OTHER = EntryKey("attn", 0, "cond"), EntryKey("attn", 0, "uncond")

@@ -9,7 +9,8 @@ import torch
 from torch.nn.functional import silu
 
 from dqar.config import DQARConfig
-from dqar.gates.rules import AllOf, Closed, Interval, Scripted
+from dqar.gates.base import AllOf
+from dqar.gates.rules import Closed, Interval, Scripted
 from dqar.records import FEATURES
 
 TOKENS, HEADS, WIDTH = 16, 2, 16

@@ -10,7 +10,8 @@ import torch
 from dqar.config import DQARConfig
 from dqar.control.branch_sharing import BranchRows, BranchSharing
 from dqar.control.controller import DQARController
-from dqar.gates.rules import Gate, Scripted
+from dqar.gates.base import Gate
+from dqar.gates.rules import Scripted
 from dqar.records import EntryKey, Reason, Verdict
 
 

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from dqar.config import DQARConfig
 from dqar.control.controller import DQARController
+from dqar.gates.base import AllOf
 from dqar.gates.paper_cascade import seed_cascade
-from dqar.gates.rules import AllOf, Budget, Closed, Scripted, Staleness
+from dqar.gates.rules import Budget, Closed, Scripted, Staleness
 from dqar.records import GateRecord, Reason
 from tests.dqar.by_hand import controller_of, output_at
 

@@ -10,7 +10,8 @@ import torch
 
 from dqar.config import DQARConfig
 from dqar.control.controller import DQARController
-from dqar.gates.rules import Closed, Gate, Scripted
+from dqar.gates.base import Gate
+from dqar.gates.rules import Closed, Scripted
 from dqar.records import EntryKey, Reason
 
 ROUNDING = 1e-5

@@ -14,7 +14,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from dqar.config import DQARConfig
 from dqar.control.controller import DQARController
-from dqar.gates.rules import AllOf, Closed, EntropyBelow, Gate, Interval, Scripted, Staleness
+from dqar.gates.base import AllOf, Gate
+from dqar.gates.rules import Closed, EntropyBelow, Interval, Scripted, Staleness
 from dqar.integration import DQARDiTWrapper
 
 STEPS, SAMPLES = 4, 3

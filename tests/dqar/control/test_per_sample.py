@@ -6,18 +6,9 @@ from hypothesis import strategies as st
 
 from dqar.config import DQARConfig
 from dqar.control.per_sample import gate_for
+from dqar.gates.base import AllOf, Gate
 from dqar.gates.paper_cascade import seed_cascade
-from dqar.gates.rules import (
-    AllOf,
-    Cached,
-    EntropyBelow,
-    Gate,
-    Interval,
-    Learned,
-    Scripted,
-    SnrBand,
-    Staleness,
-)
+from dqar.gates.rules import Cached, EntropyBelow, Interval, Learned, Scripted, SnrBand, Staleness
 from dqar.policy.network import ReusePolicy
 from dqar.policy.spec import PolicySpec
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from dqar.config import DQARConfig
-from dqar.gates.rules import AllOf, Closed, Interval, Scripted
+from dqar.gates.base import AllOf
+from dqar.gates.rules import Closed, Interval, Scripted
 from dqar.records import FEATURES
 
 

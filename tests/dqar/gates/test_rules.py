@@ -9,15 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dqar.config import DQARConfig
+from dqar.gates.base import AllOf, Gate
 from dqar.gates.paper_cascade import seed_cascade
 from dqar.gates.rules import (
-    AllOf,
     Budget,
     Cached,
     Closed,
     Cooldown,
     EntropyBelow,
-    Gate,
     Interval,
     Learned,
     Scheduled,

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from dqar.config import DQARConfig
-from dqar.gates.rules import AllOf, Closed
+from dqar.gates.base import AllOf
+from dqar.gates.rules import Closed
 
 by_branches = pytest.mark.parametrize("branch_mode", ["tied", "independent"])
 by_sites = pytest.mark.parametrize("sites", [("attn",), ("ff",), ("attn", "ff")], ids="+".join)

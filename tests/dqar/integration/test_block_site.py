@@ -11,7 +11,8 @@ import torch
 from torch.nn.functional import silu
 
 from dqar.config import DQARConfig
-from dqar.gates.rules import AllOf, Closed, Gate, Interval, Scripted
+from dqar.gates.base import AllOf, Gate
+from dqar.gates.rules import Closed, Interval, Scripted
 from dqar.records import FEATURES, Reason
 
 TOKENS, WIDTH = 16, 16

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from dqar.gates.rules import AllOf, Closed, Interval, Scripted
+from dqar.gates.base import AllOf
+from dqar.gates.rules import Closed, Interval, Scripted
 from dqar.integration import DQARDiTWrapper
 
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from dqar.control.controller import DQARController
-from dqar.gates.rules import AllOf, Closed, Interval
+from dqar.gates.base import AllOf
+from dqar.gates.rules import Closed, Interval
 from dqar.snr import flow_snr
 
 

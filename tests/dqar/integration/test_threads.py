@@ -13,7 +13,8 @@ import torch
 
 from dqar.config import DQARConfig
 from dqar.control.controller import DQARController
-from dqar.gates.rules import AllOf, Closed, Gate, Interval, Scripted
+from dqar.gates.base import AllOf, Gate
+from dqar.gates.rules import Closed, Interval, Scripted
 from dqar.integration import DQARDDIMSampler, DQARDiTWrapper, SamplerConfig, patch_dit_pipeline
 
 PATIENCE = 30.0

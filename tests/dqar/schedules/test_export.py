@@ -8,13 +8,12 @@ import torch
 from dqar.cache.site_tensors import Fresh
 from dqar.config import DQARConfig
 from dqar.control.controller import DQARController
+from dqar.gates.base import AllOf, Gate
 from dqar.gates.rules import (
-    AllOf,
     Budget,
     Closed,
     Cooldown,
     EntropyBelow,
-    Gate,
     Interval,
     Learned,
     Scheduled,

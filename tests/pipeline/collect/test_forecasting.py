@@ -17,8 +17,9 @@ from pipeline.evaluate.config import EvaluateConfig
 from pipeline.evaluate.flops import transformer_flops
 from pipeline.evaluate.worker import Evaluator
 from pipeline.exploration.collect_plan import CollectPlan
-from pipeline.methods.base import COARSE, interval_points
+from pipeline.methods.base import COARSE
 from pipeline.methods.calibration import Probe
+from pipeline.methods.interval import interval_points
 from pipeline.models.model_info import find_model
 from pipeline.models.noise import draw_noise
 from pipeline.traces.dataset import claim_folder

@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.cli import size_or_auto
 from pipeline.cluster.config import FleetConfig
 from pipeline.collect.unit_size import MEMORY_SHARE, TARGET_S, Probe, WarmUp, choose_size, sized
-from pipeline.errors import Refusal, size_or_auto
+from pipeline.errors import Refusal
 from pipeline.exploration.collect_plan import CollectPlan
 from pipeline.models.model_info import find_model
 from pipeline.storage.object_store import open_storage

@@ -6,10 +6,9 @@ import pytest
 import ray
 
 from pipeline.cluster.ray_cluster import ask_worker, leave_ray, living_nodes
-from pipeline.doctor.host_info import take_vitals
+from pipeline.doctor.host_info import find_mark, leave_mark, remove_mark, take_vitals
 from pipeline.doctor.run import DoctorConfig, examine
 from pipeline.errors import Refusal
-from pipeline.probe import find_mark, leave_mark, remove_mark
 
 CPU = {"num_cpus": 1}
 

@@ -12,13 +12,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import pipeline.evaluate.answer_cache
-from dqar.gates.rules import AllOf, Interval, Learned, Scripted, Staleness
+from dqar.gates.base import AllOf
+from dqar.gates.rules import Interval, Learned, Scripted, Staleness
 from dqar.policy.network import ReusePolicy
 from dqar.policy.spec import PolicySpec
 from pipeline.cluster.hardware import refuse_other_device
 from pipeline.evaluate.answer_cache import KeptAnswers
-from pipeline.evaluate.config import EvaluateConfig, Part
+from pipeline.evaluate.config import EvaluateConfig
 from pipeline.evaluate.result_rows import measured_of
+from pipeline.evaluate.tasks import Part
 from pipeline.evaluate.worker import Evaluator
 from pipeline.methods.base import Point, Schedule
 from pipeline.methods.calibration import Probe

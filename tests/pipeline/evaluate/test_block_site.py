@@ -15,16 +15,18 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from dqar.gates.rules import Closed, Interval, Learned, Scripted
 from dqar.policy.serialization import load_policy
+from pipeline.cli import enter
 from pipeline.collect.worker import Collector
-from pipeline.errors import Refusal, enter
+from pipeline.errors import Refusal
 from pipeline.evaluate.accumulator import Tally
 from pipeline.evaluate.config import EvaluateConfig
 from pipeline.evaluate.flops import saved_flops, transformer_flops
-from pipeline.evaluate.speed_bound import skipped_modules, speed_bound
+from pipeline.evaluate.speed_bound import speed_bound
 from pipeline.evaluate.worker import Evaluator
 from pipeline.exploration.collect_plan import CollectPlan
 from pipeline.methods.base import Point
 from pipeline.methods.calibration import Probe
+from pipeline.methods.site_hooks import skipped_modules
 from pipeline.models.model_info import find_model
 from pipeline.traces.dataset import claim_folder, write_manifest
 from pipeline.traces.tables import read_gates

@@ -10,14 +10,15 @@ import torch
 from dqar.gates.rules import Interval, Learned
 from dqar.policy.network import ReusePolicy
 from dqar.policy.spec import PolicySpec
-from pipeline.contest import Contest
 from pipeline.evaluate.accumulator import Tally
 from pipeline.evaluate.config import EvaluateConfig
 from pipeline.evaluate.driver import id_of, rows_of
 from pipeline.evaluate.flops import entropy_flops, feedback_flops, policy_flops, transformer_flops
 from pipeline.evaluate.worker import Evaluator
-from pipeline.methods.base import COARSE, Point, fewer_steps_points, interval_points
+from pipeline.methods.base import COARSE, Contest, Point
 from pipeline.methods.calibration import Probe
+from pipeline.methods.fewer_steps import fewer_steps_points
+from pipeline.methods.interval import interval_points
 
 STEPS, SAMPLES = 6, 6
 CONTRACT = {

@@ -13,11 +13,13 @@ from dqar.policy.network import ReusePolicy
 from dqar.policy.spec import PolicySpec
 from dqar.schedules.serialization import load_plan
 from dqar.schedules.static_plan import StaticPlan
-from pipeline.evaluate.config import EvaluateConfig, Measured
+from pipeline.evaluate.config import EvaluateConfig
 from pipeline.evaluate.plan_export import plan_of, write_plans
 from pipeline.evaluate.report import write_report
+from pipeline.evaluate.tasks import Measured
 from pipeline.evaluate.worker import Evaluator
-from pipeline.methods.base import Grid, Point, Schedule, interval_points
+from pipeline.methods.base import Grid, Point, Schedule
+from pipeline.methods.interval import interval_points
 
 STEPS = 6
 PLAN = Schedule(kind="plan", computed=(0, 1, 4))

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from dqar.gates.rules import Interval
 from pipeline.errors import Refusal
 from pipeline.evaluate.accumulator import Tally
-from pipeline.evaluate.config import EvaluateConfig, Tallied
+from pipeline.evaluate.config import EvaluateConfig
 from pipeline.evaluate.result_rows import measured_of
+from pipeline.evaluate.tasks import Tallied
 from pipeline.evaluate.worker import Evaluator
 from pipeline.methods.base import Point
 from pipeline.models.image_metrics import Deltas, FeatureSums

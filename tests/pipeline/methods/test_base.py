@@ -2,16 +2,9 @@
 
 import pytest
 
-from pipeline.methods.base import (
-    COARSE,
-    FINE,
-    GRIDS,
-    METHODS,
-    Grid,
-    fewer_steps_points,
-    interval_points,
-    linear_points,
-)
+from pipeline.methods.base import COARSE, FINE, GRIDS, METHODS, Grid
+from pipeline.methods.fewer_steps import fewer_steps_points
+from pipeline.methods.interval import interval_points, linear_points
 
 
 def names(points):

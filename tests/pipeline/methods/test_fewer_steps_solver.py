@@ -12,17 +12,15 @@ from dqar.integration import DQARDPMSolverSampler, SamplerConfig
 from pipeline.errors import Refusal
 from pipeline.evaluate.config import EvaluateConfig
 from pipeline.evaluate.worker import Evaluator
-from pipeline.methods.base import (
-    COARSE,
-    METHODS,
-    Grid,
-    Point,
+from pipeline.methods.base import COARSE, METHODS, Grid, Point
+from pipeline.methods.fewer_steps import (
+    METHOD,
     fewer_solver_steps_points,
     fewer_steps_points,
+    refuse_no_solver,
 )
 from pipeline.models.model_info import DIGITS, find_model
 from pipeline.models.noise import draw_noise
-from pipeline.solver import METHOD, refuse_no_solver
 
 # NumPy warns of how diffusers' solvers hand it tensors.
 pytestmark = pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")

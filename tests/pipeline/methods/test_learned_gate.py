@@ -8,8 +8,7 @@ from hypothesis import strategies as st
 from dqar.gates.rules import Learned
 from dqar.policy.network import ReusePolicy
 from dqar.policy.spec import PolicySpec
-from pipeline.contest import Contest
-from pipeline.methods.base import COARSE, FINE
+from pipeline.methods.base import COARSE, FINE, Contest
 from pipeline.methods.calibration import Probed
 from pipeline.methods.learned_gate import (
     PROBES,

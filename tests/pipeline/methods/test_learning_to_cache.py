@@ -17,14 +17,16 @@ from pipeline.evaluate.config import EvaluateConfig
 from pipeline.evaluate.worker import Evaluator
 from pipeline.methods.base import METHODS
 from pipeline.methods.learning_to_cache import (
+    PERIODS,
     RouterProbe,
     Routers,
     by_sample,
     learn_routers,
     recorded,
+    router_points,
+    router_probes,
 )
 from pipeline.methods.site_mixing import Mixer, mixing
-from pipeline.router_points import PERIODS, router_points, router_probes
 
 STEPS, SCALE = 6, 2.0
 SITES = ("attn", "ff")

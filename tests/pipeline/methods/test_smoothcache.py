@@ -13,8 +13,15 @@ from dqar.gates.rules import Scripted
 from pipeline.evaluate.config import EvaluateConfig
 from pipeline.evaluate.worker import Evaluator
 from pipeline.methods.base import COARSE, FINE, METHODS, Grid
-from pipeline.methods.smoothcache import CurveProbe, Curves
-from pipeline.smooth_points import PAPERS, TIED, alphas_for, schedules, smooth_points
+from pipeline.methods.smoothcache import (
+    PAPERS,
+    TIED,
+    CurveProbe,
+    Curves,
+    alphas_for,
+    schedules,
+    smooth_points,
+)
 
 NAN = float("nan")
 

@@ -9,9 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import Refusal
-from pipeline.orphans import delete_orphans, orphans
 from pipeline.storage.object_store import open_storage
-from pipeline.traces.compaction import MEGABYTE, compacted, group_parts, settle
+from pipeline.traces.compaction import (
+    MEGABYTE,
+    compacted,
+    delete_orphans,
+    group_parts,
+    orphans,
+    settle,
+)
 from pipeline.traces.dataset import claim_folder, committed_receipts, open_traces, write_manifest
 from pipeline.traces.lease import held
 from pipeline.traces.tables import commit_unit, read_gates, read_trajectories, stream_gates

@@ -8,10 +8,10 @@ import pytest
 
 from dqar.records import FEATURES
 from pipeline.errors import Refusal
-from pipeline.receipts import find_receipt
 from pipeline.storage.object_store import Bucket, open_storage
 from pipeline.traces import manifest as manifests
 from pipeline.traces.dataset import claim_folder, committed_receipts, open_traces, write_manifest
+from pipeline.traces.shards import find_receipt
 from pipeline.traces.tables import commit_unit, read_gates, read_trajectories
 from tests.pipeline.little_traces import FACTS, PLAN, columns_of, commit_all
 

@@ -13,9 +13,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pipeline.errors import Refusal
-from pipeline.orphans import orphans
 from pipeline.storage.json_schema import Malformed, parse
 from pipeline.storage.object_store import open_storage
+from pipeline.traces.compaction import orphans
 from pipeline.traces.dataset import claim_folder, committed_receipts, open_traces, write_manifest
 from pipeline.traces.tables import read_gates, read_trajectories
 from pipeline.tracking import LINEAGE, read_lineage

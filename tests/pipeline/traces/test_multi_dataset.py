@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from dqar.policy.spec import Setting
 from pipeline.errors import Refusal
-from pipeline.settings import Setting
 from pipeline.traces.dataset import claim_folder, open_traces, write_manifest
 from pipeline.traces.multi_dataset import noises_of, open_joined, told
 from pipeline.traces.tables import read_gates, read_trajectories, stream_gates

@@ -9,8 +9,7 @@ import torch
 
 from dqar.policy.network import ReusePolicy
 from dqar.policy.serialization import load_policy, save_policy
-from dqar.policy.spec import PolicySpec, Rival
-from pipeline.settings import Setting
+from dqar.policy.spec import PolicySpec, Rival, Setting
 from pipeline.train.alternative_schedules import averaged, with_rivals
 from pipeline.train.planning import planned
 

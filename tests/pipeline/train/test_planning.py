@@ -12,10 +12,9 @@ import torch
 from dqar.policy.network import ReusePolicy
 from dqar.policy.planner import plan_steps
 from dqar.policy.serialization import load_policy
-from dqar.policy.spec import PolicySpec
+from dqar.policy.spec import PolicySpec, Setting
 from dqar.records import ACTIONS
 from dqar.snr import scheduler_snr
-from pipeline.settings import Setting
 from pipeline.traces.tables import read_gates
 from pipeline.train.config import TrainConfig
 from pipeline.train.gate_table import ReusedGates

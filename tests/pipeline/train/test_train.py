@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from dqar.policy.serialization import load_policy
+from dqar.policy.spec import Setting
 from dqar.records import ACTIONS, FEATURE_SETS
 from pipeline.errors import Refusal
-from pipeline.settings import Setting
 from pipeline.traces.dataset import open_traces
 from pipeline.traces.tables import read_gates, read_trajectories
 from pipeline.train.config import APART, TrainConfig

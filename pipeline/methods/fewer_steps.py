@@ -1,13 +1,34 @@
-"""Whether a model may be sampled by DPM-Solver++ beside its own sampler."""
+"""Fewer sampling steps without reuse: the same sampler, or DPM-Solver++ of second order."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from dqar.integration import DQARDPMSolverSampler
 from pipeline.errors import Refusal
+from pipeline.methods.base import Grid, Point
 from pipeline.models.loading import saved_scheduler
 from pipeline.models.model_info import ModelCard
+
+
+def fewer_steps_points(grid: Grid, steps: int) -> list[Point]:
+    """The same sampler with fewer steps: the baseline that every reuse must beat."""
+    kept = [max(1, round(share * steps)) for share in grid.steps]
+    return [Point(method="fewer-steps", operating_point=f"steps={few}", steps=few) for few in kept]
+
+
+def fewer_solver_steps_points(grid: Grid, steps: int) -> list[Point]:
+    """A better solver with fewer steps: DPM-Solver++ of second order, from the same noise.
+
+    Its latents differ from the twin's also by the solver's own path: with as many steps as the
+    twin it would not end where the twin ends, since the twin's steps err too.
+    """
+    return [
+        replace(point, method="fewer-steps-dpmsolver", sampler="dpm")
+        for point in fewer_steps_points(grid, steps)
+    ]
+
 
 METHOD = "fewer-steps-dpmsolver"
 PREDICTIONS = ("epsilon", "sample", "v_prediction")

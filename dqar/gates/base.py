@@ -1,0 +1,68 @@
+"""The gate interface and its composition: gates decide and touch nothing."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import final
+
+import torch
+from torch import Tensor
+
+from dqar.policy.network import ReusePolicy
+from dqar.records import Reason, Signal, Verdict
+
+MEASURED = frozenset({"entropy", "log_drift", "quant_error", "log_latent_norm"})
+"""Features that cost device work; the controller measures only what is needed."""
+
+
+class Gate(ABC):
+    """One question about every gate of a step. Pure: same signal, same verdict."""
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Which of :data:`MEASURED` this gate reads."""
+        return frozenset()
+
+    @property
+    def policies(self) -> tuple[ReusePolicy, ...]:
+        """The policies that decide here."""
+        return ()
+
+    @abstractmethod
+    def decide(self, signal: Signal) -> Verdict:
+        """Reuse, or the reason not to, for each gate and sample."""
+
+
+def refuse_where(refused: Tensor, reason: Reason, signal: Signal) -> Verdict:
+    """Refuse with ``reason`` where ``refused`` (which broadcasts to ``[g, b]``), else reuse."""
+    code = refused.to(torch.uint8) * int(reason)
+    return Verdict(reason=code.to(signal.cached.device).expand(signal.shape))
+
+
+def everywhere(refused: bool, reason: Reason, signal: Signal) -> Verdict:
+    """Refuse every gate of the step with ``reason``, or reuse at each."""
+    code = int(reason) if refused else int(Reason.REUSE)
+    shape, device = signal.shape, signal.cached.device
+    return Verdict(reason=torch.full(shape, code, dtype=torch.uint8, device=device))
+
+
+@final
+class AllOf(Gate):
+    """Reuse where every gate agrees; the first that refuses gives the reason."""
+
+    def __init__(self, *gates: Gate) -> None:
+        self.gates = gates
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset().union(*(gate.needs for gate in self.gates))
+
+    @property
+    def policies(self) -> tuple[ReusePolicy, ...]:
+        return tuple(policy for gate in self.gates for policy in gate.policies)
+
+    def decide(self, signal: Signal) -> Verdict:
+        reason = everywhere(False, Reason.REUSE, signal).reason
+        for gate in self.gates:
+            reason = torch.where(reason == Reason.REUSE, gate.decide(signal).reason, reason)
+        return Verdict(reason=reason)

@@ -1,0 +1,112 @@
+"""The command line of every job: one parser style, one line for bad input, exit code 2."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+from pipeline.errors import Refusal, Unfinished
+
+BAD_INPUT = 2
+"""Exit code of a job that was given something it cannot work with."""
+UNFINISHED = 1
+"""Exit code of a job that left work undone, as of one that met a bug."""
+AUTO = "auto"
+"""A size that is to be measured."""
+
+
+class JobParser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line, and whose help shows the defaults."""
+
+    def __init__(self, description: str) -> None:
+        super().__init__(
+            description=description,
+            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+            allow_abbrev=False,
+        )
+
+    def error(self, message: str) -> NoReturn:
+        """One line on stderr, then exit code 2."""
+        line = " ".join(message.split())
+        self.exit(BAD_INPUT, f"{self.prog}: {line}. See {self.prog} --help.\n")
+
+
+def enter(parser: JobParser, run: Callable[[argparse.Namespace], int]) -> int:
+    """Parse, run, and turn a :class:`Refusal` into one line and exit code 2, work that was left
+    undone into its lines and exit code 1."""
+    arguments = parser.parse_args()
+    try:
+        return run(arguments)
+    except (Refusal, Unfinished) as ended:
+        print(f"{parser.prog}: {ended}", file=sys.stderr, flush=True)
+        return BAD_INPUT if isinstance(ended, Refusal) else UNFINISHED
+
+
+def add_fleet_flags(parser: JobParser) -> None:
+    """What a stage that runs on workers asks of the cluster."""
+    parser.add_argument("--workers", type=int, default=0, help="workers; 0: one a GPU, or a CPU")
+    parser.add_argument(
+        "--gpus-per-worker", type=float, default=0.0, help="GPU share; 0: a whole one, if any"
+    )
+    parser.add_argument(
+        "--accelerator-type", help="Ray accelerator type, such as A100, or A100-80G where labelled"
+    )
+    parser.add_argument(
+        "--wait-minutes",
+        type=float,
+        help="for how long to be without any worker; default: as long as nodes may come",
+    )
+    parser.add_argument(
+        "--unit-minutes",
+        type=float,
+        default=60.0,
+        help="a worker that takes longer over one unit is taken for hung, and killed",
+    )
+
+
+def add_tracking_flags(parser: JobParser) -> None:
+    """Where a stage is tracked."""
+    parser.add_argument(
+        "--tracking-uri", help="MLflow store; default MLFLOW_TRACKING_URI, else ./mlflow.db"
+    )
+    parser.add_argument("--experiment", default="dqar", help="MLflow experiment")
+
+
+def split_names(text: str) -> tuple[str, ...]:
+    """``"attn,ff"`` to ``("attn", "ff")``."""
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def whole_numbers(flag: str, text: str) -> tuple[int, ...]:
+    """``"0,1,2"`` to ``(0, 1, 2)``.
+
+    Raises:
+        Refusal: if something else stands between the commas.
+    """
+    numbers = split_names(text)
+    if not all(number.isdecimal() for number in numbers):
+        raise Refusal(f"{flag} must be whole numbers. Got {text!r}. Pass 0,1,2.")
+    return tuple(map(int, numbers))
+
+
+def gains(flag: str, text: str) -> tuple[float, ...]:
+    """``"0,0.5"`` to ``(0.0, 0.5)``.
+
+    Raises:
+        Refusal: if something else stands between the commas.
+    """
+    try:
+        return tuple(map(float, split_names(text)))
+    except ValueError:
+        raise Refusal(f"{flag} must be numbers from 0 to 1. Got {text!r}. Pass 0,0.5.") from None
+
+
+def size_or_auto(text: str) -> int | str:
+    """``"48"`` to 48, ``"auto"`` to itself: the type of a flag.
+
+    Raises:
+        ValueError: for anything else.
+    """
+    return AUTO if text == AUTO else int(text)

@@ -1,0 +1,39 @@
+"""Fixed schedules that need no calibration: a regular interval (PAB, FORA), its forecasts
+(TaylorSeer) and the paper's LINEAR layer schedule."""
+
+from __future__ import annotations
+
+from dqar.gates.rules import Interval, Scheduled
+from dqar.layer_schedule import LayerSchedule
+from pipeline.methods.base import SEED_WARMUP, Grid, Point
+
+
+def interval_points(grid: Grid, steps: int, forecast_order: int = 0) -> list[Point]:
+    """Compute all sites every k-th step (PAB, FORA), and forecast between (TaylorSeer)."""
+    return [
+        Point(
+            method=f"interval-forecast{forecast_order}" if forecast_order else "interval",
+            operating_point=f"period={period}",
+            steps=steps,
+            gate=Interval(period),
+            forecast_order=forecast_order,
+        )
+        for period in grid.periods
+    ]
+
+
+def linear_points(grid: Grid, steps: int) -> list[Point]:
+    """The seed's LINEAR layer schedule, which never refreshes."""
+    schedules = [
+        LayerSchedule(schedule_type="linear", warmup_fraction=SEED_WARMUP, layer_fraction=fraction)
+        for fraction in grid.layer_fractions
+    ]
+    return [
+        Point(
+            method="linear",
+            operating_point=f"layer_fraction={schedule.layer_fraction:g}",
+            steps=steps,
+            gate=Scheduled(schedule),
+        )
+        for schedule in schedules
+    ]
