@@ -73,7 +73,7 @@ its first difference, or its first and second."""
 MAX_ORDER = len(ACTIONS) - 1
 
 
-class Reason(IntEnum):
+class DecisionReason(IntEnum):
     """Why a gate reused or refused. The names are what traces and summaries show.
 
     ``SHARED`` refuses to reuse over time, and lets the unconditional row take the conditional
@@ -169,7 +169,7 @@ class Step:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Signal:
+class GateInputs:
     """All that a gate may look at: one step, every gate of it, every sample of the batch."""
 
     step: Step
@@ -245,24 +245,24 @@ class Signal:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Verdict:
+class GateDecision:
     """What a gate decided for every gate of a step and every sample, with the reasons."""
 
     reason: UInt8[Tensor, "g b"]
-    """A :class:`Reason`; reuse is the reason ``REUSE``."""
+    """A :class:`DecisionReason`; reuse is the reason ``REUSE``."""
 
     @property
     def reuse(self) -> Bool[Tensor, "g b"]:
         """Where the cached value is to be used."""
-        return self.reason == Reason.REUSE
+        return self.reason == DecisionReason.REUSE
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GateRecord:
     """One step as it happened: what was seen, what was done, and (in exposure) what it cost."""
 
-    signal: Signal
-    verdict: Verdict
+    signal: GateInputs
+    verdict: GateDecision
     local_rel_error: Float[Tensor, "g b"]
     """Relative L2 distance of the cached from the fresh output; NaN where nothing was cached
     or the fresh output was not computed."""

@@ -35,14 +35,14 @@ def run(arguments: argparse.Namespace) -> int:
     from pipeline.cluster.config import config_of
     from pipeline.collect.driver import plan_for
     from pipeline.collect.run import collect_traces
-    from pipeline.collect.unit_size import sized
-    from pipeline.exploration.near_policy import find_guide
+    from pipeline.collect.unit_size import choose_unit_size
+    from pipeline.exploration.near_policy import find_reference_policy
     from pipeline.storage.object_store import open_storage
-    from pipeline.traces.dataset import claim_folder
+    from pipeline.traces.dataset import claim_output
     from pipeline.tracking import Tracker, resolve_tracking_uri
 
     fleet = config_of(arguments)
-    guide = find_guide(arguments.policy, arguments.designs)
+    guide = find_reference_policy(arguments.policy, arguments.designs)
     plan = plan_for(
         arguments.model,
         guide=guide,
@@ -62,8 +62,8 @@ def run(arguments: argparse.Namespace) -> int:
     storage = open_storage(arguments.out)
     storage.refuse_unwritable()
     if arguments.batch_size == AUTO:
-        plan = sized(plan, storage, fleet)
-    claim_folder(storage, plan)
+        plan = choose_unit_size(plan, storage, fleet)
+    claim_output(storage, plan)
     tracker = Tracker(arguments.tracking_uri, arguments.experiment)
     lineage = guide.spec.lineage if guide else {}
     collect_traces(plan, storage, fleet, tracker, arguments.compact_mb, lineage)

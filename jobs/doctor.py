@@ -42,11 +42,11 @@ def run(arguments: argparse.Namespace) -> int:
 def submit_itself(address: str, fields: dict[str, object]) -> int:
     """The route of every job: packed, uploaded, run on the head, its exit code brought back."""
     from pipeline.doctor.checks import check_libraries
-    from pipeline.doctor.host_info import take_vitals
+    from pipeline.doctor.host_info import read_host_info
     from pipeline.doctor.run import pins_of
 
     pins = pins_of(ROOT)
-    client = check_libraries("client", take_vitals(pins.needed), pins)
+    client = check_libraries("client", read_host_info(pins.needed), pins)
     print(client, flush=True)
     flags = [
         f"--{name.replace('_', '-')}={value}" for name, value in fields.items() if value is not None

@@ -9,7 +9,7 @@ import argparse
 import sys
 
 from pipeline.cli import JobParser, add_fleet_flags, add_tracking_flags, enter, split_names
-from pipeline.errors import Refusal, checked
+from pipeline.errors import InputError, checked
 from pipeline.storage.output_checks import refuse_relative_inside_job
 
 
@@ -20,7 +20,7 @@ def run(arguments: argparse.Namespace) -> int:
     from pipeline.cluster.config import config_of
     from pipeline.evaluate.policies import load_policies, refuse_other_runs, refuse_policies_apart
     from pipeline.evaluate.run import evaluate_methods
-    from pipeline.methods.base import GRIDS, Contest
+    from pipeline.methods.base import GRIDS, Comparison
     from pipeline.methods.fewer_steps import refuse_no_solver
     from pipeline.models.model_info import find_model, refuse_too_many_steps
     from pipeline.storage.output_folder import fetched_policies, published, refuse_taken
@@ -36,10 +36,10 @@ def run(arguments: argparse.Namespace) -> int:
     refuse_other_runs(config.steps, config.sampler, policies)
     for name, policy in policies.items():
         shown = {"order": policy.spec.forecast_order, "feedback": policy.spec.feedback}
-        followed = checked(config.showing, **shown)
+        followed = checked(config.with_reuse_setting, **shown)
         refuse_policies_apart(followed.dqar_config(), {name: policy})
     contest = checked(
-        Contest,
+        Comparison,
         methods=methods,
         policies=policies,
         grid=GRIDS[arguments.grid],
@@ -59,7 +59,7 @@ def known_methods(text: str) -> tuple[str, ...]:
     methods = split_names(text)
     unknown = sorted(set(methods) - set(METHODS))
     if unknown or not methods:
-        raise Refusal(
+        raise InputError(
             f"--methods must be among {', '.join(METHODS)}. Got {unknown or 'none'}. "
             "Check the spelling."
         )

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from pipeline.cli import JobParser, enter
-from pipeline.errors import Refusal, checked
+from pipeline.errors import InputError, checked
 from pipeline.storage.output_checks import refuse_relative_inside_job, refuse_unwritable
 
 
@@ -18,7 +18,9 @@ def run(arguments: argparse.Namespace) -> int:
     refuse_relative_inside_job(out=arguments.out)
     out = Path(arguments.out)
     if out.exists() and any(out.iterdir()):
-        raise Refusal(f"--out must be an empty or new folder. Got {arguments.out}. Name another.")
+        raise InputError(
+            f"--out must be an empty or new folder. Got {arguments.out}. Name another."
+        )
     refuse_unwritable(arguments.out)
     from pipeline.models.digits_pretrain import PretrainConfig, pretrain
 

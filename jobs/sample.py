@@ -22,7 +22,7 @@ from functools import partial
 from pathlib import Path
 
 from pipeline.cli import JobParser, add_tracking_flags, enter, split_names
-from pipeline.errors import Refusal, checked
+from pipeline.errors import InputError, checked
 from pipeline.storage.output_checks import (
     refuse_other_files,
     refuse_relative_inside_job,
@@ -83,7 +83,7 @@ def refuse_plan_beside(arguments: argparse.Namespace) -> None:
         name for name in ("policy", "config", "sites") if getattr(arguments, name) is not None
     ]
     if arguments.plan is not None and others:
-        raise Refusal(
+        raise InputError(
             "--plan must come without --policy, --config and --sites. Got "
             f"{' and '.join(f'--{name}' for name in others)}. Leave out the one or the other."
         )
@@ -150,7 +150,7 @@ def parse_labels(text: str | None) -> tuple[int, ...]:
     except ValueError:
         labels = ()
     if not labels:
-        raise Refusal(
+        raise InputError(
             f"--class-labels must be whole numbers with commas. Got {text!r}. Pass 1,2,3."
         )
     return labels

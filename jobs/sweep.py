@@ -14,7 +14,7 @@ from fractions import Fraction
 from typing import Any
 
 from pipeline.cli import JobParser, add_tracking_flags, enter, split_names
-from pipeline.errors import Refusal, checked
+from pipeline.errors import InputError, checked
 from pipeline.storage.output_checks import (
     refuse_other_files,
     refuse_relative_inside_job,
@@ -62,7 +62,7 @@ def refuse_misplaced_flags(arguments: argparse.Namespace) -> None:
     known |= set() if kind == "threshold" else OF_MODELS
     if misplaced := sorted(set(vars(arguments)) - known):
         flags = ", ".join("--" + name.replace("_", "-") for name in misplaced)
-        raise Refusal(f"Flags must belong to {kind}. Got {flags}. Leave it out; see --help.")
+        raise InputError(f"Flags must belong to {kind}. Got {flags}. Leave it out; see --help.")
 
 
 def of_dummy(given: dict, device: str):

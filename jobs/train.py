@@ -19,7 +19,7 @@ def run(arguments: argparse.Namespace) -> int:
     for place in traces:
         refuse_relative_inside_job(traces=place)
     from pipeline.storage.output_folder import published, refuse_taken
-    from pipeline.traces.multi_dataset import open_joined
+    from pipeline.traces.multi_dataset import open_multi
     from pipeline.tracking import Tracker
     from pipeline.train.config import TrainConfig, settings_of, sites_of
     from pipeline.train.run import train_policy
@@ -34,7 +34,7 @@ def run(arguments: argparse.Namespace) -> int:
         feedbacks=gains("--feedback", arguments.feedback),
         seed=arguments.seed,
     )
-    joined = open_joined(traces)
+    joined = open_multi(traces)
     sites_of(config, joined)
     settings_of(config, joined)
     refuse_taken(arguments.out, "policy.json")

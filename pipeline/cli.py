@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from typing import NoReturn
 
-from pipeline.errors import Refusal, Unfinished
+from pipeline.errors import IncompleteError, InputError
 
 BAD_INPUT = 2
 """Exit code of a job that was given something it cannot work with."""
@@ -34,14 +34,14 @@ class JobParser(argparse.ArgumentParser):
 
 
 def enter(parser: JobParser, run: Callable[[argparse.Namespace], int]) -> int:
-    """Parse, run, and turn a :class:`Refusal` into one line and exit code 2, work that was left
+    """Parse, run, and turn a :class:`InputError` into one line and exit code 2, work that was left
     undone into its lines and exit code 1."""
     arguments = parser.parse_args()
     try:
         return run(arguments)
-    except (Refusal, Unfinished) as ended:
+    except (InputError, IncompleteError) as ended:
         print(f"{parser.prog}: {ended}", file=sys.stderr, flush=True)
-        return BAD_INPUT if isinstance(ended, Refusal) else UNFINISHED
+        return BAD_INPUT if isinstance(ended, InputError) else UNFINISHED
 
 
 def add_fleet_flags(parser: JobParser) -> None:
@@ -83,11 +83,11 @@ def whole_numbers(flag: str, text: str) -> tuple[int, ...]:
     """``"0,1,2"`` to ``(0, 1, 2)``.
 
     Raises:
-        Refusal: if something else stands between the commas.
+        InputError: if something else stands between the commas.
     """
     numbers = split_names(text)
     if not all(number.isdecimal() for number in numbers):
-        raise Refusal(f"{flag} must be whole numbers. Got {text!r}. Pass 0,1,2.")
+        raise InputError(f"{flag} must be whole numbers. Got {text!r}. Pass 0,1,2.")
     return tuple(map(int, numbers))
 
 
@@ -95,12 +95,12 @@ def gains(flag: str, text: str) -> tuple[float, ...]:
     """``"0,0.5"`` to ``(0.0, 0.5)``.
 
     Raises:
-        Refusal: if something else stands between the commas.
+        InputError: if something else stands between the commas.
     """
     try:
         return tuple(map(float, split_names(text)))
     except ValueError:
-        raise Refusal(f"{flag} must be numbers from 0 to 1. Got {text!r}. Pass 0,0.5.") from None
+        raise InputError(f"{flag} must be numbers from 0 to 1. Got {text!r}. Pass 0,0.5.") from None
 
 
 def size_or_auto(text: str) -> int | str:

@@ -9,18 +9,18 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-class Refusal(ValueError):
+class InputError(ValueError):
     """Bad input: what is wrong and how to mend it, in one line. Nothing was overwritten."""
 
     def __init__(self, message: str) -> None:
         super().__init__(" ".join(message.split()))
 
 
-class Unfinished(RuntimeError):
+class IncompleteError(RuntimeError):
     """Some of the work is not done; what is done is kept, and the same command goes on from it."""
 
 
-class StorageFailed(Refusal):
+class StorageError(InputError):
     """Storage that did not answer as it should: bad input at first, later a failure like others."""
 
 
@@ -30,8 +30,8 @@ def without_secrets(text: str) -> str:
 
 
 def checked(build: Callable[..., T], **fields: object) -> T:
-    """Build a configuration; what its ``__post_init__`` refuses becomes a :class:`Refusal`."""
+    """Build a configuration; what its ``__post_init__`` refuses becomes a :class:`InputError`."""
     try:
         return build(**fields)
     except ValueError as error:
-        raise Refusal(str(error)) from error
+        raise InputError(str(error)) from error

@@ -19,7 +19,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param
 from mlflow.exceptions import MlflowException
 
-from pipeline.errors import Refusal, without_secrets
+from pipeline.errors import InputError, without_secrets
 from pipeline.storage.json_schema import Malformed, parse
 from pipeline.storage.object_store import Root, open_storage
 from pipeline.storage.output_checks import inside_ray_job
@@ -96,7 +96,7 @@ class Tracker:
             self.experiment_id = self._experiment(experiment)
         except (MlflowException, OSError, ImportError, ValueError) as error:
             told = without_secrets(f"{self.uri}: {str(error)[:200]}")
-            raise Refusal(
+            raise InputError(
                 f"--tracking-uri must be an MLflow store that answers. Got {told}. Start the "
                 "server, or leave the flag out."
             ) from error
@@ -104,7 +104,7 @@ class Tracker:
     def _experiment(self, name: str) -> str:
         found = self.client.get_experiment_by_name(name)
         if found is not None and found.lifecycle_stage == "deleted":
-            raise Refusal(
+            raise InputError(
                 f"--experiment must be one that is there. Got {name!r}, which was deleted. Restore "
                 "it, or name another."
             )
@@ -145,14 +145,14 @@ def resolve_tracking_uri(flag: str | None) -> str:
     """The flag, else ``MLFLOW_TRACKING_URI``, else sqlite in the working folder.
 
     Raises:
-        Refusal: inside a Ray job where the store would be lost with the job's folder.
+        InputError: inside a Ray job where the store would be lost with the job's folder.
     """
     uri = flag or os.environ.get("MLFLOW_TRACKING_URI")
     is_relative = uri is None or (
         uri.startswith("sqlite:///") and not uri.startswith("sqlite:////")
     )
     if inside_ray_job() and is_relative:
-        raise Refusal(
+        raise InputError(
             f"--tracking-uri must be given inside a Ray job, whose folder is temporary. Got {uri}. "
             "Pass http://HOST:5000 or sqlite:////ABSOLUTE/mlflow.db, or set MLFLOW_TRACKING_URI."
         )

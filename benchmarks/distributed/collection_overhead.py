@@ -28,7 +28,7 @@ from pipeline.collect.driver import plan_for
 from pipeline.collect.worker import Collector
 from pipeline.exploration.collect_plan import CollectPlan, Unit
 from pipeline.models.noise import draw_noise
-from pipeline.traces.dataset import claim_folder
+from pipeline.traces.dataset import claim_output
 
 
 @dataclass(slots=True)
@@ -71,7 +71,7 @@ class Stand:
     def collect(self) -> Ran:
         """Seconds of the unit as a worker does it, from noise to receipt, in a new folder."""
         root = Path(tempfile.mkdtemp(dir=self.folder)) / "traces"
-        claim_folder(root, self.plan)
+        claim_output(root, self.plan)
         self.collector.root = root
         started = time.perf_counter()
         self.receipts.append(self.collector.do(self.unit))

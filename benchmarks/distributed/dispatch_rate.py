@@ -17,8 +17,8 @@ from typing import Any
 import ray
 
 from benchmarks.timing.support.flags import hand_over, machine_facts
-from pipeline.cluster.actor_pool import Fleet
-from pipeline.cluster.config import FleetConfig
+from pipeline.cluster.actor_pool import ActorPool
+from pipeline.cluster.config import ClusterConfig
 
 SLOTS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 SLOTS_OF_A_PROCESS = 64
@@ -36,10 +36,10 @@ class Sleeper:
         return {"unit_id": f"{unit:016x}", "files": {"gates": {"sha256": "0" * 64}}}
 
 
-class Slots(Fleet):
+class Slots(ActorPool):
     """A fleet whose workers share processes."""
 
-    def _recruit(self) -> Any:
+    def _create_actor(self) -> Any:
         processes = -(-self.num_workers // SLOTS_OF_A_PROCESS)
         if len(self._actors) < processes:
             remote = self._remote.options(max_concurrency=SLOTS_OF_A_PROCESS)
@@ -47,13 +47,13 @@ class Slots(Fleet):
         self._made += 1
         return self._actors[self._made % len(self._actors)]
 
-    def _let_go(self, actor: Any) -> None:
+    def _kill(self, actor: Any) -> None:
         """Its process has other slots."""
 
 
 def measure(slots: int) -> dict[str, float]:
     """One run."""
-    fleet, num_units = Slots(Sleeper, {}, FleetConfig(workers=slots)), slots * WAVES
+    fleet, num_units = Slots(Sleeper, {}, ClusterConfig(workers=slots)), slots * WAVES
     arrivals, spent = [], time.process_time()
     for _ in fleet.outcomes(range(num_units)):
         arrivals.append(time.monotonic())

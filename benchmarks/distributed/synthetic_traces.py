@@ -13,7 +13,7 @@ import torch
 from dqar.records import FEATURES
 from pipeline.exploration.collect_plan import CollectPlan, Unit
 from pipeline.exploration.designs import explore
-from pipeline.traces.dataset import claim_folder, write_manifest
+from pipeline.traces.dataset import claim_output, write_manifest
 from pipeline.traces.tables import commit_unit
 
 LAYERS, STEPS, MASKS = 28, 50, 3
@@ -35,7 +35,7 @@ def write_traces(root: Path, rows: int) -> dict[str, Any]:
         steps=STEPS,
         forecast_orders=(0, 1, 2),
     )
-    claim_folder(root, plan)
+    claim_output(root, plan)
     receipts = {}
     for unit in plan.units():
         trajectories, gates = _columns(plan, unit)

@@ -21,7 +21,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from dqar.gates.rules import Scripted
+from dqar.gates.rules import MaskGate
 from dqar.policy.network import ReusePolicy
 from dqar.policy.planner import step_damage
 from dqar.policy.serialization import load_policy
@@ -29,7 +29,7 @@ from dqar.policy.spec import Setting
 from pipeline.evaluate.config import EvaluateConfig
 from pipeline.evaluate.worker import Evaluator
 from pipeline.exploration.designs import explore
-from pipeline.methods.calibration import Probe
+from pipeline.methods.calibration import CalibrationTask
 
 FIRST_KEY = 1_000_000
 """Trajectories of collections have smaller indices."""
@@ -102,9 +102,9 @@ def measured_damage(
     errors = []
     for chunk in torch.arange(len(schedules)).split(max(1, ROWS // noises)):
         masks = torch.tensor([schedules[index] for index in chunk]).T.logical_not()
-        probe = Probe(
+        probe = CalibrationTask(
             name="ground truth",
-            gate=Scripted(_by_sample(masks, noises)),
+            gate=MaskGate(_by_sample(masks, noises)),
             num_samples=len(chunk) * noises,
             noise_ids=tuple(range(noises)) * len(chunk),
             forecast_order=setting.forecast_order,
@@ -149,7 +149,9 @@ def measure(policy: ReusePolicy, arguments: argparse.Namespace) -> dict[str, flo
     every = [*bases, *(toggle.toggled for toggle in toggles)]
     noises = arguments.noises
     squared = measured_damage(evaluator, every, noises, Setting.of(spec))
-    snrs = evaluator.probe(Probe(name="snr", gate=Scripted(_none(spec.steps)), num_samples=1)).snrs
+    snrs = evaluator.probe(
+        CalibrationTask(name="snr", gate=MaskGate(_none(spec.steps)), num_samples=1)
+    ).snrs
     damage = step_damage(policy, snrs, spec.forecast_order, spec.max_gap, spec.feedback)
     of_base = torch.tensor([bases.index(toggle.computes) for toggle in toggles])
     totals = torch.tensor([predicted_damage(damage, computes) for computes in every])

@@ -22,7 +22,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from benchmarks.quality.ground_truth import evaluator_of
-from dqar.gates.rules import Scripted
+from dqar.gates.rules import MaskGate
 from dqar.policy.network import ReusePolicy
 from dqar.policy.serialization import load_policy
 from dqar.schedules.serialization import load_plan
@@ -78,8 +78,8 @@ def errors_of(evaluator: Evaluator, schedule: Schedule, count: int) -> Float[Ten
         evaluator.twins["evaluate", 0], _ = evaluator.sample(noise, labels, steps, None)
     reuse = torch.ones(steps, dtype=torch.bool)
     reuse[schedule["computed"]] = False
-    config = evaluator.config.showing(schedule["forecast_order"], schedule["feedback"])
-    controller = evaluator.controller(config, Scripted(reuse[:, None, None]))
+    config = evaluator.config.with_reuse_setting(schedule["forecast_order"], schedule["feedback"])
+    controller = evaluator.controller(config, MaskGate(reuse[:, None, None]))
     latents, _ = evaluator.sample(noise, labels, steps, controller)
     return relative_error(latents, evaluator.twins["evaluate", 0])
 

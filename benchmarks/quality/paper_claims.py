@@ -22,13 +22,13 @@ from typing import Any
 
 from dqar.config import DQARConfig
 from dqar.gates.base import AllOf, Gate
-from dqar.gates.paper_cascade import seed_cascade
+from dqar.gates.paper_cascade import paper_cascade
 from dqar.gates.rules import (
-    Budget,
-    Cached,
-    Closed,
     EntropyBelow,
     Interval,
+    MaxReuses,
+    NeverReuse,
+    RequireCached,
     Scheduled,
     SnrBand,
     Staleness,
@@ -38,9 +38,9 @@ from dqar.layer_schedule import LayerSchedule
 from pipeline.evaluate.config import EvaluateConfig
 from pipeline.evaluate.frontier import error_at
 from pipeline.evaluate.worker import Evaluator
-from pipeline.methods.base import SEED_WARMUP, Point
-from pipeline.methods.calibration import Probe
-from pipeline.methods.threshold import SEED_MAX_GAP
+from pipeline.methods.base import PAPER_WARMUP, OperatingPoint
+from pipeline.methods.calibration import CalibrationTask
+from pipeline.methods.threshold import PAPER_MAX_GAP
 
 SEEDS = (11, 12, 13, 14, 15)
 INFINITE = float("inf")
@@ -80,8 +80,8 @@ def cache_cases() -> Iterator[Case]:
 
 def seed_cases() -> Case:
     """The seeds' own settings, the recommended one among them."""
-    linear = partial(LayerSchedule, schedule_type="linear", warmup_fraction=SEED_WARMUP)
-    reverse = partial(LayerSchedule, schedule_type="linear-reverse", warmup_fraction=SEED_WARMUP)
+    linear = partial(LayerSchedule, schedule_type="linear", warmup_fraction=PAPER_WARMUP)
+    reverse = partial(LayerSchedule, schedule_type="linear-reverse", warmup_fraction=PAPER_WARMUP)
     # Bounded staleness separates what depth does from what never refreshing does.
     fresh = Staleness(2)
     gates = {
@@ -89,10 +89,10 @@ def seed_cases() -> Case:
         "LINEAR 1": Scheduled(linear()),
         "LINEAR reverse 1/2": Scheduled(reverse(layer_fraction=0.5)),
         "LINEAR reverse 1": Scheduled(reverse()),
-        "LINEAR 1, gap at most 2": AllOf(Scheduled(linear()), Cached(), fresh),
-        "LINEAR reverse 1, gap at most 2": AllOf(Scheduled(reverse()), Cached(), fresh),
-        "cascade, README values": seed_cascade(DQARConfig()),
-        "cascade, talk's values": seed_cascade(DQARConfig.slides()),
+        "LINEAR 1, gap at most 2": AllOf(Scheduled(linear()), RequireCached(), fresh),
+        "LINEAR reverse 1, gap at most 2": AllOf(Scheduled(reverse()), RequireCached(), fresh),
+        "cascade, README values": paper_cascade(DQARConfig()),
+        "cascade, talk's values": paper_cascade(DQARConfig.slides()),
     }
     return Case(name="seed", gates=tuple(gates.items()))
 
@@ -112,8 +112,10 @@ def signal_case(entropies: Any) -> Case:
 
 
 def _seed_gate(tau: float, low: float, high: float) -> Gate:
-    limits = Staleness(SEED_MAX_GAP), Budget(SEED_MAX_GAP)
-    return AllOf(Warmup(SEED_WARMUP), Cached(), *limits, EntropyBelow(tau), SnrBand(low, high))
+    limits = Staleness(PAPER_MAX_GAP), MaxReuses(PAPER_MAX_GAP)
+    return AllOf(
+        Warmup(PAPER_WARMUP), RequireCached(), *limits, EntropyBelow(tau), SnrBand(low, high)
+    )
 
 
 def measure_seed(seed: int, num_samples: int) -> list[dict[str, Any]]:
@@ -122,14 +124,14 @@ def measure_seed(seed: int, num_samples: int) -> list[dict[str, Any]]:
         EvaluateConfig, model="digits", guidance_scale=2.0, num_samples=num_samples, seed=seed
     )
     first = Evaluator(config())
-    twin = first.measure(Point(method="baseline", operating_point="twin", steps=50)).row
-    observed = first.probe(Probe(name="observe", gate=Closed(), num_samples=32))
+    twin = first.measure(OperatingPoint(method="baseline", operating_point="twin", steps=50)).row
+    observed = first.probe(CalibrationTask(name="observe", gate=NeverReuse(), num_samples=32))
     rows = [twin]
     for case in [*cache_cases(), seed_cases(), signal_case(observed.entropies)]:
         evaluator = Evaluator(config(**case.cache))
         evaluator.twins = first.twins
         for label, gate in case.gates:
-            point = Point(method=case.name, operating_point=label, steps=50, gate=gate)
+            point = OperatingPoint(method=case.name, operating_point=label, steps=50, gate=gate)
             row = evaluator.measure(point).row
             rows.append(row | {"fid_lost": row["fid"] - twin["fid"]})
     return rows

@@ -24,7 +24,7 @@ from benchmarks.timing.support.median_interval import figures_of, spread_of, to_
 from benchmarks.timing.support.reuse_masks import mask_of
 from benchmarks.timing.support.timed_model import STEPS, Stand, name_of
 from dqar.gates.base import Gate
-from dqar.gates.rules import Learned, Scripted
+from dqar.gates.rules import Learned, MaskGate
 
 ROUNDS, QUICK_ROUNDS = 24, 6
 WAYS = ("computed", "measured", "reused")
@@ -51,7 +51,7 @@ def gate_of(way: str, site: str, stand: Stand) -> Gate:
     if way == "measured":
         return Learned(forced_policy("full", (site,)), log_threshold=-SURE)
     steps = [way == "reused"] * STEPS
-    return Scripted(mask_of(steps, stand.num_gates((site,)), stand.batch.num_samples))
+    return MaskGate(mask_of(steps, stand.num_gates((site,)), stand.batch.num_samples))
 
 
 def cost_rows(rounds: Rounds, settings: Settings) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ from benchmarks.timing.support.interleaved_rounds import Rounds, Variant
 from benchmarks.timing.support.median_interval import figures_of, ratio_of, to_digits
 from benchmarks.timing.support.reuse_masks import forced_steps, mask_of
 from benchmarks.timing.support.timed_model import STEPS, Stand, name_of
-from dqar.gates.rules import Scripted
+from dqar.gates.rules import MaskGate
 
 RATIOS = (0.25, 0.5, 0.75, 1.0)
 
@@ -19,7 +19,7 @@ RATIOS = (0.25, 0.5, 0.75, 1.0)
 def forced(stand: Stand, sites: tuple[str, ...], ratio: float, **changes: Any) -> Variant:
     """Reuse of whole steps, at what reuse costs and no decision does."""
     gates, samples = stand.num_gates(sites), stand.batch.num_samples
-    gate = Scripted(mask_of(forced_steps(ratio, STEPS), gates, samples))
+    gate = MaskGate(mask_of(forced_steps(ratio, STEPS), gates, samples))
     bits = changes.get("quantization_bits", stand.cache_bits)
     return stand.patched(forced_name(sites, ratio, bits), sites, gate, **changes)
 

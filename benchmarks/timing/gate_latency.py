@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from benchmarks.timing.support.flags import hand_over, machine_facts
 from dqar import DQARController, PolicySpec, ReusePolicy, StaticPlan, export_plan
 from dqar.gates.base import Gate
-from dqar.gates.paper_cascade import seed_cascade
-from dqar.gates.rules import Interval, Learned, Scripted
+from dqar.gates.paper_cascade import paper_cascade
+from dqar.gates.rules import Interval, Learned, MaskGate
 from dqar.integration import PlannedDiT
 from dqar.records import FEATURE_SETS
 
@@ -40,12 +40,12 @@ def gates() -> dict[str, Gate]:
     controller = DQARController(num_layers=LAYERS)
     plan = torch.rand(STEPS, LAYERS, SAMPLES) < 0.5
     return {
-        "cascade": seed_cascade(controller.config),
+        "cascade": paper_cascade(controller.config),
         "learned full, 1 network": learned("full", 1),
         "learned full, 5 networks": learned("full", 5),
         "learned schedule, 5 networks": learned("schedule", 5),
         "interval": Interval(2),
-        "plan": Scripted(plan),
+        "plan": MaskGate(plan),
     }
 
 

@@ -18,8 +18,8 @@ from benchmarks.timing.support.reuse_masks import ratio_of_mask
 from benchmarks.timing.support.timed_model import STEPS, Schedule, Stand, name_of
 from dqar import DQARConfig, DQARController, PolicySpec, ReusePolicy
 from dqar.gates.base import Gate
-from dqar.gates.paper_cascade import seed_cascade
-from dqar.gates.rules import Learned, Scripted
+from dqar.gates.paper_cascade import paper_cascade
+from dqar.gates.rules import Learned, MaskGate
 from dqar.records import FEATURE_SETS, GateRecord
 
 SITES = ("attn", "ff")
@@ -62,7 +62,7 @@ def deciders(feature_sets: Iterable[str]) -> Iterator[Decider]:
     random, costs are not."""
     yield Decider(
         name="threshold",
-        gate=seed_cascade(_open_thresholds()),
+        gate=paper_cascade(_open_thresholds()),
         note="seed's cascade, entropy and SNR let through, gap at most 1",
     )
     for features in feature_sets:
@@ -116,7 +116,7 @@ def deciding_variants(stand: Stand, decided: list[Decided]) -> Iterator[Variant]
     """Each gate, and a script of what it decided."""
     for found in decided:
         yield stand.patched(found.named, SITES, found.decider.gate)
-        yield stand.patched(found.replayed, SITES, Scripted(found.mask))
+        yield stand.patched(found.replayed, SITES, MaskGate(found.mask))
 
 
 def deciding_figures(

@@ -11,7 +11,7 @@ from benchmarks.timing.support.device_clock import clock
 from benchmarks.timing.support.median_interval import figures_of, ratio_of
 from benchmarks.timing.support.timed_model import Schedule, Stand
 from dqar import DQARController
-from dqar.gates.rules import Closed
+from dqar.gates.rules import NeverReuse
 
 STEPS_OF_HALF = {"cpu": 1, "cuda": 4}
 """Steps between two looks at the clock: the shorter the closer the pair, and each look makes a GPU
@@ -41,7 +41,7 @@ def closed_pairs(
     # One pair more than is kept warms up.
     schedule = Schedule((pairs + 1) * steps - 1)
     seconds: tuple[list[float], list[float]] = ([], [])
-    controller = DQARController(stand.config(sites), gate=Closed())
+    controller = DQARController(stand.config(sites), gate=NeverReuse())
     started = time.monotonic()
     with wrapper.run(schedule, num_branches=2, controller=controller):
         for pair in range(pairs + 1):

@@ -11,7 +11,7 @@ from benchmarks.timing.support.interleaved_rounds import Rounds, Variant
 from benchmarks.timing.support.median_interval import figures_of
 from benchmarks.timing.support.reuse_masks import interval_steps, mask_of, ratio_of_mask
 from benchmarks.timing.support.timed_model import Stand, name_of
-from dqar.gates.rules import Scripted
+from dqar.gates.rules import MaskGate
 
 PERIOD = 3
 """Two steps of three reuse, at gaps 1 and 2."""
@@ -29,7 +29,7 @@ def interval_variants(stand: Stand, sizes: Architecture) -> Iterator[Variant]:
     for sites in compared(sizes):
         mask = _mask(stand.num_gates(sites), stand.batch.num_samples)
         name = name_of("interval", sites, PERIOD)
-        yield stand.patched(name, sites, Scripted(mask), num_steps=STEPS_OF_PERIODS)
+        yield stand.patched(name, sites, MaskGate(mask), num_steps=STEPS_OF_PERIODS)
 
 
 def _mask(num_gates: int, num_samples: int) -> Any:

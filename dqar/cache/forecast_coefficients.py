@@ -9,7 +9,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from dqar.cache.forecast import Factor, forecast_weights, update_rates
-from dqar.records import EntryKey, Signal
+from dqar.records import EntryKey, GateInputs
 
 
 class StepCoefficients:
@@ -40,7 +40,7 @@ class StepCoefficients:
         self._by_rows: dict[int, Tensor] = {}
 
     @classmethod
-    def of(cls, signal: Signal, max_order: int) -> StepCoefficients | None:
+    def of(cls, signal: GateInputs, max_order: int) -> StepCoefficients | None:
         """Of what the gates saw; None where nothing is forecast."""
         if not max_order:
             return None
@@ -79,7 +79,7 @@ class Coefficients:
         return tuple(rate[rows] if isinstance(rate, Tensor) else rate for rate in rates)
 
 
-class HandChronicle:
+class ManualForecastHistory:
     """When entries driven by hand were computed. The books hold one line for all branches of a
     gate, and by hand a branch may compute while another reuses.
 

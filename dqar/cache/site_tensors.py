@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from dqar.records import EntryKey, Reason
+from dqar.records import DecisionReason, EntryKey
 from dqar.signals import relative_error
 
 Parts = dict[str, Tensor]
@@ -40,7 +40,7 @@ class Decision:
 
     mask: tuple[bool, ...]
     """Reuse, by sample."""
-    reasons: tuple[Reason, ...]
+    reasons: tuple[DecisionReason, ...]
     """Why, by sample."""
     entry: EntryKey
     """What to hand to ``reuse``."""

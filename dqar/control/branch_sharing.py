@@ -14,10 +14,16 @@ from torch import Tensor
 
 from dqar.cache.site_tensors import Parts, parts_error
 from dqar.config import DQARConfig
-from dqar.records import Reason, Signal, Verdict
+from dqar.records import DecisionReason, GateDecision, GateInputs
 
 CONDITIONAL, UNCONDITIONAL = "cond", "uncond"
-OVERRULED = (Reason.REUSE, Reason.COLD, Reason.WARMUP, Reason.COOLDOWN, Reason.CLOSED)
+OVERRULED = (
+    DecisionReason.REUSE,
+    DecisionReason.COLD,
+    DecisionReason.WARMUP,
+    DecisionReason.COOLDOWN,
+    DecisionReason.CLOSED,
+)
 """Where a branch is not shared: it reuses already, or nothing may be approximated."""
 
 
@@ -47,7 +53,7 @@ class BranchSharing:
             )
         return cls(threshold=threshold, max_age=config.max_gap)
 
-    def decide(self, signal: Signal, verdict: Verdict) -> Verdict:
+    def decide(self, signal: GateInputs, verdict: GateDecision) -> GateDecision:
         """``SHARED`` in place of a refusal, where the branches were close not long ago."""
         # A distance never measured is NaN, which no comparison passes.
         is_close = signal.branch_gap <= self.threshold
@@ -55,7 +61,7 @@ class BranchSharing:
         for reason in OVERRULED:
             is_open &= verdict.reason != reason
         shared = is_close & is_open & (signal.branch_age <= self.max_age)
-        return Verdict(reason=torch.where(shared, int(Reason.SHARED), verdict.reason))
+        return GateDecision(reason=torch.where(shared, int(DecisionReason.SHARED), verdict.reason))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

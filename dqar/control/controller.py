@@ -15,23 +15,23 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from dqar.cache.cache import Balance, ReuseCache
-from dqar.cache.forecast_coefficients import HandChronicle, StepCoefficients
+from dqar.cache.forecast_coefficients import ManualForecastHistory, StepCoefficients
 from dqar.cache.history import History
 from dqar.cache.site_tensors import Compute, Parts
 from dqar.config import DQARConfig
 from dqar.control.branch_sharing import BranchRows, BranchSharing
-from dqar.control.entry_state import BRANCH_GAP, Ledger
+from dqar.control.entry_state import BRANCH_GAP, EntryState
 from dqar.control.error_feedback import ErrorFeedback
-from dqar.control.manual import Verbs
+from dqar.control.manual import ManualControl
 from dqar.control.per_sample import gains_of, orders_of
-from dqar.control.site_execution import Passage
-from dqar.control.step_log import StepTape
+from dqar.control.site_execution import SiteExecutor
+from dqar.control.step_log import StepLog
 from dqar.control.summary import ReuseSummary, summarize
 from dqar.gates.base import MEASURED, AllOf, Gate
-from dqar.gates.paper_cascade import policy_config, policy_gate, seed_cascade
-from dqar.gates.rules import Cached
+from dqar.gates.paper_cascade import paper_cascade, policy_config, policy_gate
+from dqar.gates.rules import RequireCached
 from dqar.policy.network import ReusePolicy
-from dqar.records import EntryKey, GateRecord, Reason, Step, Verdict
+from dqar.records import DecisionReason, EntryKey, GateDecision, GateRecord, Step
 from dqar.signals import log_norm
 from dqar.snr import cosine_snr
 
@@ -39,7 +39,7 @@ CLASS_PROMPT_LENGTH = 16
 """Prompt length of a class-conditional model, so that tau(p) = tau_base."""
 
 
-class DQARController(Verbs):
+class DQARController(ManualControl):
     """Runs the gates once a step and keeps the cache.
 
     Args:
@@ -76,7 +76,7 @@ class DQARController(Verbs):
         self.num_layers = num_layers
         self.num_heads = num_heads
         self.branches: tuple[str, ...] = ()
-        self.gate = AllOf(gate or seed_cascade(self.config, policy), Cached())
+        self.gate = AllOf(gate or paper_cascade(self.config, policy), RequireCached())
         for decides in self.gate.policies:
             decides.spec.refuse_misfit(
                 self.config.sites,
@@ -98,7 +98,7 @@ class DQARController(Verbs):
     def _reset(self) -> None:
         self.history = History.of({}, None, 0)
         self._feedback = ErrorFeedback(0.0)
-        self._ledger: Ledger | None = None
+        self._ledger: EntryState | None = None
         self._step: Step | None = None
         self._asked: list[Tensor] = []
         self._orders_shown: list[Tensor] = []
@@ -173,7 +173,7 @@ class DQARController(Verbs):
         # Last, so that a step that was refused is not open.
         self._step = opening
 
-    def _open_ledger(self, latent: Tensor | None, num_samples: int | None) -> Ledger:
+    def _open_ledger(self, latent: Tensor | None, num_samples: int | None) -> EntryState:
         if num_samples is None:
             num_samples = len(latent) if latent is not None else 1
             if self._ledger is not None and latent is None:
@@ -186,8 +186,8 @@ class DQARController(Verbs):
             order = orders_of(self.config, self.forecast_order, *columns)
             gain = gains_of(self.config, self.feedback, *columns)
             shape = (self._depth(), num_samples)
-            self._ledger = Ledger(self.config.sites, *shape, device, order, gain)
-            self._by_hand = HandChronicle(self._ledger.wanted_order, kept)
+            self._ledger = EntryState(self.config.sites, *shape, device, order, gain)
+            self._by_hand = ManualForecastHistory(self._ledger.wanted_order, kept)
             self._feedback = ErrorFeedback(gain)
         if self._ledger.shape[1] != num_samples:
             raise ValueError(
@@ -215,15 +215,15 @@ class DQARController(Verbs):
     def _reads(self) -> frozenset[str]:
         return self.needs if self.sharing is None else self.needs | {BRANCH_GAP}
 
-    def _decide(self, verdict: Verdict) -> None:
+    def _decide(self, verdict: GateDecision) -> None:
         if self.sharing is not None:
             verdict = self.sharing.decide(self._signal, verdict)
         self._codes: list[list[int]] = verdict.reason.tolist()
         # A run that never reuses has no use for a cache either.
-        is_closed = all(code == Reason.CLOSED for codes in self._codes for code in codes)
+        is_closed = all(code == DecisionReason.CLOSED for codes in self._codes for code in codes)
         self.is_idle = is_closed and not self.needs
-        self._tape = StepTape(verdict)
-        self._passage = Passage(
+        self._tape = StepLog(verdict)
+        self._passage = SiteExecutor(
             history=self.history,
             tape=self._tape,
             codes=self._codes,
@@ -236,7 +236,7 @@ class DQARController(Verbs):
             by_hand=self._by_hand,
         )
 
-    def _books(self) -> Ledger:
+    def _books(self) -> EntryState:
         if self._ledger is None or self._step is None:
             raise ValueError("A step must be open. Got none. Call begin_step first.")
         return self._ledger
@@ -253,7 +253,7 @@ class DQARController(Verbs):
         self._books()
         if not self._feedback.is_on:
             return output
-        reused = torch.tensor(self._codes) == Reason.REUSE
+        reused = torch.tensor(self._codes) == DecisionReason.REUSE
         return self._feedback.through(output, reused.double().mean(dim=0))
 
     def finish_step(self) -> None:

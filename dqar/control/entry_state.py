@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from dqar.records import SITES, Signal, Step
+from dqar.records import SITES, GateInputs, Step
 
 NEVER = -1
 MEASURES = {"entropy": "entropy", "drift": "log_drift", "quant_error": "quant_error"}
@@ -19,7 +19,7 @@ MEASURES = {"entropy": "entropy", "drift": "log_drift", "quant_error": "quant_er
 BRANCH_GAP = "branch_gap"
 
 
-class Ledger:
+class EntryState:
     """State of all entries at the start of a step; :meth:`signal` shows it to the gates.
 
     Args:
@@ -87,7 +87,7 @@ class Ledger:
         log_latent_norm: Float[Tensor, " b"] | None,
         prompt_length: Float[Tensor, " b"],
         reads: frozenset[str],
-    ) -> Signal:
+    ) -> GateInputs:
         """What the gates of ``step`` may look at.
 
         Args:
@@ -96,7 +96,7 @@ class Ledger:
         """
         cached = self.committed_at != NEVER
         seen = self._on_host(reads, log_latent_norm)
-        return Signal(
+        return GateInputs(
             step=step,
             num_layers=self.num_layers,
             site=self.site,

@@ -10,21 +10,21 @@ from torch import Tensor
 from dqar.cache.history import History
 from dqar.cache.site_tensors import Decision
 from dqar.control.branch_sharing import CONDITIONAL
-from dqar.control.entry_state import Ledger
-from dqar.control.site_execution import Passage
-from dqar.records import STACKED, EntryKey, Reason
+from dqar.control.entry_state import EntryState
+from dqar.control.site_execution import SiteExecutor
+from dqar.records import STACKED, DecisionReason, EntryKey
 from dqar.signals import map_entropy
 
 
-class Verbs(ABC):
+class ManualControl(ABC):
     """``should_reuse``, then ``commit`` or ``reuse``, for whoever has decided a step's gates."""
 
     history: History
     _codes: list[list[int]]
-    _passage: Passage
+    _passage: SiteExecutor
 
     @abstractmethod
-    def _books(self) -> Ledger:
+    def _books(self) -> EntryState:
         """The books of the open step; a ``ValueError`` where none is open."""
 
     def should_reuse(self, layer: int, branch: str = STACKED, site: str = "attn") -> Decision:
@@ -34,12 +34,14 @@ class Verbs(ABC):
         codes = self._codes[gate]
         if self._passage.is_lent(gate, branch):
             lent = EntryKey(site, layer, branch, lender=CONDITIONAL)
-            reasons = (Reason.SHARED,) * len(codes)
+            reasons = (DecisionReason.SHARED,) * len(codes)
             return Decision(mask=(True,) * len(codes), reasons=reasons, entry=lent)
         if key not in self.history:
-            codes = [int(Reason.COLD) if code == Reason.REUSE else code for code in codes]
-        mask = tuple(code == Reason.REUSE for code in codes)
-        return Decision(mask=mask, reasons=tuple(Reason(code) for code in codes), entry=key)
+            codes = [
+                int(DecisionReason.COLD) if code == DecisionReason.REUSE else code for code in codes
+            ]
+        mask = tuple(code == DecisionReason.REUSE for code in codes)
+        return Decision(mask=mask, reasons=tuple(DecisionReason(code) for code in codes), entry=key)
 
     def commit(
         self,

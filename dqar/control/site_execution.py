@@ -12,20 +12,20 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from dqar.cache.cache import CachedValue
-from dqar.cache.forecast_coefficients import Coefficients, HandChronicle, StepCoefficients
+from dqar.cache.forecast_coefficients import Coefficients, ManualForecastHistory, StepCoefficients
 from dqar.cache.history import History
 from dqar.cache.site_tensors import Compute, Fresh, Parts, parts_error
 from dqar.control.branch_sharing import CONDITIONAL, UNCONDITIONAL, BranchRows
-from dqar.control.step_log import Rows, StepTape, rows_that_compute
-from dqar.records import EntryKey, Reason
+from dqar.control.step_log import Rows, StepLog, rows_that_compute
+from dqar.records import DecisionReason, EntryKey
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Passage:
+class SiteExecutor:
     """One step's way through the sites of a model."""
 
     history: History
-    tape: StepTape
+    tape: StepLog
     codes: list[list[int]]
     """The verdict's reasons on the host, by gate and sample."""
     branches: BranchRows
@@ -39,7 +39,7 @@ class Passage:
     """Which step of the run."""
     coefficients: StepCoefficients | None
     """Of the forecasts that reuse shows; None where it shows values as they are."""
-    by_hand: HandChronicle
+    by_hand: ManualForecastHistory
     """When entries driven by hand were computed."""
     rows_of: dict[tuple[int, ...], Rows] = field(default_factory=dict)
     """Rows that compute, by what a gate decided."""
@@ -71,7 +71,7 @@ class Passage:
 
     def is_lent(self, gate: int, branch: str) -> bool:
         """Whether a branch driven by hand may take over what the conditional one committed."""
-        everyone_shares = set(self.codes[gate]) == {int(Reason.SHARED)}
+        everyone_shares = set(self.codes[gate]) == {int(DecisionReason.SHARED)}
         return everyone_shares and self._follows(gate, branch)
 
     def _follows(self, gate: int, branch: str) -> bool:
@@ -82,10 +82,10 @@ class Passage:
         if self.exposure:
             return self._expose(key, gate, compute)
         codes = set(self.codes[gate])
-        if Reason.REUSE in codes:
+        if DecisionReason.REUSE in codes:
             self.tape.mark_reused(gate)
             return self._shown(key, gate) if len(codes) == 1 else self._mix(key, gate, compute)
-        if Reason.SHARED in codes:
+        if DecisionReason.SHARED in codes:
             return self._mix(key, gate, compute)
         fresh = compute(None)
         self._enter(key, gate, fresh, None)
@@ -120,9 +120,9 @@ class Passage:
 
     def _compute(self, gate: int, compute: Compute, rows: Rows) -> tuple[Fresh, Tensor | None]:
         """What rows are given; and where that matters, the row that each was computed as."""
-        if Reason.SHARED not in self.codes[gate]:
+        if DecisionReason.SHARED not in self.codes[gate]:
             return compute(rows.rows_at), None
-        shared = self.tape.verdict.reason[gate] == Reason.SHARED
+        shared = self.tape.verdict.reason[gate] == DecisionReason.SHARED
         computed, place = self.branches.donors(rows.rows, shared).unique(return_inverse=True)
         computed_at, place_at = (index.to(rows.rows_at.device) for index in (computed, place))
         fresh = compute(computed_at).take(place_at)

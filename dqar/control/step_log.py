@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
 from dqar.control.entry_state import BRANCH_GAP, MEASURES
-from dqar.records import STACKED, Reason, Verdict
+from dqar.records import STACKED, DecisionReason, GateDecision
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,10 +41,10 @@ def rows_that_compute(
     return Rows(samples=samples, rows=rows, samples_at=samples_at, rows_at=rows_at)
 
 
-class StepTape:
+class StepLog:
     """Collects one step's events gate by gate, and hands them to the ledger as arrays."""
 
-    def __init__(self, verdict: Verdict) -> None:
+    def __init__(self, verdict: GateDecision) -> None:
         self.verdict = verdict
         self._num_gates, self._num_samples = verdict.reason.shape
         self._committed: dict[int, Rows | None] = {}
@@ -115,7 +115,7 @@ class StepTape:
     def outcome(self) -> UInt8[Tensor, "g b"]:
         """The verdict's reasons, with ``DECLINED`` where reuse was allowed and not taken."""
         is_declined = self.verdict.reuse & ~self.reused
-        return torch.where(is_declined, int(Reason.DECLINED), self.verdict.reason)
+        return torch.where(is_declined, int(DecisionReason.DECLINED), self.verdict.reason)
 
     @property
     def measured(self) -> dict[str, Float[Tensor, "g b"]]:
@@ -134,7 +134,7 @@ class StepTape:
             return None
         asked = torch.zeros_like(self.verdict.reuse)
         asked[list(self._measured[BRANCH_GAP])] = True
-        return asked & self.computed & (self.verdict.reason != Reason.SHARED)
+        return asked & self.computed & (self.verdict.reason != DecisionReason.SHARED)
 
     def _filled(self, found: dict[int, Tensor], empty: float) -> Tensor:
         device = next(iter(found.values())).device if found else None

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Int, UInt8
 from torch import Tensor
 
-from dqar.records import ACTIONS, Reason
+from dqar.records import ACTIONS, DecisionReason
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,7 +73,7 @@ def summarize(
     shape = (len(sites) * num_layers, 1)
     stacked = torch.stack(list(reasons)) if reasons else torch.zeros(0, *shape, dtype=torch.uint8)
     by_place = stacked.unflatten(1, (len(sites), num_layers))
-    reused, shared = by_place == Reason.REUSE, by_place == Reason.SHARED
+    reused, shared = by_place == DecisionReason.REUSE, by_place == DecisionReason.SHARED
     shown = torch.stack(list(orders)) if orders else torch.zeros_like(stacked).long()
     shown = shown.view_as(by_place)
     return ReuseSummary(
@@ -92,8 +92,8 @@ def summarize(
 
 
 def _by_reason(reasons: UInt8[Tensor, "*axes"]) -> dict[str, int]:
-    counts = torch.bincount(reasons.flatten().long(), minlength=len(Reason)).tolist()
-    return {reason.label: counts[reason] for reason in Reason if counts[reason]}
+    counts = torch.bincount(reasons.flatten().long(), minlength=len(DecisionReason)).tolist()
+    return {reason.label: counts[reason] for reason in DecisionReason if counts[reason]}
 
 
 def _by_site(where: Bool[Tensor, "t s l b"], sites: tuple[str, ...]) -> dict[str, int]:

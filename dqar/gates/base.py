@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dqar.policy.network import ReusePolicy
-from dqar.records import Reason, Signal, Verdict
+from dqar.records import DecisionReason, GateDecision, GateInputs
 
 MEASURED = frozenset({"entropy", "log_drift", "quant_error", "log_latent_norm"})
 """Features that cost device work; the controller measures only what is needed."""
@@ -29,21 +29,21 @@ class Gate(ABC):
         return ()
 
     @abstractmethod
-    def decide(self, signal: Signal) -> Verdict:
+    def decide(self, signal: GateInputs) -> GateDecision:
         """Reuse, or the reason not to, for each gate and sample."""
 
 
-def refuse_where(refused: Tensor, reason: Reason, signal: Signal) -> Verdict:
+def refuse_where(refused: Tensor, reason: DecisionReason, signal: GateInputs) -> GateDecision:
     """Refuse with ``reason`` where ``refused`` (which broadcasts to ``[g, b]``), else reuse."""
     code = refused.to(torch.uint8) * int(reason)
-    return Verdict(reason=code.to(signal.cached.device).expand(signal.shape))
+    return GateDecision(reason=code.to(signal.cached.device).expand(signal.shape))
 
 
-def everywhere(refused: bool, reason: Reason, signal: Signal) -> Verdict:
+def everywhere(refused: bool, reason: DecisionReason, signal: GateInputs) -> GateDecision:
     """Refuse every gate of the step with ``reason``, or reuse at each."""
-    code = int(reason) if refused else int(Reason.REUSE)
+    code = int(reason) if refused else int(DecisionReason.REUSE)
     shape, device = signal.shape, signal.cached.device
-    return Verdict(reason=torch.full(shape, code, dtype=torch.uint8, device=device))
+    return GateDecision(reason=torch.full(shape, code, dtype=torch.uint8, device=device))
 
 
 @final
@@ -61,8 +61,8 @@ class AllOf(Gate):
     def policies(self) -> tuple[ReusePolicy, ...]:
         return tuple(policy for gate in self.gates for policy in gate.policies)
 
-    def decide(self, signal: Signal) -> Verdict:
-        reason = everywhere(False, Reason.REUSE, signal).reason
+    def decide(self, signal: GateInputs) -> GateDecision:
+        reason = everywhere(False, DecisionReason.REUSE, signal).reason
         for gate in self.gates:
-            reason = torch.where(reason == Reason.REUSE, gate.decide(signal).reason, reason)
-        return Verdict(reason=reason)
+            reason = torch.where(reason == DecisionReason.REUSE, gate.decide(signal).reason, reason)
+        return GateDecision(reason=reason)

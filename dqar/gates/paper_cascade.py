@@ -6,14 +6,14 @@ from typing import Any
 
 from dqar.config import DQARConfig
 from dqar.gates.base import AllOf, Gate
-from dqar.gates.planned import Planned
+from dqar.gates.planned import ScheduleGate
 from dqar.gates.rules import (
-    Budget,
-    Cached,
-    Closed,
     Cooldown,
     EntropyBelow,
     Learned,
+    MaxReuses,
+    NeverReuse,
+    RequireCached,
     Scheduled,
     SnrBand,
     Staleness,
@@ -23,18 +23,18 @@ from dqar.policy.network import ReusePolicy
 from dqar.policy.spec import CACHE_BITS, PolicySpec
 
 
-def seed_cascade(config: DQARConfig, policy: ReusePolicy | None = None) -> Gate:
+def paper_cascade(config: DQARConfig, policy: ReusePolicy | None = None) -> Gate:
     """The talk's cascade in its order: warm-up (and cool-down), schedule, cache, staleness,
     budget, entropy, SNR, policy. Each gate can block alone."""
     if not config.enabled:
-        return Closed()
+        return NeverReuse()
     gates: list[Gate] = [
         Warmup(config.warmup_fraction),
         Cooldown(config.cooldown_fraction),
         Scheduled(config.layer_schedule()),
-        Cached(),
+        RequireCached(),
         Staleness(config.max_gap),
-        Budget(config.max_reuse_per_block),
+        MaxReuses(config.max_reuse_per_block),
         EntropyBelow(config.entropy_threshold, config.adaptive_entropy),
         SnrBand(config.snr_low, config.snr_high),
     ]
@@ -54,5 +54,5 @@ def policy_config(spec: PolicySpec) -> DQARConfig:
 def policy_gate(policy: ReusePolicy, min_probability: float = 0.5) -> Gate:
     """A policy at its own operating point: its plan where it has one, else gate by gate."""
     if policy.spec.plans:
-        return Planned(policy)
+        return ScheduleGate(policy)
     return Learned(policy, min_probability=min_probability)

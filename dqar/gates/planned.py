@@ -6,11 +6,11 @@ from typing import final
 
 from dqar.gates.base import Gate, everywhere
 from dqar.policy.network import ReusePolicy
-from dqar.records import Reason, Signal, Verdict
+from dqar.records import DecisionReason, GateDecision, GateInputs
 
 
 @final
-class Planned(Gate):
+class ScheduleGate(Gate):
     """Compute every gate at the steps of one of the policy's plans, reuse at all others.
 
     Args:
@@ -28,11 +28,11 @@ class Planned(Gate):
     def policies(self) -> tuple[ReusePolicy, ...]:
         return (self.policy,)
 
-    def decide(self, signal: Signal) -> Verdict:
+    def decide(self, signal: GateInputs) -> GateDecision:
         steps = self.policy.spec.steps
         if signal.step.total != steps:
             raise ValueError(
                 f"A plan must be for this many steps. Got one for {steps}, at a run of "
                 f"{signal.step.total}. Sample with {steps} steps, or collect and train for others."
             )
-        return everywhere(signal.step.index in self.computed, Reason.POLICY, signal)
+        return everywhere(signal.step.index in self.computed, DecisionReason.POLICY, signal)

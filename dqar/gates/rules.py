@@ -1,7 +1,7 @@
-"""Gates decide and touch nothing: a :class:`Signal` goes in, a :class:`Verdict` comes out.
+"""Gates decide and touch nothing: a :class:`GateInputs` goes in, a :class:`GateDecision` comes out.
 
 Behaviour is added by composing small final classes with :class:`AllOf`; the seed's cascade of eight
-is :func:`dqar.gates.paper_cascade.seed_cascade`. All gates of a step are decided in one batch.
+is :func:`dqar.gates.paper_cascade.paper_cascade`. All gates of a step are decided in one batch.
 """
 
 from __future__ import annotations
@@ -15,31 +15,31 @@ from torch import Tensor
 from dqar.gates.base import MEASURED, Gate, everywhere, refuse_where
 from dqar.layer_schedule import LayerSchedule
 from dqar.policy.network import ReusePolicy
-from dqar.records import SITES, Reason, Signal, Verdict
+from dqar.records import SITES, DecisionReason, GateDecision, GateInputs
 
 ROUNDING = 1e-9
 """A share of the steps is not one step more for the rounding of a product."""
 
 
-def _beside(parameter: Any, signal: Signal) -> Any:
+def _beside(parameter: Any, signal: GateInputs) -> Any:
     """A gate's own parameter on the device of what it is compared with."""
     return parameter.to(signal.cached.device) if isinstance(parameter, Tensor) else parameter
 
 
 @final
-class Closed(Gate):
+class NeverReuse(Gate):
     """Never reuse."""
 
-    def decide(self, signal: Signal) -> Verdict:
-        return everywhere(True, Reason.CLOSED, signal)
+    def decide(self, signal: GateInputs) -> GateDecision:
+        return everywhere(True, DecisionReason.CLOSED, signal)
 
 
 @final
-class Cached(Gate):
+class RequireCached(Gate):
     """Refuse where nothing is cached."""
 
-    def decide(self, signal: Signal) -> Verdict:
-        return refuse_where(~signal.cached, Reason.COLD, signal)
+    def decide(self, signal: GateInputs) -> GateDecision:
+        return refuse_where(~signal.cached, DecisionReason.COLD, signal)
 
 
 @final
@@ -49,9 +49,9 @@ class Warmup(Gate):
     def __init__(self, fraction: float) -> None:
         self.fraction = fraction
 
-    def decide(self, signal: Signal) -> Verdict:
+    def decide(self, signal: GateInputs) -> GateDecision:
         is_early = signal.step.index < self.fraction * signal.step.total - ROUNDING
-        return everywhere(is_early, Reason.WARMUP, signal)
+        return everywhere(is_early, DecisionReason.WARMUP, signal)
 
 
 @final
@@ -61,10 +61,10 @@ class Cooldown(Gate):
     def __init__(self, fraction: float) -> None:
         self.fraction = fraction
 
-    def decide(self, signal: Signal) -> Verdict:
+    def decide(self, signal: GateInputs) -> GateDecision:
         steps_left = signal.step.total - signal.step.index
         is_late = steps_left - 1 < self.fraction * signal.step.total - ROUNDING
-        return everywhere(is_late, Reason.COOLDOWN, signal)
+        return everywhere(is_late, DecisionReason.COOLDOWN, signal)
 
 
 @final
@@ -74,10 +74,10 @@ class Scheduled(Gate):
     def __init__(self, schedule: LayerSchedule) -> None:
         self.schedule = schedule
 
-    def decide(self, signal: Signal) -> Verdict:
+    def decide(self, signal: GateInputs) -> GateDecision:
         step = signal.step
         reached = self.schedule.eligible(signal.layer, step.progress, signal.num_layers, step.snr)
-        return refuse_where(~reached[:, None], Reason.SCHEDULE, signal)
+        return refuse_where(~reached[:, None], DecisionReason.SCHEDULE, signal)
 
 
 @final
@@ -87,19 +87,21 @@ class Staleness(Gate):
     def __init__(self, max_gap: int | Int[Tensor, " b"]) -> None:
         self.max_gap = max_gap
 
-    def decide(self, signal: Signal) -> Verdict:
-        return refuse_where(signal.gap > _beside(self.max_gap, signal), Reason.STALE, signal)
+    def decide(self, signal: GateInputs) -> GateDecision:
+        return refuse_where(
+            signal.gap > _beside(self.max_gap, signal), DecisionReason.STALE, signal
+        )
 
 
 @final
-class Budget(Gate):
+class MaxReuses(Gate):
     """Refuse an entry already reused ``max_reuses`` times since its commit."""
 
     def __init__(self, max_reuses: int) -> None:
         self.max_reuses = max_reuses
 
-    def decide(self, signal: Signal) -> Verdict:
-        return refuse_where(signal.reuses >= self.max_reuses, Reason.BUDGET, signal)
+    def decide(self, signal: GateInputs) -> GateDecision:
+        return refuse_where(signal.reuses >= self.max_reuses, DecisionReason.BUDGET, signal)
 
 
 @final
@@ -115,13 +117,13 @@ class EntropyBelow(Gate):
     def needs(self) -> frozenset[str]:
         return frozenset({"entropy"})
 
-    def decide(self, signal: Signal) -> Verdict:
+    def decide(self, signal: GateInputs) -> GateDecision:
         stretch = (signal.prompt_length / 16.0).sqrt() if self.adaptive else 1.0
         is_below = signal.entropy < _beside(self.tau_base, signal) * stretch
         # Attention that was measured is never quite 0; and what is not a number is not below.
         has_none = (signal.site == SITES.index("ff"))[:, None]
         is_fine = has_none | (is_below & (signal.entropy > 0))
-        return refuse_where(~is_fine, Reason.ENTROPY, signal)
+        return refuse_where(~is_fine, DecisionReason.ENTROPY, signal)
 
 
 @final
@@ -132,9 +134,9 @@ class SnrBand(Gate):
         self.low = torch.as_tensor(low)
         self.high = torch.as_tensor(high)
 
-    def decide(self, signal: Signal) -> Verdict:
+    def decide(self, signal: GateInputs) -> GateDecision:
         is_inside = (signal.step.snr >= self.low) & (signal.step.snr <= self.high)
-        return refuse_where(~is_inside.to(signal.cached.device), Reason.SNR, signal)
+        return refuse_where(~is_inside.to(signal.cached.device), DecisionReason.SNR, signal)
 
 
 @final
@@ -164,7 +166,7 @@ class Learned(Gate):
     def policies(self) -> tuple[ReusePolicy, ...]:
         return (self.policy,)
 
-    def decide(self, signal: Signal) -> Verdict:
+    def decide(self, signal: GateInputs) -> GateDecision:
         policy = self.policy.to(signal.cached.device)
         threshold = self.log_threshold
         if threshold is not None:
@@ -172,7 +174,7 @@ class Learned(Gate):
         probability = policy.probability(signal, threshold)
         is_known = signal.gap <= self.policy.spec.max_gap
         is_likely = probability >= self.min_probability
-        return refuse_where(~(is_known & is_likely), Reason.POLICY, signal)
+        return refuse_where(~(is_known & is_likely), DecisionReason.POLICY, signal)
 
 
 @final
@@ -182,22 +184,22 @@ class Interval(Gate):
     def __init__(self, period: int) -> None:
         self.period = period
 
-    def decide(self, signal: Signal) -> Verdict:
-        return everywhere(signal.step.index % self.period == 0, Reason.INTERVAL, signal)
+    def decide(self, signal: GateInputs) -> GateDecision:
+        return everywhere(signal.step.index % self.period == 0, DecisionReason.INTERVAL, signal)
 
 
 @final
-class Scripted(Gate):
+class MaskGate(Gate):
     """Reuse where a mask says so: exploration, replay of a trace, a static plan."""
 
     def __init__(self, reuse: Bool[Tensor, "t g b"]) -> None:
         self.reuse = reuse
 
-    def decide(self, signal: Signal) -> Verdict:
+    def decide(self, signal: GateInputs) -> GateDecision:
         if signal.step.total != len(self.reuse):
             raise ValueError(
                 f"A script must be of the run's {signal.step.total} steps. Got one of "
                 f"{len(self.reuse)}. Sample with as many steps."
             )
         wanted = _beside(self.reuse[signal.step.index], signal)
-        return refuse_where(~wanted, Reason.SCRIPT, signal)
+        return refuse_where(~wanted, DecisionReason.SCRIPT, signal)

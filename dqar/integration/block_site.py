@@ -11,7 +11,7 @@ from torch import Tensor
 from dqar.cache.site_tensors import Fresh
 from dqar.control.controller import DQARController
 from dqar.integration.attention_site import computed_with_entropy
-from dqar.integration.forward_patch import Act, SiteCall
+from dqar.integration.forward_patch import SiteCall, SiteFn
 
 BY_ROW = frozenset({"timestep", "class_labels"})
 """What a block is given one of a row, besides its hidden states."""
@@ -52,7 +52,7 @@ class _Residual:
         return torch.where(own[:, None, None], self.returned, hidden + residual)
 
 
-def block_act(block: Any, layer: int) -> Act:
+def block_act(block: Any, layer: int) -> SiteFn:
     """Let a controller decide whether a block is computed."""
 
     def act(controller: DQARController, call: SiteCall) -> Float[Tensor, "r n d"]:

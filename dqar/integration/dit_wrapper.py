@@ -14,7 +14,7 @@ from dqar.config import DQARConfig
 from dqar.control.branch_sharing import CONDITIONAL, UNCONDITIONAL
 from dqar.control.controller import CLASS_PROMPT_LENGTH, DQARController
 from dqar.integration.forward_patch import hook_outputs, hook_steps
-from dqar.integration.run_slot import Seat
+from dqar.integration.run_slot import RunSlot
 from dqar.integration.sites import attach, detach, refuse_misfits
 from dqar.integration.step_counter import Run
 from dqar.policy.network import ReusePolicy
@@ -47,7 +47,7 @@ class DQARDiTWrapper:
         self.transformer = transformer
         self.controller = controller or DQARController(config, policy=policy)
         config = self.controller.config
-        self.seat = Seat(sites or config.sites, config.cached)
+        self.seat = RunSlot(sites or config.sites, config.cached)
         self.reroutes = attach(_uncompiled(transformer), self.seat)
         self.hooks = [
             hook(_uncompiled(transformer), self.seat) for hook in (hook_steps, hook_outputs)

@@ -20,7 +20,7 @@ from torch.utils.hooks import RemovableHandle
 
 from dqar.control.controller import DQARController
 from dqar.integration.custom_op import called, fits, number_of
-from dqar.integration.run_slot import Seat
+from dqar.integration.run_slot import RunSlot
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,13 +76,13 @@ class Replacement:
             self.module.forward = self.inner
 
 
-class Reroute(Replacement):
+class PatchedForward(Replacement):
     """Asks this thread's controller, unless that leaves the step to the model."""
 
-    def __init__(self, module: nn.Module, seat: Seat, act: Act) -> None:
+    def __init__(self, module: nn.Module, seat: RunSlot, act: SiteFn) -> None:
         super().__init__(module)
         self.seat = seat
-        self.act: Act = act
+        self.act: SiteFn = act
         self.number = number_of(self)
         self._through: Any = torch.compiler.disable(self.acted)
 
@@ -104,9 +104,9 @@ class Reroute(Replacement):
         return self.act(controller, call)
 
 
-def reroute(module: nn.Module, seat: Seat, act: Act) -> Reroute:
+def reroute(module: nn.Module, seat: RunSlot, act: SiteFn) -> PatchedForward:
     """Let a controller act in a module's place."""
-    module.forward = rerouted = Reroute(module, seat, act)
+    module.forward = rerouted = PatchedForward(module, seat, act)
     return rerouted
 
 
@@ -116,7 +116,7 @@ class StepHook:
     A copy of the transformer gets one of its own, whose seat stays empty.
     """
 
-    def __init__(self, seat: Seat) -> None:
+    def __init__(self, seat: RunSlot) -> None:
         self.seat = seat
 
     # Without kwargs where another thread calls the model while this hook comes or goes.
@@ -135,7 +135,7 @@ class OutputHook:
     A copy of the transformer gets one of its own, whose seat stays empty.
     """
 
-    def __init__(self, seat: Seat) -> None:
+    def __init__(self, seat: RunSlot) -> None:
         self.seat = seat
 
     def __call__(self, module: nn.Module, args: tuple, output: Any) -> Any:
@@ -157,17 +157,17 @@ def with_output(output: Any, change: Callable[[Tensor], Tensor]) -> Any:
     return (after, *output[1:]) if is_tuple else type(output)(sample=after)
 
 
-def hook_outputs(transformer: nn.Module, seat: Seat) -> RemovableHandle:
+def hook_outputs(transformer: nn.Module, seat: RunSlot) -> RemovableHandle:
     """Let each call of a transformer show what its run makes of the output; a hook as
     :func:`hook_steps`."""
     return transformer.register_forward_hook(_output_hook(seat))
 
 
-def _output_hook(seat: Seat) -> OutputHook:
+def _output_hook(seat: RunSlot) -> OutputHook:
     return untraced_class(OutputHook)(seat)
 
 
-def hook_steps(transformer: nn.Module, seat: Seat) -> RemovableHandle:
+def hook_steps(transformer: nn.Module, seat: RunSlot) -> RemovableHandle:
     """Let each call of a transformer open a step.
 
     A hook, since offloading replaces the forward of the whole model between two runs; and for as
@@ -176,7 +176,7 @@ def hook_steps(transformer: nn.Module, seat: Seat) -> RemovableHandle:
     return transformer.register_forward_pre_hook(_step_hook(seat), with_kwargs=True)
 
 
-def _step_hook(seat: Seat) -> StepHook:
+def _step_hook(seat: RunSlot) -> StepHook:
     return untraced_class(StepHook)(seat)
 
 

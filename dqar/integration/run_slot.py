@@ -11,7 +11,7 @@ from dqar.control.controller import DQARController
 from dqar.integration.step_counter import Run
 
 
-class Seat:
+class RunSlot:
     """Where a run and its controller sit; empty between runs, and then the model is stock.
 
     Each thread has a seat of its own, so that threads may share a model.
@@ -28,7 +28,7 @@ class Seat:
 
     def __reduce__(self) -> tuple:
         # A copy is another seat, and empty: threads and their locks are not copied.
-        return Seat, (self.sites, self.cached)
+        return RunSlot, (self.sites, self.cached)
 
     @property
     def run(self) -> Run | None:

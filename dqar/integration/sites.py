@@ -21,11 +21,11 @@ from dqar.integration.attention_site import (
     refuse_other_arithmetic,
 )
 from dqar.integration.block_site import block_act
-from dqar.integration.forward_patch import Act, Replacement, Reroute, SiteCall, reroute
-from dqar.integration.run_slot import Seat
+from dqar.integration.forward_patch import PatchedForward, Replacement, SiteCall, SiteFn, reroute
+from dqar.integration.run_slot import RunSlot
 
 
-def attach(transformer: nn.Module, seat: Seat) -> list[Replacement]:
+def attach(transformer: nn.Module, seat: RunSlot) -> list[Replacement]:
     """Reroute ``attn1`` and ``ff`` of every block, or the blocks themselves.
 
     Raises:
@@ -56,7 +56,7 @@ def blocks_of(transformer: Any) -> Any:
     return blocks
 
 
-def refuse_misfits(transformer: Any, seat: Seat) -> None:
+def refuse_misfits(transformer: Any, seat: RunSlot) -> None:
     """Refuse what a model may also be set to after it was patched.
 
     Raises:
@@ -86,7 +86,7 @@ def detach(reroutes: list[Replacement]) -> None:
     reroutes.clear()
 
 
-def _reroute_sites(block: Any, layer: int, seat: Seat) -> list[Reroute]:
+def _reroute_sites(block: Any, layer: int, seat: RunSlot) -> list[PatchedForward]:
     act_for_attention = _attention_act if seat.cached == "output" else _keys_and_values_act
     sites = {
         "attn": (block.attn1, act_for_attention(block.attn1, layer)),
@@ -98,7 +98,7 @@ def _reroute_sites(block: Any, layer: int, seat: Seat) -> list[Reroute]:
     ]
 
 
-def _attention_act(attention: Any, layer: int) -> Act:
+def _attention_act(attention: Any, layer: int) -> SiteFn:
     def act(controller: DQARController, call: SiteCall) -> Float[Tensor, "r n d"]:
         _refuse_batched_extras(call)
 
@@ -110,7 +110,7 @@ def _attention_act(attention: Any, layer: int) -> Act:
     return act
 
 
-def _keys_and_values_act(attention: Any, layer: int) -> Act:
+def _keys_and_values_act(attention: Any, layer: int) -> SiteFn:
     def act(controller: DQARController, call: SiteCall) -> Float[Tensor, "r n d"]:
         _refuse_batched_extras(call)
         query = attention.to_q(call.hidden)
@@ -131,7 +131,7 @@ def _keys_and_values_act(attention: Any, layer: int) -> Act:
     return act
 
 
-def _feed_forward_act(feed_forward: nn.Module, layer: int) -> Act:
+def _feed_forward_act(feed_forward: nn.Module, layer: int) -> SiteFn:
     def act(controller: DQARController, call: SiteCall) -> Float[Tensor, "r n d"]:
         def compute(rows: Tensor | None) -> Fresh:
             return Fresh(parts={"output": call.computed(rows)})

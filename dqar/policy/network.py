@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from dqar.policy.spec import PolicySpec
-from dqar.records import Signal
+from dqar.records import GateInputs
 
 
 class ReusePolicy(nn.Module):
@@ -54,7 +54,7 @@ class ReusePolicy(nn.Module):
         scaled = (features - self.means) / self.scales
         return torch.stack([network(scaled).squeeze(-1) for network in self.networks])
 
-    def score(self, signal: Signal) -> Float[Tensor, "g b"]:
+    def score(self, signal: GateInputs) -> Float[Tensor, "g b"]:
         """Predicted log damage per unit of cost saved, for every gate of a step."""
         damage = self(signal.columns(self.spec.features))
         if self.spec.granularity == "step":
@@ -64,7 +64,7 @@ class ReusePolicy(nn.Module):
         return damage - self.log_savings[signal.site][:, None]
 
     def probability(
-        self, signal: Signal, log_threshold: float | Float[Tensor, " b"] | None = None
+        self, signal: GateInputs, log_threshold: float | Float[Tensor, " b"] | None = None
     ) -> Float[Tensor, "g b"]:
         """The seed's reuse probability; 0.5 where the score meets the threshold."""
         threshold = self.spec.log_threshold if log_threshold is None else log_threshold

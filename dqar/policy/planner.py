@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from dqar.policy.network import ReusePolicy
-from dqar.records import FEATURE_SETS, SITES, Signal, Step
+from dqar.records import FEATURE_SETS, SITES, GateInputs, Step
 
 BATCH_ROWS = 200_000
 """Hypothetical gates that are judged at once."""
@@ -117,13 +117,13 @@ def _hypothetical(
     states: Int[Tensor, "n 3"],
     order: int,
     feedback: float,
-) -> Signal:
+) -> GateInputs:
     """All gates of a step, one column a state."""
     shape = (len(sites) * num_layers, len(states))
     gap, span, before = (column.expand(shape) for column in states.T)
     codes = torch.tensor([SITES.index(site) for site in sites])
     zeros, nobody = torch.zeros(shape), torch.zeros(shape[1])
-    return Signal(
+    return GateInputs(
         step=step,
         num_layers=num_layers,
         site=codes.repeat_interleave(num_layers),

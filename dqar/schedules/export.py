@@ -8,10 +8,10 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from dqar.control.entry_state import Ledger
+from dqar.control.entry_state import EntryState
 from dqar.gates.base import AllOf, Gate
-from dqar.gates.rules import Cached
-from dqar.records import Signal, Step
+from dqar.gates.rules import RequireCached
+from dqar.records import GateInputs, Step
 from dqar.schedules.static_plan import StaticPlan
 from dqar.snr import cosine_snr, scheduler_snr
 
@@ -66,7 +66,9 @@ def export_plan(
         )
     schedule = _steps_of(scheduler) if steps is None else _plain_steps(steps)
     return StaticPlan.of_mask(
-        _decisions(gate, Ledger(sites, num_layers, 1, CPU, order, gain), schedule, prompt_length),
+        _decisions(
+            gate, EntryState(sites, num_layers, 1, CPU, order, gain), schedule, prompt_length
+        ),
         sites=sites,
         forecast_order=order,
         sampler="" if scheduler is None else type(scheduler).__name__,
@@ -102,9 +104,9 @@ def _steps_of(scheduler: Any) -> list[Step]:
 
 @torch.no_grad()
 def _decisions(
-    gate: Gate, ledger: Ledger, schedule: list[Step], prompt_length: int
+    gate: Gate, ledger: EntryState, schedule: list[Step], prompt_length: int
 ) -> Bool[Tensor, "t g"]:
-    warm = AllOf(gate, Cached())
+    warm = AllOf(gate, RequireCached())
     lengths = ledger.lengths(prompt_length, 1)
     decided = []
     for step in schedule:
@@ -115,7 +117,7 @@ def _decisions(
     return torch.stack(decided)
 
 
-def _decided(gate: Gate, signal: Signal) -> Bool[Tensor, "g 1"]:
+def _decided(gate: Gate, signal: GateInputs) -> Bool[Tensor, "g 1"]:
     try:
         return gate.decide(signal).reuse
     except RuntimeError as error:  # a mask of other gates or samples

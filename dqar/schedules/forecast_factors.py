@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from dqar.cache.forecast import forecast_weights, update_rates
-from dqar.control.entry_state import Ledger
+from dqar.control.entry_state import EntryState
 from dqar.records import Step
 from dqar.schedules.static_plan import StaticPlan
 
@@ -41,7 +41,7 @@ def step_factors(plan: StaticPlan) -> Float[Tensor, "t g 2 2"]:
     A weight is 0 where the forecast's order leaves the difference out, and a rate where too little
     was computed before.
     """
-    ledger = Ledger(plan.sites, plan.num_layers, 1, CPU)
+    ledger = EntryState(plan.sites, plan.num_layers, 1, CPU)
     factors = []
     for index, (reuse, order) in enumerate(zip(plan.mask, plan.orders, strict=True)):
         step = Step(index=index, total=plan.steps, timestep=0.0, snr=0.0)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from dqar.config import DQARConfig
 from dqar.gates.base import Gate
-from dqar.gates.rules import Scripted
+from dqar.gates.rules import MaskGate
 from dqar.records import MAX_ORDER
 
 
@@ -177,7 +177,7 @@ class StaticPlan:
     def gate(self) -> Gate:
         """The gate by which a controller follows the plan:
         ``DQARController(plan.config(), gate=plan.gate())``."""
-        return Scripted(self.mask[:, :, None])
+        return MaskGate(self.mask[:, :, None])
 
     def refuse_misfit(self, num_layers: int, timesteps: Sequence[float]) -> None:
         """A plan is for one depth, one number of steps, and the sampler it was exported for.

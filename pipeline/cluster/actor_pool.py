@@ -2,7 +2,7 @@
 
 An actor loads its model once; a unit goes to whichever actor is ready, and workers are added as
 nodes join. Ray retries nothing by itself: a unit whose worker died or that raised is handed out
-again, as often as :class:`pipeline.cluster.work_queue.Desk` says. Ray is imported here and in
+again, as often as :class:`pipeline.cluster.work_queue.WorkQueue` says. Ray is imported here and in
 :mod:`pipeline.cluster.ray_cluster` alone.
 """
 
@@ -19,11 +19,11 @@ from typing import Any
 import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
-from pipeline.cluster.capacity import Cluster, ask_of, capacity, judge
-from pipeline.cluster.config import FleetConfig
+from pipeline.cluster.capacity import Cluster, capacity, check_feasible, resource_request
+from pipeline.cluster.config import ClusterConfig
 from pipeline.cluster.ray_cluster import Meters, cluster_around, join_ray
-from pipeline.cluster.work_queue import Desk, Failure, Outcome, Ticket
-from pipeline.errors import Refusal, StorageFailed, Unfinished
+from pipeline.cluster.work_queue import Failure, WorkItem, WorkQueue, WorkResult
+from pipeline.errors import IncompleteError, InputError, StorageError
 
 LOOK_EVERY_S = 5.0
 """How often the fleet looks for nodes that joined."""
@@ -33,41 +33,41 @@ COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Post:
+class _ActorState:
     """What an actor does right now."""
 
     actor: Any
     node: str = ""
     """Address of its node, once it runs."""
-    ticket: Ticket | None = None
+    ticket: WorkItem | None = None
     """Its unit; None while it starts."""
     since: float = 0.0
 
 
-class Fleet:
+class ActorPool:
     """Actors of one class, each built with the same arguments, each with a method ``do``."""
 
-    def __init__(self, worker: type, arguments: dict[str, Any], config: FleetConfig) -> None:
+    def __init__(self, worker: type, arguments: dict[str, Any], config: ClusterConfig) -> None:
         join_ray()
         self.config = config
         cluster = cluster_around()
-        self.ask = ask_of(config.gpus_per_worker, config.accelerator_type, cluster)
-        self._preflight(cluster)
+        self.ask = resource_request(config.gpus_per_worker, config.accelerator_type, cluster)
+        self._check_capacity(cluster)
         self.num_workers = config.workers or capacity(self.ask, cluster)
         self._remote = ray.remote(**self.ask.options(), max_restarts=0)(worker)
         self._worker_name = worker.__name__
         self._arguments = arguments
         self._actors: list[Any] = []
-        self._posts: dict[Any, _Post] = {}
+        self._states: dict[Any, _ActorState] = {}
         self._made = 0
         self._failed_starts, self._has_started = 0, False
         self._looked_at = self._staffed_at = self._hinted_at = time.monotonic()
         self._meters = Meters(worker.__name__)
 
-    def _preflight(self, cluster: Cluster) -> None:
-        verdict = judge(self.ask, cluster)
+    def _check_capacity(self, cluster: Cluster) -> None:
+        verdict = check_feasible(self.ask, cluster)
         if verdict.when == "never" and self.config.wait_minutes is None:
-            raise Refusal(verdict.line)
+            raise InputError(verdict.line)
         if verdict.line:
             print(verdict.line, flush=True)
 
@@ -83,142 +83,149 @@ class Fleet:
             Exception: what a unit raised.
         """
         # Closed here rather than when it is collected, so that no worker outlives a failure.
-        with closing(self._settled(units, max_errors=1)) as outcomes:
+        with closing(self._run(units, max_errors=1)) as outcomes:
             for outcome in outcomes:
                 if outcome.failure is not None:
                     raise outcome.failure.error
                 yield outcome.unit, outcome.result
 
-    def outcomes(self, units: Sequence[Any]) -> Generator[Outcome, None, None]:
+    def outcomes(self, units: Sequence[Any]) -> Generator[WorkResult, None, None]:
         """Yield what became of each unit, in any order; one that fails does not stop the others.
 
         Raises:
-            Refusal: if a worker refuses its input.
+            InputError: if a worker refuses its input.
         """
-        return self._settled(units, max_errors=self.config.max_errors)
+        return self._run(units, max_errors=self.config.max_errors)
 
-    def _settled(self, units: Sequence[Any], *, max_errors: int) -> Generator[Outcome, None, None]:
-        desk = Desk(units, max_deaths=self.config.max_attempts, max_errors=max_errors)
+    def _run(self, units: Sequence[Any], *, max_errors: int) -> Generator[WorkResult, None, None]:
+        desk = WorkQueue(units, max_deaths=self.config.max_attempts, max_errors=max_errors)
         self._staffed_at = time.monotonic()
         for _ in range(min(self.num_workers, len(units))):
-            self._hire()
+            self._start_worker()
         try:
             while desk.left:
                 for reference in self._ready():
-                    outcome = self._settle(desk, reference)
+                    outcome = self._handle_result(desk, reference)
                     if outcome is not None:
                         yield outcome
-                self._look_around(desk)
+                self._check_cluster(desk)
         finally:
-            self._dismiss()
+            self._shutdown()
 
     def _ready(self) -> list[Any]:
-        ready, others = ray.wait(list(self._posts), num_returns=1, timeout=LOOK_EVERY_S)
+        ready, others = ray.wait(list(self._states), num_returns=1, timeout=LOOK_EVERY_S)
         # Whatever else is ready by now: waiting for one costs as much as all references.
         return ready + (ray.wait(others, num_returns=len(others), timeout=0)[0] if others else [])
 
-    def _look_around(self, desk: Desk) -> None:
+    def _check_cluster(self, desk: WorkQueue) -> None:
         now = time.monotonic()
         if now - self._looked_at < LOOK_EVERY_S:
             return
         self._looked_at = now
-        at_work = sum(post.ticket is not None for post in self._posts.values())
+        at_work = sum(post.ticket is not None for post in self._states.values())
         self._meters.show(units_in_flight=at_work, queue_depth=len(desk.waiting))
         # Nodes that joined are used, unless the number of workers was given.
         if self.config.workers == 0 and desk.waiting:
             wanted = min(capacity(self.ask, cluster_around()), len(desk.waiting) + at_work)
-            for _ in range(wanted - len(self._posts)):
-                self._hire()
-        self._mind_the_wait(now, is_anyone_working=at_work > 0)
-        for post in self._posts.values():
+            for _ in range(wanted - len(self._states)):
+                self._start_worker()
+        self._check_worker_timeout(now, is_anyone_working=at_work > 0)
+        for post in self._states.values():
             if self._is_hung(post):
                 # Its unit comes back as that of any dead worker.
-                self._let_go(post.actor)
+                self._kill(post.actor)
 
-    def _is_hung(self, post: _Post) -> bool:
+    def _is_hung(self, post: _ActorState) -> bool:
         limit = 60.0 * self.config.unit_minutes
         return post.ticket is not None and time.monotonic() - post.since > limit
 
-    def _mind_the_wait(self, now: float, *, is_anyone_working: bool) -> None:
+    def _check_worker_timeout(self, now: float, *, is_anyone_working: bool) -> None:
         if is_anyone_working:
             self._staffed_at = now
         waited, limit = now - self._staffed_at, self.config.wait_minutes
         if limit is not None and waited > 60.0 * limit:
-            raise Unfinished(
+            raise IncompleteError(
                 f"No worker could be had for {waited / 60:.0f} minutes; each needs {self.ask}. "
                 "The same command again takes up where this one stopped."
             )
         if min(waited, now - self._hinted_at) > HINT_EVERY_S:
             self._hinted_at = now
-            why = judge(self.ask, cluster_around()).line or "Its node is busy, or it is starting."
+            why = (
+                check_feasible(self.ask, cluster_around()).line
+                or "Its node is busy, or it is starting."
+            )
             print(f"Still waiting for a worker. {why}", flush=True)
 
-    def _hire(self) -> None:
-        actor = self._recruit()
+    def _start_worker(self) -> None:
+        actor = self._create_actor()
         starting = actor.__ray_call__.remote(_whereabouts)
-        self._posts[starting] = _Post(actor=actor)
+        self._states[starting] = _ActorState(actor=actor)
 
-    def _recruit(self) -> Any:
+    def _create_actor(self) -> Any:
         self._made += 1
         name = f"{self._worker_name}-{self._made}-{secrets.token_hex(3)}"
         actor = self._remote.options(name=name).remote(**self._arguments)
         self._actors.append(actor)
         return actor
 
-    def _let_go(self, actor: Any) -> None:
+    def _kill(self, actor: Any) -> None:
         ray.kill(actor)
 
-    def _dismiss(self) -> None:
+    def _shutdown(self) -> None:
         for actor in self._actors:
             ray.kill(actor)
         self._actors.clear()
-        self._posts.clear()
+        self._states.clear()
         self._meters.show(units_in_flight=0, queue_depth=0)
 
-    def _settle(self, desk: Desk, reference: Any) -> Outcome | None:
-        post = self._posts.pop(reference)
+    def _handle_result(self, desk: WorkQueue, reference: Any) -> WorkResult | None:
+        post = self._states.pop(reference)
         try:
             result: Any = ray.get(reference)
         except RayTaskError as error:
-            return self._fail(desk, post, error)
+            return self._handle_error(desk, post, error)
         except RayError as error:
-            return self._bury(desk, post, error)
+            return self._handle_death(desk, post, error)
         self._failed_starts, self._has_started = 0, True
         if post.ticket is None:
-            self._employ(desk, post.actor, node=result)
+            self._assign(desk, post.actor, node=result)
             return None
         desk.finish()
-        self._employ(desk, post.actor, post.node)
+        self._assign(desk, post.actor, post.node)
         self._meters.count("units", 1)
         return _outcome(post, post.ticket.attempts + 1, result=result)
 
-    def _employ(self, desk: Desk, actor: Any, node: str) -> None:
-        nodes = {node} | {post.node for post in self._posts.values() if post.ticket is not None}
+    def _assign(self, desk: WorkQueue, actor: Any, node: str) -> None:
+        nodes = {node} | {post.node for post in self._states.values() if post.ticket is not None}
         ticket = desk.take(node, nodes)
         if ticket is None:
             # An idle worker would keep its GPU from the one that takes over a dead one's unit.
-            self._let_go(actor)
+            self._kill(actor)
             return
         reference = actor.do.remote(ticket.unit)
-        self._posts[reference] = _Post(
+        self._states[reference] = _ActorState(
             actor=actor, node=node, ticket=ticket, since=time.monotonic()
         )
 
-    def _fail(self, desk: Desk, post: _Post, error: RayTaskError) -> Outcome | None:
+    def _handle_error(
+        self, desk: WorkQueue, post: _ActorState, error: RayTaskError
+    ) -> WorkResult | None:
         # A full disk or a broken mount of one node is no bad input.
-        if isinstance(error.cause, Refusal) and not isinstance(error.cause, StorageFailed):
-            raise Refusal(str(error.cause)) from error
+        if isinstance(error.cause, InputError) and not isinstance(error.cause, StorageError):
+            raise InputError(str(error.cause)) from error
         if post.ticket is None:
             raise error
         # After some errors a process can do no more, as when its CUDA context is lost.
         ticket = post.ticket.failed(post.node)
         return self._replace(desk, post, ticket, error, COLOURS.sub("", str(error)))
 
-    def _bury(self, desk: Desk, post: _Post, error: RayError) -> Outcome | None:
+    def _handle_death(
+        self, desk: WorkQueue, post: _ActorState, error: RayError
+    ) -> WorkResult | None:
         if post.ticket is None:
             self._count_failed_start(error)
             if desk.waiting:
-                self._hire()
+                self._start_worker()
             return None
         ticket, why = post.ticket.died(), str(error)
         if self._is_hung(post):
@@ -228,13 +235,13 @@ class Fleet:
         return self._replace(desk, post, ticket, RuntimeError(told), why)
 
     def _replace(
-        self, desk: Desk, post: _Post, ticket: Ticket, error: Exception, text: str
-    ) -> Outcome | None:
+        self, desk: WorkQueue, post: _ActorState, ticket: WorkItem, error: Exception, text: str
+    ) -> WorkResult | None:
         # Not only the dead: one that cannot be reached may still write.
-        self._let_go(post.actor)
+        self._kill(post.actor)
         is_tried_again = desk.give_back(ticket)
         if desk.waiting:
-            self._hire()
+            self._start_worker()
         if not is_tried_again:
             self._meters.count("given_up", 1)
             return _outcome(post, ticket.attempts, failure=Failure(error=error, text=text))
@@ -248,8 +255,8 @@ class Fleet:
         last_line = str(error).strip().splitlines()[-1]
         kind, _, message = last_line.partition(": ")
         # Once workers have started, one that refuses is on a node that is not like the others.
-        if kind.endswith("Refusal") and not self._has_started:
-            raise Refusal(message) from error
+        if kind.endswith("InputError") and not self._has_started:
+            raise InputError(message) from error
         is_bug = isinstance(error, RayActorError) and error.actor_init_failed
         # A reclaimed node takes all of its starting workers with it, which says nothing of them.
         is_too_often = self._failed_starts >= self.config.max_attempts * self.num_workers
@@ -265,10 +272,10 @@ def _whereabouts(worker: Any) -> str:
 
 
 def _outcome(
-    post: _Post, attempts: int, *, result: Any = None, failure: Failure | None = None
-) -> Outcome:
+    post: _ActorState, attempts: int, *, result: Any = None, failure: Failure | None = None
+) -> WorkResult:
     assert post.ticket is not None
-    return Outcome(
+    return WorkResult(
         unit=post.ticket.unit,
         attempts=attempts,
         node=post.node,

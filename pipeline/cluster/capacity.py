@@ -59,7 +59,7 @@ class Cluster:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Ask:
+class ResourceRequest:
     """What one worker takes of a node."""
 
     gpus: float
@@ -100,22 +100,26 @@ class Ask:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Verdict:
+class Feasibility:
     """When a first worker can start, and what to tell of it."""
 
     when: Literal["now", "later", "never"]
     line: str = ""
 
 
-def ask_of(gpus_per_worker: float, accelerator_type: str | None, cluster: Cluster) -> Ask:
+def resource_request(
+    gpus_per_worker: float, accelerator_type: str | None, cluster: Cluster
+) -> ResourceRequest:
     """What a worker asks for: a whole GPU where the cluster has or may get any."""
     has_gpus = any(node.resources.get("GPU", 0.0) for node in cluster.all_kinds)
     if accelerator_type is None:
-        return Ask(gpus=gpus_per_worker or float(has_gpus))
+        return ResourceRequest(gpus=gpus_per_worker or float(has_gpus))
     by_label = any(
         accelerator_type in accelerators(one, by_label=True) for one in cluster.all_kinds
     )
-    return Ask(gpus=gpus_per_worker or 1.0, accelerator_type=accelerator_type, is_by_label=by_label)
+    return ResourceRequest(
+        gpus=gpus_per_worker or 1.0, accelerator_type=accelerator_type, is_by_label=by_label
+    )
 
 
 def accelerators(node: Node, *, by_label: bool) -> set[str]:
@@ -130,16 +134,16 @@ def accelerators(node: Node, *, by_label: bool) -> set[str]:
     }
 
 
-def judge(ask: Ask, cluster: Cluster) -> Verdict:
+def check_feasible(ask: ResourceRequest, cluster: Cluster) -> Feasibility:
     """Whether a worker can start now, later when nodes come, or never."""
     if any(ask.slots(node) for node in cluster.nodes):
-        return Verdict(when="now")
+        return Feasibility(when="now")
     lacking = f"No node of the cluster can hold a worker, which needs {ask}. {_told(cluster)}"
     if any(ask.slots(kind.node) and kind.max_nodes for kind in cluster.scaling.types):
-        return Verdict(when="later", line=f"{lacking} The autoscaler can add one; waiting.")
+        return Feasibility(when="later", line=f"{lacking} The autoscaler can add one; waiting.")
     if cluster.scaling.is_unseen:
-        return Verdict(when="later", line=f"{lacking} Waiting for the autoscaler to add one.")
-    return Verdict(when="never", line=f"{lacking} Nothing will add one. {_mend(ask, cluster)}")
+        return Feasibility(when="later", line=f"{lacking} Waiting for the autoscaler to add one.")
+    return Feasibility(when="never", line=f"{lacking} Nothing will add one. {_mend(ask, cluster)}")
 
 
 def _told(cluster: Cluster) -> str:
@@ -163,7 +167,7 @@ def _all_accelerators(cluster: Cluster) -> set[str]:
     }
 
 
-def _mend(ask: Ask, cluster: Cluster) -> str:
+def _mend(ask: ResourceRequest, cluster: Cluster) -> str:
     wanted = ask.accelerator_type
     family = (wanted or "").partition("-")[0]
     if wanted is not None and wanted not in _all_accelerators(cluster):
@@ -176,7 +180,7 @@ def _mend(ask: Ask, cluster: Cluster) -> str:
     return "Ask for less with --gpus-per-worker, add nodes, or wait for them with --wait-minutes."
 
 
-def capacity(ask: Ask, cluster: Cluster) -> int:
+def capacity(ask: ResourceRequest, cluster: Cluster) -> int:
     """Workers that the cluster can hold, those on nodes that may come included; at least 1.
 
     An autoscaler adds a node for a worker that waits for one: so many must be asked for.

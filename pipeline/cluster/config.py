@@ -10,7 +10,7 @@ from pipeline.errors import checked
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class FleetConfig:
+class ClusterConfig:
     """How many workers, and what each asks of the cluster."""
 
     workers: int = 0
@@ -50,10 +50,10 @@ class FleetConfig:
             raise ValueError(f"wait_minutes must be above 0. Got {self.wait_minutes}. Pass 30.")
 
 
-def config_of(arguments: argparse.Namespace) -> FleetConfig:
+def config_of(arguments: argparse.Namespace) -> ClusterConfig:
     """What a job's fleet flags ask for."""
     return checked(
-        FleetConfig,
+        ClusterConfig,
         workers=arguments.workers,
         gpus_per_worker=arguments.gpus_per_worker,
         accelerator_type=arguments.accelerator_type,

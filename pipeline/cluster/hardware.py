@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from pipeline.errors import Refusal
+from pipeline.errors import InputError
 from pipeline.models.loading import pick_device
 
 
@@ -22,12 +22,12 @@ def choose_device(wanted: str) -> str:
     for.
 
     Raises:
-        Refusal: if ``wanted`` names the other one.
+        InputError: if ``wanted`` names the other one.
     """
     found = pick_device()
     if wanted not in ("auto", found):
         mend = "Hide the GPU with CUDA_VISIBLE_DEVICES=''" if found == "cuda" else "Pass cpu"
-        raise Refusal(
+        raise InputError(
             f"--device must be what torch finds here. Got {wanted}, found {found}. {mend}."
         )
     return found
@@ -59,7 +59,7 @@ def refuse_other_device(name: str, accelerator_type: str | None) -> None:
         accelerator_type: Ray's, such as ``A100`` or ``A100-80G``; None takes any.
 
     Raises:
-        Refusal: if the name does not say each part of the type.
+        InputError: if the name does not say each part of the type.
     """
     if accelerator_type is None:
         return
@@ -67,7 +67,7 @@ def refuse_other_device(name: str, accelerator_type: str | None) -> None:
     parts = accelerator_type.lower().split("-")
     # Ray says 80G of what the driver calls 80GB.
     if not all(part in found or f"{part}b" in found for part in parts):
-        raise Refusal(
+        raise InputError(
             f"--accelerator-type must be what workers run on. Got {accelerator_type}, with a "
             f"worker on {name}. Mend the resources or labels of that node, or ask for another."
         )

@@ -9,7 +9,7 @@ from typing import Any
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Ticket:
+class WorkItem:
     """A unit and what became of its attempts so far."""
 
     unit: Any
@@ -25,11 +25,11 @@ class Ticket:
         """Attempts that came to nothing."""
         return self.deaths + self.errors
 
-    def died(self) -> Ticket:
+    def died(self) -> WorkItem:
         """After one more death."""
         return replace(self, deaths=self.deaths + 1)
 
-    def failed(self, node: str) -> Ticket:
+    def failed(self, node: str) -> WorkItem:
         """After one more error."""
         return replace(self, errors=self.errors + 1, failed_on=self.failed_on | {node})
 
@@ -45,7 +45,7 @@ class Failure:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Outcome:
+class WorkResult:
     """A unit that is done or given up."""
 
     unit: Any
@@ -59,17 +59,17 @@ class Outcome:
     failure: Failure | None = None
 
 
-class Desk:
+class WorkQueue:
     """Units that wait. A failed one comes back first, so that what is wrong shows early."""
 
     def __init__(self, units: Sequence[Any], *, max_deaths: int, max_errors: int) -> None:
         self.max_deaths = max_deaths
         self.max_errors = max_errors
-        self.waiting = deque(Ticket(unit=unit) for unit in units)
+        self.waiting = deque(WorkItem(unit=unit) for unit in units)
         self.left = len(units)
         """Units that are neither done nor given up."""
 
-    def take(self, node: str, nodes: Collection[str]) -> Ticket | None:
+    def take(self, node: str, nodes: Collection[str]) -> WorkItem | None:
         """The next ticket for a worker on ``node``; None if there is none for it.
 
         A unit that raised on a node is left to another of ``nodes``, where workers are, if one of
@@ -81,7 +81,7 @@ class Desk:
                 return ticket
         return None
 
-    def give_back(self, ticket: Ticket) -> bool:
+    def give_back(self, ticket: WorkItem) -> bool:
         """Whether a ticket that came to nothing is tried again."""
         if ticket.deaths >= self.max_deaths or ticket.errors >= self.max_errors:
             self.left -= 1

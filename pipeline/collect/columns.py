@@ -10,9 +10,9 @@ from torch import Tensor
 
 from dqar.config import CACHE_DTYPES
 from dqar.control.controller import CLASS_PROMPT_LENGTH
-from dqar.records import ACTIONS, FEATURES, SITES, GateRecord, Reason
+from dqar.records import ACTIONS, FEATURES, SITES, DecisionReason, GateRecord
 from pipeline.exploration.collect_plan import CollectPlan
-from pipeline.exploration.designs import Exploration
+from pipeline.exploration.designs import RandomSchedule
 from pipeline.models.image_metrics import Deltas
 
 Columns = dict[str, Any]
@@ -25,7 +25,7 @@ def trajectory_columns(
     ids: list[str],
     noise_ids: list[int],
     labels: Tensor,
-    scripts: list[Exploration],
+    scripts: list[RandomSchedule],
     orders: list[int],
     feedback: Tensor,
     deltas: Deltas,
@@ -65,7 +65,7 @@ def trajectory_columns(
 
 
 def gate_columns(
-    plan: CollectPlan, ids: list[str], scripts: list[Exploration], records: list[GateRecord]
+    plan: CollectPlan, ids: list[str], scripts: list[RandomSchedule], records: list[GateRecord]
 ) -> Columns:
     """The gates table's columns, rows ordered by trajectory, step, gate."""
     shape = (len(ids), len(records), records[0].signal.shape[0])
@@ -80,7 +80,7 @@ def gate_columns(
     columns = torch.stack([record.signal.columns(FEATURES).cpu() for record in records])
     features = columns.permute(2, 0, 1, 3).flatten(0, 2).numpy()
     site_names = np.array(SITES)[records[0].signal.site.cpu().numpy()]
-    labels = np.array([reason.label for reason in Reason])[reasons.flatten().numpy()]
+    labels = np.array([reason.label for reason in DecisionReason])[reasons.flatten().numpy()]
     shown = np.array(ACTIONS)[_by_trajectory([one.signal.order for one in records]).flatten()]
     draws = torch.stack([script.draw_id for script in scripts])
     errors = _by_trajectory([record.local_rel_error for record in records])
@@ -96,7 +96,7 @@ def gate_columns(
         "reason": labels,
         "propensity": propensity.flatten().numpy(),
         "draw_id": draws.flatten().numpy(),
-        "action": np.where(labels == Reason.REUSE.label, shown, "compute"),
+        "action": np.where(labels == DecisionReason.REUSE.label, shown, "compute"),
         "local_rel_error": errors.flatten().numpy(),
     }
     return frame

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from pipeline.cluster.actor_pool import Fleet
-from pipeline.cluster.config import FleetConfig
-from pipeline.cluster.work_queue import Outcome
+from pipeline.cluster.actor_pool import ActorPool
+from pipeline.cluster.config import ClusterConfig
+from pipeline.cluster.work_queue import WorkResult
 from pipeline.collect.quarantine import (
     quarantine,
     quarantined,
@@ -23,7 +23,7 @@ from pipeline.collect.worker import Collector
 from pipeline.errors import checked
 from pipeline.exploration.collect_plan import FEEDBACKS, CollectPlan, Unit
 from pipeline.exploration.designs import parse_designs
-from pipeline.exploration.near_policy import Guide
+from pipeline.exploration.near_policy import ReferencePolicy
 from pipeline.models.model_info import find_model, refuse_too_many_steps
 from pipeline.progress import Progress, fields_line
 from pipeline.storage.object_store import Root, open_storage
@@ -42,9 +42,9 @@ FIRST_ROUND = {
 def collect(
     plan: CollectPlan,
     root: Root,
-    fleet_config: FleetConfig,
+    fleet_config: ClusterConfig,
     on_receipt: Callable[[dict[str, Any]], None] = lambda receipt: None,
-    refuse_fenced: Callable[[], None] = lambda: None,
+    check_not_fenced: Callable[[], None] = lambda: None,
     worker: type[Collector] = Collector,
 ) -> dict[str, Any]:
     """Collect what is missing of a plan, then publish the manifest, which is returned.
@@ -66,27 +66,27 @@ def collect(
     missing = [unit for unit in plan.units() if unit.unit_id not in receipts]
     if done := plan.num_trajectories - sum(map(len, missing)):
         print(f"collect: {done} trajectories were committed before", flush=True)
-    given_up: list[Outcome] = []
+    given_up: list[WorkResult] = []
     if missing:
-        fleet = Fleet(worker, {"plan": plan, "root": storage}, fleet_config)
+        fleet = ActorPool(worker, {"plan": plan, "root": storage}, fleet_config)
         for outcome in _followed(fleet, plan, missing):
             if outcome.failure is None:
                 receipts[outcome.unit.unit_id] = outcome.result
                 release(storage, put_aside & {outcome.unit.unit_id})
                 on_receipt(outcome.result)
             else:
-                refuse_fenced()
+                check_not_fenced()
                 given_up.append(outcome)
                 quarantine(storage, outcome)
                 refuse_hopeless(given_up, num_done=len(receipts), num_missing=len(missing))
     refuse_incomplete(storage, given_up)
     card = find_model(plan.model)
     facts = {"num_layers": card.num_layers, "site_flops": card.site_flops}
-    refuse_fenced()
+    check_not_fenced()
     return write_manifest(storage, plan, receipts, facts)
 
 
-def _followed(fleet: Fleet, plan: CollectPlan, missing: list[Unit]) -> Iterator[Outcome]:
+def _followed(fleet: ActorPool, plan: CollectPlan, missing: list[Unit]) -> Iterator[WorkResult]:
     """What becomes of the units, with a line for each and for the whole, and metrics."""
     progress = Progress("collect", plan.num_trajectories, "trajectories")
     progress.start_at(plan.num_trajectories - sum(map(len, missing)))
@@ -99,7 +99,7 @@ def _followed(fleet: Fleet, plan: CollectPlan, missing: list[Unit]) -> Iterator[
         yield outcome
 
 
-def unit_line(outcome: Outcome) -> str:
+def unit_line(outcome: WorkResult) -> str:
     """What a log says of a unit, as ``key=value`` words."""
     unit, receipt = outcome.unit, outcome.result or {}
     return fields_line(
@@ -115,7 +115,9 @@ def unit_line(outcome: Outcome) -> str:
     )
 
 
-def plan_for(model: str, *, designs: str, guide: Guide | None = None, **fields: Any) -> CollectPlan:
+def plan_for(
+    model: str, *, designs: str, guide: ReferencePolicy | None = None, **fields: Any
+) -> CollectPlan:
     """The plan of a command line; what was left out (None) follows the policy that is explored
     around, else the model.
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
-from pipeline.cluster.work_queue import Outcome
-from pipeline.errors import Refusal, Unfinished
+from pipeline.cluster.work_queue import WorkResult
+from pipeline.errors import IncompleteError, InputError
 from pipeline.storage.object_store import Storage
 from pipeline.traces.shards import as_json
 
@@ -26,7 +26,7 @@ def quarantine_key(unit_id: str) -> str:
     return f"{FOLDER}/{unit_id}.json"
 
 
-def quarantine(storage: Storage, outcome: Outcome) -> None:
+def quarantine(storage: Storage, outcome: WorkResult) -> None:
     """Write down why a unit was given up; an earlier run's reason is overwritten."""
     assert outcome.failure is not None
     document = {
@@ -52,7 +52,7 @@ def release(storage: Storage, unit_ids: Iterable[str]) -> None:
         storage.delete(quarantine_key(unit_id))
 
 
-def refuse_hopeless(given_up: Sequence[Outcome], *, num_done: int, num_missing: int) -> None:
+def refuse_hopeless(given_up: Sequence[WorkResult], *, num_done: int, num_missing: int) -> None:
     """Give up a collection of which nothing can be done, rather than unit after unit.
 
     Args:
@@ -60,42 +60,42 @@ def refuse_hopeless(given_up: Sequence[Outcome], *, num_done: int, num_missing: 
         num_missing: units that this run was to do.
 
     Raises:
-        Refusal: if its model diverges.
-        Unfinished: if it fails in another way.
+        InputError: if its model diverges.
+        IncompleteError: if it fails in another way.
     """
     if num_done or len(given_up) < min(HOPELESS, num_missing):
         return
     failures = [outcome.failure for outcome in given_up]
     line = _last_line(given_up[-1])
     if all(failure is not None and isinstance(failure.error, Diverged) for failure in failures):
-        raise Refusal(
+        raise InputError(
             f"--model must sample without diverging. Got {len(failures)} units of "
             f"{len(failures)} that did, the last with {line}. Pass another --dtype or "
             "--guidance-scale, or mend the weights."
         )
-    raise Unfinished(
+    raise IncompleteError(
         f"The first {len(failures)} units all failed, so the others were not tried. The last: "
         f"{line}. The traceback is in {FOLDER}/{given_up[-1].unit.unit_id}.json."
     )
 
 
-def refuse_incomplete(storage: Storage, given_up: Sequence[Outcome]) -> None:
+def refuse_incomplete(storage: Storage, given_up: Sequence[WorkResult]) -> None:
     """A dataset is what was planned or it is not published.
 
     Raises:
-        Unfinished: naming units that were given up, and their files.
+        IncompleteError: naming units that were given up, and their files.
     """
     if not given_up:
         return
     files = [f"{storage}/{quarantine_key(outcome.unit.unit_id)}" for outcome in given_up]
     more = f" and {len(files) - NAMED} more" if len(files) > NAMED else ""
-    raise Unfinished(
+    raise IncompleteError(
         f"{len(files)} units are quarantined and no manifest was published; all others are done. "
         f"See {', '.join(files[:NAMED])}{more}. The same command again tries them again."
     )
 
 
-def _last_line(outcome: Outcome) -> str:
+def _last_line(outcome: WorkResult) -> str:
     assert outcome.failure is not None
     lines = outcome.failure.text.strip().splitlines()
     return lines[-1].strip() if lines else repr(outcome.failure.error)

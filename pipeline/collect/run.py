@@ -5,13 +5,13 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from pipeline.cluster.config import FleetConfig
+from pipeline.cluster.config import ClusterConfig
 from pipeline.collect.driver import collect
 from pipeline.exploration.collect_plan import CollectPlan
 from pipeline.storage.object_store import Root, Storage, open_storage
-from pipeline.traces.compaction import COMPACT_MB, settle
-from pipeline.traces.dataset import claim_folder
-from pipeline.traces.lease import held
+from pipeline.traces.compaction import COMPACT_MB, finalize
+from pipeline.traces.dataset import claim_output
+from pipeline.traces.lease import acquire_lease
 from pipeline.traces.shards import parts_of
 from pipeline.tracking import Run, Tracker, read_lineage, write_lineage
 
@@ -19,7 +19,7 @@ from pipeline.tracking import Run, Tracker, read_lineage, write_lineage
 def collect_traces(
     plan: CollectPlan,
     out: Root,
-    fleet_config: FleetConfig,
+    fleet_config: ClusterConfig,
     tracker: Tracker,
     compact_mb: float = COMPACT_MB,
     guide_lineage: dict[str, str] | None = None,
@@ -31,18 +31,18 @@ def collect_traces(
             to the pipeline of the first.
     """
     root = open_storage(out)
-    claim_folder(root, plan)
+    claim_output(root, plan)
     lineage = read_lineage(root) or guide_lineage or {}
     tags = {f"lineage.{stage}": run_id for stage, run_id in (guide_lineage or {}).items()}
-    with held(root) as lease:
+    with acquire_lease(root) as lease:
         parent = tracker.open_pipeline(lineage, f"pipeline {plan.plan_hash[:8]}")
         name = f"collect {plan.model}"
         with tracker.run(name, stage="collect", parent=parent, tags=tags) as run:
             run.params(plan.fields | {"plan_hash": plan.plan_hash, "out": str(out)})
             started = time.perf_counter()
-            manifest = collect(plan, root, fleet_config, refuse_fenced=lease.refuse_fenced)
+            manifest = collect(plan, root, fleet_config, check_not_fenced=lease.check_not_fenced)
             seconds = time.perf_counter() - started
-            manifest = settle(root, manifest, compact_mb, lease)
+            manifest = finalize(root, manifest, compact_mb, lease)
             _log(run, manifest, seconds, root)
             write_lineage(root, {"parent": parent, "collect": run.run_id})
     print(

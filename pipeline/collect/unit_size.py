@@ -15,8 +15,8 @@ from functools import partial
 
 import torch
 
-from pipeline.cluster.actor_pool import Fleet
-from pipeline.cluster.config import FleetConfig
+from pipeline.cluster.actor_pool import ActorPool
+from pipeline.cluster.config import ClusterConfig
 from pipeline.collect.quarantine import Diverged
 from pipeline.collect.worker import Collector
 from pipeline.errors import checked
@@ -35,7 +35,7 @@ MEMORY_SHARE = 0.8
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Probe:
+class WarmUpBatch:
     """One batch of a warm-up."""
 
     size: int
@@ -47,7 +47,9 @@ class Probe:
     """Whether a batch twice as large did not fit into memory."""
 
 
-def sized(plan: CollectPlan, storage: Storage, fleet_config: FleetConfig) -> CollectPlan:
+def choose_unit_size(
+    plan: CollectPlan, storage: Storage, fleet_config: ClusterConfig
+) -> CollectPlan:
     """The plan with a unit size of its folder's own or, for a new folder, a measured one.
 
     Raises:
@@ -59,9 +61,9 @@ def sized(plan: CollectPlan, storage: Storage, fleet_config: FleetConfig) -> Col
         print(f"collect: units of {planned} trajectories, as in {storage}/plan.json", flush=True)
         return checked(partial(replace, plan), batch_size=planned)
     refuse_other_contents(storage)
-    fleet = Fleet(WarmUp, {"plan": plan}, fleet_config)
+    fleet = ActorPool(WarmUp, {"plan": plan}, fleet_config)
     ((_, probes),) = fleet.work([plan.num_trajectories])
-    size = choose_size(probes, plan, fleet.num_workers, gpu_share=min(1.0, fleet.ask.gpus or 1.0))
+    size = fit_unit_size(probes, plan, fleet.num_workers, gpu_share=min(1.0, fleet.ask.gpus or 1.0))
     print(
         f"collect: units of {size} trajectories; a batch of {probes[-1].size} took "
         f"{probes[-1].seconds:.1f} s",
@@ -70,8 +72,8 @@ def sized(plan: CollectPlan, storage: Storage, fleet_config: FleetConfig) -> Col
     return replace(plan, batch_size=size)
 
 
-def choose_size(
-    probes: Sequence[Probe], plan: CollectPlan, workers: int, *, gpu_share: float = 1.0
+def fit_unit_size(
+    probes: Sequence[WarmUpBatch], plan: CollectPlan, workers: int, *, gpu_share: float = 1.0
 ) -> int:
     """Trajectories of a unit: so many as take :data:`TARGET_S`, as fit into memory, and as leave
     no worker without a unit; a multiple of those that share a twin.
@@ -99,7 +101,7 @@ class WarmUp:
         self.collector = Collector(plan, root="")
         self.masks = plan.masks_per_noise
 
-    def do(self, most: int) -> list[Probe]:
+    def do(self, most: int) -> list[WarmUpBatch]:
         """Probes of doubling batches, of at most ``most`` trajectories or a few seconds."""
         probes = [self._probe(self.masks)]
         # The first one paid for what is set up lazily, so its size is measured again.
@@ -112,7 +114,7 @@ class WarmUp:
             size *= 2
         return probes
 
-    def _probe(self, size: int) -> Probe:
+    def _probe(self, size: int) -> WarmUpBatch:
         is_on_gpu = self.collector.device == "cuda"
         if is_on_gpu:
             torch.cuda.reset_peak_memory_stats()
@@ -121,7 +123,9 @@ class WarmUp:
         with contextlib.suppress(Diverged):
             self.collector.sample(Unit(unit_id="warm-up", index=0, start=0, stop=size))
         seconds = time.perf_counter() - started
-        return Probe(size=size, seconds=seconds, memory_share=_memory_share() if is_on_gpu else 0.0)
+        return WarmUpBatch(
+            size=size, seconds=seconds, memory_share=_memory_share() if is_on_gpu else 0.0
+        )
 
 
 def _memory_share() -> float:

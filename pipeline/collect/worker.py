@@ -14,14 +14,14 @@ from torch import Tensor
 
 from dqar.control.controller import DQARController
 from dqar.gates.base import AllOf
-from dqar.gates.rules import Cached, Scripted, Staleness
+from dqar.gates.rules import MaskGate, RequireCached, Staleness
 from dqar.integration import DQARDiTWrapper, DQARSampler, SamplerConfig
 from dqar.records import GateRecord
 from pipeline.collect.columns import Columns, gate_columns, trajectory_columns
 from pipeline.collect.quarantine import Diverged
-from pipeline.errors import Refusal
+from pipeline.errors import InputError
 from pipeline.exploration.collect_plan import CollectPlan, Unit
-from pipeline.exploration.designs import Exploration, explore
+from pipeline.exploration.designs import RandomSchedule, explore
 from pipeline.models.image_metrics import Deltas, measure_deltas
 from pipeline.models.loading import load_model, pick_device
 from pipeline.models.model_info import find_model
@@ -40,7 +40,7 @@ class Collector:
         self.device = pick_device()
         card = find_model(plan.model)
         if card.model_hash != plan.model_hash:
-            raise Refusal(
+            raise InputError(
                 f"--model {plan.model} must be the one that was planned, {plan.model_hash}, on "
                 f"every node. Got {card.model_hash} here. Copy the same files everywhere."
             )
@@ -77,7 +77,7 @@ class Collector:
         max_gap = torch.tensor([script.max_gap for script in scripts], device=self.device)
         controller = DQARController(
             plan.dqar_config(),
-            gate=AllOf(Cached(), Staleness(max_gap), Scripted(wants_reuse.to(self.device))),
+            gate=AllOf(RequireCached(), Staleness(max_gap), MaskGate(wants_reuse.to(self.device))),
             exposure=True,
             sink=records.append,
             forecast_order=torch.tensor(orders),
@@ -97,7 +97,7 @@ class Collector:
         seed = self.plan.noise_seed
         return draw_noise("collect", seed, noise_ids, card.latent_shape, card.num_classes)
 
-    def _script(self, trajectory: int) -> Exploration:
+    def _script(self, trajectory: int) -> RandomSchedule:
         plan = self.plan
         num_gates = len(plan.sites) * self.model.card.num_layers
         return explore(plan.designs, plan.noise_seed, trajectory, plan.steps, num_gates, plan.bases)

@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from pipeline.errors import Refusal
+from pipeline.errors import InputError
 
 START_TIMEOUT_S = 180.0
 
@@ -51,14 +51,14 @@ class Servers:
         """Wait until a server answers.
 
         Raises:
-            Refusal: if it ends or stays silent.
+            InputError: if it ends or stays silent.
         """
         server, deadline = self._started[-1], time.monotonic() + START_TIMEOUT_S
         while time.monotonic() < deadline and server.poll() is None:
             if _answers(url, environment):
                 return
             time.sleep(0.5)
-        raise Refusal(
+        raise InputError(
             f"The {name} server must answer at {url}. It did not; see {self.logs / name}.log."
         )
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.demo.local_servers import Servers, ray_and_mlflow, start_mlflow, tool
-from pipeline.errors import Refusal
+from pipeline.errors import InputError
 
 CHECKOUT = Path(__file__).parents[2]
 
@@ -42,14 +42,14 @@ def submit(job: str, flags: list[str], environment: dict[str, str]) -> None:
     """``ray job submit -- python jobs/JOB.py FLAGS``, its log on this terminal.
 
     Raises:
-        Refusal: if the job fails.
+        InputError: if the job fails.
     """
     entry = [sys.executable, f"jobs/{job}.py", *flags]
     command = [tool("ray"), "job", "submit", "--working-dir", str(CHECKOUT), "--", *entry]
     print(f"\n== jobs/{job}.py {' '.join(flags)}", flush=True)
     code = subprocess.run(command, env=environment, cwd=CHECKOUT, check=False).returncode
     if code != 0:
-        raise Refusal(
+        raise InputError(
             f"The stage jobs/{job}.py must succeed. It ended with exit code {code}; its "
             "last lines above say why."
         )
@@ -91,7 +91,7 @@ def serve_ui(out: Path, port: int) -> None:
     """Serve the MLflow UI on what a demonstration wrote, until interrupted."""
     out = out.absolute()
     if not (out / "mlflow.db").exists():
-        raise Refusal(
+        raise InputError(
             f"--out must hold a demonstration. Got {out}, which has no mlflow.db. "
             "Run make demo first."
         )

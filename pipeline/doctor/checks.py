@@ -10,8 +10,8 @@ from typing import Any
 
 from pipeline.cluster.capacity import ACCELERATOR_LABEL
 from pipeline.cluster.hardware import refuse_other_device
-from pipeline.doctor.host_info import Vitals
-from pipeline.errors import Refusal, without_secrets
+from pipeline.doctor.host_info import HostInfo
+from pipeline.errors import InputError, without_secrets
 
 LEAST_DISK_GIB = 10.0
 """A day of logs, spilled objects and a model's weights; an assumption, no measurement."""
@@ -58,7 +58,7 @@ def _normal(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-def check_libraries(where: str, vitals: Vitals, pins: Pins) -> Finding:
+def check_libraries(where: str, vitals: HostInfo, pins: Pins) -> Finding:
     """Every needed library is there, in the pinned version; a local label such as +cpu is free."""
     wrong = []
     for name in pins.needed:
@@ -77,7 +77,7 @@ def check_libraries(where: str, vitals: Vitals, pins: Pins) -> Finding:
     return Finding(name=f"{where} versions", is_ok=False, said=said)
 
 
-def check_python(driver: Vitals, worker: Vitals) -> Finding:
+def check_python(driver: HostInfo, worker: HostInfo) -> Finding:
     """Driver and workers run the same minor version, 3.11 or later: pickles need it."""
     versions = [tuple(map(int, found.python.split(".")[:2])) for found in (driver, worker)]
     said = f"{driver.python} on the driver, {worker.python} on the worker"
@@ -152,7 +152,7 @@ def check_tracking(uri: str, error: str | None) -> Finding:
 
 
 def check_accelerator(
-    wanted: str | None, nodes: Iterable[Mapping[str, Any]], worker: Vitals | None
+    wanted: str | None, nodes: Iterable[Mapping[str, Any]], worker: HostInfo | None
 ) -> Finding:
     """A worker that asked for an accelerator got it.
 
@@ -183,7 +183,7 @@ def _is_of(wanted: str, name: str) -> bool:
     # As workers of an evaluation judge it.
     try:
         refuse_other_device(name, wanted)
-    except Refusal:
+    except InputError:
         return False
     return True
 
@@ -195,7 +195,7 @@ def _declare(wanted: str) -> str:
     )
 
 
-def check_room(vitals: Vitals) -> list[Finding]:
+def check_room(vitals: HostInfo) -> list[Finding]:
     """Free disk and memory of a worker's machine."""
     room = (
         ("disk", vitals.free_disk_gib, LEAST_DISK_GIB, "Give the nodes a larger disk"),

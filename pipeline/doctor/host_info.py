@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from pipeline.errors import Refusal
+from pipeline.errors import InputError
 from pipeline.storage.object_store import open_storage
 
 GIB = 2**30
@@ -19,7 +19,7 @@ CGROUP = Path("/sys/fs/cgroup")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Vitals:
+class HostInfo:
     """Versions and room of one machine, as the process that asked sees them."""
 
     host: str
@@ -38,9 +38,9 @@ class Vitals:
     """Available memory, within the container's limit where there is one."""
 
 
-def take_vitals(names: Iterable[str]) -> Vitals:
+def read_host_info(names: Iterable[str]) -> HostInfo:
     """Ask this machine."""
-    return Vitals(
+    return HostInfo(
         host=platform.node(),
         python=platform.python_version(),
         libraries={name: _installed(name) for name in names},
@@ -93,7 +93,7 @@ def leave_mark(uri: str, name: str) -> str | None:
         storage = open_storage(uri)
         storage.write(_key(name), MARK)
         return None if storage.read(_key(name)) == MARK else "it gave back other bytes"
-    except Refusal as refusal:
+    except InputError as refusal:
         return str(refusal)
 
 
@@ -101,7 +101,7 @@ def find_mark(uri: str, name: str) -> bool:
     """Whether a mark can be read here."""
     try:
         return open_storage(uri).read(_key(name)) == MARK
-    except Refusal:
+    except InputError:
         return False
 
 
@@ -109,7 +109,7 @@ def remove_mark(uri: str, name: str) -> str | None:
     """Delete a mark; what went wrong, or None."""
     try:
         open_storage(uri).delete(_key(name))
-    except Refusal as refusal:
+    except InputError as refusal:
         return str(refusal)
     return None
 

@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pipeline.cluster.capacity import ask_of
+from pipeline.cluster.capacity import resource_request
 from pipeline.cluster.ray_cluster import (
     ask_worker,
     cluster_around,
@@ -38,8 +38,8 @@ from pipeline.doctor.checks import (
     check_tracking,
     read_pins,
 )
-from pipeline.doctor.host_info import Vitals, find_mark, leave_mark, remove_mark, take_vitals
-from pipeline.errors import Refusal
+from pipeline.doctor.host_info import HostInfo, find_mark, leave_mark, read_host_info, remove_mark
+from pipeline.errors import InputError
 from pipeline.models.model_info import find_model
 from pipeline.tracking import call_store
 
@@ -70,12 +70,12 @@ def pins_of(checkout: Path = CHECKOUT) -> Pins:
     """What this checkout needs and pins.
 
     Raises:
-        Refusal: outside a checkout, where the files are not.
+        InputError: outside a checkout, where the files are not.
     """
     try:
         texts = [(checkout / name).read_text() for name in ("pyproject.toml", "constraints.txt")]
     except OSError as error:
-        raise Refusal(
+        raise InputError(
             f"The doctor reads pyproject.toml and constraints.txt of the checkout. Got: {error}. "
             "Run jobs/doctor.py from a clone, or submit it with --working-dir."
         ) from error
@@ -86,11 +86,11 @@ def examine(config: DoctorConfig) -> Iterator[Finding]:
     """Look at everything, yielding each finding as it is made.
 
     Raises:
-        Refusal: if the driver itself cannot find the model.
+        InputError: if the driver itself cannot find the model.
     """
     pins = pins_of()
     here = None if config.model is None else find_model(config.model).model_hash
-    yield check_libraries("driver", take_vitals(pins.needed), pins)
+    yield check_libraries("driver", read_host_info(pins.needed), pins)
     try:
         _knock()
         join_ray()
@@ -111,10 +111,10 @@ def examine(config: DoctorConfig) -> Iterator[Finding]:
 
 
 def _visit(config: DoctorConfig, pins: Pins, here: str | None) -> Iterator[Finding]:
-    options = ask_of(0.0, config.accelerator_type, cluster_around()).options()
+    options = resource_request(0.0, config.accelerator_type, cluster_around()).options()
     ask = partial(ask_worker, options=options, timeout_s=config.timeout_s)
     try:
-        worker: Vitals = ask(take_vitals, pins.needed)
+        worker: HostInfo = ask(read_host_info, pins.needed)
     except TimeoutError:
         if config.accelerator_type is None:
             raise
@@ -127,9 +127,9 @@ def _visit(config: DoctorConfig, pins: Pins, here: str | None) -> Iterator[Findi
         yield check_model(config.model, here, ask(_hash_there, config.model))
 
 
-def _look_at(worker: Vitals, pins: Pins) -> Iterator[Finding]:
+def _look_at(worker: HostInfo, pins: Pins) -> Iterator[Finding]:
     yield check_libraries("worker", worker, pins)
-    yield check_python(take_vitals(()), worker)
+    yield check_python(read_host_info(()), worker)
     yield check_auth(worker.auth_mode, is_private=not is_on_a_cluster())
     yield from check_room(worker)
 
@@ -153,7 +153,7 @@ def _try_storage(uri: str, ask: Callable[..., Any]) -> Finding:
 def _hash_there(model: str) -> str:
     try:
         return find_model(model).model_hash
-    except Refusal as refusal:
+    except InputError as refusal:
         return str(refusal)
 
 

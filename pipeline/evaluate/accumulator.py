@@ -20,7 +20,7 @@ SUMS = ("latent_rel_l2", "psnr", "ssim")
 
 
 @dataclass(slots=True)
-class Tally:
+class MetricAccumulator:
     """Filled batch by batch."""
 
     samples: int = 0
@@ -76,7 +76,7 @@ class Tally:
             self.sums[name] += float(values.sum())
             self.sums[f"{name}_squared"] += float(values.square().sum())
 
-    def add(self, other: Tally) -> None:
+    def add(self, other: MetricAccumulator) -> None:
         """Add what the samples that follow add up to."""
         for name in ("samples", "flops", "twin_flops", "timed", "seconds", "twin_seconds"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
@@ -120,9 +120,9 @@ class Tally:
         }
 
 
-def total_of(tallies: Iterable[Tally]) -> Tally:
+def total_of(tallies: Iterable[MetricAccumulator]) -> MetricAccumulator:
     """What tallies add up to, in the order of their samples."""
-    total = Tally()
+    total = MetricAccumulator()
     for tally in tallies:
         total.add(tally)
     return total

@@ -23,9 +23,9 @@ import numpy as np
 import torch
 
 from dqar.schedules.serialization import plan_document, plan_of_document
-from pipeline.evaluate.accumulator import Tally
-from pipeline.evaluate.tasks import Part, Tallied
-from pipeline.methods.calibration import Probe, Probed
+from pipeline.evaluate.accumulator import MetricAccumulator
+from pipeline.evaluate.tasks import EvalTask, EvalTaskResult
+from pipeline.methods.calibration import CalibrationResult, CalibrationTask
 from pipeline.methods.learning_to_cache import RouterProbe, Routers
 from pipeline.methods.smoothcache import CurveProbe, Curves
 from pipeline.models.image_metrics import FeatureSums
@@ -47,7 +47,7 @@ Work = Callable[[Sequence[Any]], Iterator[tuple[Any, Any]]]
 """What does tasks: yields each with its answer, in any order."""
 
 
-class KeptAnswers:
+class ResultCache:
     """The answers of one evaluation on disk.
 
     Args:
@@ -82,14 +82,14 @@ class KeptAnswers:
             if stored.pop("digest") != _digest(stored, data):
                 return None
             with np.load(io.BytesIO(data), allow_pickle=False) as found:
-                return unpacked(task, stored, {name: found[name] for name in found.files})
+                return decode(task, stored, {name: found[name] for name in found.files})
         except UNREADABLE:
             return None
 
     def keep(self, task: Task, answer: Answer) -> None:
         """Write an answer; it appears whole or not at all."""
         path, folder = self._path(task), LocalFolder(path=self.folder)
-        stored, arrays = packed(answer)
+        stored, arrays = encode(answer)
         named: Any = arrays
         buffer = io.BytesIO()
         np.savez(buffer, **named)
@@ -113,11 +113,11 @@ def _digest(stored: dict[str, Any], data: bytes) -> str:
     return hashlib.sha256(text + b"\n" + data).hexdigest()
 
 
-Question = Probe | CurveProbe | RouterProbe
+Question = CalibrationTask | CurveProbe | RouterProbe
 """What a worker answers on calibration noise."""
-Found = Probed | Curves | Routers
-Task = Question | Part
-Answer = Found | Tallied
+Found = CalibrationResult | Curves | Routers
+Task = Question | EvalTask
+Answer = Found | EvalTaskResult
 Arrays = dict[str, np.ndarray]
 Stored = dict[str, Any]
 PROBED = ("reuse_ratio", "share", "error", "entropies")
@@ -126,9 +126,9 @@ COUNTED = ("reused", "gates", "cache_bytes", "peak_memory_mb")
 BY_NAME = ("sums", "reused_by_site", "shared_by_site", "actions_by_site")
 
 
-def packed(answer: Answer) -> tuple[Stored, Arrays]:
+def encode(answer: Answer) -> tuple[Stored, Arrays]:
     """An answer as what JSON can hold, and arrays."""
-    if isinstance(answer, Probed):
+    if isinstance(answer, CalibrationResult):
         arrays = {name: getattr(answer, name).numpy() for name in PROBED}
         return {"snrs": answer.snrs}, arrays
     if isinstance(answer, Curves):
@@ -149,21 +149,21 @@ def packed(answer: Answer) -> tuple[Stored, Arrays]:
     return stored, arrays
 
 
-def unpacked(task: Task, stored: Stored, arrays: Arrays) -> Answer:
+def decode(task: Task, stored: Stored, arrays: Arrays) -> Answer:
     """The answer to a task.
 
     Raises:
         ValueError, KeyError, TypeError, AttributeError: if it is none.
     """
-    if isinstance(task, Probe):
-        return Probed(
+    if isinstance(task, CalibrationTask):
+        return CalibrationResult(
             **{name: torch.from_numpy(arrays[name]) for name in PROBED}, snrs=stored["snrs"]
         )
     if isinstance(task, CurveProbe):
         return Curves(error=torch.from_numpy(arrays["error"]))
     if isinstance(task, RouterProbe):
         return Routers(share=torch.from_numpy(arrays["share"]))
-    tally = Tally(**{name: stored[name] for name in (*PLAIN, *COUNTED)})
+    tally = MetricAccumulator(**{name: stored[name] for name in (*PLAIN, *COUNTED)})
     if tally.samples != len(task):
         raise ValueError(f"samples must be {len(task)}. Got {tally.samples}. Measure it again.")
     tally.sums = defaultdict(float, stored["sums"])
@@ -174,7 +174,7 @@ def unpacked(task: Task, stored: Stored, arrays: Arrays) -> Answer:
     tally.images = [arrays[f"image{i}"] for i in range(stored["shown"])]
     tally.twins = [arrays[f"twin{i}"] for i in range(stored["shown"])]
     tally.features = _sums("features", stored, arrays)
-    return Tallied(
+    return EvalTaskResult(
         tally=tally,
         device=stored["device"],
         site_share=stored["site_share"],

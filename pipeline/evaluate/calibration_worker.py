@@ -13,17 +13,17 @@ from dqar.records import GateRecord
 from pipeline.evaluate.answer_cache import Found, Question
 from pipeline.evaluate.config import EvaluateConfig
 from pipeline.evaluate.model_runner import Runner
-from pipeline.methods.calibration import Probe, Probed
+from pipeline.methods.calibration import CalibrationResult, CalibrationTask
 from pipeline.methods.learning_to_cache import (
     RouterProbe,
     Routers,
     StockStep,
     by_sample,
     learn_routers,
-    recorded,
+    record_calls,
 )
-from pipeline.methods.site_mixing import mixing
-from pipeline.methods.smoothcache import CurveProbe, Curves, watched
+from pipeline.methods.site_mixing import patch_with_mixing
+from pipeline.methods.smoothcache import CurveProbe, Curves, measure_curves
 
 
 class Calibrator(Runner):
@@ -49,7 +49,7 @@ class Calibrator(Runner):
     def _curves_of(self, ids: range, largest_gap: int) -> Tensor:
         noise, labels = self.draw("calibrate", list(ids))
         sites, cached = self.config.sites, self.config.cached
-        with watched(self.model.transformer, sites, cached, largest_gap) as watch:
+        with measure_curves(self.model.transformer, sites, cached, largest_gap) as watch:
             self.sample(noise, labels, self.config.steps, None)
         return watch.curves()
 
@@ -58,20 +58,22 @@ class Calibrator(Runner):
         transformer, config = self.model.transformer, self.config
         runs = [run for ids in probe.batches() for run in self._stock_runs(ids)]
         guide = self.sampler(transformer, config.steps).guided
-        with mixing(transformer, config.sites, config.cached) as mixer:
+        with patch_with_mixing(transformer, config.sites, config.cached) as mixer:
             return learn_routers(transformer, mixer, runs, probe, guide)
 
     def _stock_runs(self, ids: range) -> list[list[StockStep]]:
         noise, labels = self.draw("calibrate", list(ids))
-        with recorded(self.model.transformer) as steps:
+        with record_calls(self.model.transformer) as steps:
             self.sample(noise, labels, self.config.steps, None)
         return by_sample(steps, len(ids))
 
-    def probe(self, probe: Probe) -> Probed:
+    def probe(self, probe: CalibrationTask) -> CalibrationResult:
         """Run a gate on calibration noise, a batch at a time."""
-        return Probed.joined([self._probe(part) for part in probe.parts(self.config.batch_size)])
+        return CalibrationResult.joined(
+            [self._probe(part) for part in probe.parts(self.config.batch_size)]
+        )
 
-    def _probe(self, probe: Probe) -> Probed:
+    def _probe(self, probe: CalibrationTask) -> CalibrationResult:
         noise, labels = self.draw("calibrate", list(probe.noise_ids))
         twins = self._twins_of(probe.noise_ids)
         records: list[GateRecord] = []
@@ -80,7 +82,7 @@ class Calibrator(Runner):
         reuse = torch.stack([record.verdict.reuse.cpu() for record in records]).float()
         distance = (latents - twins).flatten(1).norm(dim=1)
         entropies = torch.cat([record.signal.entropy.flatten().cpu() for record in records[1:]])
-        return Probed(
+        return CalibrationResult(
             reuse_ratio=reuse.mean(dim=(0, 1)),
             share=reuse.mean(dim=2),
             error=(distance / twins.flatten(1).norm(dim=1)).float().cpu(),
@@ -97,11 +99,11 @@ class Calibrator(Runner):
             self._twins.update(zip(missing, latents, strict=True))
         return torch.stack([self._twins[one] for one in noise_ids])
 
-    def _controller_of(self, probe: Probe, sink: Any) -> DQARController:
+    def _controller_of(self, probe: CalibrationTask, sink: Any) -> DQARController:
         order, gain = probe.forecast_order, probe.feedback
         orders = (order,) if isinstance(order, int) else order
         gains = gain if isinstance(gain, tuple) else (gain,)
-        config = self.config.showing(max(orders), gains[0])
+        config = self.config.with_reuse_setting(max(orders), gains[0])
         controller = self.controller(config, AllOf(probe.gate), sink)
         if len(orders) > 1:
             controller.forecast_order = torch.tensor(orders)

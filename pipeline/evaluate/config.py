@@ -8,8 +8,8 @@ from typing import Any, Literal, get_args
 
 from dqar.cache.quantization import Granularity
 from dqar.config import CachedParts, DQARConfig
-from pipeline.evaluate.tasks import Part
-from pipeline.methods.base import Point
+from pipeline.evaluate.tasks import EvalTask
+from pipeline.methods.base import OperatingPoint
 from pipeline.models.loading import Dtype, Sampler
 
 FIGURES = (
@@ -105,11 +105,11 @@ class EvaluateConfig:
         """Guidance branches of a sample."""
         return 2 if self.guidance_scale > 1 else 1
 
-    def parts_of(self, point: Point) -> list[Part]:
+    def parts_of(self, point: OperatingPoint) -> list[EvalTask]:
         """A point's samples in parts of whole batches: the same batches give the same images."""
         size = math.ceil(self.part_samples / self.batch_size) * self.batch_size
         return [
-            Part(point=point, start=start, stop=min(start + size, self.num_samples))
+            EvalTask(point=point, start=start, stop=min(start + size, self.num_samples))
             for start in range(0, self.num_samples, size)
         ]
 
@@ -133,7 +133,7 @@ class EvaluateConfig:
             "seed": self.seed,
         }
 
-    def showing(self, order: int, feedback: float) -> EvaluateConfig:
+    def with_reuse_setting(self, order: int, feedback: float) -> EvaluateConfig:
         """The same with forecasts of another order, and another gain of the error feedback."""
         return replace(self, forecast_order=order, feedback=feedback)  # pyright: ignore[reportArgumentType]
 

@@ -12,10 +12,10 @@ from dqar.gates.base import Gate
 from dqar.gates.rules import Learned
 from dqar.policy.network import ReusePolicy
 from dqar.records import ACTIONS
-from pipeline.evaluate.accumulator import Tally
+from pipeline.evaluate.accumulator import MetricAccumulator
 from pipeline.evaluate.config import EvaluateConfig
 from pipeline.models.loading import LoadedModel
-from pipeline.models.model_info import ModelCard
+from pipeline.models.model_info import ModelInfo
 
 MEASURING = ("attn", "block")
 """Sites that hold an attention whose entropy is measured."""
@@ -43,7 +43,9 @@ def entropy_flops(num_rows: int, num_tokens: int, width: int) -> float:
     return 2.0 * min(num_rows, num_tokens) * num_tokens * width
 
 
-def saved_flops(config: EvaluateConfig, card: ModelCard, tally: Tally, branches: int) -> float:
+def saved_flops(
+    config: EvaluateConfig, card: ModelInfo, tally: MetricAccumulator, branches: int
+) -> float:
     """FLOPs of the sites that were not computed; a shared gate saves one branch."""
     saved = 0.0
     for site in config.sites:
@@ -54,7 +56,7 @@ def saved_flops(config: EvaluateConfig, card: ModelCard, tally: Tally, branches:
 
 
 def gate_flops(
-    gate: Gate, config: EvaluateConfig, card: ModelCard, tally: Tally, branches: int
+    gate: Gate, config: EvaluateConfig, card: ModelInfo, tally: MetricAccumulator, branches: int
 ) -> float:
     """FLOPs of the method's own arithmetic: sampled entropies, the policy, forecasts, error
     feedback."""
@@ -69,7 +71,9 @@ def gate_flops(
     return own
 
 
-def forecast_flops(config: EvaluateConfig, card: ModelCard, tally: Tally, branches: int) -> float:
+def forecast_flops(
+    config: EvaluateConfig, card: ModelInfo, tally: MetricAccumulator, branches: int
+) -> float:
     """FLOPs of forecasts and of the differences behind them: of each order two an element, where a
     reuse shows it (a product and a sum) and at each computation (a difference and a product)."""
     own = 0.0
@@ -82,7 +86,9 @@ def forecast_flops(config: EvaluateConfig, card: ModelCard, tally: Tally, branch
     return own
 
 
-def feedback_flops(config: EvaluateConfig, card: ModelCard, tally: Tally, branches: int) -> float:
+def feedback_flops(
+    config: EvaluateConfig, card: ModelInfo, tally: MetricAccumulator, branches: int
+) -> float:
     """FLOPs of the error feedback: a sum an element of the output at each step, and five more
     where it is made up for, counted at every step."""
     if not config.feedback:
@@ -92,7 +98,9 @@ def feedback_flops(config: EvaluateConfig, card: ModelCard, tally: Tally, branch
     return 6.0 * elements * branches * steps
 
 
-def _computed_rows(site: str, config: EvaluateConfig, tally: Tally, branches: int) -> float:
+def _computed_rows(
+    site: str, config: EvaluateConfig, tally: MetricAccumulator, branches: int
+) -> float:
     if site not in config.sites:
         return 0.0
     computed = tally.gates / len(config.sites) - tally.reused_by_site[site]

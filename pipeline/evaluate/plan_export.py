@@ -5,19 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from dqar.gates.rules import Scripted
+from dqar.gates.rules import MaskGate
 from dqar.schedules.export import export_plan
 from dqar.schedules.serialization import save_plan
 from dqar.schedules.static_plan import StaticPlan
-from pipeline.evaluate.tasks import Measured
-from pipeline.methods.base import Point
+from pipeline.evaluate.tasks import PointResult
+from pipeline.methods.base import OperatingPoint
 
 FOLDER = "plans"
 """Folder of the plans within a results folder."""
 
 
 def plan_of(
-    point: Point, sites: tuple[str, ...], num_layers: int, scheduler: Any
+    point: OperatingPoint, sites: tuple[str, ...], num_layers: int, scheduler: Any
 ) -> StaticPlan | None:
     """What every gate of a planned policy's point does; None for other points.
 
@@ -26,7 +26,7 @@ def plan_of(
     """
     if point.schedule is None:
         return None
-    gate = Scripted(point.schedule.mask(point.steps)[:, None, None])
+    gate = MaskGate(point.schedule.mask(point.steps)[:, None, None])
     return export_plan(
         gate,
         sites=sites,
@@ -37,7 +37,7 @@ def plan_of(
     )
 
 
-def write_plans(measured: list[Measured], folder: Path) -> str:
+def write_plans(measured: list[PointResult], folder: Path) -> str:
     """Write the plans below a results folder, in place of those of an earlier evaluation.
 
     Returns:

@@ -7,47 +7,47 @@ import re
 from dqar.config import DQARConfig
 from dqar.policy.network import ReusePolicy
 from dqar.policy.serialization import load_policy
-from pipeline.errors import Refusal, checked
-from pipeline.models.model_info import ModelCard
+from pipeline.errors import InputError, checked
+from pipeline.models.model_info import ModelInfo
 
 
-def load_policies(flags: list[str], card: ModelCard) -> dict[str, ReusePolicy]:
+def load_policies(flags: list[str], card: ModelInfo) -> dict[str, ReusePolicy]:
     """``[NAME=]FOLDER`` flags to methods and policies.
 
     Raises:
-        Refusal: if a folder holds no policy, or one for another model.
+        InputError: if a folder holds no policy, or one for another model.
     """
     policies: dict[str, ReusePolicy] = {}
     for flag in flags:
         name, _, folder = flag.rpartition("=")
         if not re.fullmatch(r"[\w.-]*", name):
-            raise Refusal(
+            raise InputError(
                 f"--policy NAME must be of letters, digits, dots and dashes: files are called by "
                 f"it. Got {name!r:.60}. Pass another name."
             )
         method = f"learned-{name}" if name else "learned"
         if method in policies:
-            raise Refusal(
+            raise InputError(
                 f"--policy must name each policy once. Got {method} twice. Pass NAME=FOLDER."
             )
         try:
             policies[method] = load_policy(folder)
         except ValueError as error:
-            raise Refusal(str(error)) from error
+            raise InputError(str(error)) from error
         _refuse_misfit(policies[method], folder, card)
     return policies
 
 
-def _refuse_misfit(policy: ReusePolicy, folder: str, card: ModelCard) -> None:
+def _refuse_misfit(policy: ReusePolicy, folder: str, card: ModelInfo) -> None:
     spec = policy.spec
     if spec.model_hash != card.model_hash:
-        raise Refusal(
+        raise InputError(
             f"--policy must be trained for --model. Got {folder}, trained for model "
             f"{spec.model_hash or 'unknown'}, with {card.name} being {card.model_hash}. "
             "Collect and train on this model."
         )
     if spec.num_layers != card.num_layers:
-        raise Refusal(
+        raise InputError(
             f"--policy must know the model's {card.num_layers} layers. Got {spec.num_layers} in "
             f"{folder}. Collect and train on this model."
         )
@@ -57,11 +57,11 @@ def refuse_policies_apart(config: DQARConfig, policies: dict[str, ReusePolicy]) 
     """Policies must know the sites, and what is cached there.
 
     Raises:
-        Refusal: naming the policy and the sites, or what else does not fit.
+        InputError: naming the policy and the sites, or what else does not fit.
     """
     for name, policy in policies.items():
         if missing := set(config.sites) - set(policy.spec.sites):
-            raise Refusal(
+            raise InputError(
                 f"--policy {name} must know the sites {config.sites}. Got one trained on "
                 f"{policy.spec.sites}, without {sorted(missing)}. Pass --sites "
                 f"{','.join(policy.spec.sites)}."
@@ -80,12 +80,12 @@ def refuse_other_runs(steps: int, sampler: str, policies: dict[str, ReusePolicy]
     """A plan is for one number of steps and one sampler.
 
     Raises:
-        Refusal: naming the policy and what it is for.
+        InputError: naming the policy and what it is for.
     """
     for name, policy in policies.items():
         spec = policy.spec
         if spec.plans and (steps, sampler) != (spec.steps, spec.sampler):
-            raise Refusal(
+            raise InputError(
                 f"--policy {name} must have planned for the run. Got plans of {spec.steps} steps "
                 f"of {spec.sampler} for {steps} of {sampler}. Leave --steps and --sampler out, or "
                 "collect and train for others."

@@ -10,7 +10,7 @@ import numpy as np
 
 from pipeline.evaluate.frontier import Axis, error_at, frontier
 from pipeline.evaluate.plan_export import write_plans
-from pipeline.evaluate.tasks import Measured
+from pipeline.evaluate.tasks import PointResult
 
 COLUMNS = (
     ("reuse", "reuse_ratio", "{:.3f}"),
@@ -28,7 +28,7 @@ COMPARED_AT: dict[Axis, tuple[float, ...]] = {
 }
 
 
-def write_report(measured: list[Measured], folder: Path, title: str) -> None:
+def write_report(measured: list[PointResult], folder: Path, title: str) -> None:
     """Write ``results.json``, ``report.md``, ``frontier.png``, ``samples.png`` and ``plans/``."""
     folder.mkdir(parents=True, exist_ok=True)
     # First gone and last written, so that a folder with results.json is a whole one.
@@ -123,7 +123,7 @@ def plot_frontier(rows: list[dict[str, Any]], path: Path) -> None:
     figure.savefig(path, dpi=120)
 
 
-def plot_samples(measured: list[Measured], path: Path) -> None:
+def plot_samples(measured: list[PointResult], path: Path) -> None:
     """The twins above each method's point nearest half the gates reused."""
     from matplotlib.figure import Figure
 
@@ -142,19 +142,19 @@ def plot_samples(measured: list[Measured], path: Path) -> None:
     figure.savefig(path, dpi=120)
 
 
-def _names(measured: list[Measured]) -> list[str]:
+def _names(measured: list[PointResult]) -> list[str]:
     names = (result.row["method"] for result in measured)
     return [name for name in dict.fromkeys(names) if name != "baseline"]
 
 
-def _nearest_half(measured: list[Measured], name: str) -> Measured:
+def _nearest_half(measured: list[PointResult], name: str) -> PointResult:
     mine = [result for result in measured if result.row["method"] == name]
     is_shorter = name.startswith("fewer-steps")
     key, target = ("flops_ratio", 2.0) if is_shorter else ("reuse_ratio", 0.5)
     return min(mine, key=lambda result: abs(result.row[key] - target))
 
 
-def _label(measured: Measured) -> str:
+def _label(measured: PointResult) -> str:
     row = measured.row
     saved = f"{row['flops_ratio']:.2f}x" if not row["reuse_ratio"] else f"{row['reuse_ratio']:.0%}"
     return f"{row['method']} {saved}\n{row['latent_rel_l2']:.4f}"

@@ -7,40 +7,46 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.errors import Refusal
-from pipeline.evaluate.accumulator import Tally, total_of
+from pipeline.errors import InputError
+from pipeline.evaluate.accumulator import MetricAccumulator, total_of
 from pipeline.evaluate.config import EvaluateConfig
 from pipeline.evaluate.speed_bound import speed_bound
-from pipeline.evaluate.tasks import Measured, Tallied
-from pipeline.methods.base import Point
+from pipeline.evaluate.tasks import EvalTaskResult, PointResult
+from pipeline.methods.base import OperatingPoint
 from pipeline.models.image_metrics import frechet_of_sums
 
 GRID_IMAGES = 8
 """First images of a point that are shown."""
 
 
-def measured_of(point: Point, config: EvaluateConfig, parts: Sequence[Tallied]) -> Measured:
+def measured_of(
+    point: OperatingPoint, config: EvaluateConfig, parts: Sequence[EvalTaskResult]
+) -> PointResult:
     """A point of all its parts, in the order of their samples.
 
     Raises:
-        Refusal: if they were measured on different devices.
+        InputError: if they were measured on different devices.
     """
     devices = sorted({part.device for part in parts})
     if len(devices) > 1:
-        raise Refusal(
+        raise InputError(
             f"All samples of a point must be measured on one device. Got {devices} for "
             f"{point.method} {point.operating_point}. Pass --accelerator-type, or a new --out."
         )
     tally, first = total_of(part.tally for part in parts), parts[0]
-    return Measured(
-        row=_row(point, config.showing(point.forecast_order, point.feedback), tally, first),
+    return PointResult(
+        row=_row(
+            point, config.with_reuse_setting(point.forecast_order, point.feedback), tally, first
+        ),
         images=np.stack(tally.images[:GRID_IMAGES]),
         twin_images=np.stack(tally.twins[:GRID_IMAGES]),
         plan=first.plan,
     )
 
 
-def _row(point: Point, config: EvaluateConfig, tally: Tally, first: Tallied) -> dict[str, Any]:
+def _row(
+    point: OperatingPoint, config: EvaluateConfig, tally: MetricAccumulator, first: EvalTaskResult
+) -> dict[str, Any]:
     mean = tally.mean("latent_rel_l2")
     half = 1.96 * tally.standard_error("latent_rel_l2")
     return {
@@ -68,14 +74,14 @@ def _row(point: Point, config: EvaluateConfig, tally: Tally, first: Tallied) -> 
     }
 
 
-def _bound(config: EvaluateConfig, tally: Tally, first: Tallied) -> float | None:
+def _bound(config: EvaluateConfig, tally: MetricAccumulator, first: EvalTaskResult) -> float | None:
     if not tally.gates:
         return None
     skipped = tally.skipped_by_site(config.sites, config.num_branches)
     return speed_bound(first.site_share, skipped)
 
 
-def _fid(tally: Tally, first: Tallied) -> float | None:
+def _fid(tally: MetricAccumulator, first: EvalTaskResult) -> float | None:
     if tally.features is None or first.reference is None or tally.samples < 2:
         return None
     return frechet_of_sums(tally.features, first.reference)

@@ -6,14 +6,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from pipeline.cluster.config import FleetConfig
-from pipeline.evaluate.answer_cache import FOLDER, KeptAnswers
+from pipeline.cluster.config import ClusterConfig
+from pipeline.evaluate.answer_cache import FOLDER, ResultCache
 from pipeline.evaluate.config import FIGURES, EvaluateConfig
 from pipeline.evaluate.driver import evaluate
 from pipeline.evaluate.frontier import ratio_at
 from pipeline.evaluate.report import comparison_table, points_table, write_report
-from pipeline.evaluate.tasks import Measured
-from pipeline.methods.base import Contest
+from pipeline.evaluate.tasks import PointResult
+from pipeline.methods.base import Comparison
 from pipeline.models.model_info import find_model
 from pipeline.tracking import Tracker
 
@@ -34,11 +34,11 @@ METRICS = (*FIGURES, "speedup_bound", "peak_memory_mb")
 
 def evaluate_methods(
     config: EvaluateConfig,
-    contest: Contest,
-    fleet_config: FleetConfig,
+    contest: Comparison,
+    fleet_config: ClusterConfig,
     out: str,
     tracker: Tracker,
-) -> list[Measured]:
+) -> list[PointResult]:
     """:func:`pipeline.evaluate.driver.evaluate`, logged and written to the results folder."""
     folder = Path(out)
     lineage = next((policy.spec.lineage for policy in contest.policies.values()), {})
@@ -50,11 +50,11 @@ def evaluate_methods(
         for name, policy in contest.policies.items():
             session.dataset("traces", policy.spec.trace_digest, f"policy:{name}", "policy")
 
-        def log(measured: Measured) -> None:
+        def log(measured: PointResult) -> None:
             _log_point(tracker, session.run_id, measured)
 
         claim = (config, find_model(config.model).model_hash, fleet_config.accelerator_type)
-        kept = KeptAnswers(folder / FOLDER, *claim)
+        kept = ResultCache(folder / FOLDER, *claim)
         measured = evaluate(config, contest, fleet_config, log, kept)
         write_report(measured, folder, f"{config.model}, {config.num_samples} samples")
         kept.clear()
@@ -66,7 +66,7 @@ def evaluate_methods(
     return measured
 
 
-def _log_point(tracker: Tracker, session: str, measured: Measured) -> None:
+def _log_point(tracker: Tracker, session: str, measured: PointResult) -> None:
     row = measured.row
     name = f"{row['method']} {row['operating_point']}"
     with tracker.run(name, stage="point", parent=session, tags={"method": row["method"]}) as run:

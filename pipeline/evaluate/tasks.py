@@ -8,16 +8,16 @@ from typing import Any
 import numpy as np
 
 from dqar.schedules.static_plan import StaticPlan
-from pipeline.evaluate.accumulator import Tally
-from pipeline.methods.base import Point
+from pipeline.evaluate.accumulator import MetricAccumulator
+from pipeline.methods.base import OperatingPoint
 from pipeline.models.image_metrics import FeatureSums
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Part:
+class EvalTask:
     """Some samples of a point."""
 
-    point: Point
+    point: OperatingPoint
     start: int
     stop: int
 
@@ -26,10 +26,10 @@ class Part:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Tallied:
+class EvalTaskResult:
     """What the samples of a part add up to."""
 
-    tally: Tally
+    tally: MetricAccumulator
     device: str
     """Name of the device that it was measured on."""
     site_share: dict[str, float]
@@ -41,7 +41,7 @@ class Tallied:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Measured:
+class PointResult:
     """One point on the evaluation noise."""
 
     row: dict[str, Any]

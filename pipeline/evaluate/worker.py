@@ -8,7 +8,7 @@ from torch import Tensor
 
 from dqar.schedules.static_plan import StaticPlan
 from pipeline.cluster.hardware import device_name, peak_memory_mb
-from pipeline.evaluate.accumulator import Tally
+from pipeline.evaluate.accumulator import MetricAccumulator
 from pipeline.evaluate.answer_cache import Answer, Task
 from pipeline.evaluate.calibration_worker import Calibrator
 from pipeline.evaluate.config import EvaluateConfig
@@ -16,8 +16,8 @@ from pipeline.evaluate.flops import gate_flops, saved_flops, transformer_flops
 from pipeline.evaluate.plan_export import plan_of
 from pipeline.evaluate.result_rows import GRID_IMAGES, measured_of
 from pipeline.evaluate.speed_bound import measure_site_share
-from pipeline.evaluate.tasks import Measured, Part, Tallied
-from pipeline.methods.base import Point
+from pipeline.evaluate.tasks import EvalTask, EvalTaskResult, PointResult
+from pipeline.methods.base import OperatingPoint
 from pipeline.models.image_metrics import FeatureSums, measure_deltas
 from pipeline.models.noise import Purpose
 
@@ -48,16 +48,16 @@ class Evaluator(Calibrator):
 
     def do(self, task: Task) -> Answer:
         """Do one task."""
-        return self.measure_part(task) if isinstance(task, Part) else self.answer(task)
+        return self.measure_part(task) if isinstance(task, EvalTask) else self.answer(task)
 
-    def measure(self, point: Point) -> Measured:
+    def measure(self, point: OperatingPoint) -> PointResult:
         """Measure all samples of a point."""
         parts = [self.measure_part(part) for part in self.config.parts_of(point)]
         return measured_of(point, self.config, parts)
 
-    def measure_part(self, part: Part) -> Tallied:
+    def measure_part(self, part: EvalTask) -> EvalTaskResult:
         """Sample some of a point's evaluation noise, interleaved with its twin where timed."""
-        tally, batch = Tally(), self.config.batch_size
+        tally, batch = MetricAccumulator(), self.config.batch_size
         if self.device == "cuda":
             torch.cuda.reset_peak_memory_stats()
         for start in range(part.start, part.stop, batch):
@@ -68,7 +68,7 @@ class Evaluator(Calibrator):
         self._count_flops(part, tally)
         tally.peak_memory_mb = peak_memory_mb(self.device)
         is_bounded = tally.timed and tally.gates
-        return Tallied(
+        return EvalTaskResult(
             tally=tally,
             device=device_name(self.device),
             site_share=self._site_share(min(len(part), batch)) if is_bounded else {},
@@ -76,12 +76,14 @@ class Evaluator(Calibrator):
             plan=self._plan(part.point),
         )
 
-    def _plan(self, point: Point) -> StaticPlan | None:
+    def _plan(self, point: OperatingPoint) -> StaticPlan | None:
         # Its samples were the last, so that the timesteps are its own.
         card, scheduler = self.model.card, self.model.scheduler
         return plan_of(point, self.config.sites, card.num_layers, scheduler)
 
-    def _measure_batch(self, point: Point, ids: range, tally: Tally, timed: bool) -> None:
+    def _measure_batch(
+        self, point: OperatingPoint, ids: range, tally: MetricAccumulator, timed: bool
+    ) -> None:
         noise, labels = self.draw("evaluate", list(ids))
         key: tuple[Purpose, int] = ("evaluate", ids.start)
         twin_seconds = 0.0
@@ -89,7 +91,7 @@ class Evaluator(Calibrator):
             self.twins[key], twin_seconds = self.sample(noise, labels, self.config.steps, None)
         controller = None
         if point.gate is not None:
-            config = self.config.showing(point.forecast_order, point.feedback)
+            config = self.config.with_reuse_setting(point.forecast_order, point.feedback)
             controller = self.controller(config, point.gate)
         latents, seconds = self.sample(noise, labels, point.steps, controller, point.sampler)
         if timed:
@@ -100,7 +102,7 @@ class Evaluator(Calibrator):
             tally.count(controller.summary())
         self._judge(ids, labels, latents, tally)
 
-    def _judge(self, ids: range, labels: Tensor, latents: Tensor, tally: Tally) -> None:
+    def _judge(self, ids: range, labels: Tensor, latents: Tensor, tally: MetricAccumulator) -> None:
         twins = self.twins["evaluate", ids.start]
         tally.judge(measure_deltas(self.model, latents, twins))
         images = self.model.decode(latents)
@@ -121,9 +123,9 @@ class Evaluator(Calibrator):
         features = self.model.features(load_digit_images()[0].to(self.device))
         return None if features is None else FeatureSums.of(features)
 
-    def _count_flops(self, part: Part, tally: Tally) -> None:
+    def _count_flops(self, part: EvalTask, tally: MetricAccumulator) -> None:
         point, card = part.point, self.model.card
-        config = self.config.showing(point.forecast_order, point.feedback)
+        config = self.config.with_reuse_setting(point.forecast_order, point.feedback)
         branches = config.num_branches
         a_step = self.forward_flops * branches * len(part)
         tally.twin_flops = a_step * config.steps

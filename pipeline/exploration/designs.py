@@ -53,7 +53,7 @@ cannot be told apart."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Exploration:
+class RandomSchedule:
     """One trajectory's script."""
 
     design: Design
@@ -80,7 +80,7 @@ def explore(
     steps: int,
     num_gates: int,
     bases: tuple[Base, ...] = (),
-) -> Exploration:
+) -> RandomSchedule:
     """Draw the script of one trajectory; designs take turns along the trajectories.
 
     Args:
@@ -101,10 +101,10 @@ def explore(
 
 def _scheduled(
     design: Design, share: float, law: GapLaw, num_gates: int, generator: Generator
-) -> Exploration:
+) -> RandomSchedule:
     steps = len(law)
     wants_reuse, probability = draw_schedule(law, generator)
-    return Exploration(
+    return RandomSchedule(
         design=design,
         rate=1.0 - share,
         max_gap=LONGEST_GAP,
@@ -114,13 +114,13 @@ def _scheduled(
     )
 
 
-def _tossed(design: Design, steps: int, num_gates: int, generator: Generator) -> Exploration:
+def _tossed(design: Design, steps: int, num_gates: int, generator: Generator) -> RandomSchedule:
     rate = RATES[int(torch.randint(len(RATES), (), generator=generator))]
     max_gap = MAX_GAPS[int(torch.randint(len(MAX_GAPS), (), generator=generator))]
     coin_of = _coin_of_gate(design, num_gates)
     coins = torch.rand(steps, int(coin_of.max()) + 1, generator=generator)
     draw_id = torch.arange(coins.numel()).view(coins.shape)
-    return Exploration(
+    return RandomSchedule(
         design=design,
         rate=rate,
         max_gap=max_gap,

@@ -8,7 +8,7 @@ from typing import Any
 from dqar.policy.network import ReusePolicy
 from dqar.policy.serialization import load_policy
 from dqar.policy.spec import CACHE_BITS, PolicySpec
-from pipeline.errors import Refusal, checked
+from pipeline.errors import InputError, checked
 from pipeline.exploration.designs import parse_designs
 from pipeline.exploration.gap_distributions import SHARES, Base
 from pipeline.storage.fingerprint import fingerprint
@@ -19,7 +19,7 @@ FITTED = ("model_hash", "steps", "sampler", "sites", "guidance_scale")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Guide:
+class ReferencePolicy:
     """What a plan takes from a policy; its weights stay behind."""
 
     uri: str
@@ -57,13 +57,13 @@ class Guide:
             fields: of a plan.
 
         Raises:
-            Refusal: naming what does not fit.
+            InputError: naming what does not fit.
         """
         trained_for = self.fields | {"model_hash": self.spec.model_hash}
         misfits = [name for name in FITTED if not _is_same(fields[name], trained_for[name])]
         if misfits:
             told = [f"{name} {trained_for[name]!r} for {fields[name]!r}" for name in misfits]
-            raise Refusal(
+            raise InputError(
                 f"--policy must be trained for what is collected. Got {self.uri}, trained for "
                 f"{', '.join(told)}. Leave those flags out, or train on such traces first."
             )
@@ -73,7 +73,7 @@ def _is_same(one: Any, other: Any) -> bool:
     return sorted(one) == sorted(other) if isinstance(one, tuple) else one == other
 
 
-def find_guide(uri: str | None, designs: str) -> Guide | None:
+def find_reference_policy(uri: str | None, designs: str) -> ReferencePolicy | None:
     """The policy that designs explore around; None where they explore around none.
 
     Args:
@@ -81,33 +81,33 @@ def find_guide(uri: str | None, designs: str) -> Guide | None:
         designs: as :func:`pipeline.exploration.designs.parse_designs` reads them.
 
     Raises:
-        Refusal: if one is named without the other, or the policy has no plans of such shares.
+        InputError: if one is named without the other, or the policy has no plans of such shares.
     """
     is_near = "near-policy" in checked(parse_designs, text=designs)
     if is_near and uri is None:
-        raise Refusal(
+        raise InputError(
             "--designs near-policy must come with --policy. Got none. Pass the folder of a policy "
             "that jobs/train.py wrote."
         )
     if uri is not None and not is_near:
-        raise Refusal(
+        raise InputError(
             f"--policy must come with near-policy among --designs. Got --designs {designs}. Pass "
             "--designs near-policy, or leave --policy out."
         )
     return None if uri is None else _guide_of(uri)
 
 
-def _guide_of(uri: str) -> Guide:
+def _guide_of(uri: str) -> ReferencePolicy:
     with fetched(uri, POLICY_FILES) as folder:
         policy = checked(load_policy, folder=folder)
     spec, (low, high) = policy.spec, SHARES
     bases = tuple(plan for plan in spec.plans if low <= len(plan) / spec.steps <= high)
     if not bases:
-        raise Refusal(
+        raise InputError(
             f"--policy must have plans that compute {low} to {high} of the steps. Got "
             f"{len(spec.plans)} plans, none such, in {uri}. Train one with --features schedule."
         )
-    return Guide(uri=uri, spec=spec, digest=_digest_of(policy), bases=bases)
+    return ReferencePolicy(uri=uri, spec=spec, digest=_digest_of(policy), bases=bases)
 
 
 def _digest_of(policy: ReusePolicy) -> str:

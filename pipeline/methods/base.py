@@ -14,7 +14,7 @@ from torch import Tensor
 
 from dqar.gates.base import Gate
 from dqar.policy.network import ReusePolicy
-from pipeline.methods.calibration import Probe, Probed
+from pipeline.methods.calibration import CalibrationResult, CalibrationTask
 
 METHODS = (
     "baseline",
@@ -32,12 +32,12 @@ METHODS = (
     "static",
     "learned",
 )
-SEED_WARMUP = 0.2
+PAPER_WARMUP = 0.2
 """Share of the steps in which the seeds reuse nothing."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Grid:
+class SweepGrid:
     """Where each sweep is sampled. Sweeps are compared at equal reuse or FLOPs by interpolation."""
 
     steps: tuple[float, ...] = (0.9, 0.8, 0.66, 0.6, 0.5, 0.4, 0.34, 0.25)
@@ -54,8 +54,8 @@ class Grid:
     """Reuse ratios that calibrated sweeps aim at."""
 
 
-FINE = Grid()
-COARSE = Grid(
+FINE = SweepGrid()
+COARSE = SweepGrid(
     steps=(0.8, 0.6, 0.5),
     periods=(2, 3, 4),
     layer_fractions=(0.5, 1.0),
@@ -63,7 +63,7 @@ COARSE = Grid(
     reuse_ratios=(0.28, 0.38, 0.48, 0.58, 0.7),
 )
 GRIDS = {"fine": FINE, "coarse": COARSE}
-Kind = Literal["plan", "rival", "even"]
+ScheduleSource = Literal["plan", "rival", "even"]
 """A policy's own plan, another that its training made, or as many steps spread evenly."""
 
 
@@ -71,7 +71,7 @@ Kind = Literal["plan", "rival", "even"]
 class Schedule:
     """Steps that compute every gate, where all others reuse."""
 
-    kind: Kind
+    kind: ScheduleSource
     computed: tuple[int, ...]
     """The steps that compute."""
     forecast_order: int = 0
@@ -87,7 +87,7 @@ class Schedule:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Point:
+class OperatingPoint:
     """One method at one operating point."""
 
     method: str
@@ -106,18 +106,18 @@ class Point:
     """DPM-Solver++ in the place of the evaluation's sampler, which its twin keeps."""
 
 
-Ask = Callable[[list[Probe]], dict[str, Probed]]
+Ask = Callable[[list[CalibrationTask]], dict[str, CalibrationResult]]
 """Answers probes on calibration noise, by their names."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Contest:
+class Comparison:
     """Which methods meet, with which policies, on which grid."""
 
     methods: tuple[str, ...]
     policies: dict[str, ReusePolicy]
     """Method name (``learned`` or ``learned-NAME``) to policy."""
-    grid: Grid
+    grid: SweepGrid
     error_budget: float | None = None
     """Relative L2 error within which each policy is to save the most: one more point."""
 

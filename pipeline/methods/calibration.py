@@ -11,13 +11,13 @@ from torch import Tensor
 
 from dqar.control.per_sample import gate_for
 from dqar.gates.base import Gate
-from pipeline.models.noise import side_by_side
+from pipeline.models.noise import batches_of
 
 Number = TypeVar("Number", int, float)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Probe:
+class CalibrationTask:
     """Calibration: run a gate whose parameter may differ by sample, on calibration noise."""
 
     name: str
@@ -30,11 +30,11 @@ class Probe:
     feedback: float | tuple[float, ...] = 0.0
     """Gain of the error feedback, likewise."""
 
-    def parts(self, at_once: int) -> list[Probe]:
+    def parts(self, at_once: int) -> list[CalibrationTask]:
         """The same question in batches of at most so many samples."""
-        return [self._part(rows) for rows in side_by_side(self.num_samples, at_once)]
+        return [self._part(rows) for rows in batches_of(self.num_samples, at_once)]
 
-    def _part(self, rows: range) -> Probe:
+    def _part(self, rows: range) -> CalibrationTask:
         some = slice(rows.start, rows.stop)
         return replace(
             self,
@@ -51,7 +51,7 @@ def _of(setting: Number | tuple[Number, ...], some: slice) -> Number | tuple[Num
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Probed:
+class CalibrationResult:
     """What a probe saw."""
 
     reuse_ratio: Float[Tensor, " b"]
@@ -66,7 +66,7 @@ class Probed:
     """SNR by step."""
 
     @classmethod
-    def joined(cls, parts: list[Probed]) -> Probed:
+    def joined(cls, parts: list[CalibrationResult]) -> CalibrationResult:
         """The answer to a probe from those to its parts, in their order."""
         weights = torch.tensor([len(part.error) for part in parts]).float()
         shares = torch.stack([part.share for part in parts])

@@ -6,19 +6,22 @@ from dataclasses import replace
 from typing import Any
 
 from dqar.integration import DQARDPMSolverSampler
-from pipeline.errors import Refusal
-from pipeline.methods.base import Grid, Point
+from pipeline.errors import InputError
+from pipeline.methods.base import OperatingPoint, SweepGrid
 from pipeline.models.loading import saved_scheduler
-from pipeline.models.model_info import ModelCard
+from pipeline.models.model_info import ModelInfo
 
 
-def fewer_steps_points(grid: Grid, steps: int) -> list[Point]:
+def fewer_steps_points(grid: SweepGrid, steps: int) -> list[OperatingPoint]:
     """The same sampler with fewer steps: the baseline that every reuse must beat."""
     kept = [max(1, round(share * steps)) for share in grid.steps]
-    return [Point(method="fewer-steps", operating_point=f"steps={few}", steps=few) for few in kept]
+    return [
+        OperatingPoint(method="fewer-steps", operating_point=f"steps={few}", steps=few)
+        for few in kept
+    ]
 
 
-def fewer_solver_steps_points(grid: Grid, steps: int) -> list[Point]:
+def fewer_solver_steps_points(grid: SweepGrid, steps: int) -> list[OperatingPoint]:
     """A better solver with fewer steps: DPM-Solver++ of second order, from the same noise.
 
     Its latents differ from the twin's also by the solver's own path: with as many steps as the
@@ -35,19 +38,19 @@ PREDICTIONS = ("epsilon", "sample", "v_prediction")
 """What both DDIM and DPM-Solver++ can read a model as predicting."""
 
 
-def refuse_no_solver(card: ModelCard, methods: tuple[str, ...]) -> None:
+def refuse_no_solver(card: ModelInfo, methods: tuple[str, ...]) -> None:
     """The solver must know the model's noise schedule, and what the model predicts. Sigmas that a
     model learned do no harm: samplers leave them out.
 
     Raises:
-        Refusal: if the method is among those wanted, and the model's scheduler is another kind.
+        InputError: if the method is among those wanted, and the model's scheduler is another kind.
     """
     if METHOD not in methods:
         return
     scheduler = saved_scheduler(card)
     prediction = scheduler.config.get("prediction_type", "epsilon")
     if prediction not in PREDICTIONS or not _can_lend(scheduler):
-        raise Refusal(
+        raise InputError(
             f"--methods {METHOD} must come with a model whose noise schedule DPM-Solver++ can take "
             f"over. Got a {type(scheduler).__name__} that predicts {prediction!r:.40} in "
             f"{card.name}. Leave {METHOD} out."

@@ -5,13 +5,13 @@ from __future__ import annotations
 
 from dqar.gates.rules import Interval, Scheduled
 from dqar.layer_schedule import LayerSchedule
-from pipeline.methods.base import SEED_WARMUP, Grid, Point
+from pipeline.methods.base import PAPER_WARMUP, OperatingPoint, SweepGrid
 
 
-def interval_points(grid: Grid, steps: int, forecast_order: int = 0) -> list[Point]:
+def interval_points(grid: SweepGrid, steps: int, forecast_order: int = 0) -> list[OperatingPoint]:
     """Compute all sites every k-th step (PAB, FORA), and forecast between (TaylorSeer)."""
     return [
-        Point(
+        OperatingPoint(
             method=f"interval-forecast{forecast_order}" if forecast_order else "interval",
             operating_point=f"period={period}",
             steps=steps,
@@ -22,14 +22,14 @@ def interval_points(grid: Grid, steps: int, forecast_order: int = 0) -> list[Poi
     ]
 
 
-def linear_points(grid: Grid, steps: int) -> list[Point]:
+def linear_points(grid: SweepGrid, steps: int) -> list[OperatingPoint]:
     """The seed's LINEAR layer schedule, which never refreshes."""
     schedules = [
-        LayerSchedule(schedule_type="linear", warmup_fraction=SEED_WARMUP, layer_fraction=fraction)
+        LayerSchedule(schedule_type="linear", warmup_fraction=PAPER_WARMUP, layer_fraction=fraction)
         for fraction in grid.layer_fractions
     ]
     return [
-        Point(
+        OperatingPoint(
             method="linear",
             operating_point=f"layer_fraction={schedule.layer_fraction:g}",
             steps=steps,

@@ -12,11 +12,11 @@ from jaxtyping import Float
 from sklearn.isotonic import IsotonicRegression
 from torch import Tensor
 
-from dqar.gates.rules import Learned, Scripted
+from dqar.gates.rules import Learned, MaskGate
 from dqar.policy.network import ReusePolicy
 from dqar.schedules.static_plan import majority
-from pipeline.methods.base import Ask, Contest, Point, budget_label
-from pipeline.methods.calibration import Probe, Probed
+from pipeline.methods.base import Calibrate, Comparison, OperatingPoint, budget_label
+from pipeline.methods.calibration import CalibrationResult, CalibrationTask
 
 PROBES = 64
 """Thresholds that are probed, one a sample."""
@@ -27,10 +27,10 @@ def probe_thresholds(policy: ReusePolicy) -> Float[Tensor, " b"]:
     return policy.spec.log_threshold + torch.linspace(-9.0, 9.0, PROBES)
 
 
-def first_probe(name: str, policy: ReusePolicy) -> Probe:
+def first_probe(name: str, policy: ReusePolicy) -> CalibrationTask:
     """One that maps thresholds to what they reach."""
     gate = Learned(policy, log_threshold=probe_thresholds(policy))
-    return Probe(
+    return CalibrationTask(
         name=name,
         gate=gate,
         num_samples=PROBES,
@@ -56,7 +56,7 @@ def thresholds_for(
 
 def learned_points(
     name: str, policy: ReusePolicy, steps: int, thresholds: list[float]
-) -> list[Point]:
+) -> list[OperatingPoint]:
     """The policy at some thresholds."""
     return [
         _learned_point(name, policy, steps, f"log_threshold={threshold:.3f}", threshold)
@@ -65,8 +65,8 @@ def learned_points(
 
 
 def budget_point(
-    name: str, policy: ReusePolicy, steps: int, error_budget: float, probed: Probed
-) -> Point:
+    name: str, policy: ReusePolicy, steps: int, error_budget: float, probed: CalibrationResult
+) -> OperatingPoint:
     """The policy at the threshold whose smoothed error on calibration noise is the budget.
 
     Args:
@@ -78,8 +78,8 @@ def budget_point(
 
 def _learned_point(
     name: str, policy: ReusePolicy, steps: int, label: str, threshold: float
-) -> Point:
-    return Point(
+) -> OperatingPoint:
+    return OperatingPoint(
         method=name,
         operating_point=label,
         steps=steps,
@@ -96,25 +96,30 @@ def static_point(
     threshold: float,
     forecast_order: int = 0,
     feedback: float = 0.0,
-) -> Point:
+) -> OperatingPoint:
     """The learned policy's majority schedule: one plan for every sample, known before sampling.
 
     Args:
         forecast_order: the policy's, as ``feedback``.
     """
-    return Point(
+    return OperatingPoint(
         method=name.replace("learned", "static", 1),
         operating_point=f"majority@{threshold:.3f}",
         steps=steps,
-        gate=Scripted(majority(share)[:, :, None]),
+        gate=MaskGate(majority(share)[:, :, None]),
         forecast_order=forecast_order,
         feedback=feedback,
     )
 
 
 def greedy_points(
-    name: str, policy: ReusePolicy, contest: Contest, steps: int, probed: Probed, ask: Ask
-) -> list[Point]:
+    name: str,
+    policy: ReusePolicy,
+    contest: Comparison,
+    steps: int,
+    probed: CalibrationResult,
+    ask: Calibrate,
+) -> list[OperatingPoint]:
     """A policy that decides step by step, and its frozen majority, at the ratios of the grid.
 
     Args:
@@ -135,10 +140,10 @@ def greedy_points(
 
 
 def _static_points(
-    name: str, policy: ReusePolicy, steps: int, thresholds: list[float], ask: Ask
-) -> list[Point]:
+    name: str, policy: ReusePolicy, steps: int, thresholds: list[float], ask: Calibrate
+) -> list[OperatingPoint]:
     probes = [
-        Probe(
+        CalibrationTask(
             name=f"{threshold:.6f}",
             gate=Learned(policy, log_threshold=threshold),
             num_samples=PROBES // 2,

@@ -17,12 +17,20 @@ from itertools import groupby
 import torch
 
 from dqar.gates.base import Gate
-from dqar.gates.planned import Planned
-from dqar.gates.rules import Scripted
+from dqar.gates.planned import ScheduleGate
+from dqar.gates.rules import MaskGate
 from dqar.policy.network import ReusePolicy
 from dqar.policy.spec import PolicySpec, Setting
-from pipeline.methods.base import Ask, Contest, Grid, Kind, Point, Schedule, budget_label
-from pipeline.methods.calibration import Probe
+from pipeline.methods.base import (
+    Calibrate,
+    Comparison,
+    OperatingPoint,
+    Schedule,
+    ScheduleSource,
+    SweepGrid,
+    budget_label,
+)
+from pipeline.methods.calibration import CalibrationTask
 
 FIRST_NOISES = range(4)
 """Calibration noises that every candidate is judged by."""
@@ -52,7 +60,9 @@ class Judged:
     so that on other noise a little more is to be expected."""
 
 
-def planned_points(name: str, policy: ReusePolicy, contest: Contest, ask: Ask) -> list[Point]:
+def planned_points(
+    name: str, policy: ReusePolicy, contest: Comparison, ask: Calibrate
+) -> list[OperatingPoint]:
     """The best candidate for each reuse ratio of the grid, and for the error budget.
 
     Args:
@@ -69,7 +79,7 @@ def planned_points(name: str, policy: ReusePolicy, contest: Contest, ask: Ask) -
     return points
 
 
-def numbers_of(spec: PolicySpec, grid: Grid) -> list[int]:
+def numbers_of(spec: PolicySpec, grid: SweepGrid) -> list[int]:
     """Computed steps that the policy has a plan for and the grid asks for."""
     wanted = {round((1.0 - ratio) * spec.steps) for ratio in grid.reuse_ratios}
     return sorted(wanted & {len(plan) for plan in spec.plans})
@@ -80,7 +90,7 @@ def even(steps: int, number: int) -> tuple[int, ...]:
     return tuple(index * steps // number for index in range(number))
 
 
-def judge(spec: PolicySpec, numbers: list[int], ask: Ask) -> list[Judged]:
+def judge(spec: PolicySpec, numbers: list[int], ask: Calibrate) -> list[Judged]:
     """The best candidate for each number of computed steps."""
     fields = [candidates(spec, number) for number in numbers]
     if max(map(len, fields), default=0) > SHORTLIST:
@@ -119,7 +129,9 @@ def _by_number(judged: list[Judged]) -> list[list[Judged]]:
     return [sorted(group, key=lambda one: one.error) for _, group in groups]
 
 
-def _judged(spec: PolicySpec, schedules: list[Schedule], noises: range, ask: Ask) -> list[Judged]:
+def _judged(
+    spec: PolicySpec, schedules: list[Schedule], noises: range, ask: Calibrate
+) -> list[Judged]:
     errors = _errors(spec, schedules, noises, ask)
     return [
         Judged(schedule=schedule, error=error)
@@ -127,7 +139,7 @@ def _judged(spec: PolicySpec, schedules: list[Schedule], noises: range, ask: Ask
     ]
 
 
-def within_budget(spec: PolicySpec, error_budget: float, ask: Ask) -> Judged:
+def within_budget(spec: PolicySpec, error_budget: float, ask: Calibrate) -> Judged:
     """The fewest computations whose measured error stays within a budget; the most there are where
     none does.
 
@@ -179,11 +191,11 @@ def _varied(schedules: list[Schedule]) -> list[Schedule]:
 
 def _with_gain(schedule: Schedule, gain: float) -> Schedule:
     """The same steps with another gain; a policy's own plan is its own with the policy's alone."""
-    kind: Kind = "even" if schedule.kind == "even" else "rival"
+    kind: ScheduleSource = "even" if schedule.kind == "even" else "rival"
     return replace(schedule, kind=kind, feedback=round(gain, 4))
 
 
-def _schedule(kind: Kind, computed: tuple[int, ...], setting: Setting) -> Schedule:
+def _schedule(kind: ScheduleSource, computed: tuple[int, ...], setting: Setting) -> Schedule:
     return Schedule(
         kind=kind,
         computed=computed,
@@ -192,7 +204,9 @@ def _schedule(kind: Kind, computed: tuple[int, ...], setting: Setting) -> Schedu
     )
 
 
-def _errors(spec: PolicySpec, schedules: list[Schedule], noises: range, ask: Ask) -> list[float]:
+def _errors(
+    spec: PolicySpec, schedules: list[Schedule], noises: range, ask: Calibrate
+) -> list[float]:
     per_batch = max(1, BATCH // len(noises))
     probes = [
         _probe(spec, schedules[start : start + per_batch], noises, f"{noises}-{start:06d}")
@@ -204,13 +218,15 @@ def _errors(spec: PolicySpec, schedules: list[Schedule], noises: range, ask: Ask
     return [float(error) for batch in errors for error in batch.nan_to_num(nan=torch.inf)]
 
 
-def _probe(spec: PolicySpec, schedules: list[Schedule], noises: range, name: str) -> Probe:
+def _probe(
+    spec: PolicySpec, schedules: list[Schedule], noises: range, name: str
+) -> CalibrationTask:
     """All candidates side by side, each on the same noises."""
     masks = torch.stack([candidate.mask(spec.steps) for candidate in schedules], dim=1)
     columns = masks.repeat_interleave(len(noises), dim=1)
-    return Probe(
+    return CalibrationTask(
         name=name,
-        gate=Scripted(columns[:, None, :]),
+        gate=MaskGate(columns[:, None, :]),
         num_samples=columns.shape[1],
         noise_ids=tuple(noises) * len(schedules),
         forecast_order=tuple(one.forecast_order for one in schedules for _ in noises),
@@ -218,9 +234,9 @@ def _probe(spec: PolicySpec, schedules: list[Schedule], noises: range, name: str
     )
 
 
-def _point(name: str, policy: ReusePolicy, schedule: Schedule) -> Point:
+def _point(name: str, policy: ReusePolicy, schedule: Schedule) -> OperatingPoint:
     spec = policy.spec
-    return Point(
+    return OperatingPoint(
         method=name,
         operating_point=f"{schedule.kind}@{len(schedule.computed)},"
         f"order={schedule.forecast_order},feedback={schedule.feedback:g}",
@@ -234,5 +250,5 @@ def _point(name: str, policy: ReusePolicy, schedule: Schedule) -> Point:
 
 def _gate(policy: ReusePolicy, schedule: Schedule) -> Gate:
     if schedule.kind == "plan":
-        return Planned(policy, len(schedule.computed))
-    return Scripted(schedule.mask(policy.spec.steps)[:, None, None])
+        return ScheduleGate(policy, len(schedule.computed))
+    return MaskGate(schedule.mask(policy.spec.steps)[:, None, None])

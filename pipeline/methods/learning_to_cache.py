@@ -23,10 +23,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from dqar.gates.rules import Scripted
-from pipeline.methods.base import Point
+from dqar.gates.rules import MaskGate
+from pipeline.methods.base import OperatingPoint
 from pipeline.methods.site_mixing import Mixer
-from pipeline.models.noise import side_by_side
+from pipeline.models.noise import batches_of
 
 Guide = Callable[[Tensor], Tensor]
 """Combines the branches of a stacked batch to what the sampler sees."""
@@ -65,7 +65,7 @@ class RouterProbe:
 
     def batches(self) -> list[range]:
         """The noises of each stock run."""
-        return side_by_side(self.num_samples, self.at_once)
+        return batches_of(self.num_samples, self.at_once)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -115,7 +115,7 @@ def by_sample(steps: list[StockStep], num_samples: int) -> list[list[StockStep]]
 
 
 @contextmanager
-def recorded(transformer: nn.Module) -> Iterator[list[StockStep]]:
+def record_calls(transformer: nn.Module) -> Iterator[list[StockStep]]:
     """What a transformer is given and answers, step by step, while a sampler calls it."""
     steps: list[StockStep] = []
 
@@ -214,10 +214,10 @@ def router_probes() -> list[RouterProbe]:
     return [RouterProbe(period=period) for period in PERIODS]
 
 
-def router_points(learned: list[tuple[RouterProbe, Routers]]) -> list[Point]:
+def router_points(learned: list[tuple[RouterProbe, Routers]]) -> list[OperatingPoint]:
     """A point for each penalty of each period, computing what its router computes by half or more;
     of those that compute the same, the first."""
-    found: dict[bytes, Point] = {}
+    found: dict[bytes, OperatingPoint] = {}
     for probe, routers in learned:
         for penalty, share in zip(probe.penalties, routers.share, strict=True):
             reuse = share < 0.5
@@ -227,10 +227,10 @@ def router_points(learned: list[tuple[RouterProbe, Routers]]) -> list[Point]:
     return list(found.values())
 
 
-def _point(period: int, penalty: float, reuse: Bool[Tensor, "t g"]) -> Point:
-    return Point(
+def _point(period: int, penalty: float, reuse: Bool[Tensor, "t g"]) -> OperatingPoint:
+    return OperatingPoint(
         method="router",
         operating_point=f"period={period},penalty={penalty:.3g}",
         steps=len(reuse),
-        gate=Scripted(reuse[:, :, None]),
+        gate=MaskGate(reuse[:, :, None]),
     )

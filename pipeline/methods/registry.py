@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pipeline.evaluate.answer_cache import Work
 from pipeline.evaluate.config import EvaluateConfig
-from pipeline.methods.base import Contest, Point
-from pipeline.methods.calibration import Probe, Probed
+from pipeline.methods.base import Comparison, OperatingPoint
+from pipeline.methods.calibration import CalibrationResult, CalibrationTask
 from pipeline.methods.fewer_steps import fewer_solver_steps_points, fewer_steps_points
 from pipeline.methods.interval import interval_points, linear_points
 from pipeline.methods.learned_gate import first_probe, greedy_points
@@ -16,15 +16,15 @@ from pipeline.methods.smoothcache import CurveProbe, smooth_points
 from pipeline.methods.threshold import observing_probe, threshold_points, tuned_sweep
 
 
-def lay_out_points(config: EvaluateConfig, contest: Contest, work: Work) -> list[Point]:
+def lay_out_points(config: EvaluateConfig, contest: Comparison, work: Work) -> list[OperatingPoint]:
     """All operating points, those of calibrated sweeps chosen on calibration noise."""
     steps, grid, wanted = config.steps, contest.grid, contest.methods
 
-    def ask(probes: list[Probe]) -> dict[str, Probed]:
+    def ask(probes: list[CalibrationTask]) -> dict[str, CalibrationResult]:
         return _answers(work, probes)
 
     probed = ask(_first_probes(contest))
-    points = [Point(method="baseline", operating_point="twin", steps=steps)]
+    points = [OperatingPoint(method="baseline", operating_point="twin", steps=steps)]
     if "fewer-steps" in wanted:
         points += fewer_steps_points(grid, steps)
     if "fewer-steps-dpmsolver" in wanted:
@@ -51,7 +51,7 @@ def lay_out_points(config: EvaluateConfig, contest: Contest, work: Work) -> list
     return points
 
 
-def _first_probes(contest: Contest) -> list[Probe]:
+def _first_probes(contest: Comparison) -> list[CalibrationTask]:
     probes = []
     if {"threshold", "threshold-tuned"} & set(contest.methods):
         probes.append(observing_probe())
@@ -59,7 +59,7 @@ def _first_probes(contest: Contest) -> list[Probe]:
     return probes + [first_probe(name, policy) for name, policy in greedy.items()]
 
 
-def _smooth_points(contest: Contest, work: Work) -> list[Point]:
+def _smooth_points(contest: Comparison, work: Work) -> list[OperatingPoint]:
     names = [name for name in SMOOTHCACHES if name in contest.methods]
     if not names:
         return []
@@ -67,9 +67,9 @@ def _smooth_points(contest: Contest, work: Work) -> list[Point]:
     return [point for name in names for point in smooth_points(name, contest.grid, curves)]
 
 
-def _router_points(work: Work) -> list[Point]:
+def _router_points(work: Work) -> list[OperatingPoint]:
     return router_points(sorted(work(router_probes()), key=lambda done: done[0].period))
 
 
-def _answers(work: Work, probes: list[Probe]) -> dict[str, Probed]:
+def _answers(work: Work, probes: list[CalibrationTask]) -> dict[str, CalibrationResult]:
     return {probe.name: answer for probe, answer in work(probes)}

@@ -13,13 +13,13 @@ from dqar.config import CachedParts
 
 Place = tuple[int, int, int]
 """Site, layer, and which of the modules that a reused gate does not run."""
-Act = Callable[[Place, Float[Tensor, "r n d"]], Tensor | None]
+SiteFn = Callable[[Place, Float[Tensor, "r n d"]], Tensor | None]
 """Given what a module put out; returns what it is to put out in its place, or None to leave it."""
 
 
 @contextmanager
-def hooked(
-    transformer: Any, sites: tuple[str, ...], cached: CachedParts, act: Act
+def hook_sites(
+    transformer: Any, sites: tuple[str, ...], cached: CachedParts, act: SiteFn
 ) -> Iterator[None]:
     """Let ``act`` see each output, and put another in its place.
 
@@ -39,7 +39,7 @@ def hooked(
             handle.remove()
 
 
-def _hook(place: Place, site: str, act: Act) -> Callable[..., Tensor | None]:
+def _hook(place: Place, site: str, act: SiteFn) -> Callable[..., Tensor | None]:
     def hook(_: nn.Module, args: Any, kwargs: dict[str, Any], output: Tensor) -> Tensor | None:
         if site != "block":
             return act(place, output)

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dqar.config import CachedParts
-from pipeline.methods.site_hooks import Place, hooked
+from pipeline.methods.site_hooks import Place, hook_sites
 
 
 class Mixer:
@@ -35,7 +35,7 @@ class Mixer:
 
 
 @contextmanager
-def mixing(
+def patch_with_mixing(
     transformer: Any, sites: tuple[str, ...], cached: CachedParts = "output"
 ) -> Iterator[Mixer]:
     """Let a mixer stand behind the sites of a model; gates are numbered by site, then layer."""
@@ -45,5 +45,5 @@ def mixing(
         site, layer, part = place
         return mixer.mixed(site * num_layers + layer, part, output)
 
-    with hooked(transformer, sites, cached, show):
+    with hook_sites(transformer, sites, cached, show):
         yield mixer

@@ -13,10 +13,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from dqar.config import CachedParts
-from dqar.gates.rules import Scripted
-from pipeline.methods.base import Grid, Point
-from pipeline.methods.site_hooks import Place, hooked
-from pipeline.models.noise import side_by_side
+from dqar.gates.rules import MaskGate
+from pipeline.methods.base import OperatingPoint, SweepGrid
+from pipeline.methods.site_hooks import Place, hook_sites
+from pipeline.models.noise import batches_of
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,7 +39,7 @@ class CurveProbe:
 
     def batches(self) -> list[range]:
         """The noises of each run."""
-        return side_by_side(self.num_samples, self.at_once)
+        return batches_of(self.num_samples, self.at_once)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,7 +52,7 @@ class Curves:
     2024, arXiv 2411.10510). NaN where there is no step so long before."""
 
 
-class Watch:
+class CurveRecorder:
     """One run of a model: what its sites put out lately, and how far each output was from those.
 
     Args:
@@ -93,16 +93,16 @@ def relative_l1(
 
 
 @contextmanager
-def watched(
+def measure_curves(
     transformer: Any, sites: tuple[str, ...], cached: CachedParts, largest_gap: int
-) -> Iterator[Watch]:
+) -> Iterator[CurveRecorder]:
     """Watch what the sites would cache, while the model runs as it is.
 
     Args:
         cached: what ``attn`` caches: its output, or its keys and values.
     """
-    watch = Watch(largest_gap)
-    with hooked(transformer, sites, cached, watch.note):
+    watch = CurveRecorder(largest_gap)
+    with hook_sites(transformer, sites, cached, watch.note):
         yield watch
 
 
@@ -110,7 +110,7 @@ METHODS = ("smoothcache", "smoothcache-tied")
 PAPERS, TIED = METHODS
 
 
-def smooth_points(method: str, grid: Grid, curves: Curves) -> list[Point]:
+def smooth_points(method: str, grid: SweepGrid, curves: Curves) -> list[OperatingPoint]:
     """The schedule nearest each reuse ratio of a grid.
 
     Args:
@@ -157,10 +157,10 @@ def alphas_for(ratios: tuple[float, ...], error: Float[Tensor, "s k t"]) -> Floa
     return options[sorted(set(chosen))]
 
 
-def _point(method: str, alpha: float, reuse: Bool[Tensor, "g t"]) -> Point:
-    return Point(
+def _point(method: str, alpha: float, reuse: Bool[Tensor, "g t"]) -> OperatingPoint:
+    return OperatingPoint(
         method=method,
         operating_point=f"alpha={alpha:.6g}",
         steps=reuse.shape[1],
-        gate=Scripted(reuse.T[:, :, None]),
+        gate=MaskGate(reuse.T[:, :, None]),
     )

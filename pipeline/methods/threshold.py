@@ -10,13 +10,21 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dqar.gates.base import AllOf, Gate
-from dqar.gates.rules import Budget, Cached, Closed, EntropyBelow, SnrBand, Staleness, Warmup
-from pipeline.methods.base import SEED_WARMUP, Ask, Grid, Point
-from pipeline.methods.calibration import Probe, Probed
+from dqar.gates.rules import (
+    EntropyBelow,
+    MaxReuses,
+    NeverReuse,
+    RequireCached,
+    SnrBand,
+    Staleness,
+    Warmup,
+)
+from pipeline.methods.base import PAPER_WARMUP, Calibrate, OperatingPoint, SweepGrid
+from pipeline.methods.calibration import CalibrationResult, CalibrationTask
 
-SEED_WINDOWS = ((0.1, 10.0), (0.1, 100.0))
+PAPER_WINDOWS = ((0.1, 10.0), (0.1, 100.0))
 """SNR windows of the README seed and of the talk."""
-SEED_MAX_GAP = 6
+PAPER_MAX_GAP = 6
 """Most steps since an entry's commit, and most reuses of it."""
 OBSERVED = 32
 """Calibration samples that are observed without reuse."""
@@ -26,19 +34,21 @@ TUNING_BATCH = 96
 """Samples of a question to a worker, which takes them in batches of its own."""
 
 
-def threshold_points(grid: Grid, steps: int, entropies: Float[Tensor, " n"]) -> list[Point]:
+def threshold_points(
+    grid: SweepGrid, steps: int, entropies: Float[Tensor, " n"]
+) -> list[OperatingPoint]:
     """The seed's entropy and SNR gate, tau swept over quantiles of the observed entropy."""
     points = []
-    for low, high in SEED_WINDOWS:
+    for low, high in PAPER_WINDOWS:
         for quantile in grid.entropy_quantiles:
             # Strictly above the largest entropy seen, the gate lets all of it pass.
             tau = _quantile(entropies, quantile) * (1.0 + 1e-6)
             points.append(
-                Point(
+                OperatingPoint(
                     method="threshold",
                     operating_point=f"tau=q{quantile:g},snr=[{low:g},{high:g}]",
                     steps=steps,
-                    gate=seed_threshold(tau, low, high),
+                    gate=paper_threshold(tau, low, high),
                 )
             )
     return points
@@ -49,13 +59,13 @@ def _quantile(entropies: Float[Tensor, " n"], share: float) -> float:
     return float(entropies.quantile(share)) if len(entropies) else float("inf")
 
 
-def seed_threshold(tau: float, low: float, high: float) -> Gate:
+def paper_threshold(tau: float, low: float, high: float) -> Gate:
     """The seed's gate without its layer schedule: warm-up 20%, gap and budget 6."""
     return AllOf(
-        Warmup(SEED_WARMUP),
-        Cached(),
-        Staleness(SEED_MAX_GAP),
-        Budget(SEED_MAX_GAP),
+        Warmup(PAPER_WARMUP),
+        RequireCached(),
+        Staleness(PAPER_MAX_GAP),
+        MaxReuses(PAPER_MAX_GAP),
         EntropyBelow(tau),
         SnrBand(low, high),
     )
@@ -82,7 +92,7 @@ def tuned_threshold(settings: list[ThresholdSettings]) -> Gate:
         for name in ("low", "high", "max_gap", "tau")
     }
     return AllOf(
-        Cached(),
+        RequireCached(),
         Staleness(column["max_gap"]),
         EntropyBelow(column["tau"]),
         SnrBand(column["low"], column["high"]),
@@ -115,7 +125,7 @@ def tuned_points(
     settings: list[ThresholdSettings],
     achieved: Float[Tensor, " s"],
     error: Float[Tensor, " s"],
-) -> list[Point]:
+) -> list[OperatingPoint]:
     """For each ratio the setting of least calibration error among those that reach about it."""
     points = []
     for ratio in ratios:
@@ -128,7 +138,7 @@ def tuned_points(
         label = (
             f"snr=[{chosen.low:.3g},{chosen.high:.3g}],gap={chosen.max_gap},tau={chosen.tau:.3g}"
         )
-        point = Point(
+        point = OperatingPoint(
             method="threshold-tuned", operating_point=label, steps=steps, gate=chosen.gate()
         )
         if all(point.operating_point != other.operating_point for other in points):
@@ -136,12 +146,14 @@ def tuned_points(
     return points
 
 
-def observing_probe() -> Probe:
+def observing_probe() -> CalibrationTask:
     """Calibration samples without reuse, whose entropies and SNRs the thresholds are drawn from."""
-    return Probe(name="observe", gate=Closed(), num_samples=OBSERVED)
+    return CalibrationTask(name="observe", gate=NeverReuse(), num_samples=OBSERVED)
 
 
-def tuned_sweep(grid: Grid, steps: int, observed: Probed, ask: Ask) -> list[Point]:
+def tuned_sweep(
+    grid: SweepGrid, steps: int, observed: CalibrationResult, ask: Calibrate
+) -> list[OperatingPoint]:
     """The freely tuned gate at the ratios of a grid.
 
     Args:
@@ -160,10 +172,10 @@ def tuned_sweep(grid: Grid, steps: int, observed: Probed, ask: Ask) -> list[Poin
     return tuned_points(grid.reuse_ratios, steps, options, achieved.mean(dim=1), error.mean(dim=1))
 
 
-def _tuning_probe(options: list[ThresholdSettings], name: str) -> Probe:
+def _tuning_probe(options: list[ThresholdSettings], name: str) -> CalibrationTask:
     """All settings side by side, each on the same noises."""
     gate = tuned_threshold([one for one in options for _ in range(TUNING_NOISES)])
-    return Probe(
+    return CalibrationTask(
         name=name,
         gate=gate,
         num_samples=len(options) * TUNING_NOISES,

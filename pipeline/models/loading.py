@@ -13,8 +13,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from pipeline.errors import Refusal
-from pipeline.models.model_info import ModelCard, read_json
+from pipeline.errors import InputError
+from pipeline.models.model_info import ModelInfo, read_json
 
 Sampler = Literal["ddim", "dpm"]
 Dtype = Literal["fp32", "fp16", "bf16"]
@@ -26,7 +26,7 @@ DECODED_AT_ONCE = 8
 class LoadedModel:
     """A model ready to sample."""
 
-    card: ModelCard
+    card: ModelInfo
     transformer: Any
     scheduler: Any
     vae: Any | None
@@ -58,11 +58,11 @@ class LoadedModel:
         return (self.classifier(images).argmax(dim=1) == labels).float().mean().item()
 
 
-def load_model(card: ModelCard, *, sampler: Sampler, dtype: Dtype, device: str) -> LoadedModel:
+def load_model(card: ModelInfo, *, sampler: Sampler, dtype: Dtype, device: str) -> LoadedModel:
     """Load weights and scheduler, ready on ``device``.
 
     Raises:
-        Refusal: if the weights cannot be read.
+        InputError: if the weights cannot be read.
     """
     from diffusers import AutoencoderKL, DiTTransformer2DModel
 
@@ -94,11 +94,11 @@ def load_scheduler(folder: Path, sampler: Sampler) -> Any:
     return kind.from_pretrained(folder / "scheduler")
 
 
-def scheduler_of_run(card: ModelCard, sampler: Sampler, steps: int) -> Any:
+def scheduler_of_run(card: ModelInfo, sampler: Sampler, steps: int) -> Any:
     """The scheduler of a run of so many steps, its timesteps set; without the weights.
 
     Raises:
-        Refusal: if it cannot be read, or does not set them.
+        InputError: if it cannot be read, or does not set them.
     """
     with _refusing_what_is_broken(card):
         scheduler = load_scheduler(card.folder, sampler)
@@ -107,21 +107,21 @@ def scheduler_of_run(card: ModelCard, sampler: Sampler, steps: int) -> Any:
 
 
 @contextmanager
-def _refusing_what_is_broken(card: ModelCard) -> Iterator[None]:
+def _refusing_what_is_broken(card: ModelInfo) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, RuntimeError) as error:
-        raise Refusal(
+        raise InputError(
             f"--model {card.name} must load with diffusers. Got: {str(error)[:300]}. "
             "Save the model again with save_pretrained."
         ) from error
 
 
-def saved_scheduler(card: ModelCard) -> Any:
+def saved_scheduler(card: ModelInfo) -> Any:
     """The scheduler that the folder names, of whatever kind.
 
     Raises:
-        Refusal: if diffusers has no such scheduler, or it cannot be read.
+        InputError: if diffusers has no such scheduler, or it cannot be read.
     """
     import diffusers
 
@@ -129,7 +129,7 @@ def saved_scheduler(card: ModelCard) -> Any:
     name = str(config.get("_class_name"))
     kind = getattr(diffusers, name, None) if name.endswith("Scheduler") else None
     if kind is None:
-        raise Refusal(
+        raise InputError(
             f"--model {card.name} must name a scheduler of diffusers. Got {name!r:.60}. Save the "
             "model again with save_pretrained."
         )

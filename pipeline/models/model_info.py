@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import Refusal
+from pipeline.errors import InputError
 
 DIGITS = Path(__file__).parent / "digits"
 """The shipped model's folder."""
@@ -24,7 +24,7 @@ PARTS = ["transformer/*", "scheduler/*", "vae/*", "model_index.json"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ModelCard:
+class ModelInfo:
     """What is known of a model before its weights are loaded."""
 
     name: str
@@ -50,35 +50,35 @@ class ModelCard:
     """The part of ``attn`` that cached keys and values save."""
 
 
-def refuse_too_many_steps(card: ModelCard, steps: int) -> None:
+def refuse_too_many_steps(card: ModelInfo, steps: int) -> None:
     """A sampler cannot take more steps than the noise schedule has.
 
     Raises:
-        Refusal: with the most that it has.
+        InputError: with the most that it has.
     """
     if steps > card.max_steps:
-        raise Refusal(
+        raise InputError(
             f"--steps must be at most {card.max_steps} for {card.name}. Got {steps}. Pass 50."
         )
 
 
-def find_model(name: str) -> ModelCard:
+def find_model(name: str) -> ModelInfo:
     """Resolve a name to a folder and read its configuration; weights stay on disk.
 
     Raises:
-        Refusal: if there is no such model, or it is not a class-conditional DiT.
+        InputError: if there is no such model, or it is not a class-conditional DiT.
     """
     folder = _folder_of(name)
     config = read_json(folder / "transformer" / "config.json", name)
     schedule = read_json(folder / "scheduler" / "scheduler_config.json", name)
     if not _is_dit(config):
-        raise Refusal(
+        raise InputError(
             f"--model must be a class-conditional DiT (DiTTransformer2DModel). Got "
             f"{config.get('_class_name')!r} in {name}. Pass a DiT such as digits."
         )
     width, num_tokens = _shape(config)
     size = int(config["sample_size"])
-    return ModelCard(
+    return ModelInfo(
         name=name,
         folder=folder,
         model_hash=_hash_folder(folder / "transformer"),
@@ -140,7 +140,7 @@ def _folder_of(name: str) -> Path:
         return folder
     looks_like_hub_id = name.count("/") == 1 and not name.startswith((".", "/", "~"))
     if not looks_like_hub_id:
-        raise Refusal(
+        raise InputError(
             f"--model must be digits, a diffusers folder or a hub id. Got {name!r}, which does "
             "not exist. Check the path."
         )
@@ -154,7 +154,7 @@ def _fetch_from_hub(name: str) -> Path:
         return Path(snapshot_download(name, allow_patterns=PARTS))
     # The hub's errors share no base class: offline, missing, gated and malformed differ.
     except Exception as error:
-        raise Refusal(
+        raise InputError(
             f"--model {name} must be on the hub or in its cache. Got: "
             f"{type(error).__name__}: {str(error)[:200]}. Check the id and the network, or pass "
             "a local folder."
@@ -165,12 +165,12 @@ def read_json(path: Path, name: str) -> dict[str, Any]:
     """A document of a model's folder.
 
     Raises:
-        Refusal: naming the model, if it is missing or no JSON.
+        InputError: naming the model, if it is missing or no JSON.
     """
     try:
         return json.loads(path.read_text())
     except (OSError, ValueError) as error:
-        raise Refusal(
+        raise InputError(
             f"--model {name} must hold {path.parent.name}/{path.name}. Got: {error}. "
             "Pass a folder that diffusers' save_pretrained wrote."
         ) from error

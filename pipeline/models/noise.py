@@ -50,7 +50,7 @@ def draw_noise(
     return torch.stack(latents), torch.stack(labels)
 
 
-def side_by_side(count: int, at_once: int) -> list[range]:
+def batches_of(count: int, at_once: int) -> list[range]:
     """Indices of so many samples in batches."""
     starts = range(0, count, at_once)
     return [range(start, min(start + at_once, count)) for start in starts]

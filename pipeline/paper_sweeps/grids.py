@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from dqar.config import DQARConfig
 from dqar.gates.base import Gate
-from dqar.gates.paper_cascade import seed_cascade
+from dqar.gates.paper_cascade import paper_cascade
 from dqar.gates.rules import Interval, Scheduled
 from dqar.layer_schedule import LayerSchedule, ScheduleType
 
@@ -142,5 +142,5 @@ def ablation(name: str, tau: float) -> Candidate:
     if name == "quant_cache":
         return Candidate(setting=setting, gate=Interval(2), cache_bits=8)
     is_full = name == "full_dqar"
-    cascade = seed_cascade(DQARConfig(entropy_threshold=tau, use_layer_scheduling=is_full))
+    cascade = paper_cascade(DQARConfig(entropy_threshold=tau, use_layer_scheduling=is_full))
     return Candidate(setting=setting, gate=cascade, cache_bits=8 if is_full else 32)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from dqar.gates.rules import Closed
+from dqar.gates.rules import NeverReuse
 from pipeline.evaluate.config import FIGURES, EvaluateConfig
 from pipeline.evaluate.worker import Evaluator
-from pipeline.methods.base import Point
-from pipeline.methods.calibration import Probe
+from pipeline.methods.base import OperatingPoint
+from pipeline.methods.calibration import CalibrationTask
 from pipeline.models.loading import Dtype, Sampler
 from pipeline.models.model_info import find_model
 from pipeline.paper_sweeps.grids import (
@@ -106,7 +106,9 @@ def lay_out(config: SweepConfig) -> tuple[list[Candidate], dict[str, float]]:
 def observe_entropy(config: SweepConfig, quantile: float) -> dict[str, float]:
     """Entropies in nats that gates see on calibration noise, and the quantile taken for tau."""
     evaluator = Evaluator(config.evaluate_config(0, 32))
-    probe = Probe(name="observe", gate=Closed(), num_samples=min(PROBED, config.batch_size))
+    probe = CalibrationTask(
+        name="observe", gate=NeverReuse(), num_samples=min(PROBED, config.batch_size)
+    )
     entropies = evaluator.probe(probe).entropies
     return {
         "entropy_min": float(entropies.min()),
@@ -131,7 +133,7 @@ def _measure_run(
 
 def _measure(evaluator: Evaluator, candidate: Candidate, steps: int) -> Row:
     name = " ".join(f"{value}" for value in candidate.setting.values())
-    point = Point(method=name, operating_point=name, steps=steps, gate=candidate.gate)
+    point = OperatingPoint(method=name, operating_point=name, steps=steps, gate=candidate.gate)
     row = evaluator.measure(point).row
     # A run without reuse holds no cache.
     return {key: row[key] for key in FIGURES} | {"cache_mb": row["cache_mb"] or 0.0}

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from dqar import DQARConfig, DQARController, DQARDiTWrapper
-from dqar.gates.rules import Cached, Closed
+from dqar.gates.rules import NeverReuse, RequireCached
 from dqar.integration import DQARDDIMSampler, SamplerConfig
 from dqar.records import GateRecord
 from pipeline.cluster.hardware import resident_mb
@@ -156,7 +156,7 @@ class DummyBench:
         """Least and largest entropy that a gate sees when nothing is reused, in nats."""
         records: list[GateRecord] = []
         for run in range(self.config.runs):
-            controller = DQARController(gate=Closed(), sink=records.append)
+            controller = DQARController(gate=NeverReuse(), sink=records.append)
             self._sample(controller, run, lambda _: None)
         # On step 0 nothing was measured yet.
         seen = torch.cat([one.signal.entropy for one in records if one.signal.step.index > 0])
@@ -167,4 +167,4 @@ def controller_of(scenario: str, dqar: DQARConfig) -> DQARController | None:
     """Who decides in a scenario; None leaves the model as it is."""
     if scenario == "baseline":
         return None
-    return DQARController(dqar, gate=Cached() if scenario == "static" else None)
+    return DQARController(dqar, gate=RequireCached() if scenario == "static" else None)

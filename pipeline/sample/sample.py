@@ -21,9 +21,9 @@ from dqar.integration import DQARDiTWrapper, DQARSampler, SamplerConfig
 from dqar.policy.network import ReusePolicy
 from dqar.schedules.static_plan import StaticPlan
 from dqar.signals import relative_error
-from pipeline.errors import Refusal, checked
+from pipeline.errors import InputError, checked
 from pipeline.models.loading import Dtype, LoadedModel, Sampler, scheduler_of_run
-from pipeline.models.model_info import ModelCard
+from pipeline.models.model_info import ModelInfo
 from pipeline.models.noise import draw_noise
 from pipeline.progress import Progress
 
@@ -88,25 +88,25 @@ class Sampled:
     """What fired, and what refused."""
 
 
-def refuse_unknown_labels(card: ModelCard, labels: tuple[int, ...]) -> None:
+def refuse_unknown_labels(card: ModelInfo, labels: tuple[int, ...]) -> None:
     """Labels must be classes of the model.
 
     Raises:
-        Refusal: naming those that are not; the null class is none.
+        InputError: naming those that are not; the null class is none.
     """
     unknown = [label for label in labels if not 0 <= label < card.num_classes]
     if unknown:
-        raise Refusal(
+        raise InputError(
             f"--class-labels must be between 0 and {card.num_classes - 1} for {card.name}. "
             f"Got {unknown}. Pass classes that the model knows."
         )
 
 
-def refuse_misfit(card: ModelCard, config: SampleConfig, plan: StaticPlan | None) -> None:
+def refuse_misfit(card: ModelInfo, config: SampleConfig, plan: StaticPlan | None) -> None:
     """A plan is for one model's layers, one number of steps and one sampler.
 
     Raises:
-        Refusal: naming what does not fit.
+        InputError: naming what does not fit.
     """
     if plan is None:
         return
@@ -114,7 +114,7 @@ def refuse_misfit(card: ModelCard, config: SampleConfig, plan: StaticPlan | None
     timesteps = list(map(float, scheduler.timesteps))
     checked(plan.refuse_misfit, num_layers=card.num_layers, timesteps=timesteps)
     if plan.sampler not in ("", name := type(scheduler).__name__):
-        raise Refusal(
+        raise InputError(
             f"--plan must be of the sampler. Got one of {plan.sampler} for {name}. Leave --sampler "
             "out, or evaluate with the other."
         )

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.errors import Refusal, StorageFailed
+from pipeline.errors import InputError, StorageError
 from pipeline.storage.output_checks import refuse_unwritable
 
 PARTIAL = re.compile(r"_.+\.[0-9a-f]{32}")
@@ -149,16 +149,16 @@ class LocalFolder:
         except OSError as error:
             raise self._refusal(f"where {(error.strerror or str(error)).lower()}") from error
 
-    def _refusal(self, what: str) -> Refusal:
-        return StorageFailed(
+    def _refusal(self, what: str) -> InputError:
+        return StorageError(
             f"Storage must be a folder that can be read and written, with hard links. Got "
             f"{self.path}, {what}. Mend it, or name another."
         )
 
 
-def gone(what: str) -> Refusal:
+def gone(what: str) -> InputError:
     """A file that was there and is not: compaction may have replaced it meanwhile."""
-    return Refusal(f"{what} must be there to be read. Got nothing. Run the command again.")
+    return InputError(f"{what} must be there to be read. Got nothing. Run the command again.")
 
 
 def checked_key(key: str) -> str:

@@ -23,7 +23,7 @@ import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
 from obstore.store import GCSStore, S3Store
 
-from pipeline.errors import Refusal, StorageFailed, without_secrets
+from pipeline.errors import InputError, StorageError, without_secrets
 from pipeline.storage.local_folder import LocalFolder, checked_key, gone
 from pipeline.storage.range_reader import Ranges
 
@@ -158,7 +158,7 @@ class Bucket:
         try:
             yield
         except (BaseError, OSError) as error:
-            raise StorageFailed(
+            raise StorageError(
                 f"Storage must answer. Got {self.uri}, which says {_said(error)}. "
                 f"{MENDS.get(_code(error), DEFAULT_MEND)}."
             ) from None
@@ -173,13 +173,13 @@ def open_storage(root: Root) -> Storage:
     """Storage behind a path, ``file://``, ``s3://bucket/prefix`` or ``gs://bucket/prefix``.
 
     Raises:
-        Refusal: for anything else. Whether it is there shows at the first use.
+        InputError: for anything else. Whether it is there shows at the first use.
     """
     if isinstance(root, LocalFolder | Bucket):
         return root
     uri = str(root)
     if "\0" in uri or not uri:
-        raise Refusal(f"Storage must be a path or a URI. Got {uri!r}. Pass one.")
+        raise InputError(f"Storage must be a path or a URI. Got {uri!r}. Pass one.")
     if uri.startswith("file:"):
         return _local(uri)
     # A path made of a URI has lost a slash: s3:/bucket.
@@ -191,7 +191,7 @@ def _local(uri: str) -> LocalFolder:
     parts = urlsplit(uri)
     is_plain = not (parts.query or parts.fragment) and "#" not in uri and "?" not in uri
     if parts.netloc not in ("", "localhost") or not parts.path.startswith("/") or not is_plain:
-        raise Refusal(f"A file URI must be file:///ABSOLUTE/PATH. Got {uri!r}. Mend it.")
+        raise InputError(f"A file URI must be file:///ABSOLUTE/PATH. Got {uri!r}. Mend it.")
     return LocalFolder(path=Path(unquote(parts.path)))
 
 
@@ -201,7 +201,7 @@ def _remote(uri: str) -> Bucket:
     try:
         checked_key(prefix or "root")
     except ValueError:
-        raise Refusal(
+        raise InputError(
             "Storage must be a path, file:///PATH, s3://BUCKET/PREFIX or gs://BUCKET/PREFIX. Got "
             f"{without_secrets(uri)!r}. Mend it; credentials belong into the environment."
         ) from None
@@ -231,7 +231,7 @@ def _patience() -> timedelta:
     except (ValueError, OverflowError):
         patience = timedelta(0)
     if patience <= timedelta(0):
-        raise Refusal(f"DQAR_STORAGE_TIMEOUT_S must be seconds above 0. Got {text!r}. Unset it.")
+        raise InputError(f"DQAR_STORAGE_TIMEOUT_S must be seconds above 0. Got {text!r}. Unset it.")
     return patience
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from pipeline.errors import Refusal
+from pipeline.errors import InputError
 
 
 def inside_ray_job() -> bool:
@@ -17,12 +17,12 @@ def refuse_relative_inside_job(**paths: str | None) -> None:
     """Inside a Ray job a relative path lands in Ray's temporary folder and is lost.
 
     Raises:
-        Refusal: if a path is relative and this process was submitted to Ray.
+        InputError: if a path is relative and this process was submitted to Ray.
     """
     for flag, path in paths.items():
         lost = path is not None and "://" not in path and not os.path.isabs(path)
         if lost and inside_ray_job():
-            raise Refusal(
+            raise InputError(
                 f"--{flag.replace('_', '-')} must be absolute inside a Ray job, where the working "
                 f"folder is temporary. Got {path!r}. Pass an absolute path or a storage URI."
             )
@@ -36,16 +36,16 @@ def refuse_other_files(out: str, ours: str) -> None:
     """A stage writes into a new folder, or over what it wrote itself.
 
     Raises:
-        Refusal: if the folder holds files but not ``ours``.
+        InputError: if the folder holds files but not ``ours``.
     """
     folder = Path(out)
     if folder.exists() and not folder.is_dir():
-        raise Refusal(f"--out must be a folder. Got {out}, which is a file. Name another.")
+        raise InputError(f"--out must be a folder. Got {out}, which is a file. Name another.")
     # What begins with an underscore is what a run that was cut off left to be taken up.
     found = {one.name for one in folder.iterdir()} if folder.exists() else set()
     others = {name for name in found - WRITTEN_FIRST if name[0] != "_"}
     if others and not (folder / ours).exists():
-        raise Refusal(
+        raise InputError(
             f"--out must be new or hold {ours}. Got {out}, which holds other files. Name another."
         )
 
@@ -54,14 +54,14 @@ def refuse_unwritable(out: str) -> None:
     """Tell before any work that what it gives could not be written.
 
     Raises:
-        Refusal: if the folder cannot be made, or not written to.
+        InputError: if the folder cannot be made, or not written to.
     """
     if "://" in out:
-        raise Refusal(f"--out must be a folder of this machine. Got {out!r}. Pass a path.")
+        raise InputError(f"--out must be a folder of this machine. Got {out!r}. Pass a path.")
     wanted = Path(out).absolute()
     nearest = next(path for path in (wanted, *wanted.parents) if path.exists())
     if not nearest.is_dir() or not os.access(nearest, os.W_OK):
-        raise Refusal(
+        raise InputError(
             f"--out must be a folder that can be written. Got {out}, with {nearest} in the way. "
             "Name another."
         )

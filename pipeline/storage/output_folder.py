@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from pipeline.errors import Refusal
+from pipeline.errors import InputError
 from pipeline.storage.local_folder import LocalFolder
 from pipeline.storage.object_store import open_storage
 from pipeline.storage.output_checks import refuse_other_files
@@ -29,14 +29,14 @@ def refuse_taken(out: str, ours: str) -> None:
     work.
 
     Raises:
-        Refusal: if the folder holds files but not ``ours``, or cannot be written to.
+        InputError: if the folder holds files but not ``ours``, or cannot be written to.
     """
     storage = open_storage(out)
     if isinstance(storage, LocalFolder):
         refuse_other_files(str(storage), ours)
         storage.refuse_unwritable()
     elif not storage.is_empty() and storage.size(ours) is None is storage.size(UPLOADING):
-        raise Refusal(
+        raise InputError(
             f"--out must be new or hold {ours}. Got {out}, which holds other files. Name another."
         )
 
@@ -48,7 +48,9 @@ def _scratch(place: str) -> Path:
     folder = Path(tempfile.gettempdir()) / f"dqar-{os.getuid()}-{name}"
     folder.mkdir(mode=0o700, exist_ok=True)
     if folder.is_symlink() or folder.stat().st_uid != os.getuid():
-        raise Refusal(f"{folder} must be this user's own. Got another's. Remove it, or set TMPDIR.")
+        raise InputError(
+            f"{folder} must be this user's own. Got another's. Remove it, or set TMPDIR."
+        )
     return folder
 
 
@@ -81,7 +83,7 @@ def fetched(uri: str, names: tuple[str, ...]) -> Iterator[str]:
     """A folder on this machine with those of the named files that lie behind a URI.
 
     Raises:
-        Refusal: what the block refuses of the folder, said of the URI.
+        InputError: what the block refuses of the folder, said of the URI.
     """
     storage = open_storage(uri)
     if isinstance(storage, LocalFolder):
@@ -93,8 +95,8 @@ def fetched(uri: str, names: tuple[str, ...]) -> Iterator[str]:
                 (Path(scratch) / name).write_bytes(data)
         try:
             yield scratch
-        except Refusal as refusal:
-            raise Refusal(str(refusal).replace(scratch, uri)) from refusal
+        except InputError as refusal:
+            raise InputError(str(refusal).replace(scratch, uri)) from refusal
 
 
 @contextmanager

@@ -25,7 +25,9 @@ COMPACT_MB = 100.0
 """Size that a file of gates should reach: few requests a dataset, and many readers side by side."""
 
 
-def settle(root: Root, manifest: dict[str, Any], compact_mb: float, lease: Lease) -> dict[str, Any]:
+def finalize(
+    root: Root, manifest: dict[str, Any], compact_mb: float, lease: Lease
+) -> dict[str, Any]:
     """What a finished collection still needs of its driver: compaction, then no orphans.
 
     Args:
@@ -35,16 +37,16 @@ def settle(root: Root, manifest: dict[str, Any], compact_mb: float, lease: Lease
         Refusal: if another driver has taken over, before anything is published or deleted.
     """
     storage = open_storage(root)
-    lease.refuse_fenced()
-    parts = compacted(storage, manifest, compact_mb * MEGABYTE)
-    lease.refuse_fenced()
+    lease.check_not_fenced()
+    parts = compact(storage, manifest, compact_mb * MEGABYTE)
+    lease.check_not_fenced()
     manifest = publish_manifest(storage, manifest | {"parts": parts})
-    lease.refuse_fenced()
-    delete_orphans(storage, manifest)
+    lease.check_not_fenced()
+    vacuum(storage, manifest)
     return manifest
 
 
-def compacted(storage: Storage, manifest: dict[str, Any], target: float) -> list[Part]:
+def compact(storage: Storage, manifest: dict[str, Any], target: float) -> list[Part]:
     """A manifest's parts, neighbours merged until their gates have ``target`` bytes."""
     rows = {unit["index"]: unit for unit in manifest["units"]}
     groups = group_parts(parts_of(manifest), target)
@@ -117,7 +119,7 @@ def _is_ours(name: str, units: set[str]) -> bool:
     return shard["unit"] in units if shard else MERGED_SHARD.fullmatch(name) is not None
 
 
-def delete_orphans(storage: Storage, manifest: dict[str, Any]) -> None:
+def vacuum(storage: Storage, manifest: dict[str, Any]) -> None:
     """Delete them. For the driver that holds the folder's lease alone, after it published."""
     side_by_side(storage.delete, orphans(storage, manifest))
     for folder in FOLDERS:

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar
 
-from pipeline.errors import Refusal
+from pipeline.errors import InputError
 from pipeline.exploration.collect_plan import (
     TRACE_SCHEMA_VERSION,
     CollectPlan,
@@ -36,14 +36,14 @@ from pipeline.traces.shards import (
 
 T = TypeVar("T")
 U = TypeVar("U")
-Roots: TypeAlias = Root | tuple[Root, ...]
+TraceUris: TypeAlias = Root | tuple[Root, ...]
 """One dataset, or several that are read one after the other."""
 SIDE_BY_SIDE = 16
 """Requests in flight while receipts are looked through."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Traces:
+class TraceDataset:
     """A finished dataset: its plan and the manifest that names its shards."""
 
     storage: Storage
@@ -63,11 +63,11 @@ class Traces:
         return [key_of(table, part["files"][table]) for part in parts_of(self.manifest)]
 
 
-def claim_folder(root: Root, plan: CollectPlan) -> None:
+def claim_output(root: Root, plan: CollectPlan) -> None:
     """Take a folder for a plan, or find it taken for the same one (resume).
 
     Raises:
-        Refusal: if the folder holds another plan, or something that is not a dataset.
+        InputError: if the folder holds another plan, or something that is not a dataset.
     """
     storage = open_storage(root)
     wanted = json.loads(canonical_json(_plan_document(plan)))
@@ -77,17 +77,17 @@ def claim_folder(root: Root, plan: CollectPlan) -> None:
     refuse_other_contents(storage)
     # First, so that a driver killed here leaves a folder that the same plan may claim.
     if not storage.create("plan.json", as_json(wanted)):
-        claim_folder(storage, plan)
+        claim_output(storage, plan)
 
 
 def refuse_other_contents(storage: Storage) -> None:
     """A folder without a plan must be new.
 
     Raises:
-        Refusal: if it holds something.
+        InputError: if it holds something.
     """
     if not storage.is_empty():
-        raise Refusal(
+        raise InputError(
             f"--out must be a new folder or a collection's. Got {storage}, which holds "
             "other files. Name another folder."
         )
@@ -105,7 +105,7 @@ def _refuse_other_plan(found: dict[str, Any], wanted: dict[str, Any], storage: S
         for key, value in wanted.items()
         if key != "plan_hash" and found.get(key) != value
     ]
-    raise Refusal(
+    raise InputError(
         f"--out must hold the same plan. Got {storage}, collected with "
         f"{', '.join(changed) or 'other fields'}. Name another folder, or repeat the first command."
     )
@@ -193,30 +193,30 @@ def _digest_of(parts: list[str]) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
-def open_traces(root: Root) -> Traces:
+def open_traces(root: Root) -> TraceDataset:
     """Find a dataset's manifest and check its shards.
 
     Raises:
-        Refusal: naming what is missing, empty, of another version or truncated, and the mend.
+        InputError: naming what is missing, empty, of another version or truncated, and the mend.
     """
     storage = open_storage(root)
     plan = read_document(storage, "plan.json", check_plan)
     if plan is None:
-        raise Refusal(
+        raise InputError(
             f"--traces must be a folder that jobs/collect.py wrote. Got {root}, which "
             "holds no plan.json. Check the path."
         )
-    traces = Traces(storage=storage, plan=plan, manifest=_manifest_of(storage, plan))
+    traces = TraceDataset(storage=storage, plan=plan, manifest=_manifest_of(storage, plan))
     _refuse_damaged(traces)
     return traces
 
 
-def each_root(roots: Roots) -> tuple[Root, ...]:
+def each_root(roots: TraceUris) -> tuple[Root, ...]:
     """The datasets one by one."""
     return roots if isinstance(roots, tuple) else (roots,)
 
 
-def open_each(roots: Roots) -> list[Traces]:
+def open_each(roots: TraceUris) -> list[TraceDataset]:
     """:func:`open_traces` of each dataset, in their order."""
     return [open_traces(root) for root in each_root(roots)]
 
@@ -224,25 +224,25 @@ def open_each(roots: Roots) -> list[Traces]:
 def _manifest_of(storage: Storage, plan: dict[str, Any]) -> dict[str, Any]:
     manifest = newest_manifest(storage)
     if manifest is None:
-        raise Refusal(
+        raise InputError(
             f"--traces must be a finished collection. Got {storage}, which has no manifest. "
             "Run its jobs/collect.py command again to finish it."
         )
     if manifest["plan_hash"] != plan["plan_hash"]:
-        raise Refusal(
+        raise InputError(
             f"--traces must have a manifest of its plan {plan['plan_hash']}. Got one of "
             f"{manifest['plan_hash']} in {storage}. Restore it, or collect into a new folder."
         )
     return manifest
 
 
-def _refuse_damaged(traces: Traces) -> None:
+def _refuse_damaged(traces: TraceDataset) -> None:
     sizes = listed_sizes(traces.storage)
     for part in parts_of(traces.manifest):
         for table in TABLES:
             file = part["files"][table]
             if (size := sizes.get(key_of(table, file), 0)) != file["bytes"]:
-                raise Refusal(
+                raise InputError(
                     f"Shard {traces.storage}/{key_of(table, file)} must have {file['bytes']} "
                     f"bytes. Got {size}. Run the jobs/collect.py command of this folder again to "
                     "collect it anew."

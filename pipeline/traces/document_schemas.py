@@ -124,7 +124,7 @@ def check_manifest(manifest: dict[str, Any]) -> None:
 
 
 def check_plan(document: dict[str, Any]) -> None:
-    """A plan's fields with its hash, as :func:`pipeline.traces.dataset.claim_folder` writes them.
+    """A plan's fields with its hash, as :func:`pipeline.traces.dataset.claim_output` writes them.
 
     Raises:
         Malformed: saying which field is not.

@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from pipeline.errors import Refusal
+from pipeline.errors import InputError
 from pipeline.storage.json_schema import COUNT, TEXT, Malformed, check, one_of, parse
 from pipeline.storage.object_store import Root, Storage, open_storage
 from pipeline.traces.process_id import Process, this_process
@@ -30,7 +30,7 @@ NUMBERED = re.compile(r"([0-9]{6,18})\.json")
 HOLDER = {"host": TEXT, "machine": TEXT, "pid": COUNT, "started": COUNT}
 DOCUMENT = {
     "token": TEXT,
-    "state": one_of("held", "released"),
+    "state": one_of("acquire_lease", "released"),
     "renewals": COUNT,
     "since": TEXT,
     "holder": HOLDER,
@@ -56,13 +56,13 @@ def lease_config() -> LeaseConfig:
     """What ``DQAR_LEASE_S`` says, in seconds.
 
     Raises:
-        Refusal: if it is no such number.
+        InputError: if it is no such number.
     """
     text = os.environ.get("DQAR_LEASE_S", "30")
     try:
         return LeaseConfig(patience_s=float(text))
     except ValueError as error:
-        raise Refusal(
+        raise InputError(
             f"DQAR_LEASE_S must be seconds between 0 and a day. Got {text!r}. Unset it."
         ) from error
 
@@ -76,15 +76,15 @@ class Lease:
         self._document = document
         self._ended = threading.Event()
 
-    def refuse_fenced(self) -> None:
+    def check_not_fenced(self) -> None:
         """Ask the storage whether another driver has taken over. To be asked before anything is
         published or deleted.
 
         Raises:
-            Refusal: naming who has.
+            InputError: naming who has.
         """
         if self._storage.size(_key(self.number + 1)) is not None:
-            raise Refusal(
+            raise InputError(
                 f"{self._storage} must have one driver. Got lease {self.number + 1} by "
                 f"{_who(_read(self._storage, self.number + 1))}, who took this one's {self.number} "
                 "for dead. Nothing more is published or deleted here; leave it to finish."
@@ -94,7 +94,7 @@ class Lease:
         """Renew until the lease ends or is lost."""
         while not self._ended.wait(seconds):
             # Storage that does not answer may do so again; who publishes asks it first.
-            with contextlib.suppress(Refusal):
+            with contextlib.suppress(InputError):
                 if self._storage.size(_key(self.number + 1)) is not None:
                     return
                 self._write(renewals=self._document["renewals"] + 1)
@@ -106,7 +106,7 @@ class Lease:
     def release(self) -> None:
         """Let the next driver start at once."""
         self.stop_renewing()
-        with contextlib.suppress(Refusal):
+        with contextlib.suppress(InputError):
             self._write(state="released")
 
     def _write(self, **changes: Any) -> None:
@@ -115,11 +115,11 @@ class Lease:
 
 
 @contextmanager
-def held(root: Root, config: LeaseConfig | None = None) -> Iterator[Lease]:
+def acquire_lease(root: Root, config: LeaseConfig | None = None) -> Iterator[Lease]:
     """Hold a folder's lease, once no other driver lives.
 
     Raises:
-        Refusal: if one does, naming it.
+        InputError: if one does, naming it.
     """
     config = config or lease_config()
     lease = take(open_storage(root), config)
@@ -140,7 +140,7 @@ def take(storage: Storage, config: LeaseConfig) -> Lease:
     """Create the next lease, once the newest is dead.
 
     Raises:
-        Refusal: if its holder lives.
+        InputError: if its holder lives.
     """
     while True:
         number = _newest(storage)
@@ -156,7 +156,7 @@ def take(storage: Storage, config: LeaseConfig) -> Lease:
 def _new_document() -> dict[str, Any]:
     return {
         "token": uuid.uuid4().hex,
-        "state": "held",
+        "state": "acquire_lease",
         "renewals": 0,
         "since": datetime.now(UTC).isoformat(timespec="seconds"),
         "holder": asdict(this_process()),
@@ -179,8 +179,8 @@ def _outlast(storage: Storage, number: int, patience_s: float) -> None:
         seen = now
 
 
-def _refusal(storage: Storage, document: dict[str, Any]) -> Refusal:
-    return Refusal(
+def _refusal(storage: Storage, document: dict[str, Any]) -> InputError:
+    return InputError(
         f"{storage} must have one driver. Got a second: {_who(document)} drives it. Wait until it "
         "has ended, or end it, and run this command again."
     )

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from pipeline.errors import Refusal
+from pipeline.errors import InputError
 from pipeline.exploration.collect_plan import TRACE_SCHEMA_VERSION
 from pipeline.storage.json_schema import Malformed, parse
 from pipeline.storage.object_store import Storage
@@ -22,7 +22,7 @@ def read_document(
     """A JSON object that passed a check, or None where there is none.
 
     Raises:
-        Refusal: naming the file and what is wrong with it.
+        InputError: naming the file and what is wrong with it.
     """
     data = storage.read(key)
     if data is None:
@@ -31,7 +31,7 @@ def read_document(
         document = parse(data)
         check(document)
     except Malformed as error:
-        raise Refusal(
+        raise InputError(
             f"{storage}/{key} {error}. Restore it, or collect into a new folder."
         ) from error
     return document
@@ -41,7 +41,7 @@ def newest_manifest(storage: Storage) -> dict[str, Any] | None:
     """The newest version, checked, or None before the first.
 
     Raises:
-        Refusal: if it is of another schema version, is empty or does not read.
+        InputError: if it is of another schema version, is empty or does not read.
     """
     return _newest(storage)[1]
 
@@ -50,7 +50,7 @@ def publish_manifest(storage: Storage, manifest: dict[str, Any]) -> dict[str, An
     """Create the next version, unless the newest says the same; returns the manifest.
 
     Raises:
-        Refusal: if a shard that it names is not there, or another driver published.
+        InputError: if a shard that it names is not there, or another driver published.
     """
     version, latest = _newest(storage)
     if latest == manifest:
@@ -59,7 +59,7 @@ def publish_manifest(storage: Storage, manifest: dict[str, Any]) -> dict[str, An
     key = f"_manifest/v{version + 1:06d}.json"
     # What another driver wrote differs; what reads the same is ours, with its answer lost.
     if not storage.create(key, as_json(manifest)) and _newest(storage)[1] != manifest:
-        raise Refusal(
+        raise InputError(
             f"One driver at a time must publish in {storage}. Got {key} from another. "
             "Run the jobs/collect.py command again once that one has ended."
         )
@@ -70,7 +70,7 @@ def _refuse_missing_shards(storage: Storage, manifest: dict[str, Any]) -> None:
     sizes = listed_sizes(storage)
     for part in parts_of(manifest):
         if not is_whole(part, sizes.get):
-            raise Refusal(
+            raise InputError(
                 f"Shards must lie in {storage} until a manifest names them. Got none of unit "
                 f"{part['units'][0]}. Run the jobs/collect.py command again to collect it anew."
             )
@@ -86,13 +86,13 @@ def _newest(storage: Storage) -> tuple[int, dict[str, Any] | None]:
 
 def _check_of_this_version(manifest: dict[str, Any]) -> None:
     if manifest.get("schema_version") != TRACE_SCHEMA_VERSION:
-        raise Refusal(
+        raise InputError(
             f"--traces must have schema version {TRACE_SCHEMA_VERSION}. Got "
             f"{repr(manifest.get('schema_version'))[:20]} in its manifest. Collect again with this "
             "release."
         )
     if manifest.get("units") == []:
-        raise Refusal(
+        raise InputError(
             "--traces must hold trajectories. Got an empty collection. Run jobs/collect.py with "
             "--num-trajectories above 0."
         )

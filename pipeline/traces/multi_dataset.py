@@ -14,9 +14,9 @@ import numpy as np
 from jaxtyping import Int
 from numpy import ndarray
 
-from pipeline.errors import Refusal
+from pipeline.errors import InputError
 from pipeline.models.noise import round_seed
-from pipeline.traces.dataset import Roots, Traces, each_root, open_each
+from pipeline.traces.dataset import TraceDataset, TraceUris, each_root, open_each
 from pipeline.traces.tables import read_trajectories
 
 ALIKE = ("model_hash", "sites", "steps", "sampler", "guidance_scale", "cache_bits", "branch_mode")
@@ -24,10 +24,10 @@ ALIKE = ("model_hash", "sites", "steps", "sampler", "guidance_scale", "cache_bit
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Joined:
+class MultiTraceDataset:
     """Collections that may be fitted together."""
 
-    parts: tuple[Traces, ...]
+    parts: tuple[TraceDataset, ...]
     """In the order in which they are read."""
 
     @property
@@ -54,37 +54,38 @@ class Joined:
         return hashlib.sha256("\n".join(digests).encode()).hexdigest()[:16]
 
 
-def _orders(part: Traces) -> list[int]:
+def _orders(part: TraceDataset) -> list[int]:
     # Plans of the first release have none.
     return part.plan.get("forecast_orders", [0])
 
 
-def open_joined(uri: Roots) -> Joined:
+def open_multi(uri: TraceUris) -> MultiTraceDataset:
     """Find the collections, and check that they are of one model under one setting.
 
     Raises:
-        Refusal: naming what differs, a collection that is named twice, or what is wrong with one.
+        InputError: naming what differs, a collection that is named twice, or what is wrong with
+        one.
     """
     first, *others = parts = open_each(uri)
     for other in others:
         _refuse_apart(first, other)
     # The first digits name a collection's trajectories.
     if len({part.plan["plan_hash"][:8] for part in parts}) < len(parts):
-        raise Refusal(
-            f"--traces must name each collection once. Got {told(uri)}, of which two have the same "
+        raise InputError(
+            f"--traces must name each collection once. Got {describe_uris(uri)}, of which two have the same "
             "plan. Leave one out."
         )
-    return Joined(parts=tuple(parts))
+    return MultiTraceDataset(parts=tuple(parts))
 
 
-def _refuse_apart(first: Traces, other: Traces) -> None:
+def _refuse_apart(first: TraceDataset, other: TraceDataset) -> None:
     differing = [
         f"{name} {other.plan[name]!r:.40} not {first.plan[name]!r:.40}"
         for name in ALIKE
         if _comparable(other.plan[name]) != _comparable(first.plan[name])
     ]
     if differing:
-        raise Refusal(
+        raise InputError(
             f"--traces must be of one model, and collected alike. Got {other.storage} with "
             f"{', '.join(differing)}, which {first.storage} has. Train on each alone."
         )
@@ -95,12 +96,12 @@ def _comparable(value: Any) -> Any:
     return sorted(value) if isinstance(value, list) else value
 
 
-def told(uri: Roots) -> str:
+def describe_uris(uri: TraceUris) -> str:
     """Their places, as a message names them."""
     return ", ".join(map(str, each_root(uri)))
 
 
-def noises_of(uri: Roots) -> Int[ndarray, " trajectories"]:
+def noises_of(uri: TraceUris) -> Int[ndarray, " trajectories"]:
     """Index of the noise that each trajectory starts from, in the order of
     :func:`pipeline.traces.tables.read_trajectories`.
 

@@ -13,11 +13,11 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from dqar.records import FEATURES
-from pipeline.errors import Refusal
+from pipeline.errors import InputError
 from pipeline.exploration.collect_plan import Unit
 from pipeline.storage.local_folder import LocalFolder
 from pipeline.storage.object_store import Root, Storage, open_storage
-from pipeline.traces.dataset import Roots, open_each
+from pipeline.traces.dataset import TraceUris, open_each
 from pipeline.traces.document_schemas import TABLES
 from pipeline.traces.shards import commit_receipt
 
@@ -132,26 +132,26 @@ def decision_digest(gates: pa.Table) -> str:
     return digest.hexdigest()
 
 
-def read_trajectories(uri: Roots) -> pa.Table:
+def read_trajectories(uri: TraceUris) -> pa.Table:
     """All trajectories that the manifest names, in the order of the plan; of several datasets, one
     after the other."""
     return _read(uri, "trajectories", None)
 
 
-def read_gates(uri: Roots, columns: list[str] | None = None) -> pa.Table:
+def read_gates(uri: TraceUris, columns: list[str] | None = None) -> pa.Table:
     """All gates that the manifest names; joins with trajectories on ``trajectory_id``."""
     return _read(uri, "gates", columns)
 
 
 def stream_gates(
-    uri: Roots, columns: list[str] | None = None, *, only_reused: bool = False
+    uri: TraceUris, columns: list[str] | None = None, *, only_reused: bool = False
 ) -> Iterator[pa.RecordBatch]:
     """Gates batch by batch, shard after shard, in bounded memory."""
     condition = pc.field("action") != "compute" if only_reused else None
     return _stream_each(uri, "gates", columns, condition)
 
 
-def _read(uri: Roots, table: str, columns: list[str] | None) -> pa.Table:
+def _read(uri: TraceUris, table: str, columns: list[str] | None) -> pa.Table:
     batches = list(_stream_each(uri, table, columns))
     schema = SCHEMAS[table]
     wanted = schema if columns is None else pa.schema([schema.field(name) for name in columns])
@@ -159,7 +159,7 @@ def _read(uri: Roots, table: str, columns: list[str] | None) -> pa.Table:
 
 
 def _stream_each(
-    uri: Roots,
+    uri: TraceUris,
     table: str,
     columns: list[str] | None = None,
     condition: pc.Expression | None = None,
@@ -192,7 +192,7 @@ def _stream(
                     columns=columns, filter=condition, schema=SCHEMAS[table], batch_readahead=2
                 )
         except (pa.ArrowException, OSError) as error:
-            raise Refusal(
+            raise InputError(
                 f"Shard {storage}/{key} must hold what was written. Got {str(error)[:100]}. Delete "
                 "it, and run the jobs/collect.py command of this place again to collect it anew."
             ) from error

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.errors import Refusal
-from pipeline.traces.dataset import Roots
+from pipeline.errors import InputError
+from pipeline.traces.dataset import TraceUris
 from pipeline.traces.tables import read_trajectories, stream_gates
 
 
@@ -28,12 +28,12 @@ class GateBlock:
 
 
 def whole_trajectories(
-    uri: Roots, columns: list[str], *, only_reused: bool = False
+    uri: TraceUris, columns: list[str], *, only_reused: bool = False
 ) -> Iterator[GateBlock]:
     """Blocks of a few thousand rows, none of which ends within a trajectory.
 
     Raises:
-        Refusal: if the rows of a trajectory do not follow each other.
+        InputError: if the rows of a trajectory do not follow each other.
     """
     place = places_of(uri)
     is_past = np.zeros(len(place), dtype=bool)
@@ -54,7 +54,7 @@ def whole_trajectories(
         yield _passed(held, is_past)
 
 
-def places_of(uri: Roots) -> dict[str, int]:
+def places_of(uri: TraceUris) -> dict[str, int]:
     """Place of each trajectory in the table of trajectories, by its id."""
     ids = read_trajectories(uri)["trajectory_id"].to_pylist()
     return {trajectory_id: index for index, trajectory_id in enumerate(ids)}
@@ -89,7 +89,7 @@ def _joined(one: GateBlock, other: GateBlock) -> GateBlock:
 def _passed(block: GateBlock, is_past: np.ndarray) -> GateBlock:
     firsts = block.owner[np.flatnonzero(np.diff(block.owner, prepend=-1))]
     if is_past[firsts].any() or len(np.unique(firsts)) < len(firsts):
-        raise Refusal(
+        raise InputError(
             "--traces must hold the gates of a trajectory one after the other. Got some that lie "
             "apart. Collect again with this release."
         )

@@ -24,7 +24,7 @@ EVERY_S = 20.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Kept:
+class CheckpointState:
     """What was kept."""
 
     tensors: dict[str, Tensor]
@@ -58,7 +58,7 @@ class Checkpoint:
         """Whether the last checkpoint is old enough for another."""
         return time.monotonic() - self._last >= EVERY_S
 
-    def keep(self, kept: Kept) -> None:
+    def keep(self, kept: CheckpointState) -> None:
         """Write what there is, in place of the stage's earlier checkpoint."""
         folder = LocalFolder(path=self.folder)
         tensors = f"{self.stage}-{kept.numbers['step']:06d}.safetensors"
@@ -72,14 +72,14 @@ class Checkpoint:
                 old.unlink(missing_ok=True)
         self._last = time.monotonic()
 
-    def take_up(self) -> Kept | None:
+    def take_up(self) -> CheckpointState | None:
         """What an earlier run of the same claim left; None if nothing that can be read."""
         try:
             stored = json.loads((self.folder / f"{self.stage}.json").read_text())
             if (stored["format"], stored["claim"]) != (FORMAT, self.claim):
                 return None
             name = Path(stored["tensors"]).name
-            return Kept(tensors=load_file(self.folder / name), numbers=stored["numbers"])
+            return CheckpointState(tensors=load_file(self.folder / name), numbers=stored["numbers"])
         except (OSError, ValueError, KeyError, TypeError, SafetensorError):
             return None
 

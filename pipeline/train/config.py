@@ -7,8 +7,8 @@ from typing import Literal
 
 from dqar.policy.spec import Setting
 from dqar.records import FEATURE_SETS
-from pipeline.errors import Refusal
-from pipeline.traces.multi_dataset import Joined
+from pipeline.errors import InputError
+from pipeline.traces.multi_dataset import MultiTraceDataset
 from pipeline.train.early_stopping import FitConfig
 
 APART = ("depth", "site_code")
@@ -75,33 +75,33 @@ class TrainConfig:
         return FitConfig(seed=self.seed)
 
 
-def sites_of(config: TrainConfig, traces: Joined) -> tuple[str, ...]:
+def sites_of(config: TrainConfig, traces: MultiTraceDataset) -> tuple[str, ...]:
     """Sites to learn.
 
     Raises:
-        Refusal: if the traces do not hold them.
+        InputError: if the traces do not hold them.
     """
     sites = config.sites or tuple(traces.plan["sites"])
     if len(set(sites)) < len(sites):
-        raise Refusal(f"--sites must name each site once. Got {sites}. Pass each once.")
+        raise InputError(f"--sites must name each site once. Got {sites}. Pass each once.")
     if missing := set(sites) - set(traces.plan["sites"]):
-        raise Refusal(
+        raise InputError(
             f"--sites must be among the traces' {traces.plan['sites']}. Got {sorted(missing)}. "
             "Collect with those sites first."
         )
     if config.label == "final" and set(sites) != set(traces.plan["sites"]):
-        raise Refusal(
+        raise InputError(
             f"--sites must be all of the traces' {traces.plan['sites']} for --label final. Got "
             f"{sites}: the final error is of all sites together. Collect with those sites alone."
         )
     return sites
 
 
-def settings_of(config: TrainConfig, traces: Joined) -> tuple[Setting, ...]:
+def settings_of(config: TrainConfig, traces: MultiTraceDataset) -> tuple[Setting, ...]:
     """What plans may show, of what the traces explored.
 
     Raises:
-        Refusal: if they did not explore what is asked for.
+        InputError: if they did not explore what is asked for.
     """
     orders = _chosen("--forecast-orders", config.forecast_orders, traces.plan["forecast_orders"])
     gains = _chosen("--feedback", config.feedbacks, traces.plan["feedbacks"])
@@ -112,7 +112,7 @@ def settings_of(config: TrainConfig, traces: Joined) -> tuple[Setting, ...]:
 
 def _chosen(flag: str, wanted: tuple, explored: tuple) -> tuple:
     if missing := set(wanted) - set(explored):
-        raise Refusal(
+        raise InputError(
             f"{flag} must be among the traces' {explored}. Got {sorted(missing)}. "
             "Collect with those first."
         )

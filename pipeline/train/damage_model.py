@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from dqar.policy.network import ReusePolicy
 from dqar.policy.spec import PolicySpec
 from pipeline.train.checkpoint import Checkpoint
-from pipeline.train.early_stopping import Descended, FitConfig, Objective, descend
+from pipeline.train.early_stopping import FitConfig, FitState, Objective, fit_with_early_stopping
 from pipeline.train.gate_table import Gates, ReusedGates
 
 CHUNK_ROWS = 2**14
@@ -52,7 +52,7 @@ class DamageFit:
     """A fitted model, and the descent that led there."""
 
     model: DamageModel
-    descended: Descended
+    descended: FitState
 
 
 def fit_damage(
@@ -68,15 +68,15 @@ def fit_damage(
 
     Args:
         held_out: trajectories of other noises, by which the descent ends early.
-        report: as ``checkpoint``, of :func:`pipeline.train.early_stopping.descend`.
+        report: as ``checkpoint``, of :func:`pipeline.train.early_stopping.fit_with_early_stopping`.
     """
-    objective = _Damage(spec, gates, config, held_out)
-    descended = descend(objective, config, report, checkpoint)
+    objective = DamageObjective(spec, gates, config, held_out)
+    descended = fit_with_early_stopping(objective, config, report, checkpoint)
     objective.policy.eval().requires_grad_(False)
     return DamageFit(model=objective.model(), descended=descended)
 
 
-class _Damage(Objective):
+class DamageObjective(Objective):
     """The loss on log D^2 of batches of trajectories, chunk by chunk."""
 
     def __init__(

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from pipeline.train.checkpoint import Checkpoint, Kept
+from pipeline.train.checkpoint import Checkpoint, CheckpointState
 
 ROUND = 50
 """Steps between two looks at held-out data; reports and checkpoints fall there too."""
@@ -68,7 +68,7 @@ class Objective(nn.Module):
 
 
 @dataclass(slots=True)
-class Descended:
+class FitState:
     """Where a descent stands, or ended."""
 
     step: int = 0
@@ -105,12 +105,12 @@ def is_worse(losses: Float[Tensor, " n"], best: Float[Tensor, " n"]) -> bool:
     return not bool(difference.mean() <= error)
 
 
-def descend(
+def fit_with_early_stopping(
     objective: Objective,
     config: FitConfig,
     report: Callable[[int, float], None] = lambda step, loss: None,
     checkpoint: Checkpoint | None = None,
-) -> Descended:
+) -> FitState:
     """Descend; the objective ends with the kept weights, or the last where nothing is held out.
 
     Args:
@@ -136,7 +136,7 @@ def descend(
     return state
 
 
-def _left(state: Descended, objective: Objective, optimizer: Any, schedule: Any) -> Kept:
+def _left(state: FitState, objective: Objective, optimizer: Any, schedule: Any) -> CheckpointState:
     """All that the rest of a descent depends on."""
     tensors = {f"now.{name}": value for name, value in objective.state_dict().items()}
     tensors |= {f"kept.{name}": value for name, value in state.kept.items()}
@@ -150,15 +150,15 @@ def _left(state: Descended, objective: Objective, optimizer: Any, schedule: Any)
         "rates": [group["lr"] for group in optimizer.param_groups],
         "schedule": schedule.state_dict(),
     }
-    return Kept(tensors=tensors, numbers=numbers)
+    return CheckpointState(tensors=tensors, numbers=numbers)
 
 
 def _taken_up(
     objective: Objective, optimizer: Any, schedule: Any, checkpoint: Checkpoint | None
-) -> Descended:
+) -> FitState:
     kept = None if checkpoint is None else checkpoint.take_up()
     if checkpoint is None or kept is None:
-        return Descended()
+        return FitState()
     numbers = kept.numbers
     print(f"train: the {checkpoint.stage} fit goes on after step {numbers['step']}", flush=True)
     objective.load_state_dict(kept.part("now"))
@@ -167,7 +167,7 @@ def _taken_up(
     for group, rate in zip(optimizer.param_groups, numbers["rates"], strict=True):
         group["lr"] = rate
     schedule.load_state_dict(numbers["schedule"])
-    return Descended(
+    return FitState(
         step=numbers["step"],
         best_losses=kept.part("held_out")["best_losses"],
         kept_step=numbers["kept_step"],

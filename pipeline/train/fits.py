@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dqar.policy.network import ReusePolicy
 from dqar.policy.spec import PolicySpec
-from pipeline.traces.dataset import Roots
+from pipeline.traces.dataset import TraceUris
 from pipeline.train.checkpoint import Checkpoint
 from pipeline.train.damage_model import DamageFit, DamageModel, fit_damage
 from pipeline.train.early_stopping import FitConfig
@@ -33,7 +33,7 @@ Mask = Bool[Tensor, " trajectories"]
 class Fitter:
     """What both fits share."""
 
-    uri: Roots
+    uri: TraceUris
     label: Literal["final", "local"]
     gates: Gates
     """Of all trajectories."""

@@ -15,7 +15,7 @@ from torch import Generator, Tensor
 from dqar.policy.network import ReusePolicy
 from dqar.policy.spec import PolicySpec
 from pipeline.train.checkpoint import Checkpoint
-from pipeline.train.early_stopping import Descended, FitConfig, Objective, descend
+from pipeline.train.early_stopping import FitConfig, FitState, Objective, fit_with_early_stopping
 
 BATCH = 8192
 """Gates of a step."""
@@ -39,11 +39,11 @@ def fit_local(
     *,
     held_out: LocalGates | None = None,
     checkpoint: Checkpoint | None = None,
-) -> tuple[ReusePolicy, Descended]:
+) -> tuple[ReusePolicy, FitState]:
     """Fit f on single gates; the arguments are those of
     :func:`pipeline.train.damage_model.fit_damage`."""
     objective = _Local(spec, gates, config, held_out)
-    descended = descend(objective, config, report, checkpoint)
+    descended = fit_with_early_stopping(objective, config, report, checkpoint)
     return objective.policy.eval().requires_grad_(False), descended
 
 

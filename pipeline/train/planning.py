@@ -10,7 +10,7 @@ from dqar.policy.network import ReusePolicy
 from dqar.policy.planner import StepPlan, plan_steps
 from dqar.policy.spec import Setting
 from dqar.records import ACTIONS
-from pipeline.traces.dataset import Roots
+from pipeline.traces.dataset import TraceUris
 from pipeline.traces.tables import stream_gates
 from pipeline.train.gate_table import ReusedGates
 
@@ -66,7 +66,7 @@ def plans_of(
     )
 
 
-def snrs_of(uri: Roots) -> list[float]:
+def snrs_of(uri: TraceUris) -> list[float]:
     """SNR of each step, as the gates of a dataset saw it."""
     log_snr: dict[int, float] = {}
     for batch in stream_gates(uri, ["step", "log_snr"]):

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import chi2
 
-from pipeline.traces.dataset import Roots
+from pipeline.traces.dataset import TraceUris
 from pipeline.traces.tables import read_trajectories
 from pipeline.traces.trajectory_stream import GateBlock, whole_trajectories
 
@@ -43,7 +43,7 @@ class Stratum:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Balance:
+class PropensityTest:
     """The strata of a dataset that are large enough to be tested."""
 
     strata: list[Stratum]
@@ -73,7 +73,7 @@ class Balance:
         )
 
 
-def check_balance(uri: Roots) -> Balance:
+def check_propensities(uri: TraceUris) -> PropensityTest:
     """Test the propensities of a dataset, stratum by stratum. Coins of several datasets are
     pooled: each was thrown with its own probability."""
     own = np.array(read_trajectories(uri)["design"].to_pylist())
@@ -89,7 +89,7 @@ def check_balance(uri: Roots) -> Balance:
         Stratum(design=design, step=step, coins=round(coins), excess=excess, variance=variance)
         for (design, step), (coins, excess, variance) in sorted(sums.items())
     ]
-    return Balance(strata=[one for one in strata if one.variance >= LEAST_VARIANCE])
+    return PropensityTest(strata=[one for one in strata if one.variance >= LEAST_VARIANCE])
 
 
 def _coins(block: GateBlock) -> GateBlock:

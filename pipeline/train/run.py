@@ -8,8 +8,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from pipeline.progress import Progress
-from pipeline.traces.dataset import Roots, each_root
-from pipeline.traces.multi_dataset import told
+from pipeline.traces.dataset import TraceUris, each_root
+from pipeline.traces.multi_dataset import describe_uris
 from pipeline.tracking import Run, Tracker, read_lineage
 from pipeline.train.checkpoint import FOLDER, clear
 from pipeline.train.config import TrainConfig
@@ -17,14 +17,14 @@ from pipeline.train.train import Trained, save_trained, train
 from pipeline.train.validation import plot_held_out
 
 
-def train_policy(config: TrainConfig, uri: Roots, out: str, tracker: Tracker) -> Trained:
+def train_policy(config: TrainConfig, uri: TraceUris, out: str, tracker: Tracker) -> Trained:
     """:func:`pipeline.train.train`, with everything logged and the policy folder written."""
     folder = Path(out)
     lineage = lineage_of(uri)
     parent = tracker.open_pipeline(lineage, "pipeline")
     name = f"train {config.features}" + ("" if config.label == "final" else f" {config.label}")
     with tracker.run(name, stage="train", parent=parent) as run:
-        run.params(asdict(config) | {"traces": told(uri), "out": out})
+        run.params(asdict(config) | {"traces": describe_uris(uri), "out": out})
         progress = Progress("train", config.fit_config().steps, "steps")
 
         def report(step: int, loss: float) -> None:
@@ -48,7 +48,7 @@ def train_policy(config: TrainConfig, uri: Roots, out: str, tracker: Tracker) ->
     return trained
 
 
-def lineage_of(uri: Roots) -> dict[str, str]:
+def lineage_of(uri: TraceUris) -> dict[str, str]:
     """Runs that made the traces: ``parent``, ``collect``, and of further collections
     ``collect-2`` and so on. The first that has a parent says which pipeline it is."""
     lineage: dict[str, str] = {}

@@ -16,19 +16,19 @@ from dqar.policy.network import ReusePolicy
 from dqar.policy.serialization import save_policy
 from dqar.policy.spec import CACHE_BITS, PolicySpec, Setting
 from dqar.records import ACTIONS
-from pipeline.errors import Refusal
+from pipeline.errors import InputError
 from pipeline.exploration.collect_plan import canonical_json
-from pipeline.traces.dataset import Roots
-from pipeline.traces.multi_dataset import Joined, open_joined
+from pipeline.traces.dataset import TraceUris
+from pipeline.traces.multi_dataset import MultiTraceDataset, open_multi
 from pipeline.train.alternative_schedules import with_rivals
 from pipeline.train.config import TrainConfig, settings_of, sites_of
 from pipeline.train.damage_model import CHUNK_ROWS
 from pipeline.train.fits import Fitter
 from pipeline.train.gate_table import Gates, ReusedGates
 from pipeline.train.planning import max_stretch_of, planned, snrs_of
-from pipeline.train.propensity_test import Balance, check_balance
-from pipeline.train.training_data import max_gap_of, shows, store_reused_gates
-from pipeline.train.validation import HeldOut, judge
+from pipeline.train.propensity_test import PropensityTest, check_propensities
+from pipeline.train.training_data import matching_trajectories, max_gap_of, store_reused_gates
+from pipeline.train.validation import Validation, validate
 
 HELD_OUT_SHARE = 5
 """Every fifth noise is held out; trajectories of one noise stay together."""
@@ -39,15 +39,15 @@ class Trained:
     """A policy and what held-out trajectories say of it."""
 
     policy: ReusePolicy
-    held_out: HeldOut
-    balance: Balance
+    held_out: Validation
+    balance: PropensityTest
     """Whether the traces' propensities are right."""
-    traces: Joined
+    traces: MultiTraceDataset
 
 
 def train(
     config: TrainConfig,
-    uri: Roots,
+    uri: TraceUris,
     report: Callable[[int, float], None] = lambda step, loss: None,
     checkpoints: Path | None = None,
 ) -> Trained:
@@ -59,15 +59,16 @@ def train(
         checkpoints: folder from which a fit that was cut off is taken up; None for nowhere.
 
     Raises:
-        Refusal: if the traces cannot be read, differ in what they are of, or do not hold the sites
+        InputError: if the traces cannot be read, differ in what they are of, or do not hold the
+        sites
             asked for.
     """
-    traces = open_joined(uri)
+    traces = open_multi(uri)
     sites, settings = sites_of(config, traces), settings_of(config, traces)
     with tempfile.TemporaryDirectory(prefix="dqar-") as scratch:
         gates = store_reused_gates(uri, config.names, sites, Path(scratch))
         first, everything = settings[0], torch.ones_like(gates.noise) > 0
-        usable = everything if config.plans else shows(uri, first)
+        usable = everything if config.plans else matching_trajectories(uri, first)
         fitter = Fitter(
             uri=uri,
             label=config.label,
@@ -85,23 +86,25 @@ def train(
         policy = planned(policy, snrs, settings, stretch)
         if config.label == "final":
             policy = with_rivals(policy, fitter.local(spec, usable), snrs, settings, stretch)
-    return Trained(policy=policy, held_out=held_out, balance=check_balance(uri), traces=traces)
+    return Trained(policy=policy, held_out=held_out, balance=check_propensities(uri), traces=traces)
 
 
 def _fitted(
     fitter: Fitter, spec: PolicySpec, usable: Tensor, report: Callable[[int, float], None]
-) -> tuple[HeldOut, ReusePolicy]:
+) -> tuple[Validation, ReusePolicy]:
     is_held_out = _held_out(fitter.gates, usable)
     fitted, judged = usable & ~is_held_out, usable & is_held_out
     trial = fitter.trial(spec, fitted, judged)
-    held_out = judge(trial.model, fitter.look(fitted), fitter.look(judged), seed=fitter.config.seed)
+    held_out = validate(
+        trial.model, fitter.look(fitted), fitter.look(judged), seed=fitter.config.seed
+    )
     steps = trial.descended.kept_step
     held_out.metrics["fit_steps"] = float(steps)
     _tell_how_many(held_out, int(usable.sum()))
     return held_out, fitter.final(spec, usable, steps, report).model.policy
 
 
-def _tell_how_many(held_out: HeldOut, usable: int) -> None:
+def _tell_how_many(held_out: Validation, usable: int) -> None:
     metrics = held_out.metrics
     seen = int(metrics["trajectories_fitted"] + metrics["trajectories_held_out"])
     if seen < usable:
@@ -112,7 +115,7 @@ def _tell_how_many(held_out: HeldOut, usable: int) -> None:
         )
 
 
-def _claim(config: TrainConfig, traces: Joined) -> dict[str, str]:
+def _claim(config: TrainConfig, traces: MultiTraceDataset) -> dict[str, str]:
     """What a checkpoint must be of to be taken up."""
     everything = asdict(config) | {"fit": asdict(config.fit_config()), "torch": torch.__version__}
     digest = hashlib.sha256(canonical_json(everything).encode()).hexdigest()
@@ -123,14 +126,14 @@ def _held_out(gates: Gates, usable: Tensor) -> Tensor:
     """Every fifth noise, by trajectory."""
     is_held_out = gates.noise % HELD_OUT_SHARE == 0
     if not (usable & is_held_out).any() or not (usable & ~is_held_out).any():
-        raise Refusal(
+        raise InputError(
             f"--traces must hold at least two noises. Got {int(gates.noise.max()) + 1}, with "
             f"{int(usable.sum())} trajectories to learn from. Collect more trajectories."
         )
     return is_held_out
 
 
-def _at_its_median(policy: ReusePolicy, gates: ReusedGates, held_out: HeldOut) -> ReusePolicy:
+def _at_its_median(policy: ReusePolicy, gates: ReusedGates, held_out: Validation) -> ReusePolicy:
     scores = [policy(rows) for rows in gates.features.split(CHUNK_ROWS)]
     threshold = float(torch.cat(scores).median())
     # JSON knows no NaN, which the AUC is where all held-out trajectories ended alike.
@@ -142,10 +145,10 @@ def _at_its_median(policy: ReusePolicy, gates: ReusedGates, held_out: HeldOut) -
 
 def _spec(
     config: TrainConfig,
-    traces: Joined,
+    traces: MultiTraceDataset,
     sites: tuple[str, ...],
     gates: ReusedGates,
-    uri: Roots,
+    uri: TraceUris,
     setting: Setting,
 ) -> PolicySpec:
     plan, order = traces.plan, setting.forecast_order

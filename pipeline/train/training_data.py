@@ -12,9 +12,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from dqar.policy.spec import Setting
-from pipeline.errors import Refusal
-from pipeline.traces.dataset import Roots
-from pipeline.traces.multi_dataset import noises_of, told
+from pipeline.errors import InputError
+from pipeline.traces.dataset import TraceUris
+from pipeline.traces.multi_dataset import describe_uris, noises_of
 from pipeline.traces.tables import read_trajectories
 from pipeline.traces.trajectory_stream import GateBlock, whole_trajectories
 from pipeline.train.gate_table import ReusedGates, StoredGates
@@ -28,7 +28,7 @@ HELD_OUT_LOCAL_ROWS = 2**14
 
 
 def store_reused_gates(
-    uri: Roots, names: tuple[str, ...], sites: tuple[str, ...], folder: Path
+    uri: TraceUris, names: tuple[str, ...], sites: tuple[str, ...], folder: Path
 ) -> StoredGates:
     """The reused gates of a dataset, or of several together, written to a file in a folder,
     trajectory by trajectory.
@@ -90,13 +90,15 @@ def _differs(rows: np.ndarray) -> np.ndarray:
     return is_first
 
 
-def load_reused_gates(uri: Roots, names: tuple[str, ...], sites: tuple[str, ...]) -> ReusedGates:
+def load_reused_gates(
+    uri: TraceUris, names: tuple[str, ...], sites: tuple[str, ...]
+) -> ReusedGates:
     """:func:`store_reused_gates`, read back whole."""
     with tempfile.TemporaryDirectory() as folder:
         return store_reused_gates(uri, names, sites, Path(folder)).load()
 
 
-def shows(uri: Roots, setting: Setting) -> Bool[Tensor, " trajectories"]:
+def matching_trajectories(uri: TraceUris, setting: Setting) -> Bool[Tensor, " trajectories"]:
     """Trajectories of one order of forecasts and one gain of feedback."""
     table = read_trajectories(uri)
     order = table["forecast_order"].to_numpy() == setting.forecast_order
@@ -105,7 +107,7 @@ def shows(uri: Roots, setting: Setting) -> Bool[Tensor, " trajectories"]:
 
 
 def local_labels(
-    uri: Roots,
+    uri: TraceUris,
     chosen: Bool[Tensor, " trajectories"],
     names: tuple[str, ...],
     sites: tuple[str, ...],
@@ -131,7 +133,7 @@ def local_labels(
     return labels[:, :-1].contiguous(), labels[:, -1].square().clamp_min(1e-12).log()
 
 
-def max_gap_of(uri: Roots) -> int:
+def max_gap_of(uri: TraceUris) -> int:
     """The largest staleness that a policy may be said to know."""
     counts: dict[float, int] = {}
     for block in whole_trajectories(uri, ["log_gap"], only_reused=True):
@@ -140,8 +142,8 @@ def max_gap_of(uri: Roots) -> int:
         ):
             counts[float(value)] = counts.get(float(value), 0) + int(count)
     if not counts:
-        raise Refusal(
-            f"--traces must hold gates that reused. Got none in {told(uri)}. Collect more "
+        raise InputError(
+            f"--traces must hold gates that reused. Got none in {describe_uris(uri)}. Collect more "
             "trajectories, or with --designs paced."
         )
     return round(float(np.exp(_quantile(counts, MAX_GAP_QUANTILE))))

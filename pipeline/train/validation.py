@@ -19,7 +19,7 @@ NUM_SHUFFLES = 5
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class HeldOut:
+class Validation:
     """Figures on trajectories whose noise the fit never saw."""
 
     metrics: dict[str, float]
@@ -34,7 +34,9 @@ class HeldOut:
     """Measured log D^2."""
 
 
-def judge(model: DamageModel, fitted: ReusedGates, held_out: ReusedGates, *, seed: int) -> HeldOut:
+def validate(
+    model: DamageModel, fitted: ReusedGates, held_out: ReusedGates, *, seed: int
+) -> Validation:
     """Compare predictions with what held-out trajectories ended at.
 
     The tolerance is the median error of the fitted trajectories; the probability to end within
@@ -57,7 +59,7 @@ def judge(model: DamageModel, fitted: ReusedGates, held_out: ReusedGates, *, see
         "trajectories_held_out": float(len(measured)),
     }
     share, mean = calibration_curve(is_within, probability, n_bins=NUM_BINS)
-    return HeldOut(
+    return Validation(
         metrics=metrics,
         importance=_importance(model, held_out, r2, seed),
         reliability=list(zip(mean.tolist(), share.tolist(), strict=True)),
@@ -92,7 +94,7 @@ def _shuffled_r2(
     return float(r2_score(gates.log_error.numpy(), shuffled.numpy()))
 
 
-def plot_held_out(held_out: HeldOut, path: Path) -> None:
+def plot_held_out(held_out: Validation, path: Path) -> None:
     """Three panels: predicted against measured, reliability, permutation importance."""
     from matplotlib.figure import Figure
 

@@ -12,10 +12,12 @@ from dqar.config import DQARConfig
 from dqar.control.controller import DQARController
 from dqar.gates.base import Gate
 from dqar.integration import DQARDDIMSampler, DQARDiTWrapper, SamplerConfig
-from dqar.records import FEATURES, GateRecord, Signal, Step
+from dqar.records import FEATURES, GateInputs, GateRecord, Step
 
 
-def signal_of(num_sites: int = 1, num_layers: int = 3, num_samples: int = 2, **changes) -> Signal:
+def signal_of(
+    num_sites: int = 1, num_layers: int = 3, num_samples: int = 2, **changes
+) -> GateInputs:
     shape = (num_sites * num_layers, num_samples)
     values = {
         "step": Step(index=5, total=10, timestep=500.0, snr=1.0),
@@ -39,7 +41,7 @@ def signal_of(num_sites: int = 1, num_layers: int = 3, num_samples: int = 2, **c
         "share_attn": torch.full((num_samples,), 0.25),
         "share_ff": torch.full((num_samples,), 0.75),
     }
-    return Signal(**(values | changes))
+    return GateInputs(**(values | changes))
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dqar.records import FEATURE_SETS, FEATURES, SITES, Reason, Step, Verdict
+from dqar.records import FEATURE_SETS, FEATURES, SITES, DecisionReason, GateDecision, Step
 
 
 def test_feature_names_are_unique_and_sets_are_drawn_from_them():
@@ -19,8 +19,10 @@ def test_feature_names_are_unique_and_sets_are_drawn_from_them():
 
 
 def test_reuse_is_reason_zero_and_labels_are_lower_case():
-    assert Reason.REUSE == 0
-    assert [reason.label for reason in Reason] == [reason.name.lower() for reason in Reason]
+    assert DecisionReason.REUSE == 0
+    assert [reason.label for reason in DecisionReason] == [
+        reason.name.lower() for reason in DecisionReason
+    ]
 
 
 @given(total=st.integers(1, 100), data=st.data())
@@ -116,5 +118,5 @@ def test_depth_runs_from_zero_to_one(make_signal):
 
 
 def test_verdict_reuses_where_its_reason_says_so():
-    verdict = Verdict(reason=torch.tensor([[0, 1], [11, 0]], dtype=torch.uint8))
+    verdict = GateDecision(reason=torch.tensor([[0, 1], [11, 0]], dtype=torch.uint8))
     assert verdict.reuse.tolist() == [[True, False], [False, True]]

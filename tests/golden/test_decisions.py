@@ -13,7 +13,7 @@ import pytest
 from pipeline.collect.driver import plan_for
 from pipeline.collect.worker import Collector
 from pipeline.exploration.collect_plan import CollectPlan, Unit
-from pipeline.exploration.near_policy import find_guide
+from pipeline.exploration.near_policy import find_reference_policy
 from pipeline.traces.tables import GATES, decision_digest, to_table
 
 POLICY = str(Path(__file__).parent / "policy")
@@ -44,7 +44,7 @@ def plan_of(name: str) -> CollectPlan:
     return plan_for(
         "digits",
         designs=designs,
-        guide=find_guide(folder, designs),
+        guide=find_reference_policy(folder, designs),
         num_trajectories=512,
         batch_size=48,
         sites=("attn", "ff") if name == "attn,ff" else None,

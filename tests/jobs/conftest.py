@@ -11,7 +11,7 @@ from dqar.policy.spec import PolicySpec
 from pipeline.cli import enter
 from pipeline.exploration.collect_plan import CollectPlan
 from pipeline.models.model_info import find_model
-from pipeline.traces.dataset import claim_folder, write_manifest
+from pipeline.traces.dataset import claim_output, write_manifest
 from pipeline.traces.tables import commit_unit, to_table
 
 JOBS = Path(__file__).parents[2] / "jobs"
@@ -103,7 +103,7 @@ def some_traces(tmp_path):
     def _one(kind):
         return True if pa.types.is_boolean(kind) else pa.scalar(1, kind).as_py()
 
-    claim_folder(root, plan)
+    claim_output(root, plan)
     (unit,) = plan.units()
     assert to_table(row(GATES), GATES).num_rows == 1
     receipt = commit_unit(root, unit, row(TRAJECTORIES), row(GATES), {})

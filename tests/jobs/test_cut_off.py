@@ -16,7 +16,7 @@ from dqar.policy.serialization import load_policy
 from pipeline.collect.driver import Collector
 from pipeline.exploration.collect_plan import CollectPlan
 from pipeline.models.model_info import find_model
-from pipeline.traces.dataset import claim_folder, write_manifest
+from pipeline.traces.dataset import claim_output, write_manifest
 
 ROOT = Path(__file__).parents[2]
 LIMIT_S = 400
@@ -87,7 +87,7 @@ def traces(tmp_path_factory) -> Path:
         model="digits", model_hash=card.model_hash, num_trajectories=24, batch_size=24, steps=6
     )
     root = tmp_path_factory.mktemp("traces") / "digits"
-    claim_folder(root, plan)
+    claim_output(root, plan)
     collector = Collector(plan, str(root))
     receipts = {unit.unit_id: collector.do(unit) for unit in plan.units()}
     facts = {"num_layers": card.num_layers, "site_flops": card.site_flops}

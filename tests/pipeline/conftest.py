@@ -9,7 +9,7 @@ from pipeline.collect.worker import Collector
 from pipeline.exploration.collect_plan import CollectPlan
 from pipeline.models.loading import load_model
 from pipeline.models.model_info import find_model
-from pipeline.traces.dataset import claim_folder, write_manifest
+from pipeline.traces.dataset import claim_output, write_manifest
 
 
 @pytest.fixture(scope="session")
@@ -61,7 +61,7 @@ def near_traces(tmp_path_factory, traces_plan) -> Path:
 
 def collected(plan: CollectPlan, root: Path) -> Path:
     """A plan's traces, without a cluster."""
-    claim_folder(root, plan)
+    claim_output(root, plan)
     collector = Collector(plan, str(root))
     receipts = {unit.unit_id: collector.do(unit) for unit in plan.units()}
     card = find_model("digits")

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import torch
 
-from dqar.gates.rules import Scripted
+from dqar.gates.rules import MaskGate
 from dqar.policy.network import ReusePolicy
 from dqar.policy.spec import PolicySpec
-from pipeline.methods.base import COARSE, Contest
-from pipeline.methods.calibration import Probe, Probed
+from pipeline.methods.base import COARSE, Comparison
+from pipeline.methods.calibration import CalibrationResult, CalibrationTask
 from pipeline.methods.learned_schedule import MORE_NOISES
 
 STEPS, NOISES = 20, len(MORE_NOISES)
@@ -35,16 +35,16 @@ def answer_by(error_of, asked=None, by_order=None, by_gain=False):
     by_order = by_order or {}
 
     def error(probe, column):
-        assert isinstance(probe.gate, Scripted)
+        assert isinstance(probe.gate, MaskGate)
         reuse = probe.gate.reuse[:, 0, column]
         computed = tuple((~reuse).nonzero()[:, 0].tolist())
         order = probe.forecast_order[column]
         gain = (probe.feedback[column],) if by_gain else ()
         return error_of(computed, probe.noise_ids[column], *gain) + by_order.get(order, 0.0)
 
-    def answer(probe: Probe) -> Probed:
+    def answer(probe: CalibrationTask) -> CalibrationResult:
         errors = [error(probe, column) for column in range(probe.num_samples)]
-        return Probed(
+        return CalibrationResult(
             reuse_ratio=torch.zeros(probe.num_samples),
             share=torch.zeros(STEPS, 1),
             error=torch.tensor(errors),
@@ -62,7 +62,7 @@ def answer_by(error_of, asked=None, by_order=None, by_gain=False):
 
 
 def contest(error_budget=None, methods=("learned",)):
-    return Contest(
+    return Comparison(
         methods=methods,
         policies={"learned": planned_policy()},
         grid=COARSE,

@@ -11,7 +11,7 @@ from pipeline.cli import (
     split_names,
     whole_numbers,
 )
-from pipeline.errors import Refusal, checked
+from pipeline.errors import InputError, checked
 from pipeline.storage.output_checks import refuse_relative_inside_job, refuse_unwritable
 
 
@@ -34,7 +34,7 @@ def test_what_run_returns_is_the_exit_code(job):
 
 def test_a_refusal_is_one_line_and_exit_code_2(job, capsys):
     def refuse(_):
-        raise Refusal("size must be\n  even. Got 3.\n Pass 4.")
+        raise InputError("size must be\n  even. Got 3.\n Pass 4.")
 
     assert enter(job(), refuse) == BAD_INPUT == 2
     captured = capsys.readouterr()
@@ -66,7 +66,7 @@ def test_help_shows_defaults(job, capsys):
 
 
 def test_checked_turns_a_value_error_into_a_refusal():
-    with pytest.raises(Refusal, match="invalid literal"):
+    with pytest.raises(InputError, match="invalid literal"):
         checked(lambda text: int(text), text="x")
 
 
@@ -75,7 +75,7 @@ def test_relative_paths_are_refused_inside_a_job_only(monkeypatch, path):
     monkeypatch.delenv("RAY_JOB_CONFIG_JSON_ENV_VAR", raising=False)
     refuse_relative_inside_job(out=path)
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
-    with pytest.raises(Refusal, match="--out must be absolute inside a Ray job"):
+    with pytest.raises(InputError, match="--out must be absolute inside a Ray job"):
         refuse_relative_inside_job(out=path)
 
 
@@ -93,7 +93,7 @@ def test_a_folder_that_can_be_made_or_written_passes(tmp_path):
 def test_a_file_in_the_way_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     for out in ("file", "file/x", "file/x/y"):
-        with pytest.raises(Refusal, match="file in the way"):
+        with pytest.raises(InputError, match="file in the way"):
             refuse_unwritable(str(tmp_path / out))
 
 
@@ -109,7 +109,7 @@ def test_whole_numbers():
 
 @pytest.mark.parametrize("text", ["x", "1,x", "-1", "1.5", "0;1", "+1", "²"])
 def test_other_than_whole_numbers_are_refused_by_their_flag(text):
-    with pytest.raises(Refusal, match=r"--orders must be whole numbers\. Got"):
+    with pytest.raises(InputError, match=r"--orders must be whole numbers\. Got"):
         whole_numbers("--orders", text)
 
 

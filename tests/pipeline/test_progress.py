@@ -5,7 +5,7 @@ import json
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.cluster.work_queue import Failure, Outcome
+from pipeline.cluster.work_queue import Failure, WorkResult
 from pipeline.collect.driver import unit_line
 from pipeline.exploration.collect_plan import Unit
 from pipeline.progress import Progress, fields_line
@@ -27,7 +27,7 @@ def test_any_value_is_one_word_on_one_line_and_reads_back(value):
 
 def test_a_unit_that_is_done():
     receipt = {"trajectories": 48, "gates": 19200}
-    outcome = Outcome(unit=UNIT, attempts=2, node="10.0.0.7/ab", seconds=74.251, result=receipt)
+    outcome = WorkResult(unit=UNIT, attempts=2, node="10.0.0.7/ab", seconds=74.251, result=receipt)
     assert unit_line(outcome) == (
         "collect: unit=ab12 index=5 status=done attempt=2 node=10.0.0.7/ab seconds=74.25 "
         "trajectories=48 gates=19200"
@@ -36,7 +36,7 @@ def test_a_unit_that_is_done():
 
 def test_a_unit_that_was_given_up():
     failure = Failure(error=KeyError(1), text="KeyError: 1")
-    outcome = Outcome(unit=UNIT, attempts=5, node="10.0.0.7/ab", seconds=1.0, failure=failure)
+    outcome = WorkResult(unit=UNIT, attempts=5, node="10.0.0.7/ab", seconds=1.0, failure=failure)
     assert "status=given_up attempt=5" in unit_line(outcome)
     assert unit_line(outcome).endswith("trajectories=0 gates=0")
 

@@ -16,7 +16,7 @@ from mlflow import MlflowClient
 from dqar.policy.network import ReusePolicy
 from dqar.policy.serialization import load_policy, save_policy
 from dqar.policy.spec import PolicySpec
-from pipeline.errors import Refusal
+from pipeline.errors import InputError
 from pipeline.tracking import (
     REGISTERED_POLICY,
     Tracker,
@@ -171,7 +171,7 @@ def test_artifacts_of_sqlite_lie_beside_it(tmp_path):
 def test_a_dead_server_is_refused_with_the_mend(monkeypatch):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "2")
-    with pytest.raises(Refusal, match="Start the server, or leave the flag out"):
+    with pytest.raises(InputError, match="Start the server, or leave the flag out"):
         Tracker(f"http://127.0.0.1:{free_port()}", "study")
 
 
@@ -189,7 +189,7 @@ def test_the_flag_wins_over_the_environment_and_sqlite_is_the_default(monkeypatc
 def test_a_store_that_a_job_would_lose_is_refused(monkeypatch, uri):
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    with pytest.raises(Refusal, match="must be given inside a Ray job"):
+    with pytest.raises(InputError, match="must be given inside a Ray job"):
         resolve_tracking_uri(uri)
     assert resolve_tracking_uri("sqlite:////shared/mlflow.db") == "sqlite:////shared/mlflow.db"
 

@@ -21,7 +21,7 @@ from dqar.schedules.forecast_factors import step_factors
 from dqar.schedules.static_plan import StaticPlan
 
 
-class Blank:
+class Placeholder:
     """Stands in for a kept value in a call that finds out what it must be like."""
 
     tensor: Tensor | None = None
@@ -34,10 +34,10 @@ class Blank:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Kept:
+class SiteBuffers:
     """What one gate keeps."""
 
-    value: Tensor | Blank | None
+    value: Tensor | Placeholder | None
     """What it last computed; None of a site that the model leaves out."""
     differences: tuple[Tensor, ...] = ()
     """Of the first order, then of the second; as many as its forecasts read."""
@@ -45,10 +45,10 @@ class Kept:
     """Of the open step: weights of the differences, then their rates."""
 
 
-NOTHING = Kept(value=None)
+NOTHING = SiteBuffers(value=None)
 
 
-class Memory:
+class ScheduleBuffers:
     """What all gates of a plan keep for one batch, at addresses that stay.
 
     The factors of all steps lie on the device, so that a step asks for nothing from the host.
@@ -67,7 +67,9 @@ class Memory:
                 self._factors = step_factors(plan)[..., None].to(device)
                 now = self._now = torch.zeros_like(self._factors[0])
         self.gates = {
-            gate: Kept(value=value, differences=_like(value, orders[gate]), factors=now[gate])
+            gate: SiteBuffers(
+                value=value, differences=_like(value, orders[gate]), factors=now[gate]
+            )
             for gate, value in values.items()
         }
 

@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from dqar.control.error_feedback import ErrorFeedback
-from dqar.integration.compiled.buffers import Memory
+from dqar.integration.compiled.buffers import ScheduleBuffers
 from dqar.integration.compiled.compilation import Compilation, Regions, fix_address
 from dqar.integration.compiled.step_variants import MODULES, Role, kept_like, roles_of, variant
 from dqar.integration.forward_patch import Replacement, untraced_class, with_output
-from dqar.integration.run_slot import Seat
+from dqar.integration.run_slot import RunSlot
 from dqar.integration.sites import blocks_of, detach, refuse_misfits
 from dqar.schedules.static_plan import Action, StaticPlan
 
@@ -83,7 +83,7 @@ class PlannedDiT:
         self.roles = roles_of(plan)
         self.regions = None if compilation is None else Regions(compilation)
         self._variants: dict[tuple[Role, ...], Any] = {}
-        self._memory = Memory(plan, {})
+        self._memory = ScheduleBuffers(plan, {})
         self._batch: object = None
         self._feedback = ErrorFeedback(0.0)
         self._taken = threading.Lock()
@@ -97,7 +97,7 @@ class PlannedDiT:
         self._refuse_patches([self.transformer])
 
     def _refuse_patches(self, others: Sequence[nn.Module] = ()) -> None:
-        refuse_misfits(self.transformer, Seat(self.plan.sites, "output"))
+        refuse_misfits(self.transformer, RunSlot(self.plan.sites, "output"))
         blocks = self.transformer.transformer_blocks
         sites = [getattr(block, name) for block in blocks for name in MODULES.values()]
         if not all(map(_has_its_own_forward, [*others, *blocks, *sites])):
@@ -184,7 +184,7 @@ class PlannedDiT:
             return
         gates = {gate for roles in self.roles.values() for gate in _kept_by(roles)}
         values = kept_like(self.transformer, self.plan.sites, gates, args, kwargs)
-        self._memory = Memory(self.plan, values)
+        self._memory = ScheduleBuffers(self.plan, values)
         self._batch = batch
         if self.regions is not None:
             for tensor in self._memory.tensors:

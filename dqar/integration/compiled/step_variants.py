@@ -16,13 +16,19 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor, nn
 
-from dqar.integration.compiled.buffers import NOTHING, Blank, Kept, output_kinds, residual_kinds
+from dqar.integration.compiled.buffers import (
+    NOTHING,
+    Placeholder,
+    SiteBuffers,
+    output_kinds,
+    residual_kinds,
+)
 from dqar.schedules.forecast_factors import orders_read
 from dqar.schedules.static_plan import Action, StaticPlan
 
 Role = Literal["compute", "keep", "reuse"]
 """What a site does in one variant; ``keep`` computes what a later step reads."""
-Part = tuple[Role, Kept]
+Part = tuple[Role, SiteBuffers]
 """What a site of a variant does, and on what."""
 MODULES = {"attn": "attn1", "ff": "ff"}
 """Where a block has its sites; it is itself the site ``block``."""
@@ -59,7 +65,7 @@ def variant(
     transformer: nn.Module,
     sites: tuple[str, ...],
     roles: tuple[Role, ...],
-    kept: Mapping[int, Kept],
+    kept: Mapping[int, SiteBuffers],
     compiler: Compiler | None = None,
 ) -> nn.Module:
     """A copy of a transformer in which each site has its role.
@@ -84,7 +90,7 @@ def variant(
     return _with_modules(transformer, {"transformer_blocks": nn.ModuleList(blocks)})
 
 
-def _num_differences(role: Role, kept: Kept) -> int:
+def _num_differences(role: Role, kept: SiteBuffers) -> int:
     return 0 if role == "compute" else len(kept.differences)
 
 
@@ -98,7 +104,9 @@ def _block_variant(block: nn.Module, sites: tuple[str, ...], parts: list[Part]) 
     return _with_modules(block, replaced)
 
 
-def _site_variant(module: nn.Module, kinds: dict[str, Any], role: Role, kept: Kept) -> nn.Module:
+def _site_variant(
+    module: nn.Module, kinds: dict[str, Any], role: Role, kept: SiteBuffers
+) -> nn.Module:
     if role == "compute":
         return module
     copied = _copied(module)
@@ -125,11 +133,11 @@ def kept_like(
     transformer: nn.Module, sites: tuple[str, ...], gates: set[int], args: tuple, kwargs: dict
 ) -> dict[int, Tensor]:
     """Tensors for what gates keep, found by one call of the model that is otherwise thrown away."""
-    blanks = {gate: Blank() for gate in gates}
+    blanks = {gate: Placeholder() for gate in gates}
     stack: Any = transformer.transformer_blocks
     every_gate = range(len(sites) * len(stack))
     roles: tuple[Role, ...] = tuple(_role(True, gate in gates) for gate in every_gate)
-    kept = {gate: Kept(value=blank) for gate, blank in blanks.items()}
+    kept = {gate: SiteBuffers(value=blank) for gate, blank in blanks.items()}
     with torch.no_grad():
         variant(transformer, sites, roles, kept).forward(*args, **kwargs)
     # A model may leave out a site, which then keeps nothing.

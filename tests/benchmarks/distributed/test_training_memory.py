@@ -9,7 +9,7 @@ import numpy as np
 
 from benchmarks.distributed.synthetic_traces import LAYERS, STEPS, write_traces
 from pipeline.traces.tables import read_trajectories
-from pipeline.train.propensity_test import check_balance
+from pipeline.train.propensity_test import check_propensities
 from pipeline.train.train import TrainConfig
 from pipeline.train.training_data import load_reused_gates
 
@@ -24,7 +24,7 @@ def test_synthetic_traces_read_like_collected_ones(tmp_path):
     assert set(gates.weight.tolist()) == {float(LAYERS)}
     assert len(np.unique(read_trajectories(uri)["forecast_order"])) == 3
     # Propensities are those of the schedules.
-    assert check_balance(uri).metrics.get("balance_p", 1.0) > 1e-3
+    assert check_propensities(uri).metrics.get("balance_p", 1.0) > 1e-3
 
 
 def test_memory_stayed_flat():

@@ -7,12 +7,12 @@ import torch
 
 from benchmarks.quality.ablations import FEATURES, plan_errors, table
 from benchmarks.quality.ground_truth import evaluator_of
-from dqar.gates.rules import Scripted
+from dqar.gates.rules import MaskGate
 from dqar.policy.network import ReusePolicy
 from dqar.policy.serialization import save_policy
 from dqar.policy.spec import PolicySpec
 from dqar.records import FEATURE_SETS
-from pipeline.methods.calibration import Probe
+from pipeline.methods.calibration import CalibrationTask
 from pipeline.train.config import STATES, TrainConfig
 
 STEPS, NOISES = 5, 3
@@ -44,7 +44,7 @@ def test_plans_are_run_as_the_policy_says(evaluator, policy):
     assert found.shape == (3, NOISES)
     assert not found[0].any()
     reuse = torch.tensor([step not in (0, 2) for step in range(STEPS)])[:, None, None]
-    probe = Probe(name="plan", gate=Scripted(reuse), num_samples=NOISES, feedback=0.5)
+    probe = CalibrationTask(name="plan", gate=MaskGate(reuse), num_samples=NOISES, feedback=0.5)
     assert (found[1] > 0).all()
     torch.testing.assert_close(found[1], evaluator.probe(probe).error)
     torch.testing.assert_close(found[2], found[1])

@@ -14,7 +14,7 @@ from dqar.cache.site_tensors import Fresh
 from dqar.config import DQARConfig
 from dqar.control.controller import DQARController
 from dqar.gates.base import AllOf, Gate
-from dqar.gates.rules import Interval, Scripted
+from dqar.gates.rules import Interval, MaskGate
 from dqar.records import EntryKey
 
 KEY, OTHER = EntryKey("attn", 3, "cond"), EntryKey("attn", 3, "uncond")
@@ -45,7 +45,7 @@ def addresses(cache: ReuseCache) -> dict[tuple[EntryKey, str], tuple[int, ...]]:
 @pytest.mark.parametrize("cached", ["output", "kv"])
 def test_addresses_are_stable_over_a_run(rig, bits, cached):
     config = rig.config(quantization_bits=bits, cached=cached)
-    wrapper, seen = rig.wrap(config, Scripted(rig.mask(config))), []
+    wrapper, seen = rig.wrap(config, MaskGate(rig.mask(config))), []
     rig.sample(wrapper, on_step=lambda done: seen.append(addresses(wrapper.controller.cache)))
     assert len(seen) == rig.steps
     assert all(step == seen[0] for step in seen)
@@ -128,7 +128,7 @@ CASES: dict[str, tuple[dict[str, Any], bool]] = {
 every_case = pytest.mark.parametrize(("changes", "exposure"), CASES.values(), ids=CASES)
 GATES: dict[str, Any] = {
     "interval": lambda rig, config: Interval(2),
-    "mixed": lambda rig, config: Scripted(rig.mask(config)),
+    "mixed": lambda rig, config: MaskGate(rig.mask(config)),
 }
 every_gate = pytest.mark.parametrize("gate_of", GATES.values(), ids=GATES)
 

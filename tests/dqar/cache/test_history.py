@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 import torch
 
-from dqar.cache.forecast_coefficients import Coefficients, HandChronicle, StepCoefficients
+from dqar.cache.forecast_coefficients import Coefficients, ManualForecastHistory, StepCoefficients
 from dqar.cache.history import History
 from dqar.config import DQARConfig
 from dqar.control.controller import DQARController
 from dqar.gates.base import Gate
-from dqar.gates.rules import Cached, Interval, Scripted
-from dqar.records import EntryKey, PartKey, Reason
+from dqar.gates.rules import Interval, MaskGate, RequireCached
+from dqar.records import DecisionReason, EntryKey, PartKey
 
 KEY, OTHER = EntryKey("attn", 0, "cond"), EntryKey("attn", 0, "uncond")
 BIT_WIDTHS = [2, 4, 8, 16, 32]
@@ -140,7 +140,9 @@ class Hand:
 
     def __init__(self, order: Any, gate: Gate | None = None, **options: Any) -> None:
         config = DQARConfig(quantization_bits=32, forecast_order=order)
-        self.controller = DQARController(config, num_layers=1, gate=gate or Cached(), **options)
+        self.controller = DQARController(
+            config, num_layers=1, gate=gate or RequireCached(), **options
+        )
         self.samples = len(options.get("forecast_order", [0]))
 
     def begin(self, step: int) -> None:
@@ -182,7 +184,7 @@ def test_verbs_forecast_each_sample_at_its_order():
 
 def test_by_hand_each_branch_goes_on_from_its_own_computations():
     # At step 2 one branch computes although both may reuse: the books count the older value.
-    hand = Hand(1, Scripted(torch.ones(12, 1, 1, dtype=torch.bool)))
+    hand = Hand(1, MaskGate(torch.ones(12, 1, 1, dtype=torch.bool)))
     for step in (0, 1):
         hand.begin(step)
         hand.commit(float(step))
@@ -198,20 +200,20 @@ def test_a_lent_branch_goes_on_as_its_lender():
     script = torch.tensor([0, 0, *[1] * 10], dtype=torch.bool)[:, None, None]
     config = DQARConfig(quantization_bits=32, forecast_order=1, cross_branch_threshold=10.0)
     hand = Hand(1)
-    hand.controller = DQARController(config, num_layers=1, gate=Scripted(script))
+    hand.controller = DQARController(config, num_layers=1, gate=MaskGate(script))
     hand.begin(0)
     hand.commit(1.0)
     hand.commit(1.5, "uncond")
     hand.begin(1)
     hand.commit(2.0)
-    assert hand.controller.should_reuse(0, "uncond").reasons == (Reason.SHARED,)
+    assert hand.controller.should_reuse(0, "uncond").reasons == (DecisionReason.SHARED,)
     assert hand.reuse("uncond") == [2.0]
     hand.begin(2)
     assert (hand.reuse(), hand.reuse("uncond")) == ([3.0], [3.0])
 
 
 def test_an_entry_committed_twice_in_a_step_starts_its_past_anew():
-    chronicle = HandChronicle(torch.tensor([2]), 2)
+    chronicle = ManualForecastHistory(torch.tensor([2]), 2)
     chronicle.note(KEY, 0)
     chronicle.note(KEY, 1)
     chronicle.note(KEY, 1)

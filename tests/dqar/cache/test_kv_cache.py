@@ -10,7 +10,7 @@ from torch.nn.functional import silu
 
 from dqar.config import DQARConfig
 from dqar.gates.base import AllOf
-from dqar.gates.rules import Closed, Interval, Scripted
+from dqar.gates.rules import Interval, MaskGate, NeverReuse
 from dqar.records import FEATURES
 
 TOKENS, HEADS, WIDTH = 16, 2, 16
@@ -101,7 +101,7 @@ def test_queries_are_fresh_and_the_rest_is_not_computed(rig):
         )
     script = torch.ones(rig.steps, rig.layers, rig.samples, dtype=torch.bool)
     script[3, :, 1:] = False
-    rig.sample(rig.wrap(kv(), Scripted(script)))
+    rig.sample(rig.wrap(kv(), MaskGate(script)))
     assert rows == {"to_q": [6] * rig.steps, "to_k": [6, 4], "to_v": [6, 4]}
 
 
@@ -109,10 +109,10 @@ def test_queries_are_fresh_and_the_rest_is_not_computed(rig):
 def test_samples_of_a_mixed_batch_are_what_they_are_alone(rig, branch_mode, distance):
     config = kv(branch_mode=branch_mode)
     mask = rig.mask(config)
-    together = rig.run(config, Scripted(mask)).latents
+    together = rig.run(config, MaskGate(mask)).latents
     for one in range(rig.samples):
         columns = [one] if branch_mode == "tied" else [one, rig.samples + one]
-        alone = rig.run(config, Scripted(mask[..., columns]), chosen=[one]).latents
+        alone = rig.run(config, MaskGate(mask[..., columns]), chosen=[one]).latents
         assert distance(alone, together[[one]]) < ROUNDING
 
 
@@ -171,12 +171,12 @@ def normed_rig(rig, request):
 
 def test_normed_queries_and_keys_are_followed(normed_rig, distance):
     stock = normed_rig.sample()
-    script = Scripted(normed_rig.mask(kv()))
-    closed = normed_rig.run(kv(), Closed())
+    script = MaskGate(normed_rig.mask(kv()))
+    closed = normed_rig.run(kv(), NeverReuse())
     assert torch.equal(closed.latents, stock)
     exposed = normed_rig.run(kv(), script, exposure=True)
     assert distance(normed_rig.run(kv(), script).latents, exposed.latents) < ROUNDING
-    as_output = normed_rig.run(normed_rig.config(sites=("attn",)), Closed())
+    as_output = normed_rig.run(normed_rig.config(sites=("attn",)), NeverReuse())
     entropy = FEATURES.index("entropy")
     torch.testing.assert_close(closed.features[..., entropy], as_output.features[..., entropy])
 
@@ -234,5 +234,5 @@ def test_output_reuse_takes_any_processor(rig):
     for block in rig.model.transformer_blocks:
         block.attn1.set_processor(Doubled())
     stock = rig.sample()
-    wrapper = rig.wrap(rig.config(), Closed())
+    wrapper = rig.wrap(rig.config(), NeverReuse())
     assert torch.equal(rig.sample(wrapper), stock)

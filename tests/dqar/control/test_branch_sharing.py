@@ -11,17 +11,23 @@ from dqar.config import DQARConfig
 from dqar.control.branch_sharing import BranchRows, BranchSharing
 from dqar.control.controller import DQARController
 from dqar.gates.base import Gate
-from dqar.gates.rules import Scripted
-from dqar.records import EntryKey, Reason, Verdict
+from dqar.gates.rules import MaskGate
+from dqar.records import DecisionReason, EntryKey, GateDecision
 
 
 def test_sharing_takes_the_place_of_these_refusals_alone(make_signal):
-    reasons = torch.tensor([list(Reason)], dtype=torch.uint8)
+    reasons = torch.tensor([list(DecisionReason)], dtype=torch.uint8)
     shape = tuple(reasons.shape)
     signal = make_signal(num_layers=1, num_samples=shape[1], branch_gap=torch.zeros(shape))
-    decided = BranchSharing(threshold=0.1, max_age=1).decide(signal, Verdict(reason=reasons))
-    kept = {Reason.REUSE, Reason.COLD, Reason.WARMUP, Reason.COOLDOWN, Reason.CLOSED}
-    expected = [reason if reason in kept else Reason.SHARED for reason in Reason]
+    decided = BranchSharing(threshold=0.1, max_age=1).decide(signal, GateDecision(reason=reasons))
+    kept = {
+        DecisionReason.REUSE,
+        DecisionReason.COLD,
+        DecisionReason.WARMUP,
+        DecisionReason.COOLDOWN,
+        DecisionReason.CLOSED,
+    }
+    expected = [reason if reason in kept else DecisionReason.SHARED for reason in DecisionReason]
     assert decided.reason[0].tolist() == expected
 
 
@@ -36,9 +42,9 @@ def test_sharing_is_bounded_by_distance_and_age(make_signal, gap, age, is_shared
         branch_gap=torch.tensor([[gap]], dtype=torch.float64),
         branch_age=torch.tensor([[age]]),
     )
-    refused = Verdict(reason=torch.tensor([[int(Reason.STALE)]], dtype=torch.uint8))
+    refused = GateDecision(reason=torch.tensor([[int(DecisionReason.STALE)]], dtype=torch.uint8))
     decided = BranchSharing(threshold=0.1, max_age=3).decide(signal, refused)
-    assert (decided.reason.item() == Reason.SHARED) is is_shared
+    assert (decided.reason.item() == DecisionReason.SHARED) is is_shared
 
 
 @pytest.mark.parametrize("order", [("cond", "uncond"), ("uncond", "cond")])
@@ -69,7 +75,7 @@ def by_hand(controller: DQARController, step: int, cond: torch.Tensor, uncond: t
 
 
 def sharing_controller(threshold: float, gate: Gate | None = None) -> DQARController:
-    closed = Scripted(torch.zeros(4, 1, 1, dtype=torch.bool))
+    closed = MaskGate(torch.zeros(4, 1, 1, dtype=torch.bool))
     config = DQARConfig(cross_branch_threshold=threshold, quantization_bits=32)
     return DQARController(config, num_layers=1, gate=gate or closed)
 
@@ -81,9 +87,9 @@ def output_of(value: float) -> torch.Tensor:
 def test_verbs_lend_the_conditional_value():
     controller = sharing_controller(0.5)
     first, _ = by_hand(controller, 0, output_of(1.0), output_of(1.2))
-    assert first.reasons == (Reason.SCRIPT,)
+    assert first.reasons == (DecisionReason.SCRIPT,)
     second, residual = by_hand(controller, 1, output_of(2.0), output_of(2.2))
-    assert second.reasons == (Reason.SHARED,)
+    assert second.reasons == (DecisionReason.SHARED,)
     assert second.entry == EntryKey("attn", 0, "uncond", lender="cond")
     assert residual is not None
     assert torch.equal(residual, output_of(2.0))
@@ -92,18 +98,18 @@ def test_verbs_lend_the_conditional_value():
 
 def test_lent_value_counts_as_committed():
     script = torch.tensor([0, 0, 1, 0], dtype=torch.bool)[:, None, None]
-    controller = sharing_controller(0.5, Scripted(script))
+    controller = sharing_controller(0.5, MaskGate(script))
     by_hand(controller, 0, output_of(1.0), output_of(1.2))
     by_hand(controller, 1, output_of(2.0), output_of(2.2))
     controller.begin_step(2, 4)
     decision = controller.should_reuse(0, "uncond")
-    assert decision.reasons == (Reason.REUSE,)
+    assert decision.reasons == (DecisionReason.REUSE,)
     residual = controller.reuse(decision.entry)[2]
     assert residual is not None
     assert torch.equal(residual, output_of(2.0))
     # Each branch has a value of its own again once it commits.
     third, _ = by_hand(controller, 3, output_of(4.0), output_of(4.4))
-    assert third.reasons == (Reason.SHARED,)
+    assert third.reasons == (DecisionReason.SHARED,)
 
 
 def test_verbs_lend_nothing_before_the_conditional_commit():

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from dqar.config import DQARConfig
 from dqar.control.controller import DQARController
 from dqar.gates.base import AllOf
-from dqar.gates.paper_cascade import seed_cascade
-from dqar.gates.rules import Budget, Closed, Scripted, Staleness
-from dqar.records import GateRecord, Reason
+from dqar.gates.paper_cascade import paper_cascade
+from dqar.gates.rules import MaskGate, MaxReuses, NeverReuse, Staleness
+from dqar.records import DecisionReason, GateRecord
 from tests.dqar.by_hand import controller_of, output_at
 
 
@@ -31,7 +31,7 @@ def drive(controller: DQARController, steps: int) -> list[bool]:
 
 
 def test_reuse_hands_out_the_last_commit():
-    controller = controller_of(Scripted(torch.tensor([[[False]], [[False]], [[True]]])))
+    controller = controller_of(MaskGate(torch.tensor([[[False]], [[False]], [[True]]])))
     drive(controller, 3)
     residual = controller.reuse(controller.should_reuse(0).entry)[2]
     torch.testing.assert_close(residual, output_at(1), rtol=0, atol=0)
@@ -44,7 +44,7 @@ def signals_of(controller: DQARController) -> list:
 
 
 def test_map_or_entropy_reaches_the_next_steps_gates():
-    controller = controller_of(Closed())
+    controller = controller_of(NeverReuse())
     records = signals_of(controller)
     for step in range(3):
         controller.begin_step(step, 3)
@@ -56,7 +56,7 @@ def test_map_or_entropy_reaches_the_next_steps_gates():
 
 
 def test_gates_read_the_mean_entropy_of_both_branches():
-    controller = controller_of(Closed())
+    controller = controller_of(NeverReuse())
     records = signals_of(controller)
     controller.begin_step(0, 2)
     controller.commit(0, "cond", output=output_at(0), entropy=torch.tensor([1.0]))
@@ -68,7 +68,7 @@ def test_gates_read_the_mean_entropy_of_both_branches():
 
 def test_gap_span_and_budget_over_a_scripted_run():
     script = torch.tensor([0, 1, 1, 0, 1, 0, 0, 1], dtype=torch.bool)[:, None, None]
-    controller = controller_of(Scripted(script))
+    controller = controller_of(MaskGate(script))
     records = signals_of(controller)
     assert drive(controller, 8) == script.flatten().tolist()
     controller.finish_step()
@@ -81,12 +81,12 @@ def test_gap_span_and_budget_over_a_scripted_run():
 @given(limit=st.integers(0, 4), steps=st.integers(1, 12))
 def test_budget_and_staleness_refresh_every_so_often(limit, steps):
     expected = [step % (limit + 1) != 0 for step in range(steps)]
-    assert drive(controller_of(Budget(limit)), steps) == expected
+    assert drive(controller_of(MaxReuses(limit)), steps) == expected
     assert drive(controller_of(Staleness(limit)), steps) == expected
 
 
 def test_reuse_that_was_allowed_but_not_taken_spends_no_budget():
-    controller = controller_of(Budget(1))
+    controller = controller_of(MaxReuses(1))
     for step in range(4):
         controller.begin_step(step, 4)
         if step == 0:
@@ -95,7 +95,7 @@ def test_reuse_that_was_allowed_but_not_taken_spends_no_budget():
 
 
 def test_closed_run_says_that_it_never_reused():
-    controller = controller_of(seed_cascade(DQARConfig.never()))
+    controller = controller_of(paper_cascade(DQARConfig.never()))
     assert not any(drive(controller, 5))
     summary = controller.summary()
     assert (summary.gates, summary.reused, summary.reuse_ratio) == (5, 0, 0.0)
@@ -103,7 +103,7 @@ def test_closed_run_says_that_it_never_reused():
 
 
 def test_summary_counts_what_was_driven():
-    controller = controller_of(Budget(2))
+    controller = controller_of(MaxReuses(2))
     reused = drive(controller, 7)
     summary = controller.summary()
     assert summary.by_step == [int(was_reused) for was_reused in reused]
@@ -133,12 +133,12 @@ def test_sink_hears_each_step_once_and_in_order():
 
 def test_features_that_no_gate_reads_are_not_measured():
     assert controller_of().needs == frozenset()
-    assert controller_of(seed_cascade(DQARConfig())).needs == {"entropy"}
+    assert controller_of(paper_cascade(DQARConfig())).needs == {"entropy"}
     assert "log_drift" in controller_of(sink=lambda record: None).needs
 
 
 def test_prompt_lengths_may_differ_by_sample():
-    controller = controller_of(Closed())
+    controller = controller_of(NeverReuse())
     records = signals_of(controller)
     controller.begin_step(0, 1, torch.tensor([4.0, 64.0]), num_samples=2)
     controller.finish_step()
@@ -162,13 +162,13 @@ def test_number_of_samples_must_stay():
 
 
 def test_verdict_is_true_only_where_every_sample_reuses():
-    controller = controller_of(Scripted(torch.tensor([[[True, False]]] * 2)))
+    controller = controller_of(MaskGate(torch.tensor([[[True, False]]] * 2)))
     controller.begin_step(0, 2, num_samples=2)
     controller.commit(0, output=torch.ones(2, 2, 3))
     controller.begin_step(1, 2)
     decision = controller.should_reuse(0)
     assert decision.mask == (True, False)
-    assert decision.reasons == (Reason.REUSE, Reason.SCRIPT)
+    assert decision.reasons == (DecisionReason.REUSE, DecisionReason.SCRIPT)
     assert not decision
 
 
@@ -265,7 +265,7 @@ def test_measurements_keep_no_graph():
 
 
 def test_books_follow_the_device_of_what_is_measured():
-    controller = controller_of(AllOf(Closed()))
+    controller = controller_of(AllOf(NeverReuse()))
     entropy = torch.ones(1, device="meta")
     for step in range(3):
         controller.begin_step(step, 3)

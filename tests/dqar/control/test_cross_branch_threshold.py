@@ -11,8 +11,8 @@ import torch
 from dqar.config import DQARConfig
 from dqar.control.controller import DQARController
 from dqar.gates.base import Gate
-from dqar.gates.rules import Closed, Scripted
-from dqar.records import EntryKey, Reason
+from dqar.gates.rules import MaskGate, NeverReuse
+from dqar.records import DecisionReason, EntryKey
 
 ROUNDING = 1e-5
 """Relative L2 distance within which two orders of the same float32 sums stay over a run."""
@@ -33,7 +33,7 @@ def sharing(threshold: float | None = math.inf, **changes: Any) -> DQARConfig:
 
 def refusing(rig) -> Gate:
     """Refuses everything, by a reason that leaves branches free to be shared."""
-    return Scripted(torch.zeros(rig.steps, 1, 1, dtype=torch.bool))
+    return MaskGate(torch.zeros(rig.steps, 1, 1, dtype=torch.bool))
 
 
 class Seen:
@@ -120,7 +120,7 @@ def test_different_branches_are_not_within_zero(rig, cached):
 
 
 def test_closed_gates_share_nothing(rig):
-    ran = rig.run(sharing(), Closed())
+    ran = rig.run(sharing(), NeverReuse())
     assert torch.equal(ran.latents, rig.sample())
     assert list(ran.summary.by_reason) == ["closed"]
     assert torch.equal(rig.run(sharing(enabled=False)).latents, rig.sample())
@@ -165,14 +165,14 @@ def test_one_batch_may_share_reuse_and_compute(rig, cached, distance):
     rig.labels = torch.tensor([NULL, 4, 7])
     seen = Seen(rig.model)
     config = sharing(1e-4, cached=cached)
-    ran = rig.run(config, Scripted(mixed_mask(rig)))
+    ran = rig.run(config, MaskGate(mixed_mask(rig)))
     assert seen.rows["key"] == seen.rows["ff"] == [6, 3, 5, 3, 5, 3]
     samples = ran.reasons[1:].unbind(dim=2)
-    assert (samples[0] == Reason.SHARED).all()
-    assert (samples[1] == Reason.SCRIPT).all()
-    assert torch.equal(samples[2] == Reason.REUSE, mixed_mask(rig)[1:, :, 2])
+    assert (samples[0] == DecisionReason.SHARED).all()
+    assert (samples[1] == DecisionReason.SCRIPT).all()
+    assert torch.equal(samples[2] == DecisionReason.REUSE, mixed_mask(rig)[1:, :, 2])
     # Equal branches lose nothing by being shared.
-    unshared = rig.run(sharing(None, cached=cached), Scripted(mixed_mask(rig)))
+    unshared = rig.run(sharing(None, cached=cached), MaskGate(mixed_mask(rig)))
     assert distance(ran.latents, unshared.latents) < ROUNDING
 
 
@@ -180,10 +180,10 @@ def test_one_batch_may_share_reuse_and_compute(rig, cached, distance):
 def test_samples_of_a_sharing_batch_are_what_they_are_alone(rig, cached, distance):
     config = sharing(0.9, cached=cached)
     mask = rig.mask(config)
-    together = rig.run(config, Scripted(mask))
-    assert {Reason.SHARED, Reason.REUSE} < set(together.reasons.flatten().tolist())
+    together = rig.run(config, MaskGate(mask))
+    assert {DecisionReason.SHARED, DecisionReason.REUSE} < set(together.reasons.flatten().tolist())
     for one in range(rig.samples):
-        alone = rig.run(config, Scripted(mask[..., [one]]), chosen=[one])
+        alone = rig.run(config, MaskGate(mask[..., [one]]), chosen=[one])
         assert torch.equal(alone.reasons[..., 0], together.reasons[..., one])
         assert distance(alone.latents, together.latents[[one]]) < ROUNDING
 

@@ -4,24 +4,26 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dqar.control.entry_state import MEASURES, Ledger
-from dqar.control.step_log import StepTape, rows_that_compute
-from dqar.records import SITES, Reason, Step, Verdict
+from dqar.control.entry_state import MEASURES, EntryState
+from dqar.control.step_log import StepLog, rows_that_compute
+from dqar.records import SITES, DecisionReason, GateDecision, Step
 
 CPU = torch.device("cpu")
 LENGTHS = torch.full((2,), 16.0)
 
 
-def verdict_of(reuse: list[list[bool]]) -> Verdict:
+def verdict_of(reuse: list[list[bool]]) -> GateDecision:
     mask = torch.tensor(reuse)
-    return Verdict(reason=torch.where(mask, Reason.REUSE, Reason.SCRIPT).to(torch.uint8))
+    return GateDecision(
+        reason=torch.where(mask, DecisionReason.REUSE, DecisionReason.SCRIPT).to(torch.uint8)
+    )
 
 
 def step(index: int) -> Step:
     return Step(index=index, total=10, timestep=1.0, snr=1.0)
 
 
-def opened(ledger: Ledger, index: int):
+def opened(ledger: EntryState, index: int):
     return ledger.signal(step(index), torch.zeros(2), LENGTHS, frozenset(MEASURES.values()))
 
 
@@ -36,7 +38,7 @@ def test_rows_are_branch_major(reuse, branches):
 
 
 def test_tape_tells_computed_from_reused():
-    tape = StepTape(verdict_of([[True, False], [True, True], [False, False]]))
+    tape = StepLog(verdict_of([[True, False], [True, True], [False, False]]))
     tape.mark_reused(0)
     tape.mark_committed(0, rows_that_compute(tape.verdict.reuse[0], 4))
     tape.mark_reused(1)
@@ -46,7 +48,7 @@ def test_tape_tells_computed_from_reused():
 
 
 def test_gate_that_was_never_asked_did_nothing():
-    tape = StepTape(verdict_of([[True, False]]))
+    tape = StepLog(verdict_of([[True, False]]))
     assert not tape.reused.any()
     assert not tape.computed.any()
     assert tape.local_error.isnan().all()
@@ -54,14 +56,14 @@ def test_gate_that_was_never_asked_did_nothing():
 
 
 def test_gate_that_was_allowed_and_computed_anyway_did_not_reuse():
-    tape = StepTape(verdict_of([[True, True]]))
+    tape = StepLog(verdict_of([[True, True]]))
     tape.mark_reused(0)
     tape.mark_committed(0, None)
     assert not tape.reused.any()
 
 
 def test_branches_of_a_sample_share_their_mean():
-    tape = StepTape(verdict_of([[False, False], [True, False]]))
+    tape = StepLog(verdict_of([[False, False], [True, False]]))
     tape.measure("entropy", 0, torch.tensor([1.0, 2.0, 3.0, 6.0]), None)
     rows = rows_that_compute(tape.verdict.reuse[1], 4)
     tape.measure("entropy", 1, torch.tensor([5.0, 7.0]), rows)
@@ -69,32 +71,32 @@ def test_branches_of_a_sample_share_their_mean():
 
 
 def test_branches_measured_one_by_one_end_with_the_same_mean():
-    tape = StepTape(verdict_of([[False, False]]))
+    tape = StepLog(verdict_of([[False, False]]))
     tape.measure("drift", 0, torch.tensor([1.0, 2.0]), None)
     tape.measure("drift", 0, torch.tensor([3.0, 6.0]), None)
     assert tape.measured["drift"].tolist() == [[2.0, 4.0]]
 
 
 def test_local_error_is_nan_elsewhere():
-    tape = StepTape(verdict_of([[False, False], [False, False]]))
+    tape = StepLog(verdict_of([[False, False], [False, False]]))
     tape.note_local_error(1, torch.tensor([1.0, 2.0, 3.0, 4.0]))
     assert tape.local_error[0].isnan().all()
     assert tape.local_error[1].tolist() == [2.0, 3.0]
 
 
 def test_ledger_lays_gates_out_site_by_site():
-    ledger = Ledger(("attn", "ff"), 3, 2, CPU)
+    ledger = EntryState(("attn", "ff"), 3, 2, CPU)
     assert ledger.layer.tolist() == [0, 1, 2, 0, 1, 2]
     assert [SITES[code] for code in ledger.site.tolist()] == ["attn"] * 3 + ["ff"] * 3
     assert [ledger.gate(site, 2) for site in ("attn", "ff")] == [2, 5]
 
 
 def test_ledger_of_one_site_keeps_its_code():
-    assert Ledger(("ff",), 2, 1, CPU).site.tolist() == [SITES.index("ff")] * 2
+    assert EntryState(("ff",), 2, 1, CPU).site.tolist() == [SITES.index("ff")] * 2
 
 
 def test_new_ledger_is_cold():
-    signal = opened(Ledger(("attn",), 2, 2, CPU), 0)
+    signal = opened(EntryState(("attn",), 2, 2, CPU), 0)
     assert not signal.cached.any()
     assert not signal.gap.any()
     assert not signal.span.any()
@@ -105,7 +107,7 @@ scripts = st.lists(st.sampled_from(["compute", "reuse", "idle"]), min_size=1, ma
 
 @given(script=scripts)
 def test_gap_reuses_and_spans_are_counted(script):
-    ledger = Ledger(("attn",), 1, 2, CPU, order=torch.tensor([1, 2]))
+    ledger = EntryState(("attn",), 1, 2, CPU, order=torch.tensor([1, 2]))
     commits: list[int] = []
     reuses = 0
     for index, deed in enumerate(script):
@@ -125,7 +127,7 @@ def test_gap_reuses_and_spans_are_counted(script):
 
 
 def test_signal_stays_true_after_its_step():
-    ledger = Ledger(("attn",), 1, 2, CPU)
+    ledger = EntryState(("attn",), 1, 2, CPU)
     signal = opened(ledger, 0)
     everywhere = torch.ones(1, 2, dtype=torch.bool)
     ledger.close_step(step(0), everywhere, ~everywhere, {"entropy": torch.ones(1, 2)})
@@ -135,14 +137,14 @@ def test_signal_stays_true_after_its_step():
 
 
 def test_measurement_stays_where_nothing_was_computed():
-    ledger = Ledger(("attn",), 1, 2, CPU)
+    ledger = EntryState(("attn",), 1, 2, CPU)
     computed = torch.tensor([[True, False]])
     ledger.close_step(step(0), computed, ~computed, {"entropy": torch.full((1, 2), 3.0)})
     assert opened(ledger, 1).entropy.tolist() == [[3.0, 0.0]]
 
 
 def test_shares_are_those_of_the_previous_step_by_site():
-    ledger = Ledger(("attn", "ff"), 2, 2, CPU)
+    ledger = EntryState(("attn", "ff"), 2, 2, CPU)
     reused = torch.tensor([[True, False], [True, False], [True, False], [False, False]])
     ledger.close_step(step(0), ~reused, reused, {})
     signal = opened(ledger, 1)
@@ -151,7 +153,7 @@ def test_shares_are_those_of_the_previous_step_by_site():
 
 
 def test_share_of_a_site_that_is_not_reused_is_zero():
-    ledger = Ledger(("attn",), 1, 2, CPU)
+    ledger = EntryState(("attn",), 1, 2, CPU)
     everywhere = torch.ones(1, 2, dtype=torch.bool)
     ledger.close_step(step(0), ~everywhere, everywhere, {})
     assert opened(ledger, 1).share_attn.tolist() == [1.0, 1.0]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from dqar import patch_dit_pipeline
 from dqar.control.controller import DQARController
 from dqar.control.error_feedback import ErrorFeedback
-from dqar.gates.rules import Closed, Interval, Scripted
+from dqar.gates.rules import Interval, MaskGate, NeverReuse
 from dqar.integration import PlannedDiT
 from dqar.schedules.export import export_plan
 from dqar.schedules.serialization import load_plan, save_plan
@@ -129,7 +129,7 @@ def of_gain(gain):
 def by_steps(rig, config):
     """Coins of whole steps, by sample, so that some steps compute everything."""
     mask = rig.mask(config)
-    return Scripted(mask[:, :1].expand(mask.shape))
+    return MaskGate(mask[:, :1].expand(mask.shape))
 
 
 @by_gains
@@ -173,7 +173,7 @@ def test_gates_see_the_gain(rig):
 
 @pytest.mark.parametrize("gain", [0.0, 1.0])
 def test_closed_gates_are_the_stock_model_to_the_bit(rig, gain):
-    ran = rig.run(rig.config(feedback=gain), Closed())
+    ran = rig.run(rig.config(feedback=gain), NeverReuse())
     assert torch.equal(ran.latents, rig.sample())
 
 
@@ -194,12 +194,12 @@ def test_gates_that_decide_apart_are_not_fed_back(rig, rows):
     mask[1:-1, rows] = True
     config = rig.config(feedback=0.8)
     assert torch.equal(
-        rig.run(config, Scripted(mask)).latents, rig.run(rig.config(), Scripted(mask)).latents
+        rig.run(config, MaskGate(mask)).latents, rig.run(rig.config(), MaskGate(mask)).latents
     )
     actions = mask[..., 0]
     plan = StaticPlan.of_mask(actions, sites=config.sites, feedback=0.8)
     planned = PlannedDiT(rig.model, plan)
-    assert torch.equal(rig.sample(planned), rig.run(rig.config(), Scripted(mask)).latents)
+    assert torch.equal(rig.sample(planned), rig.run(rig.config(), MaskGate(mask)).latents)
     planned.unpatch()
 
 
@@ -220,7 +220,7 @@ def test_a_stock_pipeline_is_fed_back(pipe, rig, images_of):
     gate = Interval(3)
     fed_back = images_of(patched, controller=DQARController(config, gate=gate))
     plain = images_of(patched, controller=DQARController(rig.config(), gate=gate))
-    closed = images_of(patched, controller=DQARController(config, gate=Closed()))
+    closed = images_of(patched, controller=DQARController(config, gate=NeverReuse()))
     assert not torch.equal(fed_back, plain)
     assert torch.equal(closed, stock)
 

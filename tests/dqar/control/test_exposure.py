@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from dqar.gates.rules import Scripted
-from dqar.records import FEATURES, Reason
+from dqar.gates.rules import MaskGate
+from dqar.records import FEATURES, DecisionReason
 
 by_branches = pytest.mark.parametrize("branch_mode", ["tied", "independent"])
 ORDERS = {"0": 0, "1": 1, "2": 2, "mixed": torch.tensor([2, 0, 1])}
@@ -33,7 +33,7 @@ def assert_replays(exposed, skipped):
 def test_replay_of_an_exposure_run_is_the_run(rig, sites, branch_mode, order):
     changes, options = of_order(order)
     config = rig.config(sites=sites, branch_mode=branch_mode, **changes)
-    script = Scripted(rig.mask(config))
+    script = MaskGate(rig.mask(config))
     exposed = rig.run(config, script, exposure=True, **options)
     assert_replays(exposed, rig.run(config, script, **options))
 
@@ -43,7 +43,7 @@ def test_replay_of_an_exposure_run_is_the_run(rig, sites, branch_mode, order):
 def test_replay_holds_for_cached_keys_and_values(rig, branch_mode, order):
     changes, options = of_order(order)
     config = rig.config(cached="kv", branch_mode=branch_mode, **changes)
-    script = Scripted(rig.mask(config))
+    script = MaskGate(rig.mask(config))
     exposed = rig.run(config, script, exposure=True, **options)
     assert_replays(exposed, rig.run(config, script, **options))
 
@@ -52,13 +52,13 @@ def test_replay_holds_for_cached_keys_and_values(rig, branch_mode, order):
 def test_replay_holds_for_blocks(rig, order):
     changes, options = of_order(order)
     config = rig.config(sites=("block",), **changes)
-    script = Scripted(rig.mask(config))
+    script = MaskGate(rig.mask(config))
     exposed = rig.run(config, script, exposure=True, **options)
     assert_replays(exposed, rig.run(config, script, **options))
 
 
 def test_replay_holds_without_guidance(rig):
-    script = Scripted(rig.mask(rig.config()))
+    script = MaskGate(rig.mask(rig.config()))
     exposed = rig.run(rig.config(), script, exposure=True, guidance=1.0)
     assert_replays(exposed, rig.run(rig.config(), script, guidance=1.0))
 
@@ -68,7 +68,7 @@ def test_replay_holds_without_guidance(rig):
 def test_replay_holds_with_an_int8_cache(rig, cached, order, distance):
     changes, options = of_order(order)
     config = rig.config(quantization_bits=8, cached=cached, **changes)
-    script = Scripted(rig.mask(config))
+    script = MaskGate(rig.mask(config))
     exposed = rig.run(config, script, exposure=True, **options)
     skipped = rig.run(config, script, **options)
     # Computing some rows rounds differently in the last bit, which can move one int8 value.
@@ -84,10 +84,10 @@ def test_sample_does_not_depend_on_its_batch_mates(rig, branch_mode, cached, ord
     changes, options = of_order(order)
     config, chosen = rig.config(branch_mode=branch_mode, cached=cached, **changes), [2, 0]
     mask = rig.mask(config)
-    together = rig.run(config, Scripted(mask), exposure=True, **options)
+    together = rig.run(config, MaskGate(mask), exposure=True, **options)
     options = {name: value[chosen] for name, value in options.items()}
     columns = chosen if branch_mode == "tied" else chosen + [rig.samples + one for one in chosen]
-    fewer = rig.run(config, Scripted(mask[..., columns]), exposure=True, chosen=chosen, **options)
+    fewer = rig.run(config, MaskGate(mask[..., columns]), exposure=True, chosen=chosen, **options)
     torch.testing.assert_close(fewer.latents, together.latents[chosen], atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(
         fewer.features, together.features[:, :, columns], atol=1e-5, rtol=1e-5
@@ -96,23 +96,23 @@ def test_sample_does_not_depend_on_its_batch_mates(rig, branch_mode, cached, ord
 
 def test_first_step_is_cold_and_the_rest_follows_the_script(rig):
     mask = rig.mask(rig.config())
-    ran = rig.run(rig.config(), Scripted(mask), exposure=True)
-    assert torch.equal(ran.reasons[1:] == Reason.REUSE, mask[1:])
-    assert torch.equal(ran.reasons[0] == Reason.COLD, mask[0])
-    assert not (ran.reasons[0] == Reason.REUSE).any()
+    ran = rig.run(rig.config(), MaskGate(mask), exposure=True)
+    assert torch.equal(ran.reasons[1:] == DecisionReason.REUSE, mask[1:])
+    assert torch.equal(ran.reasons[0] == DecisionReason.COLD, mask[0])
+    assert not (ran.reasons[0] == DecisionReason.REUSE).any()
 
 
 @pytest.mark.parametrize("cached", ["output", "kv"])
 def test_local_error_is_known_wherever_something_was_cached(rig, cached):
     config = rig.config(cached=cached)
-    ran = rig.run(config, Scripted(rig.mask(config)), exposure=True)
+    ran = rig.run(config, MaskGate(rig.mask(config)), exposure=True)
     assert ran.local_errors[0].isnan().all()
     assert (ran.local_errors[1:] > 0).all()
 
 
 def test_local_error_of_a_skipping_run_is_unknown(rig):
     config = rig.config()
-    assert rig.run(config, Scripted(rig.mask(config))).local_errors.isnan().all()
+    assert rig.run(config, MaskGate(rig.mask(config))).local_errors.isnan().all()
 
 
 @pytest.mark.parametrize("step", [1, 3, 5])
@@ -122,14 +122,14 @@ def test_features_are_known_before_the_steps_verdict(rig, step):
     runs = []
     for verdict in (False, True):
         mask[step] = verdict
-        runs.append(rig.run(config, Scripted(mask.clone()), exposure=True))
+        runs.append(rig.run(config, MaskGate(mask.clone()), exposure=True))
     assert torch.equal(runs[0].features[: step + 1], runs[1].features[: step + 1])
     assert not torch.equal(runs[0].latents, runs[1].latents)
 
 
 def test_features_do_not_read_the_steps_own_output(rig):
     config, step = rig.config(), 3
-    script = Scripted(rig.mask(config))
+    script = MaskGate(rig.mask(config))
     untouched = rig.run(config, script, exposure=True)
 
     def spoil(done: int) -> None:
@@ -146,7 +146,7 @@ def test_features_do_not_read_the_steps_own_output(rig):
 
 def test_each_sample_of_a_mixed_batch_is_what_it_is_alone_at_its_order(rig):
     config, mixed = rig.config(forecast_order=2), ORDERS["mixed"]
-    script = Scripted(rig.mask(config))
+    script = MaskGate(rig.mask(config))
     together = rig.run(config, script, exposure=True, forecast_order=mixed)
     for sample, order in enumerate(mixed.tolist()):
         alone = rig.run(rig.config(forecast_order=order), script, exposure=True)
@@ -172,7 +172,7 @@ def test_local_error_is_the_forecasts(rig):
     handle = attention.to_out[0].register_forward_hook(lambda *seen: kept.append(seen[2].clone()))
     errors = {
         order: rig.run(
-            rig.config(sites=("attn",), forecast_order=order), Scripted(reuse), exposure=True
+            rig.config(sites=("attn",), forecast_order=order), MaskGate(reuse), exposure=True
         ).local_errors[4, 0]
         for order in (0, 1, 2)
     }
@@ -186,7 +186,7 @@ def test_local_error_is_the_forecasts(rig):
 
 
 def test_orders_that_are_kept_and_not_wanted_change_nothing(rig):
-    script = Scripted(rig.mask(rig.config()))
+    script = MaskGate(rig.mask(rig.config()))
     plain = rig.run(rig.config(), script)
     kept = rig.run(rig.config(forecast_order=2), script, forecast_order=torch.zeros(3).long())
     assert torch.equal(plain.latents, kept.latents)

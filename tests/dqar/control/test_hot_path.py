@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from dqar.config import DQARConfig
 from dqar.control.controller import DQARController
 from dqar.gates.base import AllOf, Gate
-from dqar.gates.rules import Closed, EntropyBelow, Interval, Scripted, Staleness
+from dqar.gates.rules import EntropyBelow, Interval, MaskGate, NeverReuse, Staleness
 from dqar.integration import DQARDiTWrapper
 
 STEPS, SAMPLES = 4, 3
@@ -84,9 +84,9 @@ ORDERS = {
 }
 GATES: dict[str, Gate] = {
     "interval": Interval(2),
-    "closed": Closed(),
+    "closed": NeverReuse(),
     "staleness": Staleness(1),
-    "plan": Scripted(torch.arange(STEPS * 3 * SAMPLES).reshape(STEPS, 3, SAMPLES) % 3 > 0),
+    "plan": MaskGate(torch.arange(STEPS * 3 * SAMPLES).reshape(STEPS, 3, SAMPLES) % 3 > 0),
 }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from dqar.records import Reason
+from dqar.records import DecisionReason
 from tests.dqar.by_hand import controller_of, output_at
 
 
@@ -19,7 +19,7 @@ def test_seeds_four_verbs_with_keys_and_values():
     controller.begin_step(1, 4, 16)
     decision = controller.should_reuse(0, "cond")
     assert decision
-    assert decision.reasons == (Reason.REUSE,)
+    assert decision.reasons == (DecisionReason.REUSE,)
     k, v, residual = controller.reuse(decision.entry)
     torch.testing.assert_close(k, keys, rtol=0, atol=0)
     torch.testing.assert_close(v, values, rtol=0, atol=0)
@@ -49,7 +49,7 @@ def test_eight_bits_come_back_within_half_a_scale():
 def test_first_step_is_cold():
     controller = controller_of()
     controller.begin_step(0, 4)
-    assert controller.should_reuse(0).reasons == (Reason.COLD,)
+    assert controller.should_reuse(0).reasons == (DecisionReason.COLD,)
 
 
 def test_branch_without_an_entry_is_cold():
@@ -58,7 +58,7 @@ def test_branch_without_an_entry_is_cold():
     controller.commit(0, "cond", output=output_at(0))
     controller.begin_step(1, 4)
     assert controller.should_reuse(0, "cond")
-    assert controller.should_reuse(0, "uncond").reasons == (Reason.COLD,)
+    assert controller.should_reuse(0, "uncond").reasons == (DecisionReason.COLD,)
 
 
 def test_commit_of_nothing_is_refused():

@@ -7,8 +7,16 @@ from hypothesis import strategies as st
 from dqar.config import DQARConfig
 from dqar.control.per_sample import gate_for
 from dqar.gates.base import AllOf, Gate
-from dqar.gates.paper_cascade import seed_cascade
-from dqar.gates.rules import Cached, EntropyBelow, Interval, Learned, Scripted, SnrBand, Staleness
+from dqar.gates.paper_cascade import paper_cascade
+from dqar.gates.rules import (
+    EntropyBelow,
+    Interval,
+    Learned,
+    MaskGate,
+    RequireCached,
+    SnrBand,
+    Staleness,
+)
 from dqar.policy.network import ReusePolicy
 from dqar.policy.spec import PolicySpec
 
@@ -31,15 +39,15 @@ def gates(seed: int) -> list[Gate]:
         EntropyBelow(by_sample(3.0)),
         SnrBand(by_sample(2.0), by_sample(2.0) + 1.0),
         Learned(ReusePolicy(PolicySpec(sites=("attn",))), log_threshold=by_sample(4.0) - 2.0),
-        Scripted(script),
+        MaskGate(script),
     ]
     alike = [
         Interval(2),
-        Scripted(script[:, :, :1]),
-        Scripted(script[:, :1, :1]),
+        MaskGate(script[:, :, :1]),
+        MaskGate(script[:, :1, :1]),
         SnrBand(0.1, 2.0),
     ]
-    return [*apart, *alike, AllOf(Cached(), AllOf(*apart[:2])), seed_cascade(DQARConfig())]
+    return [*apart, *alike, AllOf(RequireCached(), AllOf(*apart[:2])), paper_cascade(DQARConfig())]
 
 
 @given(

@@ -7,7 +7,7 @@ import torch
 
 from dqar.config import DQARConfig
 from dqar.gates.base import AllOf
-from dqar.gates.rules import Closed, Interval, Scripted
+from dqar.gates.rules import Interval, MaskGate, NeverReuse
 from dqar.records import FEATURES
 
 
@@ -24,7 +24,7 @@ def test_only_the_rows_asked_for_are_computed(rig, branch_mode):
             counted[done[0], layer] += len(args[0])
 
         block.attn1.to_q.register_forward_hook(count)
-    wrapper = rig.wrap(config, Scripted(mask))
+    wrapper = rig.wrap(config, MaskGate(mask))
     rig.sample(wrapper, on_step=lambda steps: done.__setitem__(0, steps))
     rows = (~mask).sum(dim=2) * (2 if branch_mode == "tied" else 1)
     rows[0] = 2 * rig.samples
@@ -47,14 +47,14 @@ def test_interval_refreshes_on_time(rig):
 
 @pytest.mark.parametrize("cached", ["output", "kv"])
 def test_entropy_is_at_most_that_of_uniform_attention(rig, cached):
-    ran = rig.run(rig.config(sites=("attn",), cached=cached), Closed())
+    ran = rig.run(rig.config(sites=("attn",), cached=cached), NeverReuse())
     entropy = ran.features[1:, ..., FEATURES.index("entropy")]
     assert entropy.min() > 0
     assert entropy.max() <= torch.tensor(16.0).log() + 1e-5
 
 
 def test_feed_forward_has_no_entropy(rig):
-    ran = rig.run(rig.config(sites=("ff",)), Closed())
+    ran = rig.run(rig.config(sites=("ff",)), NeverReuse())
     assert not ran.features[..., FEATURES.index("entropy")].any()
 
 

@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from dqar.control.summary import summarize
-from dqar.records import Reason
+from dqar.records import DecisionReason
 
-R, C, S = int(Reason.REUSE), int(Reason.COLD), int(Reason.SNR)
-SHARED = int(Reason.SHARED)
+R, C, S = int(DecisionReason.REUSE), int(DecisionReason.COLD), int(DecisionReason.SNR)
+SHARED = int(DecisionReason.SHARED)
 
 
 def step_of(*gates: list[int]) -> torch.Tensor:

@@ -8,7 +8,7 @@ import torch
 from dqar.config import DQARConfig
 from dqar.control.controller import DQARController
 from dqar.gates.paper_cascade import policy_gate
-from dqar.gates.planned import Planned
+from dqar.gates.planned import ScheduleGate
 from dqar.gates.rules import Learned
 from dqar.policy.network import ReusePolicy
 from dqar.policy.serialization import load_policy, save_policy
@@ -37,23 +37,23 @@ def computed_steps(gate, steps=6):
 
 @pytest.mark.parametrize("plan", PLANS)
 def test_the_plan_of_a_number_is_followed(plan):
-    assert computed_steps(Planned(planned_policy(), len(plan))) == plan
+    assert computed_steps(ScheduleGate(planned_policy(), len(plan))) == plan
 
 
 def test_by_default_the_fastest_plan_within_the_error_budget():
-    assert computed_steps(Planned(planned_policy())) == PLANS[1]
+    assert computed_steps(ScheduleGate(planned_policy())) == PLANS[1]
     assert planned_policy(error_budget=0.5).spec.plan_of() == PLANS[0]
     assert planned_policy(error_budget=-1.0).spec.plan_of() == PLANS[-1]
 
 
 def test_a_policy_with_plans_is_gated_by_them():
-    assert isinstance(policy_gate(planned_policy()), Planned)
+    assert isinstance(policy_gate(planned_policy()), ScheduleGate)
     assert isinstance(policy_gate(planned_policy(plans=(), plan_errors=())), Learned)
 
 
 def test_other_step_counts_are_refused():
     with pytest.raises(ValueError, match="Got one for 6, at a run of 7"):
-        computed_steps(Planned(planned_policy()), steps=7)
+        computed_steps(ScheduleGate(planned_policy()), steps=7)
 
 
 def test_a_missing_plan_is_refused():

@@ -10,17 +10,17 @@ from hypothesis import strategies as st
 
 from dqar.config import DQARConfig
 from dqar.gates.base import AllOf, Gate
-from dqar.gates.paper_cascade import seed_cascade
+from dqar.gates.paper_cascade import paper_cascade
 from dqar.gates.rules import (
-    Budget,
-    Cached,
-    Closed,
     Cooldown,
     EntropyBelow,
     Interval,
     Learned,
+    MaskGate,
+    MaxReuses,
+    NeverReuse,
+    RequireCached,
     Scheduled,
-    Scripted,
     SnrBand,
     Staleness,
     Warmup,
@@ -28,7 +28,7 @@ from dqar.gates.rules import (
 from dqar.layer_schedule import LayerSchedule
 from dqar.policy.network import ReusePolicy
 from dqar.policy.spec import PolicySpec
-from dqar.records import FEATURES, Reason, Step, Verdict
+from dqar.records import FEATURES, DecisionReason, GateDecision, Step
 
 SHAPE = (3, 2)
 
@@ -47,19 +47,19 @@ def full(value) -> torch.Tensor:
 
 
 OPEN_AND_SHUT = {
-    Reason.COLD: (Cached(), {}, {"cached": full(False)}),
-    Reason.WARMUP: (Warmup(0.5), {"step": at(5)}, {"step": at(4)}),
-    Reason.COOLDOWN: (Cooldown(0.2), {"step": at(7)}, {"step": at(8)}),
-    Reason.SCHEDULE: (
+    DecisionReason.COLD: (RequireCached(), {}, {"cached": full(False)}),
+    DecisionReason.WARMUP: (Warmup(0.5), {"step": at(5)}, {"step": at(4)}),
+    DecisionReason.COOLDOWN: (Cooldown(0.2), {"step": at(7)}, {"step": at(8)}),
+    DecisionReason.SCHEDULE: (
         Scheduled(LayerSchedule(schedule_type="step")),
         {"step": at(9)},
         {"layer": torch.full((3,), 2)},
     ),
-    Reason.STALE: (Staleness(3), {"gap": full(3)}, {"gap": full(4)}),
-    Reason.BUDGET: (Budget(3), {"reuses": full(2)}, {"reuses": full(3)}),
-    Reason.ENTROPY: (EntropyBelow(2.0), {"entropy": full(1.99)}, {"entropy": full(2.0)}),
-    Reason.SNR: (SnrBand(0.1, 10.0), {"step": at(5, 10.0)}, {"step": at(5, 10.1)}),
-    Reason.INTERVAL: (Interval(3), {"step": at(5)}, {"step": at(6)}),
+    DecisionReason.STALE: (Staleness(3), {"gap": full(3)}, {"gap": full(4)}),
+    DecisionReason.BUDGET: (MaxReuses(3), {"reuses": full(2)}, {"reuses": full(3)}),
+    DecisionReason.ENTROPY: (EntropyBelow(2.0), {"entropy": full(1.99)}, {"entropy": full(2.0)}),
+    DecisionReason.SNR: (SnrBand(0.1, 10.0), {"step": at(5, 10.0)}, {"step": at(5, 10.1)}),
+    DecisionReason.INTERVAL: (Interval(3), {"step": at(5)}, {"step": at(6)}),
 }
 
 
@@ -71,27 +71,27 @@ def test_each_gate_blocks_alone_with_its_own_reason(reason, make_signal):
 
 
 def test_closed_never_reuses(make_signal):
-    assert (Closed().decide(make_signal()).reason == Reason.CLOSED).all()
+    assert (NeverReuse().decide(make_signal()).reason == DecisionReason.CLOSED).all()
 
 
 def test_policy_blocks_above_its_threshold(make_signal):
     assert Learned(policy(1e6)).decide(make_signal()).reuse.all()
-    assert (Learned(policy(-1e6)).decide(make_signal()).reason == Reason.POLICY).all()
+    assert (Learned(policy(-1e6)).decide(make_signal()).reason == DecisionReason.POLICY).all()
 
 
 def test_script_is_followed_to_the_letter(make_signal):
     script = torch.rand(10, *SHAPE, generator=torch.Generator().manual_seed(0)) < 0.5
     for index in range(10):
-        verdict = Scripted(script).decide(make_signal(step=at(index)))
+        verdict = MaskGate(script).decide(make_signal(step=at(index)))
         assert torch.equal(verdict.reuse, script[index])
-        assert (verdict.reason[~script[index]] == Reason.SCRIPT).all()
+        assert (verdict.reason[~script[index]] == DecisionReason.SCRIPT).all()
 
 
 def every_gate() -> list[Gate]:
     mask = torch.rand(10, *SHAPE, generator=torch.Generator().manual_seed(1)) < 0.5
     single = [gate for gate, _, _ in OPEN_AND_SHUT.values()]
-    cascade = seed_cascade(DQARConfig(), policy(0.0))
-    return [*single, Closed(), Learned(policy(0.0)), Scripted(mask), cascade]
+    cascade = paper_cascade(DQARConfig(), policy(0.0))
+    return [*single, NeverReuse(), Learned(policy(0.0)), MaskGate(mask), cascade]
 
 
 @pytest.mark.parametrize("gate", every_gate(), ids=lambda gate: type(gate).__name__)
@@ -112,34 +112,34 @@ def test_gates_are_pure(gate, make_signal):
 class Random(Gate):
     """Refuses at random with a reason, the same way each time."""
 
-    def __init__(self, seed: int, reason: Reason) -> None:
+    def __init__(self, seed: int, reason: DecisionReason) -> None:
         refused = torch.rand(SHAPE, generator=torch.Generator().manual_seed(seed)) < 0.5
         self.reason = (refused * int(reason)).to(torch.uint8)
 
     def decide(self, signal):
-        return Verdict(reason=self.reason)
+        return GateDecision(reason=self.reason)
 
 
 @given(seeds=st.lists(st.integers(0, 2**31), max_size=4))
 def test_first_refusal_gives_the_reason(make_signal, seeds):
-    gates = [Random(seed, Reason(place + 1)) for place, seed in enumerate(seeds)]
+    gates = [Random(seed, DecisionReason(place + 1)) for place, seed in enumerate(seeds)]
     verdict = AllOf(*gates).decide(make_signal())
     for gate in range(SHAPE[0]):
         for sample in range(SHAPE[1]):
             found = [int(one.reason[gate, sample]) for one in gates]
-            first = next((reason for reason in found if reason), int(Reason.REUSE))
+            first = next((reason for reason in found if reason), int(DecisionReason.REUSE))
             assert int(verdict.reason[gate, sample]) == first
 
 
 def test_all_of_needs_what_its_gates_need():
-    assert AllOf(Closed(), EntropyBelow(2.0)).needs == {"entropy"}
+    assert AllOf(NeverReuse(), EntropyBelow(2.0)).needs == {"entropy"}
     assert AllOf(AllOf(Learned(policy(0.0)))).needs == {
         "entropy",
         "log_drift",
         "quant_error",
         "log_latent_norm",
     }
-    assert AllOf(Cached(), Interval(2)).needs == frozenset()
+    assert AllOf(RequireCached(), Interval(2)).needs == frozenset()
 
 
 def test_seed_cascade_asks_in_the_talks_order(make_signal):
@@ -152,25 +152,25 @@ def test_seed_cascade_asks_in_the_talks_order(make_signal):
         "entropy": full(9.0),
     }
     mends = [
-        (Reason.WARMUP, {"step": at(5, snr=50.0)}),
-        (Reason.SCHEDULE, {"layer": torch.zeros(3, dtype=torch.long)}),
-        (Reason.COLD, {"cached": full(True)}),
-        (Reason.STALE, {"gap": full(1)}),
-        (Reason.BUDGET, {"reuses": full(0)}),
-        (Reason.ENTROPY, {"entropy": full(1.0)}),
-        (Reason.SNR, {"step": at(5)}),
+        (DecisionReason.WARMUP, {"step": at(5, snr=50.0)}),
+        (DecisionReason.SCHEDULE, {"layer": torch.zeros(3, dtype=torch.long)}),
+        (DecisionReason.COLD, {"cached": full(True)}),
+        (DecisionReason.STALE, {"gap": full(1)}),
+        (DecisionReason.BUDGET, {"reuses": full(0)}),
+        (DecisionReason.ENTROPY, {"entropy": full(1.0)}),
+        (DecisionReason.SNR, {"step": at(5)}),
     ]
-    cascade = seed_cascade(DQARConfig(), policy(-1e6))
+    cascade = paper_cascade(DQARConfig(), policy(-1e6))
     for reason, mend in mends:
         assert (cascade.decide(make_signal(**spoiled)).reason == reason).all(), reason
         spoiled |= mend
-    assert (cascade.decide(make_signal(**spoiled)).reason == Reason.POLICY).all()
-    assert seed_cascade(DQARConfig()).decide(make_signal(**spoiled)).reuse.all()
+    assert (cascade.decide(make_signal(**spoiled)).reason == DecisionReason.POLICY).all()
+    assert paper_cascade(DQARConfig()).decide(make_signal(**spoiled)).reuse.all()
 
 
 def test_disabled_cascade_is_closed(make_signal):
-    verdict = seed_cascade(DQARConfig.never()).decide(make_signal())
-    assert (verdict.reason == Reason.CLOSED).all()
+    verdict = paper_cascade(DQARConfig.never()).decide(make_signal())
+    assert (verdict.reason == DecisionReason.CLOSED).all()
 
 
 def first_gate(gate: Gate, signal) -> list[bool]:
@@ -236,7 +236,7 @@ def test_what_is_not_a_number_is_refused(gate, unknown, make_signal):
 
 def test_entropy_that_was_never_measured_is_refused(make_signal):
     verdict = EntropyBelow(math.inf).decide(make_signal(entropy=full(0.0)))
-    assert (verdict.reason == Reason.ENTROPY).all()
+    assert (verdict.reason == DecisionReason.ENTROPY).all()
 
 
 def test_feed_forward_has_no_entropy_to_wait_for(make_signal):
@@ -258,6 +258,6 @@ def test_shares_of_steps_are_not_one_more_for_their_rounding(fraction, total, ma
 
 def test_a_cascade_tells_its_policies():
     known = policy(0.0)
-    assert seed_cascade(DQARConfig(), known).policies == (known,)
+    assert paper_cascade(DQARConfig(), known).policies == (known,)
     assert AllOf(Interval(2), AllOf(Learned(known))).policies == (known,)
-    assert seed_cascade(DQARConfig()).policies == ()
+    assert paper_cascade(DQARConfig()).policies == ()

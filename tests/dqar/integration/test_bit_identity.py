@@ -7,7 +7,7 @@ import torch
 
 from dqar.config import DQARConfig
 from dqar.gates.base import AllOf
-from dqar.gates.rules import Closed
+from dqar.gates.rules import NeverReuse
 
 by_branches = pytest.mark.parametrize("branch_mode", ["tied", "independent"])
 by_sites = pytest.mark.parametrize("sites", [("attn",), ("ff",), ("attn", "ff")], ids="+".join)
@@ -19,7 +19,7 @@ by_cached = pytest.mark.parametrize("cached", ["output", "kv"])
 @pytest.mark.parametrize("guidance", [1.0, 4.0])
 def test_closed_gates_are_bit_identical(rig, sites, branch_mode, guidance):
     stock = rig.sample(guidance=guidance)
-    wrapper = rig.wrap(rig.config(sites=sites, branch_mode=branch_mode), Closed())
+    wrapper = rig.wrap(rig.config(sites=sites, branch_mode=branch_mode), NeverReuse())
     assert torch.equal(rig.sample(wrapper, guidance=guidance), stock)
     assert wrapper.controller.summary().reused == 0
 
@@ -36,7 +36,7 @@ def test_never_config_is_bit_identical(rig, cached):
 @pytest.mark.parametrize("exposure", [False, True])
 def test_measuring_every_feature_is_bit_identical(rig, cached, exposure):
     config = rig.config(quantization_bits=8, cached=cached)
-    ran = rig.run(config, Closed(), exposure=exposure)
+    ran = rig.run(config, NeverReuse(), exposure=exposure)
     assert torch.equal(ran.latents, rig.sample())
     assert ran.features.isfinite().all()
 

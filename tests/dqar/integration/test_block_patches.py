@@ -9,7 +9,7 @@ import torch
 
 from dqar.config import DQARConfig
 from dqar.control.controller import DQARController
-from dqar.gates.rules import Closed, Interval, Scripted
+from dqar.gates.rules import Interval, MaskGate, NeverReuse
 from dqar.integration import patch_dit_pipeline, unpatch_dit_pipeline
 
 TOKENS, WIDTH = 16, 16
@@ -23,7 +23,7 @@ def whole(**changes: Any) -> DQARConfig:
 @pytest.mark.parametrize("exposure", [False, True])
 def test_unpatch_restores_the_model(rig, patches, exposure):
     stock = rig.sample()
-    script = Scripted(rig.mask(whole()))
+    script = MaskGate(rig.mask(whole()))
     wrapper = rig.wrap(whole(), script, exposure=exposure, sink=lambda record: None)
     rig.sample(wrapper)
     named = ["", *(f"transformer_blocks.{layer}" for layer in range(rig.layers))]
@@ -36,7 +36,9 @@ def test_unpatch_restores_the_model(rig, patches, exposure):
 def test_stock_pipeline_reuses_blocks(pipe, images_of):
     stock = images_of(pipe)
     patch_dit_pipeline(pipe, whole())
-    assert torch.equal(images_of(pipe, controller=DQARController(whole(), gate=Closed())), stock)
+    assert torch.equal(
+        images_of(pipe, controller=DQARController(whole(), gate=NeverReuse())), stock
+    )
     eager = DQARController(whole(), gate=Interval(2))
     assert not torch.equal(images_of(pipe, controller=eager), stock)
     assert eager.summary().reuse_ratio == 0.5

@@ -12,8 +12,8 @@ from torch.nn.functional import silu
 
 from dqar.config import DQARConfig
 from dqar.gates.base import AllOf, Gate
-from dqar.gates.rules import Closed, Interval, Scripted
-from dqar.records import FEATURES, Reason
+from dqar.gates.rules import Interval, MaskGate, NeverReuse
+from dqar.records import FEATURES, DecisionReason
 
 TOKENS, WIDTH = 16, 16
 NULL = 10
@@ -33,7 +33,7 @@ def whole(**changes: Any) -> DQARConfig:
 
 def refusing(rig) -> Gate:
     """Refuses everything, by a reason that leaves branches free to be shared."""
-    return Scripted(torch.zeros(rig.steps, 1, 1, dtype=torch.bool))
+    return MaskGate(torch.zeros(rig.steps, 1, 1, dtype=torch.bool))
 
 
 class Counted:
@@ -72,7 +72,7 @@ def watch_residuals(model: Any) -> list[torch.Tensor]:
 def test_closed_gates_are_bit_identical(rig, branch_mode, guidance, exposure):
     stock = rig.sample(guidance=guidance)
     config = whole(branch_mode=branch_mode, quantization_bits=8)
-    for gate in (Closed(), refusing(rig)):
+    for gate in (NeverReuse(), refusing(rig)):
         # A run of the rig measures every feature; the wrapper alone none, unless it exposes.
         ran = rig.run(config, gate, exposure=exposure, guidance=guidance)
         assert torch.equal(ran.latents, stock)
@@ -87,9 +87,9 @@ def test_closed_gates_are_bit_identical(rig, branch_mode, guidance, exposure):
 def test_half_precision_is_bit_identical_and_stays_itself(rig, dtype, distance):
     rig.model.to(dtype)
     rig.noise = rig.noise.to(dtype)
-    stock, script = rig.sample(), Scripted(rig.mask(whole()))
+    stock, script = rig.sample(), MaskGate(rig.mask(whole()))
     for exposure in (False, True):
-        assert torch.equal(rig.run(whole(), Closed(), exposure=exposure).latents, stock)
+        assert torch.equal(rig.run(whole(), NeverReuse(), exposure=exposure).latents, stock)
     by_hand, reused = rig.sample(Stale(rig.model, 2)), rig.run(whole(), Interval(2)).latents
     assert reused.dtype == dtype
     assert distance(reused.float(), by_hand.float()) < 1e-2
@@ -153,7 +153,7 @@ def test_only_the_rows_asked_for_are_computed(rig, branch_mode):
     mask = rig.mask(config)
     mask[2], mask[3] = True, False
     counted = Counted(rig.model)
-    rig.run(config, Scripted(mask))
+    rig.run(config, MaskGate(mask))
     computed = (~mask[:, 1]).sum(dim=1) * (2 if branch_mode == "tied" else 1)
     computed[0] = 2 * rig.samples
     assert counted.rows == [rows for rows in computed.tolist() if rows]
@@ -163,10 +163,10 @@ def test_only_the_rows_asked_for_are_computed(rig, branch_mode):
 def test_samples_of_a_mixed_batch_are_what_they_are_alone(rig, branch_mode, distance):
     config = whole(branch_mode=branch_mode)
     mask = rig.mask(config)
-    together = rig.run(config, Scripted(mask))
+    together = rig.run(config, MaskGate(mask))
     for one in range(rig.samples):
         columns = [one] if branch_mode == "tied" else [one, rig.samples + one]
-        alone = rig.run(config, Scripted(mask[..., columns]), chosen=[one])
+        alone = rig.run(config, MaskGate(mask[..., columns]), chosen=[one])
         assert distance(alone.latents, together.latents[[one]]) < ROUNDING
         torch.testing.assert_close(
             alone.features, together.features[:, :, columns], atol=1e-5, rtol=1e-5
@@ -179,7 +179,7 @@ def test_one_timestep_may_stand_for_all_rows(rig):
     rig.scheduler.set_timesteps(2)
     found = []
     for timesteps in (torch.tensor([500]), torch.full((3,), 500)):
-        wrapper = rig.wrap(whole(), Scripted(mask))
+        wrapper = rig.wrap(whole(), MaskGate(mask))
         with wrapper.run(rig.scheduler, num_branches=1):
             found.append([wrapper(rig.noise, timestep=timesteps, **arguments) for _ in mask])
         wrapper.unpatch()
@@ -194,7 +194,7 @@ def test_one_timestep_may_stand_for_all_rows(rig):
 @pytest.mark.parametrize(("bits", "tolerance"), [(32, 1e-5), (8, 1e-3)])
 def test_replay_of_an_exposure_run_is_the_run(rig, branch_mode, bits, tolerance):
     config = whole(branch_mode=branch_mode, quantization_bits=bits)
-    script = Scripted(rig.mask(config))
+    script = MaskGate(rig.mask(config))
     exposed, skipped = rig.run(config, script, exposure=True), rig.run(config, script)
     close = {"atol": tolerance, "rtol": tolerance}
     torch.testing.assert_close(exposed.features, skipped.features, **close)
@@ -205,7 +205,7 @@ def test_replay_of_an_exposure_run_is_the_run(rig, branch_mode, bits, tolerance)
 
 def test_local_error_is_that_of_the_residual(rig):
     counted, residuals = Counted(rig.model), watch_residuals(rig.model)
-    ran = rig.run(whole(), Closed(), exposure=True)
+    ran = rig.run(whole(), NeverReuse(), exposure=True)
     assert counted.rows == [2 * rig.samples] * rig.steps
     for step in range(1, rig.steps):
         stale, fresh = residuals[step - 1].flatten(1), residuals[step].flatten(1)
@@ -220,14 +220,14 @@ def test_local_error_is_that_of_the_residual(rig):
 
 def test_entropy_is_that_of_the_attention_within(rig):
     entropy = FEATURES.index("entropy")
-    found = rig.run(whole(), Closed()).features[..., entropy]
-    attention = rig.run(rig.config(sites=("attn",)), Closed()).features[..., entropy]
+    found = rig.run(whole(), NeverReuse()).features[..., entropy]
+    attention = rig.run(rig.config(sites=("attn",)), NeverReuse()).features[..., entropy]
     assert torch.equal(found, attention)
     assert found[1:].min() > 0
 
 
 def test_shares_count_whole_blocks_as_both_parts(rig):
-    ran = rig.run(whole(), Scripted(rig.mask(whole())))
+    ran = rig.run(whole(), MaskGate(rig.mask(whole())))
     for before, record in zip(ran.records, ran.records[1:], strict=False):
         expected = before.verdict.reuse.float().mean(dim=0)
         torch.testing.assert_close(record.signal.share_attn, expected)
@@ -265,12 +265,12 @@ def test_one_batch_may_share_reuse_and_compute(rig, distance):
     mask = torch.zeros(rig.steps, rig.layers, rig.samples, dtype=torch.bool)
     mask[1::2, :, 2] = True
     counted = Counted(rig.model)
-    ran = rig.run(whole(cross_branch_threshold=1e-4), Scripted(mask))
+    ran = rig.run(whole(cross_branch_threshold=1e-4), MaskGate(mask))
     assert counted.rows == [6, 3, 5, 3, 5, 3]
     shared, computed, reused = ran.reasons[1:].unbind(dim=2)
-    assert (shared == Reason.SHARED).all()
-    assert (computed == Reason.SCRIPT).all()
-    assert torch.equal(reused == Reason.REUSE, mask[1:, :, 2])
+    assert (shared == DecisionReason.SHARED).all()
+    assert (computed == DecisionReason.SCRIPT).all()
+    assert torch.equal(reused == DecisionReason.REUSE, mask[1:, :, 2])
     # Equal branches lose nothing by being shared.
-    unshared = rig.run(whole(), Scripted(mask))
+    unshared = rig.run(whole(), MaskGate(mask))
     assert distance(ran.latents, unshared.latents) < ROUNDING

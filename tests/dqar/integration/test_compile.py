@@ -11,7 +11,7 @@ import torch
 
 from dqar import patch_dit_pipeline, unpatch_dit_pipeline
 from dqar.control.controller import DQARController
-from dqar.gates.rules import Closed, Interval, Scripted
+from dqar.gates.rules import Interval, MaskGate, NeverReuse
 
 # Dynamo imports modules of PyTorch that warn of others.
 pytestmark = [
@@ -61,7 +61,7 @@ def test_compiled_model_is_the_uncompiled_one(rig, wrapper_of, order, changes):
     assert not torch.equal(uncompiled.latents, stock)
     assert wrapper.controller.summary() == uncompiled.summary
     assert torch.equal(rig.sample(), stock)
-    closed = DQARController(config, gate=Closed())
+    closed = DQARController(config, gate=NeverReuse())
     assert torch.equal(rig.sample(wrapper, controller=closed), stock)
     assert torch.equal(rig.sample(wrapper), uncompiled.latents)
     wrapper.unpatch()
@@ -93,7 +93,7 @@ BY_SAMPLE = [
 @pytest.mark.parametrize(("changes", "options"), BY_SAMPLE, ids=str)
 def test_a_step_breaks_once_whatever_is_decided(rig, graphs, changes, options):
     config = rig.config(**changes)
-    gate = Scripted(rig.mask(config))
+    gate = MaskGate(rig.mask(config))
     uncompiled = rig.run(config, gate, **options)
     wrapper, records = rig.wrap(config, gate, **options), []
     wrapper.controller.sink = records.append
@@ -119,7 +119,7 @@ def test_outside_of_runs_the_model_is_compiled_as_stock(rig, graphs):
 @pytest.mark.slow
 def test_inductor(rig):
     config = rig.config()
-    gate = Scripted(rig.mask(config))
+    gate = MaskGate(rig.mask(config))
     uncompiled = rig.run(config, gate)
     wrapper = rig.wrap(config, gate)
     wrapper.transformer = torch.compile(rig.model)
@@ -167,6 +167,6 @@ def test_pipeline_with_a_compiled_transformer(pipe, images_of, is_first):
     if is_first:
         patch_dit_pipeline(pipe)
     assert torch.equal(images_of(pipe, controller=DQARController(gate=Interval(2))), reused)
-    assert torch.equal(images_of(pipe, controller=DQARController(gate=Closed())), stock)
+    assert torch.equal(images_of(pipe, controller=DQARController(gate=NeverReuse())), stock)
     unpatch_dit_pipeline(pipe)
     assert torch.equal(images_of(pipe), stock)

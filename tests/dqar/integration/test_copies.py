@@ -10,7 +10,7 @@ import torch
 
 from dqar import patch_dit_pipeline, unpatch_dit_pipeline
 from dqar.control.controller import DQARController
-from dqar.gates.rules import Closed, Interval
+from dqar.gates.rules import Interval, NeverReuse
 from dqar.integration import DQARDiTWrapper
 
 CHANGES = [{}, {"cached": "kv"}, {"sites": ("block",)}]
@@ -117,7 +117,7 @@ def test_copied_pipeline_is_another(pipe, images_of):
     assert twin.dqar.transformer is twin.transformer
     zero(pipe.transformer.requires_grad_(False))
     assert torch.equal(images_of(twin, controller=DQARController(gate=Interval(2))), reused)
-    assert torch.equal(images_of(twin, controller=DQARController(gate=Closed())), stock)
+    assert torch.equal(images_of(twin, controller=DQARController(gate=NeverReuse())), stock)
     assert torch.equal(images_of(unpatch_dit_pipeline(twin)), stock)
 
 

@@ -12,7 +12,7 @@ from peft import LoraConfig, get_peft_model, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
 
 from dqar.control.controller import DQARController
-from dqar.gates.rules import Closed, Interval, Scripted
+from dqar.gates.rules import Interval, MaskGate, NeverReuse
 from dqar.integration import patch_dit_pipeline, unpatch_dit_pipeline
 
 ROUNDING = 1e-5
@@ -72,7 +72,7 @@ def test_adapter_changes_the_model(rig, distance):
 def test_closed_gates_are_bit_identical(rig, cached, first, then, patches):
     for change in first:
         change(rig.model)
-    wrapper = rig.wrap(rig.config(cached=cached), Closed())
+    wrapper = rig.wrap(rig.config(cached=cached), NeverReuse())
     for change in then:
         change(rig.model)
     found = rig.sample(wrapper)
@@ -85,7 +85,7 @@ def test_closed_gates_are_bit_identical(rig, cached, first, then, patches):
 @by_way
 def test_adapter_behaves_alike(rig, rig_of, cached, first, then, distance):
     config = rig.config(cached=cached)
-    script = Scripted(rig.mask(config))
+    script = MaskGate(rig.mask(config))
     other = rig_of(copy.deepcopy(rig.model), rig.scheduler)
     load(other.model)
     loaded = other.run(config, script)
@@ -101,7 +101,7 @@ def test_adapter_behaves_alike(rig, rig_of, cached, first, then, distance):
 @by_cached
 def test_model_wrapped_by_peft_is_patched_likewise(rig, cached, patches):
     config = rig.config(cached=cached)
-    script = Scripted(rig.mask(config))
+    script = MaskGate(rig.mask(config))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(2)
         wrapped: Any = get_peft_model(rig.model, adapter())
@@ -111,7 +111,7 @@ def test_model_wrapped_by_peft_is_patched_likewise(rig, cached, patches):
     through_peft = rig.run(config, script)
     assert torch.equal(through_peft.latents, adapted.latents)
     assert through_peft.summary == adapted.summary
-    assert torch.equal(rig.run(config, Closed()).latents, stock)
+    assert torch.equal(rig.run(config, NeverReuse()).latents, stock)
     assert patches(wrapped) == []
 
 
@@ -119,7 +119,7 @@ def test_pipeline_with_an_adapter_takes_a_controller(pipe, images_of):
     load(pipe.transformer)
     stock = images_of(pipe)
     patch_dit_pipeline(pipe)
-    assert torch.equal(images_of(pipe, controller=DQARController(gate=Closed())), stock)
+    assert torch.equal(images_of(pipe, controller=DQARController(gate=NeverReuse())), stock)
     eager = DQARController(gate=Interval(2))
     assert not torch.equal(images_of(pipe, controller=eager), stock)
     assert eager.summary().reuse_ratio == 0.5

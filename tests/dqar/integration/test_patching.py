@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dqar.gates.base import AllOf
-from dqar.gates.rules import Closed, Interval, Scripted
+from dqar.gates.rules import Interval, MaskGate, NeverReuse
 from dqar.integration import DQARDiTWrapper
 
 
@@ -25,7 +25,7 @@ def test_unpatch_restores_the_model(rig, patches, cached, exposure):
     weights = {name: value.clone() for name, value in rig.model.state_dict().items()}
     config = rig.config(cached=cached, quantization_bits=8)
     wrapper = rig.wrap(
-        config, Scripted(rig.mask(config)), exposure=exposure, sink=lambda record: None
+        config, MaskGate(rig.mask(config)), exposure=exposure, sink=lambda record: None
     )
     rig.sample(wrapper)
     assert rig.model.state_dict().keys() == weights.keys()
@@ -49,7 +49,7 @@ def test_patch_below_a_patch_comes_back(rig):
     stock = rig.sample()
     first = rig.wrap(rig.config(), Interval(2))
     alone = rig.sample(first)
-    second = rig.wrap(rig.config(), Closed())
+    second = rig.wrap(rig.config(), NeverReuse())
     assert torch.equal(rig.sample(second), stock)
     second.unpatch()
     assert torch.equal(rig.sample(first), alone)
@@ -91,7 +91,7 @@ def test_refused_model_is_left_as_it_was(rig, patches):
 
 def test_model_chunked_since_it_was_patched_is_refused(rig):
     stock = rig.sample()
-    wrapper = rig.wrap(rig.config(), Closed())
+    wrapper = rig.wrap(rig.config(), NeverReuse())
     rig.model.transformer_blocks[1].set_chunk_feed_forward(4, dim=1)
     with pytest.raises(ValueError, match="Got a chunked feed-forward"):
         rig.sample(wrapper)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from dqar.control.controller import DQARController
-from dqar.gates.rules import Closed, Interval
+from dqar.gates.rules import Interval, NeverReuse
 from dqar.integration import (
     DQARDDIMSampler,
     DQARDiTWrapper,
@@ -53,7 +53,7 @@ def test_sampler_is_the_stock_loop(pipe, images_of, kind, guidance, monkeypatch)
     monkeypatch.setattr(pipe.scheduler, "step", watched)
     images_of(pipe, guidance_scale=guidance)
     config = SamplerConfig(num_inference_steps=len(seen), guidance_scale=guidance)
-    wrapper = DQARDiTWrapper(pipe.transformer, controller=DQARController(gate=Closed()))
+    wrapper = DQARDiTWrapper(pipe.transformer, controller=DQARController(gate=NeverReuse()))
     found = SAMPLERS[kind](wrapper, pipe.scheduler, config).sample(
         2, torch.tensor([207, 360]), generator=torch.Generator().manual_seed(3)
     )
@@ -64,7 +64,7 @@ def test_sampler_is_the_stock_loop(pipe, images_of, kind, guidance, monkeypatch)
 @by_sampler
 def test_wrapped_and_closed_is_the_stock_model(rig, kind):
     stock = sampled(rig, kind)
-    assert torch.equal(sampled(rig, kind, rig.wrap(rig.config(), Closed())), stock)
+    assert torch.equal(sampled(rig, kind, rig.wrap(rig.config(), NeverReuse())), stock)
 
 
 @by_sampler

@@ -7,7 +7,7 @@ import torch
 
 from dqar.control.controller import DQARController
 from dqar.gates.base import AllOf
-from dqar.gates.rules import Closed, Interval
+from dqar.gates.rules import Interval, NeverReuse
 from dqar.snr import flow_snr
 
 
@@ -19,7 +19,7 @@ def test_second_run_does_not_see_the_first(rig):
 def test_another_controller_may_sit_in(rig):
     stock = rig.sample()
     wrapper = rig.wrap(rig.config(), AllOf())
-    guest = DQARController(rig.config(), gate=Closed())
+    guest = DQARController(rig.config(), gate=NeverReuse())
     assert torch.equal(rig.sample(wrapper, controller=guest), stock)
     assert guest.summary().gates == rig.steps * 2 * rig.layers * rig.samples
 
@@ -27,7 +27,7 @@ def test_another_controller_may_sit_in(rig):
 def test_run_within_a_run_leaves_it_as_it_was(rig):
     wrapper = rig.wrap(rig.config(), Interval(2))
     alone = rig.sample(wrapper)
-    guest = DQARController(rig.config(), gate=Closed())
+    guest = DQARController(rig.config(), gate=NeverReuse())
     scheduler, inner = rig.scheduler, []
 
     def sample_another(done: int) -> None:
@@ -79,7 +79,7 @@ class Watched:
 def snrs_of_run(rig, scheduler: Watched) -> tuple[list[float], list[int]]:
     """SNR of each step, and how often the timesteps had been read by then."""
     records, reads = [], []
-    wrapper = rig.wrap(rig.config(), Closed(), sink=records.append)
+    wrapper = rig.wrap(rig.config(), NeverReuse(), sink=records.append)
     with wrapper.run(scheduler, num_branches=1):
         for step in range(len(scheduler.steps)):
             scheduler.step_index = step
@@ -125,7 +125,7 @@ def test_controller_of_another_depth_is_refused(rig):
 
 @pytest.mark.parametrize("changes", [{"sites": ("ff",)}, {"cached": "kv"}], ids=str)
 def test_controller_of_other_sites_is_refused(rig, changes):
-    wrapper = rig.wrap(rig.config(), Closed())
+    wrapper = rig.wrap(rig.config(), NeverReuse())
     guest = DQARController(rig.config(**changes))
     with pytest.raises(ValueError, match="controller's sites must be the patched ones"):
         rig.sample(wrapper, controller=guest)

@@ -14,7 +14,7 @@ import torch
 from dqar.config import DQARConfig
 from dqar.control.controller import DQARController
 from dqar.gates.base import AllOf, Gate
-from dqar.gates.rules import Closed, Interval, Scripted
+from dqar.gates.rules import Interval, MaskGate, NeverReuse
 from dqar.integration import DQARDDIMSampler, DQARDiTWrapper, SamplerConfig, patch_dit_pipeline
 
 PATIENCE = 30.0
@@ -66,7 +66,7 @@ def jobs_of(rig, sites=("attn", "ff"), cached: Any = "output") -> list[Job]:
     seed = DQARConfig(sites=sites, cached=cached, entropy_threshold=9.0, snr_low=0.0, snr_high=1e9)
     mask = torch.rand(6, 1, 2, generator=torch.Generator().manual_seed(1)) < 0.5
     exact = rig.config(sites=sites, cached=cached, cross_branch_threshold=0.9)
-    return [Job(rig, seed, None, [0, 1, 2]), Job(rig, exact, Scripted(mask), [2, 0])]
+    return [Job(rig, seed, None, [0, 1, 2]), Job(rig, exact, MaskGate(mask), [2, 0])]
 
 
 def assert_as_alone(jobs: list[Job], wrappers: list[Any], hold: Callable[[], None]) -> None:
@@ -109,7 +109,7 @@ def test_threads_with_a_model_each(rig):
 
 def test_plain_calls_beside_a_run_are_stock(rig):
     stock = rig.sample()
-    plain, job = Job(rig, rig.config(), Closed(), [0, 1, 2]), jobs_of(rig)[1]
+    plain, job = Job(rig, rig.config(), NeverReuse(), [0, 1, 2]), jobs_of(rig)[1]
     wrapper = DQARDiTWrapper(rig.model, controller=job.controller)
     alone = job.run(wrapper)
     hold_together(rig.model)
@@ -151,7 +151,7 @@ class Waiting(Gate):
     def decide(self, signal):
         self.is_asked.set()
         assert self.is_released.wait(PATIENCE)
-        return Closed().decide(signal)
+        return NeverReuse().decide(signal)
 
 
 def test_run_may_end_while_another_begins_its_step(rig):

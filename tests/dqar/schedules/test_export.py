@@ -10,14 +10,14 @@ from dqar.config import DQARConfig
 from dqar.control.controller import DQARController
 from dqar.gates.base import AllOf, Gate
 from dqar.gates.rules import (
-    Budget,
-    Closed,
     Cooldown,
     EntropyBelow,
     Interval,
     Learned,
+    MaskGate,
+    MaxReuses,
+    NeverReuse,
     Scheduled,
-    Scripted,
     SnrBand,
     Staleness,
     Warmup,
@@ -25,7 +25,7 @@ from dqar.gates.rules import (
 from dqar.layer_schedule import LayerSchedule
 from dqar.policy.network import ReusePolicy
 from dqar.policy.spec import PolicySpec
-from dqar.records import FEATURE_SETS, STACKED, Reason
+from dqar.records import FEATURE_SETS, STACKED, DecisionReason
 from dqar.schedules.export import export_plan
 
 SITES = ("attn", "ff")
@@ -42,13 +42,13 @@ def learned(features=FEATURE_SETS["schedule"], **spec) -> Gate:
 
 
 GATES: dict[str, Gate] = {
-    "closed": Closed(),
+    "closed": NeverReuse(),
     "interval": Interval(3),
     "staleness": Staleness(2),
-    "budget": AllOf(Warmup(0.2), Budget(2), Cooldown(0.2)),
+    "budget": AllOf(Warmup(0.2), MaxReuses(2), Cooldown(0.2)),
     "linear": Scheduled(LayerSchedule(schedule_type="linear")),
     "snr": AllOf(SnrBand(0.01, 5.0), Staleness(1)),
-    "mask": Scripted(torch.arange(36).reshape(6, 6, 1) % 5 > 1),
+    "mask": MaskGate(torch.arange(36).reshape(6, 6, 1) % 5 > 1),
     "learned": learned(log_threshold=0.3),
     "by step": learned(granularity="step", log_threshold=1.0),
     "shares": learned(
@@ -63,7 +63,7 @@ def test_plan_is_what_the_gate_does_in_a_run(rig, gate):
     rig.scheduler.set_timesteps(rig.steps)
     plan = export_plan(gate, sites=SITES, num_layers=rig.layers, scheduler=rig.scheduler)
     for sample in range(rig.samples):
-        assert torch.equal(ran.reasons[:, :, sample] == Reason.REUSE, plan.mask)
+        assert torch.equal(ran.reasons[:, :, sample] == DecisionReason.REUSE, plan.mask)
     assert plan.reuse_ratio == pytest.approx(ran.summary.reuse_ratio)
     assert plan.timesteps == tuple(rig.scheduler.timesteps.tolist())
     assert plan.sampler == "DDIMScheduler"
@@ -115,7 +115,7 @@ ALIKE = r"for all samples alike\. Got: "
 def test_masks_of_samples_or_of_other_steps_are_refused(shape, said):
     with pytest.raises(ValueError, match=said):
         export_plan(
-            Scripted(torch.zeros(shape, dtype=torch.bool)), sites=SITES, num_layers=3, steps=6
+            MaskGate(torch.zeros(shape, dtype=torch.bool)), sites=SITES, num_layers=3, steps=6
         )
 
 
@@ -132,7 +132,7 @@ def test_policy_of_other_sites_is_refused():
 
 @pytest.mark.parametrize("order", [1, 2])
 def test_orders_are_those_of_a_controller(rig, order):
-    gate = Scripted(torch.arange(36).reshape(6, 6, 1) % 5 > 1)
+    gate = MaskGate(torch.arange(36).reshape(6, 6, 1) % 5 > 1)
     ran = rig.run(rig.config(sites=SITES, forecast_order=order), gate)
     plan = export_plan(gate, sites=SITES, num_layers=3, steps=6, forecast_order=order)
     shown = torch.stack([record.signal.order[:, 0] for record in ran.records])

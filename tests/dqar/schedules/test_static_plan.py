@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dqar.gates.rules import Scripted
+from dqar.gates.rules import MaskGate
 from dqar.records import ACTIONS, MAX_ORDER
 from dqar.schedules.serialization import KINDS, load_plan, save_plan
 from dqar.schedules.static_plan import Action, StaticPlan, majority
@@ -89,7 +89,7 @@ def test_actions_are_those_of_traces():
 
 def test_gate_reuses_what_the_plan_reuses(make_signal):
     gate = small().gate()
-    assert isinstance(gate, Scripted)
+    assert isinstance(gate, MaskGate)
     assert torch.equal(gate.reuse, torch.tensor([[[0], [0]], [[1], [0]]], dtype=torch.bool))
 
 

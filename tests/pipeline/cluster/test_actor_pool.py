@@ -12,10 +12,10 @@ import pytest
 import ray
 from ray import cloudpickle
 
-from pipeline.cluster.actor_pool import Fleet
-from pipeline.cluster.config import FleetConfig
+from pipeline.cluster.actor_pool import ActorPool
+from pipeline.cluster.config import ClusterConfig
 from pipeline.cluster.ray_cluster import leave_ray
-from pipeline.errors import Refusal, Unfinished
+from pipeline.errors import IncompleteError, InputError
 
 
 class Toy:
@@ -60,7 +60,7 @@ class HangsOnce(Toy):
 
 class Refuses(Toy):
     def do(self, unit: int) -> int:
-        raise Refusal(f"unit must be even. Got {unit}. Pass 2.")
+        raise InputError(f"unit must be even. Got {unit}. Pass 2.")
 
 
 class RefusesToStart(Toy):
@@ -69,7 +69,7 @@ class RefusesToStart(Toy):
             marks.write("x")
         if len((Path(folder) / "starts").read_text()) > 3:
             time.sleep(600)
-        raise Refusal("folder must hold weights. Got none. Pass another.")
+        raise InputError("folder must hold weights. Got none. Pass another.")
 
 
 class DiesAtStart(Toy):
@@ -136,7 +136,9 @@ def fleet(local_ray, tmp_path):
     """Builds a fleet of a class whose workers share a folder."""
 
     def build(worker, workers=2, **options):
-        return Fleet(worker, {"folder": str(tmp_path)}, FleetConfig(workers=workers, **options))
+        return ActorPool(
+            worker, {"folder": str(tmp_path)}, ClusterConfig(workers=workers, **options)
+        )
 
     return build
 
@@ -171,14 +173,14 @@ def test_a_unit_that_kills_every_worker_is_given_up(fleet, tmp_path):
 
 
 def test_a_refusal_in_a_worker_is_a_refusal_here(fleet):
-    with pytest.raises(Refusal, match=r"^unit must be even\. Got 3\. Pass 2\.$"):
+    with pytest.raises(InputError, match=r"^unit must be even\. Got 3\. Pass 2\.$"):
         list(fleet(Refuses).work([3]))
 
 
 @pytest.mark.timeout(60)
 def test_a_refusal_of_a_starting_worker_is_a_refusal_here(fleet):
     """As when the weights cannot be read: the fleet must not hire for ever."""
-    with pytest.raises(Refusal, match="must hold weights"):
+    with pytest.raises(InputError, match="must hold weights"):
         list(fleet(RefusesToStart, workers=1).work([3]))
 
 
@@ -220,14 +222,16 @@ def test_deaths_and_errors_do_not_stop_the_other_units(fleet, tmp_path):
 
 
 def test_a_refusal_ends_everything_whatever_the_others_do(fleet):
-    with pytest.raises(Refusal, match="unit must be even"):
+    with pytest.raises(InputError, match="unit must be even"):
         list(fleet(Refuses).outcomes([3, 4]))
 
 
 def test_what_the_cluster_cannot_hold_is_refused_at_once(fleet, tmp_path):
-    with pytest.raises(Refusal, match=r"needs 1 CPU and 1 GPU of type A100.*Nothing will add one"):
+    with pytest.raises(
+        InputError, match=r"needs 1 CPU and 1 GPU of type A100.*Nothing will add one"
+    ):
         fleet(Toy, accelerator_type="A100")
-    with pytest.raises(Refusal, match="at most 2 CPU and 0 GPU"):
+    with pytest.raises(InputError, match="at most 2 CPU and 0 GPU"):
         fleet(Toy, gpus_per_worker=0.5)
     assert attempts(tmp_path) == {}
 
@@ -235,7 +239,9 @@ def test_what_the_cluster_cannot_hold_is_refused_at_once(fleet, tmp_path):
 def test_waiting_for_a_worker_has_an_end(fleet, monkeypatch, capsys):
     monkeypatch.setattr("pipeline.cluster.actor_pool.LOOK_EVERY_S", 0.1)
     crew = fleet(Toy, accelerator_type="A100", wait_minutes=0.01)
-    with pytest.raises(Unfinished, match=r"^No worker could be had.*of type A100.*takes up where"):
+    with pytest.raises(
+        IncompleteError, match=r"^No worker could be had.*of type A100.*takes up where"
+    ):
         list(crew.work([1]))
     assert "Nothing will add one" in capsys.readouterr().out
 
@@ -288,4 +294,4 @@ def test_workers_are_gone_when_the_work_is_done(fleet):
 )
 def test_negative_sizes_are_refused(field, value):
     with pytest.raises(ValueError, match=field):
-        FleetConfig(**{field: value})
+        ClusterConfig(**{field: value})

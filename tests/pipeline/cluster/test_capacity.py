@@ -10,16 +10,16 @@ from hypothesis import strategies as st
 from pipeline.cluster.capacity import (
     ACCELERATOR_LABEL,
     BOOTSTRAP,
-    Ask,
     Cluster,
     Node,
     NodeType,
+    ResourceRequest,
     Scaling,
-    ask_of,
     capacity,
-    judge,
+    check_feasible,
     parse_scaling,
     read_scaling,
+    resource_request,
 )
 
 HEAD = Node(resources={"memory": 1e9})
@@ -40,48 +40,48 @@ def cluster(*nodes, **scaling):
 
 
 def verdict(around, gpus=0.0, kind=None):
-    return judge(ask_of(gpus, kind, around), around)
+    return check_feasible(resource_request(gpus, kind, around), around)
 
 
 def test_a_cluster_of_cpus_is_asked_for_no_gpu():
     around = cluster(HEAD, CPUS)
-    assert ask_of(0.0, None, around) == Ask(gpus=0.0)
+    assert resource_request(0.0, None, around) == ResourceRequest(gpus=0.0)
     assert verdict(around).when == "now"
-    assert capacity(ask_of(0.0, None, around), around) == 16
+    assert capacity(resource_request(0.0, None, around), around) == 16
 
 
 def test_a_cluster_with_gpus_is_asked_for_whole_ones():
     around = cluster(HEAD, CPUS, A100, T4)
-    assert ask_of(0.0, None, around) == Ask(gpus=1.0)
-    assert capacity(ask_of(0.0, None, around), around) == 9
+    assert resource_request(0.0, None, around) == ResourceRequest(gpus=1.0)
+    assert capacity(resource_request(0.0, None, around), around) == 9
 
 
 def test_gpus_that_may_come_are_asked_for_too():
     """Else the first worker of a cluster scaled to nothing would take a GPU node for its CPUs."""
     around = cluster(HEAD, types=(NodeType(node=A100, max_nodes=4),), max_nodes=4)
-    ask = ask_of(0.0, None, around)
+    ask = resource_request(0.0, None, around)
     assert ask.gpus == 1.0
-    assert judge(ask, around).when == "later"
+    assert check_feasible(ask, around).when == "later"
     assert capacity(ask, around) == 32
 
 
 @pytest.mark.parametrize(("gpus", "slots"), [(0.5, 16), (0.3, 24), (1.0, 8), (3.0, 2), (9.0, 0)])
 def test_a_share_never_spans_two_gpus(gpus, slots):
-    assert Ask(gpus=gpus).slots(A100) == slots
+    assert ResourceRequest(gpus=gpus).slots(A100) == slots
 
 
 def test_cpus_bound_the_workers_of_a_node():
-    assert Ask(gpus=0.1).slots(T4) == 4
+    assert ResourceRequest(gpus=0.1).slots(T4) == 4
 
 
 @pytest.mark.parametrize(("node", "by_label"), [(A100, True), (UNLABELLED, False)])
 def test_a_type_is_asked_for_by_label_where_nodes_carry_it(node, by_label):
     around = cluster(HEAD, T4, node)
-    ask = ask_of(0.0, "A100", around)
-    assert ask == Ask(gpus=1.0, accelerator_type="A100", is_by_label=by_label)
+    ask = resource_request(0.0, "A100", around)
+    assert ask == ResourceRequest(gpus=1.0, accelerator_type="A100", is_by_label=by_label)
     key = "label_selector" if by_label else "accelerator_type"
     assert key in ask.options()
-    assert judge(ask, around).when == "now"
+    assert check_feasible(ask, around).when == "now"
     assert capacity(ask, around) == 8
 
 
@@ -122,7 +122,7 @@ def test_an_autoscaler_that_cannot_be_read_is_waited_for():
 
 
 def test_nodes_that_may_come_are_bounded_by_type_and_together():
-    ask = Ask(gpus=1.0)
+    ask = ResourceRequest(gpus=1.0)
     kinds = (NodeType(node=T4, max_nodes=10), NodeType(node=A100, max_nodes=2))
     assert capacity(ask, cluster(HEAD, types=kinds, max_nodes=4)) == 2 * 8 + 2 * 1
     assert capacity(ask, cluster(HEAD, types=kinds, max_nodes=0)) == 1
@@ -135,13 +135,13 @@ def test_nodes_that_may_come_are_bounded_by_type_and_together():
 def test_capacity_is_what_fits(share, sizes):
     nodes = [Node(resources={"CPU": float(cpu), "GPU": float(gpu)}) for cpu, gpu in sizes]
     around = cluster(*nodes)
-    ask = Ask(gpus=share)
+    ask = ResourceRequest(gpus=share)
     fits = capacity(ask, around)
     assert fits == max(1, sum(ask.slots(node) for node in nodes))
     for node in nodes:
         assert ask.slots(node) <= node.resources["CPU"]
         assert ask.slots(node) * share <= node.resources["GPU"] + 1e-6
-    assert (judge(ask, around).when == "now") == any(ask.slots(node) for node in nodes)
+    assert (check_feasible(ask, around).when == "now") == any(ask.slots(node) for node in nodes)
 
 
 CONFIG = """

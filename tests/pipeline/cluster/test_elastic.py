@@ -10,9 +10,9 @@ import pytest
 import ray
 from ray import cloudpickle
 
-from pipeline.cluster.actor_pool import Fleet
+from pipeline.cluster.actor_pool import ActorPool
 from pipeline.cluster.capacity import ACCELERATOR_LABEL
-from pipeline.cluster.config import FleetConfig
+from pipeline.cluster.config import ClusterConfig
 from pipeline.cluster.ray_cluster import cluster_around, join_ray, leave_ray
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
@@ -82,7 +82,7 @@ def await_marks(folder: Path, count: int) -> None:
 
 def start(units: int, folder: Path, worker: type = Waits, **options: Any):
     """The work in a thread, so that the test can change the cluster meanwhile."""
-    fleet = Fleet(worker, {"folder": str(folder)}, FleetConfig(**options))
+    fleet = ActorPool(worker, {"folder": str(folder)}, ClusterConfig(**options))
     outcomes: list[Any] = []
     thread = threading.Thread(target=lambda: outcomes.extend(fleet.outcomes(range(units))))
     thread.start()
@@ -138,10 +138,10 @@ def test_a_type_is_found_by_label_or_by_resource(cluster, tmp_path, labelled):
         else {"resources": {"accelerator_type:A100-80G": 1}}
     )
     node = cluster.add_node(num_cpus=4, num_gpus=2, **how)
-    fleet = Fleet(
+    fleet = ActorPool(
         Waits,
         {"folder": str(tmp_path)},
-        FleetConfig(accelerator_type="A100-80G", gpus_per_worker=0.5),
+        ClusterConfig(accelerator_type="A100-80G", gpus_per_worker=0.5),
     )
     assert fleet.ask.is_by_label is labelled
     assert fleet.num_workers == 4

@@ -3,11 +3,11 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.cluster.work_queue import Desk, Ticket
+from pipeline.cluster.work_queue import WorkItem, WorkQueue
 
 
 def desk(num_units, max_deaths=3, max_errors=2):
-    return Desk(list(range(num_units)), max_deaths=max_deaths, max_errors=max_errors)
+    return WorkQueue(list(range(num_units)), max_deaths=max_deaths, max_errors=max_errors)
 
 
 @given(st.integers(0, 8), st.lists(st.sampled_from(["done", "died", "raised"]), max_size=60))
@@ -47,7 +47,7 @@ def test_what_failed_comes_back_first():
     ticket = counter.take("a", {"a"})
     assert ticket is not None
     assert counter.give_back(ticket.died())
-    assert counter.take("a", {"a"}) == Ticket(unit=0, deaths=1)
+    assert counter.take("a", {"a"}) == WorkItem(unit=0, deaths=1)
 
 
 def test_a_unit_that_raised_is_tried_on_another_node():
@@ -55,7 +55,7 @@ def test_a_unit_that_raised_is_tried_on_another_node():
     ticket = counter.take("a", {"a", "b"})
     assert ticket is not None
     counter.give_back(ticket.failed("a"))
-    assert counter.take("a", {"a", "b"}) == Ticket(unit=1)
+    assert counter.take("a", {"a", "b"}) == WorkItem(unit=1)
     assert counter.take("a", {"a", "b"}) is None
     again = counter.take("b", {"a", "b"})
     assert again is not None

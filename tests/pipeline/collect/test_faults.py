@@ -10,15 +10,15 @@ import ray
 import torch
 from ray import cloudpickle
 
-from pipeline.cluster.config import FleetConfig
+from pipeline.cluster.config import ClusterConfig
 from pipeline.cluster.ray_cluster import leave_ray
 from pipeline.collect.driver import collect
 from pipeline.collect.quarantine import FOLDER, Diverged
 from pipeline.collect.worker import Collector, refuse_diverged
-from pipeline.errors import Refusal, Unfinished
+from pipeline.errors import IncompleteError, InputError
 from pipeline.exploration.collect_plan import CollectPlan
 from pipeline.models.model_info import find_model
-from pipeline.traces.dataset import claim_folder, open_traces
+from pipeline.traces.dataset import claim_output, open_traces
 
 BAD, DEADLY = 1, 3
 """Indices of the unit that diverges and of the one that its workers die over."""
@@ -82,7 +82,7 @@ def plan():
 
 @pytest.fixture
 def root(tmp_path, plan):
-    claim_folder(tmp_path / "traces", plan)
+    claim_output(tmp_path / "traces", plan)
     return tmp_path / "traces"
 
 
@@ -93,10 +93,10 @@ def quarantined(root):
 @pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_the_others_are_done_and_the_same_command_finishes(local_ray, root, plan, capsys):
-    config = FleetConfig(workers=2, max_attempts=2)
+    config = ClusterConfig(workers=2, max_attempts=2)
     units = list(plan.units())
     bad, deadly = units[BAD].unit_id, units[DEADLY].unit_id
-    with pytest.raises(Unfinished, match=r"^2 units are quarantined and no manifest") as told:
+    with pytest.raises(IncompleteError, match=r"^2 units are quarantined and no manifest") as told:
         collect(plan, root, config, worker=DivergesOrDies)
     assert f"{bad}.json" in str(told.value)
     assert f"{deadly}.json" in str(told.value)
@@ -107,7 +107,7 @@ def test_the_others_are_done_and_the_same_command_finishes(local_ray, root, plan
     assert {name: one["attempts"] for name, one in found.items()} == {bad: 2, deadly: 2}
     assert "Diverged: Trajectories must end in finite" in found[bad]["error"]
     assert f"unit={bad} index=1 status=given_up attempt=2" in capsys.readouterr().out
-    with pytest.raises(Refusal, match="which has no manifest"):
+    with pytest.raises(InputError, match="which has no manifest"):
         open_traces(str(root))
 
     manifest = collect(plan, root, config)
@@ -119,8 +119,8 @@ def test_the_others_are_done_and_the_same_command_finishes(local_ray, root, plan
 @pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_a_model_that_diverges_everywhere_is_refused_after_a_few_units(local_ray, root, plan):
-    with pytest.raises(Refusal, match=r"^--model must sample without diverging\. Got 3 units"):
-        collect(plan, root, FleetConfig(workers=1), worker=DivergesAlways)
+    with pytest.raises(InputError, match=r"^--model must sample without diverging\. Got 3 units"):
+        collect(plan, root, ClusterConfig(workers=1), worker=DivergesAlways)
     assert len(quarantined(root)) == 3
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from dqar.control.controller import DQARController
-from dqar.gates.rules import Interval, Scripted
+from dqar.gates.rules import Interval, MaskGate
 from dqar.integration import DQARDDIMSampler, DQARDiTWrapper, SamplerConfig
 from dqar.records import ACTIONS, GateRecord
 from pipeline.collect.worker import Collector
@@ -18,11 +18,11 @@ from pipeline.evaluate.flops import transformer_flops
 from pipeline.evaluate.worker import Evaluator
 from pipeline.exploration.collect_plan import CollectPlan
 from pipeline.methods.base import COARSE
-from pipeline.methods.calibration import Probe
+from pipeline.methods.calibration import CalibrationTask
 from pipeline.methods.interval import interval_points
 from pipeline.models.model_info import find_model
 from pipeline.models.noise import draw_noise
-from pipeline.traces.dataset import claim_folder
+from pipeline.traces.dataset import claim_output
 from pipeline.traces.tables import GATES, TRAJECTORIES, to_table
 
 STEPS, SAMPLES = 12, 4
@@ -77,11 +77,15 @@ def test_flops_of_forecasts_by_hand(rows, evaluator):
 def test_a_probes_order_differs_by_sample(evaluator):
     gate, noise_ids = Interval(3), (5, 5, 5)
     mixed = evaluator.probe(
-        Probe(name="m", gate=gate, num_samples=3, noise_ids=noise_ids, forecast_order=(2, 0, 1))
+        CalibrationTask(
+            name="m", gate=gate, num_samples=3, noise_ids=noise_ids, forecast_order=(2, 0, 1)
+        )
     )
     for sample, order in enumerate((2, 0, 1)):
         alone = evaluator.probe(
-            Probe(name="a", gate=gate, num_samples=1, noise_ids=(5,), forecast_order=order)
+            CalibrationTask(
+                name="a", gate=gate, num_samples=1, noise_ids=(5,), forecast_order=order
+            )
         )
         torch.testing.assert_close(mixed.error[sample], alone.error[0], atol=1e-6, rtol=2e-2)
     assert all(
@@ -112,7 +116,7 @@ def plan():
 @pytest.fixture(scope="module")
 def collected(plan, tmp_path_factory):
     root = tmp_path_factory.mktemp("collector")
-    claim_folder(root, plan)
+    claim_output(root, plan)
     (unit,) = plan.units()
     trajectories, gates = Collector(plan, str(root)).sample(unit)
     return to_table(trajectories, TRAJECTORIES), to_table(gates, GATES)
@@ -156,7 +160,7 @@ def test_the_log_of_mixed_orders_replays(gates, collected, plan, digits):
     records: list[GateRecord] = []
     replay = DQARController(
         plan.dqar_config(),
-        gate=Scripted(taken),
+        gate=MaskGate(taken),
         sink=records.append,
         forecast_order=torch.tensor(collected[0]["forecast_order"].to_pylist()),
     )

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from pipeline.cluster.work_queue import Failure, Outcome
+from pipeline.cluster.work_queue import Failure, WorkResult
 from pipeline.collect.quarantine import (
     FOLDER,
     HOPELESS,
@@ -16,7 +16,7 @@ from pipeline.collect.quarantine import (
     refuse_incomplete,
     release,
 )
-from pipeline.errors import Refusal, Unfinished
+from pipeline.errors import IncompleteError, InputError
 from pipeline.exploration.collect_plan import CollectPlan
 from pipeline.storage.object_store import open_storage
 
@@ -28,7 +28,7 @@ UNITS = list(
 def given_up(unit, error):
     text = f"Traceback (most recent call last):\n  somewhere\n{type(error).__name__}: {error}\n"
     failure = Failure(error=error, text=text)
-    return Outcome(unit=unit, attempts=2, node="10.0.0.1/ab", seconds=1.0, failure=failure)
+    return WorkResult(unit=unit, attempts=2, node="10.0.0.1/ab", seconds=1.0, failure=failure)
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def test_release_needs_no_folder(storage, tmp_path):
 def test_an_incomplete_dataset_is_told_of_by_its_files(storage):
     refuse_incomplete(storage, [])
     lost = [given_up(unit, KeyError(1)) for unit in UNITS]
-    with pytest.raises(Unfinished, match=r"^8 units are quarantined and no manifest") as told:
+    with pytest.raises(IncompleteError, match=r"^8 units are quarantined and no manifest") as told:
         refuse_incomplete(storage, lost)
     assert f"{storage}/{quarantine_key(UNITS[0].unit_id)}" in str(told.value)
     assert "and 3 more. The same command again tries them again." in str(told.value)
@@ -73,19 +73,19 @@ def test_an_incomplete_dataset_is_told_of_by_its_files(storage):
 def test_a_model_that_diverges_everywhere_is_refused():
     lost = [given_up(unit, Diverged("3 of 12 trajectories")) for unit in UNITS[:HOPELESS]]
     refuse_hopeless(lost[:-1], num_done=0, num_missing=8)
-    with pytest.raises(Refusal, match=r"without diverging.* 3 of 12 trajectories.*--dtype"):
+    with pytest.raises(InputError, match=r"without diverging.* 3 of 12 trajectories.*--dtype"):
         refuse_hopeless(lost, num_done=0, num_missing=8)
 
 
 def test_other_failures_everywhere_end_it_without_a_refusal():
     lost = [given_up(unit, KeyError(1)) for unit in UNITS[:HOPELESS]]
-    with pytest.raises(Unfinished, match=r"first 3 units all failed.*_quarantine/"):
+    with pytest.raises(IncompleteError, match=r"first 3 units all failed.*_quarantine/"):
         refuse_hopeless(lost, num_done=0, num_missing=8)
 
 
 def test_a_collection_of_few_units_is_hopeless_when_all_failed():
     lost = [given_up(UNITS[0], Diverged("all"))]
-    with pytest.raises(Refusal):
+    with pytest.raises(InputError):
         refuse_hopeless(lost, num_done=0, num_missing=1)
 
 

@@ -7,13 +7,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.cli import size_or_auto
-from pipeline.cluster.config import FleetConfig
-from pipeline.collect.unit_size import MEMORY_SHARE, TARGET_S, Probe, WarmUp, choose_size, sized
-from pipeline.errors import Refusal
+from pipeline.cluster.config import ClusterConfig
+from pipeline.collect.unit_size import (
+    MEMORY_SHARE,
+    TARGET_S,
+    WarmUp,
+    WarmUpBatch,
+    choose_unit_size,
+    fit_unit_size,
+)
+from pipeline.errors import InputError
 from pipeline.exploration.collect_plan import CollectPlan
 from pipeline.models.model_info import find_model
 from pipeline.storage.object_store import open_storage
-from pipeline.traces.dataset import claim_folder
+from pipeline.traces.dataset import claim_output
 
 PLAN = CollectPlan(model="digits", model_hash="0", num_trajectories=10_000)
 
@@ -28,8 +35,8 @@ PLAN = CollectPlan(model="digits", model_hash="0", num_trajectories=10_000)
 )
 def test_a_unit_is_within_every_bound(size, seconds, share, is_limit, workers, num_trajectories):
     plan = CollectPlan(model="digits", model_hash="0", num_trajectories=num_trajectories)
-    probe = Probe(size=size, seconds=seconds, memory_share=share, is_limit=is_limit)
-    chosen = choose_size([probe], plan, workers)
+    probe = WarmUpBatch(size=size, seconds=seconds, memory_share=share, is_limit=is_limit)
+    chosen = fit_unit_size([probe], plan, workers)
     masks = plan.masks_per_noise
     assert chosen >= masks
     assert chosen % masks == 0
@@ -41,8 +48,8 @@ def test_a_unit_is_within_every_bound(size, seconds, share, is_limit, workers, n
 
 
 def test_a_unit_takes_one_to_two_minutes_where_nothing_else_binds():
-    probes = [Probe(size=3, seconds=9.0), Probe(size=24, seconds=12.0)]
-    chosen = choose_size(probes, PLAN, workers=8)
+    probes = [WarmUpBatch(size=3, seconds=9.0), WarmUpBatch(size=24, seconds=12.0)]
+    chosen = fit_unit_size(probes, PLAN, workers=8)
     assert chosen == 159
     assert 60.0 <= chosen * 12.0 / 24 <= 120.0
 
@@ -55,29 +62,29 @@ def test_the_values_of_the_flag():
 
 
 def test_workers_that_share_a_gpu_share_its_memory():
-    probes = [Probe(size=48, seconds=1.0, memory_share=0.4)]
+    probes = [WarmUpBatch(size=48, seconds=1.0, memory_share=0.4)]
     plan = replace(PLAN, num_trajectories=10_000)
-    alone, shared = (choose_size(probes, plan, 1, gpu_share=share) for share in (1.0, 0.5))
+    alone, shared = (fit_unit_size(probes, plan, 1, gpu_share=share) for share in (1.0, 0.5))
     assert (alone, shared) == (96, 48)
 
 
 def test_a_folder_that_was_planned_keeps_its_size(tmp_path, capsys):
-    claim_folder(tmp_path, replace(PLAN, model_hash="0" * 16, batch_size=21))
-    assert sized(PLAN, open_storage(tmp_path), FleetConfig()).batch_size == 21
+    claim_output(tmp_path, replace(PLAN, model_hash="0" * 16, batch_size=21))
+    assert choose_unit_size(PLAN, open_storage(tmp_path), ClusterConfig()).batch_size == 21
     assert "units of 21 trajectories, as in" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[]", '{"batch_size": 0}', '{"batch_size": "x"}', "3"])
 def test_a_plan_that_does_not_read_is_refused(tmp_path, text):
     (tmp_path / "plan.json").write_text(text)
-    with pytest.raises(Refusal, match=r"plan\.json must"):
-        sized(PLAN, open_storage(tmp_path), FleetConfig())
+    with pytest.raises(InputError, match=r"plan\.json must"):
+        choose_unit_size(PLAN, open_storage(tmp_path), ClusterConfig())
 
 
 def test_a_folder_of_other_files_is_refused_before_any_warm_up(tmp_path):
     (tmp_path / "thesis.txt").write_text("mine")
-    with pytest.raises(Refusal, match="other files"):
-        sized(PLAN, open_storage(tmp_path), FleetConfig())
+    with pytest.raises(InputError, match="other files"):
+        choose_unit_size(PLAN, open_storage(tmp_path), ClusterConfig())
 
 
 def test_a_warm_up_doubles_its_batches_and_writes_nothing(tmp_path, monkeypatch):

@@ -8,7 +8,7 @@ import torch
 
 from dqar.config import DQARConfig
 from dqar.control.controller import DQARController
-from dqar.gates.rules import Scripted
+from dqar.gates.rules import MaskGate
 from dqar.integration import DQARDDIMSampler, DQARDiTWrapper, SamplerConfig
 from dqar.records import FEATURES
 from pipeline.collect.worker import Collector
@@ -17,7 +17,7 @@ from pipeline.exploration.designs import DESIGNS, explore
 from pipeline.models.model_info import find_model
 from pipeline.models.noise import draw_noise
 from pipeline.storage.object_store import open_storage
-from pipeline.traces.dataset import claim_folder, committed_receipts
+from pipeline.traces.dataset import claim_output, committed_receipts
 from pipeline.traces.tables import GATES, TRAJECTORIES, to_table
 
 STEPS, TRAJECTORIES_ASKED = 4, 6
@@ -52,7 +52,7 @@ def scripts(plan):
 @pytest.fixture(scope="module")
 def collector(plan, tmp_path_factory):
     root = tmp_path_factory.mktemp("collector")
-    claim_folder(root, plan)
+    claim_output(root, plan)
     return Collector(plan, str(root))
 
 
@@ -171,7 +171,7 @@ def test_replaying_the_log_in_execution_gives_the_logged_result(gates, sampled, 
     twins = sampler.sample(2, labels, latents=noise, controller=never)[of_noise]
     taken = torch.from_numpy(gates["action"] == "reuse").permute(1, 2, 0)
     records = []
-    replay = DQARController(config, gate=Scripted(taken), sink=records.append)
+    replay = DQARController(config, gate=MaskGate(taken), sink=records.append)
     latents = sampler.sample(6, labels[of_noise], latents=noise[of_noise], controller=replay)
     distance = (latents - twins).flatten(1).norm(dim=1) / twins.flatten(1).norm(dim=1)
     np.testing.assert_allclose(distance, sampled[0]["latent_rel_l2"], rtol=0, atol=1e-5)

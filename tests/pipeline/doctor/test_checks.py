@@ -17,7 +17,7 @@ from pipeline.doctor.checks import (
     check_tracking,
     read_pins,
 )
-from pipeline.doctor.host_info import Vitals, take_vitals
+from pipeline.doctor.host_info import HostInfo, read_host_info
 from pipeline.doctor.run import pins_of
 
 PYPROJECT = """
@@ -27,7 +27,7 @@ dependencies = ["torch>=2.6", "ray[default]>=2.50", "scikit_learn>=1.4", "unpinn
 CONSTRAINTS = "ray==2.60.0\nscikit-learn==1.9.1\ntorch==2.13.0\n"
 PINS = read_pins(PYPROJECT, CONSTRAINTS)
 LIBRARIES = {"torch": "2.13.0+cpu", "ray": "2.60.0", "scikit-learn": "1.9.1", "unpinned": "7"}
-WORKER = Vitals(
+WORKER = HostInfo(
     host="node-1",
     python="3.11.9",
     libraries=dict(LIBRARIES),
@@ -50,7 +50,7 @@ def test_pins_are_read_by_their_normal_names():
 def test_this_checkout_pins_all_that_it_needs_and_has_it_installed():
     pins = pins_of()
     assert set(pins.needed) <= set(pins.versions)
-    finding = check_libraries("driver", take_vitals(pins.needed), pins)
+    finding = check_libraries("driver", read_host_info(pins.needed), pins)
     assert finding.is_ok, finding.said
 
 

@@ -6,9 +6,9 @@ import pytest
 import ray
 
 from pipeline.cluster.ray_cluster import ask_worker, leave_ray, living_nodes
-from pipeline.doctor.host_info import find_mark, leave_mark, remove_mark, take_vitals
+from pipeline.doctor.host_info import find_mark, leave_mark, read_host_info, remove_mark
 from pipeline.doctor.run import DoctorConfig, examine
-from pipeline.errors import Refusal
+from pipeline.errors import InputError
 
 CPU = {"num_cpus": 1}
 
@@ -108,7 +108,7 @@ def test_storage_and_mlflow_that_do_not_answer_are_told(visit, tmp_path):
 
 
 def test_a_model_that_the_driver_cannot_find_is_bad_input(visit):
-    with pytest.raises(Refusal, match="--model must be"):
+    with pytest.raises(InputError, match="--model must be"):
         visit(model="./nowhere")
 
 
@@ -122,7 +122,7 @@ def test_a_mark_is_left_found_and_removed(tmp_path):
 
 
 def test_vitals_of_this_machine_are_plausible():
-    found = take_vitals(["ray", "no-such-library"])
+    found = read_host_info(["ray", "no-such-library"])
     assert found.libraries["ray"] == ray.__version__
     assert found.libraries["no-such-library"] is None
     assert 0 < found.free_memory_gib < 10_000

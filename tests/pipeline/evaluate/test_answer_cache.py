@@ -13,17 +13,17 @@ from hypothesis import strategies as st
 
 import pipeline.evaluate.answer_cache
 from dqar.gates.base import AllOf
-from dqar.gates.rules import Interval, Learned, Scripted, Staleness
+from dqar.gates.rules import Interval, Learned, MaskGate, Staleness
 from dqar.policy.network import ReusePolicy
 from dqar.policy.spec import PolicySpec
 from pipeline.cluster.hardware import refuse_other_device
-from pipeline.evaluate.answer_cache import KeptAnswers
+from pipeline.evaluate.answer_cache import ResultCache
 from pipeline.evaluate.config import EvaluateConfig
 from pipeline.evaluate.result_rows import measured_of
-from pipeline.evaluate.tasks import Part
+from pipeline.evaluate.tasks import EvalTask
 from pipeline.evaluate.worker import Evaluator
-from pipeline.methods.base import Point, Schedule
-from pipeline.methods.calibration import Probe
+from pipeline.methods.base import OperatingPoint, Schedule
+from pipeline.methods.calibration import CalibrationTask
 from pipeline.methods.smoothcache import CurveProbe, Curves
 from pipeline.storage.fingerprint import fingerprint
 
@@ -31,14 +31,14 @@ CONFIG = EvaluateConfig(
     model="digits", num_samples=4, batch_size=2, steps=5, guidance_scale=2.0, part_samples=2
 )
 SCHEDULE = Schedule(kind="plan", computed=(0, 2))
-POINT = Point(
+POINT = OperatingPoint(
     method="learned",
     operating_point="plan@2",
     steps=5,
-    gate=Scripted(SCHEDULE.mask(5)[:, None, None]),
+    gate=MaskGate(SCHEDULE.mask(5)[:, None, None]),
     schedule=SCHEDULE,
 )
-PROBE = Probe(name="p", gate=Interval(2), num_samples=2)
+PROBE = CalibrationTask(name="p", gate=Interval(2), num_samples=2)
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ def answers():
 
 @pytest.fixture
 def kept(tmp_path):
-    return lambda config=CONFIG: KeptAnswers(tmp_path / "_points", config, "model")
+    return lambda config=CONFIG: ResultCache(tmp_path / "_points", config, "model")
 
 
 def nobody(tasks):
@@ -66,7 +66,7 @@ def test_answers_come_back_to_the_last_bit(answers, kept):
     again = dict(zip(map(id, tasks), kept().work(tasks, nobody), strict=True))
     for task, answer in answers:
         found = again[id(task)][1]
-        if isinstance(task, Probe):
+        if isinstance(task, CalibrationTask):
             assert found.snrs == answer.snrs
             for name in ("reuse_ratio", "share", "error", "entropies"):
                 assert torch.equal(getattr(found, name), getattr(answer, name))
@@ -118,7 +118,7 @@ def test_another_point_or_part_finds_nothing(answers, kept):
     kept().keep(task, answer)
     for changes in ({"steps": 6}, {"forecast_order": 1}, {"gate": Interval(3)}):
         assert kept().take(replace(task, point=replace(POINT, **changes))) is None
-    assert kept().take(Part(point=POINT, start=2, stop=4)) is None
+    assert kept().take(EvalTask(point=POINT, start=2, stop=4)) is None
 
 
 @pytest.mark.parametrize("suffix", [".json", ".npz"])
@@ -140,7 +140,7 @@ JSON = st.recursive(
 
 @given(data=st.data(), value=JSON)
 def test_a_strange_field_is_no_answer(answers, tmp_path_factory, data, value):
-    keeper = KeptAnswers(tmp_path_factory.mktemp("kept") / "_points", CONFIG)
+    keeper = ResultCache(tmp_path_factory.mktemp("kept") / "_points", CONFIG)
     task, answer = answers[data.draw(st.integers(0, 2))]
     keeper.keep(task, answer)
     path = keeper._path(task)
@@ -188,8 +188,8 @@ def test_fingerprints_tell_gates_and_policies_apart():
         Staleness(2),
         AllOf(Interval(2), Staleness(2)),
         AllOf(Staleness(2), Interval(2)),
-        Scripted(torch.zeros(2, 1, 1, dtype=torch.bool)),
-        Scripted(torch.zeros(2, 1, 1, dtype=torch.bool).logical_not()),
+        MaskGate(torch.zeros(2, 1, 1, dtype=torch.bool)),
+        MaskGate(torch.zeros(2, 1, 1, dtype=torch.bool).logical_not()),
         Learned(policy()),
         Learned(policy(1)),
         Learned(policy(max_gap=3)),

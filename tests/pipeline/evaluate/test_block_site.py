@@ -13,22 +13,22 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from dqar.gates.rules import Closed, Interval, Learned, Scripted
+from dqar.gates.rules import Interval, Learned, MaskGate, NeverReuse
 from dqar.policy.serialization import load_policy
 from pipeline.cli import enter
 from pipeline.collect.worker import Collector
-from pipeline.errors import Refusal
-from pipeline.evaluate.accumulator import Tally
+from pipeline.errors import InputError
+from pipeline.evaluate.accumulator import MetricAccumulator
 from pipeline.evaluate.config import EvaluateConfig
 from pipeline.evaluate.flops import saved_flops, transformer_flops
 from pipeline.evaluate.speed_bound import speed_bound
 from pipeline.evaluate.worker import Evaluator
 from pipeline.exploration.collect_plan import CollectPlan
-from pipeline.methods.base import Point
-from pipeline.methods.calibration import Probe
+from pipeline.methods.base import OperatingPoint
+from pipeline.methods.calibration import CalibrationTask
 from pipeline.methods.site_hooks import skipped_modules
 from pipeline.models.model_info import find_model
-from pipeline.traces.dataset import claim_folder, write_manifest
+from pipeline.traces.dataset import claim_output, write_manifest
 from pipeline.traces.tables import read_gates
 from pipeline.train.config import TrainConfig
 from pipeline.train.train import save_trained, train
@@ -54,7 +54,7 @@ def block_traces(tmp_path_factory) -> Path:
         sites=("block",),
     )
     root = tmp_path_factory.mktemp("traces") / "block"
-    claim_folder(root, plan)
+    claim_output(root, plan)
     collector = Collector(plan, str(root))
     receipts = {unit.unit_id: collector.do(unit) for unit in plan.units()}
     facts = {"num_layers": card.num_layers, "site_flops": card.site_flops}
@@ -103,7 +103,7 @@ def test_policy_knows_blocks_alone(policy):
 
 
 def test_traces_of_blocks_train_no_other_site(block_traces):
-    with pytest.raises(Refusal, match=r"\['attn'\].*Collect with those sites"):
+    with pytest.raises(InputError, match=r"\['attn'\].*Collect with those sites"):
         train(TrainConfig(sites=("attn",)), str(block_traces))
 
 
@@ -128,7 +128,7 @@ def measure(evaluator):
     """The row of a gate."""
 
     def row_of(gate) -> dict[str, Any]:
-        point = Point(method="m", operating_point="p", steps=STEPS, gate=gate)
+        point = OperatingPoint(method="m", operating_point="p", steps=STEPS, gate=gate)
         return evaluator.measure(point).row
 
     return row_of
@@ -169,7 +169,7 @@ def test_every_second_step_is_half_of_the_blocks(every_second, evaluator):
 
 
 def test_closed_blocks_are_the_twin(measure):
-    row = measure(Closed())
+    row = measure(NeverReuse())
     assert (row["latent_rel_l2"], row["reuse_ratio"], row["flops_ratio"]) == (0.0, 0.0, 1.0)
 
 
@@ -190,7 +190,7 @@ def test_reused_block_skips_all_that_it_holds(digits):
 
 
 def test_shared_blocks_save_one_branch(evaluator):
-    tally = Tally(gates=10)
+    tally = MetricAccumulator(gates=10)
     tally.reused_by_site["block"], tally.shared_by_site["block"] = 3, 4
     card = evaluator.model.card
     saved = saved_flops(evaluator.config, card, tally, branches=2)
@@ -200,7 +200,7 @@ def test_shared_blocks_save_one_branch(evaluator):
 def test_policy_is_probed_and_measured_on_blocks(evaluator, measure, policy):
     thresholds = torch.tensor([-1e6, policy.spec.log_threshold, 1e6])
     gate = Learned(policy, log_threshold=thresholds)
-    probed = evaluator.probe(Probe(name="p", gate=gate, num_samples=3))
+    probed = evaluator.probe(CalibrationTask(name="p", gate=gate, num_samples=3))
     assert probed.reuse_ratio[0] == 0
     # Rows that compute only round otherwise in the last bit.
     assert probed.error[0] < 1e-5 < probed.error[2]
@@ -214,7 +214,7 @@ def test_policy_is_probed_and_measured_on_blocks(evaluator, measure, policy):
 def test_plan_frozen_before_sampling_reuses_blocks(measure):
     plan = torch.zeros(STEPS, LAYERS, 1, dtype=torch.bool)
     plan[1:, 2:6] = True
-    row = measure(Scripted(plan))
+    row = measure(MaskGate(plan))
     assert row["reuse_ratio"] == pytest.approx(plan.float().mean().item())
 
 

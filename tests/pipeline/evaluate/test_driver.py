@@ -10,13 +10,13 @@ import torch
 from dqar.gates.rules import Interval, Learned
 from dqar.policy.network import ReusePolicy
 from dqar.policy.spec import PolicySpec
-from pipeline.evaluate.accumulator import Tally
+from pipeline.evaluate.accumulator import MetricAccumulator
 from pipeline.evaluate.config import EvaluateConfig
 from pipeline.evaluate.driver import id_of, rows_of
 from pipeline.evaluate.flops import entropy_flops, feedback_flops, policy_flops, transformer_flops
 from pipeline.evaluate.worker import Evaluator
-from pipeline.methods.base import COARSE, Contest, Point
-from pipeline.methods.calibration import Probe
+from pipeline.methods.base import COARSE, Comparison, OperatingPoint
+from pipeline.methods.calibration import CalibrationTask
 from pipeline.methods.fewer_steps import fewer_steps_points
 from pipeline.methods.interval import interval_points
 
@@ -66,7 +66,7 @@ def evaluator(request):
 
 @pytest.fixture(scope="module")
 def baseline(evaluator):
-    return evaluator.measure(Point(method="baseline", operating_point="twin", steps=STEPS))
+    return evaluator.measure(OperatingPoint(method="baseline", operating_point="twin", steps=STEPS))
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +124,9 @@ def test_a_shared_gate_saves_one_branch(interval, evaluator):
 
 
 def test_a_shared_gate_is_half_a_skip():
-    tally = Tally(gates=8, reused_by_site=Counter(attn=2), shared_by_site=Counter(attn=1, ff=2))
+    tally = MetricAccumulator(
+        gates=8, reused_by_site=Counter(attn=2), shared_by_site=Counter(attn=1, ff=2)
+    )
     assert tally.skipped_by_site(("attn", "ff"), 2) == {"attn": 2.5 / 4, "ff": 1 / 4}
 
 
@@ -144,7 +146,9 @@ def test_fewer_steps_save_flops_and_no_gates(evaluator):
 
 def test_a_longer_period_reuses_more_and_errs_more(evaluator):
     rows = [
-        evaluator.measure(Point(method="i", operating_point="p", steps=STEPS, gate=Interval(n))).row
+        evaluator.measure(
+            OperatingPoint(method="i", operating_point="p", steps=STEPS, gate=Interval(n))
+        ).row
         for n in (2, 3, 6)
     ]
     assert [row["reuse_ratio"] for row in rows] == pytest.approx([1 / 2, 2 / 3, 5 / 6])
@@ -177,7 +181,7 @@ def test_a_probes_parameter_differs_by_sample(evaluator):
     policy = ReusePolicy(PolicySpec(sites=evaluator.config.sites))
     thresholds = torch.tensor([-1e6, 1e6, 1e6])
     gate = Learned(policy, log_threshold=thresholds)
-    probed = evaluator.probe(Probe(name="p", gate=gate, num_samples=3))
+    probed = evaluator.probe(CalibrationTask(name="p", gate=gate, num_samples=3))
     expected = torch.tensor([0.0, (STEPS - 1) / STEPS, (STEPS - 1) / STEPS])
     torch.testing.assert_close(probed.reuse_ratio, expected)
     assert probed.error[0] == 0
@@ -188,7 +192,7 @@ def test_a_probes_parameter_differs_by_sample(evaluator):
 
 def test_probes_on_one_noise_share_its_twin(evaluator):
     gate = Interval(2)
-    probe = Probe(name="p", gate=gate, num_samples=4, noise_ids=(5, 5, 9, 9))
+    probe = CalibrationTask(name="p", gate=gate, num_samples=4, noise_ids=(5, 5, 9, 9))
     error = evaluator.probe(probe).error
     torch.testing.assert_close(error[0], error[1])
     torch.testing.assert_close(error[2], error[3])
@@ -204,7 +208,7 @@ def test_flops_of_small_parts():
 def test_points_have_ids():
     points = interval_points(COARSE, STEPS) + fewer_steps_points(COARSE, STEPS)
     assert len({id_of(point) for point in points}) == len(points)
-    assert Contest(methods=(), policies={}, grid=COARSE).grid is COARSE
+    assert Comparison(methods=(), policies={}, grid=COARSE).grid is COARSE
 
 
 @pytest.mark.parametrize(
@@ -236,5 +240,11 @@ def test_flops_of_feedback_are_of_the_whole_output(evaluator):
     card = replace(evaluator.model.card, latent_shape=(4, 6, 6), out_channels=8, num_layers=5)
     config = replace(evaluator.config, sites=("attn", "ff"), feedback=0.5)
     # Three steps of ten gates.
-    assert feedback_flops(config, card, Tally(gates=30), branches=2) == 6 * (8 * 6 * 6) * 2 * 3
-    assert feedback_flops(replace(config, feedback=0.0), card, Tally(gates=30), branches=2) == 0
+    assert (
+        feedback_flops(config, card, MetricAccumulator(gates=30), branches=2)
+        == 6 * (8 * 6 * 6) * 2 * 3
+    )
+    assert (
+        feedback_flops(replace(config, feedback=0.0), card, MetricAccumulator(gates=30), branches=2)
+        == 0
+    )

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from dqar.gates.planned import Planned
+from dqar.gates.planned import ScheduleGate
 from dqar.policy.network import ReusePolicy
 from dqar.policy.spec import PolicySpec
 from dqar.schedules.serialization import load_plan
@@ -16,9 +16,9 @@ from dqar.schedules.static_plan import StaticPlan
 from pipeline.evaluate.config import EvaluateConfig
 from pipeline.evaluate.plan_export import plan_of, write_plans
 from pipeline.evaluate.report import write_report
-from pipeline.evaluate.tasks import Measured
+from pipeline.evaluate.tasks import PointResult
 from pipeline.evaluate.worker import Evaluator
-from pipeline.methods.base import Grid, Point, Schedule
+from pipeline.methods.base import OperatingPoint, Schedule, SweepGrid
 from pipeline.methods.interval import interval_points
 
 STEPS = 6
@@ -26,7 +26,7 @@ PLAN = Schedule(kind="plan", computed=(0, 1, 4))
 
 
 def point(gate=None, schedule: Schedule | None = PLAN, forecast_order=0):
-    return Point(
+    return OperatingPoint(
         method="learned",
         operating_point="plan@3,order=1",
         steps=STEPS,
@@ -53,7 +53,7 @@ def measured(operating_point, schedule, order=1, method="learned"):
     if schedule is not None:
         mask = schedule.mask(STEPS)[:, None].expand(STEPS, 4)
         plan = StaticPlan.of_mask(mask, sites=("attn",))
-    return Measured(row=row, images=images, twin_images=images, plan=plan)
+    return PointResult(row=row, images=images, twin_images=images, plan=plan)
 
 
 @pytest.mark.parametrize("sites", [("attn",), ("attn", "ff")])
@@ -109,12 +109,12 @@ def test_an_evaluation_gives_the_plan_that_it_measured():
         EvaluateConfig(model="digits", steps=STEPS, guidance_scale=2.0, num_samples=2, batch_size=2)
     )
     spec = PolicySpec(steps=STEPS, plans=(PLAN.computed,), plan_errors=(0.1,), forecast_order=1)
-    planned = evaluator.measure(point(gate=Planned(ReusePolicy(spec)), forecast_order=1))
+    planned = evaluator.measure(point(gate=ScheduleGate(ReusePolicy(spec)), forecast_order=1))
     assert planned.row["schedule"] == "plan"
     assert planned.plan is not None
     assert planned.plan.reuse_ratio == planned.row["reuse_ratio"] == 0.5
     assert len(planned.plan.timesteps) == STEPS
-    (other,) = interval_points(Grid(periods=(2,)), STEPS)
+    (other,) = interval_points(SweepGrid(periods=(2,)), STEPS)
     result = evaluator.measure(other)
     assert (result.plan, result.row["schedule"]) == (None, None)
     assert torch.isfinite(torch.tensor(result.row["latent_rel_l2"]))

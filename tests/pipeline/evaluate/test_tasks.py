@@ -11,24 +11,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dqar.gates.rules import Interval
-from pipeline.errors import Refusal
-from pipeline.evaluate.accumulator import Tally
+from pipeline.errors import InputError
+from pipeline.evaluate.accumulator import MetricAccumulator
 from pipeline.evaluate.config import EvaluateConfig
 from pipeline.evaluate.result_rows import measured_of
-from pipeline.evaluate.tasks import Tallied
+from pipeline.evaluate.tasks import EvalTaskResult
 from pipeline.evaluate.worker import Evaluator
-from pipeline.methods.base import Point
+from pipeline.methods.base import OperatingPoint
 from pipeline.models.image_metrics import Deltas, FeatureSums
 
 CONFIG = EvaluateConfig(model="digits", num_samples=12, batch_size=2, steps=6)
-POINT = Point(method="interval", operating_point="period=2", steps=6, gate=Interval(2))
+POINT = OperatingPoint(method="interval", operating_point="period=2", steps=6, gate=Interval(2))
 TIMES = {"speedup", "latency_s", "speedup_bound"}
 REFERENCE = FeatureSums.of(torch.randn(40, 3, generator=torch.Generator().manual_seed(9)))
 
 
 def tallied_of(values, features, start):
     """Some samples, with made-up figures that follow from them."""
-    tally = Tally(flops=100.0 * len(values), twin_flops=300.0 * len(values))
+    tally = MetricAccumulator(flops=100.0 * len(values), twin_flops=300.0 * len(values))
     column = torch.tensor(values, dtype=torch.float32)
     tally.judge(
         Deltas(latent_rel_l2=column, psnr=30 + column, ssim=1 - column, feature_distance=None)
@@ -45,7 +45,7 @@ def tallied_of(values, features, start):
     if start == 0:
         tally.timed, tally.seconds, tally.twin_seconds = len(values), 2.0, 5.0
     share = {"attn": 0.25} if start == 0 else {}
-    return Tallied(tally=tally, device="cpu", site_share=share, reference=REFERENCE)
+    return EvalTaskResult(tally=tally, device="cpu", site_share=share, reference=REFERENCE)
 
 
 @given(
@@ -104,7 +104,7 @@ def test_parts_of_different_devices_are_refused():
     features = torch.randn(2, 3)
     parts = [tallied_of([0.1, 0.2], features, 0), tallied_of([0.1, 0.2], features, 2)]
     other = replace(parts[1], device="NVIDIA A100-SXM4-80GB")
-    with pytest.raises(Refusal, match=r"on one device. Got \['NVIDIA A100.*interval period=2"):
+    with pytest.raises(InputError, match=r"on one device. Got \['NVIDIA A100.*interval period=2"):
         measured_of(POINT, CONFIG, [parts[0], other])
 
 
@@ -134,5 +134,5 @@ def test_a_measured_point_in_parts_is_the_point():
 
 
 def test_a_worker_on_another_device_is_refused():
-    with pytest.raises(Refusal, match=r"--accelerator-type must be.*A100.*with a worker on cpu"):
+    with pytest.raises(InputError, match=r"--accelerator-type must be.*A100.*with a worker on cpu"):
         Evaluator(CONFIG, accelerator_type="A100")

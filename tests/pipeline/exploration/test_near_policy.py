@@ -10,8 +10,8 @@ from dqar.policy.serialization import load_policy, save_policy
 from dqar.policy.spec import PolicySpec
 from dqar.records import FEATURE_SETS
 from pipeline.collect.driver import plan_for
-from pipeline.errors import Refusal
-from pipeline.exploration.near_policy import find_guide
+from pipeline.errors import InputError
+from pipeline.exploration.near_policy import find_reference_policy
 from pipeline.models.model_info import find_model
 
 STEPS = 20
@@ -46,7 +46,7 @@ def guide_of(tmp_path):
     def build(spec):
         torch.manual_seed(0)
         save_policy(ReusePolicy(spec), tmp_path / "policy")
-        return find_guide(str(tmp_path / "policy"), "near-policy")
+        return find_reference_policy(str(tmp_path / "policy"), "near-policy")
 
     return build
 
@@ -87,7 +87,9 @@ def test_plans_that_compute_shares_as_explored_elsewhere_are_taken(guide_of, spe
     [("steps", 30), ("sampler", "ddim"), ("sites", ("attn",)), ("guidance_scale", 2.0)],
 )
 def test_a_flag_that_is_not_the_policys_is_refused(guide_of, spec, name, value):
-    with pytest.raises(Refusal, match=f"must be trained for what is collected.*{name}") as refused:
+    with pytest.raises(
+        InputError, match=f"must be trained for what is collected.*{name}"
+    ) as refused:
         planned(guide_of(spec), **{name: value})
     assert repr(value) in str(refused.value)
 
@@ -97,20 +99,20 @@ def test_the_order_of_sites_means_nothing(guide_of, spec):
 
 
 def test_a_policy_of_another_model_is_refused(guide_of, spec):
-    with pytest.raises(Refusal, match="model_hash 'ffff"):
+    with pytest.raises(InputError, match="model_hash 'ffff"):
         planned(guide_of(replace(spec, model_hash="f" * 16)))
 
 
 @pytest.mark.parametrize("plans", [(), PLANS[:1], PLANS[3:]])
 def test_a_policy_without_such_plans_is_refused(guide_of, spec, plans):
     errors = (0.1,) * len(plans)
-    with pytest.raises(Refusal, match=f"Got {len(plans)} plans, none such.*--features schedule"):
+    with pytest.raises(InputError, match=f"Got {len(plans)} plans, none such.*--features schedule"):
         guide_of(replace(spec, plans=plans, plan_errors=errors))
 
 
 def test_a_policy_that_does_not_read_is_refused(tmp_path):
-    with pytest.raises(Refusal, match=r"policy\.json must be"):
-        find_guide(str(tmp_path), "near-policy")
+    with pytest.raises(InputError, match=r"policy\.json must be"):
+        find_reference_policy(str(tmp_path), "near-policy")
 
 
 @pytest.mark.parametrize(
@@ -122,8 +124,8 @@ def test_a_policy_that_does_not_read_is_refused(tmp_path):
     ],
 )
 def test_one_without_the_other_is_refused(uri, designs, said):
-    with pytest.raises(Refusal, match=said):
-        find_guide(uri, designs)
+    with pytest.raises(InputError, match=said):
+        find_reference_policy(uri, designs)
 
 
 def test_a_training_that_is_repeated_gives_the_same_round(guide_of, spec):
@@ -148,6 +150,6 @@ def test_other_weights_give_another_round(guide_of, spec, tmp_path):
     policy = load_policy(tmp_path / "policy")
     next(policy.parameters()).data.add_(1e-3)
     save_policy(policy, tmp_path / "policy")
-    other = find_guide(str(tmp_path / "policy"), "near-policy")
+    other = find_reference_policy(str(tmp_path / "policy"), "near-policy")
     assert other is not None
     assert other.digest != first.digest

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline.methods.base import COARSE, FINE, GRIDS, METHODS, Grid
+from pipeline.methods.base import COARSE, FINE, GRIDS, METHODS, SweepGrid
 from pipeline.methods.fewer_steps import fewer_steps_points
 from pipeline.methods.interval import interval_points, linear_points
 
@@ -23,7 +23,7 @@ def test_points_of_a_sweep_have_names_of_their_own(grid):
 
 
 def test_fewer_steps_keep_a_share_and_have_no_gate():
-    points = fewer_steps_points(Grid(steps=(0.8, 0.5, 0.001)), 50)
+    points = fewer_steps_points(SweepGrid(steps=(0.8, 0.5, 0.001)), 50)
     assert [point.steps for point in points] == [40, 25, 1]
     assert all(point.gate is None for point in points)
 

@@ -7,10 +7,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dqar.gates.rules import Scripted
+from dqar.gates.rules import MaskGate
 from pipeline.evaluate.config import EvaluateConfig
 from pipeline.evaluate.worker import Evaluator
-from pipeline.methods.calibration import Probe, Probed
+from pipeline.methods.calibration import CalibrationResult, CalibrationTask
 
 STEPS = 6
 NOISES = (7, 3, 3, 7, 11)
@@ -24,10 +24,10 @@ def script() -> torch.Tensor:
     return reuse
 
 
-def a_probe() -> Probe:
-    return Probe(
+def a_probe() -> CalibrationTask:
+    return CalibrationTask(
         name="p",
-        gate=Scripted(script()),
+        gate=MaskGate(script()),
         num_samples=len(NOISES),
         noise_ids=NOISES,
         forecast_order=ORDERS,
@@ -49,12 +49,14 @@ def test_parts_hold_every_sample_once(at_once):
     assert all(0 < part.num_samples <= at_once for part in parts)
     for name, whole in (("noise_ids", NOISES), ("forecast_order", ORDERS), ("feedback", GAINS)):
         assert tuple(itertools.chain(*(getattr(part, name) for part in parts))) == whole
-    scripts = [part.gate.reuse for part in parts if isinstance(part.gate, Scripted)]
+    scripts = [part.gate.reuse for part in parts if isinstance(part.gate, MaskGate)]
     assert torch.equal(torch.cat(scripts, dim=2), script())
 
 
 def test_without_ids_noises_are_the_first():
-    parts = Probe(name="p", gate=Scripted(script()), num_samples=5, forecast_order=1).parts(2)
+    parts = CalibrationTask(
+        name="p", gate=MaskGate(script()), num_samples=5, forecast_order=1
+    ).parts(2)
     assert [part.noise_ids for part in parts] == [(0, 1), (2, 3), (4,)]
     assert {part.forecast_order for part in parts} == {1}
 
@@ -90,13 +92,13 @@ def test_no_batch_is_larger_and_no_twin_sampled_twice(monkeypatch):
 
 
 def test_shares_are_weighted_by_samples():
-    def answer(samples: int, share: float) -> Probed:
+    def answer(samples: int, share: float) -> CalibrationResult:
         nothing = torch.zeros(samples)
         shares = torch.full((STEPS, 1), share)
-        return Probed(
+        return CalibrationResult(
             reuse_ratio=nothing, share=shares, error=nothing, entropies=nothing, snrs=[1.0]
         )
 
-    joined = Probed.joined([answer(3, 1.0), answer(1, 0.0)])
+    joined = CalibrationResult.joined([answer(3, 1.0), answer(1, 0.0)])
     torch.testing.assert_close(joined.share, torch.full((STEPS, 1), 0.75))
     assert len(joined.error) == 4

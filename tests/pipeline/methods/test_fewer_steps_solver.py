@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from dqar.integration import DQARDPMSolverSampler, SamplerConfig
-from pipeline.errors import Refusal
+from pipeline.errors import InputError
 from pipeline.evaluate.config import EvaluateConfig
 from pipeline.evaluate.worker import Evaluator
-from pipeline.methods.base import COARSE, METHODS, Grid, Point
+from pipeline.methods.base import COARSE, METHODS, OperatingPoint, SweepGrid
 from pipeline.methods.fewer_steps import (
     METHOD,
     fewer_solver_steps_points,
@@ -39,7 +39,7 @@ def evaluator():
 
 @pytest.fixture(scope="module")
 def measured(evaluator):
-    return evaluator.measure(fewer_solver_steps_points(Grid(steps=(0.5,)), STEPS)[0])
+    return evaluator.measure(fewer_solver_steps_points(SweepGrid(steps=(0.5,)), STEPS)[0])
 
 
 def test_points_are_those_of_fewer_steps_by_another_sampler():
@@ -60,7 +60,7 @@ def test_images_are_the_solvers_from_the_twins_noise(measured, evaluator, digits
     images = digits.decode(sampler.sample(SAMPLES, labels, latents=noise))
     expected = ((images.permute(0, 2, 3, 1) + 1.0) / 2.0).clamp(0, 1)
     torch.testing.assert_close(torch.from_numpy(measured.images), expected, atol=1e-5, rtol=1e-4)
-    twin = evaluator.measure(Point(method="baseline", operating_point="twin", steps=STEPS))
+    twin = evaluator.measure(OperatingPoint(method="baseline", operating_point="twin", steps=STEPS))
     assert (measured.twin_images == twin.images).all()
 
 
@@ -73,7 +73,9 @@ def test_half_the_steps_are_half_the_work(measured):
 
 def test_the_twin_keeps_its_own_sampler(evaluator, measured):
     del measured
-    row = evaluator.measure(Point(method="baseline", operating_point="twin", steps=STEPS)).row
+    row = evaluator.measure(
+        OperatingPoint(method="baseline", operating_point="twin", steps=STEPS)
+    ).row
     assert (row["sampler"], row["latent_rel_l2"]) == ("ddim", 0.0)
 
 
@@ -113,12 +115,12 @@ def test_a_model_that_predicts_velocity_has_a_solver(model_with):
 def test_a_model_of_another_kind_is_refused(model_with, config, said):
     card = model_with(config)
     refuse_no_solver(card, ("interval",))
-    with pytest.raises(Refusal, match=rf"--methods {METHOD} must.*{said}.*Leave {METHOD} out"):
+    with pytest.raises(InputError, match=rf"--methods {METHOD} must.*{said}.*Leave {METHOD} out"):
         refuse_no_solver(card, (METHOD,))
 
 
 @pytest.mark.parametrize("name", ["NoSuchScheduler", "AutoencoderKL", None])
 def test_a_scheduler_that_is_none_is_refused(model_with, name):
     card = model_with(lambda old: old | {"_class_name": name})
-    with pytest.raises(Refusal, match="must name a scheduler of diffusers"):
+    with pytest.raises(InputError, match="must name a scheduler of diffusers"):
         refuse_no_solver(card, (METHOD,))

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from dqar.gates.rules import Learned
 from dqar.policy.network import ReusePolicy
 from dqar.policy.spec import PolicySpec
-from pipeline.methods.base import COARSE, FINE, Contest
-from pipeline.methods.calibration import Probed
+from pipeline.methods.base import COARSE, FINE, Comparison
+from pipeline.methods.calibration import CalibrationResult
 from pipeline.methods.learned_gate import (
     PROBES,
     budget_point,
@@ -36,7 +36,7 @@ def threshold_of(point):
 def probed_by(policy):
     """Reuse and error both grow with the threshold; the error by a hundredth of a sigmoid."""
     growth = torch.sigmoid(probe_thresholds(policy))
-    return Probed(
+    return CalibrationResult(
         reuse_ratio=growth,
         share=torch.zeros(STEPS, GATES),
         error=0.01 * growth,
@@ -108,7 +108,7 @@ def test_a_budget_out_of_reach_is_an_end_of_the_probe(budget, end):
 def test_a_contest_chooses_methods_and_budget(budget):
     policy = ReusePolicy(PolicySpec(forecast_order=1))
     probed = probed_by(policy)
-    contest = Contest(
+    contest = Comparison(
         methods=("learned", "static"),
         policies={"learned": policy},
         grid=COARSE,
@@ -133,7 +133,7 @@ def test_the_first_probe_has_a_sample_a_threshold():
 @pytest.mark.parametrize("budget", [0.0, -0.01, float("nan"), float("inf")])
 def test_budgets_must_be_positive(budget):
     with pytest.raises(ValueError, match="error_budget must be a positive number"):
-        Contest(
+        Comparison(
             methods=("learned",),
             policies={"learned": ReusePolicy()},
             grid=FINE,
@@ -146,4 +146,4 @@ def test_budgets_must_be_positive(budget):
 )
 def test_a_budget_without_anyone_to_spend_it_is_refused(methods, policies):
     with pytest.raises(ValueError, match="with a policy and the method learned"):
-        Contest(methods=methods, policies=policies, grid=FINE, error_budget=0.01)
+        Comparison(methods=methods, policies=policies, grid=FINE, error_budget=0.01)

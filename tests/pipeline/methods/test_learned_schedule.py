@@ -9,11 +9,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dqar.gates.planned import Planned
-from dqar.gates.rules import Scripted
+from dqar.gates.planned import ScheduleGate
+from dqar.gates.rules import MaskGate
 from dqar.policy.spec import Rival
-from pipeline.methods.base import COARSE, Grid
-from pipeline.methods.calibration import Probe
+from pipeline.methods.base import COARSE, SweepGrid
+from pipeline.methods.calibration import CalibrationTask
 from pipeline.methods.learned_schedule import (
     BATCH,
     FIRST_NOISES,
@@ -53,7 +53,7 @@ def test_even_schedules_of_a_whole_period_are_the_interval():
 
 
 def test_numbers_are_those_of_the_grid_that_have_a_plan():
-    grid = Grid(reuse_ratios=(0.5, 0.501, 0.95, 1.0, 0.0))
+    grid = SweepGrid(reuse_ratios=(0.5, 0.501, 0.95, 1.0, 0.0))
     spec = planned_policy().spec
     # 0.95 asks for one computation, of which there is no plan; 1.0 for none.
     assert numbers_of(spec, grid) == [10, 20]
@@ -79,10 +79,10 @@ def test_the_better_candidate_is_taken(loser):
         assert point.schedule is not None
         assert point.schedule.kind == taken
         if taken == "plan":
-            assert isinstance(point.gate, Planned)
+            assert isinstance(point.gate, ScheduleGate)
             assert point.gate.computed == set(policy.spec.plan_of(number))
         else:
-            assert isinstance(point.gate, Scripted)
+            assert isinstance(point.gate, MaskGate)
             assert point.gate.reuse.shape == (STEPS, 1, 1)
             computed = (~point.gate.reuse[:, 0, 0]).nonzero()[:, 0]
             assert tuple(computed.tolist()) == even(STEPS, number)
@@ -121,7 +121,7 @@ def test_the_best_order_is_taken(kind, best):
             f"{kind}@{len(point.schedule.computed)},order={best},feedback=0"
         )
         # A policy decides for its own plans alone.
-        assert isinstance(point.gate, Scripted)
+        assert isinstance(point.gate, MaskGate)
 
 
 def test_candidates_are_of_the_settings_that_training_had():
@@ -169,12 +169,12 @@ def test_each_error_is_the_mean_over_the_same_noises():
 
 
 def test_masks_and_noises_line_up_in_bounded_batches():
-    asked: list[Probe] = []
+    asked: list[CalibrationTask] = []
     numbers = [len(plan) for plan in PLANS]
     judge(planned_policy().spec, numbers, answer_by(lambda computed, noise: 0.0, asked))
     assert sum(probe.num_samples for probe in asked) == CANDIDATES * len(numbers) * NOISES
     for probe in asked:
-        assert isinstance(probe.gate, Scripted)
+        assert isinstance(probe.gate, MaskGate)
         assert probe.num_samples == len(probe.noise_ids) == probe.gate.reuse.shape[2] <= BATCH
         orders = torch.tensor(probe.forecast_order).unflatten(0, (-1, NOISES))
         columns = probe.gate.reuse[:, 0].unflatten(1, (-1, NOISES))
@@ -212,7 +212,7 @@ def test_a_regular_schedule_is_judged_in_full_whatever_a_few_noises_say():
 
 def test_many_candidates_are_shortlisted_by_a_few_noises():
     spec = planned_policy(rivals=rivals_of(0, 1, 2)).spec
-    asked: list[Probe] = []
+    asked: list[CalibrationTask] = []
 
     def error_of(computed, noise):
         return 0.01 if computed in EARLY else 0.02

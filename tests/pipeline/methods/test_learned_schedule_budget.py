@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from dqar.gates.planned import Planned
+from dqar.gates.planned import ScheduleGate
 from pipeline.methods.base import COARSE, Schedule
-from pipeline.methods.calibration import Probe
+from pipeline.methods.calibration import CalibrationTask
 from pipeline.methods.learned_schedule import NEIGHBOURS, numbers_of, planned_points, within_budget
 from tests.pipeline.made_up_answers import (
     CANDIDATES,
@@ -35,7 +35,7 @@ def test_a_budget_that_nothing_meets_computes_the_most():
 
 
 def test_only_plans_around_the_predicted_one_are_judged():
-    asked: list[Probe] = []
+    asked: list[CalibrationTask] = []
     errors = tuple(0.009 if len(plan) >= 10 else 0.5 for plan in PLANS)
     ask = answer_by(lambda computed, noise: 0.0 if len(computed) >= 10 else 1.0, asked)
     within_budget(planned_policy(plan_errors=errors).spec, 0.01, ask)
@@ -51,5 +51,5 @@ def test_a_budget_is_one_more_point():
     assert points[-1].schedule == Schedule(
         kind="plan", computed=policy.spec.plan_of(8), forecast_order=2
     )
-    assert isinstance(points[-1].gate, Planned)
+    assert isinstance(points[-1].gate, ScheduleGate)
     assert points[-1].gate.computed == set(policy.spec.plan_of(8))

@@ -10,9 +10,9 @@ import torch
 
 from dqar.config import DQARConfig
 from dqar.control.controller import DQARController
-from dqar.gates.rules import Scripted
+from dqar.gates.rules import MaskGate
 from dqar.integration import DQARDiTWrapper, DQARSampler, SamplerConfig
-from pipeline.evaluate.answer_cache import KeptAnswers
+from pipeline.evaluate.answer_cache import ResultCache
 from pipeline.evaluate.config import EvaluateConfig
 from pipeline.evaluate.worker import Evaluator
 from pipeline.methods.base import METHODS
@@ -22,11 +22,11 @@ from pipeline.methods.learning_to_cache import (
     Routers,
     by_sample,
     learn_routers,
-    recorded,
+    record_calls,
     router_points,
     router_probes,
 )
-from pipeline.methods.site_mixing import Mixer, mixing
+from pipeline.methods.site_mixing import Mixer, patch_with_mixing
 
 STEPS, SCALE = 6, 2.0
 SITES = ("attn", "ff")
@@ -49,14 +49,14 @@ def guided(output):
 
 
 def stock_steps(model, scheduler):
-    with recorded(model) as steps:
+    with record_calls(model) as steps:
         sample(model, scheduler)
     return steps
 
 
 def learned(model, scheduler, *, epochs=24, **settings):
     probe = RouterProbe(num_samples=2, epochs=epochs, **settings)
-    with mixing(model, SITES) as mixer:
+    with patch_with_mixing(model, SITES) as mixer:
         runs = by_sample(stock_steps(model, scheduler), 2)
         return learn_routers(model, mixer, runs, probe, guided).share
 
@@ -76,14 +76,14 @@ def test_a_share_of_none_or_all_is_what_execution_does(tiny_dit, ddim, sites, ca
         # Branches of two samples.
         mixer.share = next(shares).expand(4, gates)
 
-    with mixing(tiny_dit, sites, cached) as mixer:
+    with patch_with_mixing(tiny_dit, sites, cached) as mixer:
         # Step 0 finds nothing to mix with.
         sample(tiny_dit, ddim)
         handle = tiny_dit.register_forward_pre_hook(next_share)
         mixed = sample(tiny_dit, ddim)
         handle.remove()
     config = DQARConfig(sites=sites, cached=cached, quantization_bits=32)
-    controller = DQARController(config, gate=Scripted(reuse[:, :, None]))
+    controller = DQARController(config, gate=MaskGate(reuse[:, :, None]))
     stock = sample(tiny_dit, ddim)
     executed = sample(DQARDiTWrapper(tiny_dit, config), ddim, controller=controller)
     assert (executed - stock).abs().max() > 1e-3
@@ -109,7 +109,11 @@ def test_a_mixture_is_cached_and_blames_no_step_before():
 def test_the_model_is_left_as_it_was(tiny_dit, ddim):
     stock = sample(tiny_dit, ddim)
     learned(tiny_dit, ddim, epochs=1)
-    with pytest.raises(KeyboardInterrupt), recorded(tiny_dit), mixing(tiny_dit, SITES):
+    with (
+        pytest.raises(KeyboardInterrupt),
+        record_calls(tiny_dit),
+        patch_with_mixing(tiny_dit, SITES),
+    ):
         raise KeyboardInterrupt
     assert not any(module._forward_hooks for module in tiny_dit.modules())
     assert not any(weight.requires_grad for weight in tiny_dit.parameters())
@@ -189,7 +193,7 @@ def test_points_compute_what_is_mostly_computed():
         "period=2,penalty=0.01",
     ]
     assert {point.method for point in points} == {"router"} <= set(METHODS)
-    gates = [point.gate for point in points if isinstance(point.gate, Scripted)]
+    gates = [point.gate for point in points if isinstance(point.gate, MaskGate)]
     assert [gate.reuse[:, :, 0].tolist() for gate in gates] == [
         [[False, False], [False, True]],
         [[False, False], [True, True]],
@@ -254,7 +258,7 @@ def test_one_branch_is_learned_from_too():
 
 def test_an_answer_is_kept_to_the_last_bit(answer, tmp_path):
     _, probe, routers = answer
-    kept = KeptAnswers(tmp_path / "_points", "claim")
+    kept = ResultCache(tmp_path / "_points", "claim")
     kept.keep(probe, routers)
     found = kept.take(probe)
     assert isinstance(found, Routers)

@@ -9,10 +9,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dqar.gates.rules import Scripted
+from dqar.gates.rules import MaskGate
 from pipeline.evaluate.config import EvaluateConfig
 from pipeline.evaluate.worker import Evaluator
-from pipeline.methods.base import COARSE, FINE, METHODS, Grid
+from pipeline.methods.base import COARSE, FINE, METHODS, SweepGrid
 from pipeline.methods.smoothcache import (
     PAPERS,
     TIED,
@@ -139,7 +139,7 @@ def curves():
 
 
 def mask_of(point):
-    assert isinstance(point.gate, Scripted)
+    assert isinstance(point.gate, MaskGate)
     return point.gate.reuse
 
 
@@ -179,7 +179,7 @@ def test_a_site_that_moves_less_reuses_more():
     near, far = along([0.1 * step for step in range(9)], 4), along([1.0 * s for s in range(9)], 4)
     error = torch.stack([far, near])[:, None]
     for method in (PAPERS, TIED):
-        (point,) = smooth_points(method, Grid(reuse_ratios=(0.5,)), Curves(error=error))
+        (point,) = smooth_points(method, SweepGrid(reuse_ratios=(0.5,)), Curves(error=error))
         first, second = mask_of(point)[:, :, 0].T.tolist()
         assert (first == second) if method == TIED else (sum(first) < sum(second))
 

@@ -12,7 +12,7 @@ import torch
 from dqar.integration import DQARSampler, SamplerConfig
 from pipeline.evaluate.config import EvaluateConfig
 from pipeline.evaluate.worker import Evaluator
-from pipeline.methods.smoothcache import CurveProbe, Watch, relative_l1, watched
+from pipeline.methods.smoothcache import CurveProbe, CurveRecorder, measure_curves, relative_l1
 
 STEPS, GAPS = 5, 3
 MODULES = {
@@ -55,7 +55,7 @@ def by_hand(outputs, gap, step):
 
 @pytest.mark.parametrize(("site", "cached"), MODULES, ids=" ".join)
 def test_curves_by_hand(tiny_dit, ddim, site, cached):
-    with watched(tiny_dit, (site,), cached, GAPS) as watch:
+    with measure_curves(tiny_dit, (site,), cached, GAPS) as watch:
         sample(tiny_dit, ddim)
     curves = watch.curves()
     assert curves.shape == (1, 3, GAPS, STEPS)
@@ -74,10 +74,10 @@ def test_curves_by_hand(tiny_dit, ddim, site, cached):
 def test_sites_and_layers_lie_in_their_order(tiny_dit, ddim):
     alone = {}
     for site in ("attn", "ff"):
-        with watched(tiny_dit, (site,), "output", GAPS) as watch:
+        with measure_curves(tiny_dit, (site,), "output", GAPS) as watch:
             sample(tiny_dit, ddim)
         alone[site] = watch.curves()[0]
-    with watched(tiny_dit, ("ff", "attn"), "output", GAPS) as watch:
+    with measure_curves(tiny_dit, ("ff", "attn"), "output", GAPS) as watch:
         sample(tiny_dit, ddim)
     torch.testing.assert_close(
         watch.curves(), torch.stack([alone["ff"], alone["attn"]]), equal_nan=True
@@ -85,7 +85,7 @@ def test_sites_and_layers_lie_in_their_order(tiny_dit, ddim):
 
 
 def test_only_the_last_outputs_are_held():
-    watch = Watch(2)
+    watch = CurveRecorder(2)
     for step in range(6):
         watch.note((0, 0, 0), torch.full((1, 2, 2), float(step + 1)))
         assert len(watch.past[0, 0, 0]) == min(step + 1, 2)
@@ -104,9 +104,9 @@ def test_an_output_of_nothing_is_no_division():
 
 def test_the_model_is_left_as_it_was(tiny_dit, ddim):
     stock = sample(tiny_dit, ddim)
-    with watched(tiny_dit, ("attn", "ff"), "kv", GAPS):
+    with measure_curves(tiny_dit, ("attn", "ff"), "kv", GAPS):
         assert torch.equal(sample(tiny_dit, ddim), stock)
-    with pytest.raises(KeyboardInterrupt), watched(tiny_dit, ("block",), "output", GAPS):
+    with pytest.raises(KeyboardInterrupt), measure_curves(tiny_dit, ("block",), "output", GAPS):
         raise KeyboardInterrupt
     assert not any(module._forward_hooks for module in tiny_dit.modules())
 

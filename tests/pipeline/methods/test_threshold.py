@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from pipeline.methods.base import COARSE, GRIDS
-from pipeline.methods.calibration import Probed
+from pipeline.methods.calibration import CalibrationResult
 from pipeline.methods.threshold import (
     TUNING_BATCH,
     TUNING_NOISES,
@@ -78,7 +78,7 @@ def test_settings_are_judged_on_the_same_noises():
 
     def answered(probe):
         error = torch.rand(probe.num_samples)
-        return Probed(
+        return CalibrationResult(
             reuse_ratio=torch.full((probe.num_samples,), 0.28),
             share=torch.zeros(50, 1),
             error=error,

@@ -13,7 +13,7 @@ from diffusers import (
     DPMSolverMultistepScheduler,
 )
 
-from pipeline.errors import Refusal
+from pipeline.errors import InputError
 from pipeline.models.digits_classifier import accuracy, load_classifier
 from pipeline.models.loading import load_model
 from pipeline.models.model_info import DIGITS, find_model, refuse_too_many_steps
@@ -123,28 +123,28 @@ def test_weights_compute_in_the_dtype_asked_for(dtype):
 
 @pytest.mark.parametrize("name", ["./nowhere", "nowhere", "/no/such/folder", "a/b/c"])
 def test_an_unknown_model_is_refused_with_the_choices(name):
-    with pytest.raises(Refusal, match="digits, a diffusers folder or a hub id"):
+    with pytest.raises(InputError, match="digits, a diffusers folder or a hub id"):
         find_model(name)
 
 
 @pytest.mark.parametrize("part", ["transformer", "scheduler"])
 def test_a_folder_without_a_part_is_refused(copied, part):
     shutil.rmtree(copied / part)
-    with pytest.raises(Refusal, match=rf"must hold {part}/.*save_pretrained"):
+    with pytest.raises(InputError, match=rf"must hold {part}/.*save_pretrained"):
         find_model(str(copied))
 
 
 def test_another_kind_of_transformer_is_refused(copied):
     path = copied / "transformer" / "config.json"
     path.write_text(path.read_text().replace("DiTTransformer2DModel", "UNet2DModel"))
-    with pytest.raises(Refusal, match="class-conditional DiT"):
+    with pytest.raises(InputError, match="class-conditional DiT"):
         find_model(str(copied))
 
 
 def test_truncated_weights_are_refused(copied):
     weights = copied / "transformer" / "diffusion_pytorch_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
-    with pytest.raises(Refusal, match=r"must load with diffusers.*Save the model again"):
+    with pytest.raises(InputError, match=r"must load with diffusers.*Save the model again"):
         load(copied)
 
 
@@ -180,5 +180,5 @@ def test_a_folder_from_before_dit_had_a_class_loads(latent_folder, tmp_path):
 
 
 def test_more_steps_than_the_schedule_has_are_refused():
-    with pytest.raises(Refusal, match="at most 1000"):
+    with pytest.raises(InputError, match="at most 1000"):
         refuse_too_many_steps(find_model("digits"), 1001)

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pipeline.errors import Refusal
+from pipeline.errors import InputError
 from pipeline.storage.local_folder import LocalFolder, checked_key
 from pipeline.storage.object_store import open_storage
 
@@ -69,7 +69,7 @@ def test_any_range_is_read(storage):
 
 
 def test_what_is_not_there_cannot_be_opened(storage):
-    with pytest.raises(Refusal, match="must be there to be read"):
+    with pytest.raises(InputError, match="must be there to be read"):
         storage.open("gates/x.parquet")
 
 

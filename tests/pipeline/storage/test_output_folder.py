@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import Refusal, StorageFailed
+from pipeline.errors import InputError, StorageError
 from pipeline.storage.local_folder import LocalFolder
 from pipeline.storage.object_store import open_storage
 from pipeline.storage.output_folder import (
@@ -76,12 +76,12 @@ def test_what_was_cut_off_is_taken_up_and_its_place_not_refused(s3, monkeypatch)
 
     def breaks(self, key, data):
         if key == "policy.safetensors":
-            raise StorageFailed("The bucket must answer. Got 503. Try again.")
+            raise StorageError("The bucket must answer. Got 503. Try again.")
         real(self, key, data)
 
     with monkeypatch.context() as patch:
         patch.setattr(type(storage), "write", breaks)
-        with pytest.raises(StorageFailed), published(place, "policy.json") as folder:
+        with pytest.raises(StorageError), published(place, "policy.json") as folder:
             write(folder, **{"policy.json": "{}", "policy.safetensors": "w"})
     assert storage.read("policy.json") is None
     refuse_taken(place, "policy.json")
@@ -96,7 +96,7 @@ def test_a_place_is_new_or_ours(place):
     refuse_taken(place, "policy.json")
     storage = open_storage(place)
     storage.write("thesis.txt", b"mine")
-    with pytest.raises(Refusal, match=r"must be new or hold policy\.json"):
+    with pytest.raises(InputError, match=r"must be new or hold policy\.json"):
         refuse_taken(place, "policy.json")
     storage.write("policy.json", b"{}")
     refuse_taken(place, "policy.json")
@@ -106,10 +106,10 @@ def test_a_place_is_new_or_ours(place):
 def test_what_is_refused_is_said_of_the_uri(s3):
     open_storage(f"{s3}/policy").write("policy.json", b"{}")
     with (
-        pytest.raises(Refusal, match=rf"^Got {s3}/policy/policy\.json\.$"),
+        pytest.raises(InputError, match=rf"^Got {s3}/policy/policy\.json\.$"),
         fetched(f"{s3}/policy", POLICY_FILES) as folder,
     ):
-        raise Refusal(f"Got {folder}/policy.json.")
+        raise InputError(f"Got {folder}/policy.json.")
 
 
 def test_policies_by_name_and_by_place(s3, tmp_path):

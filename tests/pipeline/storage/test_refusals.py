@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from pipeline.errors import Refusal
+from pipeline.errors import InputError
 from pipeline.storage.object_store import Bucket, open_storage
 
 
@@ -28,7 +28,7 @@ from pipeline.storage.object_store import Bucket, open_storage
     ],
 )
 def test_other_uris_are_refused(uri):
-    with pytest.raises(Refusal, match="must be") as refused:
+    with pytest.raises(InputError, match="must be") as refused:
         open_storage(uri)
     assert "hidden" not in str(refused.value)
 
@@ -47,14 +47,14 @@ ACTS = {
 def test_a_file_in_the_way_is_refused(tmp_path, act):
     (tmp_path / "file").write_text("mine")
     for place in (tmp_path / "file", tmp_path / "file" / "below"):
-        with pytest.raises(Refusal, match=r"which is a file|in the way"):
+        with pytest.raises(InputError, match=r"which is a file|in the way"):
             act(open_storage(place))
     assert (tmp_path / "file").read_text() == "mine"
 
 
 @pytest.mark.parametrize("act", ACTS.values(), ids=ACTS)
 def test_a_bucket_that_is_not_there_is_refused(s3, act):
-    with pytest.raises(Refusal, match=r"says NoSuchBucket\. Create the bucket"):
+    with pytest.raises(InputError, match=r"says NoSuchBucket\. Create the bucket"):
         act(open_storage(f"{s3}-nowhere/x"))
 
 
@@ -114,29 +114,29 @@ def answering(monkeypatch):
 def test_wrong_credentials_are_refused_without_showing_them(answering, code):
     body = f"<Error><Code>{code}</Code><AWSAccessKeyId>AKIAHIDDEN</AWSAccessKeyId></Error>"
     storage = answering(f"wrong-{code.lower()}", status=403, body=body.encode())
-    with pytest.raises(Refusal, match=rf"says {code}\. \w") as refused:
+    with pytest.raises(InputError, match=rf"says {code}\. \w") as refused:
         storage.read("x")
     assert "AKIA" not in str(refused.value)
 
 
 def test_a_server_that_fails_or_hangs_is_given_up(answering):
     for storage in (answering("failing", status=500), answering("hanging", hangs=True)):
-        with pytest.raises(Refusal, match=r"Storage must answer.*AWS_ENDPOINT_URL"):
+        with pytest.raises(InputError, match=r"Storage must answer.*AWS_ENDPOINT_URL"):
             storage.read("x")
 
 
 def test_nobody_listening_and_http_unasked_for_are_refused(monkeypatch, answering):
     storage = answering("plain")
     monkeypatch.setenv("AWS_ALLOW_HTTP", "")
-    with pytest.raises(Refusal, match=r"AWS_ALLOW_HTTP=true for http"):
+    with pytest.raises(InputError, match=r"AWS_ALLOW_HTTP=true for http"):
         storage.read("x")
     monkeypatch.setenv("AWS_ENDPOINT_URL", "https://127.0.0.1:9")
-    with pytest.raises(Refusal, match="Storage must answer"):
+    with pytest.raises(InputError, match="Storage must answer"):
         Bucket(uri="s3://nobody/x").read("x")
 
 
 def test_refusals_are_one_line(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(Refusal) as refused:
+    with pytest.raises(InputError) as refused:
         open_storage(tmp_path / "file").write("x", b"")
     assert re.fullmatch(r"[^\n]+\.", str(refused.value))

@@ -8,18 +8,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.errors import Refusal
+from pipeline.errors import InputError
 from pipeline.storage.object_store import open_storage
 from pipeline.traces.compaction import (
     MEGABYTE,
-    compacted,
-    delete_orphans,
+    compact,
+    finalize,
     group_parts,
     orphans,
-    settle,
+    vacuum,
 )
-from pipeline.traces.dataset import claim_folder, committed_receipts, open_traces, write_manifest
-from pipeline.traces.lease import held
+from pipeline.traces.dataset import claim_output, committed_receipts, open_traces, write_manifest
+from pipeline.traces.lease import acquire_lease
 from pipeline.traces.tables import commit_unit, read_gates, read_trajectories, stream_gates
 from tests.pipeline.little_traces import FACTS, PLAN, columns_of, commit_all
 
@@ -32,7 +32,7 @@ EVERYTHING = 1.0
 def collected(place):
     """Storage with a finished collection of six units, not compacted."""
     storage = open_storage(place)
-    claim_folder(storage, MANY)
+    claim_output(storage, MANY)
     write_manifest(storage, MANY, commit_all(storage, MANY), FACTS)
     return storage
 
@@ -47,9 +47,9 @@ def finish(storage, compact_mb=EVERYTHING):
     """What a driver does once all units are there."""
     receipts = committed_receipts(storage, MANY)
     assert len(receipts) == len(UNITS)
-    with held(storage) as lease:
+    with acquire_lease(storage) as lease:
         manifest = write_manifest(storage, MANY, receipts, FACTS)
-        return settle(storage, manifest, compact_mb, lease)
+        return finalize(storage, manifest, compact_mb, lease)
 
 
 def rows_of(storage):
@@ -102,7 +102,7 @@ def test_units_of_a_damaged_part_alone_are_collected_again(collected):
     finish(collected, 1.5 * size / MEGABYTE)
     damaged = f"gates/{sorted(collected.sizes('gates'))[1]}"
     collected.write(damaged, b"PAR1")
-    with pytest.raises(Refusal, match=r"must have \d+ bytes\. Got 4.*again to collect it anew"):
+    with pytest.raises(InputError, match=r"must have \d+ bytes\. Got 4.*again to collect it anew"):
         open_traces(collected)
     receipts = committed_receipts(collected, MANY)
     assert [unit.index for unit in UNITS if unit.unit_id not in receipts] == [2, 3]
@@ -121,7 +121,7 @@ class Killed(BaseException):
 @pytest.mark.parametrize("last", range(1, 18))
 def test_a_driver_killed_at_any_write_loses_nothing(tmp_path, monkeypatch, last):
     storage = open_storage(tmp_path / "place")
-    claim_folder(storage, MANY)
+    claim_output(storage, MANY)
     write_manifest(storage, MANY, commit_all(storage, MANY), FACTS)
     rows = rows_of(storage)
     count = itertools.count(1)
@@ -167,7 +167,7 @@ def test_orphans_of_these_units_alone_are_deleted(collected):
     manifest = open_traces(collected).manifest
     rows = rows_of(collected)
     assert set(orphans(collected, manifest)) == ours
-    delete_orphans(collected, manifest)
+    vacuum(collected, manifest)
     assert all(collected.read(key) is None for key in ours)
     assert all(collected.read(key) == b"x" for key in others)
     for found, wanted in zip(rows_of(collected), rows, strict=True):
@@ -177,10 +177,10 @@ def test_orphans_of_these_units_alone_are_deleted(collected):
 def test_who_was_taken_over_deletes_and_publishes_nothing(collected):
     names = files(collected)
     manifest = open_traces(collected).manifest
-    with held(collected) as lease:
+    with acquire_lease(collected) as lease:
         collected.write("_lease/000002.json", b"{}")
-        with pytest.raises(Refusal, match="must have one driver"):
-            settle(collected, manifest, EVERYTHING, lease)
+        with pytest.raises(InputError, match="must have one driver"):
+            finalize(collected, manifest, EVERYTHING, lease)
     assert files(collected) == names
     assert list(collected.sizes("_manifest")) == ["v000001.json"]
 
@@ -188,7 +188,7 @@ def test_who_was_taken_over_deletes_and_publishes_nothing(collected):
 def test_a_manifest_names_no_shard_that_is_gone(collected):
     receipts = committed_receipts(collected, MANY)
     collected.delete(f"gates/{sorted(collected.sizes('gates'))[0]}")
-    with pytest.raises(Refusal, match="must lie in"):
+    with pytest.raises(InputError, match="must lie in"):
         write_manifest(collected, MANY, receipts, FACTS | {"num_layers": 3})
 
 
@@ -196,7 +196,7 @@ def test_lost_rows_are_a_bug_and_publish_nothing(collected):
     manifest = open_traces(collected).manifest
     manifest["units"][0]["gates"] += 1
     with pytest.raises(RuntimeError, match="must keep"):
-        compacted(collected, manifest, MEGABYTE)
+        compact(collected, manifest, MEGABYTE)
 
 
 def part(sizes, start):

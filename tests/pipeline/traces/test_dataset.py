@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from dqar.records import FEATURES
-from pipeline.errors import Refusal
+from pipeline.errors import InputError
 from pipeline.storage.object_store import Bucket, open_storage
 from pipeline.traces import manifest as manifests
-from pipeline.traces.dataset import claim_folder, committed_receipts, open_traces, write_manifest
+from pipeline.traces.dataset import claim_output, committed_receipts, open_traces, write_manifest
 from pipeline.traces.shards import find_receipt
 from pipeline.traces.tables import commit_unit, read_gates, read_trajectories
 from tests.pipeline.little_traces import FACTS, PLAN, columns_of, commit_all
@@ -21,7 +21,7 @@ FIRST, SECOND = PLAN.units()
 @pytest.fixture
 def storage(place):
     storage = open_storage(place)
-    claim_folder(storage, PLAN)
+    claim_output(storage, PLAN)
     return storage
 
 
@@ -42,7 +42,7 @@ def test_everything_comes_back_from_anywhere(storage):
 def test_a_reader_of_one_column_fetches_no_others(s3, monkeypatch):
     plan = replace(PLAN, num_trajectories=6000, batch_size=6000)
     storage = open_storage(f"{s3}/wide")
-    claim_folder(storage, plan)
+    claim_output(storage, plan)
     (unit,) = plan.units()
     trajectories, gates = columns_of(unit, plan)
     noise = np.random.default_rng(0)
@@ -83,9 +83,9 @@ def test_an_attempt_mends_a_damaged_shard_or_replaces_its_receipt(storage, damag
 
 
 def test_two_plans_cannot_claim_one_place(storage):
-    with pytest.raises(Refusal, match="must hold the same plan"):
-        claim_folder(storage, type(PLAN)(**{**fields_of(PLAN), "seed": 3}))
-    claim_folder(storage, PLAN)
+    with pytest.raises(InputError, match="must hold the same plan"):
+        claim_output(storage, type(PLAN)(**{**fields_of(PLAN), "seed": 3}))
+    claim_output(storage, PLAN)
 
 
 def fields_of(plan):
@@ -103,7 +103,7 @@ def test_a_version_is_published_once(storage, monkeypatch):
             "_manifest/v000002.json", json.dumps(mine | {"num_layers": 9}).encode()
         ),
     )
-    with pytest.raises(Refusal, match=r"One driver at a time.*v000002\.json from another"):
+    with pytest.raises(InputError, match=r"One driver at a time.*v000002\.json from another"):
         write_manifest(storage, PLAN, receipts, FACTS | {"num_layers": 7})
     assert open_traces(storage).manifest["num_layers"] == 9
 
@@ -143,5 +143,5 @@ def test_a_manifest_of_another_plan_is_refused(storage):
     manifest = write_manifest(storage, PLAN, commit_all(storage), FACTS)
     other = json.dumps(manifest | {"plan_hash": "0" * 16}).encode()
     storage.write("_manifest/v000002.json", other)
-    with pytest.raises(Refusal, match="must have a manifest of its plan"):
+    with pytest.raises(InputError, match="must have a manifest of its plan"):
         open_traces(storage)

@@ -12,11 +12,11 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pipeline.errors import Refusal
+from pipeline.errors import InputError
 from pipeline.storage.json_schema import Malformed, parse
 from pipeline.storage.object_store import open_storage
 from pipeline.traces.compaction import orphans
-from pipeline.traces.dataset import claim_folder, committed_receipts, open_traces, write_manifest
+from pipeline.traces.dataset import claim_output, committed_receipts, open_traces, write_manifest
 from pipeline.traces.tables import read_gates, read_trajectories
 from pipeline.tracking import LINEAGE, read_lineage
 from tests.pipeline.little_traces import FACTS, PLAN, commit_all
@@ -54,7 +54,7 @@ ANYTHING = st.sampled_from(HOSTILE) | st.recursive(
 def finished(tmp_path_factory):
     """A dataset that stays as it is, and what it holds."""
     root = tmp_path_factory.mktemp("finished") / "traces"
-    claim_folder(root, PLAN)
+    claim_output(root, PLAN)
     write_manifest(root, PLAN, commit_all(root), FACTS)
     return root, read_trajectories(root), read_gates(root)
 
@@ -104,14 +104,14 @@ def place_of(root, kind):
 
 def read_everything(root, finished):
     """What a reader and a resuming driver do: the same as committed, or a refusal."""
-    with contextlib.suppress(Refusal):
-        claim_folder(root, PLAN)
-    with contextlib.suppress(Refusal):
+    with contextlib.suppress(InputError):
+        claim_output(root, PLAN)
+    with contextlib.suppress(InputError):
         traces = open_traces(root)
         assert read_trajectories(root).equals(finished[1])
         assert read_gates(root).equals(finished[2])
         assert orphans(traces.storage, traces.manifest) == []
-    with contextlib.suppress(Refusal):
+    with contextlib.suppress(InputError):
         receipts = committed_receipts(root, PLAN)
         assert set(receipts) <= {unit.unit_id for unit in PLAN.units()}
 
@@ -167,7 +167,7 @@ def test_the_order_of_keys_means_nothing(kind, finished, copied, shuffle):
     with copied() as root:
         place = place_of(root, kind)
         place.write_text(json.dumps(reordered(json.loads(place.read_text()))))
-        claim_folder(root, PLAN)
+        claim_output(root, PLAN)
         assert read_gates(root).equals(finished[2])
         assert len(committed_receipts(root, PLAN)) == 2
 
@@ -179,9 +179,9 @@ def test_a_hostile_name_is_refused(name, finished, copied):
         manifest = json.loads(place.read_text())
         manifest["parts"][0]["files"]["gates"]["name"] = name
         place.write_text(json.dumps(manifest))
-        with pytest.raises(Refusal, match=r"must hold a shard's name in parts\[0\]"):
+        with pytest.raises(InputError, match=r"must hold a shard's name in parts\[0\]"):
             open_traces(root)
-        with pytest.raises(Refusal, match=r"must hold a shard's name in parts\[0\]"):
+        with pytest.raises(InputError, match=r"must hold a shard's name in parts\[0\]"):
             committed_receipts(root, PLAN)
     with copied() as root:
         place = place_of(root, "receipt")
@@ -201,7 +201,7 @@ def test_a_damaged_byte_of_a_shard_is_told(finished, copied, data):
         end = len(whole) - 8 - int.from_bytes(whole[-8:-4], "little")
         whole[data.draw(st.integers(4, end - 1))] ^= data.draw(st.integers(1, 255))
         shard.write_bytes(whole)
-        with contextlib.suppress(Refusal):
+        with contextlib.suppress(InputError):
             assert read_gates(root).equals(finished[2])
 
 

@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.errors import Refusal
+from pipeline.errors import InputError
 from pipeline.storage.object_store import open_storage
 from pipeline.traces import lease as leases
-from pipeline.traces.lease import LeaseConfig, held, lease_config, take
+from pipeline.traces.lease import LeaseConfig, acquire_lease, lease_config, take
 from pipeline.traces.process_id import this_process
 
 QUICK = LeaseConfig(patience_s=0.6)
@@ -41,15 +41,15 @@ def leave(storage, number, **changes):
 
 def test_leases_are_numbered_and_released(storage):
     for number in (1, 2):
-        with held(storage, QUICK) as lease:
+        with acquire_lease(storage, QUICK) as lease:
             assert lease.number == number
-            lease.refuse_fenced()
+            lease.check_not_fenced()
     assert list(documents(storage)) == ["000001.json", "000002.json"]
     assert {document["state"] for document in documents(storage).values()} == {"released"}
 
 
 def test_a_second_driver_of_this_machine_is_told_at_once(storage):
-    with held(storage), pytest.raises(Refusal) as refused:
+    with acquire_lease(storage), pytest.raises(InputError) as refused:
         take(storage, LeaseConfig(patience_s=3600.0))
     said = str(refused.value)
     assert f"process {os.getpid()} on" in said
@@ -72,12 +72,12 @@ def test_a_killed_driver_blocks_nobody(storage, place):
     )
     assert driver.stdout is not None
     assert driver.stdout.readline() == "held\n"
-    with pytest.raises(Refusal, match=f"process {driver.pid} on"):
+    with pytest.raises(InputError, match=f"process {driver.pid} on"):
         take(storage, LeaseConfig(patience_s=3600.0))
     driver.kill()
     # Ended, but not waited for: its number is still taken.
     os.waitid(os.P_PID, driver.pid, os.WEXITED | os.WNOWAIT)
-    with held(storage, LeaseConfig(patience_s=3600.0)) as lease:
+    with acquire_lease(storage, LeaseConfig(patience_s=3600.0)) as lease:
         assert lease.number == 2
     driver.wait()
     driver.stdout.close()
@@ -85,7 +85,7 @@ def test_a_killed_driver_blocks_nobody(storage, place):
 
 def test_a_silent_driver_of_another_machine_is_outlasted(storage, capsys):
     leave(storage, 7)
-    with held(storage, QUICK) as lease:
+    with acquire_lease(storage, QUICK) as lease:
         assert lease.number == 8
     (line,) = capsys.readouterr().out.splitlines()
     assert "process 1 on 'far'" in line
@@ -95,13 +95,13 @@ def test_a_silent_driver_of_another_machine_is_outlasted(storage, capsys):
 def test_a_renewing_driver_of_another_machine_is_found_alive(storage):
     leave(storage, 1)
     threading.Timer(0.3, leave, (storage, 1), {"renewals": 1}).start()
-    with pytest.raises(Refusal, match="process 1 on 'far'"):
+    with pytest.raises(InputError, match="process 1 on 'far'"):
         take(storage, LeaseConfig(patience_s=60.0))
     assert list(documents(storage)) == ["000001.json"]
 
 
 def test_a_holder_renews_by_itself(storage):
-    with held(storage, QUICK):
+    with acquire_lease(storage, QUICK):
         before = documents(storage)["000001.json"]["renewals"]
         deadline = time.monotonic() + 30
         while documents(storage)["000001.json"]["renewals"] < before + 2:
@@ -110,17 +110,17 @@ def test_a_holder_renews_by_itself(storage):
 
 
 def test_who_was_taken_over_is_told_before_it_publishes(storage):
-    with held(storage, QUICK) as lease:
+    with acquire_lease(storage, QUICK) as lease:
         leave(storage, 2)
         with pytest.raises(
-            Refusal, match=r"lease 2 by process 1 on 'far'.*Nothing more is published"
+            InputError, match=r"lease 2 by process 1 on 'far'.*Nothing more is published"
         ):
-            lease.refuse_fenced()
+            lease.check_not_fenced()
 
 
 def test_a_released_lease_is_over_wherever_it_was(storage, capsys):
     leave(storage, 1, state="released")
-    with held(storage, LeaseConfig(patience_s=3600.0)) as lease:
+    with acquire_lease(storage, LeaseConfig(patience_s=3600.0)) as lease:
         assert lease.number == 2
     assert capsys.readouterr().out == ""
 
@@ -133,7 +133,7 @@ def test_of_many_takers_one_holds(storage):
     def compete():
         try:
             taken.append(take(storage, QUICK))
-        except Refusal as refusal:
+        except InputError as refusal:
             refused.append(refusal)
 
     threads = [threading.Thread(target=compete) for _ in range(6)]
@@ -171,7 +171,7 @@ VALUES = st.one_of(st.none(), st.integers(), st.text(max_size=5), st.floats(), s
 def test_what_a_lease_holds_is_checked(tmp_path_factory, field, value):
     storage = open_storage(tmp_path_factory.mktemp("lease"))
     leave(storage, 1, **{field: value})
-    with contextlib.suppress(Refusal):
+    with contextlib.suppress(InputError):
         assert take(storage, LeaseConfig(patience_s=0.01)).number == 2
 
 
@@ -190,5 +190,5 @@ def test_a_process_is_known_by_more_than_its_number():
 @pytest.mark.parametrize("text", ["0", "-1", "soon", "inf", "nan", "1e9"])
 def test_patience_must_be_seconds(monkeypatch, text):
     monkeypatch.setenv("DQAR_LEASE_S", text)
-    with pytest.raises(Refusal, match="DQAR_LEASE_S must be seconds"):
+    with pytest.raises(InputError, match="DQAR_LEASE_S must be seconds"):
         lease_config()

@@ -7,17 +7,17 @@ import pytest
 import torch
 
 from dqar.policy.spec import Setting
-from pipeline.errors import Refusal
-from pipeline.traces.dataset import claim_folder, open_traces, write_manifest
-from pipeline.traces.multi_dataset import noises_of, open_joined, told
+from pipeline.errors import InputError
+from pipeline.traces.dataset import claim_output, open_traces, write_manifest
+from pipeline.traces.multi_dataset import describe_uris, noises_of, open_multi
 from pipeline.traces.tables import read_gates, read_trajectories, stream_gates
 from pipeline.tracking import write_lineage
 from pipeline.train.config import TrainConfig
 from pipeline.train.planning import snrs_of
-from pipeline.train.propensity_test import check_balance
+from pipeline.train.propensity_test import check_propensities
 from pipeline.train.run import lineage_of
 from pipeline.train.train import train
-from pipeline.train.training_data import load_reused_gates, max_gap_of, shows
+from pipeline.train.training_data import load_reused_gates, matching_trajectories, max_gap_of
 from tests.pipeline.little_traces import FACTS, PLAN, commit_all
 
 NEAR = {"designs": ("near-policy",), "bases": ((0, 1),), "policy_digest": "a" * 24}
@@ -29,7 +29,7 @@ def little(tmp_path):
 
     def build(name, **changes):
         plan = replace(PLAN, **changes)
-        claim_folder(tmp_path / name, plan)
+        claim_output(tmp_path / name, plan)
         write_manifest(tmp_path / name, plan, commit_all(tmp_path / name, plan), FACTS)
         return str(tmp_path / name)
 
@@ -101,42 +101,42 @@ def test_collections_of_other_settings_are_refused(little, name, value):
     plan = replace(PLAN, **changes)
     first, second = little("first"), little("second", **changes)
     shown = list(value) if isinstance(value, tuple) else value
-    with pytest.raises(Refusal, match="of one model, and collected alike") as refused:
-        open_joined((first, second))
+    with pytest.raises(InputError, match="of one model, and collected alike") as refused:
+        open_multi((first, second))
     assert f"{name} {shown!r} not" in str(refused.value)
-    assert plan.plan_hash == open_joined(second).parts[0].plan["plan_hash"]
+    assert plan.plan_hash == open_multi(second).parts[0].plan["plan_hash"]
 
 
 def test_sites_may_be_named_in_another_order(little):
     first = little("first", sites=("attn", "ff"))
     second = little("second", sites=("ff", "attn"), seed=1)
-    assert open_joined((first, second)).plan["sites"] == ["attn", "ff"]
+    assert open_multi((first, second)).plan["sites"] == ["attn", "ff"]
 
 
 def test_a_collection_that_is_named_twice_is_refused(little, tmp_path):
     first = little("first")
-    with pytest.raises(Refusal, match=r"each collection once.*Leave one out"):
-        open_joined((first, first))
-    with pytest.raises(Refusal, match="each collection once"):
-        open_joined((first, little("copy")))
+    with pytest.raises(InputError, match=r"each collection once.*Leave one out"):
+        open_multi((first, first))
+    with pytest.raises(InputError, match="each collection once"):
+        open_multi((first, little("copy")))
 
 
 def test_one_that_is_no_collection_is_refused(little, tmp_path):
-    with pytest.raises(Refusal, match=r"no plan\.json"):
-        open_joined((little("first"), str(tmp_path / "nowhere")))
+    with pytest.raises(InputError, match=r"no plan\.json"):
+        open_multi((little("first"), str(tmp_path / "nowhere")))
 
 
 def test_the_digest_is_of_all_in_their_order(little):
     first, second = little("first"), little("second", seed=1)
-    assert open_joined(first).digest == open_joined((first,)).digest == open_traces(first).digest
-    digests = {open_joined(uri).digest for uri in (first, second, (first, second), (second, first))}
+    assert open_multi(first).digest == open_multi((first,)).digest == open_traces(first).digest
+    digests = {open_multi(uri).digest for uri in (first, second, (first, second), (second, first))}
     assert len(digests) == 4
 
 
 def test_orders_are_those_that_any_explored(little):
     first, second = little("first", forecast_orders=(2, 0)), little("second", forecast_orders=(1,))
-    assert open_joined((first, second)).plan["forecast_orders"] == (0, 1, 2)
-    assert open_joined(second).plan["forecast_orders"] == (1,)
+    assert open_multi((first, second)).plan["forecast_orders"] == (0, 1, 2)
+    assert open_multi(second).plan["forecast_orders"] == (1,)
 
 
 def test_what_a_fit_reads_of_several_is_what_it_reads_of_each(both):
@@ -146,10 +146,10 @@ def test_what_a_fit_reads_of_several_is_what_it_reads_of_each(both):
     assert torch.equal(together.trajectory, torch.cat([one.trajectory, other.trajectory + 24]))
     errors = torch.cat([one.squared_error, other.squared_error])
     assert torch.equal(together.squared_error, errors)
-    assert shows(both, Setting()).shape == (36,)
+    assert matching_trajectories(both, Setting()).shape == (36,)
     assert snrs_of(both) == snrs_of(both[0])
     assert max_gap_of(both) <= max(map(max_gap_of, both))
-    assert check_balance(both).metrics["balance_strata"] >= 0
+    assert check_propensities(both).metrics["balance_strata"] >= 0
 
 
 def test_training_on_several_is_judged_on_noises_of_each(both):
@@ -158,7 +158,7 @@ def test_training_on_several_is_judged_on_noises_of_each(both):
     # Every fifth of 12 noises: 0 and 5 of the first collection, 10 of the second.
     assert metrics["trajectories_held_out"] == 9
     assert metrics["trajectories_fitted"] == 27
-    assert trained.policy.spec.trace_digest == open_joined(both).digest
+    assert trained.policy.spec.trace_digest == open_multi(both).digest
     assert trained.policy.spec.plans
 
 
@@ -185,5 +185,5 @@ def test_lineage_names_the_runs_of_each(tmp_path):
 
 
 def test_places_are_told_as_they_were_named():
-    assert told("a") == told(("a",)) == "a"
-    assert told(("a", "s3://b/c")) == "a, s3://b/c"
+    assert describe_uris("a") == describe_uris(("a",)) == "a"
+    assert describe_uris(("a", "s3://b/c")) == "a, s3://b/c"

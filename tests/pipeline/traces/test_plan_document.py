@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.errors import Refusal
+from pipeline.errors import InputError
 from pipeline.storage.json_schema import Malformed, parse
 from pipeline.storage.object_store import open_storage
-from pipeline.traces.dataset import claim_folder
+from pipeline.traces.dataset import claim_output
 from pipeline.traces.document_schemas import check_plan
 from pipeline.traces.manifest import read_document
 from tests.pipeline.exploration.test_collect_plan import BASE, NEAR
@@ -27,8 +27,8 @@ def document_of(plan):
 
 @pytest.mark.parametrize("plan", [BASE, NEAR], ids=["first", "near"])
 def test_a_plan_is_written_and_read_again(tmp_path, plan):
-    claim_folder(tmp_path, plan)
-    claim_folder(tmp_path, plan)
+    claim_output(tmp_path, plan)
+    claim_output(tmp_path, plan)
     found = read_document(open_storage(tmp_path), "plan.json", check_plan)
     assert found == document_of(plan)
 
@@ -80,8 +80,8 @@ def test_the_schedules_of_a_plan_are_part_of_its_hash():
 
 
 def test_a_folder_of_another_policys_round_is_refused_in_a_short_line(tmp_path):
-    claim_folder(tmp_path, NEAR)
+    claim_output(tmp_path, NEAR)
     other = replace(NEAR, bases=(tuple(range(50)),) * 30, policy_digest="b" * 24)
-    with pytest.raises(Refusal, match=r"policy_digest 'a+' not 'b+'.*Name another") as refused:
-        claim_folder(tmp_path, other)
+    with pytest.raises(InputError, match=r"policy_digest 'a+' not 'b+'.*Name another") as refused:
+        claim_output(tmp_path, other)
     assert len(str(refused.value)) < 600

@@ -5,10 +5,10 @@ import json
 import pyarrow as pa
 import pytest
 
-from pipeline.errors import Refusal
+from pipeline.errors import InputError
 from pipeline.exploration.collect_plan import CollectPlan
 from pipeline.traces.dataset import (
-    claim_folder,
+    claim_output,
     committed_receipts,
     open_traces,
     write_manifest,
@@ -28,7 +28,7 @@ from tests.pipeline.little_traces import FACTS, LAYERS, PLAN, STEPS, columns_of,
 def root(tmp_path):
     """A finished dataset of two units."""
     folder = tmp_path / "traces"
-    claim_folder(folder, PLAN)
+    claim_output(folder, PLAN)
     write_manifest(folder, PLAN, commit_all(folder), FACTS)
     return folder
 
@@ -103,7 +103,7 @@ def test_streaming_without_a_filter_is_everything(root):
 
 def test_the_same_plan_claims_its_folder_again(root):
     before = sorted(path.name for path in root.rglob("*"))
-    claim_folder(root, PLAN)
+    claim_output(root, PLAN)
     assert sorted(path.name for path in root.rglob("*")) == before
 
 
@@ -111,19 +111,19 @@ def test_another_plan_is_refused_by_what_differs(root):
     other = CollectPlan(
         model="digits", model_hash="0" * 16, num_trajectories=10, batch_size=6, steps=STEPS, seed=5
     )
-    with pytest.raises(Refusal, match=r"seed 0 not 5.*Name another folder"):
-        claim_folder(root, other)
+    with pytest.raises(InputError, match=r"seed 0 not 5.*Name another folder"):
+        claim_output(root, other)
 
 
 def test_a_folder_with_other_files_is_refused_and_untouched(tmp_path):
     (tmp_path / "thesis.txt").write_text("mine")
-    with pytest.raises(Refusal, match="holds other files"):
-        claim_folder(tmp_path, PLAN)
+    with pytest.raises(InputError, match="holds other files"):
+        claim_output(tmp_path, PLAN)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
 def test_an_empty_folder_is_claimed(tmp_path):
-    claim_folder(tmp_path, PLAN)
+    claim_output(tmp_path, PLAN)
     assert (tmp_path / "plan.json").exists()
 
 
@@ -133,7 +133,7 @@ def test_what_a_killed_writer_leaves_is_invisible(root):
     (root / "_receipts" / "_half.json.abc").write_text("{")
     assert read_gates(str(root)).num_rows == 10 * STEPS * LAYERS
     assert len(committed_receipts(root, PLAN)) == 2
-    claim_folder(root, PLAN)
+    claim_output(root, PLAN)
 
 
 def test_a_shard_that_no_manifest_names_is_invisible(root):
@@ -143,7 +143,7 @@ def test_a_shard_that_no_manifest_names_is_invisible(root):
 
 
 def test_a_unit_without_receipt_is_not_committed(tmp_path):
-    claim_folder(tmp_path, PLAN)
+    claim_output(tmp_path, PLAN)
     units = list(PLAN.units())
     commit_all(tmp_path, units=units[:1])
     assert set(committed_receipts(tmp_path, PLAN)) == {units[0].unit_id}
@@ -160,43 +160,43 @@ def test_a_unit_with_a_truncated_shard_is_collected_again(root, table):
 @pytest.mark.parametrize("table", ["gates", "trajectories"])
 def test_a_truncated_shard_is_refused_with_the_mend(root, table):
     truncate(shard_of(root, table))
-    with pytest.raises(Refusal, match=r"must have \d+ bytes.*again to collect it anew"):
+    with pytest.raises(InputError, match=r"must have \d+ bytes.*again to collect it anew"):
         read_trajectories(str(root))
 
 
 def test_a_missing_shard_is_refused(root):
     shard_of(root).unlink()
-    with pytest.raises(Refusal, match="Got 0"):
+    with pytest.raises(InputError, match="Got 0"):
         read_gates(str(root))
 
 
 def test_no_plan_is_refused(tmp_path):
-    with pytest.raises(Refusal, match=r"holds no plan\.json"):
+    with pytest.raises(InputError, match=r"holds no plan\.json"):
         open_traces(str(tmp_path))
 
 
 def test_an_unfinished_collection_is_refused(tmp_path):
-    claim_folder(tmp_path, PLAN)
+    claim_output(tmp_path, PLAN)
     commit_all(tmp_path)
-    with pytest.raises(Refusal, match=r"no manifest.*again to finish it"):
+    with pytest.raises(InputError, match=r"no manifest.*again to finish it"):
         open_traces(str(tmp_path))
 
 
 def test_another_schema_version_is_refused(root):
     edit_json(manifest_of(root), schema_version=99)
-    with pytest.raises(Refusal, match=r"schema version 3\. Got 99.*Collect again"):
+    with pytest.raises(InputError, match=r"schema version 3\. Got 99.*Collect again"):
         open_traces(str(root))
 
 
 def test_an_empty_collection_is_refused(root):
     edit_json(manifest_of(root), units=[])
-    with pytest.raises(Refusal, match=r"empty collection.*--num-trajectories"):
+    with pytest.raises(InputError, match=r"empty collection.*--num-trajectories"):
         open_traces(str(root))
 
 
 def test_a_manifest_that_is_no_json_is_refused(root):
     manifest_of(root).write_text("{")
-    with pytest.raises(Refusal, match="must be JSON"):
+    with pytest.raises(InputError, match="must be JSON"):
         open_traces(str(root))
 
 
@@ -204,7 +204,7 @@ def test_digests_do_not_depend_on_the_order_of_receipts(tmp_path):
     manifests = []
     for name, backwards in (("one", False), ("other", True)):
         folder = tmp_path / name
-        claim_folder(folder, PLAN)
+        claim_output(folder, PLAN)
         units = list(PLAN.units())
         receipts = commit_all(folder, units=units[::-1] if backwards else units)
         manifests.append(write_manifest(folder, PLAN, receipts, FACTS))
@@ -225,7 +225,7 @@ def test_the_newest_manifest_counts(root):
 
 def test_floats_change_the_data_digest_but_not_the_decisions(root, tmp_path):
     other = tmp_path / "other"
-    claim_folder(other, PLAN)
+    claim_output(other, PLAN)
     receipts = {}
     for unit in PLAN.units():
         trajectories, gates = columns_of(unit)

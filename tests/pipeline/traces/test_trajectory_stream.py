@@ -7,7 +7,7 @@ import pyarrow.compute as pc
 import pytest
 import torch
 
-from pipeline.errors import Refusal
+from pipeline.errors import InputError
 from pipeline.traces import trajectory_stream
 from pipeline.traces.tables import read_gates, read_trajectories
 from pipeline.traces.trajectory_stream import whole_trajectories
@@ -75,7 +75,7 @@ def test_blocks_end_where_trajectories_end(traces, in_pieces):
 
 def test_trajectories_that_lie_apart_are_refused(traces, in_pieces):
     in_pieces(50, order=lambda table: np.arange(table.num_rows).reshape(2, -1).T.ravel())
-    with pytest.raises(Refusal, match="one after the other"):
+    with pytest.raises(InputError, match="one after the other"):
         list(whole_trajectories(str(traces), ["site"]))
 
 

@@ -10,7 +10,7 @@ import torch
 
 import pipeline.train.checkpoint
 from dqar.policy.spec import PolicySpec
-from pipeline.train.checkpoint import Checkpoint, Kept
+from pipeline.train.checkpoint import Checkpoint, CheckpointState
 from pipeline.train.damage_model import CHUNK_ROWS, batches_of, fit_damage
 from pipeline.train.early_stopping import ROUND, FitConfig, is_worse
 from pipeline.train.gate_table import ReusedGates, bounded
@@ -102,21 +102,21 @@ def test_a_local_fit_that_was_cut_off_ends_at_the_same_bits(checkpoint):
 
 
 def test_a_checkpoint_of_something_else_is_none(checkpoint):
-    checkpoint().keep(Kept(tensors={"now.w": torch.ones(2)}, numbers={"step": 1}))
+    checkpoint().keep(CheckpointState(tensors={"now.w": torch.ones(2)}, numbers={"step": 1}))
     assert checkpoint().take_up() is not None
     assert checkpoint({**CLAIM, "traces": "c"}).take_up() is None
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"claim": {}}', '{"claim": 3}'])
 def test_a_checkpoint_that_cannot_be_read_is_none(checkpoint, text):
-    checkpoint().keep(Kept(tensors={"now.w": torch.ones(2)}, numbers={"step": 1}))
+    checkpoint().keep(CheckpointState(tensors={"now.w": torch.ones(2)}, numbers={"step": 1}))
     (checkpoint().folder / "trial.json").write_text(text)
     assert checkpoint().take_up() is None
 
 
 def test_tensors_that_are_cut_short_or_elsewhere_are_none(checkpoint, tmp_path):
     kept = checkpoint()
-    kept.keep(Kept(tensors={"now.w": torch.ones(2)}, numbers={"step": 1}))
+    kept.keep(CheckpointState(tensors={"now.w": torch.ones(2)}, numbers={"step": 1}))
     path = kept.folder / "trial.json"
     stored = json.loads(path.read_text())
     path.write_text(json.dumps(stored | {"tensors": "../../outside.safetensors"}))
@@ -129,7 +129,9 @@ def test_tensors_that_are_cut_short_or_elsewhere_are_none(checkpoint, tmp_path):
 def test_a_stage_keeps_its_last_checkpoint_alone(checkpoint):
     kept = checkpoint()
     for step in (1, 2, 3):
-        kept.keep(Kept(tensors={"now.w": torch.full((2,), step)}, numbers={"step": step}))
+        kept.keep(
+            CheckpointState(tensors={"now.w": torch.full((2,), step)}, numbers={"step": step})
+        )
     assert sorted(path.suffix for path in kept.folder.iterdir()) == [".json", ".safetensors"]
     found = kept.take_up()
     assert found is not None

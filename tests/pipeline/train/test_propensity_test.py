@@ -14,9 +14,14 @@ from dqar.records import FEATURES
 from pipeline.exploration.collect_plan import CollectPlan
 from pipeline.exploration.designs import explore
 from pipeline.models.model_info import find_model
-from pipeline.traces.dataset import claim_folder, write_manifest
+from pipeline.traces.dataset import claim_output, write_manifest
 from pipeline.traces.tables import GATES, TRAJECTORIES, commit_unit
-from pipeline.train.propensity_test import LEAST_VARIANCE, Balance, Stratum, check_balance
+from pipeline.train.propensity_test import (
+    LEAST_VARIANCE,
+    PropensityTest,
+    Stratum,
+    check_propensities,
+)
 
 STEPS, GATE_COUNT, TRAJECTORY_COUNT = 10, 8, 240
 NEAR = {"bases": ((0, 2, 5), (0, 3, 4, 7)), "policy_digest": "a" * 24}
@@ -71,12 +76,12 @@ def balance_of(tmp_path):
         draw = partial(explore, designs, plan.noise_seed)
         scripts = [draw(index, STEPS, GATE_COUNT, plan.bases) for index in range(count)]
         ids = [plan.trajectory_id(index) for index in range(count)]
-        claim_folder(tmp_path, plan)
+        claim_output(tmp_path, plan)
         (unit,) = plan.units()
         receipt = commit_unit(tmp_path, unit, *columns_of(scripts, ids, change), {})
         facts = {"num_layers": 8, "site_flops": card.site_flops}
         write_manifest(tmp_path, plan, {unit.unit_id: receipt}, facts)
-        return check_balance(str(tmp_path))
+        return check_propensities(str(tmp_path))
 
     return build
 
@@ -135,7 +140,7 @@ def test_scores_by_hand():
         for step, excess in enumerate((5.0, -10.0))
     ]
     assert [stratum.z for stratum in strata] == [1.0, -2.0]
-    balance = Balance(strata=strata)
+    balance = PropensityTest(strata=strata)
     # The chi-squared of two degrees of freedom has the tail exp(-x / 2).
     assert balance.metrics == {
         "balance_strata": 2.0,
@@ -149,4 +154,4 @@ def test_scores_by_hand():
 
 
 def test_a_real_collection_is_read(traces):
-    assert check_balance(str(traces)).metrics["balance_strata"] >= 0
+    assert check_propensities(str(traces)).metrics["balance_strata"] >= 0

@@ -9,16 +9,16 @@ import torch
 from dqar.policy.serialization import load_policy
 from dqar.policy.spec import Setting
 from dqar.records import ACTIONS, FEATURE_SETS
-from pipeline.errors import Refusal
+from pipeline.errors import InputError
 from pipeline.traces.dataset import open_traces
 from pipeline.traces.tables import read_gates, read_trajectories
 from pipeline.train.config import APART, TrainConfig
 from pipeline.train.damage_model import fit_damage
 from pipeline.train.early_stopping import FitConfig
 from pipeline.train.gate_table import ReusedGates
-from pipeline.train.propensity_test import check_balance
+from pipeline.train.propensity_test import check_propensities
 from pipeline.train.train import save_trained, train
-from pipeline.train.training_data import load_reused_gates, shows
+from pipeline.train.training_data import load_reused_gates, matching_trajectories
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +133,7 @@ def test_propensities_of_the_traces_are_tested(traces, trained, monkeypatch):
     """Of 24 trajectories no stratum is large enough; with a lower bar each has a step's coins."""
     assert trained.balance.strata == []
     monkeypatch.setattr("pipeline.train.propensity_test.LEAST_VARIANCE", 0.5)
-    strata = check_balance(str(traces)).strata
+    strata = check_propensities(str(traces)).strata
     assert {stratum.design for stratum in strata} == {"paced"}
     assert len(strata) > 1
     for stratum in strata:
@@ -159,26 +159,28 @@ def test_loss_falls_and_steps_are_reported(traces):
 
 
 def test_sites_that_the_traces_lack_are_refused(traces):
-    with pytest.raises(Refusal, match=r"\['ff'\].*Collect with those sites"):
+    with pytest.raises(InputError, match=r"\['ff'\].*Collect with those sites"):
         train(TrainConfig(sites=("attn", "ff")), str(traces))
 
 
 def test_orders_that_the_traces_lack_are_refused(traces):
     config = TrainConfig(forecast_orders=(0, 2), members=1)
-    with pytest.raises(Refusal, match=r"--forecast-orders.*\(0,\). Got \[2\].*Collect with those"):
+    with pytest.raises(
+        InputError, match=r"--forecast-orders.*\(0,\). Got \[2\].*Collect with those"
+    ):
         train(config, str(traces))
 
 
 def test_gains_that_the_traces_lack_are_refused(traces):
     config = TrainConfig(feedbacks=(0.5,), members=1)
-    with pytest.raises(Refusal, match=r"--feedback.*\(0.0,\). Got \[0.5\].*Collect with those"):
+    with pytest.raises(InputError, match=r"--feedback.*\(0.0,\). Got \[0.5\].*Collect with those"):
         train(config, str(traces))
 
 
 @pytest.mark.parametrize("order", [0, 1])
 def test_a_policy_that_decides_step_by_step_learns_from_one_order(mixed_traces, order):
     """Damage of other orders is not what its reuse would show."""
-    chosen = shows(str(mixed_traces), Setting(forecast_order=order))
+    chosen = matching_trajectories(str(mixed_traces), Setting(forecast_order=order))
     assert 0 < int(chosen.sum()) < len(chosen)
     config = TrainConfig(features="seed", members=1, forecast_orders=(order,))
     trained = train(config, str(mixed_traces))

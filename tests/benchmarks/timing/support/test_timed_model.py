@@ -13,7 +13,7 @@ from benchmarks.timing.support.models import build_batch, build_model
 from benchmarks.timing.support.reuse_masks import ratio_of_mask
 from benchmarks.timing.support.timed_model import STEPS, Schedule, Stand, free_sites
 from dqar import DQARController
-from dqar.gates.rules import Closed, Scripted
+from dqar.gates.rules import MaskGate, NeverReuse
 
 MODELS = ["tiny-dit", "tiny-pixart"]
 FEATURES = ("full", "schedule")
@@ -76,7 +76,7 @@ def test_deciders_reuse_and_their_script_says_the_same(stand_of, name):
     stand = stand_of(name)
     decided = {found.decider.name: found for found in decide_all(stand, FEATURES)}
     for found in decided.values():
-        assert torch.equal(mask_chosen(stand, Scripted(found.mask)), found.mask)
+        assert torch.equal(mask_chosen(stand, MaskGate(found.mask)), found.mask)
         assert not found.mask[0].any()
     ratios = {name: ratio_of_mask(found.mask) for name, found in decided.items()}
     assert 0.0 < ratios.pop("threshold") < 1.0
@@ -104,7 +104,7 @@ def test_closed_pairs(stand_of):
 def test_closed_model_is_the_stock_one(stand_of):
     stand = stand_of("tiny-pixart")
     wrapper = stand.wrapper(SITES)
-    controller = DQARController(stand.config(SITES), gate=Closed())
+    controller = DQARController(stand.config(SITES), gate=NeverReuse())
     with wrapper.run(Schedule(1), num_branches=2, controller=controller):
         seen = stand.batch.call(wrapper, 500.0)
     assert torch.equal(seen, stand.batch.call(stand.model, 500.0))

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dqar.config import DQARConfig
-from dqar.gates.planned import Planned
+from dqar.gates.planned import ScheduleGate
 from dqar.gates.rules import Interval
 from dqar.integration import Compilation, PlannedDiT
 from dqar.policy.network import PolicySpec, ReusePolicy
@@ -235,12 +235,12 @@ def test_a_policy_becomes_a_compiled_model(rig, tmp_path, graphs):
     policy = stored_policy(tmp_path)
     rig.scheduler.set_timesteps(rig.steps)
     plan = export_plan(
-        Planned(policy), sites=policy.spec.sites, num_layers=3, scheduler=rig.scheduler
+        ScheduleGate(policy), sites=policy.spec.sites, num_layers=3, scheduler=rig.scheduler
     )
     planned = PlannedDiT(rig.model, plan, compilation=Compilation(backend=graphs))
     latents = rig.sample(planned)
     planned.unpatch()
     config = DQARConfig(sites=policy.spec.sites, quantization_bits=32, forecast_order=2)
-    wrapper = rig.wrap(config, Planned(policy))
+    wrapper = rig.wrap(config, ScheduleGate(policy))
     assert torch.equal(rig.sample(wrapper), latents)
     assert (plan.forecast_order, graphs.count) == (2, 2)
