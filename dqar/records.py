@@ -261,8 +261,8 @@ class GateDecision:
 class GateRecord:
     """One step as it happened: what was seen, what was done, and (in exposure) what it cost."""
 
-    signal: GateInputs
-    verdict: GateDecision
+    inputs: GateInputs
+    decision: GateDecision
     local_rel_error: Float[Tensor, "g b"]
     """Relative L2 distance of the cached from the fresh output; NaN where nothing was cached
     or the fresh output was not computed."""

@@ -91,8 +91,8 @@ def _power_snr(alpha_bar: float) -> float:
     return _ratio(alpha_bar, 1.0 - alpha_bar)
 
 
-def _ratio(signal: float, noise: float) -> float:
-    return signal / max(noise, SMALLEST_POWER)
+def _ratio(inputs: float, noise: float) -> float:
+    return inputs / max(noise, SMALLEST_POWER)
 
 
 def cosine_snr(progress: float) -> float:

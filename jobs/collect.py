@@ -17,7 +17,7 @@ import sys
 from pipeline.cli import (
     AUTO,
     JobParser,
-    add_fleet_flags,
+    add_cluster_flags,
     add_tracking_flags,
     enter,
     gains,
@@ -41,11 +41,11 @@ def run(arguments: argparse.Namespace) -> int:
     from pipeline.traces.dataset import claim_output
     from pipeline.tracking import Tracker, resolve_tracking_uri
 
-    fleet = config_of(arguments)
-    guide = find_reference_policy(arguments.policy, arguments.designs)
+    pool = config_of(arguments)
+    reference_policy = find_reference_policy(arguments.policy, arguments.designs)
     plan = plan_for(
         arguments.model,
-        guide=guide,
+        reference_policy=reference_policy,
         guidance_scale=arguments.guidance_scale,
         num_trajectories=arguments.num_trajectories,
         batch_size=BATCH_SIZE if arguments.batch_size == AUTO else arguments.batch_size,
@@ -62,11 +62,11 @@ def run(arguments: argparse.Namespace) -> int:
     storage = open_storage(arguments.out)
     storage.refuse_unwritable()
     if arguments.batch_size == AUTO:
-        plan = choose_unit_size(plan, storage, fleet)
+        plan = choose_unit_size(plan, storage, pool)
     claim_output(storage, plan)
     tracker = Tracker(arguments.tracking_uri, arguments.experiment)
-    lineage = guide.spec.lineage if guide else {}
-    collect_traces(plan, storage, fleet, tracker, arguments.compact_mb, lineage)
+    lineage = reference_policy.spec.lineage if reference_policy else {}
+    collect_traces(plan, storage, pool, tracker, arguments.compact_mb, lineage)
     return 0
 
 
@@ -116,7 +116,7 @@ def parser() -> JobParser:
         default=100.0,
         help="merge shards afterwards into files of about this size; 0 leaves them",
     )
-    add_fleet_flags(job)
+    add_cluster_flags(job)
     add_tracking_flags(job)
     return job
 

@@ -8,7 +8,7 @@
 import argparse
 import sys
 
-from pipeline.cli import JobParser, add_fleet_flags, add_tracking_flags, enter, split_names
+from pipeline.cli import JobParser, add_cluster_flags, add_tracking_flags, enter, split_names
 from pipeline.errors import InputError, checked
 from pipeline.storage.output_checks import refuse_relative_inside_job
 
@@ -27,29 +27,29 @@ def run(arguments: argparse.Namespace) -> int:
     from pipeline.tracking import Tracker
 
     methods = known_methods(arguments.methods)
-    card = find_model(arguments.model)
+    info = find_model(arguments.model)
     with fetched_policies(arguments.policy) as folders:
-        policies = load_policies(folders, card)
-    config = configure(arguments, card, next(iter(policies.values()), None))
-    refuse_too_many_steps(card, config.steps)
-    refuse_no_solver(card, methods)
+        policies = load_policies(folders, info)
+    config = configure(arguments, info, next(iter(policies.values()), None))
+    refuse_too_many_steps(info, config.steps)
+    refuse_no_solver(info, methods)
     refuse_other_runs(config.steps, config.sampler, policies)
     for name, policy in policies.items():
         shown = {"order": policy.spec.forecast_order, "feedback": policy.spec.feedback}
         followed = checked(config.with_reuse_setting, **shown)
         refuse_policies_apart(followed.dqar_config(), {name: policy})
-    contest = checked(
+    comparison = checked(
         Comparison,
         methods=methods,
         policies=policies,
         grid=GRIDS[arguments.grid],
         error_budget=arguments.error_budget,
     )
-    fleet = config_of(arguments)
+    pool = config_of(arguments)
     refuse_taken(arguments.out, "results.json")
     tracker = Tracker(arguments.tracking_uri, arguments.experiment)
     with published(arguments.out, "results.json") as folder:
-        evaluate_methods(config, contest, fleet, str(folder), tracker)
+        evaluate_methods(config, comparison, pool, str(folder), tracker)
     return 0
 
 
@@ -66,13 +66,13 @@ def known_methods(text: str) -> tuple[str, ...]:
     return methods
 
 
-def configure(arguments: argparse.Namespace, card, policy):
+def configure(arguments: argparse.Namespace, info, policy):
     """What was left out follows the first policy, else the model."""
     from pipeline.evaluate.config import EvaluateConfig
 
     follows = {
         "steps": policy.spec.steps if policy else 50,
-        "guidance_scale": policy.spec.guidance if policy else card.guidance_scale,
+        "guidance_scale": policy.spec.guidance if policy else info.guidance_scale,
         "sampler": policy.spec.sampler if policy else "ddim",
         "sites": ",".join(policy.spec.sites) if policy else "attn",
     }
@@ -156,7 +156,7 @@ def parser() -> JobParser:
         "calibration noise: one more point of its sweep; default: none",
     )
     job.add_argument("--grid", choices=["fine", "coarse"], default="fine", help="points of a sweep")
-    add_fleet_flags(job)
+    add_cluster_flags(job)
     add_tracking_flags(job)
     return job
 

@@ -41,31 +41,31 @@ def run(arguments: argparse.Namespace) -> int:
     from pipeline.sample.sample import refuse_misfit, refuse_unknown_labels
     from pipeline.tracking import Tracker, resolve_tracking_uri
 
-    card = find_model(arguments.model)
-    policy = load_fitting_policy(arguments.policy, card)
+    info = find_model(arguments.model)
+    policy = load_fitting_policy(arguments.policy, info)
     plan = load_given_plan(arguments.plan)
-    config = configure(arguments, card, policy, plan)
-    refuse_too_many_steps(card, config.steps)
-    refuse_misfit(card, config, plan)
+    config = configure(arguments, info, policy, plan)
+    refuse_too_many_steps(info, config.steps)
+    refuse_misfit(info, config, plan)
     refuse_other_runs(config.steps, config.sampler, {} if policy is None else {"learned": policy})
-    refuse_unknown_labels(card, config.class_labels)
+    refuse_unknown_labels(info, config.class_labels)
     refuse_other_files(arguments.out, "sample.json")
     refuse_unwritable(arguments.out)
     resolve_tracking_uri(arguments.tracking_uri)
-    model = load_model(card, sampler=config.sampler, dtype=config.dtype, device=pick_device())
+    model = load_model(info, sampler=config.sampler, dtype=config.dtype, device=pick_device())
     tracker = Tracker(arguments.tracking_uri, arguments.experiment)
     command = "python jobs/sample.py " + shlex.join(sys.argv[1:])
     sample_images(config, model, policy, Path(arguments.out), tracker, command, plan)
     return 0
 
 
-def load_fitting_policy(folder: str | None, card):
+def load_fitting_policy(folder: str | None, info):
     """The policy of --policy, if it knows this model; None without the flag."""
     if folder is None:
         return None
     from pipeline.evaluate.policies import load_policies
 
-    return next(iter(load_policies([folder], card).values()))
+    return next(iter(load_policies([folder], info).values()))
 
 
 def load_given_plan(path: str | None):
@@ -89,7 +89,7 @@ def refuse_plan_beside(arguments: argparse.Namespace) -> None:
         )
 
 
-def configure(arguments: argparse.Namespace, card, policy, plan):
+def configure(arguments: argparse.Namespace, info, policy, plan):
     """What was left out follows the policy or the plan, else the model."""
     from dqar.policy.spec import PolicySpec
     from pipeline.sample.sample import SampleConfig
@@ -98,7 +98,7 @@ def configure(arguments: argparse.Namespace, card, policy, plan):
     spec = policy.spec if policy else PolicySpec()
     follows = {
         "steps": (plan.steps if plan else spec.steps) or 50,
-        "guidance_scale": spec.guidance or card.guidance_scale,
+        "guidance_scale": spec.guidance or info.guidance_scale,
         "sampler": ("dpm" if plan and "DPM" in plan.sampler else spec.sampler) or "ddim",
         "num_samples": len(labels) or 4,
     }

@@ -76,14 +76,14 @@ def of_model(kind: str, given: dict):
     from pipeline.models.model_info import find_model, refuse_too_many_steps
     from pipeline.paper_sweeps.model_sweep import SweepConfig
 
-    card = find_model(given.get("model", "digits"))
+    info = find_model(given.get("model", "digits"))
     grid = checked(grid_of, kind=kind, **{k: v for k, v in given.items() if k in GRID_FLAGS[kind]})
     shared = {name: value for name, value in given.items() if name not in GRID_FLAGS[kind]}
-    follows = {"guidance_scale": card.guidance_scale}
+    follows = {"guidance_scale": info.guidance_scale}
     if kind == "ablations":
         follows["num_samples"] = SAMPLES_FOR_FID
     config = checked(SweepConfig, kind=kind, grid=grid, **follows | shared)
-    refuse_too_many_steps(card, config.steps)
+    refuse_too_many_steps(info, config.steps)
     return config
 
 

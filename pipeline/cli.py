@@ -44,7 +44,7 @@ def enter(parser: JobParser, run: Callable[[argparse.Namespace], int]) -> int:
         return BAD_INPUT if isinstance(ended, InputError) else UNFINISHED
 
 
-def add_fleet_flags(parser: JobParser) -> None:
+def add_cluster_flags(parser: JobParser) -> None:
     """What a stage that runs on workers asks of the cluster."""
     parser.add_argument("--workers", type=int, default=0, help="workers; 0: one a GPU, or a CPU")
     parser.add_argument(

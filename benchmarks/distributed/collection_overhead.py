@@ -58,7 +58,7 @@ class Stand:
         """Seconds of the stock model in the sampler, on the noise of the unit's trajectories."""
         plan, model = self.plan, self.collector.model
         noise_ids = [plan.noise_id(index) for index in range(self.unit.start, self.unit.stop)]
-        shape, classes = model.card.latent_shape, model.card.num_classes
+        shape, classes = model.info.latent_shape, model.info.num_classes
         noise, labels = draw_noise("collect", plan.noise_seed, noise_ids, shape, classes)
         noise = noise.to(self.collector.device, model.transformer.dtype)
         config = SamplerConfig(num_inference_steps=plan.steps, guidance_scale=plan.guidance_scale)
@@ -124,8 +124,8 @@ def main() -> None:
         rounds = time_rounds(list(stand.variants()), arguments.rounds, device)
     facts = {
         "model": plan.model,
-        "width": stand.collector.model.card.width,
-        "tokens": stand.collector.model.card.num_tokens,
+        "width": stand.collector.model.info.width,
+        "tokens": stand.collector.model.info.num_tokens,
         "sites": arguments.sites,
         "steps": plan.steps,
         "device": device_name(device),

@@ -53,9 +53,9 @@ class Slots(ActorPool):
 
 def measure(slots: int) -> dict[str, float]:
     """One run."""
-    fleet, num_units = Slots(Sleeper, {}, ClusterConfig(workers=slots)), slots * WAVES
+    pool, num_units = Slots(Sleeper, {}, ClusterConfig(workers=slots)), slots * WAVES
     arrivals, spent = [], time.process_time()
-    for _ in fleet.outcomes(range(num_units)):
+    for _ in pool.outcomes(range(num_units)):
         arrivals.append(time.monotonic())
     spent = time.process_time() - spent
     seconds = arrivals[-1] - arrivals[0] + SLEEP_S

@@ -109,7 +109,7 @@ def mask_chosen(stand: Stand, gate: Gate) -> Bool[Tensor, "t g b"]:
     with wrapper.run(schedule, num_branches=2, controller=controller):
         for timestep in schedule.timesteps.tolist():
             stand.batch.call(wrapper, timestep)
-    return torch.stack([record.verdict.reuse for record in records])
+    return torch.stack([record.decision.reuse for record in records])
 
 
 def deciding_variants(stand: Stand, decided: list[Decided]) -> Iterator[Variant]:

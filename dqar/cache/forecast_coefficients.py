@@ -40,11 +40,11 @@ class StepCoefficients:
         self._by_rows: dict[int, Tensor] = {}
 
     @classmethod
-    def of(cls, signal: GateInputs, max_order: int) -> StepCoefficients | None:
+    def of(cls, inputs: GateInputs, max_order: int) -> StepCoefficients | None:
         """Of what the gates saw; None where nothing is forecast."""
         if not max_order:
             return None
-        return cls(signal.gap, signal.span, signal.order, max_order)
+        return cls(inputs.gap, inputs.span, inputs.order, max_order)
 
     def factor(self, which: int, gate: int, num_rows: int, device: torch.device) -> Factor:
         """One coefficient of one gate, for a batch of so many rows, branch-major."""

@@ -53,15 +53,15 @@ class BranchSharing:
             )
         return cls(threshold=threshold, max_age=config.max_gap)
 
-    def decide(self, signal: GateInputs, verdict: GateDecision) -> GateDecision:
+    def decide(self, inputs: GateInputs, decision: GateDecision) -> GateDecision:
         """``SHARED`` in place of a refusal, where the branches were close not long ago."""
         # A distance never measured is NaN, which no comparison passes.
-        is_close = signal.branch_gap <= self.threshold
+        is_close = inputs.branch_gap <= self.threshold
         is_open = torch.ones_like(is_close)
         for reason in OVERRULED:
-            is_open &= verdict.reason != reason
-        shared = is_close & is_open & (signal.branch_age <= self.max_age)
-        return GateDecision(reason=torch.where(shared, int(DecisionReason.SHARED), verdict.reason))
+            is_open &= decision.reason != reason
+        shared = is_close & is_open & (inputs.branch_age <= self.max_age)
+        return GateDecision(reason=torch.where(shared, int(DecisionReason.SHARED), decision.reason))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -166,9 +166,11 @@ class DQARController(ManualControl):
         snr = cosine_snr(1.0 - step / total_steps) if snr is None else snr
         timestep = float(total_steps - step) if timestep is None else timestep
         opening = Step(index=step, total=total_steps, timestep=timestep, snr=snr)
-        ledger = self._open_ledger(latent, num_samples)
-        lengths = ledger.lengths(prompt_length, self._columns_of_a_sample())
-        self._signal = ledger.signal(opening, self._latent_norm(latent), lengths, self._reads())
+        entry_state = self._open_ledger(latent, num_samples)
+        lengths = entry_state.lengths(prompt_length, self._columns_of_a_sample())
+        self._signal = entry_state.inputs(
+            opening, self._latent_norm(latent), lengths, self._reads()
+        )
         self._decide(self.gate.decide(self._signal))
         # Last, so that a step that was refused is not open.
         self._step = opening
@@ -215,17 +217,17 @@ class DQARController(ManualControl):
     def _reads(self) -> frozenset[str]:
         return self.needs if self.sharing is None else self.needs | {BRANCH_GAP}
 
-    def _decide(self, verdict: GateDecision) -> None:
+    def _decide(self, decision: GateDecision) -> None:
         if self.sharing is not None:
-            verdict = self.sharing.decide(self._signal, verdict)
-        self._codes: list[list[int]] = verdict.reason.tolist()
+            decision = self.sharing.decide(self._signal, decision)
+        self._codes: list[list[int]] = decision.reason.tolist()
         # A run that never reuses has no use for a cache either.
         is_closed = all(code == DecisionReason.CLOSED for codes in self._codes for code in codes)
         self.is_idle = is_closed and not self.needs
-        self._tape = StepLog(verdict)
+        self._tape = StepLog(decision)
         self._passage = SiteExecutor(
             history=self.history,
-            tape=self._tape,
+            step_log=self._tape,
             codes=self._codes,
             branches=BranchRows(branches=self.branches, num_samples=self._signal.shape[1]),
             needs=self.needs,
@@ -260,14 +262,16 @@ class DQARController(ManualControl):
         """Close the step that is open: enter it into the books and tell the sink."""
         if self._step is None or self._ledger is None:
             return
-        tape = self._tape
-        self._asked.append(tape.outcome)
+        step_log = self._tape
+        self._asked.append(step_log.outcome)
         self._orders_shown.append(self._signal.order)
         if self.sink is not None:
-            error = tape.local_error
-            self.sink(GateRecord(signal=self._signal, verdict=tape.verdict, local_rel_error=error))
+            error = step_log.local_error
+            self.sink(
+                GateRecord(inputs=self._signal, decision=step_log.decision, local_rel_error=error)
+            )
         self._ledger.close_step(
-            self._step, tape.computed, tape.reused, tape.measured, tape.compared
+            self._step, step_log.computed, step_log.reused, step_log.measured, step_log.compared
         )
         self._step = None
 

@@ -20,7 +20,7 @@ BRANCH_GAP = "branch_gap"
 
 
 class EntryState:
-    """State of all entries at the start of a step; :meth:`signal` shows it to the gates.
+    """State of all entries at the start of a step; :meth:`inputs` shows it to the gates.
 
     Args:
         order: of the forecasts that reuse is to show, one for all or one a column.
@@ -81,7 +81,7 @@ class EntryState:
             )
         return lengths.repeat(num_branches)
 
-    def signal(
+    def inputs(
         self,
         step: Step,
         log_latent_norm: Float[Tensor, " b"] | None,

@@ -25,7 +25,7 @@ class SiteExecutor:
     """One step's way through the sites of a model."""
 
     history: History
-    tape: StepLog
+    step_log: StepLog
     codes: list[list[int]]
     """The verdict's reasons on the host, by gate and sample."""
     branches: BranchRows
@@ -49,24 +49,24 @@ class SiteExecutor:
     ) -> None:
         """Cache what one branch computed by hand."""
         if entropy is not None:
-            self.tape.measure("entropy", gate, entropy, None)
+            self.step_log.measure("entropy", gate, entropy, None)
         self.history.store(key, parts, self.by_hand.coefficients(key, self.step))
         self.by_hand.note(key, self.step)
         if self.shares_branches and self._follows(gate, key.branch):
             other = self.history.read(EntryKey(key.site, key.layer, CONDITIONAL))
-            self.tape.note_branch_gap(gate, parts_error(parts, other), None)
-        self.tape.mark_committed(gate, None, key.branch)
+            self.step_log.note_branch_gap(gate, parts_error(parts, other), None)
+        self.step_log.mark_committed(gate, None, key.branch)
 
     def hand_out(self, entry: EntryKey, gate: int) -> CachedValue:
         """What a decision's entry holds, forecast for this step, or what another branch lends."""
         key = EntryKey(entry.site, entry.layer, entry.branch)
         if entry.lender is None:
-            self.tape.mark_reused(gate, entry.branch)
+            self.step_log.mark_reused(gate, entry.branch)
         else:
             lender = EntryKey(entry.site, entry.layer, entry.lender)
             self.history.lend(lender, key)
             self.by_hand.lend(lender, key)
-            self.tape.mark_committed(gate, None, entry.branch)
+            self.step_log.mark_committed(gate, None, entry.branch)
         return self.history.fetch(key, self.by_hand.coefficients(key, self.step))
 
     def is_lent(self, gate: int, branch: str) -> bool:
@@ -75,7 +75,7 @@ class SiteExecutor:
         return everyone_shares and self._follows(gate, branch)
 
     def _follows(self, gate: int, branch: str) -> bool:
-        return branch == UNCONDITIONAL and CONDITIONAL in self.tape.branches_committed(gate)
+        return branch == UNCONDITIONAL and CONDITIONAL in self.step_log.branches_committed(gate)
 
     def through(self, key: EntryKey, gate: int, compute: Compute) -> Parts:
         """The parts of one site for the whole stacked batch."""
@@ -83,7 +83,7 @@ class SiteExecutor:
             return self._expose(key, gate, compute)
         codes = set(self.codes[gate])
         if DecisionReason.REUSE in codes:
-            self.tape.mark_reused(gate)
+            self.step_log.mark_reused(gate)
             return self._shown(key, gate) if len(codes) == 1 else self._mix(key, gate, compute)
         if DecisionReason.SHARED in codes:
             return self._mix(key, gate, compute)
@@ -114,7 +114,7 @@ class SiteExecutor:
         """The rows that compute; gates that decide alike share them."""
         decided = tuple(self.codes[gate])
         if decided not in self.rows_of:
-            reuse = self.tape.verdict.reuse[gate]
+            reuse = self.step_log.decision.reuse[gate]
             self.rows_of[decided] = rows_that_compute(reuse, len(value), value.device)
         return self.rows_of[decided]
 
@@ -122,7 +122,7 @@ class SiteExecutor:
         """What rows are given; and where that matters, the row that each was computed as."""
         if DecisionReason.SHARED not in self.codes[gate]:
             return compute(rows.rows_at), None
-        shared = self.tape.verdict.reason[gate] == DecisionReason.SHARED
+        shared = self.step_log.decision.reason[gate] == DecisionReason.SHARED
         computed, place = self.branches.donors(rows.rows, shared).unique(return_inverse=True)
         computed_at, place_at = (index.to(rows.rows_at.device) for index in (computed, place))
         fresh = compute(computed_at).take(place_at)
@@ -135,9 +135,9 @@ class SiteExecutor:
             return fresh.parts
         cached = self._shown(key, gate)
         error = parts_error(cached, fresh.parts)
-        self.tape.note_local_error(gate, error)
-        self.tape.mark_reused(gate)
-        reuse = self.tape.verdict.reuse[gate]
+        self.step_log.note_local_error(gate, error)
+        self.step_log.mark_reused(gate)
+        reuse = self.step_log.decision.reuse[gate]
         sees_cached = reuse.repeat(len(error) // len(reuse)).to(error.device, non_blocking=True)
         seen = _seen(cached, fresh.parts, sees_cached)
         rows = self._rows(gate, error)
@@ -161,7 +161,7 @@ class SiteExecutor:
                 the distance between the branches.
         """
         if fresh.entropy is not None:
-            self.tape.measure("entropy", gate, fresh.entropy, rows)
+            self.step_log.measure("entropy", gate, fresh.entropy, rows)
         if "log_drift" in self.needs and key in self.history:
             self._measure_against_cache("drift", key, gate, fresh, rows)
         rows_at = None if rows is None else rows.rows_at
@@ -169,8 +169,8 @@ class SiteExecutor:
         if "quant_error" in self.needs:
             self._measure_against_cache("quant_error", key, gate, fresh, rows)
         if self.shares_branches and self.branches.has_both:
-            self.tape.note_branch_gap(gate, self.branches.distance(fresh.parts), rows)
-        self.tape.mark_committed(gate, rows)
+            self.step_log.note_branch_gap(gate, self.branches.distance(fresh.parts), rows)
+        self.step_log.mark_committed(gate, rows)
 
     def _measure_against_cache(
         self, name: str, key: EntryKey, gate: int, fresh: Fresh, rows: Rows | None
@@ -178,7 +178,7 @@ class SiteExecutor:
         cached = self.history.read(key)
         if rows is not None:
             cached = {part: value[rows.rows_at] for part, value in cached.items()}
-        self.tape.measure(name, gate, parts_error(cached, fresh.parts), rows)
+        self.step_log.measure(name, gate, parts_error(cached, fresh.parts), rows)
 
 
 def _seen(cached: Parts, fresh: Parts, reuse: Bool[Tensor, " r"]) -> Parts:

@@ -44,9 +44,9 @@ def rows_that_compute(
 class StepLog:
     """Collects one step's events gate by gate, and hands them to the ledger as arrays."""
 
-    def __init__(self, verdict: GateDecision) -> None:
-        self.verdict = verdict
-        self._num_gates, self._num_samples = verdict.reason.shape
+    def __init__(self, decision: GateDecision) -> None:
+        self.decision = decision
+        self._num_gates, self._num_samples = decision.reason.shape
         self._committed: dict[int, Rows | None] = {}
         self._reused: dict[int, set[str]] = {}
         self._branches: dict[int, set[str]] = {}
@@ -93,12 +93,12 @@ class StepLog:
     @property
     def computed(self) -> Bool[Tensor, "g b"]:
         """Where a new value was cached."""
-        computed = torch.zeros_like(self.verdict.reuse)
+        computed = torch.zeros_like(self.decision.reuse)
         for gate, rows in self._committed.items():
             if rows is None:
                 # By hand one branch may reuse while another commits: the older value counts.
                 is_split = self._reused.get(gate, set()) - self._branches[gate]
-                computed[gate] = ~self.verdict.reuse[gate] if is_split else True
+                computed[gate] = ~self.decision.reuse[gate] if is_split else True
             else:
                 computed[gate, rows.samples] = True
         return computed
@@ -106,16 +106,16 @@ class StepLog:
     @property
     def reused(self) -> Bool[Tensor, "g b"]:
         """Where a cached value was handed out and not computed after all."""
-        used = torch.zeros_like(self.verdict.reuse)
+        used = torch.zeros_like(self.decision.reuse)
         for gate in self._reused:
             used[gate] = True
-        return self.verdict.reuse & used & ~self.computed
+        return self.decision.reuse & used & ~self.computed
 
     @property
     def outcome(self) -> UInt8[Tensor, "g b"]:
         """The verdict's reasons, with ``DECLINED`` where reuse was allowed and not taken."""
-        is_declined = self.verdict.reuse & ~self.reused
-        return torch.where(is_declined, int(DecisionReason.DECLINED), self.verdict.reason)
+        is_declined = self.decision.reuse & ~self.reused
+        return torch.where(is_declined, int(DecisionReason.DECLINED), self.decision.reason)
 
     @property
     def measured(self) -> dict[str, Float[Tensor, "g b"]]:
@@ -132,9 +132,9 @@ class StepLog:
         """Where the branches were both computed; None where nobody asked."""
         if not self._measured[BRANCH_GAP]:
             return None
-        asked = torch.zeros_like(self.verdict.reuse)
+        asked = torch.zeros_like(self.decision.reuse)
         asked[list(self._measured[BRANCH_GAP])] = True
-        return asked & self.computed & (self.verdict.reason != DecisionReason.SHARED)
+        return asked & self.computed & (self.decision.reason != DecisionReason.SHARED)
 
     def _filled(self, found: dict[int, Tensor], empty: float) -> Tensor:
         device = next(iter(found.values())).device if found else None

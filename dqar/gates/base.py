@@ -29,20 +29,20 @@ class Gate(ABC):
         return ()
 
     @abstractmethod
-    def decide(self, signal: GateInputs) -> GateDecision:
+    def decide(self, inputs: GateInputs) -> GateDecision:
         """Reuse, or the reason not to, for each gate and sample."""
 
 
-def refuse_where(refused: Tensor, reason: DecisionReason, signal: GateInputs) -> GateDecision:
+def refuse_where(refused: Tensor, reason: DecisionReason, inputs: GateInputs) -> GateDecision:
     """Refuse with ``reason`` where ``refused`` (which broadcasts to ``[g, b]``), else reuse."""
     code = refused.to(torch.uint8) * int(reason)
-    return GateDecision(reason=code.to(signal.cached.device).expand(signal.shape))
+    return GateDecision(reason=code.to(inputs.cached.device).expand(inputs.shape))
 
 
-def everywhere(refused: bool, reason: DecisionReason, signal: GateInputs) -> GateDecision:
+def everywhere(refused: bool, reason: DecisionReason, inputs: GateInputs) -> GateDecision:
     """Refuse every gate of the step with ``reason``, or reuse at each."""
     code = int(reason) if refused else int(DecisionReason.REUSE)
-    shape, device = signal.shape, signal.cached.device
+    shape, device = inputs.shape, inputs.cached.device
     return GateDecision(reason=torch.full(shape, code, dtype=torch.uint8, device=device))
 
 
@@ -61,8 +61,8 @@ class AllOf(Gate):
     def policies(self) -> tuple[ReusePolicy, ...]:
         return tuple(policy for gate in self.gates for policy in gate.policies)
 
-    def decide(self, signal: GateInputs) -> GateDecision:
-        reason = everywhere(False, DecisionReason.REUSE, signal).reason
+    def decide(self, inputs: GateInputs) -> GateDecision:
+        reason = everywhere(False, DecisionReason.REUSE, inputs).reason
         for gate in self.gates:
-            reason = torch.where(reason == DecisionReason.REUSE, gate.decide(signal).reason, reason)
+            reason = torch.where(reason == DecisionReason.REUSE, gate.decide(inputs).reason, reason)
         return GateDecision(reason=reason)

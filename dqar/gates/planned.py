@@ -28,11 +28,11 @@ class ScheduleGate(Gate):
     def policies(self) -> tuple[ReusePolicy, ...]:
         return (self.policy,)
 
-    def decide(self, signal: GateInputs) -> GateDecision:
+    def decide(self, inputs: GateInputs) -> GateDecision:
         steps = self.policy.spec.steps
-        if signal.step.total != steps:
+        if inputs.step.total != steps:
             raise ValueError(
                 f"A plan must be for this many steps. Got one for {steps}, at a run of "
-                f"{signal.step.total}. Sample with {steps} steps, or collect and train for others."
+                f"{inputs.step.total}. Sample with {steps} steps, or collect and train for others."
             )
-        return everywhere(signal.step.index in self.computed, DecisionReason.POLICY, signal)
+        return everywhere(inputs.step.index in self.computed, DecisionReason.POLICY, inputs)

@@ -21,25 +21,25 @@ ROUNDING = 1e-9
 """A share of the steps is not one step more for the rounding of a product."""
 
 
-def _beside(parameter: Any, signal: GateInputs) -> Any:
+def _beside(parameter: Any, inputs: GateInputs) -> Any:
     """A gate's own parameter on the device of what it is compared with."""
-    return parameter.to(signal.cached.device) if isinstance(parameter, Tensor) else parameter
+    return parameter.to(inputs.cached.device) if isinstance(parameter, Tensor) else parameter
 
 
 @final
 class NeverReuse(Gate):
     """Never reuse."""
 
-    def decide(self, signal: GateInputs) -> GateDecision:
-        return everywhere(True, DecisionReason.CLOSED, signal)
+    def decide(self, inputs: GateInputs) -> GateDecision:
+        return everywhere(True, DecisionReason.CLOSED, inputs)
 
 
 @final
 class RequireCached(Gate):
     """Refuse where nothing is cached."""
 
-    def decide(self, signal: GateInputs) -> GateDecision:
-        return refuse_where(~signal.cached, DecisionReason.COLD, signal)
+    def decide(self, inputs: GateInputs) -> GateDecision:
+        return refuse_where(~inputs.cached, DecisionReason.COLD, inputs)
 
 
 @final
@@ -49,9 +49,9 @@ class Warmup(Gate):
     def __init__(self, fraction: float) -> None:
         self.fraction = fraction
 
-    def decide(self, signal: GateInputs) -> GateDecision:
-        is_early = signal.step.index < self.fraction * signal.step.total - ROUNDING
-        return everywhere(is_early, DecisionReason.WARMUP, signal)
+    def decide(self, inputs: GateInputs) -> GateDecision:
+        is_early = inputs.step.index < self.fraction * inputs.step.total - ROUNDING
+        return everywhere(is_early, DecisionReason.WARMUP, inputs)
 
 
 @final
@@ -61,10 +61,10 @@ class Cooldown(Gate):
     def __init__(self, fraction: float) -> None:
         self.fraction = fraction
 
-    def decide(self, signal: GateInputs) -> GateDecision:
-        steps_left = signal.step.total - signal.step.index
-        is_late = steps_left - 1 < self.fraction * signal.step.total - ROUNDING
-        return everywhere(is_late, DecisionReason.COOLDOWN, signal)
+    def decide(self, inputs: GateInputs) -> GateDecision:
+        steps_left = inputs.step.total - inputs.step.index
+        is_late = steps_left - 1 < self.fraction * inputs.step.total - ROUNDING
+        return everywhere(is_late, DecisionReason.COOLDOWN, inputs)
 
 
 @final
@@ -74,10 +74,10 @@ class Scheduled(Gate):
     def __init__(self, schedule: LayerSchedule) -> None:
         self.schedule = schedule
 
-    def decide(self, signal: GateInputs) -> GateDecision:
-        step = signal.step
-        reached = self.schedule.eligible(signal.layer, step.progress, signal.num_layers, step.snr)
-        return refuse_where(~reached[:, None], DecisionReason.SCHEDULE, signal)
+    def decide(self, inputs: GateInputs) -> GateDecision:
+        step = inputs.step
+        reached = self.schedule.eligible(inputs.layer, step.progress, inputs.num_layers, step.snr)
+        return refuse_where(~reached[:, None], DecisionReason.SCHEDULE, inputs)
 
 
 @final
@@ -87,9 +87,9 @@ class Staleness(Gate):
     def __init__(self, max_gap: int | Int[Tensor, " b"]) -> None:
         self.max_gap = max_gap
 
-    def decide(self, signal: GateInputs) -> GateDecision:
+    def decide(self, inputs: GateInputs) -> GateDecision:
         return refuse_where(
-            signal.gap > _beside(self.max_gap, signal), DecisionReason.STALE, signal
+            inputs.gap > _beside(self.max_gap, inputs), DecisionReason.STALE, inputs
         )
 
 
@@ -100,8 +100,8 @@ class MaxReuses(Gate):
     def __init__(self, max_reuses: int) -> None:
         self.max_reuses = max_reuses
 
-    def decide(self, signal: GateInputs) -> GateDecision:
-        return refuse_where(signal.reuses >= self.max_reuses, DecisionReason.BUDGET, signal)
+    def decide(self, inputs: GateInputs) -> GateDecision:
+        return refuse_where(inputs.reuses >= self.max_reuses, DecisionReason.BUDGET, inputs)
 
 
 @final
@@ -117,13 +117,13 @@ class EntropyBelow(Gate):
     def needs(self) -> frozenset[str]:
         return frozenset({"entropy"})
 
-    def decide(self, signal: GateInputs) -> GateDecision:
-        stretch = (signal.prompt_length / 16.0).sqrt() if self.adaptive else 1.0
-        is_below = signal.entropy < _beside(self.tau_base, signal) * stretch
+    def decide(self, inputs: GateInputs) -> GateDecision:
+        stretch = (inputs.prompt_length / 16.0).sqrt() if self.adaptive else 1.0
+        is_below = inputs.entropy < _beside(self.tau_base, inputs) * stretch
         # Attention that was measured is never quite 0; and what is not a number is not below.
-        has_none = (signal.site == SITES.index("ff"))[:, None]
-        is_fine = has_none | (is_below & (signal.entropy > 0))
-        return refuse_where(~is_fine, DecisionReason.ENTROPY, signal)
+        has_none = (inputs.site == SITES.index("ff"))[:, None]
+        is_fine = has_none | (is_below & (inputs.entropy > 0))
+        return refuse_where(~is_fine, DecisionReason.ENTROPY, inputs)
 
 
 @final
@@ -134,9 +134,9 @@ class SnrBand(Gate):
         self.low = torch.as_tensor(low)
         self.high = torch.as_tensor(high)
 
-    def decide(self, signal: GateInputs) -> GateDecision:
-        is_inside = (signal.step.snr >= self.low) & (signal.step.snr <= self.high)
-        return refuse_where(~is_inside.to(signal.cached.device), DecisionReason.SNR, signal)
+    def decide(self, inputs: GateInputs) -> GateDecision:
+        is_inside = (inputs.step.snr >= self.low) & (inputs.step.snr <= self.high)
+        return refuse_where(~is_inside.to(inputs.cached.device), DecisionReason.SNR, inputs)
 
 
 @final
@@ -166,15 +166,15 @@ class Learned(Gate):
     def policies(self) -> tuple[ReusePolicy, ...]:
         return (self.policy,)
 
-    def decide(self, signal: GateInputs) -> GateDecision:
-        policy = self.policy.to(signal.cached.device)
+    def decide(self, inputs: GateInputs) -> GateDecision:
+        policy = self.policy.to(inputs.cached.device)
         threshold = self.log_threshold
         if threshold is not None:
-            threshold = _beside(threshold, signal)
-        probability = policy.probability(signal, threshold)
-        is_known = signal.gap <= self.policy.spec.max_gap
+            threshold = _beside(threshold, inputs)
+        probability = policy.probability(inputs, threshold)
+        is_known = inputs.gap <= self.policy.spec.max_gap
         is_likely = probability >= self.min_probability
-        return refuse_where(~(is_known & is_likely), DecisionReason.POLICY, signal)
+        return refuse_where(~(is_known & is_likely), DecisionReason.POLICY, inputs)
 
 
 @final
@@ -184,8 +184,8 @@ class Interval(Gate):
     def __init__(self, period: int) -> None:
         self.period = period
 
-    def decide(self, signal: GateInputs) -> GateDecision:
-        return everywhere(signal.step.index % self.period == 0, DecisionReason.INTERVAL, signal)
+    def decide(self, inputs: GateInputs) -> GateDecision:
+        return everywhere(inputs.step.index % self.period == 0, DecisionReason.INTERVAL, inputs)
 
 
 @final
@@ -195,11 +195,11 @@ class MaskGate(Gate):
     def __init__(self, reuse: Bool[Tensor, "t g b"]) -> None:
         self.reuse = reuse
 
-    def decide(self, signal: GateInputs) -> GateDecision:
-        if signal.step.total != len(self.reuse):
+    def decide(self, inputs: GateInputs) -> GateDecision:
+        if inputs.step.total != len(self.reuse):
             raise ValueError(
-                f"A script must be of the run's {signal.step.total} steps. Got one of "
+                f"A script must be of the run's {inputs.step.total} steps. Got one of "
                 f"{len(self.reuse)}. Sample with as many steps."
             )
-        wanted = _beside(self.reuse[signal.step.index], signal)
-        return refuse_where(~wanted, DecisionReason.SCRIPT, signal)
+        wanted = _beside(self.reuse[inputs.step.index], inputs)
+        return refuse_where(~wanted, DecisionReason.SCRIPT, inputs)

@@ -47,15 +47,15 @@ class DQARDiTWrapper:
         self.transformer = transformer
         self.controller = controller or DQARController(config, policy=policy)
         config = self.controller.config
-        self.seat = RunSlot(sites or config.sites, config.cached)
-        self.reroutes = attach(_uncompiled(transformer), self.seat)
+        self.slot = RunSlot(sites or config.sites, config.cached)
+        self.reroutes = attach(_uncompiled(transformer), self.slot)
         self.hooks = [
-            hook(_uncompiled(transformer), self.seat) for hook in (hook_steps, hook_outputs)
+            hook(_uncompiled(transformer), self.slot) for hook in (hook_steps, hook_outputs)
         ]
 
     def __reduce__(self) -> tuple:
         # A copied transformer is not patched, so its wrapper patches it anew.
-        return _rewrapped, (self.transformer, self.controller, self.seat.sites)
+        return _rewrapped, (self.transformer, self.controller, self.slot.sites)
 
     @property
     def config(self) -> Any:
@@ -95,8 +95,8 @@ class DQARDiTWrapper:
         _refuse_strangers(None, controller)
         controller = controller or self.controller
         self._refuse_other_sites(controller)
-        refuse_misfits(self.transformer, self.seat)
-        with self.seat.taken_by(Run(scheduler, controller, num_branches, prompt_length)):
+        refuse_misfits(self.transformer, self.slot)
+        with self.slot.taken_by(Run(scheduler, controller, num_branches, prompt_length)):
             self._bind(controller, num_branches)
             try:
                 yield controller
@@ -112,12 +112,12 @@ class DQARDiTWrapper:
         )
 
     def _refuse_other_sites(self, controller: DQARController) -> None:
-        config, seat = controller.config, self.seat
-        if set(config.sites) != set(seat.sites) or config.cached != seat.cached:
+        config, slot = controller.config, self.slot
+        if set(config.sites) != set(slot.sites) or config.cached != slot.cached:
             raise ValueError(
                 "The controller's sites must be the patched ones. Got "
-                f"{config.sites} caching {config.cached} on a model patched for {seat.sites} "
-                f"caching {seat.cached}. Patch it with a configuration of the same sites."
+                f"{config.sites} caching {config.cached} on a model patched for {slot.sites} "
+                f"caching {slot.cached}. Patch it with a configuration of the same sites."
             )
 
     def __call__(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:

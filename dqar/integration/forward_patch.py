@@ -42,7 +42,7 @@ class SiteCall:
         return self.inner(self.given(rows), *self.args, **self.kwargs)
 
 
-Act = Callable[[DQARController, SiteCall], Tensor]
+SiteFn = Callable[[DQARController, SiteCall], Tensor]
 """Computes a site for a controller."""
 
 
@@ -79,9 +79,9 @@ class Replacement:
 class PatchedForward(Replacement):
     """Asks this thread's controller, unless that leaves the step to the model."""
 
-    def __init__(self, module: nn.Module, seat: RunSlot, act: SiteFn) -> None:
+    def __init__(self, module: nn.Module, slot: RunSlot, act: SiteFn) -> None:
         super().__init__(module)
-        self.seat = seat
+        self.slot = slot
         self.act: SiteFn = act
         self.number = number_of(self)
         self._through: Any = torch.compiler.disable(self.acted)
@@ -89,7 +89,7 @@ class PatchedForward(Replacement):
     # Dynamo traces this, and so it reads nothing of a thread and has no types to check.
     @no_type_check
     def __call__(self, hidden_states, *args, **kwargs):
-        if not self.seat.is_taken:
+        if not self.slot.is_taken:
             return self.inner(hidden_states, *args, **kwargs)
         if torch.compiler.is_compiling() and fits(args, kwargs):
             return called(self.number, hidden_states, kwargs)
@@ -97,16 +97,16 @@ class PatchedForward(Replacement):
 
     def acted(self, hidden: Tensor, args: tuple, kwargs: dict[str, Any]) -> Tensor:
         """The site's output, from this thread's controller or, without one, computed."""
-        controller = self.seat.acting
+        controller = self.slot.acting
         if controller is None:
             return self.inner(hidden, *args, **kwargs)
         call = SiteCall(inner=self.inner, hidden=hidden, args=args, kwargs=kwargs)
         return self.act(controller, call)
 
 
-def reroute(module: nn.Module, seat: RunSlot, act: SiteFn) -> PatchedForward:
+def reroute(module: nn.Module, slot: RunSlot, act: SiteFn) -> PatchedForward:
     """Let a controller act in a module's place."""
-    module.forward = rerouted = PatchedForward(module, seat, act)
+    module.forward = rerouted = PatchedForward(module, slot, act)
     return rerouted
 
 
@@ -116,17 +116,17 @@ class StepHook:
     A copy of the transformer gets one of its own, whose seat stays empty.
     """
 
-    def __init__(self, seat: RunSlot) -> None:
-        self.seat = seat
+    def __init__(self, slot: RunSlot) -> None:
+        self.slot = slot
 
     # Without kwargs where another thread calls the model while this hook comes or goes.
     def __call__(self, module: nn.Module, args: tuple, kwargs: dict | None = None) -> None:
         del module
-        if self.seat.run is not None:
-            self.seat.run.before_call(args[0] if args else (kwargs or {})["hidden_states"])
+        if self.slot.run is not None:
+            self.slot.run.before_call(args[0] if args else (kwargs or {})["hidden_states"])
 
     def __reduce__(self) -> tuple:
-        return _step_hook, (self.seat,)
+        return _step_hook, (self.slot,)
 
 
 class OutputHook:
@@ -135,15 +135,15 @@ class OutputHook:
     A copy of the transformer gets one of its own, whose seat stays empty.
     """
 
-    def __init__(self, seat: RunSlot) -> None:
-        self.seat = seat
+    def __init__(self, slot: RunSlot) -> None:
+        self.slot = slot
 
     def __call__(self, module: nn.Module, args: tuple, output: Any) -> Any:
         del module, args
-        return None if self.seat.run is None else with_output(output, self.seat.run.after_call)
+        return None if self.slot.run is None else with_output(output, self.slot.run.after_call)
 
     def __reduce__(self) -> tuple:
-        return _output_hook, (self.seat,)
+        return _output_hook, (self.slot,)
 
 
 def with_output(output: Any, change: Callable[[Tensor], Tensor]) -> Any:
@@ -157,27 +157,27 @@ def with_output(output: Any, change: Callable[[Tensor], Tensor]) -> Any:
     return (after, *output[1:]) if is_tuple else type(output)(sample=after)
 
 
-def hook_outputs(transformer: nn.Module, seat: RunSlot) -> RemovableHandle:
+def hook_outputs(transformer: nn.Module, slot: RunSlot) -> RemovableHandle:
     """Let each call of a transformer show what its run makes of the output; a hook as
     :func:`hook_steps`."""
-    return transformer.register_forward_hook(_output_hook(seat))
+    return transformer.register_forward_hook(_output_hook(slot))
 
 
-def _output_hook(seat: RunSlot) -> OutputHook:
-    return untraced_class(OutputHook)(seat)
+def _output_hook(slot: RunSlot) -> OutputHook:
+    return untraced_class(OutputHook)(slot)
 
 
-def hook_steps(transformer: nn.Module, seat: RunSlot) -> RemovableHandle:
+def hook_steps(transformer: nn.Module, slot: RunSlot) -> RemovableHandle:
     """Let each call of a transformer open a step.
 
     A hook, since offloading replaces the forward of the whole model between two runs; and for as
     long as the model is patched, since dynamo does not notice a hook that comes or goes later.
     """
-    return transformer.register_forward_pre_hook(_step_hook(seat), with_kwargs=True)
+    return transformer.register_forward_pre_hook(_step_hook(slot), with_kwargs=True)
 
 
-def _step_hook(seat: RunSlot) -> StepHook:
-    return untraced_class(StepHook)(seat)
+def _step_hook(slot: RunSlot) -> StepHook:
+    return untraced_class(StepHook)(slot)
 
 
 @cache

@@ -25,7 +25,7 @@ from dqar.integration.forward_patch import PatchedForward, Replacement, SiteCall
 from dqar.integration.run_slot import RunSlot
 
 
-def attach(transformer: nn.Module, seat: RunSlot) -> list[Replacement]:
+def attach(transformer: nn.Module, slot: RunSlot) -> list[Replacement]:
     """Reroute ``attn1`` and ``ff`` of every block, or the blocks themselves.
 
     Raises:
@@ -33,11 +33,11 @@ def attach(transformer: nn.Module, seat: RunSlot) -> list[Replacement]:
             attention is to cache keys and values and is not a plain one.
     """
     blocks = blocks_of(transformer)
-    refuse_misfits(transformer, seat)
+    refuse_misfits(transformer, slot)
     return [
         rerouted
         for layer, block in enumerate(blocks)
-        for rerouted in _reroute_sites(block, layer, seat)
+        for rerouted in _reroute_sites(block, layer, slot)
     ]
 
 
@@ -56,7 +56,7 @@ def blocks_of(transformer: Any) -> Any:
     return blocks
 
 
-def refuse_misfits(transformer: Any, seat: RunSlot) -> None:
+def refuse_misfits(transformer: Any, slot: RunSlot) -> None:
     """Refuse what a model may also be set to after it was patched.
 
     Raises:
@@ -64,9 +64,9 @@ def refuse_misfits(transformer: Any, seat: RunSlot) -> None:
             values and is not a plain one.
     """
     for block in transformer.transformer_blocks:
-        if not {"ff", "block"}.isdisjoint(seat.sites):
+        if not {"ff", "block"}.isdisjoint(slot.sites):
             _refuse_chunks(block)
-        if "attn" in seat.sites and seat.cached == "kv":
+        if "attn" in slot.sites and slot.cached == "kv":
             refuse_other_arithmetic(block.attn1)
 
 
@@ -86,15 +86,15 @@ def detach(reroutes: list[Replacement]) -> None:
     reroutes.clear()
 
 
-def _reroute_sites(block: Any, layer: int, seat: RunSlot) -> list[PatchedForward]:
-    act_for_attention = _attention_act if seat.cached == "output" else _keys_and_values_act
+def _reroute_sites(block: Any, layer: int, slot: RunSlot) -> list[PatchedForward]:
+    act_for_attention = _attention_act if slot.cached == "output" else _keys_and_values_act
     sites = {
         "attn": (block.attn1, act_for_attention(block.attn1, layer)),
         "ff": (block.ff, _feed_forward_act(block.ff, layer)),
         "block": (block, block_act(block, layer)),
     }
     return [
-        reroute(module, seat, act) for site, (module, act) in sites.items() if site in seat.sites
+        reroute(module, slot, act) for site, (module, act) in sites.items() if site in slot.sites
     ]
 
 

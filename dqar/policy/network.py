@@ -54,21 +54,21 @@ class ReusePolicy(nn.Module):
         scaled = (features - self.means) / self.scales
         return torch.stack([network(scaled).squeeze(-1) for network in self.networks])
 
-    def score(self, signal: GateInputs) -> Float[Tensor, "g b"]:
+    def score(self, inputs: GateInputs) -> Float[Tensor, "g b"]:
         """Predicted log damage per unit of cost saved, for every gate of a step."""
-        damage = self(signal.columns(self.spec.features))
+        damage = self(inputs.columns(self.spec.features))
         if self.spec.granularity == "step":
-            by_site = damage.unflatten(0, (-1, signal.num_layers))
-            together = by_site.logsumexp(dim=1, keepdim=True) - math.log(signal.num_layers)
+            by_site = damage.unflatten(0, (-1, inputs.num_layers))
+            together = by_site.logsumexp(dim=1, keepdim=True) - math.log(inputs.num_layers)
             damage = together.expand_as(by_site).flatten(0, 1)
-        return damage - self.log_savings[signal.site][:, None]
+        return damage - self.log_savings[inputs.site][:, None]
 
     def probability(
-        self, signal: GateInputs, log_threshold: float | Float[Tensor, " b"] | None = None
+        self, inputs: GateInputs, log_threshold: float | Float[Tensor, " b"] | None = None
     ) -> Float[Tensor, "g b"]:
         """The seed's reuse probability; 0.5 where the score meets the threshold."""
         threshold = self.spec.log_threshold if log_threshold is None else log_threshold
-        return torch.sigmoid((threshold - self.score(signal)) / self.spec.temperature)
+        return torch.sigmoid((threshold - self.score(inputs)) / self.spec.temperature)
 
 
 def _mlp(width: int, hidden: tuple[int, ...]) -> nn.Sequential:

@@ -104,22 +104,22 @@ def _steps_of(scheduler: Any) -> list[Step]:
 
 @torch.no_grad()
 def _decisions(
-    gate: Gate, ledger: EntryState, schedule: list[Step], prompt_length: int
+    gate: Gate, entry_state: EntryState, schedule: list[Step], prompt_length: int
 ) -> Bool[Tensor, "t g"]:
     warm = AllOf(gate, RequireCached())
-    lengths = ledger.lengths(prompt_length, 1)
+    lengths = entry_state.lengths(prompt_length, 1)
     decided = []
     for step in schedule:
-        signal = ledger.signal(step, None, lengths, frozenset())
-        reuse = _decided(warm, signal)
-        ledger.close_step(step, ~reuse, reuse, {})
+        inputs = entry_state.inputs(step, None, lengths, frozenset())
+        reuse = _decided(warm, inputs)
+        entry_state.close_step(step, ~reuse, reuse, {})
         decided.append(reuse[:, 0])
     return torch.stack(decided)
 
 
-def _decided(gate: Gate, signal: GateInputs) -> Bool[Tensor, "g 1"]:
+def _decided(gate: Gate, inputs: GateInputs) -> Bool[Tensor, "g 1"]:
     try:
-        return gate.decide(signal).reuse
+        return gate.decide(inputs).reuse
     except RuntimeError as error:  # a mask of other gates or samples
         reason = " ".join(str(error).split())
         raise ValueError(

@@ -41,13 +41,13 @@ def step_factors(plan: StaticPlan) -> Float[Tensor, "t g 2 2"]:
     A weight is 0 where the forecast's order leaves the difference out, and a rate where too little
     was computed before.
     """
-    ledger = EntryState(plan.sites, plan.num_layers, 1, CPU)
+    entry_state = EntryState(plan.sites, plan.num_layers, 1, CPU)
     factors = []
     for index, (reuse, order) in enumerate(zip(plan.mask, plan.orders, strict=True)):
         step = Step(index=index, total=plan.steps, timestep=0.0, snr=0.0)
-        signal = ledger.signal(step, None, torch.zeros(1), frozenset())
-        gap, span = signal.gap[:, 0], signal.span[:, 0]
+        inputs = entry_state.inputs(step, None, torch.zeros(1), frozenset())
+        gap, span = inputs.gap[:, 0], inputs.span[:, 0]
         both = torch.stack([forecast_weights(gap, span, order), update_rates(gap, span)])
         factors.append(both.movedim(-1, 0).float())
-        ledger.close_step(step, ~reuse[:, None], reuse[:, None], {})
+        entry_state.close_step(step, ~reuse[:, None], reuse[:, None], {})
     return torch.stack(factors)

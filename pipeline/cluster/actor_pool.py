@@ -39,7 +39,7 @@ class _ActorState:
     actor: Any
     node: str = ""
     """Address of its node, once it runs."""
-    ticket: WorkItem | None = None
+    item: WorkItem | None = None
     """Its unit; None while it starts."""
     since: float = 0.0
 
@@ -65,11 +65,11 @@ class ActorPool:
         self._meters = Meters(worker.__name__)
 
     def _check_capacity(self, cluster: Cluster) -> None:
-        verdict = check_feasible(self.ask, cluster)
-        if verdict.when == "never" and self.config.wait_minutes is None:
-            raise InputError(verdict.line)
-        if verdict.line:
-            print(verdict.line, flush=True)
+        decision = check_feasible(self.ask, cluster)
+        if decision.when == "never" and self.config.wait_minutes is None:
+            raise InputError(decision.line)
+        if decision.line:
+            print(decision.line, flush=True)
 
     def count(self, what: str, amount: int | float) -> None:
         """Add to one of the counters that Ray exports: ``trajectories`` or ``gate_rows``."""
@@ -98,17 +98,17 @@ class ActorPool:
         return self._run(units, max_errors=self.config.max_errors)
 
     def _run(self, units: Sequence[Any], *, max_errors: int) -> Generator[WorkResult, None, None]:
-        desk = WorkQueue(units, max_deaths=self.config.max_attempts, max_errors=max_errors)
+        queue = WorkQueue(units, max_deaths=self.config.max_attempts, max_errors=max_errors)
         self._staffed_at = time.monotonic()
         for _ in range(min(self.num_workers, len(units))):
             self._start_worker()
         try:
-            while desk.left:
+            while queue.left:
                 for reference in self._ready():
-                    outcome = self._handle_result(desk, reference)
+                    outcome = self._handle_result(queue, reference)
                     if outcome is not None:
                         yield outcome
-                self._check_cluster(desk)
+                self._check_cluster(queue)
         finally:
             self._shutdown()
 
@@ -117,16 +117,16 @@ class ActorPool:
         # Whatever else is ready by now: waiting for one costs as much as all references.
         return ready + (ray.wait(others, num_returns=len(others), timeout=0)[0] if others else [])
 
-    def _check_cluster(self, desk: WorkQueue) -> None:
+    def _check_cluster(self, queue: WorkQueue) -> None:
         now = time.monotonic()
         if now - self._looked_at < LOOK_EVERY_S:
             return
         self._looked_at = now
-        at_work = sum(post.ticket is not None for post in self._states.values())
-        self._meters.show(units_in_flight=at_work, queue_depth=len(desk.waiting))
+        at_work = sum(post.item is not None for post in self._states.values())
+        self._meters.show(units_in_flight=at_work, queue_depth=len(queue.waiting))
         # Nodes that joined are used, unless the number of workers was given.
-        if self.config.workers == 0 and desk.waiting:
-            wanted = min(capacity(self.ask, cluster_around()), len(desk.waiting) + at_work)
+        if self.config.workers == 0 and queue.waiting:
+            wanted = min(capacity(self.ask, cluster_around()), len(queue.waiting) + at_work)
             for _ in range(wanted - len(self._states)):
                 self._start_worker()
         self._check_worker_timeout(now, is_anyone_working=at_work > 0)
@@ -137,7 +137,7 @@ class ActorPool:
 
     def _is_hung(self, post: _ActorState) -> bool:
         limit = 60.0 * self.config.unit_minutes
-        return post.ticket is not None and time.monotonic() - post.since > limit
+        return post.item is not None and time.monotonic() - post.since > limit
 
     def _check_worker_timeout(self, now: float, *, is_anyone_working: bool) -> None:
         if is_anyone_working:
@@ -178,76 +178,76 @@ class ActorPool:
         self._states.clear()
         self._meters.show(units_in_flight=0, queue_depth=0)
 
-    def _handle_result(self, desk: WorkQueue, reference: Any) -> WorkResult | None:
+    def _handle_result(self, queue: WorkQueue, reference: Any) -> WorkResult | None:
         post = self._states.pop(reference)
         try:
             result: Any = ray.get(reference)
         except RayTaskError as error:
-            return self._handle_error(desk, post, error)
+            return self._handle_error(queue, post, error)
         except RayError as error:
-            return self._handle_death(desk, post, error)
+            return self._handle_death(queue, post, error)
         self._failed_starts, self._has_started = 0, True
-        if post.ticket is None:
-            self._assign(desk, post.actor, node=result)
+        if post.item is None:
+            self._assign(queue, post.actor, node=result)
             return None
-        desk.finish()
-        self._assign(desk, post.actor, post.node)
+        queue.finish()
+        self._assign(queue, post.actor, post.node)
         self._meters.count("units", 1)
-        return _outcome(post, post.ticket.attempts + 1, result=result)
+        return _outcome(post, post.item.attempts + 1, result=result)
 
-    def _assign(self, desk: WorkQueue, actor: Any, node: str) -> None:
-        nodes = {node} | {post.node for post in self._states.values() if post.ticket is not None}
-        ticket = desk.take(node, nodes)
-        if ticket is None:
+    def _assign(self, queue: WorkQueue, actor: Any, node: str) -> None:
+        nodes = {node} | {post.node for post in self._states.values() if post.item is not None}
+        item = queue.take(node, nodes)
+        if item is None:
             # An idle worker would keep its GPU from the one that takes over a dead one's unit.
             self._kill(actor)
             return
-        reference = actor.do.remote(ticket.unit)
+        reference = actor.do.remote(item.unit)
         self._states[reference] = _ActorState(
-            actor=actor, node=node, ticket=ticket, since=time.monotonic()
+            actor=actor, node=node, item=item, since=time.monotonic()
         )
 
     def _handle_error(
-        self, desk: WorkQueue, post: _ActorState, error: RayTaskError
+        self, queue: WorkQueue, post: _ActorState, error: RayTaskError
     ) -> WorkResult | None:
         # A full disk or a broken mount of one node is no bad input.
         if isinstance(error.cause, InputError) and not isinstance(error.cause, StorageError):
             raise InputError(str(error.cause)) from error
-        if post.ticket is None:
+        if post.item is None:
             raise error
         # After some errors a process can do no more, as when its CUDA context is lost.
-        ticket = post.ticket.failed(post.node)
-        return self._replace(desk, post, ticket, error, COLOURS.sub("", str(error)))
+        item = post.item.failed(post.node)
+        return self._replace(queue, post, item, error, COLOURS.sub("", str(error)))
 
     def _handle_death(
-        self, desk: WorkQueue, post: _ActorState, error: RayError
+        self, queue: WorkQueue, post: _ActorState, error: RayError
     ) -> WorkResult | None:
-        if post.ticket is None:
+        if post.item is None:
             self._count_failed_start(error)
-            if desk.waiting:
+            if queue.waiting:
                 self._start_worker()
             return None
-        ticket, why = post.ticket.died(), str(error)
+        item, why = post.item.died(), str(error)
         if self._is_hung(post):
             minutes = self.config.unit_minutes
             why = f"It took longer than {minutes:g} minutes: it hangs, or needs --unit-minutes."
-        told = f"A worker died {ticket.deaths} times over {ticket.unit}. The last: {why}"
-        return self._replace(desk, post, ticket, RuntimeError(told), why)
+        told = f"A worker died {item.deaths} times over {item.unit}. The last: {why}"
+        return self._replace(queue, post, item, RuntimeError(told), why)
 
     def _replace(
-        self, desk: WorkQueue, post: _ActorState, ticket: WorkItem, error: Exception, text: str
+        self, queue: WorkQueue, post: _ActorState, item: WorkItem, error: Exception, text: str
     ) -> WorkResult | None:
         # Not only the dead: one that cannot be reached may still write.
         self._kill(post.actor)
-        is_tried_again = desk.give_back(ticket)
-        if desk.waiting:
+        is_tried_again = queue.give_back(item)
+        if queue.waiting:
             self._start_worker()
         if not is_tried_again:
             self._meters.count("given_up", 1)
-            return _outcome(post, ticket.attempts, failure=Failure(error=error, text=text))
+            return _outcome(post, item.attempts, failure=Failure(error=error, text=text))
         self._meters.count("retries", 1)
         line = text.strip().splitlines()[-1][:160]
-        print(f"{ticket.unit} is tried again after attempt {ticket.attempts}: {line}", flush=True)
+        print(f"{item.unit} is tried again after attempt {item.attempts}: {line}", flush=True)
         return None
 
     def _count_failed_start(self, error: RayError) -> None:
@@ -274,9 +274,9 @@ def _whereabouts(worker: Any) -> str:
 def _outcome(
     post: _ActorState, attempts: int, *, result: Any = None, failure: Failure | None = None
 ) -> WorkResult:
-    assert post.ticket is not None
+    assert post.item is not None
     return WorkResult(
-        unit=post.ticket.unit,
+        unit=post.item.unit,
         attempts=attempts,
         node=post.node,
         seconds=time.monotonic() - post.since,

@@ -75,18 +75,18 @@ class WorkQueue:
         A unit that raised on a node is left to another of ``nodes``, where workers are, if one of
         them has not tried it: a bad GPU must not spend the unit's attempts.
         """
-        for ticket in self.waiting:
-            if node not in ticket.failed_on or set(nodes) <= ticket.failed_on:
-                self.waiting.remove(ticket)
-                return ticket
+        for item in self.waiting:
+            if node not in item.failed_on or set(nodes) <= item.failed_on:
+                self.waiting.remove(item)
+                return item
         return None
 
-    def give_back(self, ticket: WorkItem) -> bool:
+    def give_back(self, item: WorkItem) -> bool:
         """Whether a ticket that came to nothing is tried again."""
-        if ticket.deaths >= self.max_deaths or ticket.errors >= self.max_errors:
+        if item.deaths >= self.max_deaths or item.errors >= self.max_errors:
             self.left -= 1
             return False
-        self.waiting.appendleft(ticket)
+        self.waiting.appendleft(item)
         return True
 
     def finish(self) -> None:

@@ -68,27 +68,27 @@ def gate_columns(
     plan: CollectPlan, ids: list[str], scripts: list[RandomSchedule], records: list[GateRecord]
 ) -> Columns:
     """The gates table's columns, rows ordered by trajectory, step, gate."""
-    shape = (len(ids), len(records), records[0].signal.shape[0])
-    cached = _by_trajectory([record.signal.cached for record in records])
-    gap = _by_trajectory([record.signal.gap for record in records])
+    shape = (len(ids), len(records), records[0].inputs.shape[0])
+    cached = _by_trajectory([record.inputs.cached for record in records])
+    gap = _by_trajectory([record.inputs.gap for record in records])
     limit = torch.tensor([script.max_gap for script in scripts])
     eligible = cached & (gap <= limit[:, None, None])
-    reasons = _by_trajectory([record.verdict.reason for record in records])
+    reasons = _by_trajectory([record.decision.reason for record in records])
     propensity = torch.stack(
         [script.propensity(live) for script, live in zip(scripts, eligible, strict=True)]
     )
-    columns = torch.stack([record.signal.columns(FEATURES).cpu() for record in records])
+    columns = torch.stack([record.inputs.columns(FEATURES).cpu() for record in records])
     features = columns.permute(2, 0, 1, 3).flatten(0, 2).numpy()
-    site_names = np.array(SITES)[records[0].signal.site.cpu().numpy()]
+    site_names = np.array(SITES)[records[0].inputs.site.cpu().numpy()]
     labels = np.array([reason.label for reason in DecisionReason])[reasons.flatten().numpy()]
-    shown = np.array(ACTIONS)[_by_trajectory([one.signal.order for one in records]).flatten()]
+    shown = np.array(ACTIONS)[_by_trajectory([one.inputs.order for one in records]).flatten()]
     draws = torch.stack([script.draw_id for script in scripts])
     errors = _by_trajectory([record.local_rel_error for record in records])
     frame = {
         "trajectory_id": np.repeat(ids, shape[1] * shape[2]),
-        "step": _along([record.signal.step.index for record in records], shape, axis=1),
-        "timestep": _along([record.signal.step.timestep for record in records], shape, axis=1),
-        "layer": _along(records[0].signal.layer.cpu().numpy(), shape, axis=2),
+        "step": _along([record.inputs.step.index for record in records], shape, axis=1),
+        "timestep": _along([record.inputs.step.timestep for record in records], shape, axis=1),
+        "layer": _along(records[0].inputs.layer.cpu().numpy(), shape, axis=2),
         "site": _along(site_names, shape, axis=2),
         "branch_mode": plan.branch_mode,
         **{name: features[:, index] for index, name in enumerate(FEATURES)},

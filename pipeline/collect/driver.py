@@ -42,7 +42,7 @@ FIRST_ROUND = {
 def collect(
     plan: CollectPlan,
     root: Root,
-    fleet_config: ClusterConfig,
+    cluster_config: ClusterConfig,
     on_receipt: Callable[[dict[str, Any]], None] = lambda receipt: None,
     check_not_fenced: Callable[[], None] = lambda: None,
     worker: type[Collector] = Collector,
@@ -68,8 +68,8 @@ def collect(
         print(f"collect: {done} trajectories were committed before", flush=True)
     given_up: list[WorkResult] = []
     if missing:
-        fleet = ActorPool(worker, {"plan": plan, "root": storage}, fleet_config)
-        for outcome in _followed(fleet, plan, missing):
+        pool = ActorPool(worker, {"plan": plan, "root": storage}, cluster_config)
+        for outcome in _followed(pool, plan, missing):
             if outcome.failure is None:
                 receipts[outcome.unit.unit_id] = outcome.result
                 release(storage, put_aside & {outcome.unit.unit_id})
@@ -80,21 +80,21 @@ def collect(
                 quarantine(storage, outcome)
                 refuse_hopeless(given_up, num_done=len(receipts), num_missing=len(missing))
     refuse_incomplete(storage, given_up)
-    card = find_model(plan.model)
-    facts = {"num_layers": card.num_layers, "site_flops": card.site_flops}
+    info = find_model(plan.model)
+    facts = {"num_layers": info.num_layers, "site_flops": info.site_flops}
     check_not_fenced()
     return write_manifest(storage, plan, receipts, facts)
 
 
-def _followed(fleet: ActorPool, plan: CollectPlan, missing: list[Unit]) -> Iterator[WorkResult]:
+def _followed(pool: ActorPool, plan: CollectPlan, missing: list[Unit]) -> Iterator[WorkResult]:
     """What becomes of the units, with a line for each and for the whole, and metrics."""
     progress = Progress("collect", plan.num_trajectories, "trajectories")
     progress.start_at(plan.num_trajectories - sum(map(len, missing)))
-    for outcome in fleet.outcomes(missing):
+    for outcome in pool.outcomes(missing):
         progress.log(unit_line(outcome))
         if outcome.failure is None:
-            fleet.count("trajectories", outcome.result["trajectories"])
-            fleet.count("gate_rows", outcome.result["gates"])
+            pool.count("trajectories", outcome.result["trajectories"])
+            pool.count("gate_rows", outcome.result["gates"])
             progress.advance(len(outcome.unit))
         yield outcome
 
@@ -116,7 +116,7 @@ def unit_line(outcome: WorkResult) -> str:
 
 
 def plan_for(
-    model: str, *, designs: str, guide: ReferencePolicy | None = None, **fields: Any
+    model: str, *, designs: str, reference_policy: ReferencePolicy | None = None, **fields: Any
 ) -> CollectPlan:
     """The plan of a command line; what was left out (None) follows the policy that is explored
     around, else the model.
@@ -124,11 +124,15 @@ def plan_for(
     Raises:
         Refusal: if the model cannot be found, a field is out of range, or the policy is for others.
     """
-    card = find_model(model)
-    follows = guide.fields if guide else FIRST_ROUND | {"guidance_scale": card.guidance_scale}
+    info = find_model(model)
+    follows = (
+        reference_policy.fields
+        if reference_policy
+        else FIRST_ROUND | {"guidance_scale": info.guidance_scale}
+    )
     given = {name: value for name, value in fields.items() if value is not None}
-    fields = follows | given | {"model": model, "model_hash": card.model_hash}
-    refuse_too_many_steps(card, fields["steps"])
-    if guide:
-        guide.refuse_misfit(fields)
+    fields = follows | given | {"model": model, "model_hash": info.model_hash}
+    refuse_too_many_steps(info, fields["steps"])
+    if reference_policy:
+        reference_policy.refuse_misfit(fields)
     return checked(CollectPlan, designs=checked(parse_designs, text=designs), **fields)

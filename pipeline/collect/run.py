@@ -19,10 +19,10 @@ from pipeline.tracking import Run, Tracker, read_lineage, write_lineage
 def collect_traces(
     plan: CollectPlan,
     out: Root,
-    fleet_config: ClusterConfig,
+    cluster_config: ClusterConfig,
     tracker: Tracker,
     compact_mb: float = COMPACT_MB,
-    guide_lineage: dict[str, str] | None = None,
+    policy_lineage: dict[str, str] | None = None,
 ) -> dict[str, Any]:
     """:func:`collect` under tracking and the folder's lease, then compaction.
 
@@ -32,15 +32,15 @@ def collect_traces(
     """
     root = open_storage(out)
     claim_output(root, plan)
-    lineage = read_lineage(root) or guide_lineage or {}
-    tags = {f"lineage.{stage}": run_id for stage, run_id in (guide_lineage or {}).items()}
+    lineage = read_lineage(root) or policy_lineage or {}
+    tags = {f"lineage.{stage}": run_id for stage, run_id in (policy_lineage or {}).items()}
     with acquire_lease(root) as lease:
         parent = tracker.open_pipeline(lineage, f"pipeline {plan.plan_hash[:8]}")
         name = f"collect {plan.model}"
         with tracker.run(name, stage="collect", parent=parent, tags=tags) as run:
             run.params(plan.fields | {"plan_hash": plan.plan_hash, "out": str(out)})
             started = time.perf_counter()
-            manifest = collect(plan, root, fleet_config, check_not_fenced=lease.check_not_fenced)
+            manifest = collect(plan, root, cluster_config, check_not_fenced=lease.check_not_fenced)
             seconds = time.perf_counter() - started
             manifest = finalize(root, manifest, compact_mb, lease)
             _log(run, manifest, seconds, root)

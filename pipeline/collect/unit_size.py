@@ -48,7 +48,7 @@ class WarmUpBatch:
 
 
 def choose_unit_size(
-    plan: CollectPlan, storage: Storage, fleet_config: ClusterConfig
+    plan: CollectPlan, storage: Storage, cluster_config: ClusterConfig
 ) -> CollectPlan:
     """The plan with a unit size of its folder's own or, for a new folder, a measured one.
 
@@ -61,9 +61,9 @@ def choose_unit_size(
         print(f"collect: units of {planned} trajectories, as in {storage}/plan.json", flush=True)
         return checked(partial(replace, plan), batch_size=planned)
     refuse_other_contents(storage)
-    fleet = ActorPool(WarmUp, {"plan": plan}, fleet_config)
-    ((_, probes),) = fleet.work([plan.num_trajectories])
-    size = fit_unit_size(probes, plan, fleet.num_workers, gpu_share=min(1.0, fleet.ask.gpus or 1.0))
+    pool = ActorPool(WarmUp, {"plan": plan}, cluster_config)
+    ((_, probes),) = pool.work([plan.num_trajectories])
+    size = fit_unit_size(probes, plan, pool.num_workers, gpu_share=min(1.0, pool.ask.gpus or 1.0))
     print(
         f"collect: units of {size} trajectories; a batch of {probes[-1].size} took "
         f"{probes[-1].seconds:.1f} s",

@@ -38,13 +38,13 @@ class Collector:
         self.root = root
         torch.set_num_threads(plan.threads)
         self.device = pick_device()
-        card = find_model(plan.model)
-        if card.model_hash != plan.model_hash:
+        info = find_model(plan.model)
+        if info.model_hash != plan.model_hash:
             raise InputError(
                 f"--model {plan.model} must be the one that was planned, {plan.model_hash}, on "
-                f"every node. Got {card.model_hash} here. Copy the same files everywhere."
+                f"every node. Got {info.model_hash} here. Copy the same files everywhere."
             )
-        self.model = load_model(card, sampler=plan.sampler, dtype=plan.dtype, device=self.device)
+        self.model = load_model(info, sampler=plan.sampler, dtype=plan.dtype, device=self.device)
         self.wrapper = DQARDiTWrapper(self.model.transformer, plan.dqar_config())
         config = SamplerConfig(num_inference_steps=plan.steps, guidance_scale=plan.guidance_scale)
         self.sampler = DQARSampler(self.wrapper, self.model.scheduler, config)
@@ -93,13 +93,13 @@ class Collector:
         return rows, gate_columns(plan, ids, scripts, records)
 
     def _draw(self, noise_ids: list[int]) -> tuple[Tensor, Tensor]:
-        card = self.model.card
+        info = self.model.info
         seed = self.plan.noise_seed
-        return draw_noise("collect", seed, noise_ids, card.latent_shape, card.num_classes)
+        return draw_noise("collect", seed, noise_ids, info.latent_shape, info.num_classes)
 
     def _script(self, trajectory: int) -> RandomSchedule:
         plan = self.plan
-        num_gates = len(plan.sites) * self.model.card.num_layers
+        num_gates = len(plan.sites) * self.model.info.num_layers
         return explore(plan.designs, plan.noise_seed, trajectory, plan.steps, num_gates, plan.bases)
 
     def _run(self, noise: Tensor, labels: Tensor, controller: DQARController) -> Tensor:

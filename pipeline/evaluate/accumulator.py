@@ -120,11 +120,11 @@ class MetricAccumulator:
         }
 
 
-def total_of(tallies: Iterable[MetricAccumulator]) -> MetricAccumulator:
+def sum_metrics(tallies: Iterable[MetricAccumulator]) -> MetricAccumulator:
     """What tallies add up to, in the order of their samples."""
     total = MetricAccumulator()
-    for tally in tallies:
-        total.add(tally)
+    for metrics in tallies:
+        total.add(metrics)
     return total
 
 

@@ -135,14 +135,14 @@ def encode(answer: Answer) -> tuple[Stored, Arrays]:
         return {}, {"error": answer.error.numpy()}
     if isinstance(answer, Routers):
         return {}, {"share": answer.share.numpy()}
-    tally = answer.tally
-    stored = {name: getattr(tally, name) for name in (*PLAIN, *COUNTED, *BY_NAME)}
+    metrics = answer.metrics
+    stored = {name: getattr(metrics, name) for name in (*PLAIN, *COUNTED, *BY_NAME)}
     stored |= {"device": answer.device, "site_share": answer.site_share}
     stored["plan"] = None if answer.plan is None else plan_document(answer.plan)
-    arrays = {f"image{i}": image for i, image in enumerate(tally.images)}
-    arrays |= {f"twin{i}": image for i, image in enumerate(tally.twins)}
-    stored["shown"] = len(tally.images)
-    for name, sums in (("features", tally.features), ("reference", answer.reference)):
+    arrays = {f"image{i}": image for i, image in enumerate(metrics.images)}
+    arrays |= {f"twin{i}": image for i, image in enumerate(metrics.twins)}
+    stored["shown"] = len(metrics.images)
+    for name, sums in (("features", metrics.features), ("reference", answer.real_features)):
         stored[name] = None if sums is None else sums.count
         if sums is not None:
             arrays |= {f"{name}_total": sums.total.numpy(), f"{name}_outer": sums.outer.numpy()}
@@ -163,22 +163,22 @@ def decode(task: Task, stored: Stored, arrays: Arrays) -> Answer:
         return Curves(error=torch.from_numpy(arrays["error"]))
     if isinstance(task, RouterProbe):
         return Routers(share=torch.from_numpy(arrays["share"]))
-    tally = MetricAccumulator(**{name: stored[name] for name in (*PLAIN, *COUNTED)})
-    if tally.samples != len(task):
-        raise ValueError(f"samples must be {len(task)}. Got {tally.samples}. Measure it again.")
-    tally.sums = defaultdict(float, stored["sums"])
-    tally.reused_by_site = Counter(stored["reused_by_site"])
-    tally.shared_by_site = Counter(stored["shared_by_site"])
+    metrics = MetricAccumulator(**{name: stored[name] for name in (*PLAIN, *COUNTED)})
+    if metrics.samples != len(task):
+        raise ValueError(f"samples must be {len(task)}. Got {metrics.samples}. Measure it again.")
+    metrics.sums = defaultdict(float, stored["sums"])
+    metrics.reused_by_site = Counter(stored["reused_by_site"])
+    metrics.shared_by_site = Counter(stored["shared_by_site"])
     for site, actions in stored["actions_by_site"].items():
-        tally.actions_by_site[site] = Counter(actions)
-    tally.images = [arrays[f"image{i}"] for i in range(stored["shown"])]
-    tally.twins = [arrays[f"twin{i}"] for i in range(stored["shown"])]
-    tally.features = _sums("features", stored, arrays)
+        metrics.actions_by_site[site] = Counter(actions)
+    metrics.images = [arrays[f"image{i}"] for i in range(stored["shown"])]
+    metrics.twins = [arrays[f"twin{i}"] for i in range(stored["shown"])]
+    metrics.features = _sums("features", stored, arrays)
     return EvalTaskResult(
-        tally=tally,
+        metrics=metrics,
         device=stored["device"],
         site_share=stored["site_share"],
-        reference=_sums("reference", stored, arrays),
+        real_features=_sums("reference", stored, arrays),
         plan=None if stored["plan"] is None else plan_of_document(stored["plan"]),
     )
 

@@ -79,15 +79,15 @@ class Calibrator(Runner):
         records: list[GateRecord] = []
         controller = self._controller_of(probe, records.append)
         latents, _ = self.sample(noise, labels, self.config.steps, controller)
-        reuse = torch.stack([record.verdict.reuse.cpu() for record in records]).float()
+        reuse = torch.stack([record.decision.reuse.cpu() for record in records]).float()
         distance = (latents - twins).flatten(1).norm(dim=1)
-        entropies = torch.cat([record.signal.entropy.flatten().cpu() for record in records[1:]])
+        entropies = torch.cat([record.inputs.entropy.flatten().cpu() for record in records[1:]])
         return CalibrationResult(
             reuse_ratio=reuse.mean(dim=(0, 1)),
             share=reuse.mean(dim=2),
             error=(distance / twins.flatten(1).norm(dim=1)).float().cpu(),
             entropies=entropies[entropies > 0],
-            snrs=[record.signal.step.snr for record in records],
+            snrs=[record.inputs.step.snr for record in records],
         )
 
     def _twins_of(self, noise_ids: tuple[int, ...]) -> Tensor:

@@ -19,8 +19,8 @@ from pipeline.progress import Progress
 
 def evaluate(
     config: EvaluateConfig,
-    contest: Comparison,
-    fleet_config: ClusterConfig,
+    comparison: Comparison,
+    cluster_config: ClusterConfig,
     on_measured: Callable[[PointResult], None] = lambda measured: None,
     kept: ResultCache | None = None,
 ) -> list[PointResult]:
@@ -33,15 +33,17 @@ def evaluate(
     Raises:
         Refusal: if a worker's device is not of the accelerator type asked for.
     """
-    wanted = fleet_config.accelerator_type
-    fleet = ActorPool(Evaluator, {"config": config, "accelerator_type": wanted}, fleet_config)
+    wanted = cluster_config.accelerator_type
+    pool = ActorPool(Evaluator, {"config": config, "accelerator_type": wanted}, cluster_config)
 
     def work(tasks: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
-        done = fleet.work(tasks) if kept is None else kept.work(tasks, fleet.work)
+        done = pool.work(tasks) if kept is None else kept.work(tasks, pool.work)
         return done if tasks else iter(())
 
     # Of few steps some points of a sweep are the same one.
-    points = list({id_of(point): point for point in lay_out_points(config, contest, work)}.values())
+    points = list(
+        {id_of(point): point for point in lay_out_points(config, comparison, work)}.values()
+    )
     measured: dict[tuple[str, str], PointResult] = {}
     for point, parts in _by_point(config, points, work):
         result = measured_of(point, config, parts)

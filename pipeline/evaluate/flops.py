@@ -24,7 +24,7 @@ MEASURING = ("attn", "block")
 def transformer_flops(model: LoadedModel) -> float:
     """FLOPs of one forward of one row, matrix products as torch counts them."""
     device, dtype = model.transformer.device, model.transformer.dtype
-    latent = torch.zeros(1, *model.card.latent_shape, device=device, dtype=dtype)
+    latent = torch.zeros(1, *model.info.latent_shape, device=device, dtype=dtype)
     label = torch.zeros(1, dtype=torch.long, device=device)
     # The counter knows no fused CPU kernel; the plain one is a pair of products it can see.
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH), torch.no_grad():
@@ -44,64 +44,64 @@ def entropy_flops(num_rows: int, num_tokens: int, width: int) -> float:
 
 
 def saved_flops(
-    config: EvaluateConfig, card: ModelInfo, tally: MetricAccumulator, branches: int
+    config: EvaluateConfig, info: ModelInfo, metrics: MetricAccumulator, branches: int
 ) -> float:
     """FLOPs of the sites that were not computed; a shared gate saves one branch."""
     saved = 0.0
     for site in config.sites:
-        rows = tally.reused_by_site[site] * branches + tally.shared_by_site[site]
+        rows = metrics.reused_by_site[site] * branches + metrics.shared_by_site[site]
         is_kv = site == "attn" and config.cached == "kv"
-        saved += rows * (card.kv_flops if is_kv else card.site_flops[site])
+        saved += rows * (info.kv_flops if is_kv else info.site_flops[site])
     return saved
 
 
 def gate_flops(
-    gate: Gate, config: EvaluateConfig, card: ModelInfo, tally: MetricAccumulator, branches: int
+    gate: Gate, config: EvaluateConfig, info: ModelInfo, metrics: MetricAccumulator, branches: int
 ) -> float:
     """FLOPs of the method's own arithmetic: sampled entropies, the policy, forecasts, error
     feedback."""
-    own = forecast_flops(config, card, tally, branches)
-    own += feedback_flops(config, card, tally, branches)
+    own = forecast_flops(config, info, metrics, branches)
+    own += feedback_flops(config, info, metrics, branches)
     if "entropy" in gate.needs:
         rows = config.dqar_config().entropy_rows
-        a_row = entropy_flops(rows, card.num_tokens, card.width)
-        own += a_row * sum(_computed_rows(site, config, tally, branches) for site in MEASURING)
+        a_row = entropy_flops(rows, info.num_tokens, info.width)
+        own += a_row * sum(_computed_rows(site, config, metrics, branches) for site in MEASURING)
     if isinstance(gate, Learned):
-        own += tally.gates * policy_flops(gate.policy)
+        own += metrics.gates * policy_flops(gate.policy)
     return own
 
 
 def forecast_flops(
-    config: EvaluateConfig, card: ModelInfo, tally: MetricAccumulator, branches: int
+    config: EvaluateConfig, info: ModelInfo, metrics: MetricAccumulator, branches: int
 ) -> float:
     """FLOPs of forecasts and of the differences behind them: of each order two an element, where a
     reuse shows it (a product and a sum) and at each computation (a difference and a product)."""
     own = 0.0
     for site in config.sites:
-        shown = sum(ACTIONS.index(name) * n for name, n in tally.actions_by_site[site].items())
-        computed = tally.gates / len(config.sites) - tally.reused_by_site[site]
+        shown = sum(ACTIONS.index(name) * n for name, n in metrics.actions_by_site[site].items())
+        computed = metrics.gates / len(config.sites) - metrics.reused_by_site[site]
         parts = 2 if site == "attn" and config.cached == "kv" else 1
-        a_difference = 2.0 * parts * card.num_tokens * card.width * branches
+        a_difference = 2.0 * parts * info.num_tokens * info.width * branches
         own += a_difference * (shown + config.forecast_order * computed)
     return own
 
 
 def feedback_flops(
-    config: EvaluateConfig, card: ModelInfo, tally: MetricAccumulator, branches: int
+    config: EvaluateConfig, info: ModelInfo, metrics: MetricAccumulator, branches: int
 ) -> float:
     """FLOPs of the error feedback: a sum an element of the output at each step, and five more
     where it is made up for, counted at every step."""
     if not config.feedback:
         return 0.0
-    steps = tally.gates / (len(config.sites) * card.num_layers)
-    elements = card.out_channels * math.prod(card.latent_shape[1:])
+    steps = metrics.gates / (len(config.sites) * info.num_layers)
+    elements = info.out_channels * math.prod(info.latent_shape[1:])
     return 6.0 * elements * branches * steps
 
 
 def _computed_rows(
-    site: str, config: EvaluateConfig, tally: MetricAccumulator, branches: int
+    site: str, config: EvaluateConfig, metrics: MetricAccumulator, branches: int
 ) -> float:
     if site not in config.sites:
         return 0.0
-    computed = tally.gates / len(config.sites) - tally.reused_by_site[site]
-    return computed * branches - tally.shared_by_site[site]
+    computed = metrics.gates / len(config.sites) - metrics.reused_by_site[site]
+    return computed * branches - metrics.shared_by_site[site]

@@ -36,9 +36,9 @@ class Runner:
         self.config = config
         self.device = pick_device()
         refuse_other_device(device_name(self.device), accelerator_type)
-        card = find_model(config.model)
+        info = find_model(config.model)
         self.model = load_model(
-            card, sampler=config.sampler, dtype=config.dtype, device=self.device
+            info, sampler=config.sampler, dtype=config.dtype, device=self.device
         )
         self.balance = self._calibrate()
         self.wrapper = DQARDiTWrapper(self.model.transformer, config.dqar_config())
@@ -59,9 +59,9 @@ class Runner:
 
     def draw(self, purpose: Purpose, indices: list[int]) -> tuple[Tensor, Tensor]:
         """Noise and labels of a purpose, on the device."""
-        card = self.model.card
+        info = self.model.info
         noise, labels = draw_noise(
-            purpose, self.config.seed, indices, card.latent_shape, card.num_classes
+            purpose, self.config.seed, indices, info.latent_shape, info.num_classes
         )
         dtype = self.model.transformer.dtype
         return noise.to(self.device, dtype), labels.to(self.device)

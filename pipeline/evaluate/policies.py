@@ -11,7 +11,7 @@ from pipeline.errors import InputError, checked
 from pipeline.models.model_info import ModelInfo
 
 
-def load_policies(flags: list[str], card: ModelInfo) -> dict[str, ReusePolicy]:
+def load_policies(flags: list[str], info: ModelInfo) -> dict[str, ReusePolicy]:
     """``[NAME=]FOLDER`` flags to methods and policies.
 
     Raises:
@@ -34,21 +34,21 @@ def load_policies(flags: list[str], card: ModelInfo) -> dict[str, ReusePolicy]:
             policies[method] = load_policy(folder)
         except ValueError as error:
             raise InputError(str(error)) from error
-        _refuse_misfit(policies[method], folder, card)
+        _refuse_misfit(policies[method], folder, info)
     return policies
 
 
-def _refuse_misfit(policy: ReusePolicy, folder: str, card: ModelInfo) -> None:
+def _refuse_misfit(policy: ReusePolicy, folder: str, info: ModelInfo) -> None:
     spec = policy.spec
-    if spec.model_hash != card.model_hash:
+    if spec.model_hash != info.model_hash:
         raise InputError(
             f"--policy must be trained for --model. Got {folder}, trained for model "
-            f"{spec.model_hash or 'unknown'}, with {card.name} being {card.model_hash}. "
+            f"{spec.model_hash or 'unknown'}, with {info.name} being {info.model_hash}. "
             "Collect and train on this model."
         )
-    if spec.num_layers != card.num_layers:
+    if spec.num_layers != info.num_layers:
         raise InputError(
-            f"--policy must know the model's {card.num_layers} layers. Got {spec.num_layers} in "
+            f"--policy must know the model's {info.num_layers} layers. Got {spec.num_layers} in "
             f"{folder}. Collect and train on this model."
         )
 

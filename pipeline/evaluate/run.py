@@ -34,28 +34,28 @@ METRICS = (*FIGURES, "speedup_bound", "peak_memory_mb")
 
 def evaluate_methods(
     config: EvaluateConfig,
-    contest: Comparison,
-    fleet_config: ClusterConfig,
+    comparison: Comparison,
+    cluster_config: ClusterConfig,
     out: str,
     tracker: Tracker,
 ) -> list[PointResult]:
     """:func:`pipeline.evaluate.driver.evaluate`, logged and written to the results folder."""
     folder = Path(out)
-    lineage = next((policy.spec.lineage for policy in contest.policies.values()), {})
+    lineage = next((policy.spec.lineage for policy in comparison.policies.values()), {})
     parent = tracker.open_pipeline(lineage, "pipeline")
     session_name = f"evaluate {config.model}"
     tags = {f"lineage.{stage}": run_id for stage, run_id in lineage.items()}
     with tracker.run(session_name, stage="evaluate", parent=parent, tags=tags) as session:
-        session.params(asdict(config) | {"methods": ",".join(contest.methods)})
-        for name, policy in contest.policies.items():
+        session.params(asdict(config) | {"methods": ",".join(comparison.methods)})
+        for name, policy in comparison.policies.items():
             session.dataset("traces", policy.spec.trace_digest, f"policy:{name}", "policy")
 
         def log(measured: PointResult) -> None:
             _log_point(tracker, session.run_id, measured)
 
-        claim = (config, find_model(config.model).model_hash, fleet_config.accelerator_type)
+        claim = (config, find_model(config.model).model_hash, cluster_config.accelerator_type)
         kept = ResultCache(folder / FOLDER, *claim)
-        measured = evaluate(config, contest, fleet_config, log, kept)
+        measured = evaluate(config, comparison, cluster_config, log, kept)
         write_report(measured, folder, f"{config.model}, {config.num_samples} samples")
         kept.clear()
         session.artifact(folder, "results")

@@ -29,12 +29,12 @@ class EvalTask:
 class EvalTaskResult:
     """What the samples of a part add up to."""
 
-    tally: MetricAccumulator
+    metrics: MetricAccumulator
     device: str
     """Name of the device that it was measured on."""
     site_share: dict[str, float]
     """Share of a forward's time that each site takes; empty where nothing was timed or gated."""
-    reference: FeatureSums | None = None
+    real_features: FeatureSums | None = None
     """Of the real images that FID is measured to; None where the model has no features."""
     plan: StaticPlan | None = None
     """What the point's gates do, where a policy planned it."""

@@ -38,7 +38,7 @@ class Evaluator(Calibrator):
         self.forward_flops = transformer_flops(self.model)
         self.twins: dict[tuple[Purpose, int], Tensor] = {}
         self.site_share: dict[str, float] = {}
-        self.reference = self._reference()
+        self.real_features = self._real_features()
         self._warm_up()
 
     def _warm_up(self) -> None:
@@ -57,32 +57,32 @@ class Evaluator(Calibrator):
 
     def measure_part(self, part: EvalTask) -> EvalTaskResult:
         """Sample some of a point's evaluation noise, interleaved with its twin where timed."""
-        tally, batch = MetricAccumulator(), self.config.batch_size
+        metrics, batch = MetricAccumulator(), self.config.batch_size
         if self.device == "cuda":
             torch.cuda.reset_peak_memory_stats()
         for start in range(part.start, part.stop, batch):
             timed = start < TIMED_BATCHES * batch
             self._measure_batch(
-                part.point, range(start, min(start + batch, part.stop)), tally, timed
+                part.point, range(start, min(start + batch, part.stop)), metrics, timed
             )
-        self._count_flops(part, tally)
-        tally.peak_memory_mb = peak_memory_mb(self.device)
-        is_bounded = tally.timed and tally.gates
+        self._count_flops(part, metrics)
+        metrics.peak_memory_mb = peak_memory_mb(self.device)
+        is_bounded = metrics.timed and metrics.gates
         return EvalTaskResult(
-            tally=tally,
+            metrics=metrics,
             device=device_name(self.device),
             site_share=self._site_share(min(len(part), batch)) if is_bounded else {},
-            reference=self.reference,
+            real_features=self.real_features,
             plan=self._plan(part.point),
         )
 
     def _plan(self, point: OperatingPoint) -> StaticPlan | None:
         # Its samples were the last, so that the timesteps are its own.
-        card, scheduler = self.model.card, self.model.scheduler
-        return plan_of(point, self.config.sites, card.num_layers, scheduler)
+        info, scheduler = self.model.info, self.model.scheduler
+        return plan_of(point, self.config.sites, info.num_layers, scheduler)
 
     def _measure_batch(
-        self, point: OperatingPoint, ids: range, tally: MetricAccumulator, timed: bool
+        self, point: OperatingPoint, ids: range, metrics: MetricAccumulator, timed: bool
     ) -> None:
         noise, labels = self.draw("evaluate", list(ids))
         key: tuple[Purpose, int] = ("evaluate", ids.start)
@@ -95,27 +95,29 @@ class Evaluator(Calibrator):
             controller = self.controller(config, point.gate)
         latents, seconds = self.sample(noise, labels, point.steps, controller, point.sampler)
         if timed:
-            tally.timed += len(ids)
-            tally.seconds += seconds
-            tally.twin_seconds += twin_seconds
+            metrics.timed += len(ids)
+            metrics.seconds += seconds
+            metrics.twin_seconds += twin_seconds
         if controller is not None:
-            tally.count(controller.summary())
-        self._judge(ids, labels, latents, tally)
+            metrics.count(controller.summary())
+        self._judge(ids, labels, latents, metrics)
 
-    def _judge(self, ids: range, labels: Tensor, latents: Tensor, tally: MetricAccumulator) -> None:
+    def _judge(
+        self, ids: range, labels: Tensor, latents: Tensor, metrics: MetricAccumulator
+    ) -> None:
         twins = self.twins["evaluate", ids.start]
-        tally.judge(measure_deltas(self.model, latents, twins))
+        metrics.judge(measure_deltas(self.model, latents, twins))
         images = self.model.decode(latents)
         accuracy, features = self.model.label_accuracy(images, labels), self.model.features(images)
         if accuracy is not None and features is not None:
-            tally.matches = (tally.matches or 0) + round(accuracy * len(ids))
+            metrics.matches = (metrics.matches or 0) + round(accuracy * len(ids))
             sums = FeatureSums.of(features)
-            tally.features = sums if tally.features is None else tally.features + sums
+            metrics.features = sums if metrics.features is None else metrics.features + sums
         if shown := max(0, GRID_IMAGES - ids.start):
-            tally.images += list(_to_pixels(images[:shown]))
-            tally.twins += list(_to_pixels(self.model.decode(twins)[:shown]))
+            metrics.images += list(_to_pixels(images[:shown]))
+            metrics.twins += list(_to_pixels(self.model.decode(twins)[:shown]))
 
-    def _reference(self) -> FeatureSums | None:
+    def _real_features(self) -> FeatureSums | None:
         if self.model.classifier is None:
             return None
         from pipeline.models.digits_data import load_digit_images
@@ -123,15 +125,15 @@ class Evaluator(Calibrator):
         features = self.model.features(load_digit_images()[0].to(self.device))
         return None if features is None else FeatureSums.of(features)
 
-    def _count_flops(self, part: EvalTask, tally: MetricAccumulator) -> None:
-        point, card = part.point, self.model.card
+    def _count_flops(self, part: EvalTask, metrics: MetricAccumulator) -> None:
+        point, info = part.point, self.model.info
         config = self.config.with_reuse_setting(point.forecast_order, point.feedback)
         branches = config.num_branches
         a_step = self.forward_flops * branches * len(part)
-        tally.twin_flops = a_step * config.steps
-        tally.flops = a_step * point.steps - saved_flops(config, card, tally, branches)
+        metrics.twin_flops = a_step * config.steps
+        metrics.flops = a_step * point.steps - saved_flops(config, info, metrics, branches)
         if point.gate is not None:
-            tally.flops += gate_flops(point.gate, config, card, tally, branches)
+            metrics.flops += gate_flops(point.gate, config, info, metrics, branches)
 
     def _site_share(self, batch_size: int) -> dict[str, float]:
         if not self.site_share:

@@ -94,10 +94,10 @@ def find_reference_policy(uri: str | None, designs: str) -> ReferencePolicy | No
             f"--policy must come with near-policy among --designs. Got --designs {designs}. Pass "
             "--designs near-policy, or leave --policy out."
         )
-    return None if uri is None else _guide_of(uri)
+    return None if uri is None else _reference_policy_of(uri)
 
 
-def _guide_of(uri: str) -> ReferencePolicy:
+def _reference_policy_of(uri: str) -> ReferencePolicy:
     with fetched(uri, POLICY_FILES) as folder:
         policy = checked(load_policy, folder=folder)
     spec, (low, high) = policy.spec, SHARES

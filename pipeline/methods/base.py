@@ -106,7 +106,7 @@ class OperatingPoint:
     """DPM-Solver++ in the place of the evaluation's sampler, which its twin keeps."""
 
 
-Ask = Callable[[list[CalibrationTask]], dict[str, CalibrationResult]]
+Calibrate = Callable[[list[CalibrationTask]], dict[str, CalibrationResult]]
 """Answers probes on calibration noise, by their names."""
 
 

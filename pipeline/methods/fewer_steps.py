@@ -38,7 +38,7 @@ PREDICTIONS = ("epsilon", "sample", "v_prediction")
 """What both DDIM and DPM-Solver++ can read a model as predicting."""
 
 
-def refuse_no_solver(card: ModelInfo, methods: tuple[str, ...]) -> None:
+def refuse_no_solver(info: ModelInfo, methods: tuple[str, ...]) -> None:
     """The solver must know the model's noise schedule, and what the model predicts. Sigmas that a
     model learned do no harm: samplers leave them out.
 
@@ -47,13 +47,13 @@ def refuse_no_solver(card: ModelInfo, methods: tuple[str, ...]) -> None:
     """
     if METHOD not in methods:
         return
-    scheduler = saved_scheduler(card)
+    scheduler = saved_scheduler(info)
     prediction = scheduler.config.get("prediction_type", "epsilon")
     if prediction not in PREDICTIONS or not _can_lend(scheduler):
         raise InputError(
             f"--methods {METHOD} must come with a model whose noise schedule DPM-Solver++ can take "
             f"over. Got a {type(scheduler).__name__} that predicts {prediction!r:.40} in "
-            f"{card.name}. Leave {METHOD} out."
+            f"{info.name}. Leave {METHOD} out."
         )
 
 

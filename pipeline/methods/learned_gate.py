@@ -115,7 +115,7 @@ def static_point(
 def greedy_points(
     name: str,
     policy: ReusePolicy,
-    contest: Comparison,
+    comparison: Comparison,
     steps: int,
     probed: CalibrationResult,
     ask: Calibrate,
@@ -127,15 +127,15 @@ def greedy_points(
         ask: answers probes on calibration noise.
     """
     thresholds = thresholds_for(
-        contest.grid.reuse_ratios, probe_thresholds(policy), probed.reuse_ratio
+        comparison.grid.reuse_ratios, probe_thresholds(policy), probed.reuse_ratio
     )
     points = []
-    if "static" in contest.methods:
+    if "static" in comparison.methods:
         points += _static_points(name, policy, steps, thresholds, ask)
-    if "learned" in contest.methods:
+    if "learned" in comparison.methods:
         points += learned_points(name, policy, steps, thresholds)
-        if contest.error_budget is not None:
-            points.append(budget_point(name, policy, steps, contest.error_budget, probed))
+        if comparison.error_budget is not None:
+            points.append(budget_point(name, policy, steps, comparison.error_budget, probed))
     return points
 
 

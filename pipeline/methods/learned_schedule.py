@@ -61,20 +61,20 @@ class Judged:
 
 
 def planned_points(
-    name: str, policy: ReusePolicy, contest: Comparison, ask: Calibrate
+    name: str, policy: ReusePolicy, comparison: Comparison, ask: Calibrate
 ) -> list[OperatingPoint]:
     """The best candidate for each reuse ratio of the grid, and for the error budget.
 
     Args:
         ask: answers probes on calibration noise.
     """
-    if "learned" not in contest.methods:
+    if "learned" not in comparison.methods:
         return []
-    judged = judge(policy.spec, numbers_of(policy.spec, contest.grid), ask)
+    judged = judge(policy.spec, numbers_of(policy.spec, comparison.grid), ask)
     points = [_point(name, policy, one.schedule) for one in judged]
-    if contest.error_budget is not None:
-        chosen = within_budget(policy.spec, contest.error_budget, ask).schedule
-        label = budget_label(contest.error_budget)
+    if comparison.error_budget is not None:
+        chosen = within_budget(policy.spec, comparison.error_budget, ask).schedule
+        label = budget_label(comparison.error_budget)
         points.append(replace(_point(name, policy, chosen), operating_point=label))
     return points
 

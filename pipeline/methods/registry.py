@@ -16,14 +16,16 @@ from pipeline.methods.smoothcache import CurveProbe, smooth_points
 from pipeline.methods.threshold import observing_probe, threshold_points, tuned_sweep
 
 
-def lay_out_points(config: EvaluateConfig, contest: Comparison, work: Work) -> list[OperatingPoint]:
+def lay_out_points(
+    config: EvaluateConfig, comparison: Comparison, work: Work
+) -> list[OperatingPoint]:
     """All operating points, those of calibrated sweeps chosen on calibration noise."""
-    steps, grid, wanted = config.steps, contest.grid, contest.methods
+    steps, grid, wanted = config.steps, comparison.grid, comparison.methods
 
     def ask(probes: list[CalibrationTask]) -> dict[str, CalibrationResult]:
         return _answers(work, probes)
 
-    probed = ask(_first_probes(contest))
+    probed = ask(_first_probes(comparison))
     points = [OperatingPoint(method="baseline", operating_point="twin", steps=steps)]
     if "fewer-steps" in wanted:
         points += fewer_steps_points(grid, steps)
@@ -40,31 +42,31 @@ def lay_out_points(config: EvaluateConfig, contest: Comparison, work: Work) -> l
         points += threshold_points(grid, steps, probed["observe"].entropies)
     if "threshold-tuned" in wanted:
         points += tuned_sweep(grid, steps, probed["observe"], ask)
-    points += _smooth_points(contest, work)
+    points += _smooth_points(comparison, work)
     if "router" in wanted:
         points += _router_points(work)
-    for name, policy in contest.policies.items():
+    for name, policy in comparison.policies.items():
         if policy.spec.plans:
-            points += planned_points(name, policy, contest, ask)
+            points += planned_points(name, policy, comparison, ask)
         else:
-            points += greedy_points(name, policy, contest, steps, probed[name], ask)
+            points += greedy_points(name, policy, comparison, steps, probed[name], ask)
     return points
 
 
-def _first_probes(contest: Comparison) -> list[CalibrationTask]:
+def _first_probes(comparison: Comparison) -> list[CalibrationTask]:
     probes = []
-    if {"threshold", "threshold-tuned"} & set(contest.methods):
+    if {"threshold", "threshold-tuned"} & set(comparison.methods):
         probes.append(observing_probe())
-    greedy = {name: one for name, one in contest.policies.items() if not one.spec.plans}
+    greedy = {name: one for name, one in comparison.policies.items() if not one.spec.plans}
     return probes + [first_probe(name, policy) for name, policy in greedy.items()]
 
 
-def _smooth_points(contest: Comparison, work: Work) -> list[OperatingPoint]:
-    names = [name for name in SMOOTHCACHES if name in contest.methods]
+def _smooth_points(comparison: Comparison, work: Work) -> list[OperatingPoint]:
+    names = [name for name in SMOOTHCACHES if name in comparison.methods]
     if not names:
         return []
     ((_, curves),) = work([CurveProbe()])
-    return [point for name in names for point in smooth_points(name, contest.grid, curves)]
+    return [point for name in names for point in smooth_points(name, comparison.grid, curves)]
 
 
 def _router_points(work: Work) -> list[OperatingPoint]:

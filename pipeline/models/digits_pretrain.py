@@ -149,8 +149,8 @@ def _draw_batch(config, images, labels, generator):
 def _denoising_loss(model, alphas_cumprod, clean, labels, generator) -> Tensor:
     timesteps = torch.randint(len(alphas_cumprod), (len(clean),), generator=generator)
     noise = torch.randn(clean.shape, generator=generator)
-    signal = alphas_cumprod[timesteps][:, None, None, None]
-    noisy = signal.sqrt() * clean + (1 - signal).sqrt() * noise
+    inputs = alphas_cumprod[timesteps][:, None, None, None]
+    noisy = inputs.sqrt() * clean + (1 - inputs).sqrt() * noise
     return F.mse_loss(model(noisy, timestep=timesteps, class_labels=labels).sample, noise)
 
 

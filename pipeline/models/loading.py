@@ -26,7 +26,7 @@ DECODED_AT_ONCE = 8
 class LoadedModel:
     """A model ready to sample."""
 
-    card: ModelInfo
+    info: ModelInfo
     transformer: Any
     scheduler: Any
     vae: Any | None
@@ -58,7 +58,7 @@ class LoadedModel:
         return (self.classifier(images).argmax(dim=1) == labels).float().mean().item()
 
 
-def load_model(card: ModelInfo, *, sampler: Sampler, dtype: Dtype, device: str) -> LoadedModel:
+def load_model(info: ModelInfo, *, sampler: Sampler, dtype: Dtype, device: str) -> LoadedModel:
     """Load weights and scheduler, ready on ``device``.
 
     Raises:
@@ -67,18 +67,18 @@ def load_model(card: ModelInfo, *, sampler: Sampler, dtype: Dtype, device: str) 
     from diffusers import AutoencoderKL, DiTTransformer2DModel
 
     torch_dtype = TORCH_DTYPES[dtype]
-    folder = card.folder
+    folder = info.folder
 
     def load(kind: Any, part: str) -> Any:
         loaded = kind.from_pretrained(folder / part, torch_dtype=torch_dtype)
         return loaded.to(device).eval().requires_grad_(False)
 
-    with _refusing_what_is_broken(card):
+    with _refusing_what_is_broken(info):
         transformer = load(DiTTransformer2DModel, "transformer")
         vae = load(AutoencoderKL, "vae") if (folder / "vae").is_dir() else None
         scheduler = load_scheduler(folder, sampler)
     return LoadedModel(
-        card=card,
+        info=info,
         transformer=transformer,
         scheduler=scheduler,
         vae=vae,
@@ -94,30 +94,30 @@ def load_scheduler(folder: Path, sampler: Sampler) -> Any:
     return kind.from_pretrained(folder / "scheduler")
 
 
-def scheduler_of_run(card: ModelInfo, sampler: Sampler, steps: int) -> Any:
+def scheduler_of_run(info: ModelInfo, sampler: Sampler, steps: int) -> Any:
     """The scheduler of a run of so many steps, its timesteps set; without the weights.
 
     Raises:
         InputError: if it cannot be read, or does not set them.
     """
-    with _refusing_what_is_broken(card):
-        scheduler = load_scheduler(card.folder, sampler)
+    with _refusing_what_is_broken(info):
+        scheduler = load_scheduler(info.folder, sampler)
         scheduler.set_timesteps(steps)
     return scheduler
 
 
 @contextmanager
-def _refusing_what_is_broken(card: ModelInfo) -> Iterator[None]:
+def _refusing_what_is_broken(info: ModelInfo) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, RuntimeError) as error:
         raise InputError(
-            f"--model {card.name} must load with diffusers. Got: {str(error)[:300]}. "
+            f"--model {info.name} must load with diffusers. Got: {str(error)[:300]}. "
             "Save the model again with save_pretrained."
         ) from error
 
 
-def saved_scheduler(card: ModelInfo) -> Any:
+def saved_scheduler(info: ModelInfo) -> Any:
     """The scheduler that the folder names, of whatever kind.
 
     Raises:
@@ -125,12 +125,12 @@ def saved_scheduler(card: ModelInfo) -> Any:
     """
     import diffusers
 
-    config = read_json(card.folder / "scheduler" / "scheduler_config.json", card.name)
+    config = read_json(info.folder / "scheduler" / "scheduler_config.json", info.name)
     name = str(config.get("_class_name"))
     kind = getattr(diffusers, name, None) if name.endswith("Scheduler") else None
     if kind is None:
         raise InputError(
-            f"--model {card.name} must name a scheduler of diffusers. Got {name!r:.60}. Save the "
+            f"--model {info.name} must name a scheduler of diffusers. Got {name!r:.60}. Save the "
             "model again with save_pretrained."
         )
     return kind.from_config(config)

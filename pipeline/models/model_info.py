@@ -50,15 +50,15 @@ class ModelInfo:
     """The part of ``attn`` that cached keys and values save."""
 
 
-def refuse_too_many_steps(card: ModelInfo, steps: int) -> None:
+def refuse_too_many_steps(info: ModelInfo, steps: int) -> None:
     """A sampler cannot take more steps than the noise schedule has.
 
     Raises:
         InputError: with the most that it has.
     """
-    if steps > card.max_steps:
+    if steps > info.max_steps:
         raise InputError(
-            f"--steps must be at most {card.max_steps} for {card.name}. Got {steps}. Pass 50."
+            f"--steps must be at most {info.max_steps} for {info.name}. Got {steps}. Pass 50."
         )
 
 

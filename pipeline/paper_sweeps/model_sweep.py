@@ -80,12 +80,12 @@ def sweep_model(config: SweepConfig) -> Sweep:
     candidates, facts = lay_out(config)
     progress = Progress("sweep", config.runs * len(candidates), "points")
     runs = [_measure_run(config, candidates, run, progress) for run in range(config.runs)]
-    card = find_model(config.model)
+    info = find_model(config.model)
     points = [
         Swept(
             setting=candidate.setting,
             runs=tuple(run[index] for run in runs),
-            facts=_reuse_by_arithmetic(config, candidate, card.num_layers),
+            facts=_reuse_by_arithmetic(config, candidate, info.num_layers),
         )
         for index, candidate in enumerate(candidates)
     ]

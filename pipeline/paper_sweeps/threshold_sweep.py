@@ -159,7 +159,7 @@ class DummyBench:
             controller = DQARController(gate=NeverReuse(), sink=records.append)
             self._sample(controller, run, lambda _: None)
         # On step 0 nothing was measured yet.
-        seen = torch.cat([one.signal.entropy for one in records if one.signal.step.index > 0])
+        seen = torch.cat([one.inputs.entropy for one in records if one.inputs.step.index > 0])
         return {"entropy_min": float(seen.min()), "entropy_max": float(seen.max())}
 
 

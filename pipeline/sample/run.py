@@ -63,7 +63,7 @@ def account_of(
     summary = sampled.summary
     return {
         "config": asdict(config) | {"class_labels": sampled.class_labels},
-        "model_hash": model.card.model_hash,
+        "model_hash": model.info.model_hash,
         "policy_traces": policy.spec.trace_digest if policy else None,
         "note": summary.note,
         "reuse_ratio": summary.reuse_ratio,

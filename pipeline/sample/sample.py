@@ -88,21 +88,21 @@ class Sampled:
     """What fired, and what refused."""
 
 
-def refuse_unknown_labels(card: ModelInfo, labels: tuple[int, ...]) -> None:
+def refuse_unknown_labels(info: ModelInfo, labels: tuple[int, ...]) -> None:
     """Labels must be classes of the model.
 
     Raises:
         InputError: naming those that are not; the null class is none.
     """
-    unknown = [label for label in labels if not 0 <= label < card.num_classes]
+    unknown = [label for label in labels if not 0 <= label < info.num_classes]
     if unknown:
         raise InputError(
-            f"--class-labels must be between 0 and {card.num_classes - 1} for {card.name}. "
+            f"--class-labels must be between 0 and {info.num_classes - 1} for {info.name}. "
             f"Got {unknown}. Pass classes that the model knows."
         )
 
 
-def refuse_misfit(card: ModelInfo, config: SampleConfig, plan: StaticPlan | None) -> None:
+def refuse_misfit(info: ModelInfo, config: SampleConfig, plan: StaticPlan | None) -> None:
     """A plan is for one model's layers, one number of steps and one sampler.
 
     Raises:
@@ -110,9 +110,9 @@ def refuse_misfit(card: ModelInfo, config: SampleConfig, plan: StaticPlan | None
     """
     if plan is None:
         return
-    scheduler = scheduler_of_run(card, config.sampler, config.steps)
+    scheduler = scheduler_of_run(info, config.sampler, config.steps)
     timesteps = list(map(float, scheduler.timesteps))
-    checked(plan.refuse_misfit, num_layers=card.num_layers, timesteps=timesteps)
+    checked(plan.refuse_misfit, num_layers=info.num_layers, timesteps=timesteps)
     if plan.sampler not in ("", name := type(scheduler).__name__):
         raise InputError(
             f"--plan must be of the sampler. Got one of {plan.sampler} for {name}. Leave --sampler "
@@ -165,9 +165,9 @@ def sample(
 def _draw(
     config: SampleConfig, model: LoadedModel
 ) -> tuple[Float[Tensor, "b c h w"], Int[Tensor, " b"]]:
-    card, device = model.card, model.transformer.device
+    info, device = model.info, model.transformer.device
     indices = range(config.num_samples)
-    noise, labels = draw_noise("sample", config.seed, indices, card.latent_shape, card.num_classes)
+    noise, labels = draw_noise("sample", config.seed, indices, info.latent_shape, info.num_classes)
     if config.class_labels:
         labels = torch.tensor(config.class_labels)
     return noise.to(device, model.transformer.dtype), labels.to(device)

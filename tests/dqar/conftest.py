@@ -15,7 +15,7 @@ from dqar.integration import DQARDDIMSampler, DQARDiTWrapper, SamplerConfig
 from dqar.records import FEATURES, GateInputs, GateRecord, Step
 
 
-def signal_of(
+def inputs_of(
     num_sites: int = 1, num_layers: int = 3, num_samples: int = 2, **changes
 ) -> GateInputs:
     shape = (num_sites * num_layers, num_samples)
@@ -45,8 +45,8 @@ def signal_of(
 
 
 @pytest.fixture(scope="session")
-def make_signal():
-    return signal_of
+def make_inputs():
+    return inputs_of
 
 
 class Ran:
@@ -62,11 +62,11 @@ class Ran:
 
     @property
     def features(self) -> torch.Tensor:
-        return torch.stack([record.signal.columns(FEATURES) for record in self.records])
+        return torch.stack([record.inputs.columns(FEATURES) for record in self.records])
 
     @property
     def reasons(self) -> torch.Tensor:
-        return torch.stack([record.verdict.reason for record in self.records])
+        return torch.stack([record.decision.reason for record in self.records])
 
     @property
     def local_errors(self) -> torch.Tensor:

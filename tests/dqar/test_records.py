@@ -49,35 +49,35 @@ def test_log_snr_of_an_ordinary_step():
     assert Step(index=0, total=1, timestep=1.0, snr=2.5).log_snr == pytest.approx(math.log(2.5))
 
 
-def test_records_are_frozen(make_signal):
-    signal = make_signal()
+def test_records_are_frozen(make_inputs):
+    inputs = make_inputs()
     with pytest.raises(dataclasses.FrozenInstanceError):
-        signal.gap = signal.gap + 1
+        inputs.gap = inputs.gap + 1
     with pytest.raises(dataclasses.FrozenInstanceError):
-        signal.step.index = 3
+        inputs.step.index = 3
 
 
-def test_every_feature_is_a_column(make_signal):
-    signal = make_signal(num_sites=2)
-    columns = signal.columns(FEATURES)
-    assert columns.shape == (*signal.shape, len(FEATURES))
+def test_every_feature_is_a_column(make_inputs):
+    inputs = make_inputs(num_sites=2)
+    columns = inputs.columns(FEATURES)
+    assert columns.shape == (*inputs.shape, len(FEATURES))
     assert columns.dtype == torch.float32
     assert columns.isfinite().all()
 
 
-def test_columns_come_in_the_order_asked_for(make_signal):
-    signal = make_signal(num_sites=2)
-    both = signal.columns(FEATURES)
+def test_columns_come_in_the_order_asked_for(make_inputs):
+    inputs = make_inputs(num_sites=2)
+    both = inputs.columns(FEATURES)
     for place, name in enumerate(FEATURES):
-        assert torch.equal(signal.columns((name,))[..., 0], both[..., place]), name
+        assert torch.equal(inputs.columns((name,))[..., 0], both[..., place]), name
 
 
-def column(signal, name):
-    return signal.columns((name,))[..., 0]
+def column(inputs, name):
+    return inputs.columns((name,))[..., 0]
 
 
-def test_columns_hold_what_their_names_say(make_signal):
-    signal = make_signal(
+def test_columns_hold_what_their_names_say(make_inputs):
+    inputs = make_inputs(
         num_sites=2,
         gap=torch.full((6, 2), 4),
         span=torch.zeros(6, 2, dtype=torch.long),
@@ -86,7 +86,7 @@ def test_columns_hold_what_their_names_say(make_signal):
         drift=torch.zeros(6, 2),
         feedback=torch.full((2,), 0.5),
     )
-    first = {name: column(signal, name)[5, 1].item() for name in FEATURES}
+    first = {name: column(inputs, name)[5, 1].item() for name in FEATURES}
     assert first == pytest.approx(
         {
             "entropy": 1.0,
@@ -112,11 +112,11 @@ def test_columns_hold_what_their_names_say(make_signal):
     )
 
 
-def test_depth_runs_from_zero_to_one(make_signal):
-    assert make_signal(num_layers=5).depth.tolist() == [0.0, 0.25, 0.5, 0.75, 1.0]
-    assert make_signal(num_layers=1).depth.tolist() == [0.0]
+def test_depth_runs_from_zero_to_one(make_inputs):
+    assert make_inputs(num_layers=5).depth.tolist() == [0.0, 0.25, 0.5, 0.75, 1.0]
+    assert make_inputs(num_layers=1).depth.tolist() == [0.0]
 
 
 def test_verdict_reuses_where_its_reason_says_so():
-    verdict = GateDecision(reason=torch.tensor([[0, 1], [11, 0]], dtype=torch.uint8))
-    assert verdict.reuse.tolist() == [[True, False], [False, True]]
+    decision = GateDecision(reason=torch.tensor([[0, 1], [11, 0]], dtype=torch.uint8))
+    assert decision.reuse.tolist() == [[True, False], [False, True]]

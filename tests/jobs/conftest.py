@@ -115,8 +115,8 @@ def some_traces(tmp_path):
 @pytest.fixture
 def some_policy(tmp_path):
     """An untrained policy that fits the shipped model."""
-    card = find_model("digits")
-    spec = PolicySpec(num_layers=8, model_hash=card.model_hash, steps=4, sampler="ddim")
+    info = find_model("digits")
+    spec = PolicySpec(num_layers=8, model_hash=info.model_hash, steps=4, sampler="ddim")
     save_policy(ReusePolicy(spec), tmp_path / "policy")
     return tmp_path / "policy"
 

@@ -82,15 +82,15 @@ def kill_when(process: subprocess.Popen, is_time) -> None:
 @pytest.fixture(scope="module")
 def traces(tmp_path_factory) -> Path:
     """24 trajectories of 6 steps, collected without a cluster."""
-    card = find_model("digits")
+    info = find_model("digits")
     plan = CollectPlan(
-        model="digits", model_hash=card.model_hash, num_trajectories=24, batch_size=24, steps=6
+        model="digits", model_hash=info.model_hash, num_trajectories=24, batch_size=24, steps=6
     )
     root = tmp_path_factory.mktemp("traces") / "digits"
     claim_output(root, plan)
     collector = Collector(plan, str(root))
     receipts = {unit.unit_id: collector.do(unit) for unit in plan.units()}
-    facts = {"num_layers": card.num_layers, "site_flops": card.site_flops}
+    facts = {"num_layers": info.num_layers, "site_flops": info.site_flops}
     write_manifest(root, plan, receipts, facts)
     return root
 

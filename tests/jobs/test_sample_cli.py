@@ -82,9 +82,9 @@ def eager_policy(tmp_path):
 def stock_latents(labels, *, seed=0, sampler: Sampler = "ddim"):
     """The same samples from the model's own parts, nothing of the job in between."""
     model = load_model(find_model("digits"), sampler=sampler, dtype="fp32", device="cpu")
-    card = model.card
-    noise, _ = draw_noise("sample", seed, range(len(labels)), card.latent_shape, card.num_classes)
-    config = SamplerConfig(num_inference_steps=STEPS, guidance_scale=card.guidance_scale)
+    info = model.info
+    noise, _ = draw_noise("sample", seed, range(len(labels)), info.latent_shape, info.num_classes)
+    config = SamplerConfig(num_inference_steps=STEPS, guidance_scale=info.guidance_scale)
     loop = SAMPLERS[sampler](model.transformer, model.scheduler, config)
     return loop.sample(len(labels), torch.tensor(labels), latents=noise)
 
@@ -132,17 +132,17 @@ def test_no_reuse_gives_the_stock_models_samples(sampled, tmp_path):
 
 @pytest.mark.parametrize(("name", "other"), [("ddim", "dpm"), ("dpm", "ddim")])
 def test_the_twin_is_the_named_samplers(name, other):
-    card = find_model("digits")
+    info = find_model("digits")
     config = SampleConfig(
         model="digits",
         dqar=DQARConfig(),
         class_labels=(4, 5),
         num_samples=2,
         steps=STEPS,
-        guidance_scale=card.guidance_scale,
+        guidance_scale=info.guidance_scale,
         sampler=name,
     )
-    model = load_model(card, sampler=name, dtype="fp32", device="cpu")
+    model = load_model(info, sampler=name, dtype="fp32", device="cpu")
     twins = sample(config, model, None).twin_images
     assert twins is not None
     assert torch.equal(twins, model.decode(stock_latents([4, 5], sampler=name)))

@@ -58,7 +58,7 @@ def test_a_plan_is_followed_as_by_its_controller(job, tmp_path):
     assert found["config"]["dqar"] == json.loads(json.dumps(asdict(reuse)))
     assert found["plan"] == json.loads(json.dumps(plan_document(plan)))
     model = load_model(find_model("digits"), sampler="ddim", dtype="fp32", device="cpu")
-    noise, labels = draw_noise("sample", 0, range(4), model.card.latent_shape, 10)
+    noise, labels = draw_noise("sample", 0, range(4), model.info.latent_shape, 10)
     config = SamplerConfig(
         num_inference_steps=STEPS, guidance_scale=find_model("digits").guidance_scale
     )

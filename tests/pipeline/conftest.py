@@ -20,14 +20,14 @@ def digits():
 
 @pytest.fixture(scope="session")
 def traces_plan():
-    card = find_model("digits")
+    info = find_model("digits")
     return CollectPlan(
         model="digits",
-        model_hash=card.model_hash,
+        model_hash=info.model_hash,
         num_trajectories=24,
         batch_size=12,
         steps=6,
-        guidance_scale=card.guidance_scale,
+        guidance_scale=info.guidance_scale,
     )
 
 
@@ -64,7 +64,7 @@ def collected(plan: CollectPlan, root: Path) -> Path:
     claim_output(root, plan)
     collector = Collector(plan, str(root))
     receipts = {unit.unit_id: collector.do(unit) for unit in plan.units()}
-    card = find_model("digits")
-    facts = {"num_layers": card.num_layers, "site_flops": card.site_flops}
+    info = find_model("digits")
+    facts = {"num_layers": info.num_layers, "site_flops": info.site_flops}
     write_manifest(root, plan, receipts, facts)
     return root

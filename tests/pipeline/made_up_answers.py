@@ -61,7 +61,7 @@ def answer_by(error_of, asked=None, by_order=None, by_gain=False):
     return ask
 
 
-def contest(error_budget=None, methods=("learned",)):
+def comparison(error_budget=None, methods=("learned",)):
     return Comparison(
         methods=methods,
         policies={"learned": planned_policy()},

@@ -5,7 +5,7 @@ import pytest
 from pipeline.cli import (
     BAD_INPUT,
     JobParser,
-    add_fleet_flags,
+    add_cluster_flags,
     add_tracking_flags,
     enter,
     split_names,
@@ -115,7 +115,7 @@ def test_other_than_whole_numbers_are_refused_by_their_flag(text):
 
 def test_shared_flags_have_defaults():
     parser = JobParser("A job.")
-    add_fleet_flags(parser)
+    add_cluster_flags(parser)
     add_tracking_flags(parser)
     arguments = parser.parse_args([])
     assert (arguments.workers, arguments.gpus_per_worker) == (0, 0.0)

@@ -15,11 +15,11 @@ from dqar.gates.rules import MaskGate
 from dqar.records import DecisionReason, EntryKey, GateDecision
 
 
-def test_sharing_takes_the_place_of_these_refusals_alone(make_signal):
+def test_sharing_takes_the_place_of_these_refusals_alone(make_inputs):
     reasons = torch.tensor([list(DecisionReason)], dtype=torch.uint8)
     shape = tuple(reasons.shape)
-    signal = make_signal(num_layers=1, num_samples=shape[1], branch_gap=torch.zeros(shape))
-    decided = BranchSharing(threshold=0.1, max_age=1).decide(signal, GateDecision(reason=reasons))
+    inputs = make_inputs(num_layers=1, num_samples=shape[1], branch_gap=torch.zeros(shape))
+    decided = BranchSharing(threshold=0.1, max_age=1).decide(inputs, GateDecision(reason=reasons))
     kept = {
         DecisionReason.REUSE,
         DecisionReason.COLD,
@@ -35,15 +35,15 @@ def test_sharing_takes_the_place_of_these_refusals_alone(make_signal):
     ("gap", "age", "is_shared"),
     [(0.1, 3, True), (0.11, 3, False), (0.1, 4, False), (math.nan, 1, False)],
 )
-def test_sharing_is_bounded_by_distance_and_age(make_signal, gap, age, is_shared):
-    signal = make_signal(
+def test_sharing_is_bounded_by_distance_and_age(make_inputs, gap, age, is_shared):
+    inputs = make_inputs(
         num_layers=1,
         num_samples=1,
         branch_gap=torch.tensor([[gap]], dtype=torch.float64),
         branch_age=torch.tensor([[age]]),
     )
     refused = GateDecision(reason=torch.tensor([[int(DecisionReason.STALE)]], dtype=torch.uint8))
-    decided = BranchSharing(threshold=0.1, max_age=3).decide(signal, refused)
+    decided = BranchSharing(threshold=0.1, max_age=3).decide(inputs, refused)
     assert (decided.reason.item() == DecisionReason.SHARED) is is_shared
 
 

@@ -37,7 +37,7 @@ def test_reuse_hands_out_the_last_commit():
     torch.testing.assert_close(residual, output_at(1), rtol=0, atol=0)
 
 
-def signals_of(controller: DQARController) -> list:
+def inputs_of(controller: DQARController) -> list:
     signals: list[GateRecord] = []
     controller.sink = signals.append
     return signals
@@ -45,37 +45,37 @@ def signals_of(controller: DQARController) -> list:
 
 def test_map_or_entropy_reaches_the_next_steps_gates():
     controller = controller_of(NeverReuse())
-    records = signals_of(controller)
+    records = inputs_of(controller)
     for step in range(3):
         controller.begin_step(step, 3)
         controller.commit(0, output=output_at(step), attn_map=torch.full((1, 2, 4, 8), 1 / 8))
     controller.commit(0, output=output_at(2), entropy=torch.tensor([1.5]))
     controller.finish_step()
-    found = [record.signal.entropy.item() for record in records]
+    found = [record.inputs.entropy.item() for record in records]
     assert found == pytest.approx([0.0, math.log(8), math.log(8)])
 
 
 def test_gates_read_the_mean_entropy_of_both_branches():
     controller = controller_of(NeverReuse())
-    records = signals_of(controller)
+    records = inputs_of(controller)
     controller.begin_step(0, 2)
     controller.commit(0, "cond", output=output_at(0), entropy=torch.tensor([1.0]))
     controller.commit(0, "uncond", output=output_at(0), entropy=torch.tensor([3.0]))
     controller.begin_step(1, 2)
     controller.finish_step()
-    assert records[1].signal.entropy.item() == 2.0
+    assert records[1].inputs.entropy.item() == 2.0
 
 
 def test_gap_span_and_budget_over_a_scripted_run():
     script = torch.tensor([0, 1, 1, 0, 1, 0, 0, 1], dtype=torch.bool)[:, None, None]
     controller = controller_of(MaskGate(script))
-    records = signals_of(controller)
+    records = inputs_of(controller)
     assert drive(controller, 8) == script.flatten().tolist()
     controller.finish_step()
-    signals = [record.signal for record in records]
-    assert [int(signal.gap) for signal in signals] == [0, 1, 2, 3, 1, 2, 1, 1]
-    assert [int(signal.reuses) for signal in signals] == [0, 0, 1, 2, 0, 1, 0, 0]
-    assert [int(signal.span) for signal in signals] == [0, 0, 0, 0, 3, 3, 2, 1]
+    signals = [record.inputs for record in records]
+    assert [int(inputs.gap) for inputs in signals] == [0, 1, 2, 3, 1, 2, 1, 1]
+    assert [int(inputs.reuses) for inputs in signals] == [0, 0, 1, 2, 0, 1, 0, 0]
+    assert [int(inputs.span) for inputs in signals] == [0, 0, 0, 0, 3, 3, 2, 1]
 
 
 @given(limit=st.integers(0, 4), steps=st.integers(1, 12))
@@ -127,7 +127,7 @@ def test_sink_hears_each_step_once_and_in_order():
     drive(controller, 3)
     controller.finish_step()
     controller.finish_step()
-    assert [record.signal.step.index for record in records] == [0, 1, 2]
+    assert [record.inputs.step.index for record in records] == [0, 1, 2]
     assert all(record.local_rel_error.isnan().all() for record in records)
 
 
@@ -139,10 +139,10 @@ def test_features_that_no_gate_reads_are_not_measured():
 
 def test_prompt_lengths_may_differ_by_sample():
     controller = controller_of(NeverReuse())
-    records = signals_of(controller)
+    records = inputs_of(controller)
     controller.begin_step(0, 1, torch.tensor([4.0, 64.0]), num_samples=2)
     controller.finish_step()
-    assert records[0].signal.prompt_length.tolist() == [4.0, 64.0]
+    assert records[0].inputs.prompt_length.tolist() == [4.0, 64.0]
 
 
 def test_latent_gives_the_number_of_samples():
@@ -249,7 +249,7 @@ def test_snr_is_the_cosine_schedules_unless_given():
     controller.finish_step()
     # alpha_bar = cos(pi/2 * (1 - i/4))^2, and SNR = alpha_bar / (1 - alpha_bar) = tan(pi i/8)^2
     expected = [math.tan(math.pi * step / 8) ** 2 for step in range(3)]
-    found = [record.signal.step.snr for record in records]
+    found = [record.inputs.step.snr for record in records]
     assert found == pytest.approx([*expected, 7.0], abs=1e-6)
 
 
@@ -260,8 +260,8 @@ def test_measurements_keep_no_graph():
         controller.begin_step(step, 3)
         controller.commit(0, output=output_at(step), entropy=torch.ones(1, requires_grad=True))
     controller.finish_step()
-    assert not any(record.signal.entropy.requires_grad for record in records)
-    assert records[-1].signal.entropy.item() == 1.0
+    assert not any(record.inputs.entropy.requires_grad for record in records)
+    assert records[-1].inputs.entropy.item() == 1.0
 
 
 def test_books_follow_the_device_of_what_is_measured():

@@ -194,6 +194,6 @@ def test_measured_distance_is_the_branches(rig):
     for step, record in enumerate(ran.records[1:]):
         cond, uncond = seen.outputs["ff"][step].chunk(2)
         apart = (uncond - cond).flatten(1).norm(dim=1) / cond.flatten(1).norm(dim=1)
-        torch.testing.assert_close(record.signal.branch_gap[rig.layers], apart)
-        assert (record.signal.branch_age == 1).all()
-    assert ran.records[0].signal.branch_gap.isnan().all()
+        torch.testing.assert_close(record.inputs.branch_gap[rig.layers], apart)
+        assert (record.inputs.branch_age == 1).all()
+    assert ran.records[0].inputs.branch_gap.isnan().all()

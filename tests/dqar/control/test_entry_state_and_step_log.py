@@ -12,7 +12,7 @@ CPU = torch.device("cpu")
 LENGTHS = torch.full((2,), 16.0)
 
 
-def verdict_of(reuse: list[list[bool]]) -> GateDecision:
+def decision_of(reuse: list[list[bool]]) -> GateDecision:
     mask = torch.tensor(reuse)
     return GateDecision(
         reason=torch.where(mask, DecisionReason.REUSE, DecisionReason.SCRIPT).to(torch.uint8)
@@ -23,8 +23,8 @@ def step(index: int) -> Step:
     return Step(index=index, total=10, timestep=1.0, snr=1.0)
 
 
-def opened(ledger: EntryState, index: int):
-    return ledger.signal(step(index), torch.zeros(2), LENGTHS, frozenset(MEASURES.values()))
+def opened(entry_state: EntryState, index: int):
+    return entry_state.inputs(step(index), torch.zeros(2), LENGTHS, frozenset(MEASURES.values()))
 
 
 @given(reuse=st.lists(st.booleans(), min_size=1, max_size=6), branches=st.integers(1, 3))
@@ -38,57 +38,57 @@ def test_rows_are_branch_major(reuse, branches):
 
 
 def test_tape_tells_computed_from_reused():
-    tape = StepLog(verdict_of([[True, False], [True, True], [False, False]]))
-    tape.mark_reused(0)
-    tape.mark_committed(0, rows_that_compute(tape.verdict.reuse[0], 4))
-    tape.mark_reused(1)
-    tape.mark_committed(2, None)
-    assert tape.computed.tolist() == [[False, True], [False, False], [True, True]]
-    assert tape.reused.tolist() == [[True, False], [True, True], [False, False]]
+    step_log = StepLog(decision_of([[True, False], [True, True], [False, False]]))
+    step_log.mark_reused(0)
+    step_log.mark_committed(0, rows_that_compute(step_log.decision.reuse[0], 4))
+    step_log.mark_reused(1)
+    step_log.mark_committed(2, None)
+    assert step_log.computed.tolist() == [[False, True], [False, False], [True, True]]
+    assert step_log.reused.tolist() == [[True, False], [True, True], [False, False]]
 
 
 def test_gate_that_was_never_asked_did_nothing():
-    tape = StepLog(verdict_of([[True, False]]))
-    assert not tape.reused.any()
-    assert not tape.computed.any()
-    assert tape.local_error.isnan().all()
-    assert tape.measured == {}
+    step_log = StepLog(decision_of([[True, False]]))
+    assert not step_log.reused.any()
+    assert not step_log.computed.any()
+    assert step_log.local_error.isnan().all()
+    assert step_log.measured == {}
 
 
 def test_gate_that_was_allowed_and_computed_anyway_did_not_reuse():
-    tape = StepLog(verdict_of([[True, True]]))
-    tape.mark_reused(0)
-    tape.mark_committed(0, None)
-    assert not tape.reused.any()
+    step_log = StepLog(decision_of([[True, True]]))
+    step_log.mark_reused(0)
+    step_log.mark_committed(0, None)
+    assert not step_log.reused.any()
 
 
 def test_branches_of_a_sample_share_their_mean():
-    tape = StepLog(verdict_of([[False, False], [True, False]]))
-    tape.measure("entropy", 0, torch.tensor([1.0, 2.0, 3.0, 6.0]), None)
-    rows = rows_that_compute(tape.verdict.reuse[1], 4)
-    tape.measure("entropy", 1, torch.tensor([5.0, 7.0]), rows)
-    assert tape.measured["entropy"].tolist() == [[2.0, 4.0], [0.0, 6.0]]
+    step_log = StepLog(decision_of([[False, False], [True, False]]))
+    step_log.measure("entropy", 0, torch.tensor([1.0, 2.0, 3.0, 6.0]), None)
+    rows = rows_that_compute(step_log.decision.reuse[1], 4)
+    step_log.measure("entropy", 1, torch.tensor([5.0, 7.0]), rows)
+    assert step_log.measured["entropy"].tolist() == [[2.0, 4.0], [0.0, 6.0]]
 
 
 def test_branches_measured_one_by_one_end_with_the_same_mean():
-    tape = StepLog(verdict_of([[False, False]]))
-    tape.measure("drift", 0, torch.tensor([1.0, 2.0]), None)
-    tape.measure("drift", 0, torch.tensor([3.0, 6.0]), None)
-    assert tape.measured["drift"].tolist() == [[2.0, 4.0]]
+    step_log = StepLog(decision_of([[False, False]]))
+    step_log.measure("drift", 0, torch.tensor([1.0, 2.0]), None)
+    step_log.measure("drift", 0, torch.tensor([3.0, 6.0]), None)
+    assert step_log.measured["drift"].tolist() == [[2.0, 4.0]]
 
 
 def test_local_error_is_nan_elsewhere():
-    tape = StepLog(verdict_of([[False, False], [False, False]]))
-    tape.note_local_error(1, torch.tensor([1.0, 2.0, 3.0, 4.0]))
-    assert tape.local_error[0].isnan().all()
-    assert tape.local_error[1].tolist() == [2.0, 3.0]
+    step_log = StepLog(decision_of([[False, False], [False, False]]))
+    step_log.note_local_error(1, torch.tensor([1.0, 2.0, 3.0, 4.0]))
+    assert step_log.local_error[0].isnan().all()
+    assert step_log.local_error[1].tolist() == [2.0, 3.0]
 
 
 def test_ledger_lays_gates_out_site_by_site():
-    ledger = EntryState(("attn", "ff"), 3, 2, CPU)
-    assert ledger.layer.tolist() == [0, 1, 2, 0, 1, 2]
-    assert [SITES[code] for code in ledger.site.tolist()] == ["attn"] * 3 + ["ff"] * 3
-    assert [ledger.gate(site, 2) for site in ("attn", "ff")] == [2, 5]
+    entry_state = EntryState(("attn", "ff"), 3, 2, CPU)
+    assert entry_state.layer.tolist() == [0, 1, 2, 0, 1, 2]
+    assert [SITES[code] for code in entry_state.site.tolist()] == ["attn"] * 3 + ["ff"] * 3
+    assert [entry_state.gate(site, 2) for site in ("attn", "ff")] == [2, 5]
 
 
 def test_ledger_of_one_site_keeps_its_code():
@@ -96,10 +96,10 @@ def test_ledger_of_one_site_keeps_its_code():
 
 
 def test_new_ledger_is_cold():
-    signal = opened(EntryState(("attn",), 2, 2, CPU), 0)
-    assert not signal.cached.any()
-    assert not signal.gap.any()
-    assert not signal.span.any()
+    inputs = opened(EntryState(("attn",), 2, 2, CPU), 0)
+    assert not inputs.cached.any()
+    assert not inputs.gap.any()
+    assert not inputs.span.any()
 
 
 scripts = st.lists(st.sampled_from(["compute", "reuse", "idle"]), min_size=1, max_size=9)
@@ -107,54 +107,54 @@ scripts = st.lists(st.sampled_from(["compute", "reuse", "idle"]), min_size=1, ma
 
 @given(script=scripts)
 def test_gap_reuses_and_spans_are_counted(script):
-    ledger = EntryState(("attn",), 1, 2, CPU, order=torch.tensor([1, 2]))
+    entry_state = EntryState(("attn",), 1, 2, CPU, order=torch.tensor([1, 2]))
     commits: list[int] = []
     reuses = 0
     for index, deed in enumerate(script):
-        signal = opened(ledger, index)
-        assert signal.cached.all().item() == bool(commits)
-        assert signal.gap[0, 0] == (index - commits[-1] if commits else 0)
-        assert signal.reuses[0, 0] == reuses
-        assert signal.span[0, 0] == (commits[-1] - commits[-2] if len(commits) > 1 else 0)
-        assert signal.span_before[0, 0] == (commits[-2] - commits[-3] if len(commits) > 2 else 0)
+        inputs = opened(entry_state, index)
+        assert inputs.cached.all().item() == bool(commits)
+        assert inputs.gap[0, 0] == (index - commits[-1] if commits else 0)
+        assert inputs.reuses[0, 0] == reuses
+        assert inputs.span[0, 0] == (commits[-1] - commits[-2] if len(commits) > 1 else 0)
+        assert inputs.span_before[0, 0] == (commits[-2] - commits[-3] if len(commits) > 2 else 0)
         possible = max(0, min(2, len(commits) - 1))
-        assert signal.order[0].tolist() == [min(1, possible), possible]
+        assert inputs.order[0].tolist() == [min(1, possible), possible]
         computed = torch.full((1, 2), deed == "compute")
         reused = torch.full((1, 2), deed == "reuse")
-        ledger.close_step(step(index), computed, reused, {})
+        entry_state.close_step(step(index), computed, reused, {})
         commits += [index] if deed == "compute" else []
         reuses = 0 if deed == "compute" else reuses + (deed == "reuse")
 
 
 def test_signal_stays_true_after_its_step():
-    ledger = EntryState(("attn",), 1, 2, CPU)
-    signal = opened(ledger, 0)
+    entry_state = EntryState(("attn",), 1, 2, CPU)
+    inputs = opened(entry_state, 0)
     everywhere = torch.ones(1, 2, dtype=torch.bool)
-    ledger.close_step(step(0), everywhere, ~everywhere, {"entropy": torch.ones(1, 2)})
-    assert not signal.cached.any()
-    assert not signal.entropy.any()
-    assert opened(ledger, 1).entropy.all()
+    entry_state.close_step(step(0), everywhere, ~everywhere, {"entropy": torch.ones(1, 2)})
+    assert not inputs.cached.any()
+    assert not inputs.entropy.any()
+    assert opened(entry_state, 1).entropy.all()
 
 
 def test_measurement_stays_where_nothing_was_computed():
-    ledger = EntryState(("attn",), 1, 2, CPU)
+    entry_state = EntryState(("attn",), 1, 2, CPU)
     computed = torch.tensor([[True, False]])
-    ledger.close_step(step(0), computed, ~computed, {"entropy": torch.full((1, 2), 3.0)})
-    assert opened(ledger, 1).entropy.tolist() == [[3.0, 0.0]]
+    entry_state.close_step(step(0), computed, ~computed, {"entropy": torch.full((1, 2), 3.0)})
+    assert opened(entry_state, 1).entropy.tolist() == [[3.0, 0.0]]
 
 
 def test_shares_are_those_of_the_previous_step_by_site():
-    ledger = EntryState(("attn", "ff"), 2, 2, CPU)
+    entry_state = EntryState(("attn", "ff"), 2, 2, CPU)
     reused = torch.tensor([[True, False], [True, False], [True, False], [False, False]])
-    ledger.close_step(step(0), ~reused, reused, {})
-    signal = opened(ledger, 1)
-    assert signal.share_attn.tolist() == [1.0, 0.0]
-    assert signal.share_ff.tolist() == [0.5, 0.0]
+    entry_state.close_step(step(0), ~reused, reused, {})
+    inputs = opened(entry_state, 1)
+    assert inputs.share_attn.tolist() == [1.0, 0.0]
+    assert inputs.share_ff.tolist() == [0.5, 0.0]
 
 
 def test_share_of_a_site_that_is_not_reused_is_zero():
-    ledger = EntryState(("attn",), 1, 2, CPU)
+    entry_state = EntryState(("attn",), 1, 2, CPU)
     everywhere = torch.ones(1, 2, dtype=torch.bool)
-    ledger.close_step(step(0), ~everywhere, everywhere, {})
-    assert opened(ledger, 1).share_attn.tolist() == [1.0, 1.0]
-    assert opened(ledger, 1).share_ff.tolist() == [0.0, 0.0]
+    entry_state.close_step(step(0), ~everywhere, everywhere, {})
+    assert opened(entry_state, 1).share_attn.tolist() == [1.0, 1.0]
+    assert opened(entry_state, 1).share_ff.tolist() == [0.0, 0.0]

@@ -168,7 +168,7 @@ def test_gains_of_other_samples_are_refused(rig):
 def test_gates_see_the_gain(rig):
     ran = rig.run(rig.config(), Interval(2), feedback=GAINS["each"])
     for record in ran.records:
-        assert torch.equal(record.signal.feedback, GAINS["each"])
+        assert torch.equal(record.inputs.feedback, GAINS["each"])
 
 
 @pytest.mark.parametrize("gain", [0.0, 1.0])

@@ -120,8 +120,8 @@ def test_features_are_known_before_the_steps_verdict(rig, step):
     config = rig.config()
     mask = rig.mask(config)
     runs = []
-    for verdict in (False, True):
-        mask[step] = verdict
+    for decision in (False, True):
+        mask[step] = decision
         runs.append(rig.run(config, MaskGate(mask.clone()), exposure=True))
     assert torch.equal(runs[0].features[: step + 1], runs[1].features[: step + 1])
     assert not torch.equal(runs[0].latents, runs[1].latents)
@@ -160,7 +160,7 @@ def test_each_sample_of_a_mixed_batch_is_what_it_is_alone_at_its_order(rig):
             rtol=1e-4,
             equal_nan=True,
         )
-        actions = together.records[-1].signal.order[:, sample]
+        actions = together.records[-1].inputs.order[:, sample]
         assert actions.max() <= order
 
 

@@ -53,11 +53,11 @@ def gates(seed: int) -> list[Gate]:
 @given(
     seed=st.integers(0, 2**31), start=st.integers(0, SAMPLES - 1), length=st.integers(1, SAMPLES)
 )
-def test_a_parts_verdicts_are_the_wholes(make_signal, seed, start, length):
+def test_a_parts_verdicts_are_the_wholes(make_inputs, seed, start, length):
     samples = slice(start, min(start + length, SAMPLES))
     few = {name: value[:, samples] for name, value in MEASURED.items()}
-    whole = make_signal(num_samples=SAMPLES, **MEASURED)
-    part = make_signal(num_samples=samples.stop - start, **few)
+    whole = make_inputs(num_samples=SAMPLES, **MEASURED)
+    part = make_inputs(num_samples=samples.stop - start, **few)
     for gate in gates(seed):
         expected = gate.decide(whole).reason[:, samples]
         assert torch.equal(gate_for(gate, samples).decide(part).reason, expected), gate

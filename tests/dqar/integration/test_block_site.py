@@ -229,9 +229,9 @@ def test_entropy_is_that_of_the_attention_within(rig):
 def test_shares_count_whole_blocks_as_both_parts(rig):
     ran = rig.run(whole(), MaskGate(rig.mask(whole())))
     for before, record in zip(ran.records, ran.records[1:], strict=False):
-        expected = before.verdict.reuse.float().mean(dim=0)
-        torch.testing.assert_close(record.signal.share_attn, expected)
-        torch.testing.assert_close(record.signal.share_ff, expected)
+        expected = before.decision.reuse.float().mean(dim=0)
+        torch.testing.assert_close(record.inputs.share_attn, expected)
+        torch.testing.assert_close(record.inputs.share_ff, expected)
 
 
 # The cache.

@@ -122,6 +122,6 @@ def test_copied_pipeline_is_another(pipe, images_of):
 
 
 def test_copied_seat_is_another_and_empty(rig):
-    seat = rig.wrap(rig.config()).seat
-    twin = copy.deepcopy(seat)
-    assert (twin.sites, twin.cached, twin.run) == (seat.sites, seat.cached, None)
+    slot = rig.wrap(rig.config()).slot
+    twin = copy.deepcopy(slot)
+    assert (twin.sites, twin.cached, twin.run) == (slot.sites, slot.cached, None)

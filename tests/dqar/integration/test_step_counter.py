@@ -85,7 +85,7 @@ def snrs_of_run(rig, scheduler: Watched) -> tuple[list[float], list[int]]:
             scheduler.step_index = step
             rig.model(rig.noise, timestep=torch.full((3,), 500), class_labels=rig.labels)
             reads.append(scheduler.read)
-    return [record.signal.step.snr for record in records], reads
+    return [record.inputs.step.snr for record in records], reads
 
 
 def test_schedule_is_read_at_the_first_call_alone(rig):

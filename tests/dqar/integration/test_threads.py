@@ -148,10 +148,10 @@ class Waiting(Gate):
     def __init__(self) -> None:
         self.is_asked, self.is_released = threading.Event(), threading.Event()
 
-    def decide(self, signal):
+    def decide(self, inputs):
         self.is_asked.set()
         assert self.is_released.wait(PATIENCE)
-        return NeverReuse().decide(signal)
+        return NeverReuse().decide(inputs)
 
 
 def test_run_may_end_while_another_begins_its_step(rig):

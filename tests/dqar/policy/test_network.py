@@ -180,33 +180,33 @@ def test_features_are_standardised():
     torch.testing.assert_close(policy(features), plain(scaled))
 
 
-def test_score_weighs_damage_by_what_is_saved(make_signal):
-    signal = make_signal(num_sites=2)
-    dear = policy_of(replace(FULL, savings={"attn": 1.0, "ff": 4.0})).score(signal)
-    flat = policy_of(replace(FULL, savings={"attn": 1.0, "ff": 1.0})).score(signal)
+def test_score_weighs_damage_by_what_is_saved(make_inputs):
+    inputs = make_inputs(num_sites=2)
+    dear = policy_of(replace(FULL, savings={"attn": 1.0, "ff": 4.0})).score(inputs)
+    flat = policy_of(replace(FULL, savings={"attn": 1.0, "ff": 1.0})).score(inputs)
     difference = (flat - dear).mean(dim=1)
     torch.testing.assert_close(difference, torch.tensor([0.0] * 3 + [4.0] * 3).clamp_min(1).log())
 
 
 @given(threshold=st.floats(-20, 20))
-def test_probability_is_half_where_the_score_meets_the_threshold(make_signal, threshold):
-    policy, signal = policy_of(FULL), make_signal(num_sites=2)
-    reuse = policy.probability(signal, threshold) >= 0.5
-    assert torch.equal(reuse, policy.score(signal) <= threshold)
+def test_probability_is_half_where_the_score_meets_the_threshold(make_inputs, threshold):
+    policy, inputs = policy_of(FULL), make_inputs(num_sites=2)
+    reuse = policy.probability(inputs, threshold) >= 0.5
+    assert torch.equal(reuse, policy.score(inputs) <= threshold)
 
 
-def test_probability_falls_back_to_the_specs_threshold(make_signal):
-    policy, signal = policy_of(FULL), make_signal(num_sites=2)
+def test_probability_falls_back_to_the_specs_threshold(make_inputs):
+    policy, inputs = policy_of(FULL), make_inputs(num_sites=2)
     torch.testing.assert_close(
-        policy.probability(signal), policy.probability(signal, FULL.log_threshold)
+        policy.probability(inputs), policy.probability(inputs, FULL.log_threshold)
     )
 
 
-def test_probability_takes_a_threshold_for_each_sample(make_signal):
-    policy, signal = policy_of(FULL), make_signal(num_sites=2)
-    mixed = policy.probability(signal, torch.tensor([-5.0, 5.0]))
-    torch.testing.assert_close(mixed[:, 0], policy.probability(signal, -5.0)[:, 0])
-    torch.testing.assert_close(mixed[:, 1], policy.probability(signal, 5.0)[:, 1])
+def test_probability_takes_a_threshold_for_each_sample(make_inputs):
+    policy, inputs = policy_of(FULL), make_inputs(num_sites=2)
+    mixed = policy.probability(inputs, torch.tensor([-5.0, 5.0]))
+    torch.testing.assert_close(mixed[:, 0], policy.probability(inputs, -5.0)[:, 0])
+    torch.testing.assert_close(mixed[:, 1], policy.probability(inputs, 5.0)[:, 1])
 
 
 def names_in(path: Path) -> set[str]:
@@ -229,15 +229,15 @@ def test_library_never_unpickles():
         assert "torch.load" not in names, path
 
 
-def test_layers_are_decided_together_by_their_mean_damage(make_signal):
+def test_layers_are_decided_together_by_their_mean_damage(make_inputs):
     torch.manual_seed(3)
     spec = PolicySpec(features=FEATURES, sites=("attn", "ff"), savings={"attn": 2.0, "ff": 1.0})
     alone = ReusePolicy(spec)
     together = ReusePolicy(replace(spec, granularity="step"))
     together.load_state_dict(alone.state_dict())
-    signal = make_signal(num_sites=2, entropy=torch.rand(6, 2))
-    damage = alone.score(signal).exp().unflatten(0, (2, 3))
-    scores = together.score(signal).exp().unflatten(0, (2, 3))
+    inputs = make_inputs(num_sites=2, entropy=torch.rand(6, 2))
+    damage = alone.score(inputs).exp().unflatten(0, (2, 3))
+    scores = together.score(inputs).exp().unflatten(0, (2, 3))
     torch.testing.assert_close(scores, damage.mean(dim=1, keepdim=True).expand(2, 3, 2))
 
 

@@ -135,7 +135,7 @@ def test_orders_are_those_of_a_controller(rig, order):
     gate = MaskGate(torch.arange(36).reshape(6, 6, 1) % 5 > 1)
     ran = rig.run(rig.config(sites=SITES, forecast_order=order), gate)
     plan = export_plan(gate, sites=SITES, num_layers=3, steps=6, forecast_order=order)
-    shown = torch.stack([record.signal.order[:, 0] for record in ran.records])
+    shown = torch.stack([record.inputs.order[:, 0] for record in ran.records])
     assert torch.equal(plan.orders, torch.where(plan.mask, shown, 0))
     assert plan.forecast_order == order
 

@@ -66,10 +66,10 @@ def test_factors_are_a_controllers(rig, order):
     factors = step_factors(plan)
     assert plan.forecast_order == order
     for step, record in enumerate(ran.records):
-        signal, reuses = record.signal, plan.mask[step]
-        assert torch.equal(plan.orders[step], torch.where(reuses, signal.order[:, 0], 0))
-        weights = forecast_weights(signal.gap, signal.span, signal.order)[..., 0]
-        rates = update_rates(signal.gap, signal.span)[..., 0]
+        inputs, reuses = record.inputs, plan.mask[step]
+        assert torch.equal(plan.orders[step], torch.where(reuses, inputs.order[:, 0], 0))
+        weights = forecast_weights(inputs.gap, inputs.span, inputs.order)[..., 0]
+        rates = update_rates(inputs.gap, inputs.span)[..., 0]
         assert torch.equal(factors[step, :, 0], torch.where(reuses, weights, 0.0).T.float())
         assert torch.equal(factors[step, :, 1], rates.T.float())
 

@@ -87,7 +87,7 @@ def test_actions_are_those_of_traces():
     assert [action.order for action in Action if action] == list(range(MAX_ORDER + 1))
 
 
-def test_gate_reuses_what_the_plan_reuses(make_signal):
+def test_gate_reuses_what_the_plan_reuses(make_inputs):
     gate = small().gate()
     assert isinstance(gate, MaskGate)
     assert torch.equal(gate.reuse, torch.tensor([[[0], [0]], [[1], [0]]], dtype=torch.bool))

@@ -132,7 +132,7 @@ def local_ray():
 
 
 @pytest.fixture
-def fleet(local_ray, tmp_path):
+def pool(local_ray, tmp_path):
     """Builds a fleet of a class whose workers share a folder."""
 
     def build(worker, workers=2, **options):
@@ -147,58 +147,58 @@ def attempts(folder):
     return {path.name: len(path.read_text()) for path in folder.iterdir()}
 
 
-def test_every_unit_comes_back_once(fleet, tmp_path):
-    done = list(fleet(Toy).work(range(12)))
+def test_every_unit_comes_back_once(pool, tmp_path):
+    done = list(pool(Toy).work(range(12)))
     assert sorted(done) == [(unit, unit**2) for unit in range(12)]
     assert attempts(tmp_path) == {str(unit): 1 for unit in range(12)}
 
 
-def test_more_workers_than_units_and_no_units_at_all(fleet):
-    crew = fleet(Toy, workers=2)
+def test_more_workers_than_units_and_no_units_at_all(pool):
+    crew = pool(Toy, workers=2)
     assert list(crew.work([7])) == [(7, 49)]
     assert list(crew.work([])) == []
 
 
-def test_a_dead_worker_is_replaced_and_its_unit_done(fleet, tmp_path):
-    done = list(fleet(DiesOnce, workers=1).work(range(5)))
+def test_a_dead_worker_is_replaced_and_its_unit_done(pool, tmp_path):
+    done = list(pool(DiesOnce, workers=1).work(range(5)))
     assert sorted(done) == [(unit, unit**2) for unit in range(5)]
     assert attempts(tmp_path) == {"0": 1, "1": 2, "2": 1, "3": 2, "4": 1}
 
 
 @pytest.mark.timeout(120)
-def test_a_unit_that_kills_every_worker_is_given_up(fleet, tmp_path):
+def test_a_unit_that_kills_every_worker_is_given_up(pool, tmp_path):
     with pytest.raises(RuntimeError, match="died 2 times over 5"):
-        list(fleet(DiesAlways, workers=1, max_attempts=2).work([5]))
+        list(pool(DiesAlways, workers=1, max_attempts=2).work([5]))
     assert attempts(tmp_path) == {"5": 2}
 
 
-def test_a_refusal_in_a_worker_is_a_refusal_here(fleet):
+def test_a_refusal_in_a_worker_is_a_refusal_here(pool):
     with pytest.raises(InputError, match=r"^unit must be even\. Got 3\. Pass 2\.$"):
-        list(fleet(Refuses).work([3]))
+        list(pool(Refuses).work([3]))
 
 
 @pytest.mark.timeout(60)
-def test_a_refusal_of_a_starting_worker_is_a_refusal_here(fleet):
+def test_a_refusal_of_a_starting_worker_is_a_refusal_here(pool):
     """As when the weights cannot be read: the fleet must not hire for ever."""
     with pytest.raises(InputError, match="must hold weights"):
-        list(fleet(RefusesToStart, workers=1).work([3]))
+        list(pool(RefusesToStart, workers=1).work([3]))
 
 
 @pytest.mark.timeout(120)
-def test_workers_that_die_while_they_start_are_not_hired_for_ever(fleet, tmp_path):
-    crew = fleet(DiesAtStart, workers=1, max_attempts=2)
+def test_workers_that_die_while_they_start_are_not_hired_for_ever(pool, tmp_path):
+    crew = pool(DiesAtStart, workers=1, max_attempts=2)
     with pytest.raises(RuntimeError, match="No worker could start: 2 in a row failed"):
         list(crew.outcomes([3]))
     assert attempts(tmp_path) == {"0": 2}
 
 
-def test_a_bug_in_a_worker_is_raised(fleet):
+def test_a_bug_in_a_worker_is_raised(pool):
     with pytest.raises(KeyError):
-        list(fleet(Fails).work([3]))
+        list(pool(Fails).work([3]))
 
 
-def test_a_unit_that_raises_is_tried_once_more_by_another_process(fleet, tmp_path):
-    done = {one.unit: one for one in fleet(FailsOnce, workers=1).outcomes(range(5))}
+def test_a_unit_that_raises_is_tried_once_more_by_another_process(pool, tmp_path):
+    done = {one.unit: one for one in pool(FailsOnce, workers=1).outcomes(range(5))}
     assert sorted(done) == list(range(5))
     assert attempts(tmp_path) == {"0": 1, "1": 2, "2": 2, "3": 1, "4": 1}
     assert [done[unit].attempts for unit in range(5)] == [1, 2, 2, 1, 1]
@@ -212,8 +212,8 @@ def test_a_unit_that_raises_is_tried_once_more_by_another_process(fleet, tmp_pat
 
 
 @pytest.mark.timeout(120)
-def test_deaths_and_errors_do_not_stop_the_other_units(fleet, tmp_path):
-    crew = fleet(DiesOrFails, workers=2, max_attempts=3)
+def test_deaths_and_errors_do_not_stop_the_other_units(pool, tmp_path):
+    crew = pool(DiesOrFails, workers=2, max_attempts=3)
     done = {one.unit: one for one in crew.outcomes(range(6))}
     assert {unit for unit, one in done.items() if one.failure} == {0, 1}
     assert (done[0].attempts, done[1].attempts) == (3, 2)
@@ -221,24 +221,24 @@ def test_deaths_and_errors_do_not_stop_the_other_units(fleet, tmp_path):
     assert attempts(tmp_path) == {"0": 3, "1": 2, "2": 1, "3": 1, "4": 1, "5": 1}
 
 
-def test_a_refusal_ends_everything_whatever_the_others_do(fleet):
+def test_a_refusal_ends_everything_whatever_the_others_do(pool):
     with pytest.raises(InputError, match="unit must be even"):
-        list(fleet(Refuses).outcomes([3, 4]))
+        list(pool(Refuses).outcomes([3, 4]))
 
 
-def test_what_the_cluster_cannot_hold_is_refused_at_once(fleet, tmp_path):
+def test_what_the_cluster_cannot_hold_is_refused_at_once(pool, tmp_path):
     with pytest.raises(
         InputError, match=r"needs 1 CPU and 1 GPU of type A100.*Nothing will add one"
     ):
-        fleet(Toy, accelerator_type="A100")
+        pool(Toy, accelerator_type="A100")
     with pytest.raises(InputError, match="at most 2 CPU and 0 GPU"):
-        fleet(Toy, gpus_per_worker=0.5)
+        pool(Toy, gpus_per_worker=0.5)
     assert attempts(tmp_path) == {}
 
 
-def test_waiting_for_a_worker_has_an_end(fleet, monkeypatch, capsys):
+def test_waiting_for_a_worker_has_an_end(pool, monkeypatch, capsys):
     monkeypatch.setattr("pipeline.cluster.actor_pool.LOOK_EVERY_S", 0.1)
-    crew = fleet(Toy, accelerator_type="A100", wait_minutes=0.01)
+    crew = pool(Toy, accelerator_type="A100", wait_minutes=0.01)
     with pytest.raises(
         IncompleteError, match=r"^No worker could be had.*of type A100.*takes up where"
     ):
@@ -246,9 +246,9 @@ def test_waiting_for_a_worker_has_an_end(fleet, monkeypatch, capsys):
     assert "Nothing will add one" in capsys.readouterr().out
 
 
-def test_a_worker_that_hangs_is_killed_and_its_unit_tried_again(fleet, tmp_path, monkeypatch):
+def test_a_worker_that_hangs_is_killed_and_its_unit_tried_again(pool, tmp_path, monkeypatch):
     monkeypatch.setattr("pipeline.cluster.actor_pool.LOOK_EVERY_S", 0.1)
-    crew = fleet(HangsOnce, unit_minutes=0.05, max_attempts=2)
+    crew = pool(HangsOnce, unit_minutes=0.05, max_attempts=2)
     outcomes = {outcome.unit: outcome for outcome in crew.outcomes(range(4))}
     assert {unit: outcome.result for unit, outcome in outcomes.items()} == {
         0: 0,
@@ -261,8 +261,8 @@ def test_a_worker_that_hangs_is_killed_and_its_unit_tried_again(fleet, tmp_path,
     assert said == "It took longer than 0.05 minutes: it hangs, or needs --unit-minutes."
 
 
-def test_ray_exports_what_a_fleet_counts(fleet):
-    crew = fleet(Toy)
+def test_ray_exports_what_a_fleet_counts(pool):
+    crew = pool(Toy)
     list(crew.work(range(3)))
     crew.count("trajectories", 48)
     port = ray.nodes()[0]["MetricsExportPort"]
@@ -280,8 +280,8 @@ def test_ray_exports_what_a_fleet_counts(fleet):
     assert not missing
 
 
-def test_workers_are_gone_when_the_work_is_done(fleet):
-    list(fleet(Toy).work(range(3)))
+def test_workers_are_gone_when_the_work_is_done(pool):
+    list(pool(Toy).work(range(3)))
     deadline = time.monotonic() + 60
     while ray.available_resources().get("CPU") != 2 and time.monotonic() < deadline:
         time.sleep(0.2)

@@ -82,9 +82,9 @@ def await_marks(folder: Path, count: int) -> None:
 
 def start(units: int, folder: Path, worker: type = Waits, **options: Any):
     """The work in a thread, so that the test can change the cluster meanwhile."""
-    fleet = ActorPool(worker, {"folder": str(folder)}, ClusterConfig(**options))
+    pool = ActorPool(worker, {"folder": str(folder)}, ClusterConfig(**options))
     outcomes: list[Any] = []
-    thread = threading.Thread(target=lambda: outcomes.extend(fleet.outcomes(range(units))))
+    thread = threading.Thread(target=lambda: outcomes.extend(pool.outcomes(range(units))))
     thread.start()
     return thread, outcomes
 
@@ -138,13 +138,13 @@ def test_a_type_is_found_by_label_or_by_resource(cluster, tmp_path, labelled):
         else {"resources": {"accelerator_type:A100-80G": 1}}
     )
     node = cluster.add_node(num_cpus=4, num_gpus=2, **how)
-    fleet = ActorPool(
+    pool = ActorPool(
         Waits,
         {"folder": str(tmp_path)},
         ClusterConfig(accelerator_type="A100-80G", gpus_per_worker=0.5),
     )
-    assert fleet.ask.is_by_label is labelled
-    assert fleet.num_workers == 4
+    assert pool.ask.is_by_label is labelled
+    assert pool.num_workers == 4
     assert len(cluster_around().nodes) == 3
     (tmp_path / "go").touch()
-    assert {place for _, place in fleet.work(range(3))} == {node.node_id}
+    assert {place for _, place in pool.work(range(3))} == {node.node_id}

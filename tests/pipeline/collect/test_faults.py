@@ -69,14 +69,14 @@ def local_ray():
 @pytest.fixture(scope="module")
 def plan():
     """Five units of two steps."""
-    card = find_model("digits")
+    info = find_model("digits")
     return CollectPlan(
         model="digits",
-        model_hash=card.model_hash,
+        model_hash=info.model_hash,
         num_trajectories=15,
         batch_size=3,
         steps=2,
-        guidance_scale=card.guidance_scale,
+        guidance_scale=info.guidance_scale,
     )
 
 

@@ -60,13 +60,13 @@ def test_one_evaluation_holds_points_of_every_order(rows):
 
 
 def test_flops_of_forecasts_by_hand(rows, evaluator):
-    card, cached = evaluator.model.card, evaluator.config.cached
-    inside = {"attn": card.kv_flops if cached == "kv" else card.site_flops["attn"]}
-    inside["ff"] = card.site_flops["ff"]
+    info, cached = evaluator.model.info, evaluator.config.cached
+    inside = {"attn": info.kv_flops if cached == "kv" else info.site_flops["attn"]}
+    inside["ff"] = info.site_flops["ff"]
     forward = transformer_flops(evaluator.model) * STEPS
-    saved = STEPS / 2 * card.num_layers * sum(inside.values())
+    saved = STEPS / 2 * info.num_layers * sum(inside.values())
     # Of both sites a row's elements; keys and values are two parts.
-    elements = card.num_layers * card.num_tokens * card.width * (3 if cached == "kv" else 2)
+    elements = info.num_layers * info.num_tokens * info.width * (3 if cached == "kv" else 2)
     # 6 reuses; the first of them knows no difference, the second no second one.
     shown = [0, 5, 5 + 4]
     for order, row in enumerate(rows):
@@ -98,14 +98,14 @@ def test_a_probes_order_differs_by_sample(evaluator):
 
 @pytest.fixture(scope="module")
 def plan():
-    card = find_model("digits")
+    info = find_model("digits")
     return CollectPlan(
         model="digits",
-        model_hash=card.model_hash,
+        model_hash=info.model_hash,
         num_trajectories=6,
         batch_size=6,
         steps=6,
-        guidance_scale=card.guidance_scale,
+        guidance_scale=info.guidance_scale,
         sites=("attn", "ff"),
         designs=("independent",),
         forecast_orders=(0, 1, 2),
@@ -148,8 +148,8 @@ def test_actions_say_what_a_reuse_showed(gates, collected):
 
 
 def test_the_log_of_mixed_orders_replays(gates, collected, plan, digits):
-    card = digits.card
-    noise, labels = draw_noise("collect", plan.seed, [0, 1], card.latent_shape, card.num_classes)
+    info = digits.info
+    noise, labels = draw_noise("collect", plan.seed, [0, 1], info.latent_shape, info.num_classes)
     of_noise = torch.tensor([0, 0, 0, 1, 1, 1])
     wrapper = DQARDiTWrapper(digits.transformer, plan.dqar_config())
     sampling = SamplerConfig(num_inference_steps=6, guidance_scale=plan.guidance_scale)
@@ -168,5 +168,5 @@ def test_the_log_of_mixed_orders_replays(gates, collected, plan, digits):
     distance = (latents - twins).flatten(1).norm(dim=1) / twins.flatten(1).norm(dim=1)
     logged = collected[0]["latent_rel_l2"].to_numpy()
     np.testing.assert_allclose(distance, logged, rtol=0, atol=1e-5)
-    orders = torch.stack([record.signal.order for record in records]).permute(2, 0, 1)
+    orders = torch.stack([record.inputs.order for record in records]).permute(2, 0, 1)
     assert (orders.numpy() == gates["order"]).all()

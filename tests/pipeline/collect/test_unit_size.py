@@ -89,9 +89,9 @@ def test_a_folder_of_other_files_is_refused_before_any_warm_up(tmp_path):
 
 def test_a_warm_up_doubles_its_batches_and_writes_nothing(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    card = find_model("digits")
+    info = find_model("digits")
     plan = CollectPlan(
-        model="digits", model_hash=card.model_hash, steps=2, guidance_scale=2.0, masks_per_noise=2
+        model="digits", model_hash=info.model_hash, steps=2, guidance_scale=2.0, masks_per_noise=2
     )
     probes = WarmUp(plan).do(8)
     assert [probe.size for probe in probes] == [2, 2, 4, 8]

@@ -25,14 +25,14 @@ STEPS, TRAJECTORIES_ASKED = 4, 6
 
 @pytest.fixture(scope="module", params=[("attn",), ("attn", "ff")], ids=",".join)
 def plan(request):
-    card = find_model("digits")
+    info = find_model("digits")
     return CollectPlan(
         model="digits",
-        model_hash=card.model_hash,
+        model_hash=info.model_hash,
         num_trajectories=TRAJECTORIES_ASKED,
         batch_size=6,
         steps=STEPS,
-        guidance_scale=card.guidance_scale,
+        guidance_scale=info.guidance_scale,
         sites=request.param,
         designs=DESIGNS,
         forecast_orders=(0,),
@@ -141,8 +141,8 @@ def test_trajectories_of_a_noise_share_it(sampled):
 
 def test_noise_is_the_rounds_own(sampled, collector, plan):
     """A plan around a policy does not draw what its seed alone would give."""
-    card = find_model("digits")
-    draw = partial(draw_noise, "collect", shape=card.latent_shape, num_classes=card.num_classes)
+    info = find_model("digits")
+    draw = partial(draw_noise, "collect", shape=info.latent_shape, num_classes=info.num_classes)
     latents, labels = draw(plan.noise_seed, [0, 1])
     assert np.asarray(sampled[0]["label"])[::3].tolist() == labels.tolist()
     assert torch.equal(collector._draw([0, 1])[0], latents)
@@ -156,9 +156,9 @@ def test_reuse_moves_the_result(sampled):
 
 
 def test_replaying_the_log_in_execution_gives_the_logged_result(gates, sampled, plan, digits):
-    card = digits.card
+    info = digits.info
     seed = plan.noise_seed
-    noise, labels = draw_noise("collect", seed, [0, 1], card.latent_shape, card.num_classes)
+    noise, labels = draw_noise("collect", seed, [0, 1], info.latent_shape, info.num_classes)
     of_noise = torch.tensor([0, 0, 0, 1, 1, 1])
     config = DQARConfig(quantization_bits=plan.cache_bits, sites=plan.sites)
     wrapper = DQARDiTWrapper(digits.transformer, config)
@@ -175,7 +175,7 @@ def test_replaying_the_log_in_execution_gives_the_logged_result(gates, sampled, 
     latents = sampler.sample(6, labels[of_noise], latents=noise[of_noise], controller=replay)
     distance = (latents - twins).flatten(1).norm(dim=1) / twins.flatten(1).norm(dim=1)
     np.testing.assert_allclose(distance, sampled[0]["latent_rel_l2"], rtol=0, atol=1e-5)
-    replayed = torch.stack([record.signal.columns(FEATURES) for record in records])
+    replayed = torch.stack([record.inputs.columns(FEATURES) for record in records])
     for index, name in enumerate(FEATURES):
         found = replayed[..., index].permute(2, 0, 1).numpy()
         np.testing.assert_allclose(found, gates[name], rtol=1e-4, atol=1e-4, err_msg=name)

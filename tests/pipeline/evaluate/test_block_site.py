@@ -43,21 +43,21 @@ STEPS, LAYERS, SAMPLES = 6, 8, 4
 @pytest.fixture(scope="module")
 def block_traces(tmp_path_factory) -> Path:
     """A finished collection of 12 trajectories."""
-    card = find_model("digits")
+    info = find_model("digits")
     plan = CollectPlan(
         model="digits",
-        model_hash=card.model_hash,
+        model_hash=info.model_hash,
         num_trajectories=12,
         batch_size=12,
         steps=STEPS,
-        guidance_scale=card.guidance_scale,
+        guidance_scale=info.guidance_scale,
         sites=("block",),
     )
     root = tmp_path_factory.mktemp("traces") / "block"
     claim_output(root, plan)
     collector = Collector(plan, str(root))
     receipts = {unit.unit_id: collector.do(unit) for unit in plan.units()}
-    facts = {"num_layers": card.num_layers, "site_flops": card.site_flops}
+    facts = {"num_layers": info.num_layers, "site_flops": info.site_flops}
     write_manifest(root, plan, receipts, facts)
     return root
 
@@ -139,23 +139,23 @@ def every_second(measure):
     return measure(Interval(2))
 
 
-def outside_flops(card) -> float:
+def outside_flops(info) -> float:
     """The patches' embedding, the conditioning of the head, its modulation, its projection."""
-    patch, width, tokens = 4, card.width, card.num_tokens
+    patch, width, tokens = 4, info.width, info.num_tokens
     embedding, projection = 2 * tokens * patch * width, 2 * tokens * width * patch
     conditioning = 2 * (256 * width + width * width)
     return embedding + conditioning + 2 * width * 2 * width + projection
 
 
 def test_forward_is_its_blocks_and_what_is_outside(evaluator):
-    card = evaluator.model.card
-    inside = card.num_layers * card.site_flops["block"]
-    assert transformer_flops(evaluator.model) == inside + outside_flops(card)
+    info = evaluator.model.info
+    inside = info.num_layers * info.site_flops["block"]
+    assert transformer_flops(evaluator.model) == inside + outside_flops(info)
 
 
 def test_every_second_step_is_half_of_the_blocks(every_second, evaluator):
-    card = evaluator.model.card
-    inside, outside = LAYERS * card.site_flops["block"], outside_flops(card)
+    info = evaluator.model.info
+    inside, outside = LAYERS * info.site_flops["block"], outside_flops(info)
     assert every_second["reuse_ratio"] == 0.5
     assert every_second["flops_ratio"] == pytest.approx(
         (inside + outside) / (0.5 * inside + outside)
@@ -164,7 +164,7 @@ def test_every_second_step_is_half_of_the_blocks(every_second, evaluator):
     assert every_second["sites"] == "block"
     assert 0 < every_second["latent_rel_l2"] < 1
     # Both branches of each sample, an int8 a channel and a float32 scale a row.
-    held = LAYERS * 2 * SAMPLES * (card.num_tokens * card.width + 4)
+    held = LAYERS * 2 * SAMPLES * (info.num_tokens * info.width + 4)
     assert every_second["cache_mb"] == held / 2**20
 
 
@@ -190,11 +190,11 @@ def test_reused_block_skips_all_that_it_holds(digits):
 
 
 def test_shared_blocks_save_one_branch(evaluator):
-    tally = MetricAccumulator(gates=10)
-    tally.reused_by_site["block"], tally.shared_by_site["block"] = 3, 4
-    card = evaluator.model.card
-    saved = saved_flops(evaluator.config, card, tally, branches=2)
-    assert saved == (3 * 2 + 4) * card.site_flops["block"]
+    metrics = MetricAccumulator(gates=10)
+    metrics.reused_by_site["block"], metrics.shared_by_site["block"] = 3, 4
+    info = evaluator.model.info
+    saved = saved_flops(evaluator.config, info, metrics, branches=2)
+    assert saved == (3 * 2 + 4) * info.site_flops["block"]
 
 
 def test_policy_is_probed_and_measured_on_blocks(evaluator, measure, policy):
@@ -230,7 +230,7 @@ def count_flops(block: nn.Module, tokens: int, width: int) -> int:
     return counter.get_total_flops()
 
 
-def card_of(folder: Path, transformer: Any):
+def info_of(folder: Path, transformer: Any):
     """The card of a folder that holds this transformer's configuration."""
     transformer.save_config(folder / "transformer")
     schedule = folder / "scheduler" / "scheduler_config.json"
@@ -250,18 +250,18 @@ def test_flops_of_a_block_are_torchs(tmp_path, heads, head_width, size, activati
         num_embeds_ada_norm=10,
         activation_fn=activation,
     )
-    card = card_of(tmp_path / "model", transformer)
+    info = info_of(tmp_path / "model", transformer)
     block = transformer.transformer_blocks[0]
-    counted = count_flops(block, card.num_tokens, card.width)
-    assert card.site_flops["block"] == pytest.approx(counted, rel=1e-2)
-    parts = card.site_flops["attn"] + card.site_flops["ff"]
+    counted = count_flops(block, info.num_tokens, info.width)
+    assert info.site_flops["block"] == pytest.approx(counted, rel=1e-2)
+    parts = info.site_flops["attn"] + info.site_flops["ff"]
     assert 0 < counted - parts < 0.5 * counted
 
 
 def test_flops_of_the_shipped_models_block_are_torchs(digits):
-    card = digits.card
-    counted = count_flops(digits.transformer.transformer_blocks[3], card.num_tokens, card.width)
-    assert card.site_flops["block"] == pytest.approx(counted, rel=1e-2)
+    info = digits.info
+    counted = count_flops(digits.transformer.transformer_blocks[3], info.num_tokens, info.width)
+    assert info.site_flops["block"] == pytest.approx(counted, rel=1e-2)
 
 
 # At the door.

@@ -103,17 +103,17 @@ def test_every_second_step_is_half_of_the_gates(interval, evaluator):
 
 
 def test_flops_by_hand(interval, evaluator):
-    card = evaluator.model.card
+    info = evaluator.model.info
     forward = transformer_flops(evaluator.model)
-    saved = 0.5 * card.num_layers * sum(card.site_flops[site] for site in evaluator.config.sites)
+    saved = 0.5 * info.num_layers * sum(info.site_flops[site] for site in evaluator.config.sites)
     assert interval.row["flops_ratio"] == pytest.approx(forward / (forward - saved))
 
 
 def test_a_shared_gate_saves_one_branch(interval, evaluator):
     config = replace(evaluator.config, cross_branch_threshold=float("inf"))
     row = Evaluator(config).measure(interval_points(COARSE, STEPS)[0]).row
-    card = evaluator.model.card
-    inside = card.num_layers * sum(card.site_flops[site] for site in evaluator.config.sites)
+    info = evaluator.model.info
+    inside = info.num_layers * sum(info.site_flops[site] for site in evaluator.config.sites)
     forward = transformer_flops(evaluator.model)
     # Of 6 steps the first computes both branches, 3 reuse both, 2 compute one for both.
     saved = (3 + 2 / 2) / STEPS * inside
@@ -124,15 +124,15 @@ def test_a_shared_gate_saves_one_branch(interval, evaluator):
 
 
 def test_a_shared_gate_is_half_a_skip():
-    tally = MetricAccumulator(
+    metrics = MetricAccumulator(
         gates=8, reused_by_site=Counter(attn=2), shared_by_site=Counter(attn=1, ff=2)
     )
-    assert tally.skipped_by_site(("attn", "ff"), 2) == {"attn": 2.5 / 4, "ff": 1 / 4}
+    assert metrics.skipped_by_site(("attn", "ff"), 2) == {"attn": 2.5 / 4, "ff": 1 / 4}
 
 
 def test_blocks_of_the_digits_model_are_most_of_its_flops(evaluator):
-    card = evaluator.model.card
-    inside = card.num_layers * card.site_flops["block"]
+    info = evaluator.model.info
+    inside = info.num_layers * info.site_flops["block"]
     forward = transformer_flops(evaluator.model)
     assert 0.5 * forward < inside < forward
 
@@ -237,14 +237,14 @@ def test_settings_with_their_counterparts_pass():
 
 
 def test_flops_of_feedback_are_of_the_whole_output(evaluator):
-    card = replace(evaluator.model.card, latent_shape=(4, 6, 6), out_channels=8, num_layers=5)
+    info = replace(evaluator.model.info, latent_shape=(4, 6, 6), out_channels=8, num_layers=5)
     config = replace(evaluator.config, sites=("attn", "ff"), feedback=0.5)
     # Three steps of ten gates.
     assert (
-        feedback_flops(config, card, MetricAccumulator(gates=30), branches=2)
+        feedback_flops(config, info, MetricAccumulator(gates=30), branches=2)
         == 6 * (8 * 6 * 6) * 2 * 3
     )
     assert (
-        feedback_flops(replace(config, feedback=0.0), card, MetricAccumulator(gates=30), branches=2)
+        feedback_flops(replace(config, feedback=0.0), info, MetricAccumulator(gates=30), branches=2)
         == 0
     )

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pipeline.evaluate.report import comparison_table, points_table, write_report
-from pipeline.evaluate.worker import Measured
+from pipeline.evaluate.worker import PointResult
 
 
 def measured(method, reuse, error, flops=1.0):
@@ -23,7 +23,7 @@ def measured(method, reuse, error, flops=1.0):
         "fid": None,
     }
     images = np.zeros((4, 8, 8, 1), dtype=np.float32)
-    return Measured(row=row, images=images, twin_images=images)
+    return PointResult(row=row, images=images, twin_images=images)
 
 
 @pytest.fixture

@@ -28,24 +28,24 @@ REFERENCE = FeatureSums.of(torch.randn(40, 3, generator=torch.Generator().manual
 
 def tallied_of(values, features, start):
     """Some samples, with made-up figures that follow from them."""
-    tally = MetricAccumulator(flops=100.0 * len(values), twin_flops=300.0 * len(values))
+    metrics = MetricAccumulator(flops=100.0 * len(values), twin_flops=300.0 * len(values))
     column = torch.tensor(values, dtype=torch.float32)
-    tally.judge(
+    metrics.judge(
         Deltas(latent_rel_l2=column, psnr=30 + column, ssim=1 - column, feature_distance=None)
     )
-    tally.features = FeatureSums.of(features)
-    tally.matches = int((column > 0.1).sum())
-    tally.gates, tally.reused = 16 * len(values), int(column.sum() * 40)
-    tally.reused_by_site.update(attn=tally.reused)
-    tally.actions_by_site["attn"].update(reuse=tally.reused)
-    tally.cache_bytes = int(column.max() * 2**20)
-    tally.peak_memory_mb = float(column.max())
-    tally.images = list(torch.full((len(values), 2, 2, 1), 0.5).numpy())[: max(0, 8 - start)]
-    tally.twins = tally.images
+    metrics.features = FeatureSums.of(features)
+    metrics.matches = int((column > 0.1).sum())
+    metrics.gates, metrics.reused = 16 * len(values), int(column.sum() * 40)
+    metrics.reused_by_site.update(attn=metrics.reused)
+    metrics.actions_by_site["attn"].update(reuse=metrics.reused)
+    metrics.cache_bytes = int(column.max() * 2**20)
+    metrics.peak_memory_mb = float(column.max())
+    metrics.images = list(torch.full((len(values), 2, 2, 1), 0.5).numpy())[: max(0, 8 - start)]
+    metrics.twins = metrics.images
     if start == 0:
-        tally.timed, tally.seconds, tally.twin_seconds = len(values), 2.0, 5.0
+        metrics.timed, metrics.seconds, metrics.twin_seconds = len(values), 2.0, 5.0
     share = {"attn": 0.25} if start == 0 else {}
-    return EvalTaskResult(tally=tally, device="cpu", site_share=share, reference=REFERENCE)
+    return EvalTaskResult(metrics=metrics, device="cpu", site_share=share, reference=REFERENCE)
 
 
 @given(
@@ -61,12 +61,14 @@ def test_parts_add_up_to_the_row_of_the_whole(values, cuts, seed):
         parts.append(tallied_of(values[start:stop], features[start:stop], start))
     whole = tallied_of(values, features, 0)
     # Whole numbers of gates are rounded by part in this test alone.
-    whole.tally.reused = sum(part.tally.reused for part in parts)
-    whole.tally.reused_by_site.update(attn=whole.tally.reused - whole.tally.reused_by_site["attn"])
+    whole.metrics.reused = sum(part.metrics.reused for part in parts)
+    whole.metrics.reused_by_site.update(
+        attn=whole.metrics.reused - whole.metrics.reused_by_site["attn"]
+    )
     merged, expected = measured_of(POINT, CONFIG, parts), measured_of(POINT, CONFIG, [whole])
     for name, value in expected.row.items():
         if name == "latency_s":
-            assert merged.row[name] == 2.0 / parts[0].tally.timed
+            assert merged.row[name] == 2.0 / parts[0].metrics.timed
         elif isinstance(value, float | list):
             assert merged.row[name] == pytest.approx(value, rel=1e-6, abs=1e-9), name
         else:
@@ -115,8 +117,8 @@ def test_a_measured_point_in_parts_is_the_point():
     )
     evaluator = Evaluator(config)
     parts = [evaluator.measure_part(part) for part in config.parts_of(POINT)]
-    assert [part.tally.samples for part in parts] == [4, 4, 2]
-    assert [part.tally.timed for part in parts] == [2, 0, 0]
+    assert [part.metrics.samples for part in parts] == [4, 4, 2]
+    assert [part.metrics.timed for part in parts] == [2, 0, 0]
     merged = measured_of(POINT, config, parts)
     evaluator.config = replace(config, part_samples=100)
     whole = evaluator.measure(POINT)

@@ -40,7 +40,7 @@ def spec():
 
 
 @pytest.fixture
-def guide_of(tmp_path):
+def reference_policy_of(tmp_path):
     """The guide that a policy with such a spec is, with the same weights each time."""
 
     def build(spec):
@@ -51,17 +51,19 @@ def guide_of(tmp_path):
     return build
 
 
-def planned(guide, designs="near-policy", **changes):
-    return plan_for("digits", designs=designs, guide=guide, **FIELDS | LEFT_OUT | changes)
+def planned(reference_policy, designs="near-policy", **changes):
+    return plan_for(
+        "digits", designs=designs, reference_policy=reference_policy, **FIELDS | LEFT_OUT | changes
+    )
 
 
-def test_what_was_left_out_follows_the_policy(guide_of, spec):
-    guide = guide_of(spec)
-    plan = planned(guide)
+def test_what_was_left_out_follows_the_policy(reference_policy_of, spec):
+    reference_policy = reference_policy_of(spec)
+    plan = planned(reference_policy)
     assert (plan.steps, plan.sampler, plan.guidance_scale) == (STEPS, "dpm", 1.5)
     assert (plan.sites, plan.forecast_orders, plan.cache_bits) == (("attn", "ff"), (1,), 16)
     assert (plan.seed, plan.num_trajectories, plan.designs) == (3, 6, ("near-policy",))
-    assert (plan.bases, plan.policy_digest) == (guide.bases, guide.digest)
+    assert (plan.bases, plan.policy_digest) == (reference_policy.bases, reference_policy.digest)
 
 
 def test_without_a_policy_it_follows_the_model():
@@ -72,42 +74,42 @@ def test_without_a_policy_it_follows_the_model():
     assert (plan.bases, plan.policy_digest) == ((), "")
 
 
-def test_other_designs_and_orders_may_stand_beside(guide_of, spec):
-    plan = planned(guide_of(spec), "near-policy:3,regular", forecast_orders=(0, 1, 2))
+def test_other_designs_and_orders_may_stand_beside(reference_policy_of, spec):
+    plan = planned(reference_policy_of(spec), "near-policy:3,regular", forecast_orders=(0, 1, 2))
     assert plan.designs == ("near-policy",) * 3 + ("regular",)
     assert plan.forecast_orders == (0, 1, 2)
 
 
-def test_plans_that_compute_shares_as_explored_elsewhere_are_taken(guide_of, spec):
-    assert guide_of(spec).bases == PLANS[1:3]
+def test_plans_that_compute_shares_as_explored_elsewhere_are_taken(reference_policy_of, spec):
+    assert reference_policy_of(spec).bases == PLANS[1:3]
 
 
 @pytest.mark.parametrize(
     ("name", "value"),
     [("steps", 30), ("sampler", "ddim"), ("sites", ("attn",)), ("guidance_scale", 2.0)],
 )
-def test_a_flag_that_is_not_the_policys_is_refused(guide_of, spec, name, value):
+def test_a_flag_that_is_not_the_policys_is_refused(reference_policy_of, spec, name, value):
     with pytest.raises(
         InputError, match=f"must be trained for what is collected.*{name}"
     ) as refused:
-        planned(guide_of(spec), **{name: value})
+        planned(reference_policy_of(spec), **{name: value})
     assert repr(value) in str(refused.value)
 
 
-def test_the_order_of_sites_means_nothing(guide_of, spec):
-    assert planned(guide_of(spec), sites=("ff", "attn")).sites == ("ff", "attn")
+def test_the_order_of_sites_means_nothing(reference_policy_of, spec):
+    assert planned(reference_policy_of(spec), sites=("ff", "attn")).sites == ("ff", "attn")
 
 
-def test_a_policy_of_another_model_is_refused(guide_of, spec):
+def test_a_policy_of_another_model_is_refused(reference_policy_of, spec):
     with pytest.raises(InputError, match="model_hash 'ffff"):
-        planned(guide_of(replace(spec, model_hash="f" * 16)))
+        planned(reference_policy_of(replace(spec, model_hash="f" * 16)))
 
 
 @pytest.mark.parametrize("plans", [(), PLANS[:1], PLANS[3:]])
-def test_a_policy_without_such_plans_is_refused(guide_of, spec, plans):
+def test_a_policy_without_such_plans_is_refused(reference_policy_of, spec, plans):
     errors = (0.1,) * len(plans)
     with pytest.raises(InputError, match=f"Got {len(plans)} plans, none such.*--features schedule"):
-        guide_of(replace(spec, plans=plans, plan_errors=errors))
+        reference_policy_of(replace(spec, plans=plans, plan_errors=errors))
 
 
 def test_a_policy_that_does_not_read_is_refused(tmp_path):
@@ -128,9 +130,9 @@ def test_one_without_the_other_is_refused(uri, designs, said):
         find_reference_policy(uri, designs)
 
 
-def test_a_training_that_is_repeated_gives_the_same_round(guide_of, spec):
-    first = guide_of(spec)
-    assert guide_of(replace(spec, lineage={"train": "another"})).digest == first.digest
+def test_a_training_that_is_repeated_gives_the_same_round(reference_policy_of, spec):
+    first = reference_policy_of(spec)
+    assert reference_policy_of(replace(spec, lineage={"train": "another"})).digest == first.digest
     assert len(first.digest) == 24
 
 
@@ -139,14 +141,14 @@ def test_a_training_that_is_repeated_gives_the_same_round(guide_of, spec):
     [{"plans": PLANS[1:], "plan_errors": (0.3, 0.2, 0.1)}, {"trace_digest": "2" * 16}],
     ids=["plans", "traces"],
 )
-def test_another_policy_gives_another_round(guide_of, spec, changes):
-    first, other = guide_of(spec), guide_of(replace(spec, **changes))
+def test_another_policy_gives_another_round(reference_policy_of, spec, changes):
+    first, other = reference_policy_of(spec), reference_policy_of(replace(spec, **changes))
     assert other.digest != first.digest
     assert planned(other).noise_seed != planned(first).noise_seed
 
 
-def test_other_weights_give_another_round(guide_of, spec, tmp_path):
-    first = guide_of(spec)
+def test_other_weights_give_another_round(reference_policy_of, spec, tmp_path):
+    first = reference_policy_of(spec)
     policy = load_policy(tmp_path / "policy")
     next(policy.parameters()).data.add_(1e-3)
     save_policy(policy, tmp_path / "policy")

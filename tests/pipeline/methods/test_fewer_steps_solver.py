@@ -53,8 +53,8 @@ def test_points_are_those_of_fewer_steps_by_another_sampler():
 
 
 def test_images_are_the_solvers_from_the_twins_noise(measured, evaluator, digits):
-    card = digits.card
-    noise, labels = draw_noise("evaluate", 0, range(SAMPLES), card.latent_shape, card.num_classes)
+    info = digits.info
+    noise, labels = draw_noise("evaluate", 0, range(SAMPLES), info.latent_shape, info.num_classes)
     sampling = SamplerConfig(num_inference_steps=5, guidance_scale=2.0)
     sampler = DQARDPMSolverSampler(digits.transformer, digits.scheduler, sampling)
     images = digits.decode(sampler.sample(SAMPLES, labels, latents=noise))
@@ -113,14 +113,14 @@ def test_a_model_that_predicts_velocity_has_a_solver(model_with):
     ids=["flow", "edm", "prediction"],
 )
 def test_a_model_of_another_kind_is_refused(model_with, config, said):
-    card = model_with(config)
-    refuse_no_solver(card, ("interval",))
+    info = model_with(config)
+    refuse_no_solver(info, ("interval",))
     with pytest.raises(InputError, match=rf"--methods {METHOD} must.*{said}.*Leave {METHOD} out"):
-        refuse_no_solver(card, (METHOD,))
+        refuse_no_solver(info, (METHOD,))
 
 
 @pytest.mark.parametrize("name", ["NoSuchScheduler", "AutoencoderKL", None])
 def test_a_scheduler_that_is_none_is_refused(model_with, name):
-    card = model_with(lambda old: old | {"_class_name": name})
+    info = model_with(lambda old: old | {"_class_name": name})
     with pytest.raises(InputError, match="must name a scheduler of diffusers"):
-        refuse_no_solver(card, (METHOD,))
+        refuse_no_solver(info, (METHOD,))

@@ -108,14 +108,14 @@ def test_a_budget_out_of_reach_is_an_end_of_the_probe(budget, end):
 def test_a_contest_chooses_methods_and_budget(budget):
     policy = ReusePolicy(PolicySpec(forecast_order=1))
     probed = probed_by(policy)
-    contest = Comparison(
+    comparison = Comparison(
         methods=("learned", "static"),
         policies={"learned": policy},
         grid=COARSE,
         error_budget=budget,
     )
     points = greedy_points(
-        *("learned", policy, contest, STEPS, probed),
+        *("learned", policy, comparison, STEPS, probed),
         lambda probes: {probe.name: probed for probe in probes},
     )
     methods = [point.method for point in points]

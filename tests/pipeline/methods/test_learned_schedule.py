@@ -31,7 +31,7 @@ from tests.pipeline.made_up_answers import (
     PLANS,
     STEPS,
     answer_by,
-    contest,
+    comparison,
     planned_policy,
 )
 
@@ -67,7 +67,7 @@ def test_the_better_candidate_is_taken(loser):
         is_even = computed == even(STEPS, len(computed))
         return 0.02 if is_even == (loser == "even") else 0.01
 
-    points = planned_points("learned-x", policy, contest(), answer_by(error_of))
+    points = planned_points("learned-x", policy, comparison(), answer_by(error_of))
     # Of equal ones the first, and so of the even ones the one that keeps least.
     taken, order = ("even", 0) if loser == "plan" else ("plan", 2)
     numbers = numbers_of(policy.spec, COARSE)
@@ -112,7 +112,7 @@ def test_the_best_order_is_taken(kind, best):
         return 0.01 if error_of(computed, noise) else 0.02
 
     by_order = dict.fromkeys({0, 1, 2} - {best}, 0.05)
-    points = planned_points("learned", policy, contest(), answer_by(error, None, by_order))
+    points = planned_points("learned", policy, comparison(), answer_by(error, None, by_order))
     assert len(points) == len(numbers_of(policy.spec, COARSE))
     for point in points:
         assert point.schedule is not None
@@ -232,4 +232,6 @@ def test_a_policy_that_is_not_asked_for_has_no_points():
     def nobody(probes):
         raise AssertionError("nothing is to be judged")
 
-    assert planned_points("learned", planned_policy(), contest(methods=("static",)), nobody) == []
+    assert (
+        planned_points("learned", planned_policy(), comparison(methods=("static",)), nobody) == []
+    )

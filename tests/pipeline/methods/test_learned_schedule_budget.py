@@ -14,7 +14,7 @@ from tests.pipeline.made_up_answers import (
     PLANS,
     STEPS,
     answer_by,
-    contest,
+    comparison,
     planned_policy,
 )
 
@@ -45,7 +45,7 @@ def test_only_plans_around_the_predicted_one_are_judged():
 def test_a_budget_is_one_more_point():
     ask = answer_by(lambda computed, noise: 0.1 / len(computed))
     policy = planned_policy()
-    points = planned_points("learned", policy, contest(0.0126), ask)
+    points = planned_points("learned", policy, comparison(0.0126), ask)
     assert len(points) == len(numbers_of(policy.spec, COARSE)) + 1
     assert points[-1].operating_point == "budget=0.0126"
     assert points[-1].schedule == Schedule(

@@ -59,13 +59,13 @@ def load(name, **changes):
 
 
 def test_the_shipped_models_card():
-    card = find_model("digits")
-    assert (card.num_layers, card.num_classes, card.latent_shape) == (8, 10, (1, 8, 8))
-    assert card.guidance_scale == 2.0
-    assert len(card.model_hash) == 16
+    info = find_model("digits")
+    assert (info.num_layers, info.num_classes, info.latent_shape) == (8, 10, (1, 8, 8))
+    assert info.guidance_scale == 2.0
+    assert len(info.model_hash) == 16
     width, tokens = 96, 16
-    assert card.site_flops["attn"] == (8 * width + 4 * tokens) * width * tokens
-    assert card.site_flops["ff"] == 16 * width * width * tokens
+    assert info.site_flops["attn"] == (8 * width + 4 * tokens) * width * tokens
+    assert info.site_flops["ff"] == 16 * width * width * tokens
 
 
 def test_the_hash_is_of_the_weights(copied):
@@ -97,8 +97,8 @@ def test_a_model_without_classifier_has_no_features(latent_folder):
 
 def test_a_latent_model_loads_and_decodes(latent_folder):
     model = load(latent_folder)
-    assert (model.card.latent_shape, model.card.out_channels) == ((4, 8, 8), 8)
-    assert model.card.num_classes == 1000
+    assert (model.info.latent_shape, model.info.out_channels) == ((4, 8, 8), 8)
+    assert model.info.num_classes == 1000
     images = model.decode(torch.randn(2, 4, 8, 8))
     assert images.shape == (2, 3, 16, 16)
     assert images.abs().max() <= 1

@@ -62,10 +62,10 @@ def balance_of(tmp_path):
     """The balance of a collection with these designs, its propensities changed."""
 
     def build(designs, change=lambda propensity: propensity, count=TRAJECTORY_COUNT):
-        card = find_model("digits")
+        info = find_model("digits")
         plan = CollectPlan(
             model="digits",
-            model_hash=card.model_hash,
+            model_hash=info.model_hash,
             num_trajectories=count,
             batch_size=count,
             masks_per_noise=1,
@@ -79,7 +79,7 @@ def balance_of(tmp_path):
         claim_output(tmp_path, plan)
         (unit,) = plan.units()
         receipt = commit_unit(tmp_path, unit, *columns_of(scripts, ids, change), {})
-        facts = {"num_layers": 8, "site_flops": card.site_flops}
+        facts = {"num_layers": 8, "site_flops": info.site_flops}
         write_manifest(tmp_path, plan, {unit.unit_id: receipt}, facts)
         return check_propensities(str(tmp_path))
 
