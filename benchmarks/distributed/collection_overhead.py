@@ -81,17 +81,17 @@ class Stand:
 def report(stand: Stand, rounds: Rounds) -> dict[str, Any]:
     """Throughput of a collection over that of plain sampling, and bytes."""
     trajectories = len(stand.unit)
-    twins = -(-trajectories // stand.plan.masks_per_noise)
+    references = -(-trajectories // stand.plan.masks_per_noise)
     ratio = ratio_of(rounds.seconds["sampling"], rounds.seconds["collecting"])
-    both = {name: value * (trajectories + twins) / trajectories for name, value in ratio.items()}
+    both = {name: value * (trajectories + references) / trajectories for name, value in ratio.items()}
     receipt = stand.receipts[-1]
     written = sum(file["bytes"] for file in receipt["files"].values())
     return {
         "trajectories": trajectories,
-        "twins": twins,
+        "twins": references,
         **figures_of("samples_ratio", both),
         **figures_of("trajectories_ratio", ratio),
-        "trajectories_ratio_at_most": to_digits(trajectories / (trajectories + twins)),
+        "trajectories_ratio_at_most": to_digits(trajectories / (trajectories + references)),
         "gate_rows": receipt["gates"],
         "bytes_per_gate_row": to_digits(written / receipt["gates"]),
         "rounds": rounds.count,

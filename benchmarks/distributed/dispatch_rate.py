@@ -55,7 +55,7 @@ def measure(slots: int) -> dict[str, float]:
     """One run."""
     pool, num_units = Slots(Sleeper, {}, ClusterConfig(workers=slots)), slots * WAVES
     arrivals, spent = [], time.process_time()
-    for _ in pool.outcomes(range(num_units)):
+    for _ in pool.map_unordered(range(num_units)):
         arrivals.append(time.monotonic())
     spent = time.process_time() - spent
     seconds = arrivals[-1] - arrivals[0] + SLEEP_S

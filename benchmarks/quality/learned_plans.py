@@ -74,14 +74,14 @@ def errors_of(evaluator: Evaluator, schedule: Schedule, count: int) -> Float[Ten
     """Relative L2 distance to the sample without reuse, of the first evaluation samples."""
     noise, labels = evaluator.draw("evaluate", list(range(count)))
     steps = evaluator.config.steps
-    if ("evaluate", 0) not in evaluator.twins:
-        evaluator.twins["evaluate", 0], _ = evaluator.sample(noise, labels, steps, None)
+    if ("evaluate", 0) not in evaluator.references:
+        evaluator.references["evaluate", 0], _ = evaluator.sample(noise, labels, steps, None)
     reuse = torch.ones(steps, dtype=torch.bool)
     reuse[schedule["computed"]] = False
     config = evaluator.config.with_reuse_setting(schedule["forecast_order"], schedule["feedback"])
     controller = evaluator.controller(config, MaskGate(reuse[:, None, None]))
     latents, _ = evaluator.sample(noise, labels, steps, controller)
-    return relative_error(latents, evaluator.twins["evaluate", 0])
+    return relative_error(latents, evaluator.references["evaluate", 0])
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:

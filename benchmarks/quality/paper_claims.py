@@ -124,16 +124,16 @@ def measure_seed(seed: int, num_samples: int) -> list[dict[str, Any]]:
         EvaluateConfig, model="digits", guidance_scale=2.0, num_samples=num_samples, seed=seed
     )
     first = Evaluator(config())
-    twin = first.measure(OperatingPoint(method="baseline", operating_point="twin", steps=50)).row
+    reference = first.measure(OperatingPoint(method="baseline", operating_point="twin", steps=50)).row
     observed = first.probe(CalibrationTask(name="observe", gate=NeverReuse(), num_samples=32))
-    rows = [twin]
+    rows = [reference]
     for case in [*cache_cases(), seed_cases(), signal_case(observed.entropies)]:
         evaluator = Evaluator(config(**case.cache))
-        evaluator.twins = first.twins
+        evaluator.references = first.references
         for label, gate in case.gates:
             point = OperatingPoint(method=case.name, operating_point=label, steps=50, gate=gate)
             row = evaluator.measure(point).row
-            rows.append(row | {"fid_lost": row["fid"] - twin["fid"]})
+            rows.append(row | {"fid_lost": row["fid"] - reference["fid"]})
     return rows
 
 

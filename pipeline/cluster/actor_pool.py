@@ -65,17 +65,17 @@ class ActorPool:
         self._meters = Meters(worker.__name__)
 
     def _check_capacity(self, cluster: Cluster) -> None:
-        decision = check_feasible(self.ask, cluster)
-        if decision.when == "never" and self.config.wait_minutes is None:
-            raise InputError(decision.line)
-        if decision.line:
-            print(decision.line, flush=True)
+        feasibility = check_feasible(self.ask, cluster)
+        if feasibility.when == "never" and self.config.wait_minutes is None:
+            raise InputError(feasibility.line)
+        if feasibility.line:
+            print(feasibility.line, flush=True)
 
     def count(self, what: str, amount: int | float) -> None:
         """Add to one of the counters that Ray exports: ``trajectories`` or ``gate_rows``."""
         self._meters.count(what, amount)
 
-    def work(self, units: Sequence[Any]) -> Generator[tuple[Any, Any], None, None]:
+    def map_strict(self, units: Sequence[Any]) -> Generator[tuple[Any, Any], None, None]:
         """Yield ``(unit, result)`` as units finish, in any order; one that fails ends the work.
 
         Raises:
@@ -83,13 +83,13 @@ class ActorPool:
             Exception: what a unit raised.
         """
         # Closed here rather than when it is collected, so that no worker outlives a failure.
-        with closing(self._run(units, max_errors=1)) as outcomes:
-            for outcome in outcomes:
+        with closing(self._run(units, max_errors=1)) as map_unordered:
+            for outcome in map_unordered:
                 if outcome.failure is not None:
                     raise outcome.failure.error
                 yield outcome.unit, outcome.result
 
-    def outcomes(self, units: Sequence[Any]) -> Generator[WorkResult, None, None]:
+    def map_unordered(self, units: Sequence[Any]) -> Generator[WorkResult, None, None]:
         """Yield what became of each unit, in any order; one that fails does not stop the others.
 
         Raises:
@@ -122,7 +122,7 @@ class ActorPool:
         if now - self._looked_at < LOOK_EVERY_S:
             return
         self._looked_at = now
-        at_work = sum(post.item is not None for post in self._states.values())
+        at_work = sum(state.item is not None for state in self._states.values())
         self._meters.show(units_in_flight=at_work, queue_depth=len(queue.waiting))
         # Nodes that joined are used, unless the number of workers was given.
         if self.config.workers == 0 and queue.waiting:
@@ -130,14 +130,14 @@ class ActorPool:
             for _ in range(wanted - len(self._states)):
                 self._start_worker()
         self._check_worker_timeout(now, is_anyone_working=at_work > 0)
-        for post in self._states.values():
-            if self._is_hung(post):
+        for state in self._states.values():
+            if self._is_hung(state):
                 # Its unit comes back as that of any dead worker.
-                self._kill(post.actor)
+                self._kill(state.actor)
 
-    def _is_hung(self, post: _ActorState) -> bool:
+    def _is_hung(self, state: _ActorState) -> bool:
         limit = 60.0 * self.config.unit_minutes
-        return post.item is not None and time.monotonic() - post.since > limit
+        return state.item is not None and time.monotonic() - state.since > limit
 
     def _check_worker_timeout(self, now: float, *, is_anyone_working: bool) -> None:
         if is_anyone_working:
@@ -179,24 +179,24 @@ class ActorPool:
         self._meters.show(units_in_flight=0, queue_depth=0)
 
     def _handle_result(self, queue: WorkQueue, reference: Any) -> WorkResult | None:
-        post = self._states.pop(reference)
+        state = self._states.pop(reference)
         try:
             result: Any = ray.get(reference)
         except RayTaskError as error:
-            return self._handle_error(queue, post, error)
+            return self._handle_error(queue, state, error)
         except RayError as error:
-            return self._handle_death(queue, post, error)
+            return self._handle_death(queue, state, error)
         self._failed_starts, self._has_started = 0, True
-        if post.item is None:
-            self._assign(queue, post.actor, node=result)
+        if state.item is None:
+            self._assign(queue, state.actor, node=result)
             return None
         queue.finish()
-        self._assign(queue, post.actor, post.node)
+        self._assign(queue, state.actor, state.node)
         self._meters.count("units", 1)
-        return _outcome(post, post.item.attempts + 1, result=result)
+        return _outcome(state, state.item.attempts + 1, result=result)
 
     def _assign(self, queue: WorkQueue, actor: Any, node: str) -> None:
-        nodes = {node} | {post.node for post in self._states.values() if post.item is not None}
+        nodes = {node} | {state.node for state in self._states.values() if state.item is not None}
         item = queue.take(node, nodes)
         if item is None:
             # An idle worker would keep its GPU from the one that takes over a dead one's unit.
@@ -208,43 +208,43 @@ class ActorPool:
         )
 
     def _handle_error(
-        self, queue: WorkQueue, post: _ActorState, error: RayTaskError
+        self, queue: WorkQueue, state: _ActorState, error: RayTaskError
     ) -> WorkResult | None:
         # A full disk or a broken mount of one node is no bad input.
         if isinstance(error.cause, InputError) and not isinstance(error.cause, StorageError):
             raise InputError(str(error.cause)) from error
-        if post.item is None:
+        if state.item is None:
             raise error
         # After some errors a process can do no more, as when its CUDA context is lost.
-        item = post.item.failed(post.node)
-        return self._replace(queue, post, item, error, COLOURS.sub("", str(error)))
+        item = state.item.failed(state.node)
+        return self._replace(queue, state, item, error, COLOURS.sub("", str(error)))
 
     def _handle_death(
-        self, queue: WorkQueue, post: _ActorState, error: RayError
+        self, queue: WorkQueue, state: _ActorState, error: RayError
     ) -> WorkResult | None:
-        if post.item is None:
+        if state.item is None:
             self._count_failed_start(error)
             if queue.waiting:
                 self._start_worker()
             return None
-        item, why = post.item.died(), str(error)
-        if self._is_hung(post):
+        item, why = state.item.died(), str(error)
+        if self._is_hung(state):
             minutes = self.config.unit_minutes
             why = f"It took longer than {minutes:g} minutes: it hangs, or needs --unit-minutes."
         told = f"A worker died {item.deaths} times over {item.unit}. The last: {why}"
-        return self._replace(queue, post, item, RuntimeError(told), why)
+        return self._replace(queue, state, item, RuntimeError(told), why)
 
     def _replace(
-        self, queue: WorkQueue, post: _ActorState, item: WorkItem, error: Exception, text: str
+        self, queue: WorkQueue, state: _ActorState, item: WorkItem, error: Exception, text: str
     ) -> WorkResult | None:
         # Not only the dead: one that cannot be reached may still write.
-        self._kill(post.actor)
+        self._kill(state.actor)
         is_tried_again = queue.give_back(item)
         if queue.waiting:
             self._start_worker()
         if not is_tried_again:
             self._meters.count("given_up", 1)
-            return _outcome(post, item.attempts, failure=Failure(error=error, text=text))
+            return _outcome(state, item.attempts, failure=Failure(error=error, text=text))
         self._meters.count("retries", 1)
         line = text.strip().splitlines()[-1][:160]
         print(f"{item.unit} is tried again after attempt {item.attempts}: {line}", flush=True)
@@ -272,14 +272,14 @@ def _whereabouts(worker: Any) -> str:
 
 
 def _outcome(
-    post: _ActorState, attempts: int, *, result: Any = None, failure: Failure | None = None
+    state: _ActorState, attempts: int, *, result: Any = None, failure: Failure | None = None
 ) -> WorkResult:
-    assert post.item is not None
+    assert state.item is not None
     return WorkResult(
-        unit=post.item.unit,
+        unit=state.item.unit,
         attempts=attempts,
-        node=post.node,
-        seconds=time.monotonic() - post.since,
+        node=state.node,
+        seconds=time.monotonic() - state.since,
         result=result,
         failure=failure,
     )

@@ -90,7 +90,7 @@ def _followed(pool: ActorPool, plan: CollectPlan, missing: list[Unit]) -> Iterat
     """What becomes of the units, with a line for each and for the whole, and metrics."""
     progress = Progress("collect", plan.num_trajectories, "trajectories")
     progress.start_at(plan.num_trajectories - sum(map(len, missing)))
-    for outcome in pool.outcomes(missing):
+    for outcome in pool.map_unordered(missing):
         progress.log(unit_line(outcome))
         if outcome.failure is None:
             pool.count("trajectories", outcome.result["trajectories"])

@@ -62,7 +62,7 @@ def choose_unit_size(
         return checked(partial(replace, plan), batch_size=planned)
     refuse_other_contents(storage)
     pool = ActorPool(WarmUp, {"plan": plan}, cluster_config)
-    ((_, probes),) = pool.work([plan.num_trajectories])
+    ((_, probes),) = pool.map_strict([plan.num_trajectories])
     size = fit_unit_size(probes, plan, pool.num_workers, gpu_share=min(1.0, pool.ask.gpus or 1.0))
     print(
         f"collect: units of {size} trajectories; a batch of {probes[-1].size} took "

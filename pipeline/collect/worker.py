@@ -68,7 +68,7 @@ class Collector:
         unique = sorted(set(noise_ids))
         noise, labels = self._draw(unique)
         of_noise = torch.tensor([unique.index(noise_id) for noise_id in noise_ids])
-        twins = self._run(noise, labels, DQARController(plan.dqar_config(enabled=False)))
+        references = self._run(noise, labels, DQARController(plan.dqar_config(enabled=False)))
         scripts = [self._script(index) for index in trajectories]
         orders = [plan.forecast_order(index) for index in trajectories]
         feedback = torch.tensor([plan.feedback(index) for index in trajectories])
@@ -84,9 +84,9 @@ class Collector:
             feedback=feedback,
         )
         latents = self._run(noise[of_noise], labels[of_noise], controller)
-        deltas = measure_deltas(self.model, latents, twins[of_noise.to(twins.device)])
+        deltas = measure_deltas(self.model, latents, references[of_noise.to(references.device)])
         ids = [plan.trajectory_id(index) for index in trajectories]
-        refuse_diverged(ids, _are_finite(latents, twins[of_noise.to(twins.device)], deltas))
+        refuse_diverged(ids, _are_finite(latents, references[of_noise.to(references.device)], deltas))
         rows = trajectory_columns(
             plan, self.device, ids, noise_ids, labels[of_noise], scripts, orders, feedback, deltas
         )
@@ -127,8 +127,8 @@ def refuse_diverged(ids: list[str], are_finite: Bool[Tensor, " b"]) -> None:
         )
 
 
-def _are_finite(latents: Tensor, twins: Tensor, deltas: Deltas) -> Bool[Tensor, " b"]:
+def _are_finite(latents: Tensor, references: Tensor, deltas: Deltas) -> Bool[Tensor, " b"]:
     measured = [deltas.latent_rel_l2, deltas.psnr, deltas.ssim, deltas.feature_distance]
-    rows = [latents.flatten(1), twins.flatten(1)]
+    rows = [latents.flatten(1), references.flatten(1)]
     rows += [delta[:, None] for delta in measured if delta is not None]
     return torch.stack([row.isfinite().all(dim=1).cpu() for row in rows]).all(dim=0)

@@ -32,17 +32,17 @@ class MetricAccumulator:
     """Of the images; None where the model has none."""
     flops: float = 0.0
     """Spent, the method's own arithmetic included."""
-    twin_flops: float = 0.0
+    reference_flops: float = 0.0
     """Spent by the twins."""
     timed: int = 0
     """Samples that were timed."""
     seconds: float = 0.0
     """Of the timed samples."""
-    twin_seconds: float = 0.0
+    reference_seconds: float = 0.0
     """Of their twins, each sampled right before."""
     images: list[np.ndarray] = field(default_factory=list)
     """The first images, ``[height, width, channels]`` in [0, 1]."""
-    twins: list[np.ndarray] = field(default_factory=list)
+    references: list[np.ndarray] = field(default_factory=list)
     """Their twins."""
     reused: int = 0
     gates: int = 0
@@ -78,9 +78,9 @@ class MetricAccumulator:
 
     def add(self, other: MetricAccumulator) -> None:
         """Add what the samples that follow add up to."""
-        for name in ("samples", "flops", "twin_flops", "timed", "seconds", "twin_seconds"):
+        for name in ("samples", "flops", "reference_flops", "timed", "seconds", "reference_seconds"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
-        for name in ("reused", "gates", "images", "twins"):
+        for name in ("reused", "gates", "images", "references"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         for name, value in other.sums.items():
             self.sums[name] += value

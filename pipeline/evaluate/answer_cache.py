@@ -121,7 +121,7 @@ Answer = Found | EvalTaskResult
 Arrays = dict[str, np.ndarray]
 Stored = dict[str, Any]
 PROBED = ("reuse_ratio", "share", "error", "entropies")
-PLAIN = ("samples", "matches", "flops", "twin_flops", "timed", "seconds", "twin_seconds")
+PLAIN = ("samples", "matches", "flops", "reference_flops", "timed", "seconds", "reference_seconds")
 COUNTED = ("reused", "gates", "cache_bytes", "peak_memory_mb")
 BY_NAME = ("sums", "reused_by_site", "shared_by_site", "actions_by_site")
 
@@ -140,7 +140,7 @@ def encode(answer: Answer) -> tuple[Stored, Arrays]:
     stored |= {"device": answer.device, "site_share": answer.site_share}
     stored["plan"] = None if answer.plan is None else plan_document(answer.plan)
     arrays = {f"image{i}": image for i, image in enumerate(metrics.images)}
-    arrays |= {f"twin{i}": image for i, image in enumerate(metrics.twins)}
+    arrays |= {f"twin{i}": image for i, image in enumerate(metrics.references)}
     stored["shown"] = len(metrics.images)
     for name, sums in (("features", metrics.features), ("reference", answer.real_features)):
         stored[name] = None if sums is None else sums.count
@@ -172,7 +172,7 @@ def decode(task: Task, stored: Stored, arrays: Arrays) -> Answer:
     for site, actions in stored["actions_by_site"].items():
         metrics.actions_by_site[site] = Counter(actions)
     metrics.images = [arrays[f"image{i}"] for i in range(stored["shown"])]
-    metrics.twins = [arrays[f"twin{i}"] for i in range(stored["shown"])]
+    metrics.references = [arrays[f"twin{i}"] for i in range(stored["shown"])]
     metrics.features = _sums("features", stored, arrays)
     return EvalTaskResult(
         metrics=metrics,

@@ -31,7 +31,7 @@ class Calibrator(Runner):
 
     def __init__(self, config: EvaluateConfig, accelerator_type: str | None = None) -> None:
         super().__init__(config, accelerator_type)
-        self._twins: dict[int, Tensor] = {}
+        self._references: dict[int, Tensor] = {}
 
     def answer(self, question: Question) -> Found:
         """Answer one question."""
@@ -75,29 +75,29 @@ class Calibrator(Runner):
 
     def _probe(self, probe: CalibrationTask) -> CalibrationResult:
         noise, labels = self.draw("calibrate", list(probe.noise_ids))
-        twins = self._twins_of(probe.noise_ids)
+        references = self._references_of(probe.noise_ids)
         records: list[GateRecord] = []
         controller = self._controller_of(probe, records.append)
         latents, _ = self.sample(noise, labels, self.config.steps, controller)
         reuse = torch.stack([record.decision.reuse.cpu() for record in records]).float()
-        distance = (latents - twins).flatten(1).norm(dim=1)
+        distance = (latents - references).flatten(1).norm(dim=1)
         entropies = torch.cat([record.inputs.entropy.flatten().cpu() for record in records[1:]])
         return CalibrationResult(
             reuse_ratio=reuse.mean(dim=(0, 1)),
             share=reuse.mean(dim=2),
-            error=(distance / twins.flatten(1).norm(dim=1)).float().cpu(),
+            error=(distance / references.flatten(1).norm(dim=1)).float().cpu(),
             entropies=entropies[entropies > 0],
             snrs=[record.inputs.step.snr for record in records],
         )
 
-    def _twins_of(self, noise_ids: tuple[int, ...]) -> Tensor:
+    def _references_of(self, noise_ids: tuple[int, ...]) -> Tensor:
         """Sampled once each: probes share a few noises."""
-        missing = [one for one in dict.fromkeys(noise_ids) if one not in self._twins]
+        missing = [one for one in dict.fromkeys(noise_ids) if one not in self._references]
         if missing:
             noise, labels = self.draw("calibrate", missing)
             latents, _ = self.sample(noise, labels, self.config.steps, None)
-            self._twins.update(zip(missing, latents, strict=True))
-        return torch.stack([self._twins[one] for one in noise_ids])
+            self._references.update(zip(missing, latents, strict=True))
+        return torch.stack([self._references[one] for one in noise_ids])
 
     def _controller_of(self, probe: CalibrationTask, sink: Any) -> DQARController:
         order, gain = probe.forecast_order, probe.feedback

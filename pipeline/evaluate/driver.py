@@ -37,7 +37,7 @@ def evaluate(
     pool = ActorPool(Evaluator, {"config": config, "accelerator_type": wanted}, cluster_config)
 
     def work(tasks: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
-        done = pool.work(tasks) if kept is None else kept.work(tasks, pool.work)
+        done = pool.map_strict(tasks) if kept is None else kept.work(tasks, pool.map_strict)
         return done if tasks else iter(())
 
     # Of few steps some points of a sweep are the same one.

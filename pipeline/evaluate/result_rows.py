@@ -39,7 +39,7 @@ def measured_of(
             point, config.with_reuse_setting(point.forecast_order, point.feedback), metrics, first
         ),
         images=np.stack(metrics.images[:GRID_IMAGES]),
-        twin_images=np.stack(metrics.twins[:GRID_IMAGES]),
+        reference_images=np.stack(metrics.references[:GRID_IMAGES]),
         plan=first.plan,
     )
 
@@ -56,8 +56,8 @@ def _row(
         **config.columns(),
         "sampler": point.sampler or config.sampler,
         "reuse_ratio": metrics.reuse_ratio,
-        "flops_ratio": metrics.twin_flops / metrics.flops,
-        "speedup": metrics.twin_seconds / metrics.seconds,
+        "flops_ratio": metrics.reference_flops / metrics.flops,
+        "speedup": metrics.reference_seconds / metrics.seconds,
         "speedup_bound": _bound(config, metrics, first),
         "latency_s": metrics.seconds / metrics.timed,
         "latent_rel_l2": mean,

@@ -48,6 +48,6 @@ class PointResult:
     """The row of results.json."""
     images: np.ndarray
     """The first images, ``[b, height, width, channels]`` in [0, 1]."""
-    twin_images: np.ndarray
+    reference_images: np.ndarray
     plan: StaticPlan | None = None
     """What its gates do, where a policy planned it."""

@@ -36,7 +36,7 @@ class Evaluator(Calibrator):
     def __init__(self, config: EvaluateConfig, accelerator_type: str | None = None) -> None:
         super().__init__(config, accelerator_type)
         self.forward_flops = transformer_flops(self.model)
-        self.twins: dict[tuple[Purpose, int], Tensor] = {}
+        self.references: dict[tuple[Purpose, int], Tensor] = {}
         self.site_share: dict[str, float] = {}
         self.real_features = self._real_features()
         self._warm_up()
@@ -86,9 +86,9 @@ class Evaluator(Calibrator):
     ) -> None:
         noise, labels = self.draw("evaluate", list(ids))
         key: tuple[Purpose, int] = ("evaluate", ids.start)
-        twin_seconds = 0.0
-        if timed or key not in self.twins:
-            self.twins[key], twin_seconds = self.sample(noise, labels, self.config.steps, None)
+        reference_seconds = 0.0
+        if timed or key not in self.references:
+            self.references[key], reference_seconds = self.sample(noise, labels, self.config.steps, None)
         controller = None
         if point.gate is not None:
             config = self.config.with_reuse_setting(point.forecast_order, point.feedback)
@@ -97,7 +97,7 @@ class Evaluator(Calibrator):
         if timed:
             metrics.timed += len(ids)
             metrics.seconds += seconds
-            metrics.twin_seconds += twin_seconds
+            metrics.reference_seconds += reference_seconds
         if controller is not None:
             metrics.count(controller.summary())
         self._judge(ids, labels, latents, metrics)
@@ -105,8 +105,8 @@ class Evaluator(Calibrator):
     def _judge(
         self, ids: range, labels: Tensor, latents: Tensor, metrics: MetricAccumulator
     ) -> None:
-        twins = self.twins["evaluate", ids.start]
-        metrics.judge(measure_deltas(self.model, latents, twins))
+        references = self.references["evaluate", ids.start]
+        metrics.judge(measure_deltas(self.model, latents, references))
         images = self.model.decode(latents)
         accuracy, features = self.model.label_accuracy(images, labels), self.model.features(images)
         if accuracy is not None and features is not None:
@@ -115,7 +115,7 @@ class Evaluator(Calibrator):
             metrics.features = sums if metrics.features is None else metrics.features + sums
         if shown := max(0, GRID_IMAGES - ids.start):
             metrics.images += list(_to_pixels(images[:shown]))
-            metrics.twins += list(_to_pixels(self.model.decode(twins)[:shown]))
+            metrics.references += list(_to_pixels(self.model.decode(references)[:shown]))
 
     def _real_features(self) -> FeatureSums | None:
         if self.model.classifier is None:
@@ -130,7 +130,7 @@ class Evaluator(Calibrator):
         config = self.config.with_reuse_setting(point.forecast_order, point.feedback)
         branches = config.num_branches
         a_step = self.forward_flops * branches * len(part)
-        metrics.twin_flops = a_step * config.steps
+        metrics.reference_flops = a_step * config.steps
         metrics.flops = a_step * point.steps - saved_flops(config, info, metrics, branches)
         if point.gate is not None:
             metrics.flops += gate_flops(point.gate, config, info, metrics, branches)

@@ -148,19 +148,19 @@ def attempts(folder):
 
 
 def test_every_unit_comes_back_once(pool, tmp_path):
-    done = list(pool(Toy).work(range(12)))
+    done = list(pool(Toy).map_strict(range(12)))
     assert sorted(done) == [(unit, unit**2) for unit in range(12)]
     assert attempts(tmp_path) == {str(unit): 1 for unit in range(12)}
 
 
 def test_more_workers_than_units_and_no_units_at_all(pool):
     crew = pool(Toy, workers=2)
-    assert list(crew.work([7])) == [(7, 49)]
-    assert list(crew.work([])) == []
+    assert list(crew.map_strict([7])) == [(7, 49)]
+    assert list(crew.map_strict([])) == []
 
 
 def test_a_dead_worker_is_replaced_and_its_unit_done(pool, tmp_path):
-    done = list(pool(DiesOnce, workers=1).work(range(5)))
+    done = list(pool(DiesOnce, workers=1).map_strict(range(5)))
     assert sorted(done) == [(unit, unit**2) for unit in range(5)]
     assert attempts(tmp_path) == {"0": 1, "1": 2, "2": 1, "3": 2, "4": 1}
 
@@ -168,37 +168,37 @@ def test_a_dead_worker_is_replaced_and_its_unit_done(pool, tmp_path):
 @pytest.mark.timeout(120)
 def test_a_unit_that_kills_every_worker_is_given_up(pool, tmp_path):
     with pytest.raises(RuntimeError, match="died 2 times over 5"):
-        list(pool(DiesAlways, workers=1, max_attempts=2).work([5]))
+        list(pool(DiesAlways, workers=1, max_attempts=2).map_strict([5]))
     assert attempts(tmp_path) == {"5": 2}
 
 
 def test_a_refusal_in_a_worker_is_a_refusal_here(pool):
     with pytest.raises(InputError, match=r"^unit must be even\. Got 3\. Pass 2\.$"):
-        list(pool(Refuses).work([3]))
+        list(pool(Refuses).map_strict([3]))
 
 
 @pytest.mark.timeout(60)
 def test_a_refusal_of_a_starting_worker_is_a_refusal_here(pool):
     """As when the weights cannot be read: the fleet must not hire for ever."""
     with pytest.raises(InputError, match="must hold weights"):
-        list(pool(RefusesToStart, workers=1).work([3]))
+        list(pool(RefusesToStart, workers=1).map_strict([3]))
 
 
 @pytest.mark.timeout(120)
 def test_workers_that_die_while_they_start_are_not_hired_for_ever(pool, tmp_path):
     crew = pool(DiesAtStart, workers=1, max_attempts=2)
     with pytest.raises(RuntimeError, match="No worker could start: 2 in a row failed"):
-        list(crew.outcomes([3]))
+        list(crew.map_unordered([3]))
     assert attempts(tmp_path) == {"0": 2}
 
 
 def test_a_bug_in_a_worker_is_raised(pool):
     with pytest.raises(KeyError):
-        list(pool(Fails).work([3]))
+        list(pool(Fails).map_strict([3]))
 
 
 def test_a_unit_that_raises_is_tried_once_more_by_another_process(pool, tmp_path):
-    done = {one.unit: one for one in pool(FailsOnce, workers=1).outcomes(range(5))}
+    done = {one.unit: one for one in pool(FailsOnce, workers=1).map_unordered(range(5))}
     assert sorted(done) == list(range(5))
     assert attempts(tmp_path) == {"0": 1, "1": 2, "2": 2, "3": 1, "4": 1}
     assert [done[unit].attempts for unit in range(5)] == [1, 2, 2, 1, 1]
@@ -214,7 +214,7 @@ def test_a_unit_that_raises_is_tried_once_more_by_another_process(pool, tmp_path
 @pytest.mark.timeout(120)
 def test_deaths_and_errors_do_not_stop_the_other_units(pool, tmp_path):
     crew = pool(DiesOrFails, workers=2, max_attempts=3)
-    done = {one.unit: one for one in crew.outcomes(range(6))}
+    done = {one.unit: one for one in crew.map_unordered(range(6))}
     assert {unit for unit, one in done.items() if one.failure} == {0, 1}
     assert (done[0].attempts, done[1].attempts) == (3, 2)
     assert "died 3 times over 0" in str(done[0].failure.error)
@@ -223,7 +223,7 @@ def test_deaths_and_errors_do_not_stop_the_other_units(pool, tmp_path):
 
 def test_a_refusal_ends_everything_whatever_the_others_do(pool):
     with pytest.raises(InputError, match="unit must be even"):
-        list(pool(Refuses).outcomes([3, 4]))
+        list(pool(Refuses).map_unordered([3, 4]))
 
 
 def test_what_the_cluster_cannot_hold_is_refused_at_once(pool, tmp_path):
@@ -242,28 +242,28 @@ def test_waiting_for_a_worker_has_an_end(pool, monkeypatch, capsys):
     with pytest.raises(
         IncompleteError, match=r"^No worker could be had.*of type A100.*takes up where"
     ):
-        list(crew.work([1]))
+        list(crew.map_strict([1]))
     assert "Nothing will add one" in capsys.readouterr().out
 
 
 def test_a_worker_that_hangs_is_killed_and_its_unit_tried_again(pool, tmp_path, monkeypatch):
     monkeypatch.setattr("pipeline.cluster.actor_pool.LOOK_EVERY_S", 0.1)
     crew = pool(HangsOnce, unit_minutes=0.05, max_attempts=2)
-    outcomes = {outcome.unit: outcome for outcome in crew.outcomes(range(4))}
-    assert {unit: outcome.result for unit, outcome in outcomes.items()} == {
+    map_unordered = {outcome.unit: outcome for outcome in crew.map_unordered(range(4))}
+    assert {unit: outcome.result for unit, outcome in map_unordered.items()} == {
         0: 0,
         1: 1,
         2: None,
         3: 9,
     }
     assert attempts(tmp_path) == {"0": 1, "1": 2, "2": 2, "3": 1}
-    said = outcomes[2].failure.text
+    said = map_unordered[2].failure.text
     assert said == "It took longer than 0.05 minutes: it hangs, or needs --unit-minutes."
 
 
 def test_ray_exports_what_a_fleet_counts(pool):
     crew = pool(Toy)
-    list(crew.work(range(3)))
+    list(crew.map_strict(range(3)))
     crew.count("trajectories", 48)
     port = ray.nodes()[0]["MetricsExportPort"]
     wanted = {
@@ -281,7 +281,7 @@ def test_ray_exports_what_a_fleet_counts(pool):
 
 
 def test_workers_are_gone_when_the_work_is_done(pool):
-    list(pool(Toy).work(range(3)))
+    list(pool(Toy).map_strict(range(3)))
     deadline = time.monotonic() + 60
     while ray.available_resources().get("CPU") != 2 and time.monotonic() < deadline:
         time.sleep(0.2)

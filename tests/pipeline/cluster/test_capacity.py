@@ -39,14 +39,14 @@ def cluster(*nodes, **scaling):
     return Cluster(nodes=nodes, scaling=Scaling(**scaling))
 
 
-def decision(around, gpus=0.0, kind=None):
+def feasibility(around, gpus=0.0, kind=None):
     return check_feasible(resource_request(gpus, kind, around), around)
 
 
 def test_a_cluster_of_cpus_is_asked_for_no_gpu():
     around = cluster(HEAD, CPUS)
     assert resource_request(0.0, None, around) == ResourceRequest(gpus=0.0)
-    assert decision(around).when == "now"
+    assert feasibility(around).when == "now"
     assert capacity(resource_request(0.0, None, around), around) == 16
 
 
@@ -110,7 +110,7 @@ def test_a_type_is_asked_for_by_label_where_nodes_carry_it(node, by_label):
     ],
 )
 def test_what_can_never_be_is_said_at_once(around, gpus, kind, told):
-    found = decision(around, gpus, kind)
+    found = feasibility(around, gpus, kind)
     assert found.when == "never"
     assert found.line.count("\n") == 0
     assert re.search(told, found.line)
@@ -118,7 +118,7 @@ def test_what_can_never_be_is_said_at_once(around, gpus, kind, told):
 
 def test_an_autoscaler_that_cannot_be_read_is_waited_for():
     around = cluster(HEAD, is_unseen=True)
-    assert decision(around, 1.0, "A100").when == "later"
+    assert feasibility(around, 1.0, "A100").when == "later"
 
 
 def test_nodes_that_may_come_are_bounded_by_type_and_together():

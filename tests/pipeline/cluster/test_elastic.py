@@ -83,28 +83,28 @@ def await_marks(folder: Path, count: int) -> None:
 def start(units: int, folder: Path, worker: type = Waits, **options: Any):
     """The work in a thread, so that the test can change the cluster meanwhile."""
     pool = ActorPool(worker, {"folder": str(folder)}, ClusterConfig(**options))
-    outcomes: list[Any] = []
-    thread = threading.Thread(target=lambda: outcomes.extend(pool.outcomes(range(units))))
+    map_unordered: list[Any] = []
+    thread = threading.Thread(target=lambda: map_unordered.extend(pool.map_unordered(range(units))))
     thread.start()
-    return thread, outcomes
+    return thread, map_unordered
 
 
 def test_a_node_that_joins_is_used(cluster, tmp_path):
     first = cluster.add_node(num_cpus=1)
-    thread, outcomes = start(4, tmp_path)
+    thread, map_unordered = start(4, tmp_path)
     await_marks(tmp_path, 1)
     second = cluster.add_node(num_cpus=1)
     await_marks(tmp_path, 2)
     (tmp_path / "go").touch()
     thread.join(timeout=120)
-    assert sorted(one.unit for one in outcomes) == [0, 1, 2, 3]
-    assert {one.result for one in outcomes} == {first.node_id, second.node_id}
+    assert sorted(one.unit for one in map_unordered) == [0, 1, 2, 3]
+    assert {one.result for one in map_unordered} == {first.node_id, second.node_id}
     assert marks(tmp_path) == {"0": 1, "1": 1, "2": 1, "3": 1}
 
 
 def test_units_of_a_node_that_leaves_are_done_by_another(cluster, tmp_path, capsys):
     stays, leaves = (cluster.add_node(num_cpus=1) for _ in range(2))
-    thread, outcomes = start(3, tmp_path)
+    thread, map_unordered = start(3, tmp_path)
     await_marks(tmp_path, 2)
     cluster.remove_node(leaves, allow_graceful=False)
     # Until the driver knows: a worker lives on for a moment, and would be done if it could go on.
@@ -114,19 +114,19 @@ def test_units_of_a_node_that_leaves_are_done_by_another(cluster, tmp_path, caps
         time.sleep(0.05)
     (tmp_path / "go").touch()
     thread.join(timeout=120)
-    assert {one.result for one in outcomes} == {stays.node_id}
-    assert sorted(one.attempts for one in outcomes) == [1, 1, 2]
+    assert {one.result for one in map_unordered} == {stays.node_id}
+    assert sorted(one.attempts for one in map_unordered) == [1, 1, 2]
     assert sorted(marks(tmp_path).values()) == [1, 1, 2]
 
 
 def test_a_unit_that_fails_on_one_node_is_done_on_the_other(cluster, tmp_path):
     bad, good = (cluster.add_node(num_cpus=1) for _ in range(2))
     (tmp_path / "bad").write_text(bad.node_id)
-    thread, outcomes = start(6, tmp_path, FailsThere)
+    thread, map_unordered = start(6, tmp_path, FailsThere)
     thread.join(timeout=200)
-    assert sorted(one.unit for one in outcomes) == list(range(6))
-    assert {one.failure for one in outcomes} == {None}
-    assert {one.result for one in outcomes} == {good.node_id}
+    assert sorted(one.unit for one in map_unordered) == list(range(6))
+    assert {one.failure for one in map_unordered} == {None}
+    assert {one.result for one in map_unordered} == {good.node_id}
 
 
 @pytest.mark.parametrize("labelled", [True, False], ids=["label", "resource"])
@@ -147,4 +147,4 @@ def test_a_type_is_found_by_label_or_by_resource(cluster, tmp_path, labelled):
     assert pool.num_workers == 4
     assert len(cluster_around().nodes) == 3
     (tmp_path / "go").touch()
-    assert {place for _, place in pool.work(range(3))} == {node.node_id}
+    assert {place for _, place in pool.map_strict(range(3))} == {node.node_id}

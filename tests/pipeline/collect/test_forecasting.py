@@ -155,7 +155,7 @@ def test_the_log_of_mixed_orders_replays(gates, collected, plan, digits):
     sampling = SamplerConfig(num_inference_steps=6, guidance_scale=plan.guidance_scale)
     sampler = DQARDDIMSampler(wrapper, digits.scheduler, sampling)
     never = DQARController(plan.dqar_config(enabled=False))
-    twins = sampler.sample(2, labels, latents=noise, controller=never)[of_noise]
+    references = sampler.sample(2, labels, latents=noise, controller=never)[of_noise]
     taken = torch.from_numpy(gates["action"] != "compute").permute(1, 2, 0)
     records: list[GateRecord] = []
     replay = DQARController(
@@ -165,7 +165,7 @@ def test_the_log_of_mixed_orders_replays(gates, collected, plan, digits):
         forecast_order=torch.tensor(collected[0]["forecast_order"].to_pylist()),
     )
     latents = sampler.sample(6, labels[of_noise], latents=noise[of_noise], controller=replay)
-    distance = (latents - twins).flatten(1).norm(dim=1) / twins.flatten(1).norm(dim=1)
+    distance = (latents - references).flatten(1).norm(dim=1) / references.flatten(1).norm(dim=1)
     logged = collected[0]["latent_rel_l2"].to_numpy()
     np.testing.assert_allclose(distance, logged, rtol=0, atol=1e-5)
     orders = torch.stack([record.inputs.order for record in records]).permute(2, 0, 1)

@@ -168,12 +168,12 @@ def test_replaying_the_log_in_execution_gives_the_logged_result(gates, sampled, 
         SamplerConfig(num_inference_steps=STEPS, guidance_scale=plan.guidance_scale),
     )
     never = DQARController(DQARConfig(enabled=False, sites=plan.sites))
-    twins = sampler.sample(2, labels, latents=noise, controller=never)[of_noise]
+    references = sampler.sample(2, labels, latents=noise, controller=never)[of_noise]
     taken = torch.from_numpy(gates["action"] == "reuse").permute(1, 2, 0)
     records = []
     replay = DQARController(config, gate=MaskGate(taken), sink=records.append)
     latents = sampler.sample(6, labels[of_noise], latents=noise[of_noise], controller=replay)
-    distance = (latents - twins).flatten(1).norm(dim=1) / twins.flatten(1).norm(dim=1)
+    distance = (latents - references).flatten(1).norm(dim=1) / references.flatten(1).norm(dim=1)
     np.testing.assert_allclose(distance, sampled[0]["latent_rel_l2"], rtol=0, atol=1e-5)
     replayed = torch.stack([record.inputs.columns(FEATURES) for record in records])
     for index, name in enumerate(FEATURES):

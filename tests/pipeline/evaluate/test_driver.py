@@ -89,7 +89,7 @@ def test_the_baseline_is_its_own_twin(baseline):
     assert row["flops_ratio"] == 1.0
     assert (row["psnr"], row["ssim"]) == (pytest.approx(100.0), pytest.approx(1.0))
     assert row["cache_mb"] is None
-    assert (baseline.images == baseline.twin_images).all()
+    assert (baseline.images == baseline.reference_images).all()
 
 
 def test_every_second_step_is_half_of_the_gates(interval, evaluator):

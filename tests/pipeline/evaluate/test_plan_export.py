@@ -53,7 +53,7 @@ def measured(operating_point, schedule, order=1, method="learned"):
     if schedule is not None:
         mask = schedule.mask(STEPS)[:, None].expand(STEPS, 4)
         plan = StaticPlan.of_mask(mask, sites=("attn",))
-    return PointResult(row=row, images=images, twin_images=images, plan=plan)
+    return PointResult(row=row, images=images, reference_images=images, plan=plan)
 
 
 @pytest.mark.parametrize("sites", [("attn",), ("attn", "ff")])

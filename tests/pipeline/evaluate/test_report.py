@@ -23,7 +23,7 @@ def measured(method, reuse, error, flops=1.0):
         "fid": None,
     }
     images = np.zeros((4, 8, 8, 1), dtype=np.float32)
-    return PointResult(row=row, images=images, twin_images=images)
+    return PointResult(row=row, images=images, reference_images=images)
 
 
 @pytest.fixture

@@ -28,7 +28,7 @@ REFERENCE = FeatureSums.of(torch.randn(40, 3, generator=torch.Generator().manual
 
 def tallied_of(values, features, start):
     """Some samples, with made-up figures that follow from them."""
-    metrics = MetricAccumulator(flops=100.0 * len(values), twin_flops=300.0 * len(values))
+    metrics = MetricAccumulator(flops=100.0 * len(values), reference_flops=300.0 * len(values))
     column = torch.tensor(values, dtype=torch.float32)
     metrics.judge(
         Deltas(latent_rel_l2=column, psnr=30 + column, ssim=1 - column, feature_distance=None)
@@ -41,11 +41,11 @@ def tallied_of(values, features, start):
     metrics.cache_bytes = int(column.max() * 2**20)
     metrics.peak_memory_mb = float(column.max())
     metrics.images = list(torch.full((len(values), 2, 2, 1), 0.5).numpy())[: max(0, 8 - start)]
-    metrics.twins = metrics.images
+    metrics.references = metrics.images
     if start == 0:
-        metrics.timed, metrics.seconds, metrics.twin_seconds = len(values), 2.0, 5.0
+        metrics.timed, metrics.seconds, metrics.reference_seconds = len(values), 2.0, 5.0
     share = {"attn": 0.25} if start == 0 else {}
-    return EvalTaskResult(metrics=metrics, device="cpu", site_share=share, reference=REFERENCE)
+    return EvalTaskResult(metrics=metrics, device="cpu", site_share=share, real_features=REFERENCE)
 
 
 @given(
@@ -132,7 +132,7 @@ def test_a_measured_point_in_parts_is_the_point():
             assert merged.row[name] == value, name
     assert len(merged.images) == 8
     assert (merged.images == whole.images).all()
-    assert (merged.twin_images == whole.twin_images).all()
+    assert (merged.reference_images == whole.reference_images).all()
 
 
 def test_a_worker_on_another_device_is_refused():
