@@ -83,7 +83,9 @@ def report(stand: Stand, rounds: Rounds) -> dict[str, Any]:
     trajectories = len(stand.unit)
     references = -(-trajectories // stand.plan.masks_per_noise)
     ratio = ratio_of(rounds.seconds["sampling"], rounds.seconds["collecting"])
-    both = {name: value * (trajectories + references) / trajectories for name, value in ratio.items()}
+    both = {
+        name: value * (trajectories + references) / trajectories for name, value in ratio.items()
+    }
     receipt = stand.receipts[-1]
     written = sum(file["bytes"] for file in receipt["files"].values())
     return {

@@ -169,7 +169,8 @@ def main() -> None:
             "",
             f"`python -m benchmarks.quality.learned_vs_baselines {' '.join(sys.argv[1:])}`, "
             f"{len(SEEDS)} seeds x {arguments.num_samples}, {first['model']}, "
-            f"DDIM-{first['steps']}, guidance {first['guidance']:g}, {first['device']}, {datetime.now(UTC).date().isoformat()}",
+            f"DDIM-{first['steps']}, guidance {first['guidance']:g}, {first['device']}, "
+            f"{datetime.now(UTC).date().isoformat()}",
             "",
         ]
     )

@@ -124,7 +124,9 @@ def measure_seed(seed: int, num_samples: int) -> list[dict[str, Any]]:
         EvaluateConfig, model="digits", guidance_scale=2.0, num_samples=num_samples, seed=seed
     )
     first = Evaluator(config())
-    reference = first.measure(OperatingPoint(method="baseline", operating_point="twin", steps=50)).row
+    reference = first.measure(
+        OperatingPoint(method="baseline", operating_point="twin", steps=50)
+    ).row
     observed = first.probe(CalibrationTask(name="observe", gate=NeverReuse(), num_samples=32))
     rows = [reference]
     for case in [*cache_cases(), seed_cases(), signal_case(observed.entropies)]:

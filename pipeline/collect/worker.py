@@ -86,7 +86,9 @@ class Collector:
         latents = self._run(noise[of_noise], labels[of_noise], controller)
         deltas = measure_deltas(self.model, latents, references[of_noise.to(references.device)])
         ids = [plan.trajectory_id(index) for index in trajectories]
-        refuse_diverged(ids, _are_finite(latents, references[of_noise.to(references.device)], deltas))
+        refuse_diverged(
+            ids, _are_finite(latents, references[of_noise.to(references.device)], deltas)
+        )
         rows = trajectory_columns(
             plan, self.device, ids, noise_ids, labels[of_noise], scripts, orders, feedback, deltas
         )

@@ -78,7 +78,14 @@ class MetricAccumulator:
 
     def add(self, other: MetricAccumulator) -> None:
         """Add what the samples that follow add up to."""
-        for name in ("samples", "flops", "reference_flops", "timed", "seconds", "reference_seconds"):
+        for name in (
+            "samples",
+            "flops",
+            "reference_flops",
+            "timed",
+            "seconds",
+            "reference_seconds",
+        ):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         for name in ("reused", "gates", "images", "references"):
             setattr(self, name, getattr(self, name) + getattr(other, name))

@@ -128,7 +128,10 @@ def plot_samples(measured: list[PointResult], path: Path) -> None:
     from matplotlib.figure import Figure
 
     chosen = [_nearest_half(measured, name) for name in _names(measured)]
-    strips = [("twin", measured[0].reference_images), *((_label(one), one.images) for one in chosen)]
+    strips = [
+        ("twin", measured[0].reference_images),
+        *((_label(one), one.images) for one in chosen),
+    ]
     figure = Figure(figsize=(9, 1.2 * len(strips)), layout="constrained")
     for panel, (label, images) in zip(
         np.atleast_1d(figure.subplots(len(strips), 1)), strips, strict=True

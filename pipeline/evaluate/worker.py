@@ -88,7 +88,9 @@ class Evaluator(Calibrator):
         key: tuple[Purpose, int] = ("evaluate", ids.start)
         reference_seconds = 0.0
         if timed or key not in self.references:
-            self.references[key], reference_seconds = self.sample(noise, labels, self.config.steps, None)
+            self.references[key], reference_seconds = self.sample(
+                noise, labels, self.config.steps, None
+            )
         controller = None
         if point.gate is not None:
             config = self.config.with_reuse_setting(point.forecast_order, point.feedback)

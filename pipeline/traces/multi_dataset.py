@@ -72,8 +72,8 @@ def open_multi(uri: TraceUris) -> MultiTraceDataset:
     # The first digits name a collection's trajectories.
     if len({part.plan["plan_hash"][:8] for part in parts}) < len(parts):
         raise InputError(
-            f"--traces must name each collection once. Got {describe_uris(uri)}, of which two have the same "
-            "plan. Leave one out."
+            f"--traces must name each collection once. Got {describe_uris(uri)}, of which two "
+            "have the same plan. Leave one out."
         )
     return MultiTraceDataset(parts=tuple(parts))
 

@@ -60,7 +60,9 @@ def test_images_are_the_solvers_from_the_twins_noise(measured, evaluator, digits
     images = digits.decode(sampler.sample(SAMPLES, labels, latents=noise))
     expected = ((images.permute(0, 2, 3, 1) + 1.0) / 2.0).clamp(0, 1)
     torch.testing.assert_close(torch.from_numpy(measured.images), expected, atol=1e-5, rtol=1e-4)
-    reference = evaluator.measure(OperatingPoint(method="baseline", operating_point="twin", steps=STEPS))
+    reference = evaluator.measure(
+        OperatingPoint(method="baseline", operating_point="twin", steps=STEPS)
+    )
     assert (measured.reference_images == reference.images).all()
 
 
