@@ -23,7 +23,6 @@ from benchmarks.quality.ground_truth import evaluator_of, measured_damage
 from benchmarks.quality.learned_vs_baselines import run_job
 from dqar.policy.network import ReusePolicy
 from dqar.policy.serialization import load_policy
-from dqar.policy.spec import Setting
 from pipeline.evaluate.worker import Evaluator
 
 DESIGNS = {
@@ -80,7 +79,7 @@ def plan_errors(
     wanted = [round(share * spec.steps) for share in SHARES]
     plans = [min(spec.plans, key=lambda plan: abs(len(plan) - count)) for count in wanted]
     schedules = [tuple(step in plan for step in range(spec.steps)) for plan in plans]
-    return measured_damage(evaluator, schedules, noises, Setting.of(spec)).sqrt()
+    return measured_damage(evaluator, schedules, noises, spec.setting).sqrt()
 
 
 def table(evaluator: Evaluator, out: Path, names: list[str], noises: int) -> Iterator[str]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from dqar.policy.spec import Setting
 from dqar.records import FEATURE_SETS
+from dqar.step_schedule import ReuseSetting
 from pipeline.errors import InputError
 from pipeline.traces.multi_dataset import MultiTraceDataset
 from pipeline.train.early_stopping import FitConfig
@@ -97,7 +97,7 @@ def sites_of(config: TrainConfig, traces: MultiTraceDataset) -> tuple[str, ...]:
     return sites
 
 
-def settings_of(config: TrainConfig, traces: MultiTraceDataset) -> tuple[Setting, ...]:
+def settings_of(config: TrainConfig, traces: MultiTraceDataset) -> tuple[ReuseSetting, ...]:
     """What plans may show, of what the traces explored.
 
     Raises:
@@ -107,7 +107,7 @@ def settings_of(config: TrainConfig, traces: MultiTraceDataset) -> tuple[Setting
     gains = _chosen("--feedback", config.feedbacks, traces.plan["feedbacks"])
     if config.label == "local":
         gains = (min(gains),)
-    return tuple(Setting(forecast_order=order, feedback=gain) for order in orders for gain in gains)
+    return tuple((order, gain) for order in orders for gain in gains)
 
 
 def _chosen(flag: str, wanted: tuple, explored: tuple) -> tuple:

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from dqar.policy.network import ReusePolicy
 from dqar.policy.serialization import save_policy
-from dqar.policy.spec import CACHE_BITS, PolicySpec, Setting
+from dqar.policy.spec import CACHE_BITS, PolicySpec
 from dqar.records import ACTIONS
+from dqar.step_schedule import ReuseSetting
 from pipeline.errors import InputError
 from pipeline.exploration.collect_plan import canonical_json
 from pipeline.traces.dataset import TraceUris
@@ -149,9 +150,9 @@ def _spec(
     sites: tuple[str, ...],
     gates: ReusedGates,
     uri: TraceUris,
-    setting: Setting,
+    setting: ReuseSetting,
 ) -> PolicySpec:
-    plan, order = traces.plan, setting.forecast_order
+    plan, (order, gain) = traces.plan, setting
     is_constant = gates.features.std(dim=0) < 1e-6
     scales = torch.where(is_constant, 1.0, gates.features.std(dim=0))
     return PolicySpec(
@@ -164,7 +165,7 @@ def _spec(
         savings=_relative_savings(traces.manifest["site_flops"], sites),
         sites=sites,
         forecast_order=order,
-        feedback=setting.feedback,
+        feedback=gain,
         actions=("compute", *ACTIONS[: order + 1]),
         cache_mode={bits: name for name, bits in CACHE_BITS.items()}[plan["cache_bits"]],
         branch_mode=plan["branch_mode"],

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from dqar.policy.spec import Setting
+from dqar.step_schedule import ReuseSetting
 from pipeline.errors import InputError
 from pipeline.traces.dataset import TraceUris
 from pipeline.traces.multi_dataset import describe_uris, noises_of
@@ -98,11 +98,11 @@ def load_reused_gates(
         return store_reused_gates(uri, names, sites, Path(folder)).load()
 
 
-def matching_trajectories(uri: TraceUris, setting: Setting) -> Bool[Tensor, " trajectories"]:
+def matching_trajectories(uri: TraceUris, setting: ReuseSetting) -> Bool[Tensor, " trajectories"]:
     """Trajectories of one order of forecasts and one gain of feedback."""
     table = read_trajectories(uri)
-    order = table["forecast_order"].to_numpy() == setting.forecast_order
-    gain = table["feedback"].to_numpy() == np.float32(setting.feedback)
+    order = table["forecast_order"].to_numpy() == setting[0]
+    gain = table["feedback"].to_numpy() == np.float32(setting[1])
     return torch.tensor(order & gain)
 
 

@@ -46,7 +46,7 @@ def scripts(plan):
     """What each trajectory was to do."""
     draw = partial(explore, plan.designs, plan.noise_seed)
     gates = 8 * len(plan.sites)
-    return [draw(index, STEPS, gates, plan.bases) for index in range(TRAJECTORIES_ASKED)]
+    return [draw(index, STEPS, gates, plan.schedules) for index in range(TRAJECTORIES_ASKED)]
 
 
 @pytest.fixture(scope="module")

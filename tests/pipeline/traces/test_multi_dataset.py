@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from dqar.policy.spec import Setting
 from pipeline.errors import InputError
 from pipeline.traces.dataset import claim_output, open_traces, write_manifest
 from pipeline.traces.multi_dataset import describe_uris, noises_of, open_multi
@@ -146,7 +145,7 @@ def test_what_a_fit_reads_of_several_is_what_it_reads_of_each(both):
     assert torch.equal(together.trajectory, torch.cat([one.trajectory, other.trajectory + 24]))
     errors = torch.cat([one.squared_error, other.squared_error])
     assert torch.equal(together.squared_error, errors)
-    assert matching_trajectories(both, Setting()).shape == (36,)
+    assert matching_trajectories(both, (0, 0.0)).shape == (36,)
     assert snrs_of(both) == snrs_of(both[0])
     assert max_gap_of(both) <= max(map(max_gap_of, both))
     assert check_propensities(both).metrics["balance_strata"] >= 0

@@ -12,7 +12,7 @@ import torch
 from dqar.policy.network import ReusePolicy
 from dqar.policy.planner import plan_steps
 from dqar.policy.serialization import load_policy
-from dqar.policy.spec import PolicySpec, Setting
+from dqar.policy.spec import PolicySpec
 from dqar.records import ACTIONS
 from dqar.snr import scheduler_snr
 from pipeline.traces.tables import read_gates
@@ -26,7 +26,7 @@ SNRS = [0.02 * 1.8**step for step in range(STEPS)]
 
 
 def settings_of(orders):
-    return tuple(Setting(forecast_order=order) for order in orders)
+    return tuple((order, 0.0) for order in orders)
 
 
 def policy_where_orders_cost(slope, of="order"):
@@ -67,7 +67,7 @@ def test_a_higher_order_must_be_worth_it(slope, best):
 @pytest.mark.parametrize(("slope", "best"), [(-1.0, 0.8), (1.0, 0.0)])
 def test_the_gain_of_least_predicted_error_is_taken(slope, best):
     policy = policy_where_orders_cost(slope, "feedback")
-    settings = tuple(Setting(feedback=gain) for gain in (0.0, 0.4, 0.8))
+    settings = tuple((0, gain) for gain in (0.0, 0.4, 0.8))
     assert planned(policy, SNRS, settings).spec.feedback == best
 
 
@@ -93,7 +93,7 @@ def test_an_order_alone_is_taken_whatever_it_costs(order):
     spec = planned(policy, SNRS, settings_of((order,))).spec
     expected = plan_steps(policy, SNRS, order, MAX_GAP)
     assert spec.forecast_order == order
-    assert spec.plans == tuple(plan.computed for plan in expected)
+    assert spec.plans == tuple(plan.schedule.computed for plan in expected)
     assert spec.plan_errors == tuple(plan.error for plan in expected)
 
 

@@ -74,7 +74,7 @@ def balance_of(tmp_path):
             **(NEAR if "near-policy" in designs else {}),
         )
         draw = partial(explore, designs, plan.noise_seed)
-        scripts = [draw(index, STEPS, GATE_COUNT, plan.bases) for index in range(count)]
+        scripts = [draw(index, STEPS, GATE_COUNT, plan.schedules) for index in range(count)]
         ids = [plan.trajectory_id(index) for index in range(count)]
         claim_output(tmp_path, plan)
         (unit,) = plan.units()

@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from dqar.policy.serialization import load_policy
-from dqar.policy.spec import Setting
 from dqar.records import ACTIONS, FEATURE_SETS
 from pipeline.errors import InputError
 from pipeline.traces.dataset import open_traces
@@ -180,7 +179,7 @@ def test_gains_that_the_traces_lack_are_refused(traces):
 @pytest.mark.parametrize("order", [0, 1])
 def test_a_policy_that_decides_step_by_step_learns_from_one_order(mixed_traces, order):
     """Damage of other orders is not what its reuse would show."""
-    chosen = matching_trajectories(str(mixed_traces), Setting(forecast_order=order))
+    chosen = matching_trajectories(str(mixed_traces), (order, 0.0))
     assert 0 < int(chosen.sum()) < len(chosen)
     config = TrainConfig(features="seed", members=1, forecast_orders=(order,))
     trained = train(config, str(mixed_traces))
@@ -236,10 +235,8 @@ def test_gains_are_logged_and_planned_for(mixed_traces):
     gates = read_gates(str(mixed_traces), ["trajectory_id", "feedback"]).to_pylist()
     assert all(gate["feedback"] == gain_of[gate["trajectory_id"]] for gate in gates)
     spec = train(TrainConfig(members=1), str(mixed_traces)).policy.spec
-    planned = {Setting.of(spec), *map(Setting.of, spec.rivals)}
-    assert planned == {
-        Setting(forecast_order=order, feedback=gain) for order in (0, 1) for gain in (0.0, 0.5)
-    }
+    planned = {spec.setting, *(one.setting for one in spec.rivals)}
+    assert planned == {(order, gain) for order in (0, 1) for gain in (0.0, 0.5)}
 
 
 def test_one_step_errors_plan_without_feedback(mixed_traces):
