@@ -10,7 +10,7 @@ from pipeline.commit import open_traces
 from pipeline.dataset import read_gates, read_trajectories
 from pipeline.quarantine import FOLDER
 
-SIZES = (120, 480, 1920)
+SIZES = (120, 480, 1920, 7680)
 """Trajectories of a collection: one that ends before its kills are done is followed by a larger."""
 STEPS, LAYERS = 10, 8
 KILLS = 6
