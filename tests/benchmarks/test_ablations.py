@@ -16,6 +16,11 @@ from pipeline.probes import Probe
 from pipeline.train_config import STATES, TrainConfig
 
 STEPS, NOISES = 5, 3
+ROUNDING = 2e-5
+"""Relative L2 distance within which a run of as many steps stays from what it is in a batch of
+another size: kernels round differently for another number of rows."""
+MOVED = {"atol": 1e-6, "rtol": 2e-2}
+"""Within which the error of a plan stays likewise: a last bit can move a value of an int8 cache."""
 
 
 @pytest.fixture(scope="module")
@@ -42,12 +47,13 @@ def evaluator(policy):
 def test_plans_are_run_as_the_policy_says(evaluator, policy):
     found = plan_errors(evaluator, policy, NOISES)
     assert found.shape == (3, NOISES)
-    assert not found[0].any()
+    # All is computed, but beside the other plans' samples.
+    assert (found[0] < ROUNDING).all()
     reuse = torch.tensor([step not in (0, 2) for step in range(STEPS)])[:, None, None]
     probe = Probe(name="plan", gate=Scripted(reuse), num_samples=NOISES, feedback=0.5)
     assert (found[1] > 0).all()
-    torch.testing.assert_close(found[1], evaluator.probe(probe).error)
-    torch.testing.assert_close(found[2], found[1])
+    torch.testing.assert_close(found[1], evaluator.probe(probe).error, **MOVED)
+    torch.testing.assert_close(found[2], found[1], **MOVED)
 
 
 def test_a_row_says_what_a_policy_is(evaluator, policy, tmp_path):
