@@ -39,7 +39,7 @@ ACROSS_BATCHES := tests/dqar/test_cross_branch.py tests/dqar/test_exposure.py \
 	tests/benchmarks/test_ablations.py tests/pipeline/test_probes.py
 
 test-kernels: $(READY)  ## the same with other kernels, which round otherwise, and two threads
-	MKL_ENABLE_INSTRUCTIONS=AVX2 DQAR_TEST_THREADS=2 \
+	MKL_ENABLE_INSTRUCTIONS=AVX2 DQAR_TEST_THREADS=2 OMP_WAIT_POLICY=PASSIVE \
 	  $(BIN)/python -m pytest -q -p tests.rounding_by_rows -m 'not slow' $(ACROSS_BATCHES)
 
 bench-learned: $(READY)  ## the tables of docs/results.md: 5 seeds x 64 samples, both sites and attention only
