@@ -105,11 +105,12 @@ def test_order_is_no_more_than_the_computations_allow():
     features = ("order",)
     policy = random_policy(features)
     damage = step_damage(policy, [1.0] * STEPS, 2, GAPS)
-    by_order = {round(float(value), 5) for value in damage[3, 0].flatten()}
     of_order = 3 * policy(torch.arange(3.0)[:, None]).detach().exp()
-    expected = {round(float(value), 5) for value in of_order}
-    assert by_order == expected
-    assert damage[3, 0, 0].unique().numel() == 1
+    # Kernels round differently for another row of another number of rows.
+    is_of = torch.isclose(damage[3, 0, ..., None], of_order, atol=0.0, rtol=1e-5)
+    assert (is_of.sum(dim=-1) == 1).all()
+    assert is_of.flatten(0, -2).any(dim=0).all()
+    assert is_of[0].any(dim=0).sum() == 1
 
 
 @pytest.mark.parametrize("order", [0, 1, 2])
