@@ -52,7 +52,7 @@ bench-ablations: $(READY)  ## what designs and features are worth to plans (docs
 	$(BIN)/python -m benchmarks.quality.ablations designs --out runs/ablate-designs
 	$(BIN)/python -m benchmarks.quality.ablations features --out runs/ablate-features
 
-bench-claims: $(READY)  ## the seeds' claims of docs/seed_results.md: 5 seeds x 128 samples
+bench-claims: $(READY)  ## the seeds' claims of docs/paper_results.md: 5 seeds x 128 samples
 	$(BIN)/python -m benchmarks.quality.paper_claims --out runs/seed-claims
 
 bench-speed: $(READY)  ## docs/performance.md: reuse on the clock beside its bound, on the CPU
