@@ -37,7 +37,7 @@ from dqar.gates.rules import (
 from dqar.layer_schedule import LayerSchedule
 from pipeline.evaluate.config import EvaluateConfig
 from pipeline.evaluate.frontier import error_at
-from pipeline.evaluate.worker import Evaluator
+from pipeline.evaluate.worker import EvaluationWorker
 from pipeline.methods.base import PAPER_WARMUP, OperatingPoint
 from pipeline.methods.calibration import CalibrationTask
 from pipeline.methods.threshold import PAPER_MAX_GAP
@@ -123,18 +123,18 @@ def measure_seed(seed: int, num_samples: int) -> list[dict[str, Any]]:
     config = partial(
         EvaluateConfig, model="digits", guidance_scale=2.0, num_samples=num_samples, seed=seed
     )
-    first = Evaluator(config())
+    first = EvaluationWorker(config())
     reference = first.measure(
         OperatingPoint(method="baseline", operating_point="twin", steps=50)
     ).row
-    observed = first.probe(CalibrationTask(name="observe", gate=NeverReuse(), num_samples=32))
+    observed = first.calibrate(CalibrationTask(name="observe", gate=NeverReuse(), num_samples=32))
     rows = [reference]
     for case in [*cache_cases(), seed_cases(), signal_case(observed.entropies)]:
-        evaluator = Evaluator(config(**case.cache))
-        evaluator.references = first.references
+        worker = EvaluationWorker(config(**case.cache))
+        worker.references = first.references
         for label, gate in case.gates:
             point = OperatingPoint(method=case.name, operating_point=label, steps=50, gate=gate)
-            row = evaluator.measure(point).row
+            row = worker.measure(point).row
             rows.append(row | {"fid_lost": row["fid"] - reference["fid"]})
     return rows
 

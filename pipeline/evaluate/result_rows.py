@@ -1,4 +1,4 @@
-"""From what parts of a point add up to, to its row of results.json. No model, no worker."""
+"""Rows of results.json, from the sums of the parts of a point."""
 
 from __future__ import annotations
 
@@ -12,17 +12,24 @@ from pipeline.evaluate.accumulator import MetricAccumulator, sum_metrics
 from pipeline.evaluate.config import EvaluateConfig
 from pipeline.evaluate.speed_bound import speed_bound
 from pipeline.evaluate.tasks import EvalTaskResult, PointResult
-from pipeline.methods.base import OperatingPoint
+from pipeline.methods.base import CalibrationCost, OperatingPoint
 from pipeline.models.image_metrics import frechet_of_sums
 
 GRID_IMAGES = 8
 """First images of a point that are shown."""
+NO_CALIBRATION = CalibrationCost()
 
 
 def measured_of(
-    point: OperatingPoint, config: EvaluateConfig, parts: Sequence[EvalTaskResult]
+    point: OperatingPoint,
+    config: EvaluateConfig,
+    parts: Sequence[EvalTaskResult],
+    cost: CalibrationCost = NO_CALIBRATION,
 ) -> PointResult:
-    """A point of all its parts, in the order of their samples.
+    """The result of a point from all its parts, in the order of their samples.
+
+    Args:
+        cost: calibration that the point's method has spent.
 
     Raises:
         InputError: if they were measured on different devices.
@@ -37,7 +44,8 @@ def measured_of(
     return PointResult(
         row=_row(
             point, config.with_reuse_setting(point.forecast_order, point.feedback), metrics, first
-        ),
+        )
+        | {"calibration_trajectories": cost.trajectories},
         images=np.stack(metrics.images[:GRID_IMAGES]),
         reference_images=np.stack(metrics.references[:GRID_IMAGES]),
         plan=first.plan,

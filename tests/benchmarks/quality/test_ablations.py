@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from benchmarks.quality.ablations import FEATURES, plan_errors, table
-from benchmarks.quality.ground_truth import evaluator_of
+from benchmarks.quality.ground_truth import worker_of
 from dqar.gates.rules import MaskGate
 from dqar.policy.network import ReusePolicy
 from dqar.policy.serialization import save_policy
@@ -36,7 +36,7 @@ def policy():
 
 @pytest.fixture(scope="module")
 def evaluator(policy):
-    return evaluator_of(policy, "digits", 52)
+    return worker_of(policy, "digits", 52)
 
 
 def test_plans_are_run_as_the_policy_says(evaluator, policy):
@@ -46,7 +46,7 @@ def test_plans_are_run_as_the_policy_says(evaluator, policy):
     reuse = torch.tensor([step not in (0, 2) for step in range(STEPS)])[:, None, None]
     probe = CalibrationTask(name="plan", gate=MaskGate(reuse), num_samples=NOISES, feedback=0.5)
     assert (found[1] > 0).all()
-    torch.testing.assert_close(found[1], evaluator.probe(probe).error)
+    torch.testing.assert_close(found[1], evaluator.calibrate(probe).error)
     torch.testing.assert_close(found[2], found[1])
 
 
