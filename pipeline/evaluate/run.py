@@ -97,6 +97,5 @@ def _headlines(rows: list[dict[str, Any]]) -> dict[str, float | None]:
 
 def _calibration(rows: list[dict[str, Any]]) -> dict[str, float | None]:
     """Calibration trajectories that each method has spent."""
-    return {
-        f"calibration_trajectories/{row['method']}": row["calibration_trajectories"] for row in rows
-    }
+    spent = {row["method"]: float(row["calibration_trajectories"]) for row in rows}
+    return {f"calibration_trajectories/{name}": count for name, count in spent.items()}

@@ -17,6 +17,8 @@ from pipeline.methods.registry import method_names
 from pipeline.methods.smoothcache import (
     Curves,
     CurveTask,
+    SmoothCache,
+    SmoothCacheTied,
     alphas_for,
     schedules,
 )
