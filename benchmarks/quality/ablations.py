@@ -12,7 +12,6 @@ regular schedules and gains, and so hide what a policy knows. Finished steps are
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -25,6 +24,8 @@ from dqar.policy.network import ReusePolicy
 from dqar.policy.serialization import load_policy
 from dqar.policy.spec import Setting
 from pipeline.evaluate.worker import EvaluationWorker
+from pipeline.markdown import markdown_table
+from pipeline.statistics import normal_spread_of
 
 DESIGNS = {
     "paced": "paced",
@@ -83,20 +84,18 @@ def plan_errors(
     return measured_damage(worker, schedules, noises, Setting.of(spec)).sqrt()
 
 
-def table(worker: EvaluationWorker, out: Path, names: list[str], noises: int) -> Iterator[str]:
+def table(worker: EvaluationWorker, out: Path, names: list[str], noises: int) -> str:
     """Held-out R^2, what the plans show, and their errors with a 95% interval over noises."""
-    yield (
-        "| policy | held-out R^2 | order | gain | "
-        + " | ".join(f"{share:.0%} computed" for share in SHARES)
-        + " |"
-    )
-    yield "|---" * (4 + len(SHARES)) + "|"
-    for name in names:
-        spec = (policy := load_policy(out / name)).spec
-        found = plan_errors(worker, policy, noises)
-        cells = [f"{one.mean():.4f} ± {1.96 * one.std() / noises**0.5:.4f}" for one in found]
-        told = f"{spec.metrics['r2']:.3f} | {spec.forecast_order} | {spec.feedback:g}"
-        yield f"| {name} | {told} | {' | '.join(cells)} |"
+    heads = ["policy", "held-out R^2", "order", "gain"]
+    heads += [f"{share:.0%} computed" for share in SHARES]
+    return markdown_table(heads, [_row(worker, out, name, noises) for name in names])
+
+
+def _row(worker: EvaluationWorker, out: Path, name: str, noises: int) -> list[str]:
+    spec = (policy := load_policy(out / name)).spec
+    shown = [f"{spec.metrics['r2']:.3f}", f"{spec.forecast_order}", f"{spec.feedback:g}"]
+    errors = plan_errors(worker, policy, noises).tolist()
+    return [name, *shown, *(normal_spread_of(one).shown(".4f") for one in errors)]
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -119,7 +118,7 @@ def main() -> None:
     prepare = prepare_designs if arguments.kind == "designs" else prepare_features
     names = prepare(arguments, out)
     worker = worker_of(load_policy(out / names[0]), arguments.model, arguments.seed)
-    text = "\n".join(table(worker, out, names, arguments.noises))
+    text = table(worker, out, names, arguments.noises)
     text += (
         f"\n\n`python -m benchmarks.quality.ablations {arguments.kind}`, {arguments.model}, "
         f"{arguments.sites}, {arguments.noises} noises of seed {arguments.seed}, "

@@ -11,6 +11,7 @@ import numpy as np
 from pipeline.evaluate.frontier import Axis, error_at, frontier
 from pipeline.evaluate.plan_export import write_plans
 from pipeline.evaluate.tasks import PointResult
+from pipeline.markdown import padded_table
 from pipeline.methods import registry
 
 COLUMNS = (
@@ -59,7 +60,7 @@ def points_table(rows: list[dict[str, Any]]) -> str:
         ]
         for row in rows
     ]
-    return _markdown(heads, body)
+    return padded_table(heads, body)
 
 
 def comparison_table(rows: list[dict[str, Any]]) -> str:
@@ -74,7 +75,7 @@ def comparison_table(rows: list[dict[str, Any]]) -> str:
                 heads.append(f"{label} {value:g}")
                 columns.append(["-" if error is None else f"{error:.4f}" for error in found])
     body = [[name, *(column[index] for column in columns)] for index, name in enumerate(names)]
-    return _markdown(heads, body)
+    return padded_table(heads, body)
 
 
 def _compared(rows: list[dict[str, Any]]) -> list[str]:
@@ -86,17 +87,6 @@ def _compared(rows: list[dict[str, Any]]) -> list[str]:
 def _shown(row: dict[str, Any], key: str, form: str) -> str:
     value = row.get(key)
     return "-" if value is None else form.format(value)
-
-
-def _markdown(heads: list[str], body: list[list[str]]) -> str:
-    widths = [max(len(line[index]) for line in [heads, *body]) for index in range(len(heads))]
-
-    def line(cells: list[str]) -> str:
-        padded = [cell.ljust(width) for cell, width in zip(cells, widths, strict=True)]
-        return f"| {' | '.join(padded)} |"
-
-    rule = f"| {' | '.join('-' * width for width in widths)} |"
-    return "\n".join([line(heads), rule, *map(line, body)])
 
 
 def plot_frontier(rows: list[dict[str, Any]], path: Path) -> None:

@@ -14,6 +14,7 @@ from pipeline.evaluate.speed_bound import speed_bound
 from pipeline.evaluate.tasks import EvalTaskResult, PointResult
 from pipeline.methods.base import CalibrationCost, OperatingPoint
 from pipeline.models.image_metrics import frechet_of_sums
+from pipeline.statistics import normal_interval
 
 GRID_IMAGES = 8
 """First images of a point that are shown."""
@@ -56,7 +57,7 @@ def _row(
     point: OperatingPoint, config: EvaluateConfig, metrics: MetricAccumulator, first: EvalTaskResult
 ) -> dict[str, Any]:
     mean = metrics.mean("latent_rel_l2")
-    half = 1.96 * metrics.standard_error("latent_rel_l2")
+    low, high = normal_interval(mean, metrics.standard_error("latent_rel_l2"))
     return {
         "method": point.method,
         "operating_point": point.operating_point,
@@ -69,7 +70,7 @@ def _row(
         "speedup_bound": _bound(config, metrics, first),
         "latency_s": metrics.seconds / metrics.timed,
         "latent_rel_l2": mean,
-        "latent_rel_l2_ci95": [max(0.0, mean - half), mean + half],
+        "latent_rel_l2_ci95": [max(0.0, low), high],
         "psnr": metrics.mean("psnr"),
         "ssim": metrics.mean("ssim"),
         "fid": _fid(metrics, first),

@@ -52,7 +52,8 @@ def test_plans_are_run_as_the_policy_says(evaluator, policy):
 
 def test_a_row_says_what_a_policy_is(evaluator, policy, tmp_path):
     save_policy(policy, tmp_path / "mine")
-    *_, row = table(evaluator, tmp_path, ["mine"], NOISES)
+    heads, _, row = table(evaluator, tmp_path, ["mine"], NOISES).splitlines()
+    assert heads.startswith("| policy | held-out R^2 | order | gain | 70% computed | ")
     assert row.startswith("| mine | 0.500 | 0 | 0.5 | 0.0000 ± 0.0000 | ")
     cells = row.strip("| ").split(" | ")
     assert cells[-1].split(" ± ")[0] == f"{plan_errors(evaluator, policy, NOISES)[2].mean():.4f}"

@@ -11,7 +11,7 @@ from dqar.policy.network import ReusePolicy
 from dqar.policy.spec import PolicySpec
 from pipeline.errors import InputError
 from pipeline.methods.base import COARSE, Comparison
-from pipeline.methods.learned_gate import LearnedGate
+from pipeline.methods.learned_gate import LearnedGate, MajoritySchedule
 from pipeline.methods.learned_schedule import LearnedSchedule
 from pipeline.methods.registry import (
     build_methods,
@@ -75,9 +75,12 @@ def test_each_policy_is_followed_as_it_was_trained():
         grid=COARSE,
     )
     _, majority, *learned = build_methods(comparison)
+    assert isinstance(majority, MajoritySchedule)
     assert majority.policy is plain
-    assert [type(one) for one in learned] == [LearnedGate, LearnedSchedule]
-    assert [one.row_name for one in learned] == ["learned-a", "learned-b"]
+    first, second = learned
+    assert isinstance(first, LearnedGate)
+    assert isinstance(second, LearnedSchedule)
+    assert (first.row_name, second.row_name) == ("learned-a", "learned-b")
 
 
 def docstrings(tree: ast.AST) -> set[int]:
