@@ -9,7 +9,7 @@ import argparse
 import sys
 
 from pipeline.cli import JobParser, add_cluster_flags, add_tracking_flags, enter, split_names
-from pipeline.errors import InputError, checked
+from pipeline.errors import checked
 from pipeline.storage.output_checks import refuse_relative_inside_job
 
 
@@ -21,18 +21,19 @@ def run(arguments: argparse.Namespace) -> int:
     from pipeline.evaluate.policies import load_policies, refuse_other_runs, refuse_policies_apart
     from pipeline.evaluate.run import evaluate_methods
     from pipeline.methods.base import GRIDS, Comparison
-    from pipeline.methods.fewer_steps import refuse_no_solver
+    from pipeline.methods.registry import refuse_unknown, refuse_unserved
     from pipeline.models.model_info import find_model, refuse_too_many_steps
     from pipeline.storage.output_folder import fetched_policies, published, refuse_taken
     from pipeline.tracking import Tracker
 
-    methods = known_methods(arguments.methods)
+    methods = split_names(arguments.methods)
+    refuse_unknown(methods)
     info = find_model(arguments.model)
     with fetched_policies(arguments.policy) as folders:
         policies = load_policies(folders, info)
     config = configure(arguments, info, next(iter(policies.values()), None))
     refuse_too_many_steps(info, config.steps)
-    refuse_no_solver(info, methods)
+    refuse_unserved(methods, info)
     refuse_other_runs(config.steps, config.sampler, policies)
     for name, policy in policies.items():
         shown = {"order": policy.spec.forecast_order, "feedback": policy.spec.feedback}
@@ -51,19 +52,6 @@ def run(arguments: argparse.Namespace) -> int:
     with published(arguments.out, "results.json") as folder:
         evaluate_methods(config, comparison, pool, str(folder), tracker)
     return 0
-
-
-def known_methods(text: str) -> tuple[str, ...]:
-    from pipeline.methods.base import METHODS
-
-    methods = split_names(text)
-    unknown = sorted(set(methods) - set(METHODS))
-    if unknown or not methods:
-        raise InputError(
-            f"--methods must be among {', '.join(METHODS)}. Got {unknown or 'none'}. "
-            "Check the spelling."
-        )
-    return methods
 
 
 def configure(arguments: argparse.Namespace, info, policy):

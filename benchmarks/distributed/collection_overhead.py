@@ -22,12 +22,13 @@ from benchmarks.timing.support.allocator import keep_memory
 from benchmarks.timing.support.device_clock import device_name
 from benchmarks.timing.support.flags import count, hand_over, machine_facts
 from benchmarks.timing.support.interleaved_rounds import Ran, Rounds, Variant, time_rounds
-from benchmarks.timing.support.median_interval import figures_of, ratio_of, to_digits
+from benchmarks.timing.support.median_interval import figures_of, to_digits
 from dqar.integration import DQARSampler, SamplerConfig
 from pipeline.collect.driver import plan_for
 from pipeline.collect.worker import Collector
 from pipeline.exploration.collect_plan import CollectPlan, Unit
 from pipeline.models.noise import draw_noise
+from pipeline.statistics import ratio_of
 from pipeline.traces.dataset import claim_output
 
 

@@ -12,18 +12,19 @@ regular schedules and gains, and so hide what a policy knows. Finished steps are
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
 from jaxtyping import Float
 from torch import Tensor
 
-from benchmarks.quality.ground_truth import evaluator_of, measured_damage
+from benchmarks.quality.ground_truth import measured_damage, worker_of
 from benchmarks.quality.learned_vs_baselines import run_job
 from dqar.policy.network import ReusePolicy
 from dqar.policy.serialization import load_policy
-from pipeline.evaluate.worker import Evaluator
+from pipeline.evaluate.worker import EvaluationWorker
+from pipeline.markdown import markdown_table
+from pipeline.statistics import normal_spread_of
 
 DESIGNS = {
     "paced": "paced",
@@ -72,30 +73,28 @@ def train(out: Path, traces: Path, name: str, *flags: str) -> None:
 
 
 def plan_errors(
-    evaluator: Evaluator, policy: ReusePolicy, noises: int
+    worker: EvaluationWorker, policy: ReusePolicy, noises: int
 ) -> Float[Tensor, "shares noises"]:
     """Errors of the policy's plans of the shares, or of the nearest numbers of steps it has."""
     spec = policy.spec
     wanted = [round(share * spec.steps) for share in SHARES]
     plans = [min(spec.plans, key=lambda plan: abs(len(plan) - count)) for count in wanted]
     schedules = [tuple(step in plan for step in range(spec.steps)) for plan in plans]
-    return measured_damage(evaluator, schedules, noises, spec.setting).sqrt()
+    return measured_damage(worker, schedules, noises, spec.setting).sqrt()
 
 
-def table(evaluator: Evaluator, out: Path, names: list[str], noises: int) -> Iterator[str]:
+def table(worker: EvaluationWorker, out: Path, names: list[str], noises: int) -> str:
     """Held-out R^2, what the plans show, and their errors with a 95% interval over noises."""
-    yield (
-        "| policy | held-out R^2 | order | gain | "
-        + " | ".join(f"{share:.0%} computed" for share in SHARES)
-        + " |"
-    )
-    yield "|---" * (4 + len(SHARES)) + "|"
-    for name in names:
-        spec = (policy := load_policy(out / name)).spec
-        found = plan_errors(evaluator, policy, noises)
-        cells = [f"{one.mean():.4f} ± {1.96 * one.std() / noises**0.5:.4f}" for one in found]
-        told = f"{spec.metrics['r2']:.3f} | {spec.forecast_order} | {spec.feedback:g}"
-        yield f"| {name} | {told} | {' | '.join(cells)} |"
+    heads = ["policy", "held-out R^2", "order", "gain"]
+    heads += [f"{share:.0%} computed" for share in SHARES]
+    return markdown_table(heads, [_row(worker, out, name, noises) for name in names])
+
+
+def _row(worker: EvaluationWorker, out: Path, name: str, noises: int) -> list[str]:
+    spec = (policy := load_policy(out / name)).spec
+    shown = [f"{spec.metrics['r2']:.3f}", f"{spec.forecast_order}", f"{spec.feedback:g}"]
+    errors = plan_errors(worker, policy, noises).tolist()
+    return [name, *shown, *(normal_spread_of(one).shown(".4f") for one in errors)]
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -117,12 +116,12 @@ def main() -> None:
     out = Path(arguments.out).absolute()
     prepare = prepare_designs if arguments.kind == "designs" else prepare_features
     names = prepare(arguments, out)
-    evaluator = evaluator_of(load_policy(out / names[0]), arguments.model, arguments.seed)
-    text = "\n".join(table(evaluator, out, names, arguments.noises))
+    worker = worker_of(load_policy(out / names[0]), arguments.model, arguments.seed)
+    text = table(worker, out, names, arguments.noises)
     text += (
         f"\n\n`python -m benchmarks.quality.ablations {arguments.kind}`, {arguments.model}, "
         f"{arguments.sites}, {arguments.noises} noises of seed {arguments.seed}, "
-        f"{evaluator.device}, {datetime.now(UTC).date().isoformat()}\n"
+        f"{worker.device}, {datetime.now(UTC).date().isoformat()}\n"
     )
     (out / "table.md").write_text(text)
     print(text)

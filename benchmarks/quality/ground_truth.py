@@ -27,7 +27,7 @@ from dqar.policy.planner import step_damage
 from dqar.policy.serialization import load_policy
 from dqar.step_schedule import ReuseSetting
 from pipeline.evaluate.config import EvaluateConfig
-from pipeline.evaluate.worker import Evaluator
+from pipeline.evaluate.worker import EvaluationWorker
 from pipeline.exploration.designs import explore
 from pipeline.methods.calibration import CalibrationTask
 
@@ -36,7 +36,7 @@ FIRST_KEY = 1_000_000
 TOGGLES = 4
 """Toggled steps of a schedule."""
 ROWS = 96
-"""Samples of a probe."""
+"""Samples of a calibration task."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -96,13 +96,13 @@ def predicted_damage(damage: Float[Tensor, "t k s c"], computes: tuple[bool, ...
 
 
 def measured_damage(
-    evaluator: Evaluator, schedules: list[tuple[bool, ...]], noises: int, setting: ReuseSetting
+    worker: EvaluationWorker, schedules: list[tuple[bool, ...]], noises: int, setting: ReuseSetting
 ) -> Float[Tensor, "schedules noises"]:
     """D^2 of each schedule on each noise."""
     errors = []
     for chunk in torch.arange(len(schedules)).split(max(1, ROWS // noises)):
         masks = torch.tensor([schedules[index] for index in chunk]).T.logical_not()
-        probe = CalibrationTask(
+        task = CalibrationTask(
             name="ground truth",
             gate=MaskGate(_by_sample(masks, noises)),
             num_samples=len(chunk) * noises,
@@ -110,7 +110,7 @@ def measured_damage(
             forecast_order=setting[0],
             feedback=setting[1],
         )
-        errors.append(evaluator.probe(probe).error.view(-1, noises))
+        errors.append(worker.calibrate(task).error.view(-1, noises))
         print(f"{int(chunk[-1]) + 1} of {len(schedules)} schedules", flush=True)
     return torch.cat(errors).square()
 
@@ -144,12 +144,12 @@ def measure(policy: ReusePolicy, arguments: argparse.Namespace) -> dict[str, flo
     """All figures of a policy."""
     spec = policy.spec
     toggles = draw_toggles(arguments.seed, arguments.schedules, spec.steps, spec.max_gap)
-    evaluator = evaluator_of(policy, arguments.model, arguments.seed)
+    worker = worker_of(policy, arguments.model, arguments.seed)
     bases = list(dict.fromkeys(toggle.computes for toggle in toggles))
     every = [*bases, *(toggle.toggled for toggle in toggles)]
     noises = arguments.noises
-    squared = measured_damage(evaluator, every, noises, spec.setting)
-    snrs = evaluator.probe(
+    squared = measured_damage(worker, every, noises, spec.setting)
+    snrs = worker.calibrate(
         CalibrationTask(name="snr", gate=MaskGate(_none(spec.steps)), num_samples=1)
     ).snrs
     damage = step_damage(policy, snrs, spec.forecast_order, spec.max_gap, spec.feedback)
@@ -162,7 +162,7 @@ def measure(policy: ReusePolicy, arguments: argparse.Namespace) -> dict[str, flo
     return figures | {"toggles": len(toggles), "noises": noises, "whole_schedules": whole}
 
 
-def evaluator_of(policy: ReusePolicy, model: str, seed: int) -> Evaluator:
+def worker_of(policy: ReusePolicy, model: str, seed: int) -> EvaluationWorker:
     """A worker in this process that runs what a policy was trained for, on noise of a seed."""
     spec = policy.spec
     config = EvaluateConfig(
@@ -172,7 +172,7 @@ def evaluator_of(policy: ReusePolicy, model: str, seed: int) -> Evaluator:
         sites=spec.sites,
         seed=seed,
     )
-    return Evaluator(config)
+    return EvaluationWorker(config)
 
 
 def _none(steps: int) -> Bool[Tensor, "t 1 1"]:

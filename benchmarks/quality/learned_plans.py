@@ -21,7 +21,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from benchmarks.quality.ground_truth import evaluator_of
+from benchmarks.quality.ground_truth import worker_of
 from dqar.gates.rules import MaskGate
 from dqar.policy.network import ReusePolicy
 from dqar.policy.serialization import load_policy
@@ -29,7 +29,7 @@ from dqar.schedules.serialization import load_plan
 from dqar.schedules.static_plan import StaticPlan
 from dqar.signals import relative_error
 from pipeline.cluster.hardware import describe_machine
-from pipeline.evaluate.worker import Evaluator
+from pipeline.evaluate.worker import EvaluationWorker
 
 Schedule = dict[str, Any]
 """``source``, ``computed`` (steps that compute every gate), ``forecast_order``, ``feedback``."""
@@ -70,27 +70,30 @@ def computed_of(plan: StaticPlan) -> list[int]:
     return [step for step, reuses in enumerate(plan.mask.any(dim=1).tolist()) if not reuses]
 
 
-def errors_of(evaluator: Evaluator, schedule: Schedule, count: int) -> Float[Tensor, " samples"]:
+def errors_of(
+    worker: EvaluationWorker, schedule: Schedule, count: int
+) -> Float[Tensor, " samples"]:
     """Relative L2 distance to the sample without reuse, of the first evaluation samples."""
-    noise, labels = evaluator.draw("evaluate", list(range(count)))
-    steps = evaluator.config.steps
-    if ("evaluate", 0) not in evaluator.references:
-        evaluator.references["evaluate", 0], _ = evaluator.sample(noise, labels, steps, None)
+    runner = worker.runner
+    noise, labels = runner.draw("evaluate", list(range(count)))
+    steps = worker.config.steps
+    if 0 not in worker.references:
+        worker.references[0], _ = runner.sample(noise, labels, steps, None)
     reuse = torch.ones(steps, dtype=torch.bool)
     reuse[schedule["computed"]] = False
-    config = evaluator.config.with_reuse_setting(schedule["forecast_order"], schedule["feedback"])
-    controller = evaluator.controller(config, MaskGate(reuse[:, None, None]))
-    latents, _ = evaluator.sample(noise, labels, steps, controller)
-    return relative_error(latents, evaluator.references["evaluate", 0])
+    setting = schedule["forecast_order"], schedule["feedback"]
+    controller = runner.controller(MaskGate(reuse[:, None, None]), *setting)
+    latents, _ = runner.sample(noise, labels, steps, controller)
+    return relative_error(latents, worker.references[0])
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     """All schedules with their errors, and what they are of."""
     policy = load_policy(arguments.policy)
     schedules = [*planned(policy), *chosen(Path(arguments.results), "learned")]
-    evaluator = evaluator_of(policy, arguments.model, arguments.seed)
+    worker = worker_of(policy, arguments.model, arguments.seed)
     for index, schedule in enumerate(schedules):
-        errors = errors_of(evaluator, schedule, arguments.num_samples)
+        errors = errors_of(worker, schedule, arguments.num_samples)
         schedule["latent_rel_l2"] = [round(float(error), 7) for error in errors]
         print(f"{index + 1} of {len(schedules)} schedules", flush=True)
     spec = policy.spec
@@ -104,7 +107,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         "guidance": spec.guidance,
         "seed": arguments.seed,
         "num_samples": arguments.num_samples,
-        "machine": describe_machine(evaluator.device),
+        "machine": describe_machine(worker.device),
         "date": datetime.now(UTC).date().isoformat(),
         "schedules": schedules,
     }

@@ -10,17 +10,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import subprocess
 import sys
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from scipy.stats import t
-
 from pipeline.evaluate.frontier import Axis, error_at
+from pipeline.markdown import markdown_table
+from pipeline.statistics import spread_of
 
 SEEDS = (21, 22, 23, 24, 25)
 """Fixed before any of them was run. Defaults were chosen on others, so those prove nothing."""
@@ -88,23 +86,27 @@ def _flag(name: str, out: Path) -> str:
     return str(out / name) if name == "policy" else f"{name}={out / name}"
 
 
-def errors_table(by_seed: list[list[dict[str, Any]]]) -> Iterator[str]:
+def errors_table(by_seed: list[list[dict[str, Any]]]) -> str:
     """Mean error over seeds with a 95% interval, at equal reuse ratio or FLOPs, by method."""
-    yield "| method |" + "".join(f" {HEADS[axis]} {value:g} |" for axis, value in PLACES)
-    yield "|---" * (len(PLACES) + 1) + "|"
-    for name in names_of(by_seed):
-        cells = (_cell(errors_at(by_seed, name, axis, value)) for axis, value in PLACES)
-        yield f"| {name} | {' | '.join(cells)} |"
+    rows = [
+        [name, *(_cell(errors_at(by_seed, name, axis, value)) for axis, value in PLACES)]
+        for name in names_of(by_seed)
+    ]
+    return markdown_table(["method", *_heads()], rows)
 
 
-def ratios_table(by_seed: list[list[dict[str, Any]]]) -> Iterator[str]:
+def ratios_table(by_seed: list[list[dict[str, Any]]]) -> str:
     """Mean error of the default policy over each rival's, at equal reuse ratio or FLOPs."""
-    yield "| learned over |" + "".join(f" {HEADS[axis]} {value:g} |" for axis, value in PLACES)
-    yield "|---" * (len(PLACES) + 1) + "|"
-    for name in names_of(by_seed):
-        if name != "learned":
-            cells = (_ratio(by_seed, name, axis, value) for axis, value in PLACES)
-            yield f"| {name} | {' | '.join(cells)} |"
+    rows = [
+        [name, *(_ratio(by_seed, name, axis, value) for axis, value in PLACES)]
+        for name in names_of(by_seed)
+        if name != "learned"
+    ]
+    return markdown_table(["learned over", *_heads()], rows)
+
+
+def _heads() -> list[str]:
+    return [f"{HEADS[axis]} {value:g}" for axis, value in PLACES]
 
 
 def names_of(by_seed: list[list[dict[str, Any]]]) -> list[str]:
@@ -122,17 +124,7 @@ def errors_at(
 
 
 def _cell(errors: list[float]) -> str:
-    if not errors:
-        return "-"
-    return f"{statistics.mean(errors):.4f} ± {half_width(errors):.4f}"
-
-
-def half_width(errors: list[float]) -> float:
-    """Of the 95% interval of the mean over seeds, by Student's t."""
-    if len(errors) < 2:
-        return 0.0
-    quantile = float(t.ppf(0.975, df=len(errors) - 1))
-    return quantile * statistics.stdev(errors) / len(errors) ** 0.5
+    return spread_of(errors).shown(".4f") if errors else "-"
 
 
 def _ratio(by_seed: list[list[dict[str, Any]]], name: str, axis: Axis, value: float) -> str:
@@ -163,9 +155,9 @@ def main() -> None:
     first = by_seed[0][0]
     text = "\n".join(
         [
-            *errors_table(by_seed),
+            errors_table(by_seed),
             "",
-            *ratios_table(by_seed),
+            ratios_table(by_seed),
             "",
             f"`python -m benchmarks.quality.learned_vs_baselines {' '.join(sys.argv[1:])}`, "
             f"{len(SEEDS)} seeds x {arguments.num_samples}, {first['model']}, "

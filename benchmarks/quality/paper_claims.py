@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -37,17 +36,17 @@ from dqar.gates.rules import (
 from dqar.layer_schedule import LayerSchedule
 from pipeline.evaluate.config import EvaluateConfig
 from pipeline.evaluate.frontier import error_at
-from pipeline.evaluate.worker import Evaluator
+from pipeline.evaluate.worker import EvaluationWorker
+from pipeline.markdown import markdown_table
 from pipeline.methods.base import PAPER_WARMUP, OperatingPoint
 from pipeline.methods.calibration import CalibrationTask
 from pipeline.methods.threshold import PAPER_MAX_GAP
+from pipeline.statistics import spread_of
 
 SEEDS = (11, 12, 13, 14, 15)
 INFINITE = float("inf")
 QUANTILES = (0.1, 0.25, 0.4, 0.5, 0.6, 0.75, 0.9, 1.0)
 RATIOS = (0.2, 0.3, 0.4)
-T_95 = 2.776
-"""Student's t for 5 seeds, 4 degrees of freedom."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -123,18 +122,18 @@ def measure_seed(seed: int, num_samples: int) -> list[dict[str, Any]]:
     config = partial(
         EvaluateConfig, model="digits", guidance_scale=2.0, num_samples=num_samples, seed=seed
     )
-    first = Evaluator(config())
+    first = EvaluationWorker(config())
     reference = first.measure(
         OperatingPoint(method="baseline", operating_point="twin", steps=50)
     ).row
-    observed = first.probe(CalibrationTask(name="observe", gate=NeverReuse(), num_samples=32))
+    observed = first.calibrate(CalibrationTask(name="observe", gate=NeverReuse(), num_samples=32))
     rows = [reference]
     for case in [*cache_cases(), seed_cases(), signal_case(observed.entropies)]:
-        evaluator = Evaluator(config(**case.cache))
-        evaluator.references = first.references
+        worker = EvaluationWorker(config(**case.cache))
+        worker.references = first.references
         for label, gate in case.gates:
             point = OperatingPoint(method=case.name, operating_point=label, steps=50, gate=gate)
-            row = evaluator.measure(point).row
+            row = worker.measure(point).row
             rows.append(row | {"fid_lost": row["fid"] - reference["fid"]})
     return rows
 
@@ -149,41 +148,38 @@ def finished_seed(out: Path, num_samples: int, seed: int) -> list[dict[str, Any]
     return json.loads(path.read_text())
 
 
-def mean_with_ci(values: list[float], form: str) -> str:
-    """Mean over seeds with a 95% interval."""
-    half = T_95 * statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else 0.0
-    return f"{statistics.mean(values):{form}} ± {half:{form}}"
-
-
 def points_table(by_seed: list[list[dict[str, Any]]], keep: Callable[[str], bool]) -> str:
     """One line a point: reuse, error, lost FID, cache size."""
-    lines = ["| case | gate | reuse | rel L2 | FID lost | cache MB |", "|---" * 6 + "|"]
-    for index, row in enumerate(by_seed[0]):
-        if not keep(row["method"]):
-            continue
-        same = [rows[index] for rows in by_seed]
-        error = mean_with_ci([other["latent_rel_l2"] for other in same], ".4f")
-        lost = mean_with_ci([other["fid_lost"] for other in same], "+.3f").replace("± +", "± ")
-        reuse = statistics.mean(other["reuse_ratio"] for other in same)
-        lines.append(
-            f"| {row['method']} | {row['operating_point']} | {reuse:.3f} | {error} | {lost} "
-            f"| {row['cache_mb']:.3f} |"
-        )
-    return "\n".join(lines)
+    heads = ["case", "gate", "reuse", "rel L2", "FID lost", "cache MB"]
+    points = zip(*by_seed, strict=True)
+    return markdown_table(heads, [_cells(point) for point in points if keep(point[0]["method"])])
+
+
+def _cells(point: Sequence[dict[str, Any]]) -> list[str]:
+    """One point, by its rows of all seeds."""
+    error, lost, reuse = (
+        spread_of([row[name] for row in point])
+        for name in ("latent_rel_l2", "fid_lost", "reuse_ratio")
+    )
+    first = point[0]
+    return [
+        *(first["method"], first["operating_point"], f"{reuse.mean:.3f}"),
+        *(error.shown(".4f"), lost.shown("+.3f"), f"{first['cache_mb']:.3f}"),
+    ]
 
 
 def signals_table(by_seed: list[list[dict[str, Any]]]) -> str:
     """Error of each signal's sweep at equal reuse, its worse points given its better ones'."""
-    heads = "".join(f" at reuse {ratio:g} |" for ratio in RATIOS)
-    lines = [f"| signal |{heads}", "|---" * (len(RATIOS) + 1) + "|"]
-    for name in ("SNR alone", "entropy and SNR", "entropy alone"):
-        cells = []
-        for ratio in RATIOS:
-            errors = [_signal_error(rows, name, ratio) for rows in by_seed]
-            known = [error for error in errors if error is not None]
-            cells.append(mean_with_ci(known, ".4f") if len(known) == len(errors) else "-")
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+    heads = ["signal", *(f"at reuse {ratio:g}" for ratio in RATIOS)]
+    names = ("SNR alone", "entropy and SNR", "entropy alone")
+    rows = [[name, *(_signal_cell(by_seed, name, ratio) for ratio in RATIOS)] for name in names]
+    return markdown_table(heads, rows)
+
+
+def _signal_cell(by_seed: list[list[dict[str, Any]]], name: str, ratio: float) -> str:
+    errors = [_signal_error(rows, name, ratio) for rows in by_seed]
+    known = [error for error in errors if error is not None]
+    return spread_of(known).shown(".4f") if len(known) == len(errors) else "-"
 
 
 def _signal_error(rows: list[dict[str, Any]], name: str, ratio: float) -> float | None:
@@ -206,7 +202,7 @@ def main() -> None:
     work = partial(finished_seed, out, arguments.num_samples)
     with ProcessPoolExecutor(arguments.processes, mp_context=get_context("spawn")) as pool:
         by_seed = list(pool.map(work, SEEDS))
-    twin_fid = mean_with_ci([rows[0]["fid"] for rows in by_seed], ".2f")
+    twin_fid = spread_of([rows[0]["fid"] for rows in by_seed]).shown(".2f")
     text = (
         f"{points_table(by_seed, lambda name: name.startswith(('output', 'kv')))}\n\n"
         f"{points_table(by_seed, lambda name: name == 'seed')}\n\n{signals_table(by_seed)}\n\n"

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,11 +19,11 @@ from typing import Any
 from benchmarks.quality.learned_vs_baselines import (
     errors_at,
     errors_table,
-    half_width,
     names_of,
     ratios_table,
 )
 from pipeline.cli import split_names
+from pipeline.statistics import spread_of
 
 Rows = list[dict[str, Any]]
 Place = tuple[float, float, float]
@@ -70,7 +69,8 @@ def frontier_of(by_seed: list[Rows], method: str) -> Iterator[Place]:
     """Where a sweep lies, wherever all seeds have it."""
     for flops in FLOPS:
         if errors := errors_at(by_seed, method, "flops_ratio", flops):
-            yield flops, statistics.mean(errors), half_width(errors)
+            spread = spread_of(errors)
+            yield flops, spread.mean, spread.half_width
 
 
 def draw(by_seed: list[Rows], path: Path) -> None:
@@ -113,7 +113,7 @@ def main() -> None:
     parser.add_argument("--methods", default="", help="to take, in their order; default: all")
     arguments = parser.parse_args()
     by_seed = by_seed_of(arguments.folders, split_names(arguments.methods))
-    print("\n".join([*errors_table(by_seed), "", *ratios_table(by_seed)]))
+    print(f"{errors_table(by_seed)}\n\n{ratios_table(by_seed)}")
     draw(by_seed, arguments.out)
 
 

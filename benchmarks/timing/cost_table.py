@@ -20,11 +20,12 @@ from benchmarks.timing.support.allocator import keep_memory
 from benchmarks.timing.support.architectures import Architecture
 from benchmarks.timing.support.flags import Settings, add_flags, count, hand_over, settings_of
 from benchmarks.timing.support.interleaved_rounds import Rounds, Variant, time_rounds
-from benchmarks.timing.support.median_interval import figures_of, spread_of, to_digits
+from benchmarks.timing.support.median_interval import figures_of, to_digits
 from benchmarks.timing.support.reuse_masks import mask_of
 from benchmarks.timing.support.timed_model import STEPS, Stand, name_of
 from dqar.gates.base import Gate
 from dqar.gates.rules import Learned, MaskGate
+from pipeline.statistics import median_spread_of
 
 ROUNDS, QUICK_ROUNDS = 24, 6
 WAYS = ("computed", "measured", "reused")
@@ -68,7 +69,9 @@ def _row(rounds: Rounds, settings: Settings, site: str) -> dict[str, Any]:
         "cache_mb": to_digits(rounds.cache_bytes[name_of("computed", (site,))] / 1e6),
     }
     for way, name in [("stock", "stock"), *((way, name_of(way, (site,))) for way in WAYS)]:
-        row |= figures_of(f"{way}_s", spread_of(of_a_gate(rounds.seconds[name], free, layers)))
+        row |= figures_of(
+            f"{way}_s", median_spread_of(of_a_gate(rounds.seconds[name], free, layers))
+        )
     return row
 
 

@@ -8,10 +8,11 @@ from typing import Any
 
 from benchmarks.timing.support.architectures import Architecture, flops_bound
 from benchmarks.timing.support.interleaved_rounds import Rounds, Variant
-from benchmarks.timing.support.median_interval import figures_of, ratio_of, to_digits
+from benchmarks.timing.support.median_interval import figures_of, to_digits
 from benchmarks.timing.support.reuse_masks import forced_steps, mask_of
 from benchmarks.timing.support.timed_model import STEPS, Stand, name_of
 from dqar.gates.rules import MaskGate
+from pipeline.statistics import ratio_of
 
 RATIOS = (0.25, 0.5, 0.75, 1.0)
 

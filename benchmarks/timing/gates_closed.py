@@ -8,10 +8,11 @@ from typing import Any
 import torch
 
 from benchmarks.timing.support.device_clock import clock
-from benchmarks.timing.support.median_interval import figures_of, ratio_of
+from benchmarks.timing.support.median_interval import figures_of
 from benchmarks.timing.support.timed_model import Schedule, Stand
 from dqar import DQARController
 from dqar.gates.rules import NeverReuse
+from pipeline.statistics import ratio_of
 
 STEPS_OF_HALF = {"cpu": 1, "cuda": 4}
 """Steps between two looks at the clock: the shorter the closer the pair, and each look makes a GPU

@@ -32,9 +32,10 @@ from benchmarks.timing.support.architectures import ARCHITECTURES, share_of_flop
 from benchmarks.timing.support.device_clock import clock, device_name
 from benchmarks.timing.support.flags import Settings, add_flags, count, hand_over, settings_of
 from benchmarks.timing.support.interleaved_rounds import Rounds, Variant, time_rounds
-from benchmarks.timing.support.median_interval import figures_of, ratio_of, to_digits
+from benchmarks.timing.support.median_interval import figures_of, to_digits
 from benchmarks.timing.support.models import build_batch, build_model
 from benchmarks.timing.support.timed_model import Stand
+from pipeline.statistics import ratio_of
 
 __all__ = ["ARCHITECTURES", "build_batch", "build_model", "clock", "device_name", "ratio_of"]
 

@@ -1,9 +1,7 @@
-"""What the batches of one operating point add up to: sums and no averages, so that tallies of some
-samples each add up to the tally of them all."""
+"""Metrics of one operating point as sums: those of parts of its samples add up to those of all."""
 
 from __future__ import annotations
 
-import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -14,36 +12,37 @@ from torch import Tensor
 
 from dqar.control.summary import ReuseSummary
 from pipeline.models.image_metrics import Deltas, FeatureSums
+from pipeline.statistics import standard_error
 
 SUMS = ("latent_rel_l2", "psnr", "ssim")
-"""What is averaged over samples."""
+"""Metrics that are averaged over samples."""
 
 
 @dataclass(slots=True)
 class MetricAccumulator:
-    """Filled batch by batch."""
+    """Sums over samples, filled batch by batch."""
 
     samples: int = 0
     sums: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
-    """Of each of :data:`SUMS` over the samples, and of its square under ``NAME_squared``."""
+    """Sum over the samples of each of :data:`SUMS`, and of its square as ``NAME_squared``."""
     matches: int | None = None
-    """Images that show the class asked for; None without a classifier."""
+    """Number of images that show the class asked for; None without a classifier."""
     features: FeatureSums | None = None
-    """Of the images; None where the model has none."""
+    """Features of the images; None where the model has none."""
     flops: float = 0.0
-    """Spent, the method's own arithmetic included."""
+    """FLOPs of the method, its own arithmetic included."""
     reference_flops: float = 0.0
-    """Spent by the twins."""
+    """FLOPs of the reference samples."""
     timed: int = 0
     """Samples that were timed."""
     seconds: float = 0.0
-    """Of the timed samples."""
+    """Time of the timed samples."""
     reference_seconds: float = 0.0
-    """Of their twins, each sampled right before."""
+    """Time of their reference samples, each sampled right before."""
     images: list[np.ndarray] = field(default_factory=list)
     """The first images, ``[height, width, channels]`` in [0, 1]."""
     references: list[np.ndarray] = field(default_factory=list)
-    """Their twins."""
+    """Their reference images."""
     reused: int = 0
     gates: int = 0
     reused_by_site: Counter[str] = field(default_factory=Counter)
@@ -52,14 +51,14 @@ class MetricAccumulator:
     actions_by_site: defaultdict[str, Counter[str]] = field(
         default_factory=lambda: defaultdict(Counter)
     )
-    """Reuses by what they showed."""
+    """Reuses by action (:data:`dqar.records.ACTIONS`)."""
     cache_bytes: int = 0
-    """The most that any batch held."""
+    """Largest cache of any batch."""
     peak_memory_mb: float | None = None
-    """The most that any worker's device held; None where it does not tell."""
+    """Largest memory of any worker's device; None where it is unknown."""
 
     def count(self, summary: ReuseSummary) -> None:
-        """Add what a batch's controller did."""
+        """Add the decisions of a batch's controller."""
         self.reused += summary.reused
         self.gates += summary.gates
         self.reused_by_site.update(summary.by_site)
@@ -69,7 +68,7 @@ class MetricAccumulator:
         self.cache_bytes = max(self.cache_bytes, summary.cache_bytes)
 
     def judge(self, deltas: Deltas) -> None:
-        """Add a batch's distances from its twins."""
+        """Add a batch's distances from its reference samples."""
         self.samples += len(deltas.latent_rel_l2)
         for name in SUMS:
             values: Tensor = getattr(deltas, name).double().cpu()
@@ -77,7 +76,7 @@ class MetricAccumulator:
             self.sums[f"{name}_squared"] += float(values.square().sum())
 
     def add(self, other: MetricAccumulator) -> None:
-        """Add what the samples that follow add up to."""
+        """Add the sums over the samples that follow."""
         for name in (
             "samples",
             "flops",
@@ -102,16 +101,12 @@ class MetricAccumulator:
         self.peak_memory_mb = max(peaks, default=None)
 
     def mean(self, name: str) -> float:
-        """Over the samples, of one of :data:`SUMS`."""
+        """Mean over the samples of one of :data:`SUMS`."""
         return self.sums[name] / self.samples
 
     def standard_error(self, name: str) -> float:
-        """Of that mean; 0 of a single sample."""
-        if self.samples < 2:
-            return 0.0
-        # Rounding may leave a variance of nothing a hair below 0.
-        squares = self.sums[f"{name}_squared"] - self.samples * self.mean(name) ** 2
-        return math.sqrt(max(0.0, squares) / (self.samples - 1) / self.samples)
+        """Standard error of that mean; 0 of a single sample."""
+        return standard_error(self.sums[name], self.sums[f"{name}_squared"], self.samples)
 
     @property
     def reuse_ratio(self) -> float:
@@ -127,10 +122,10 @@ class MetricAccumulator:
         }
 
 
-def sum_metrics(tallies: Iterable[MetricAccumulator]) -> MetricAccumulator:
-    """What tallies add up to, in the order of their samples."""
+def sum_metrics(parts: Iterable[MetricAccumulator]) -> MetricAccumulator:
+    """Total of the sums of parts, in the order of their samples."""
     total = MetricAccumulator()
-    for metrics in tallies:
+    for metrics in parts:
         total.add(metrics)
     return total
 

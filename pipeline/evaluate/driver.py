@@ -1,8 +1,9 @@
-"""Evaluation: every method at every operating point on the same unseen noise."""
+"""Evaluation: every method at every operating point, on the same unseen noise samples."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from pipeline.cluster.actor_pool import ActorPool
@@ -10,11 +11,22 @@ from pipeline.cluster.config import ClusterConfig
 from pipeline.evaluate.answer_cache import ResultCache, Work
 from pipeline.evaluate.config import EvaluateConfig
 from pipeline.evaluate.result_rows import measured_of
+from pipeline.evaluate.session import CalibrationSession, SharedCalibration
 from pipeline.evaluate.tasks import EvalTask, EvalTaskResult, PointResult
-from pipeline.evaluate.worker import Evaluator
-from pipeline.methods.base import Comparison, OperatingPoint
-from pipeline.methods.registry import lay_out_points
+from pipeline.evaluate.worker import EvaluationWorker
+from pipeline.methods.base import CalibrationCost, Comparison, OperatingPoint
+from pipeline.methods.registry import build_methods
 from pipeline.progress import Progress
+
+PointId = tuple[str, str]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TunedPoint:
+    """An operating point and the calibration that its method has spent."""
+
+    point: OperatingPoint
+    cost: CalibrationCost
 
 
 def evaluate(
@@ -24,32 +36,50 @@ def evaluate(
     on_measured: Callable[[PointResult], None] = lambda measured: None,
     kept: ResultCache | None = None,
 ) -> list[PointResult]:
-    """Calibrate, then measure every point; in the order of the methods.
+    """Calibrate every method, then measure every point; results in the order of the methods.
 
     Args:
         on_measured: called with each point when the last of its parts is done.
-        kept: where answers of an earlier run are, and those of this run go.
+        kept: results of an earlier run; those of this run are added.
 
     Raises:
-        Refusal: if a worker's device is not of the accelerator type asked for.
+        InputError: if a worker's device is not of the accelerator type asked for.
     """
     wanted = cluster_config.accelerator_type
-    pool = ActorPool(Evaluator, {"config": config, "accelerator_type": wanted}, cluster_config)
+    pool = ActorPool(
+        EvaluationWorker, {"config": config, "accelerator_type": wanted}, cluster_config
+    )
 
     def work(tasks: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
         done = pool.map_strict(tasks) if kept is None else kept.work(tasks, pool.map_strict)
         return done if tasks else iter(())
 
-    # Of few steps some points of a sweep are the same one.
-    points = list(
-        {id_of(point): point for point in lay_out_points(config, comparison, work)}.values()
-    )
-    measured: dict[tuple[str, str], PointResult] = {}
-    for point, parts in _by_point(config, points, work):
-        result = measured_of(point, config, parts)
+    # With few steps some points of a sweep coincide.
+    tuned = {id_of(one.point): one for one in tune_methods(config.steps, comparison, work)}
+    measured: dict[PointId, PointResult] = {}
+    for point, parts in _by_point(config, [one.point for one in tuned.values()], work):
+        result = measured_of(point, config, parts, tuned[id_of(point)].cost)
         measured[id_of(point)] = result
         on_measured(result)
-    return [measured[id_of(point)] for point in points]
+    return [measured[name] for name in tuned]
+
+
+def tune_methods(steps: int, comparison: Comparison, work: Work) -> Iterator[TunedPoint]:
+    """The operating points of every method, after its calibration.
+
+    Args:
+        work: runs tasks on the evaluation's workers.
+
+    Raises:
+        InputError: if a method goes beyond its calibration budget.
+    """
+    shared = SharedCalibration(work)
+    for method in build_methods(comparison):
+        session = CalibrationSession(steps, comparison, shared)
+        cost = method.tune(session, comparison.calibration_budget)
+        session.close()
+        for point in method.points(session):
+            yield TunedPoint(point=point, cost=cost)
 
 
 def _by_point(
@@ -58,22 +88,17 @@ def _by_point(
     """Each point with its parts, in the order of their samples, when the last of them is done."""
     tasks: list[EvalTask] = [part for point in points for part in config.parts_of(point)]
     progress = Progress("evaluate", sum(map(len, tasks)), "samples")
-    done: dict[tuple[str, str], dict[int, EvalTaskResult]] = {id_of(point): {} for point in points}
+    done: dict[PointId, dict[int, EvalTaskResult]] = {id_of(point): {} for point in points}
     for part, tallied in work(tasks):
         mine = done[id_of(part.point)]
         mine[part.start] = tallied
         progress.advance(len(part))
         if len(mine) == len(config.parts_of(part.point)):
             yield part.point, [mine[start] for start in sorted(mine)]
-            # Its sums are in its row by now.
+            # Frees the images and sums, which the caller has turned into a row.
             mine.clear()
 
 
-def id_of(point: OperatingPoint) -> tuple[str, str]:
-    """What names a point."""
+def id_of(point: OperatingPoint) -> PointId:
+    """Method and operating point, which together name a point."""
     return point.method, point.operating_point
-
-
-def rows_of(measured: list[PointResult]) -> list[dict[str, Any]]:
-    """The rows of results.json."""
-    return [result.row for result in measured]

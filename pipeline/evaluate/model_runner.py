@@ -1,8 +1,9 @@
-"""What an evaluation's worker samples with: a model, its noise, and controllers for it."""
+"""The model of an evaluation's worker: loaded once, sampled with or without a controller."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from dqar.integration import (
     SamplerConfig,
     calibrate_balance,
 )
-from dqar.records import PartKey
+from dqar.records import GateRecord, PartKey
 from pipeline.cluster.hardware import device_name, refuse_other_device
 from pipeline.evaluate.config import EvaluateConfig
 from pipeline.models.loading import Sampler, load_model, pick_device
@@ -25,11 +26,11 @@ from pipeline.models.model_info import find_model
 from pipeline.models.noise import Purpose, draw_noise
 
 
-class Runner:
-    """Loads a model once, then samples it, with a controller or as it is.
+class ModelRunner:
+    """Loads a model once, then samples it; the sampler of calibration tasks.
 
     Raises:
-        Refusal: if the device is not of the accelerator type asked for.
+        InputError: if the device is not of the accelerator type asked for.
     """
 
     def __init__(self, config: EvaluateConfig, accelerator_type: str | None = None) -> None:
@@ -40,16 +41,26 @@ class Runner:
         self.model = load_model(
             info, sampler=config.sampler, dtype=config.dtype, device=self.device
         )
-        self.balance = self._calibrate()
+        self.balance = self._measure_balance()
         self.wrapper = DQARDiTWrapper(self.model.transformer, config.dqar_config())
+        self._references: dict[int, Tensor] = {}
 
-    def controller(self, config: EvaluateConfig, gate: Gate, sink: Any = None) -> DQARController:
-        """A controller of a gate.
+    def controller(
+        self,
+        gate: Gate,
+        forecast_order: int = 0,
+        feedback: float = 0.0,
+        sink: Callable[[GateRecord], None] | None = None,
+    ) -> DQARController:
+        """A controller that decides by a gate.
 
         Args:
-            sink: given what each step's gates saw and did.
+            forecast_order: order of the forecasts that a reuse shows.
+            feedback: gain of the error feedback.
+            sink: called with a record of each step's gates.
         """
-        return DQARController(config.dqar_config(), gate=gate, sink=sink, balance=self.balance)
+        config = self.config.with_reuse_setting(forecast_order, feedback).dqar_config()
+        return DQARController(config, gate=gate, sink=sink, balance=self.balance)
 
     def sampler(self, model: Any, steps: int, other: Sampler | None = None) -> DQARSampler:
         """The evaluation's sampler, or ``other`` in its place, over a transformer."""
@@ -58,7 +69,7 @@ class Runner:
         return kind(model, self.model.scheduler, config)
 
     def draw(self, purpose: Purpose, indices: list[int]) -> tuple[Tensor, Tensor]:
-        """Noise and labels of a purpose, on the device."""
+        """Noise samples and labels of a purpose, on the device."""
         info = self.model.info
         noise, labels = draw_noise(
             purpose, self.config.seed, indices, info.latent_shape, info.num_classes
@@ -74,8 +85,7 @@ class Runner:
         controller: DQARController | None,
         other: Sampler | None = None,
     ) -> tuple[Tensor, float]:
-        """Final latents, and the seconds that they took; without a controller, of the stock
-        model."""
+        """Final latents and the seconds spent; without a controller, of the stock model."""
         model = self.model.transformer if controller is None else self.wrapper
         sampler = self.sampler(model, steps, other)
         self._settle()
@@ -84,7 +94,16 @@ class Runner:
         self._settle()
         return latents, time.perf_counter() - started
 
-    def _calibrate(self) -> dict[PartKey, Tensor] | None:
+    def calibration_references(self, noise_ids: Sequence[int]) -> Tensor:
+        """Final latents of calibration noise samples without reuse; each is sampled once."""
+        missing = [one for one in dict.fromkeys(noise_ids) if one not in self._references]
+        if missing:
+            noise, labels = self.draw("calibrate", missing)
+            latents, _ = self.sample(noise, labels, self.config.steps, None)
+            self._references.update(zip(missing, latents, strict=True))
+        return torch.stack([self._references[one] for one in noise_ids])
+
+    def _measure_balance(self) -> dict[PartKey, Tensor] | None:
         if not self.config.balanced:
             return None
         noise, labels = self.draw("calibrate", list(range(self.config.batch_size)))

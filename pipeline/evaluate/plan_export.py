@@ -1,4 +1,4 @@
-"""The schedules that learned points end up with: as plans to sample by, and in the report."""
+"""Schedules of learned points: as plans to sample by, and as a section of the report."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FOLDER = "plans"
 def plan_of(
     point: OperatingPoint, sites: tuple[str, ...], num_layers: int, scheduler: Any
 ) -> StaticPlan | None:
-    """What every gate of a planned policy's point does; None for other points.
+    """The plan of a planned policy's point, gate by gate; None for other points.
 
     Args:
         scheduler: whose timesteps are those of the point.
@@ -58,7 +58,7 @@ def write_plans(measured: list[PointResult], folder: Path) -> str:
 
 
 def name_of(row: dict[str, Any]) -> str:
-    """File of a point's plan, with its order of forecasts and its feedback."""
+    """File name of a point's plan, with its forecast order and its feedback."""
     point = row["operating_point"].partition(",")[0].replace("@", "-").replace("=", "-")
     return (
         f"{row['method']}-{point}-order-{row['forecast_order']}-feedback-{row['feedback']:g}.json"

@@ -8,11 +8,12 @@ from dqar.config import DQARConfig
 from dqar.policy.network import ReusePolicy
 from dqar.policy.serialization import load_policy
 from pipeline.errors import InputError, checked
+from pipeline.methods.base import policy_method
 from pipeline.models.model_info import ModelInfo
 
 
 def load_policies(flags: list[str], info: ModelInfo) -> dict[str, ReusePolicy]:
-    """``[NAME=]FOLDER`` flags to methods and policies.
+    """Policies of ``[NAME=]FOLDER`` flags, by the method names of their rows.
 
     Raises:
         InputError: if a folder holds no policy, or one for another model.
@@ -25,7 +26,7 @@ def load_policies(flags: list[str], info: ModelInfo) -> dict[str, ReusePolicy]:
                 f"--policy NAME must be of letters, digits, dots and dashes: files are called by "
                 f"it. Got {name!r:.60}. Pass another name."
             )
-        method = f"learned-{name}" if name else "learned"
+        method = policy_method(name)
         if method in policies:
             raise InputError(
                 f"--policy must name each policy once. Got {method} twice. Pass NAME=FOLDER."
@@ -54,7 +55,7 @@ def _refuse_misfit(policy: ReusePolicy, folder: str, info: ModelInfo) -> None:
 
 
 def refuse_policies_apart(config: DQARConfig, policies: dict[str, ReusePolicy]) -> None:
-    """Policies must know the sites, and what is cached there.
+    """Refuse policies that do not know the sites, or were trained for another cache.
 
     Raises:
         InputError: naming the policy and the sites, or what else does not fit.
@@ -77,7 +78,7 @@ def refuse_policies_apart(config: DQARConfig, policies: dict[str, ReusePolicy]) 
 
 
 def refuse_other_runs(steps: int, sampler: str, policies: dict[str, ReusePolicy]) -> None:
-    """A plan is for one number of steps and one sampler.
+    """Refuse plans for another number of steps or another sampler.
 
     Raises:
         InputError: naming the policy and what it is for.

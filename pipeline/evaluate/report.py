@@ -1,4 +1,4 @@
-"""What an evaluation leaves behind: results.json, two plots and a report to read."""
+"""The results folder of an evaluation: results.json, two plots and a report."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ import numpy as np
 from pipeline.evaluate.frontier import Axis, error_at, frontier
 from pipeline.evaluate.plan_export import write_plans
 from pipeline.evaluate.tasks import PointResult
+from pipeline.markdown import padded_table
+from pipeline.methods import registry
 
 COLUMNS = (
     ("reuse", "reuse_ratio", "{:.3f}"),
@@ -37,18 +39,14 @@ def write_report(measured: list[PointResult], folder: Path, title: str) -> None:
     plot_frontier(rows, folder / "frontier.png")
     plot_samples(measured, folder / "samples.png")
     parts = [f"# {title}", points_table(rows), comparison_table(rows)]
-    parts += filter(None, [_solver_note(rows), write_plans(measured, folder)])
+    parts += filter(None, [*_notes(rows), write_plans(measured, folder)])
     (folder / "report.md").write_text("\n\n".join(parts).rstrip() + "\n")
     (folder / "results.json").write_text(json.dumps(rows, indent=1) + "\n")
 
 
-def _solver_note(rows: list[dict[str, Any]]) -> str:
-    if all(row["method"] != "fewer-steps-dpmsolver" for row in rows):
-        return ""
-    return (
-        "`fewer-steps-dpmsolver` is compared with the same twin as the others. Its latents differ "
-        "from the twin's also by the solver's own path, however many its steps."
-    )
+def _notes(rows: list[dict[str, Any]]) -> list[str]:
+    present = {registry.method_of(row["method"]) for row in rows}
+    return [method.note for method in registry.METHODS if method in present]
 
 
 def points_table(rows: list[dict[str, Any]]) -> str:
@@ -62,12 +60,12 @@ def points_table(rows: list[dict[str, Any]]) -> str:
         ]
         for row in rows
     ]
-    return _markdown(heads, body)
+    return padded_table(heads, body)
 
 
 def comparison_table(rows: list[dict[str, Any]]) -> str:
     """Error of each sweep at equal reuse and at equal FLOPs; a dash where it does not reach."""
-    names = list(dict.fromkeys(row["method"] for row in rows if row["method"] != "baseline"))
+    names = _compared(rows)
     heads, columns = ["rel L2 at"], []
     for axis, values in COMPARED_AT.items():
         for value in values:
@@ -77,23 +75,18 @@ def comparison_table(rows: list[dict[str, Any]]) -> str:
                 heads.append(f"{label} {value:g}")
                 columns.append(["-" if error is None else f"{error:.4f}" for error in found])
     body = [[name, *(column[index] for column in columns)] for index, name in enumerate(names)]
-    return _markdown(heads, body)
+    return padded_table(heads, body)
+
+
+def _compared(rows: list[dict[str, Any]]) -> list[str]:
+    """Method names of the rows but the reference's, each once."""
+    names = dict.fromkeys(row["method"] for row in rows)
+    return [name for name in names if registry.method_of(name).role != "reference"]
 
 
 def _shown(row: dict[str, Any], key: str, form: str) -> str:
     value = row.get(key)
     return "-" if value is None else form.format(value)
-
-
-def _markdown(heads: list[str], body: list[list[str]]) -> str:
-    widths = [max(len(line[index]) for line in [heads, *body]) for index in range(len(heads))]
-
-    def line(cells: list[str]) -> str:
-        padded = [cell.ljust(width) for cell, width in zip(cells, widths, strict=True)]
-        return f"| {' | '.join(padded)} |"
-
-    rule = f"| {' | '.join('-' * width for width in widths)} |"
-    return "\n".join([line(heads), rule, *map(line, body)])
 
 
 def plot_frontier(rows: list[dict[str, Any]], path: Path) -> None:
@@ -102,7 +95,7 @@ def plot_frontier(rows: list[dict[str, Any]], path: Path) -> None:
 
     figure = Figure(figsize=(15, 5), layout="constrained")
     panels = figure.subplots(1, 3)
-    names = list(dict.fromkeys(row["method"] for row in rows if row["method"] != "baseline"))
+    names = _compared(rows)
     for panel, axis in zip(panels, ("reuse_ratio", "flops_ratio", "speedup"), strict=True):
         for index, name in enumerate(names):
             mine = [row for row in rows if row["method"] == name]
@@ -124,10 +117,11 @@ def plot_frontier(rows: list[dict[str, Any]], path: Path) -> None:
 
 
 def plot_samples(measured: list[PointResult], path: Path) -> None:
-    """The twins above each method's point nearest half the gates reused."""
+    """The reference samples above a point of each method, such as the nearest to half reused."""
     from matplotlib.figure import Figure
 
-    chosen = [_nearest_half(measured, name) for name in _names(measured)]
+    names = _compared([result.row for result in measured])
+    chosen = [_nearest_to_shown(measured, name) for name in names]
     strips = [
         ("twin", measured[0].reference_images),
         *((_label(one), one.images) for one in chosen),
@@ -145,15 +139,9 @@ def plot_samples(measured: list[PointResult], path: Path) -> None:
     figure.savefig(path, dpi=120)
 
 
-def _names(measured: list[PointResult]) -> list[str]:
-    names = (result.row["method"] for result in measured)
-    return [name for name in dict.fromkeys(names) if name != "baseline"]
-
-
-def _nearest_half(measured: list[PointResult], name: str) -> PointResult:
+def _nearest_to_shown(measured: list[PointResult], name: str) -> PointResult:
     mine = [result for result in measured if result.row["method"] == name]
-    is_shorter = name.startswith("fewer-steps")
-    key, target = ("flops_ratio", 2.0) if is_shorter else ("reuse_ratio", 0.5)
+    key, target = registry.method_of(name).shown_at
     return min(mine, key=lambda result: abs(result.row[key] - target))
 
 

@@ -1,4 +1,4 @@
-"""From what parts of a point add up to, to its row of results.json. No model, no worker."""
+"""Rows of results.json, from the sums of the parts of a point."""
 
 from __future__ import annotations
 
@@ -12,17 +12,25 @@ from pipeline.evaluate.accumulator import MetricAccumulator, sum_metrics
 from pipeline.evaluate.config import EvaluateConfig
 from pipeline.evaluate.speed_bound import speed_bound
 from pipeline.evaluate.tasks import EvalTaskResult, PointResult
-from pipeline.methods.base import OperatingPoint
+from pipeline.methods.base import CalibrationCost, OperatingPoint
 from pipeline.models.image_metrics import frechet_of_sums
+from pipeline.statistics import normal_interval
 
 GRID_IMAGES = 8
 """First images of a point that are shown."""
+NO_CALIBRATION = CalibrationCost()
 
 
 def measured_of(
-    point: OperatingPoint, config: EvaluateConfig, parts: Sequence[EvalTaskResult]
+    point: OperatingPoint,
+    config: EvaluateConfig,
+    parts: Sequence[EvalTaskResult],
+    cost: CalibrationCost = NO_CALIBRATION,
 ) -> PointResult:
-    """A point of all its parts, in the order of their samples.
+    """The result of a point from all its parts, in the order of their samples.
+
+    Args:
+        cost: calibration that the point's method has spent.
 
     Raises:
         InputError: if they were measured on different devices.
@@ -37,7 +45,8 @@ def measured_of(
     return PointResult(
         row=_row(
             point, config.with_reuse_setting(point.forecast_order, point.feedback), metrics, first
-        ),
+        )
+        | {"calibration_trajectories": cost.trajectories},
         images=np.stack(metrics.images[:GRID_IMAGES]),
         reference_images=np.stack(metrics.references[:GRID_IMAGES]),
         plan=first.plan,
@@ -48,7 +57,7 @@ def _row(
     point: OperatingPoint, config: EvaluateConfig, metrics: MetricAccumulator, first: EvalTaskResult
 ) -> dict[str, Any]:
     mean = metrics.mean("latent_rel_l2")
-    half = 1.96 * metrics.standard_error("latent_rel_l2")
+    low, high = normal_interval(mean, metrics.standard_error("latent_rel_l2"))
     return {
         "method": point.method,
         "operating_point": point.operating_point,
@@ -61,7 +70,7 @@ def _row(
         "speedup_bound": _bound(config, metrics, first),
         "latency_s": metrics.seconds / metrics.timed,
         "latent_rel_l2": mean,
-        "latent_rel_l2_ci95": [max(0.0, mean - half), mean + half],
+        "latent_rel_l2_ci95": [max(0.0, low), high],
         "psnr": metrics.mean("psnr"),
         "ssim": metrics.mean("ssim"),
         "fid": _fid(metrics, first),

@@ -1,4 +1,4 @@
-"""Evaluation under tracking: one run for the session, a child for each point, the same keys."""
+"""Evaluation under tracking: an MLflow run for the session, and a child run for each point."""
 
 from __future__ import annotations
 
@@ -13,22 +13,11 @@ from pipeline.evaluate.driver import evaluate
 from pipeline.evaluate.frontier import ratio_at
 from pipeline.evaluate.report import comparison_table, points_table, write_report
 from pipeline.evaluate.tasks import PointResult
+from pipeline.methods import registry
 from pipeline.methods.base import Comparison
 from pipeline.models.model_info import find_model
 from pipeline.tracking import Tracker
 
-RIVALS = (
-    "threshold",
-    "threshold-tuned",
-    "interval",
-    "interval-forecast1",
-    "interval-forecast2",
-    "smoothcache",
-    "smoothcache-tied",
-    "router",
-    "static",
-)
-"""Methods that a session's headlines compare the learned ones with."""
 METRICS = (*FIGURES, "speedup_bound", "peak_memory_mb")
 
 
@@ -59,8 +48,8 @@ def evaluate_methods(
         write_report(measured, folder, f"{config.model}, {config.num_samples} samples")
         kept.clear()
         session.artifact(folder, "results")
-        session.metrics(_headlines([result.row for result in measured]))
-    rows = [result.row for result in measured]
+        rows = [result.row for result in measured]
+        session.metrics(_headlines(rows) | _calibration(rows))
     print(f"{points_table(rows)}\n\n{comparison_table(rows)}\n", flush=True)
     print(f"evaluate: results, frontier.png, samples.png and report.md in {folder}", flush=True)
     return measured
@@ -92,12 +81,21 @@ def _log_point(tracker: Tracker, session: str, measured: PointResult) -> None:
 
 
 def _headlines(rows: list[dict[str, Any]]) -> dict[str, float | None]:
-    learned = [row["method"] for row in rows if row["method"].startswith("learned")]
+    """Error of each policy over that of each alternative, at equal reuse ratios."""
+    names = dict.fromkeys(row["method"] for row in rows)
     return {
-        f"headline/{name}_over_{other}_at_{value:g}": ratio_at(
-            rows, name, other, "reuse_ratio", value
+        f"headline/{name}_over_{other.name}_at_{value:g}": ratio_at(
+            rows, name, other.name, "reuse_ratio", value
         )
-        for name in dict.fromkeys(learned)
-        for other in RIVALS
+        for name in names
+        if registry.method_of(name).role == "subject"
+        for other in registry.METHODS
+        if other.role == "alternative"
         for value in (0.3, 0.5, 0.7)
     }
+
+
+def _calibration(rows: list[dict[str, Any]]) -> dict[str, float | None]:
+    """Calibration trajectories that each method has spent."""
+    spent = {row["method"]: float(row["calibration_trajectories"]) for row in rows}
+    return {f"calibration_trajectories/{name}": count for name, count in spent.items()}

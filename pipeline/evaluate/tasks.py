@@ -1,21 +1,29 @@
-"""Tasks of an evaluation's workers, and their results."""
+"""Tasks of an evaluation's workers, their results, and how results become JSON and arrays."""
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 
+from dqar.schedules.serialization import plan_document, plan_of_document
 from dqar.schedules.static_plan import StaticPlan
 from pipeline.evaluate.accumulator import MetricAccumulator
 from pipeline.methods.base import OperatingPoint
+from pipeline.methods.task import Arrays, Stored
 from pipeline.models.image_metrics import FeatureSums
+
+PLAIN = ("samples", "matches", "flops", "reference_flops", "timed", "seconds", "reference_seconds")
+COUNTED = ("reused", "gates", "cache_bytes", "peak_memory_mb")
+BY_NAME = ("sums", "reused_by_site", "shared_by_site", "actions_by_site")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EvalTask:
-    """Some samples of a point."""
+    """Some of the evaluation samples of one operating point."""
 
     point: OperatingPoint
     start: int
@@ -24,25 +32,79 @@ class EvalTask:
     def __len__(self) -> int:
         return self.stop - self.start
 
+    def decode(self, stored: Stored, arrays: Arrays) -> EvalTaskResult:
+        """The result from its encoded form.
+
+        Raises:
+            ValueError, KeyError, TypeError, AttributeError: if it is damaged.
+        """
+        metrics = _metrics_of(stored, arrays)
+        if metrics.samples != len(self):
+            raise ValueError(
+                f"samples must be {len(self)}. Got {metrics.samples}. Measure it again."
+            )
+        return EvalTaskResult(
+            metrics=metrics,
+            device=stored["device"],
+            site_share=stored["site_share"],
+            real_features=_sums("reference", stored, arrays),
+            plan=None if stored["plan"] is None else plan_of_document(stored["plan"]),
+        )
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EvalTaskResult:
-    """What the samples of a part add up to."""
+    """Sums over the samples of a task."""
 
     metrics: MetricAccumulator
     device: str
-    """Name of the device that it was measured on."""
+    """Name of the device that measured it."""
     site_share: dict[str, float]
     """Share of a forward's time that each site takes; empty where nothing was timed or gated."""
     real_features: FeatureSums | None = None
-    """Of the real images that FID is measured to; None where the model has no features."""
+    """Features of the real images that FID compares with; None where the model has no features."""
     plan: StaticPlan | None = None
-    """What the point's gates do, where a policy planned it."""
+    """Actions of the point's gates, where a policy planned it."""
+
+    def encode(self) -> tuple[Stored, Arrays]:
+        """The result as JSON values and arrays."""
+        metrics = self.metrics
+        stored = {name: getattr(metrics, name) for name in (*PLAIN, *COUNTED, *BY_NAME)}
+        stored |= {"device": self.device, "site_share": self.site_share}
+        stored["plan"] = None if self.plan is None else plan_document(self.plan)
+        arrays = {f"image{i}": image for i, image in enumerate(metrics.images)}
+        arrays |= {f"twin{i}": image for i, image in enumerate(metrics.references)}
+        stored["shown"] = len(metrics.images)
+        for name, sums in (("features", metrics.features), ("reference", self.real_features)):
+            stored[name] = None if sums is None else sums.count
+            if sums is not None:
+                arrays |= {f"{name}_total": sums.total.numpy(), f"{name}_outer": sums.outer.numpy()}
+        return stored, arrays
+
+
+def _metrics_of(stored: Stored, arrays: Arrays) -> MetricAccumulator:
+    metrics = MetricAccumulator(**{name: stored[name] for name in (*PLAIN, *COUNTED)})
+    metrics.sums = defaultdict(float, stored["sums"])
+    metrics.reused_by_site = Counter(stored["reused_by_site"])
+    metrics.shared_by_site = Counter(stored["shared_by_site"])
+    for site, actions in stored["actions_by_site"].items():
+        metrics.actions_by_site[site] = Counter(actions)
+    metrics.images = [arrays[f"image{i}"] for i in range(stored["shown"])]
+    metrics.references = [arrays[f"twin{i}"] for i in range(stored["shown"])]
+    metrics.features = _sums("features", stored, arrays)
+    return metrics
+
+
+def _sums(name: str, stored: Stored, arrays: Arrays) -> FeatureSums | None:
+    if stored[name] is None:
+        return None
+    total, outer = (torch.from_numpy(arrays[f"{name}_{kind}"]) for kind in ("total", "outer"))
+    return FeatureSums(count=stored[name], total=total, outer=outer)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PointResult:
-    """One point on the evaluation noise."""
+    """One operating point, measured on the evaluation noise."""
 
     row: dict[str, Any]
     """The row of results.json."""
@@ -50,4 +112,4 @@ class PointResult:
     """The first images, ``[b, height, width, channels]`` in [0, 1]."""
     reference_images: np.ndarray
     plan: StaticPlan | None = None
-    """What its gates do, where a policy planned it."""
+    """Actions of its gates, where a policy planned it."""

@@ -1,4 +1,4 @@
-"""The worker of an evaluation: samples a method, compares with the twin, takes the time."""
+"""The worker of an evaluation: runs calibration tasks, and measures and times operating points."""
 
 from __future__ import annotations
 
@@ -9,46 +9,52 @@ from torch import Tensor
 from dqar.schedules.static_plan import StaticPlan
 from pipeline.cluster.hardware import device_name, peak_memory_mb
 from pipeline.evaluate.accumulator import MetricAccumulator
-from pipeline.evaluate.answer_cache import Answer, Task
-from pipeline.evaluate.calibration_worker import Calibrator
 from pipeline.evaluate.config import EvaluateConfig
 from pipeline.evaluate.flops import gate_flops, saved_flops, transformer_flops
+from pipeline.evaluate.model_runner import ModelRunner
 from pipeline.evaluate.plan_export import plan_of
 from pipeline.evaluate.result_rows import GRID_IMAGES, measured_of
 from pipeline.evaluate.speed_bound import measure_site_share
 from pipeline.evaluate.tasks import EvalTask, EvalTaskResult, PointResult
 from pipeline.methods.base import OperatingPoint
+from pipeline.methods.task import R_co, Result, Task
 from pipeline.models.image_metrics import FeatureSums, measure_deltas
-from pipeline.models.noise import Purpose
 
 TIMED_BATCHES = 1
-"""Batches of a point that are timed, each right after its twin: the first, so that one worker takes
-all of a point's times, however many share its samples."""
+"""First batches of a point, which are timed, each right after its reference samples: one worker
+takes all times of a point, however many share its samples."""
 
 
-class Evaluator(Calibrator):
-    """Loads a model once, then answers probes and measures parts of points.
+class EvaluationWorker:
+    """Loads a model once, then runs calibration tasks and measures parts of operating points.
 
     Raises:
-        Refusal: if the device is not of the accelerator type asked for.
+        InputError: if the device is not of the accelerator type asked for.
     """
 
     def __init__(self, config: EvaluateConfig, accelerator_type: str | None = None) -> None:
-        super().__init__(config, accelerator_type)
+        self.config = config
+        self.runner = ModelRunner(config, accelerator_type)
+        self.model, self.device = self.runner.model, self.runner.device
         self.forward_flops = transformer_flops(self.model)
-        self.references: dict[tuple[Purpose, int], Tensor] = {}
+        self.references: dict[int, Tensor] = {}
+        """Reference latents of each batch of evaluation samples, by its first sample."""
         self.site_share: dict[str, float] = {}
         self.real_features = self._real_features()
         self._warm_up()
 
     def _warm_up(self) -> None:
-        # The first forward pays for kernels and allocators; it must not be the twin's time.
-        noise, labels = self.draw("calibrate", list(range(self.config.batch_size)))
-        self.sample(noise, labels, 2, None)
+        # The first forward pays for kernels and allocators; no reference sample must be timed so.
+        noise, labels = self.runner.draw("calibrate", list(range(self.config.batch_size)))
+        self.runner.sample(noise, labels, 2, None)
 
-    def do(self, task: Task) -> Answer:
-        """Do one task."""
-        return self.measure_part(task) if isinstance(task, EvalTask) else self.answer(task)
+    def do(self, task: EvalTask | Task[Result]) -> Result:
+        """Do one task of the evaluation."""
+        return self.measure_part(task) if isinstance(task, EvalTask) else self.calibrate(task)
+
+    def calibrate(self, task: Task[R_co]) -> R_co:
+        """Run one calibration task."""
+        return task.run(self.runner)
 
     def measure(self, point: OperatingPoint) -> PointResult:
         """Measure all samples of a point."""
@@ -56,7 +62,7 @@ class Evaluator(Calibrator):
         return measured_of(point, self.config, parts)
 
     def measure_part(self, part: EvalTask) -> EvalTaskResult:
-        """Sample some of a point's evaluation noise, interleaved with its twin where timed."""
+        """Measure some samples of a point, interleaved with reference samples where timed."""
         metrics, batch = MetricAccumulator(), self.config.batch_size
         if self.device == "cuda":
             torch.cuda.reset_peak_memory_stats()
@@ -77,25 +83,23 @@ class Evaluator(Calibrator):
         )
 
     def _plan(self, point: OperatingPoint) -> StaticPlan | None:
-        # Its samples were the last, so that the timesteps are its own.
+        # The point was sampled last, so that the scheduler holds its timesteps.
         info, scheduler = self.model.info, self.model.scheduler
         return plan_of(point, self.config.sites, info.num_layers, scheduler)
 
     def _measure_batch(
         self, point: OperatingPoint, ids: range, metrics: MetricAccumulator, timed: bool
     ) -> None:
-        noise, labels = self.draw("evaluate", list(ids))
-        key: tuple[Purpose, int] = ("evaluate", ids.start)
+        noise, labels = self.runner.draw("evaluate", list(ids))
         reference_seconds = 0.0
-        if timed or key not in self.references:
-            self.references[key], reference_seconds = self.sample(
+        if timed or ids.start not in self.references:
+            self.references[ids.start], reference_seconds = self.runner.sample(
                 noise, labels, self.config.steps, None
             )
         controller = None
         if point.gate is not None:
-            config = self.config.with_reuse_setting(point.forecast_order, point.feedback)
-            controller = self.controller(config, point.gate)
-        latents, seconds = self.sample(noise, labels, point.steps, controller, point.sampler)
+            controller = self.runner.controller(point.gate, point.forecast_order, point.feedback)
+        latents, seconds = self.runner.sample(noise, labels, point.steps, controller, point.sampler)
         if timed:
             metrics.timed += len(ids)
             metrics.seconds += seconds
@@ -107,7 +111,7 @@ class Evaluator(Calibrator):
     def _judge(
         self, ids: range, labels: Tensor, latents: Tensor, metrics: MetricAccumulator
     ) -> None:
-        references = self.references["evaluate", ids.start]
+        references = self.references[ids.start]
         metrics.judge(measure_deltas(self.model, latents, references))
         images = self.model.decode(latents)
         accuracy, features = self.model.label_accuracy(images, labels), self.model.features(images)
@@ -139,7 +143,7 @@ class Evaluator(Calibrator):
 
     def _site_share(self, batch_size: int) -> dict[str, float]:
         if not self.site_share:
-            noise, labels = self.draw("calibrate", list(range(batch_size)))
+            noise, labels = self.runner.draw("calibrate", list(range(batch_size)))
             rows = torch.cat([noise] * 2), torch.cat([labels] * 2)
             steps = torch.zeros(len(rows[0]), dtype=torch.long, device=noise.device)
 

@@ -1,41 +1,30 @@
-"""The methods that an evaluation compares: what a point of a sweep is, and the sweeps that need no
-calibration."""
+"""The interface of the methods that an evaluation compares, and the settings that they share.
+
+A new method is one file in this package and one line in :mod:`pipeline.methods.registry`.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal, Protocol, runtime_checkable
 
 from dqar.gates.base import Gate
 from dqar.policy.network import ReusePolicy
 from dqar.step_schedule import StepSchedule
 from pipeline.methods.calibration import CalibrationResult, CalibrationTask
+from pipeline.methods.task import R_co, Task
+from pipeline.models.model_info import ModelInfo
 
-METHODS = (
-    "baseline",
-    "fewer-steps",
-    "fewer-steps-dpmsolver",
-    "interval",
-    "interval-forecast1",
-    "interval-forecast2",
-    "linear",
-    "threshold",
-    "threshold-tuned",
-    "smoothcache",
-    "smoothcache-tied",
-    "router",
-    "static",
-    "learned",
-)
 PAPER_WARMUP = 0.2
-"""Share of the steps in which the seeds reuse nothing."""
+"""Share of the steps in which the DQAR paper reuses nothing."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SweepGrid:
-    """Where each sweep is sampled. Sweeps are compared at equal reuse or FLOPs by interpolation."""
+    """Settings at which each sweep is sampled; sweeps are compared by interpolation."""
 
     steps: tuple[float, ...] = (0.9, 0.8, 0.66, 0.6, 0.5, 0.4, 0.34, 0.25)
     """Shares of the steps that ``fewer-steps`` keeps."""
@@ -87,19 +76,44 @@ class OperatingPoint:
 
 
 Calibrate = Callable[[list[CalibrationTask]], dict[str, CalibrationResult]]
-"""Answers probes on calibration noise, by their names."""
+"""Runs calibration tasks of gates; results by the names of the tasks."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CalibrationBudget:
+    """Calibration that a method may spend in one evaluation, with each policy anew."""
+
+    trajectories: int | None = None
+    """Passes of one sample through all steps; None for as many as the method asks for."""
+
+    def __post_init__(self) -> None:
+        if self.trajectories is not None and self.trajectories < 0:
+            raise ValueError(
+                f"trajectories must not be negative. Got {self.trajectories}. Pass None for no "
+                "limit."
+            )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CalibrationCost:
+    """Calibration that a method has spent."""
+
+    trajectories: int = 0
+    """Passes of one sample through all steps, reference samples not counted."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Comparison:
-    """Which methods meet, with which policies, on which grid."""
+    """The methods, policies and sweep grid of one evaluation, and its budgets."""
 
     methods: tuple[str, ...]
     policies: dict[str, ReusePolicy]
-    """Method name (``learned`` or ``learned-NAME``) to policy."""
+    """Policies by the method name of their rows (:func:`policy_method`)."""
     grid: SweepGrid
     error_budget: float | None = None
     """Relative L2 error within which each policy is to save the most: one more point."""
+    calibration_budget: CalibrationBudget = CalibrationBudget()
+    """Calibration that each method may spend."""
 
     def __post_init__(self) -> None:
         budget = self.error_budget
@@ -117,3 +131,80 @@ class Comparison:
 def budget_label(error_budget: float) -> str:
     """The operating point of an error budget."""
     return f"budget={error_budget:g}"
+
+
+def policy_method(name: str) -> str:
+    """The method name of a policy's rows: ``learned``, or ``learned-NAME`` of a named policy."""
+    return f"learned-{name}" if name else "learned"
+
+
+@runtime_checkable
+class Session(Protocol):
+    """One method's access to an evaluation while it calibrates and lays out its points."""
+
+    @property
+    def steps(self) -> int:
+        """Sampling steps of the evaluation."""
+        ...
+
+    @property
+    def comparison(self) -> Comparison:
+        """The policies, the sweep grid and the error budget."""
+        ...
+
+    @property
+    def cost(self) -> CalibrationCost:
+        """Calibration that the method has spent so far."""
+        ...
+
+    def calibrate(self, tasks: Sequence[Task[R_co]]) -> dict[str, R_co]:
+        """Run tasks on the evaluation's workers; results by the names of the tasks.
+
+        Raises:
+            InputError: if the tasks go beyond the method's budget; nothing is sampled then.
+        """
+        ...
+
+
+Role = Literal["reference", "subject", "alternative", "context"]
+"""Part of a method in the report. ``reference``: samples without reuse, in every evaluation.
+``subject``: its error over each ``alternative``'s is logged. ``context``: shown only."""
+
+
+class Method(ABC):
+    """One method of an evaluation: built for it, then tuned, then asked for its points."""
+
+    name: ClassVar[str]
+    """Name on the command line, and of the rows (``NAME-POLICY`` where several policies meet)."""
+    role: ClassVar[Role] = "alternative"
+    shown_at: ClassVar[tuple[Literal["reuse_ratio", "flops_ratio"], float]] = ("reuse_ratio", 0.5)
+    """Column and value nearest which a point's samples are shown in the report."""
+    note: ClassVar[str] = ""
+    """Paragraph of the report on how to read the method's rows."""
+
+    @classmethod
+    def build(cls, comparison: Comparison) -> Sequence[Method]:
+        """The method for one evaluation; one for each policy where it follows policies."""
+        return [cls()]
+
+    @classmethod
+    def check(cls, info: ModelInfo) -> None:
+        """Refuse a model that the method cannot serve.
+
+        Raises:
+            InputError: saying why, in one line.
+        """
+        # Not abstract: most methods serve every model.
+        return None
+
+    def tune(self, session: Session, budget: CalibrationBudget) -> CalibrationCost:
+        """Calibrate through the session, within the budget, and say what was spent.
+
+        The session enforces the budget; it is given so that a method may plan for it. The default
+        is for fixed schedules, which need no calibration.
+        """
+        return session.cost
+
+    @abstractmethod
+    def points(self, session: Session) -> list[OperatingPoint]:
+        """The operating points of the sweep, after :meth:`tune`."""

@@ -1,7 +1,7 @@
-"""Operating points of a policy that decides step by step, by thresholds on its score.
+"""A policy that decides step by step, by a threshold on its score, and its majority schedule.
 
-A threshold may differ from sample to sample, so one probe on calibration noise maps
-thresholds to reuse ratios and errors. Calibration noise is never evaluated on.
+A threshold may differ from sample to sample, so one calibration task maps thresholds to reuse
+ratios and errors.
 """
 
 from __future__ import annotations
@@ -15,11 +15,82 @@ from torch import Tensor
 from dqar.gates.rules import Learned, MaskGate
 from dqar.policy.network import ReusePolicy
 from dqar.schedules.static_plan import majority
-from pipeline.methods.base import Calibrate, Comparison, OperatingPoint, budget_label
+from pipeline.methods.base import (
+    CalibrationBudget,
+    CalibrationCost,
+    Comparison,
+    Method,
+    OperatingPoint,
+    Session,
+    SweepGrid,
+    budget_label,
+)
 from pipeline.methods.calibration import CalibrationResult, CalibrationTask
 
 PROBES = 64
-"""Thresholds that are probed, one a sample."""
+"""Thresholds of the first calibration task, one a sample."""
+
+
+class LearnedGate(Method):
+    """A policy at the thresholds that reach the reuse ratios of the grid, or the error budget."""
+
+    name = "learned"
+    role = "subject"
+
+    def __init__(self, row_name: str, policy: ReusePolicy) -> None:
+        self.row_name, self.policy = row_name, policy
+
+    def tune(self, session: Session, budget: CalibrationBudget) -> CalibrationCost:
+        self._probed = probe(session, self.row_name, self.policy)
+        return session.cost
+
+    def points(self, session: Session) -> list[OperatingPoint]:
+        comparison, policy, steps = session.comparison, self.policy, session.steps
+        thresholds = thresholds_of(comparison.grid, policy, self._probed)
+        points = learned_points(self.row_name, policy, steps, thresholds)
+        if (error_budget := comparison.error_budget) is not None:
+            points.append(budget_point(self.row_name, policy, steps, error_budget, self._probed))
+        return points
+
+
+class MajoritySchedule(Method):
+    """The majority decisions of a policy as one static schedule; of policies without plans."""
+
+    name = "static"
+
+    def __init__(self, row_name: str, policy: ReusePolicy) -> None:
+        self.row_name, self.policy = row_name, policy
+
+    @classmethod
+    def build(cls, comparison: Comparison) -> list[MajoritySchedule]:
+        policies = comparison.policies.items()
+        return [cls(name, policy) for name, policy in policies if not policy.spec.plans]
+
+    def tune(self, session: Session, budget: CalibrationBudget) -> CalibrationCost:
+        probed = probe(session, self.row_name, self.policy)
+        thresholds = thresholds_of(session.comparison.grid, self.policy, probed)
+        self._shares = session.calibrate([_share_task(self.policy, one) for one in thresholds])
+        return session.cost
+
+    def points(self, session: Session) -> list[OperatingPoint]:
+        spec = self.policy.spec
+        return [
+            static_point(
+                *(self.row_name, session.steps, result.share, float(label)),
+                *(spec.forecast_order, spec.feedback),
+            )
+            for label, result in sorted(self._shares.items())
+        ]
+
+
+def probe(session: Session, name: str, policy: ReusePolicy) -> CalibrationResult:
+    """Reuse ratios and errors of the policy at thresholds around its own."""
+    return session.calibrate([first_task(name, policy)])[name]
+
+
+def thresholds_of(grid: SweepGrid, policy: ReusePolicy, probed: CalibrationResult) -> list[float]:
+    """Thresholds at which a policy reaches the reuse ratios of a grid."""
+    return thresholds_for(grid.reuse_ratios, probe_thresholds(policy), probed.reuse_ratio)
 
 
 def probe_thresholds(policy: ReusePolicy) -> Float[Tensor, " b"]:
@@ -27,8 +98,8 @@ def probe_thresholds(policy: ReusePolicy) -> Float[Tensor, " b"]:
     return policy.spec.log_threshold + torch.linspace(-9.0, 9.0, PROBES)
 
 
-def first_probe(name: str, policy: ReusePolicy) -> CalibrationTask:
-    """One that maps thresholds to what they reach."""
+def first_task(name: str, policy: ReusePolicy) -> CalibrationTask:
+    """The task that maps thresholds to reuse ratios and errors."""
     gate = Learned(policy, log_threshold=probe_thresholds(policy))
     return CalibrationTask(
         name=name,
@@ -42,14 +113,14 @@ def first_probe(name: str, policy: ReusePolicy) -> CalibrationTask:
 def thresholds_for(
     wanted: tuple[float, ...], probed: Float[Tensor, " b"], achieved: Float[Tensor, " b"]
 ) -> list[float]:
-    """Thresholds that reach the ratios (or the errors) wanted, from one probe smoothed to
-    be monotone."""
-    # A threshold whose sample diverged reaches nothing.
+    """Thresholds that reach the ratios (or the errors) wanted, by isotonic regression of what the
+    probed thresholds achieved."""
+    # Thresholds whose sample diverged are left out.
     probed, achieved = probed[achieved.isfinite()], achieved[achieved.isfinite()]
     smooth = IsotonicRegression(out_of_bounds="clip").fit_transform(
         probed.double().numpy(), achieved.double().numpy()
     )
-    # np.interp needs strictly growing abscissae; a hair of slope breaks ties.
+    # np.interp needs strictly growing abscissae: a small slope breaks ties.
     slope = np.linspace(0.0, 1e-6, len(smooth))
     return [float(np.interp(value, smooth + slope, probed.numpy())) for value in wanted]
 
@@ -57,7 +128,7 @@ def thresholds_for(
 def learned_points(
     name: str, policy: ReusePolicy, steps: int, thresholds: list[float]
 ) -> list[OperatingPoint]:
-    """The policy at some thresholds."""
+    """A point of the policy at each threshold."""
     return [
         _learned_point(name, policy, steps, f"log_threshold={threshold:.3f}", threshold)
         for threshold in thresholds
@@ -70,7 +141,7 @@ def budget_point(
     """The policy at the threshold whose smoothed error on calibration noise is the budget.
 
     Args:
-        probed: what :func:`first_probe` saw.
+        probed: result of :func:`first_task`.
     """
     (threshold,) = thresholds_for((error_budget,), probe_thresholds(policy), probed.error)
     return _learned_point(name, policy, steps, budget_label(error_budget), threshold)
@@ -97,7 +168,7 @@ def static_point(
     forecast_order: int = 0,
     feedback: float = 0.0,
 ) -> OperatingPoint:
-    """The learned policy's majority schedule: one plan for every sample, known before sampling.
+    """The majority schedule of a policy: one plan for all samples, known before sampling.
 
     Args:
         forecast_order: the policy's, as ``feedback``.
@@ -112,48 +183,12 @@ def static_point(
     )
 
 
-def greedy_points(
-    name: str,
-    policy: ReusePolicy,
-    comparison: Comparison,
-    steps: int,
-    probed: CalibrationResult,
-    ask: Calibrate,
-) -> list[OperatingPoint]:
-    """A policy that decides step by step, and its frozen majority, at the ratios of the grid.
-
-    Args:
-        probed: what :func:`first_probe` saw.
-        ask: answers probes on calibration noise.
-    """
-    thresholds = thresholds_for(
-        comparison.grid.reuse_ratios, probe_thresholds(policy), probed.reuse_ratio
+def _share_task(policy: ReusePolicy, threshold: float) -> CalibrationTask:
+    """Decisions of the policy at one threshold, on half as many samples."""
+    return CalibrationTask(
+        name=f"{threshold:.6f}",
+        gate=Learned(policy, log_threshold=threshold),
+        num_samples=PROBES // 2,
+        forecast_order=policy.spec.forecast_order,
+        feedback=policy.spec.feedback,
     )
-    points = []
-    if "static" in comparison.methods:
-        points += _static_points(name, policy, steps, thresholds, ask)
-    if "learned" in comparison.methods:
-        points += learned_points(name, policy, steps, thresholds)
-        if comparison.error_budget is not None:
-            points.append(budget_point(name, policy, steps, comparison.error_budget, probed))
-    return points
-
-
-def _static_points(
-    name: str, policy: ReusePolicy, steps: int, thresholds: list[float], ask: Calibrate
-) -> list[OperatingPoint]:
-    probes = [
-        CalibrationTask(
-            name=f"{threshold:.6f}",
-            gate=Learned(policy, log_threshold=threshold),
-            num_samples=PROBES // 2,
-            forecast_order=policy.spec.forecast_order,
-            feedback=policy.spec.feedback,
-        )
-        for threshold in thresholds
-    ]
-    shown = (policy.spec.forecast_order, policy.spec.feedback)
-    return [
-        static_point(name, steps, answer.share, float(label), *shown)
-        for label, answer in sorted(ask(probes).items())
-    ]

@@ -25,13 +25,18 @@ from dqar.policy.spec import PolicySpec
 from dqar.step_schedule import StepSchedule
 from pipeline.methods.base import (
     Calibrate,
+    CalibrationBudget,
+    CalibrationCost,
     Comparison,
+    Method,
     OperatingPoint,
     ScheduleSource,
+    Session,
     SweepGrid,
     budget_label,
 )
 from pipeline.methods.calibration import CalibrationTask
+from pipeline.methods.learned_gate import LearnedGate
 
 FIRST_NOISES = range(4)
 """Calibration noises that every candidate is judged by."""
@@ -243,3 +248,32 @@ def _gate(policy: ReusePolicy, chosen: Candidate) -> Gate:
     if chosen.source == "plan":
         return ScheduleGate(policy, len(chosen.schedule))
     return MaskGate(chosen.schedule.mask(policy.spec.steps)[:, None, None])
+
+
+class LearnedSchedule(Method):
+    """A policy that plans, by the schedules of least error on calibration noise.
+
+    Of the policies of an evaluation, those without plans are built as :class:`LearnedGate`.
+    """
+
+    name = "learned"
+    role = "subject"
+
+    def __init__(self, row_name: str, policy: ReusePolicy) -> None:
+        self.row_name, self.policy = row_name, policy
+
+    @classmethod
+    def build(cls, comparison: Comparison) -> list[Method]:
+        policies = comparison.policies.items()
+        return [
+            (cls if policy.spec.plans else LearnedGate)(name, policy) for name, policy in policies
+        ]
+
+    def tune(self, session: Session, budget: CalibrationBudget) -> CalibrationCost:
+        self._points = planned_points(
+            self.row_name, self.policy, session.comparison, session.calibrate
+        )
+        return session.cost
+
+    def points(self, session: Session) -> list[OperatingPoint]:
+        return self._points

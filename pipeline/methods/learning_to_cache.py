@@ -1,45 +1,78 @@
-"""Routers after Learning-to-Cache (Ma et al. 2024, arXiv 2406.01733): which gates compute, learned
-by gradient from what the model puts out at the step itself.
+"""Learning-to-Cache (Ma et al. 2024, arXiv 2406.01733): which gates compute, learned by gradient.
 
-As in the paper all sites compute at every second step; between, each gate shows a mixture of what
-it computes and what is cached, and the share that it computes is learned, one number a gate and
-step, for every sample alike: squared error of the model's output, plus a penalty on what is
-computed. Other than there, what is learned from are latents of stock runs (the authors noise images
-of the training set, and take one step); the error is of the guided output without learned
-variances, relative to its size; a gate computes from a share of a half on (the authors' scripts say
-0.1), which is where a lone gate's error is worth its penalty; longer periods are learned too (a
-cache then carries the mixture on); several penalties are learned side by side, as rows of a batch.
+As in the paper all sites compute at every second step. Between these, each gate shows a mixture of
+its computed and its cached value, and the computed share is learned: one number for each gate and
+step, the same for all samples. The loss is the squared error of the model's output at the step plus
+a penalty on the computed share.
+
+Differences from the paper:
+
+- Routers are learned from latents of stock runs. The authors noise images of the training set, and
+  take one step.
+- The error is that of the guided output without learned variances, relative to its size.
+- A gate computes from a share of one half on (the authors' scripts say 0.1), which is where a lone
+  gate's error is worth its penalty.
+- Longer periods are learned too; a cache then carries the mixture on.
+- Several penalties are learned side by side, as rows of a batch.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from dqar.gates.rules import MaskGate
-from pipeline.methods.base import OperatingPoint
-from pipeline.methods.site_mixing import Mixer
+from pipeline.methods.base import (
+    CalibrationBudget,
+    CalibrationCost,
+    Method,
+    OperatingPoint,
+    Session,
+)
+from pipeline.methods.site_mixing import Mixer, patch_with_mixing
+from pipeline.methods.stock_runs import StockStep, record_stock_runs
+from pipeline.methods.task import Arrays, ModelSampler, Stored
 from pipeline.models.noise import batches_of
 
 Guide = Callable[[Tensor], Tensor]
-"""Combines the branches of a stacked batch to what the sampler sees."""
+"""Combines the guidance branches of a stacked batch to the output that the sampler uses."""
+PERIODS = (2, 3, 4)
+"""Periods of the steps at which all sites compute. Of 2, the paper's, at most half is reused."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class RouterProbe:
-    """Calibration: learn routers on stock runs of some calibration noise."""
+class Routers:
+    """Routers of several penalties."""
+
+    share: Float[Tensor, "p t g"]
+    """Computed share of each gate, by penalty; 1 where all sites compute."""
+
+    def __post_init__(self) -> None:
+        if not self.share.isfinite().all():
+            raise ValueError(
+                "share must be finite. Got routers that diverged. Pass --dtype fp32, or leave "
+                "router out of --methods."
+            )
+
+    def encode(self) -> tuple[Stored, Arrays]:
+        """The result as JSON values and arrays."""
+        return {}, {"share": self.share.numpy()}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RouterTask:
+    """Learn routers on stock runs from calibration noise samples."""
 
     period: int = 2
     """Steps from one at which all sites compute to the next. The paper's is 2."""
     num_samples: int = 16
-    """Stock runs that are learned from, a sample an update."""
+    """Stock runs to learn from; each update takes one."""
     at_once: int = 4
     """Stock runs side by side."""
     epochs: int = 48
@@ -47,7 +80,7 @@ class RouterProbe:
     learning_rate: float = 0.15
     """Of Adam, in logits."""
     penalties: tuple[float, ...] = tuple(10.0 ** (-5.0 + 0.5 * power) for power in range(10))
-    """Squared relative error that computing all gates of a step is worth, learned side by side."""
+    """Squared relative errors that computing all gates of a step is worth, learned side by side."""
 
     def __post_init__(self) -> None:
         for name, least in (("period", 2), ("num_samples", 1), ("at_once", 1), ("epochs", 1)):
@@ -64,79 +97,78 @@ class RouterProbe:
             )
 
     def batches(self) -> list[range]:
-        """The noises of each stock run."""
+        """Noise samples of each batch of stock runs."""
         return batches_of(self.num_samples, self.at_once)
 
+    @property
+    def name(self) -> str:
+        """The period: tasks of one evaluation differ by it alone."""
+        return f"period={self.period}"
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Routers:
-    """What was learned."""
+    @property
+    def trajectories(self) -> int:
+        """Stock runs, and a pass through all steps for each update of each penalty's routers."""
+        return self.num_samples + self.epochs * len(self.penalties)
 
-    share: Float[Tensor, "p t g"]
-    """Computed share of each gate, by penalty; 1 where all sites compute."""
+    def run(self, sampler: ModelSampler) -> Routers:
+        """Record stock runs, then learn from them with mixing sites."""
+        transformer, config = sampler.model.transformer, sampler.config
+        runs = [run for ids in self.batches() for run in record_stock_runs(sampler, ids)]
+        guide = sampler.sampler(transformer, config.steps).guided
+        with patch_with_mixing(transformer, config.sites, config.cached) as mixer:
+            return learn_routers(transformer, mixer, runs, self, guide)
 
-    def __post_init__(self) -> None:
-        if not self.share.isfinite().all():
-            raise ValueError(
-                "share must be finite. Got routers that diverged. Pass --dtype fp32, or leave "
-                "router out of --methods."
-            )
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class StockStep:
-    """A step of some stock runs, branches stacked."""
-
-    latents: Float[Tensor, "r c h w"]
-    timesteps: Tensor
-    labels: Tensor
-    output: Float[Tensor, "r k h w"]
-
-    def of_sample(self, sample: int, num_samples: int) -> StockStep:
-        """The rows of one sample."""
-        return self._with(lambda rows: rows[sample::num_samples])
-
-    def repeated(self, times: int) -> StockStep:
-        """Each row so many times over."""
-        return self._with(lambda rows: rows.repeat_interleave(times, dim=0))
-
-    def _with(self, change: Callable[[Tensor], Tensor]) -> StockStep:
-        return StockStep(
-            latents=change(self.latents),
-            timesteps=change(self.timesteps),
-            labels=change(self.labels),
-            output=change(self.output),
-        )
+    def decode(self, stored: Stored, arrays: Arrays) -> Routers:
+        """The result from its encoded form."""
+        return Routers(share=torch.from_numpy(arrays["share"]))
 
 
-def by_sample(steps: list[StockStep], num_samples: int) -> list[list[StockStep]]:
-    """Stock runs side by side, each alone."""
-    return [[step.of_sample(one, num_samples) for step in steps] for one in range(num_samples)]
+class Router(Method):
+    """Routers of every period and penalty."""
+
+    name = "router"
+
+    def tune(self, session: Session, budget: CalibrationBudget) -> CalibrationCost:
+        tasks = router_tasks()
+        found = session.calibrate(tasks)
+        self._learned = [(task, found[task.name]) for task in tasks]
+        return session.cost
+
+    def points(self, session: Session) -> list[OperatingPoint]:
+        return router_points(self._learned)
 
 
-@contextmanager
-def record_calls(transformer: nn.Module) -> Iterator[list[StockStep]]:
-    """What a transformer is given and answers, step by step, while a sampler calls it."""
-    steps: list[StockStep] = []
+def router_tasks() -> list[RouterTask]:
+    """Routers of every period."""
+    return [RouterTask(period=period) for period in PERIODS]
 
-    def note(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        step = StockStep(
-            latents=args[0],
-            timesteps=kwargs["timestep"],
-            labels=kwargs["class_labels"],
-            output=output.sample,
-        )
-        steps.append(step)
 
-    handle = transformer.register_forward_hook(note, with_kwargs=True)
-    try:
-        yield steps
-    finally:
-        handle.remove()
+def router_points(learned: list[tuple[RouterTask, Routers]]) -> list[OperatingPoint]:
+    """A point for each penalty of each period that reuses and that no earlier one equals.
+
+    A gate computes where its learned share is a half or more.
+    """
+    found: dict[bytes, OperatingPoint] = {}
+    for task, routers in learned:
+        for penalty, share in zip(task.penalties, routers.share, strict=True):
+            reuse = share < 0.5
+            if reuse.any():
+                key = reuse.numpy().tobytes()
+                found.setdefault(key, _point(task.period, penalty, reuse))
+    return list(found.values())
+
+
+def _point(period: int, penalty: float, reuse: Bool[Tensor, "t g"]) -> OperatingPoint:
+    return OperatingPoint(
+        method=Router.name,
+        operating_point=f"period={period},penalty={penalty:.3g}",
+        steps=len(reuse),
+        gate=MaskGate(reuse[:, :, None]),
+    )
 
 
 def learn_routers(
-    transformer: Any, mixer: Mixer, runs: list[list[StockStep]], probe: RouterProbe, guide: Guide
+    transformer: Any, mixer: Mixer, runs: list[list[StockStep]], task: RouterTask, guide: Guide
 ) -> Routers:
     """Learn the computed shares of all gates; the model's weights stay as they are.
 
@@ -144,20 +176,20 @@ def learn_routers(
         runs: stock runs of one sample each.
 
     Raises:
-        ValueError: if what is learned is not finite.
+        ValueError: if the learned shares are not finite.
     """
-    times, num_gates = len(probe.penalties), _count_gates(transformer, mixer, runs[0])
-    # Zeros compute a half: nothing is decided yet.
+    times, num_gates = len(task.penalties), _count_gates(transformer, mixer, runs[0])
+    # Logits of 0 are computed shares of a half.
     logits = torch.zeros(times, len(runs[0]), num_gates, device=runs[0][0].latents.device)
     logits.requires_grad_()
-    optimizer = torch.optim.Adam([logits], lr=probe.learning_rate)
-    for epoch in range(probe.epochs):
+    optimizer = torch.optim.Adam([logits], lr=task.learning_rate)
+    for epoch in range(task.epochs):
         optimizer.zero_grad()
         steps = [step.repeated(times) for step in runs[epoch % len(runs)]]
-        _differentiate(transformer, mixer, steps, logits, probe, guide)
+        _differentiate(transformer, mixer, steps, logits, task, guide)
         optimizer.step()
     share = logits.detach().sigmoid().cpu()
-    share[:, :: probe.period] = 1.0
+    share[:, :: task.period] = 1.0
     return Routers(share=share)
 
 
@@ -166,14 +198,14 @@ def _differentiate(
     mixer: Mixer,
     steps: list[StockStep],
     logits: Float[Tensor, "p t g"],
-    probe: RouterProbe,
+    task: RouterTask,
     guide: Guide,
 ) -> None:
     for index, rows in enumerate(steps):
-        if index % probe.period == 0:
+        if index % task.period == 0:
             _compute(transformer, mixer, rows)
         else:
-            _loss(transformer, mixer, rows, logits[:, index].sigmoid(), probe, guide).backward()
+            _loss(transformer, mixer, rows, logits[:, index].sigmoid(), task, guide).backward()
 
 
 def _count_gates(transformer: Any, mixer: Mixer, steps: list[StockStep]) -> int:
@@ -192,7 +224,7 @@ def _loss(
     mixer: Mixer,
     rows: StockStep,
     share: Float[Tensor, "p g"],
-    probe: RouterProbe,
+    task: RouterTask,
     guide: Guide,
 ) -> Float[Tensor, ""]:
     mixer.share = share.repeat(len(rows.latents) // len(share), 1)
@@ -200,37 +232,6 @@ def _loss(
     wanted = guide(rows.output).float().flatten(1)
     missed = guide(output).float().flatten(1) - wanted
     error = missed.square().sum(dim=1) / wanted.square().sum(dim=1)
-    penalties = torch.tensor(probe.penalties, device=share.device)
+    penalties = torch.tensor(task.penalties, device=share.device)
     # Adam does not mind the factor; gradients in half precision would vanish without it.
     return wanted.shape[1] * (error + penalties * share.mean(dim=1)).sum()
-
-
-PERIODS = (2, 3, 4)
-"""Of the steps at which all sites compute. The paper's 2 reuses no more than half of the gates."""
-
-
-def router_probes() -> list[RouterProbe]:
-    """Routers of every period."""
-    return [RouterProbe(period=period) for period in PERIODS]
-
-
-def router_points(learned: list[tuple[RouterProbe, Routers]]) -> list[OperatingPoint]:
-    """A point for each penalty of each period, computing what its router computes by half or more;
-    of those that compute the same, the first."""
-    found: dict[bytes, OperatingPoint] = {}
-    for probe, routers in learned:
-        for penalty, share in zip(probe.penalties, routers.share, strict=True):
-            reuse = share < 0.5
-            if reuse.any():
-                key = reuse.numpy().tobytes()
-                found.setdefault(key, _point(probe.period, penalty, reuse))
-    return list(found.values())
-
-
-def _point(period: int, penalty: float, reuse: Bool[Tensor, "t g"]) -> OperatingPoint:
-    return OperatingPoint(
-        method="router",
-        operating_point=f"period={period},penalty={penalty:.3g}",
-        steps=len(reuse),
-        gate=MaskGate(reuse[:, :, None]),
-    )

@@ -1,77 +1,94 @@
-"""The operating points of every method of an evaluation."""
+"""The methods that an evaluation can compare. A new one is one file and one line here."""
 
 from __future__ import annotations
 
-from pipeline.evaluate.answer_cache import Work
-from pipeline.evaluate.config import EvaluateConfig
-from pipeline.methods.base import Comparison, OperatingPoint
-from pipeline.methods.calibration import CalibrationResult, CalibrationTask
-from pipeline.methods.fewer_steps import fewer_solver_steps_points, fewer_steps_points
-from pipeline.methods.interval import interval_points, linear_points
-from pipeline.methods.learned_gate import first_probe, greedy_points
-from pipeline.methods.learned_schedule import planned_points
-from pipeline.methods.learning_to_cache import router_points, router_probes
-from pipeline.methods.smoothcache import METHODS as SMOOTHCACHES
-from pipeline.methods.smoothcache import CurveProbe, smooth_points
-from pipeline.methods.threshold import observing_probe, threshold_points, tuned_sweep
+from pipeline.errors import InputError
+from pipeline.methods.base import Comparison, Method
+from pipeline.methods.baseline import Baseline
+from pipeline.methods.fewer_steps import FewerSolverSteps, FewerSteps
+from pipeline.methods.interval import (
+    IntervalForecast1,
+    IntervalForecast2,
+    IntervalReuse,
+    LinearSchedule,
+)
+from pipeline.methods.learned_gate import MajoritySchedule
+from pipeline.methods.learned_schedule import LearnedSchedule
+from pipeline.methods.learning_to_cache import Router
+from pipeline.methods.smoothcache import SmoothCache, SmoothCacheTied
+from pipeline.methods.threshold import PaperThreshold, TunedThreshold
+from pipeline.models.model_info import ModelInfo
+
+METHODS: tuple[type[Method], ...] = (
+    Baseline,
+    FewerSteps,
+    FewerSolverSteps,
+    IntervalReuse,
+    IntervalForecast1,
+    IntervalForecast2,
+    LinearSchedule,
+    PaperThreshold,
+    TunedThreshold,
+    SmoothCache,
+    SmoothCacheTied,
+    Router,
+    MajoritySchedule,
+    LearnedSchedule,
+)
+"""All methods, in the order of the rows of results.json."""
 
 
-def lay_out_points(
-    config: EvaluateConfig, comparison: Comparison, work: Work
-) -> list[OperatingPoint]:
-    """All operating points, those of calibrated sweeps chosen on calibration noise."""
-    steps, grid, wanted = config.steps, comparison.grid, comparison.methods
-
-    def ask(probes: list[CalibrationTask]) -> dict[str, CalibrationResult]:
-        return _answers(work, probes)
-
-    probed = ask(_first_probes(comparison))
-    points = [OperatingPoint(method="baseline", operating_point="twin", steps=steps)]
-    if "fewer-steps" in wanted:
-        points += fewer_steps_points(grid, steps)
-    if "fewer-steps-dpmsolver" in wanted:
-        points += fewer_solver_steps_points(grid, steps)
-    if "interval" in wanted:
-        points += interval_points(grid, steps)
-    for order in (1, 2):
-        if f"interval-forecast{order}" in wanted:
-            points += interval_points(grid, steps, order)
-    if "linear" in wanted:
-        points += linear_points(grid, steps)
-    if "threshold" in wanted:
-        points += threshold_points(grid, steps, probed["observe"].entropies)
-    if "threshold-tuned" in wanted:
-        points += tuned_sweep(grid, steps, probed["observe"], ask)
-    points += _smooth_points(comparison, work)
-    if "router" in wanted:
-        points += _router_points(work)
-    for name, policy in comparison.policies.items():
-        if policy.spec.plans:
-            points += planned_points(name, policy, comparison, ask)
-        else:
-            points += greedy_points(name, policy, comparison, steps, probed[name], ask)
-    return points
+def method_names() -> tuple[str, ...]:
+    """Names of all methods, as the command line takes them."""
+    return tuple(method.name for method in METHODS)
 
 
-def _first_probes(comparison: Comparison) -> list[CalibrationTask]:
-    probes = []
-    if {"threshold", "threshold-tuned"} & set(comparison.methods):
-        probes.append(observing_probe())
-    greedy = {name: one for name, one in comparison.policies.items() if not one.spec.plans}
-    return probes + [first_probe(name, policy) for name, policy in greedy.items()]
+def refuse_unknown(names: tuple[str, ...]) -> None:
+    """Refuse names that are of no method, and none at all.
+
+    Raises:
+        InputError: naming all methods that there are.
+    """
+    unknown = sorted(set(names) - set(method_names()))
+    if unknown or not names:
+        raise InputError(
+            f"--methods must be among {', '.join(method_names())}. Got {unknown or 'none'}. "
+            "Check the spelling."
+        )
 
 
-def _smooth_points(comparison: Comparison, work: Work) -> list[OperatingPoint]:
-    names = [name for name in SMOOTHCACHES if name in comparison.methods]
-    if not names:
-        return []
-    ((_, curves),) = work([CurveProbe()])
-    return [point for name in names for point in smooth_points(name, comparison.grid, curves)]
+def chosen_methods(names: tuple[str, ...]) -> list[type[Method]]:
+    """The methods of these names, and the reference, in the order of :data:`METHODS`."""
+    return [one for one in METHODS if one.name in names or one.role == "reference"]
 
 
-def _router_points(work: Work) -> list[OperatingPoint]:
-    return router_points(sorted(work(router_probes()), key=lambda done: done[0].period))
+def refuse_unserved(names: tuple[str, ...], info: ModelInfo) -> None:
+    """Refuse methods that cannot serve a model.
+
+    Raises:
+        InputError: of the first that cannot, saying why.
+    """
+    for method in chosen_methods(names):
+        method.check(info)
 
 
-def _answers(work: Work, probes: list[CalibrationTask]) -> dict[str, CalibrationResult]:
-    return {probe.name: answer for probe, answer in work(probes)}
+def build_methods(comparison: Comparison) -> list[Method]:
+    """The methods of an evaluation, made for it alone."""
+    chosen = chosen_methods(comparison.methods)
+    return [method for kind in chosen for method in kind.build(comparison)]
+
+
+def method_of(row_name: str) -> type[Method]:
+    """The method that a row of results.json is of: its name is the row's, or begins it.
+
+    Example: ``method_of("learned-full") is method_of("learned")``.
+
+    Raises:
+        ValueError: if the row is of no method.
+    """
+    fits = [one for one in METHODS if f"{row_name}-".startswith(f"{one.name}-")]
+    if not fits:
+        raise ValueError(
+            f"The row must be of one of {method_names()}. Got {row_name!r:.60}. Evaluate again."
+        )
+    return max(fits, key=lambda one: len(one.name))

@@ -1,4 +1,4 @@
-"""Hooks on what the sites of a stock model would cache, while it runs as it is."""
+"""Hooks on the outputs that the sites of a stock model would cache."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from torch import Tensor, nn
 from dqar.config import CachedParts
 
 Place = tuple[int, int, int]
-"""Site, layer, and which of the modules that a reused gate does not run."""
+"""Site, layer, and index of the module among those that a reused gate does not run."""
 SiteFn = Callable[[Place, Float[Tensor, "r n d"]], Tensor | None]
-"""Given what a module put out; returns what it is to put out in its place, or None to leave it."""
+"""Given the output of a module; returns another in its place, or None to leave it."""
 
 
 @contextmanager
 def hook_sites(
     transformer: Any, sites: tuple[str, ...], cached: CachedParts, act: SiteFn
 ) -> Iterator[None]:
-    """Let ``act`` see each output, and put another in its place.
+    """Call ``act`` with each output of the sites; it may put another in its place.
 
     Args:
         cached: what ``attn`` caches: its output, or its keys and values.
@@ -52,7 +52,7 @@ def _hook(place: Place, site: str, act: SiteFn) -> Callable[..., Tensor | None]:
 
 
 def skipped_modules(block: Any, site: str, cached: CachedParts) -> list[nn.Module]:
-    """What a reused gate of this site does not run."""
+    """Modules that a reused gate of this site does not run."""
     if site == "block":
         return [block]
     if site == "ff":

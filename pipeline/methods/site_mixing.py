@@ -1,4 +1,4 @@
-"""Sites of a stock model that show a mixture of what they compute and what is cached."""
+"""Sites of a stock model that show a mixture of their computed and their cached outputs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pipeline.methods.site_hooks import Place, hook_sites
 
 
 class Mixer:
-    """Sites that put out what is cached as far as they do not compute, and cache what they put out.
+    """Mixtures of the computed and the cached outputs of all sites; each mixture is cached in turn.
 
     ``share`` is the computed share by row and gate; None computes everything.
     """
@@ -24,12 +24,12 @@ class Mixer:
         self.cached: dict[tuple[int, int], Tensor] = {}
 
     def mixed(self, gate: int, part: int, fresh: Float[Tensor, "r n d"]) -> Float[Tensor, "r n d"]:
-        """What a module of a gate puts out in place of what it computed."""
+        """The output of a module in place of its computed one."""
         shown = fresh
         if self.share is not None:
             share = self.share[:, gate, None, None].to(fresh.dtype)
             shown = share * fresh + (1 - share) * self.cached[gate, part]
-        # What a step is blamed for is its own mixture, not that of the steps before.
+        # Detached: the loss of a step reaches the shares of that step alone, as in the paper.
         self.cached[gate, part] = shown.detach()
         return shown
 
@@ -38,7 +38,7 @@ class Mixer:
 def patch_with_mixing(
     transformer: Any, sites: tuple[str, ...], cached: CachedParts = "output"
 ) -> Iterator[Mixer]:
-    """Let a mixer stand behind the sites of a model; gates are numbered by site, then layer."""
+    """Mix the outputs of a model's sites; gates are numbered by site, then layer."""
     mixer, num_layers = Mixer(), len(transformer.transformer_blocks)
 
     def show(place: Place, output: Tensor) -> Tensor:

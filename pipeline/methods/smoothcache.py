@@ -1,4 +1,5 @@
-"""How far the sites' outputs move in a few steps of a stock run: the curves of SmoothCache."""
+"""SmoothCache (Liu et al. 2024, arXiv 2411.10510): static schedules from how far the outputs of
+the sites move within a few steps of the stock model, measured on calibration noise."""
 
 from __future__ import annotations
 
@@ -6,7 +7,7 @@ from collections import defaultdict, deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Bool, Float
@@ -14,22 +15,44 @@ from torch import Tensor
 
 from dqar.config import CachedParts
 from dqar.gates.rules import MaskGate
-from pipeline.methods.base import OperatingPoint, SweepGrid
+from pipeline.methods.base import (
+    CalibrationBudget,
+    CalibrationCost,
+    Method,
+    OperatingPoint,
+    Session,
+    SweepGrid,
+)
 from pipeline.methods.site_hooks import Place, hook_sites
+from pipeline.methods.task import Arrays, ModelSampler, Stored
 from pipeline.models.noise import batches_of
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class CurveProbe:
-    """Calibration: watch the sites over stock runs of some calibration noise."""
+class Curves:
+    """The curves of a model."""
+
+    error: Float[Tensor, "s l k t"]
+    """By site, layer, gap (from 1 on) and step: relative L1 distance of the site's output at the
+    step from its output so many steps before, mean over samples and guidance branches (Liu et al.
+    2024, arXiv 2411.10510). NaN where there is no step so long before."""
+
+    def encode(self) -> tuple[Stored, Arrays]:
+        """The result as JSON values and arrays."""
+        return {}, {"error": self.error.numpy()}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CurveTask:
+    """Measure the curves of all sites over stock runs on calibration noise samples."""
 
     name: str = "curves"
     num_samples: int = 16
     at_once: int = 4
-    """Samples side by side. The outputs of ``largest_gap`` steps are held for them, of every site
-    and layer, which bounds the memory."""
+    """Samples side by side. It bounds the memory: of each, the outputs of ``largest_gap`` steps of
+    every site and layer are held."""
     largest_gap: int = 8
-    """Steps between two outputs that are compared, at most."""
+    """Most steps between two outputs that are compared."""
 
     def __post_init__(self) -> None:
         for name in ("num_samples", "at_once", "largest_gap"):
@@ -38,22 +61,33 @@ class CurveProbe:
                 raise ValueError(f"{name} must be at least 1. Got {value}. Pass 8.")
 
     def batches(self) -> list[range]:
-        """The noises of each run."""
+        """Noise samples of each run."""
         return batches_of(self.num_samples, self.at_once)
 
+    @property
+    def trajectories(self) -> int:
+        """Stock runs."""
+        return self.num_samples
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Curves:
-    """What a curve probe saw."""
+    def run(self, sampler: ModelSampler) -> Curves:
+        """Record the sites over stock runs, a batch at a time."""
+        found = [len(ids) * self._curves_of(sampler, ids) for ids in self.batches()]
+        return Curves(error=torch.stack(found).sum(dim=0) / self.num_samples)
 
-    error: Float[Tensor, "s l k t"]
-    """By site, layer, gap (from 1 on) and step: relative L1 distance of the site's output at the
-    step from its output so many steps before, mean over samples and guidance branches (Liu et al.
-    2024, arXiv 2411.10510). NaN where there is no step so long before."""
+    def _curves_of(self, sampler: ModelSampler, ids: range) -> Float[Tensor, "s l k t"]:
+        noise, labels = sampler.draw("calibrate", list(ids))
+        transformer, config = sampler.model.transformer, sampler.config
+        with measure_curves(transformer, config.sites, config.cached, self.largest_gap) as recorder:
+            sampler.sample(noise, labels, config.steps, None)
+        return recorder.curves()
+
+    def decode(self, stored: Stored, arrays: Arrays) -> Curves:
+        """The result from its encoded form."""
+        return Curves(error=torch.from_numpy(arrays["error"]))
 
 
 class CurveRecorder:
-    """One run of a model: what its sites put out lately, and how far each output was from those.
+    """Distances of each output of the sites from the outputs of the steps before, over one run.
 
     Args:
         largest_gap: outputs that are held of each place.
@@ -96,42 +130,61 @@ def relative_l1(
 def measure_curves(
     transformer: Any, sites: tuple[str, ...], cached: CachedParts, largest_gap: int
 ) -> Iterator[CurveRecorder]:
-    """Watch what the sites would cache, while the model runs as it is.
+    """Record what the sites would cache, while the model runs as it is.
 
     Args:
         cached: what ``attn`` caches: its output, or its keys and values.
     """
-    watch = CurveRecorder(largest_gap)
-    with hook_sites(transformer, sites, cached, watch.note):
-        yield watch
+    recorder = CurveRecorder(largest_gap)
+    with hook_sites(transformer, sites, cached, recorder.note):
+        yield recorder
 
 
-METHODS = ("smoothcache", "smoothcache-tied")
-PAPERS, TIED = METHODS
+class SmoothCache(Method):
+    """SmoothCache: a schedule for each type of site, by its own curve."""
+
+    name = "smoothcache"
+    is_tied: ClassVar[bool] = False
+    """Whether all sites follow one schedule, by the mean of their curves."""
+
+    def tune(self, session: Session, budget: CalibrationBudget) -> CalibrationCost:
+        task = CurveTask()
+        self._curves = session.calibrate([task])[task.name]
+        return session.cost
+
+    def points(self, session: Session) -> list[OperatingPoint]:
+        return self.sweep(session.comparison.grid, self._curves)
+
+    @classmethod
+    def sweep(cls, grid: SweepGrid, curves: Curves) -> list[OperatingPoint]:
+        """The schedule nearest each reuse ratio of a grid."""
+        num_sites, num_layers = curves.error.shape[:2]
+        error = curves.error.mean(dim=1)
+        if cls.is_tied:
+            error = error.mean(dim=0, keepdim=True)
+        alphas = alphas_for(grid.reuse_ratios, error)
+        gates = schedules(error, alphas).expand(-1, num_sites, -1)
+        gates = gates.repeat_interleave(num_layers, dim=1)
+        return [
+            _point(cls.name, float(alpha), one) for alpha, one in zip(alphas, gates, strict=True)
+        ]
 
 
-def smooth_points(method: str, grid: SweepGrid, curves: Curves) -> list[OperatingPoint]:
-    """The schedule nearest each reuse ratio of a grid.
+class SmoothCacheTied(SmoothCache):
+    """SmoothCache with one schedule for all sites, by the mean of their curves."""
 
-    Args:
-        method: one of :data:`METHODS`.
-    """
-    num_sites, num_layers = curves.error.shape[:2]
-    error = curves.error.mean(dim=1)
-    if method == TIED:
-        error = error.mean(dim=0, keepdim=True)
-    alphas = alphas_for(grid.reuse_ratios, error)
-    gates = schedules(error, alphas).expand(-1, num_sites, -1)
-    gates = gates.repeat_interleave(num_layers, dim=1)
-    return [_point(method, float(alpha), one) for alpha, one in zip(alphas, gates, strict=True)]
+    name = "smoothcache-tied"
+    is_tied = True
 
 
 def schedules(error: Float[Tensor, "s k t"], alphas: Float[Tensor, " a"]) -> Bool[Tensor, "a s t"]:
-    """Where each site type reuses, for each threshold: it computes the first step, and then each
-    whose curve at the present gap is above alpha, or whose gap is longer than the curves know.
+    """Steps at which each site type reuses, for each threshold.
+
+    It computes the first step, and then each step whose curve at the present gap is above alpha, or
+    whose gap is longer than the curves know.
 
     Args:
-        error: curves by site type, gap (from 1 on) and step; what is NaN is above any alpha.
+        error: curves by site type, gap (from 1 on) and step; NaN counts as above any alpha.
     """
     num_sites, largest_gap, steps = error.shape
     reuse = torch.zeros(len(alphas), num_sites, steps, dtype=torch.bool)
@@ -145,10 +198,10 @@ def schedules(error: Float[Tensor, "s k t"], alphas: Float[Tensor, " a"]) -> Boo
 
 
 def alphas_for(ratios: tuple[float, ...], error: Float[Tensor, "s k t"]) -> Float[Tensor, " a"]:
-    """The thresholds whose schedules come nearest the ratios, each once; the least of several.
+    """The thresholds whose schedules come nearest the ratios, each once; of equals the least.
 
-    A schedule changes only where alpha passes a value of the curves, so all that there are can be
-    looked at. More alpha need not be more reuse where curves are rough, so nothing is bisected.
+    A schedule changes only where alpha passes a value of the curves, so all distinct schedules are
+    tried. Bisection would not do: where curves are rough, more alpha need not be more reuse.
     """
     values = error[error.isfinite()].unique()
     options = torch.cat([values.new_zeros(1), values])

@@ -1,4 +1,4 @@
-"""The gates that compare entropy and SNR with thresholds: the seed's, and one tuned freely."""
+"""Gates that compare entropy and SNR with thresholds: the DQAR paper's, and one tuned freely."""
 
 from __future__ import annotations
 
@@ -19,25 +19,68 @@ from dqar.gates.rules import (
     Staleness,
     Warmup,
 )
-from pipeline.methods.base import PAPER_WARMUP, Calibrate, OperatingPoint, SweepGrid
+from pipeline.methods.base import (
+    PAPER_WARMUP,
+    Calibrate,
+    CalibrationBudget,
+    CalibrationCost,
+    Method,
+    OperatingPoint,
+    Session,
+    SweepGrid,
+)
 from pipeline.methods.calibration import CalibrationResult, CalibrationTask
 
 PAPER_WINDOWS = ((0.1, 10.0), (0.1, 100.0))
-"""SNR windows of the README seed and of the talk."""
+"""SNR windows of the DQAR paper and of the DQAR talk."""
 PAPER_MAX_GAP = 6
 """Most steps since an entry's commit, and most reuses of it."""
 OBSERVED = 32
 """Calibration samples that are observed without reuse."""
 TUNING_NOISES = 4
-"""Calibration samples that a setting is judged by."""
+"""Calibration samples on which each setting is scored."""
 TUNING_BATCH = 96
-"""Samples of a question to a worker, which takes them in batches of its own."""
+"""Samples of a task at most; a worker splits it into its own batches."""
+
+
+class PaperThreshold(Method):
+    """The entropy and SNR gate of the DQAR paper, tau swept over quantiles of the entropy."""
+
+    name = "threshold"
+
+    def tune(self, session: Session, budget: CalibrationBudget) -> CalibrationCost:
+        self._observed = observe(session)
+        return session.cost
+
+    def points(self, session: Session) -> list[OperatingPoint]:
+        grid, entropies = session.comparison.grid, self._observed.entropies
+        return threshold_points(grid, session.steps, entropies)
+
+
+class TunedThreshold(Method):
+    """The entropy and SNR gate with window, gap limit and tau chosen on calibration noise."""
+
+    name = "threshold-tuned"
+
+    def tune(self, session: Session, budget: CalibrationBudget) -> CalibrationCost:
+        grid, observed = session.comparison.grid, observe(session)
+        self._points = tuned_sweep(grid, session.steps, observed, session.calibrate)
+        return session.cost
+
+    def points(self, session: Session) -> list[OperatingPoint]:
+        return self._points
+
+
+def observe(session: Session) -> CalibrationResult:
+    """Entropies and SNRs of calibration samples without reuse."""
+    task = observing_task()
+    return session.calibrate([task])[task.name]
 
 
 def threshold_points(
     grid: SweepGrid, steps: int, entropies: Float[Tensor, " n"]
 ) -> list[OperatingPoint]:
-    """The seed's entropy and SNR gate, tau swept over quantiles of the observed entropy."""
+    """The DQAR paper's gate in both SNR windows, tau at quantiles of the observed entropy."""
     points = []
     for low, high in PAPER_WINDOWS:
         for quantile in grid.entropy_quantiles:
@@ -55,12 +98,12 @@ def threshold_points(
 
 
 def _quantile(entropies: Float[Tensor, " n"], share: float) -> float:
-    """Of what was observed; without attention nothing was, and nothing is refused for it."""
+    """Quantile of the observed entropies; infinite without attention, where none was observed."""
     return float(entropies.quantile(share)) if len(entropies) else float("inf")
 
 
 def paper_threshold(tau: float, low: float, high: float) -> Gate:
-    """The seed's gate without its layer schedule: warm-up 20%, gap and budget 6."""
+    """The DQAR paper's gate without its layer schedule: warm-up 20%, gap and budget 6."""
     return AllOf(
         Warmup(PAPER_WARMUP),
         RequireCached(),
@@ -129,7 +172,7 @@ def tuned_points(
     """For each ratio the setting of least calibration error among those that reach about it."""
     points = []
     for ratio in ratios:
-        # A setting that diverged is no choice.
+        # Settings whose samples diverged are left out.
         is_near = ((achieved - ratio).abs() <= 0.025) & error.isfinite()
         if not is_near.any():
             continue
@@ -146,34 +189,33 @@ def tuned_points(
     return points
 
 
-def observing_probe() -> CalibrationTask:
-    """Calibration samples without reuse, whose entropies and SNRs the thresholds are drawn from."""
+def observing_task() -> CalibrationTask:
+    """Calibration samples without reuse, whose entropies and SNRs give the thresholds."""
     return CalibrationTask(name="observe", gate=NeverReuse(), num_samples=OBSERVED)
 
 
 def tuned_sweep(
-    grid: SweepGrid, steps: int, observed: CalibrationResult, ask: Calibrate
+    grid: SweepGrid, steps: int, observed: CalibrationResult, calibrate: Calibrate
 ) -> list[OperatingPoint]:
     """The freely tuned gate at the ratios of a grid.
 
     Args:
-        observed: what :func:`observing_probe` saw.
-        ask: answers probes on calibration noise.
+        observed: result of :func:`observing_task`.
     """
     options = list(threshold_settings(observed.snrs, observed.entropies))
     per_batch = TUNING_BATCH // TUNING_NOISES
-    probes = [
-        _tuning_probe(options[start : start + per_batch], f"{start:06d}")
+    tasks = [
+        _tuning_task(options[start : start + per_batch], f"{start:06d}")
         for start in range(0, len(options), per_batch)
     ]
-    answers = [answer for _, answer in sorted(ask(probes).items())]
-    achieved = torch.cat([answer.reuse_ratio for answer in answers]).view(-1, TUNING_NOISES)
-    error = torch.cat([answer.error for answer in answers]).view(-1, TUNING_NOISES)
+    results = [result for _, result in sorted(calibrate(tasks).items())]
+    achieved = torch.cat([result.reuse_ratio for result in results]).view(-1, TUNING_NOISES)
+    error = torch.cat([result.error for result in results]).view(-1, TUNING_NOISES)
     return tuned_points(grid.reuse_ratios, steps, options, achieved.mean(dim=1), error.mean(dim=1))
 
 
-def _tuning_probe(options: list[ThresholdSettings], name: str) -> CalibrationTask:
-    """All settings side by side, each on the same noises."""
+def _tuning_task(options: list[ThresholdSettings], name: str) -> CalibrationTask:
+    """All settings side by side, each on the same noise samples."""
     gate = tuned_threshold([one for one in options for _ in range(TUNING_NOISES)])
     return CalibrationTask(
         name=name,

@@ -7,7 +7,7 @@ from typing import Any
 
 from dqar.gates.rules import NeverReuse
 from pipeline.evaluate.config import FIGURES, EvaluateConfig
-from pipeline.evaluate.worker import Evaluator
+from pipeline.evaluate.worker import EvaluationWorker
 from pipeline.methods.base import OperatingPoint
 from pipeline.methods.calibration import CalibrationTask
 from pipeline.models.loading import Dtype, Sampler
@@ -105,11 +105,11 @@ def lay_out(config: SweepConfig) -> tuple[list[Candidate], dict[str, float]]:
 
 def observe_entropy(config: SweepConfig, quantile: float) -> dict[str, float]:
     """Entropies in nats that gates see on calibration noise, and the quantile taken for tau."""
-    evaluator = Evaluator(config.evaluate_config(0, 32))
-    probe = CalibrationTask(
+    worker = EvaluationWorker(config.evaluate_config(0, 32))
+    task = CalibrationTask(
         name="observe", gate=NeverReuse(), num_samples=min(PROBED, config.batch_size)
     )
-    entropies = evaluator.probe(probe).entropies
+    entropies = worker.calibrate(task).entropies
     return {
         "entropy_min": float(entropies.min()),
         "entropy_max": float(entropies.max()),
@@ -122,19 +122,19 @@ def _measure_run(
     config: SweepConfig, candidates: list[Candidate], run: int, progress: Progress
 ) -> list[Row]:
     caches: set[CacheBits] = {candidate.cache_bits for candidate in candidates}
-    evaluators = {bits: Evaluator(config.evaluate_config(run, bits)) for bits in caches}
+    workers = {bits: EvaluationWorker(config.evaluate_config(run, bits)) for bits in caches}
     rows: dict[int, Row] = {}
     for index in rotated(range(len(candidates)), run):
-        evaluator = evaluators[candidates[index].cache_bits]
-        rows[index] = _measure(evaluator, candidates[index], config.steps)
+        worker = workers[candidates[index].cache_bits]
+        rows[index] = _measure(worker, candidates[index], config.steps)
         progress.advance(1)
     return _with_fid_change(candidates, [rows[index] for index in sorted(rows)])
 
 
-def _measure(evaluator: Evaluator, candidate: Candidate, steps: int) -> Row:
+def _measure(worker: EvaluationWorker, candidate: Candidate, steps: int) -> Row:
     name = " ".join(f"{value}" for value in candidate.setting.values())
     point = OperatingPoint(method=name, operating_point=name, steps=steps, gate=candidate.gate)
-    row = evaluator.measure(point).row
+    row = worker.measure(point).row
     # A run without reuse holds no cache.
     return {key: row[key] for key in FIGURES} | {"cache_mb": row["cache_mb"] or 0.0}
 

@@ -7,7 +7,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pipeline.paper_sweeps.statistics import Spread, Sweep, Swept, shown
+from pipeline.markdown import markdown_table
+from pipeline.paper_sweeps.statistics import Sweep, Swept, shown
+from pipeline.statistics import Spread
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -124,9 +126,7 @@ def points_table(sweep: Sweep) -> str:
     columns = LAYOUTS[sweep.kind].columns
     keys = [*first.setting, *first.facts, *columns]
     heads = [LABELS.get(key, key.replace("_", " ")) for key in keys]
-    body = [_cells(point, columns) for point in sweep.points]
-    lines = [heads, ["---"] * len(heads), *body]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+    return markdown_table(heads, [_cells(point, columns) for point in sweep.points])
 
 
 def _cells(point: Swept, columns: tuple[str, ...]) -> list[str]:

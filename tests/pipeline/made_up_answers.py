@@ -1,13 +1,17 @@
-"""A policy with plans, and made-up answers of an evaluation's workers to what is asked of them."""
+"""A policy with plans, and made-up results of the calibration tasks of an evaluation."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
 from dqar.gates.rules import MaskGate
 from dqar.policy.network import ReusePolicy
 from dqar.policy.spec import PolicySpec
-from pipeline.methods.base import COARSE, Comparison
+from pipeline.methods.base import COARSE, CalibrationCost, Comparison
 from pipeline.methods.calibration import CalibrationResult, CalibrationTask
 from pipeline.methods.learned_schedule import MORE_NOISES
 
@@ -59,6 +63,24 @@ def answer_by(error_of, asked=None, by_order=None, by_gain=False):
         return {probe.name: answer(probe) for probe in reversed(probes)}
 
     return ask
+
+
+@dataclass
+class MadeUpSession:
+    """A method's session whose tasks are answered by a function, and whose cost is counted."""
+
+    steps: int
+    comparison: Comparison
+    answer: Callable[[list[Any]], dict[str, Any]] = lambda tasks: {}
+    asked: list[Any] = field(default_factory=list)
+
+    @property
+    def cost(self):
+        return CalibrationCost(trajectories=sum(task.trajectories for task in self.asked))
+
+    def calibrate(self, tasks):
+        self.asked.extend(tasks)
+        return self.answer(list(tasks))
 
 
 def comparison(error_budget=None, methods=("learned",)):

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from benchmarks.timing.support.device_clock import forget_peak, peak_bytes
-from benchmarks.timing.support.median_interval import ratio_of
+from pipeline.statistics import ratio_of
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

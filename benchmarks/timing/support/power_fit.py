@@ -7,7 +7,8 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from benchmarks.timing.support.median_interval import figures_of, spread_of
+from benchmarks.timing.support.median_interval import figures_of
+from pipeline.statistics import median_spread_of
 
 
 def exponent(sizes: Sequence[float], costs: Sequence[float]) -> float:
@@ -40,4 +41,4 @@ def exponent_figures(costs: Mapping[int, Sequence[float]]) -> dict[str, Any] | N
     if not rounds:
         return None
     slopes = [exponent([*costs], row) for row in rounds]
-    return figures_of("exponent", spread_of(slopes)) | {"rounds": len(slopes)}
+    return figures_of("exponent", median_spread_of(slopes)) | {"rounds": len(slopes)}

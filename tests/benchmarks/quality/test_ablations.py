@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from benchmarks.quality.ablations import FEATURES, plan_errors, table
-from benchmarks.quality.ground_truth import evaluator_of
+from benchmarks.quality.ground_truth import worker_of
 from dqar.gates.rules import MaskGate
 from dqar.policy.network import ReusePolicy
 from dqar.policy.serialization import save_policy
@@ -42,7 +42,7 @@ def policy():
 
 @pytest.fixture(scope="module")
 def evaluator(policy):
-    return evaluator_of(policy, "digits", 52)
+    return worker_of(policy, "digits", 52)
 
 
 def test_plans_are_run_as_the_policy_says(evaluator, policy):
@@ -53,13 +53,14 @@ def test_plans_are_run_as_the_policy_says(evaluator, policy):
     reuse = torch.tensor([step not in (0, 2) for step in range(STEPS)])[:, None, None]
     probe = CalibrationTask(name="plan", gate=MaskGate(reuse), num_samples=NOISES, feedback=0.5)
     assert (found[1] > 0).all()
-    torch.testing.assert_close(found[1], evaluator.probe(probe).error, atol=1e-6, rtol=MOVED)
+    torch.testing.assert_close(found[1], evaluator.calibrate(probe).error, atol=1e-6, rtol=MOVED)
     torch.testing.assert_close(found[2], found[1], atol=1e-6, rtol=MOVED)
 
 
 def test_a_row_says_what_a_policy_is(evaluator, policy, tmp_path):
     save_policy(policy, tmp_path / "mine")
-    *_, row = table(evaluator, tmp_path, ["mine"], NOISES)
+    heads, _, row = table(evaluator, tmp_path, ["mine"], NOISES).splitlines()
+    assert heads.startswith("| policy | held-out R^2 | order | gain | 70% computed | ")
     assert row.startswith("| mine | 0.500 | 0 | 0.5 | 0.0000 ± 0.0000 | ")
     cells = row.strip("| ").split(" | ")
     assert cells[-1].split(" ± ")[0] == f"{plan_errors(evaluator, policy, NOISES)[2].mean():.4f}"

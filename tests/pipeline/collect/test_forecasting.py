@@ -15,7 +15,7 @@ from dqar.records import ACTIONS, GateRecord
 from pipeline.collect.worker import Collector
 from pipeline.evaluate.config import EvaluateConfig
 from pipeline.evaluate.flops import transformer_flops
-from pipeline.evaluate.worker import Evaluator
+from pipeline.evaluate.worker import EvaluationWorker
 from pipeline.exploration.collect_plan import CollectPlan
 from pipeline.methods.base import COARSE
 from pipeline.methods.calibration import CalibrationTask
@@ -30,7 +30,7 @@ STEPS, SAMPLES = 12, 4
 
 @pytest.fixture(scope="module", params=["output", "kv"])
 def evaluator(request):
-    return Evaluator(
+    return EvaluationWorker(
         EvaluateConfig(
             model="digits",
             steps=STEPS,
@@ -76,13 +76,13 @@ def test_flops_of_forecasts_by_hand(rows, evaluator):
 
 def test_a_probes_order_differs_by_sample(evaluator):
     gate, noise_ids = Interval(3), (5, 5, 5)
-    mixed = evaluator.probe(
+    mixed = evaluator.calibrate(
         CalibrationTask(
             name="m", gate=gate, num_samples=3, noise_ids=noise_ids, forecast_order=(2, 0, 1)
         )
     )
     for sample, order in enumerate((2, 0, 1)):
-        alone = evaluator.probe(
+        alone = evaluator.calibrate(
             CalibrationTask(
                 name="a", gate=gate, num_samples=1, noise_ids=(5,), forecast_order=order
             )

@@ -22,10 +22,10 @@ from pipeline.evaluate.answer_cache import ResultCache
 from pipeline.evaluate.config import EvaluateConfig
 from pipeline.evaluate.result_rows import measured_of
 from pipeline.evaluate.tasks import EvalTask
-from pipeline.evaluate.worker import Evaluator
+from pipeline.evaluate.worker import EvaluationWorker
 from pipeline.methods.base import OperatingPoint
 from pipeline.methods.calibration import CalibrationTask
-from pipeline.methods.smoothcache import CurveProbe, Curves
+from pipeline.methods.smoothcache import Curves, CurveTask
 from pipeline.storage.fingerprint import fingerprint
 
 CONFIG = EvaluateConfig(
@@ -46,7 +46,7 @@ PROBE = CalibrationTask(name="p", gate=Interval(2), num_samples=2)
 @pytest.fixture(scope="module")
 def answers():
     """What a real evaluator says to a probe and to the parts of a point."""
-    evaluator = Evaluator(CONFIG)
+    evaluator = EvaluationWorker(CONFIG)
     tasks = [PROBE, *CONFIG.parts_of(POINT)]
     return [(task, evaluator.do(task)) for task in tasks]
 
@@ -95,8 +95,8 @@ def test_only_what_is_missing_is_asked_for(answers, kept):
 
 
 def test_curves_come_back_to_the_last_bit(kept):
-    probe = CurveProbe(num_samples=2, largest_gap=3)
-    answer = Evaluator(CONFIG).do(probe)
+    probe = CurveTask(num_samples=2, largest_gap=3)
+    answer = EvaluationWorker(CONFIG).do(probe)
     assert isinstance(answer, Curves)
     assert list(kept().work([probe], lambda asked: iter([(probe, answer)]))) == [(probe, answer)]
     ((_, found),) = kept().work([probe], nobody)

@@ -22,7 +22,7 @@ from pipeline.evaluate.accumulator import MetricAccumulator
 from pipeline.evaluate.config import EvaluateConfig
 from pipeline.evaluate.flops import saved_flops, transformer_flops
 from pipeline.evaluate.speed_bound import speed_bound
-from pipeline.evaluate.worker import Evaluator
+from pipeline.evaluate.worker import EvaluationWorker
 from pipeline.exploration.collect_plan import CollectPlan
 from pipeline.methods.base import OperatingPoint
 from pipeline.methods.calibration import CalibrationTask
@@ -120,7 +120,7 @@ def evaluator():
         num_samples=SAMPLES,
         batch_size=SAMPLES,
     )
-    return Evaluator(config)
+    return EvaluationWorker(config)
 
 
 @pytest.fixture(scope="module")
@@ -200,7 +200,7 @@ def test_shared_blocks_save_one_branch(evaluator):
 def test_policy_is_probed_and_measured_on_blocks(evaluator, measure, policy):
     thresholds = torch.tensor([-1e6, policy.spec.log_threshold, 1e6])
     gate = Learned(policy, log_threshold=thresholds)
-    probed = evaluator.probe(CalibrationTask(name="p", gate=gate, num_samples=3))
+    probed = evaluator.calibrate(CalibrationTask(name="p", gate=gate, num_samples=3))
     assert probed.reuse_ratio[0] == 0
     # Rows that compute only round otherwise in the last bit.
     assert probed.error[0] < 1e-5 < probed.error[2]

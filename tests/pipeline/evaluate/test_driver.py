@@ -12,9 +12,9 @@ from dqar.policy.network import ReusePolicy
 from dqar.policy.spec import PolicySpec
 from pipeline.evaluate.accumulator import MetricAccumulator
 from pipeline.evaluate.config import EvaluateConfig
-from pipeline.evaluate.driver import id_of, rows_of
+from pipeline.evaluate.driver import id_of
 from pipeline.evaluate.flops import entropy_flops, feedback_flops, policy_flops, transformer_flops
-from pipeline.evaluate.worker import Evaluator
+from pipeline.evaluate.worker import EvaluationWorker
 from pipeline.methods.base import COARSE, Comparison, OperatingPoint
 from pipeline.methods.calibration import CalibrationTask
 from pipeline.methods.fewer_steps import fewer_steps_points
@@ -50,12 +50,13 @@ CONTRACT = {
     "device": str,
     "dtype": str,
     "seed": int,
+    "calibration_trajectories": int,
 }
 
 
 @pytest.fixture(scope="module", params=[("attn",), ("attn", "ff")], ids=",".join)
 def evaluator(request):
-    return Evaluator(
+    return EvaluationWorker(
         EvaluateConfig(
             model="digits",
             steps=STEPS,
@@ -78,7 +79,7 @@ def interval(evaluator):
 
 
 def test_rows_hold_the_contract(baseline, interval):
-    for row in rows_of([baseline, interval]):
+    for row in (baseline.row, interval.row):
         for key, kind in CONTRACT.items():
             assert key in row
             assert row[key] is None or isinstance(row[key], kind), key
@@ -115,7 +116,7 @@ def test_flops_by_hand(interval, evaluator):
 
 def test_a_shared_gate_saves_one_branch(interval, evaluator):
     config = replace(evaluator.config, cross_branch_threshold=float("inf"))
-    row = Evaluator(config).measure(interval_points(COARSE, STEPS)[0]).row
+    row = EvaluationWorker(config).measure(interval_points(COARSE, STEPS)[0]).row
     info = evaluator.model.info
     inside = info.num_layers * sum(info.site_flops[site] for site in evaluator.config.sites)
     forward = transformer_flops(evaluator.model)
@@ -168,7 +169,7 @@ def test_the_same_point_measures_the_same(evaluator, interval):
 
 def test_batches_do_not_change_figures(evaluator, interval):
     config = evaluator.config
-    other = Evaluator(
+    other = EvaluationWorker(
         EvaluateConfig(
             model="digits",
             steps=STEPS,
@@ -185,7 +186,7 @@ def test_a_probes_parameter_differs_by_sample(evaluator):
     policy = ReusePolicy(PolicySpec(sites=evaluator.config.sites))
     thresholds = torch.tensor([-1e6, 1e6, 1e6])
     gate = Learned(policy, log_threshold=thresholds)
-    probed = evaluator.probe(CalibrationTask(name="p", gate=gate, num_samples=3))
+    probed = evaluator.calibrate(CalibrationTask(name="p", gate=gate, num_samples=3))
     expected = torch.tensor([0.0, (STEPS - 1) / STEPS, (STEPS - 1) / STEPS])
     torch.testing.assert_close(probed.reuse_ratio, expected)
     # All is computed, but without the samples that reuse, which its twin was sampled with.
@@ -198,7 +199,7 @@ def test_a_probes_parameter_differs_by_sample(evaluator):
 def test_probes_on_one_noise_share_its_twin(evaluator):
     gate = Interval(2)
     probe = CalibrationTask(name="p", gate=gate, num_samples=4, noise_ids=(5, 5, 9, 9))
-    error = evaluator.probe(probe).error
+    error = evaluator.calibrate(probe).error
     torch.testing.assert_close(error[0], error[1])
     torch.testing.assert_close(error[2], error[3])
     assert not torch.isclose(error[0], error[2])

@@ -18,7 +18,7 @@ from pipeline.evaluate.config import EvaluateConfig
 from pipeline.evaluate.plan_export import plan_of, write_plans
 from pipeline.evaluate.report import write_report
 from pipeline.evaluate.tasks import PointResult
-from pipeline.evaluate.worker import Evaluator
+from pipeline.evaluate.worker import EvaluationWorker
 from pipeline.methods.base import OperatingPoint, SweepGrid
 from pipeline.methods.interval import interval_points
 
@@ -106,7 +106,7 @@ def test_the_report_says_which_schedule_was_taken(tmp_path):
 
 
 def test_an_evaluation_gives_the_plan_that_it_measured():
-    evaluator = Evaluator(
+    evaluator = EvaluationWorker(
         EvaluateConfig(model="digits", steps=STEPS, guidance_scale=2.0, num_samples=2, batch_size=2)
     )
     spec = PolicySpec(steps=STEPS, plans=(PLAN.computed,), plan_errors=(0.1,), forecast_order=1)

@@ -16,7 +16,7 @@ from pipeline.evaluate.accumulator import MetricAccumulator
 from pipeline.evaluate.config import EvaluateConfig
 from pipeline.evaluate.result_rows import measured_of
 from pipeline.evaluate.tasks import EvalTaskResult
-from pipeline.evaluate.worker import Evaluator
+from pipeline.evaluate.worker import EvaluationWorker
 from pipeline.methods.base import OperatingPoint
 from pipeline.models.image_metrics import Deltas, FeatureSums
 
@@ -115,7 +115,7 @@ def test_a_measured_point_in_parts_is_the_point():
     config = EvaluateConfig(
         model="digits", num_samples=10, batch_size=2, steps=6, guidance_scale=2.0, part_samples=4
     )
-    evaluator = Evaluator(config)
+    evaluator = EvaluationWorker(config)
     parts = [evaluator.measure_part(part) for part in config.parts_of(POINT)]
     assert [part.metrics.samples for part in parts] == [4, 4, 2]
     assert [part.metrics.timed for part in parts] == [2, 0, 0]
@@ -137,4 +137,4 @@ def test_a_measured_point_in_parts_is_the_point():
 
 def test_a_worker_on_another_device_is_refused():
     with pytest.raises(InputError, match=r"--accelerator-type must be.*A100.*with a worker on cpu"):
-        Evaluator(CONFIG, accelerator_type="A100")
+        EvaluationWorker(CONFIG, accelerator_type="A100")

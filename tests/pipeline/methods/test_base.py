@@ -2,9 +2,10 @@
 
 import pytest
 
-from pipeline.methods.base import COARSE, FINE, GRIDS, METHODS, SweepGrid
+from pipeline.methods.base import COARSE, FINE, GRIDS, CalibrationBudget, SweepGrid
 from pipeline.methods.fewer_steps import fewer_steps_points
 from pipeline.methods.interval import interval_points, linear_points
+from pipeline.methods.registry import method_names
 
 
 def names(points):
@@ -42,8 +43,13 @@ def test_intervals_forecast_at_the_same_periods(order):
     assert {(point.method, point.forecast_order) for point in forecasting} == {
         (f"interval-forecast{order}", order)
     }
-    assert forecasting[0].method in METHODS
+    assert forecasting[0].method in method_names()
 
 
 def test_linear_sweeps_the_layer_fraction():
     assert names(linear_points(COARSE, 50)) == ["layer_fraction=0.5", "layer_fraction=1"]
+
+
+def test_a_budget_below_nothing_is_refused():
+    with pytest.raises(ValueError, match="trajectories must not be negative"):
+        CalibrationBudget(trajectories=-1)

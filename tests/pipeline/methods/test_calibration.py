@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from dqar.gates.rules import MaskGate
 from pipeline.evaluate.config import EvaluateConfig
-from pipeline.evaluate.worker import Evaluator
+from pipeline.evaluate.worker import EvaluationWorker
 from pipeline.methods.calibration import CalibrationResult, CalibrationTask
 
 STEPS = 6
@@ -35,8 +35,8 @@ def a_probe() -> CalibrationTask:
     )
 
 
-def evaluator_of(batch_size: int) -> Evaluator:
-    return Evaluator(
+def evaluator_of(batch_size: int) -> EvaluationWorker:
+    return EvaluationWorker(
         EvaluateConfig(
             model="digits", steps=STEPS, guidance_scale=2.0, num_samples=2, batch_size=batch_size
         )
@@ -63,12 +63,12 @@ def test_without_ids_noises_are_the_first():
 
 @pytest.fixture(scope="module")
 def whole():
-    return evaluator_of(len(NOISES)).probe(a_probe())
+    return evaluator_of(len(NOISES)).calibrate(a_probe())
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 4])
 def test_a_smaller_batch_gives_the_same_answer(whole, batch_size):
-    answer = evaluator_of(batch_size).probe(a_probe())
+    answer = evaluator_of(batch_size).calibrate(a_probe())
     assert torch.equal(answer.reuse_ratio, whole.reuse_ratio)
     torch.testing.assert_close(answer.share, whole.share)
     torch.testing.assert_close(answer.error, whole.error, atol=1e-6, rtol=2e-2)
@@ -77,14 +77,14 @@ def test_a_smaller_batch_gives_the_same_answer(whole, batch_size):
 
 def test_no_batch_is_larger_and_no_twin_sampled_twice(monkeypatch):
     evaluator, sampled = evaluator_of(2), []
-    sample = evaluator.sample
+    sample = evaluator.runner.sample
 
     def watched(noise, labels, steps, controller, *others):
         sampled.append((controller is None, len(noise)))
         return sample(noise, labels, steps, controller, *others)
 
-    monkeypatch.setattr(evaluator, "sample", watched)
-    first, again = (evaluator.probe(a_probe()) for _ in range(2))
+    monkeypatch.setattr(evaluator.runner, "sample", watched)
+    first, again = (evaluator.calibrate(a_probe()) for _ in range(2))
     assert torch.equal(first.error, again.error)
     assert max(size for _, size in sampled) == 2
     assert sum(size for is_twin, size in sampled if is_twin) == len(set(NOISES))

@@ -11,26 +11,29 @@ import torch
 from dqar.integration import DQARDPMSolverSampler, SamplerConfig
 from pipeline.errors import InputError
 from pipeline.evaluate.config import EvaluateConfig
-from pipeline.evaluate.worker import Evaluator
-from pipeline.methods.base import COARSE, METHODS, OperatingPoint, SweepGrid
-from pipeline.methods.fewer_steps import (
-    METHOD,
-    fewer_solver_steps_points,
-    fewer_steps_points,
-    refuse_no_solver,
-)
+from pipeline.evaluate.worker import EvaluationWorker
+from pipeline.methods.base import COARSE, Comparison, OperatingPoint, SweepGrid
+from pipeline.methods.fewer_steps import FewerSolverSteps, FewerSteps
+from pipeline.methods.registry import refuse_unserved
 from pipeline.models.model_info import DIGITS, find_model
 from pipeline.models.noise import draw_noise
+from tests.pipeline.made_up_answers import MadeUpSession
 
 # NumPy warns of how diffusers' solvers hand it tensors.
 pytestmark = pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")
 
 STEPS, SAMPLES = 10, 3
+METHOD = FewerSolverSteps.name
+
+
+def points_of(method, grid, steps):
+    comparison = Comparison(methods=(method.name,), policies={}, grid=grid)
+    return method().points(MadeUpSession(steps=steps, comparison=comparison))
 
 
 @pytest.fixture(scope="module")
 def evaluator():
-    return Evaluator(
+    return EvaluationWorker(
         EvaluateConfig(
             model="digits", steps=STEPS, guidance_scale=2.0, num_samples=SAMPLES, batch_size=SAMPLES
         )
@@ -39,17 +42,17 @@ def evaluator():
 
 @pytest.fixture(scope="module")
 def measured(evaluator):
-    return evaluator.measure(fewer_solver_steps_points(SweepGrid(steps=(0.5,)), STEPS)[0])
+    return evaluator.measure(points_of(FewerSolverSteps, SweepGrid(steps=(0.5,)), STEPS)[0])
 
 
 def test_points_are_those_of_fewer_steps_by_another_sampler():
-    points, plain = fewer_solver_steps_points(COARSE, 50), fewer_steps_points(COARSE, 50)
+    points, plain = (points_of(one, COARSE, 50) for one in (FewerSolverSteps, FewerSteps))
     assert [point.operating_point for point in points] == [one.operating_point for one in plain]
     assert [point.steps for point in points] == [one.steps for one in plain]
     assert {(point.method, point.sampler, point.gate) for point in points} == {
         (METHOD, "dpm", None)
     }
-    assert METHOD in METHODS
+    assert {one.method for one in plain} == {"fewer-steps"}
 
 
 def test_images_are_the_solvers_from_the_twins_noise(measured, evaluator, digits):
@@ -98,11 +101,11 @@ def model_with(tmp_path):
 
 
 def test_the_shipped_model_has_a_solver():
-    refuse_no_solver(find_model("digits"), (METHOD,))
+    FewerSolverSteps.check(find_model("digits"))
 
 
 def test_a_model_that_predicts_velocity_has_a_solver(model_with):
-    refuse_no_solver(model_with(lambda old: old | {"prediction_type": "v_prediction"}), (METHOD,))
+    FewerSolverSteps.check(model_with(lambda old: old | {"prediction_type": "v_prediction"}))
 
 
 @pytest.mark.parametrize(
@@ -116,13 +119,13 @@ def test_a_model_that_predicts_velocity_has_a_solver(model_with):
 )
 def test_a_model_of_another_kind_is_refused(model_with, config, said):
     info = model_with(config)
-    refuse_no_solver(info, ("interval",))
+    refuse_unserved(("interval",), info)
     with pytest.raises(InputError, match=rf"--methods {METHOD} must.*{said}.*Leave {METHOD} out"):
-        refuse_no_solver(info, (METHOD,))
+        refuse_unserved(("interval", METHOD), info)
 
 
 @pytest.mark.parametrize("name", ["NoSuchScheduler", "AutoencoderKL", None])
 def test_a_scheduler_that_is_none_is_refused(model_with, name):
     info = model_with(lambda old: old | {"_class_name": name})
     with pytest.raises(InputError, match="must name a scheduler of diffusers"):
-        refuse_no_solver(info, (METHOD,))
+        refuse_unserved(("interval", METHOD), info)

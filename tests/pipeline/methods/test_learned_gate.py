@@ -12,14 +12,16 @@ from pipeline.methods.base import COARSE, FINE, Comparison
 from pipeline.methods.calibration import CalibrationResult
 from pipeline.methods.learned_gate import (
     PROBES,
+    LearnedGate,
+    MajoritySchedule,
     budget_point,
-    first_probe,
-    greedy_points,
+    first_task,
     learned_points,
     probe_thresholds,
     static_point,
     thresholds_for,
 )
+from tests.pipeline.made_up_answers import MadeUpSession
 
 STEPS, GATES = 4, 8
 
@@ -79,7 +81,7 @@ def test_learned_points_are_named_by_threshold():
 def test_a_policys_points_forecast_as_it_was_trained():
     policy = ReusePolicy(PolicySpec(forecast_order=2))
     assert [point.forecast_order for point in learned_points("learned", policy, 50, [0.0])] == [2]
-    assert first_probe("learned", policy).forecast_order == 2
+    assert first_task("learned", policy).forecast_order == 2
     assert static_point("learned", 4, torch.zeros(4, 8), 0.5, 2).forecast_order == 2
 
 
@@ -114,10 +116,16 @@ def test_a_contest_chooses_methods_and_budget(budget):
         grid=COARSE,
         error_budget=budget,
     )
-    points = greedy_points(
-        *("learned", policy, comparison, STEPS, probed),
-        lambda probes: {probe.name: probed for probe in probes},
+    session = MadeUpSession(
+        steps=STEPS,
+        comparison=comparison,
+        answer=lambda tasks: {task.name: probed for task in tasks},
     )
+    points = []
+    for kind in (MajoritySchedule, LearnedGate):
+        method = kind("learned", policy)
+        method.tune(session, comparison.calibration_budget)
+        points += method.points(session)
     methods = [point.method for point in points]
     assert methods.count("static") == len(COARSE.reuse_ratios)
     assert methods.count("learned") == len(COARSE.reuse_ratios) + (budget is not None)
@@ -125,8 +133,8 @@ def test_a_contest_chooses_methods_and_budget(budget):
     assert ("budget=0.004" in names(points)) == (budget is not None)
 
 
-def test_the_first_probe_has_a_sample_a_threshold():
-    probe = first_probe("learned", ReusePolicy())
+def test_the_first_task_has_a_sample_a_threshold():
+    probe = first_task("learned", ReusePolicy())
     assert (probe.name, probe.num_samples) == ("learned", PROBES)
 
 

@@ -14,19 +14,18 @@ from dqar.gates.rules import MaskGate
 from dqar.integration import DQARDiTWrapper, DQARSampler, SamplerConfig
 from pipeline.evaluate.answer_cache import ResultCache
 from pipeline.evaluate.config import EvaluateConfig
-from pipeline.evaluate.worker import Evaluator
-from pipeline.methods.base import METHODS
+from pipeline.evaluate.worker import EvaluationWorker
 from pipeline.methods.learning_to_cache import (
     PERIODS,
-    RouterProbe,
     Routers,
-    by_sample,
+    RouterTask,
     learn_routers,
-    record_calls,
     router_points,
-    router_probes,
+    router_tasks,
 )
+from pipeline.methods.registry import method_names
 from pipeline.methods.site_mixing import Mixer, patch_with_mixing
+from pipeline.methods.stock_runs import by_sample, record_calls
 
 STEPS, SCALE = 6, 2.0
 SITES = ("attn", "ff")
@@ -55,7 +54,7 @@ def stock_steps(model, scheduler):
 
 
 def learned(model, scheduler, *, epochs=24, **settings):
-    probe = RouterProbe(num_samples=2, epochs=epochs, **settings)
+    probe = RouterTask(num_samples=2, epochs=epochs, **settings)
     with patch_with_mixing(model, SITES) as mixer:
         runs = by_sample(stock_steps(model, scheduler), 2)
         return learn_routers(model, mixer, runs, probe, guided).share
@@ -179,7 +178,7 @@ def test_penalties_are_learned_as_if_alone(tiny_dit, ddim):
 )
 def test_a_probe_of_nothing_is_refused(changes):
     with pytest.raises(ValueError, match="must be"):
-        RouterProbe(**changes)
+        RouterTask(**changes)
 
 
 # Points.
@@ -187,12 +186,12 @@ def test_a_probe_of_nothing_is_refused(changes):
 
 def test_points_compute_what_is_mostly_computed():
     share = torch.tensor([[[1.0, 1.0], [0.9, 0.4]], [[1.0, 1.0], [0.1, 0.2]]])
-    points = router_points([(RouterProbe(penalties=(1e-3, 1e-2)), Routers(share=share))])
+    points = router_points([(RouterTask(penalties=(1e-3, 1e-2)), Routers(share=share))])
     assert [point.operating_point for point in points] == [
         "period=2,penalty=0.001",
         "period=2,penalty=0.01",
     ]
-    assert {point.method for point in points} == {"router"} <= set(METHODS)
+    assert {point.method for point in points} == {"router"} <= set(method_names())
     gates = [point.gate for point in points if isinstance(point.gate, MaskGate)]
     assert [gate.reuse[:, :, 0].tolist() for gate in gates] == [
         [[False, False], [False, True]],
@@ -202,7 +201,7 @@ def test_points_compute_what_is_mostly_computed():
 
 def test_equal_routers_are_one_point_and_none_reuses_nothing():
     share = torch.tensor([[[1.0], [0.8]], [[1.0], [0.2]], [[1.0], [0.1]]])
-    probe = RouterProbe(penalties=(1e-4, 1e-3, 1e-2))
+    probe = RouterTask(penalties=(1e-4, 1e-3, 1e-2))
     longer = replace(probe, period=3), Routers(share=share.flip(0))
     points = router_points([(probe, Routers(share=share)), longer])
     assert [point.operating_point for point in points] == ["period=2,penalty=0.001"]
@@ -214,7 +213,7 @@ def test_routers_that_diverged_are_no_answer():
 
 
 def test_probes_differ_by_period():
-    assert [probe.period for probe in router_probes()] == list(PERIODS)
+    assert [probe.period for probe in router_tasks()] == list(PERIODS)
 
 
 # The worker.
@@ -226,9 +225,9 @@ def answer():
     config = EvaluateConfig(
         model="digits", steps=STEPS, guidance_scale=SCALE, sites=SITES, num_samples=4, batch_size=4
     )
-    probe = RouterProbe(num_samples=2, epochs=10, penalties=(1e-4, 1e-2, 1e2))
-    evaluator = Evaluator(config)
-    return evaluator, probe, evaluator.train_routers(probe)
+    probe = RouterTask(num_samples=2, epochs=10, penalties=(1e-4, 1e-2, 1e2))
+    evaluator = EvaluationWorker(config)
+    return evaluator, probe, evaluator.calibrate(probe)
 
 
 def test_a_worker_learns_what_a_penalty_buys(answer):
@@ -244,14 +243,14 @@ def test_a_worker_learns_what_a_penalty_buys(answer):
 
 def test_stock_runs_are_the_same_in_batches(answer):
     evaluator, probe, routers = answer
-    alone = evaluator.train_routers(replace(probe, at_once=1))
+    alone = evaluator.calibrate(replace(probe, at_once=1))
     torch.testing.assert_close(alone.share, routers.share, rtol=1e-3, atol=1e-3)
 
 
 def test_one_branch_is_learned_from_too():
     config = EvaluateConfig(model="digits", steps=2, guidance_scale=1.0, num_samples=1)
-    probe = RouterProbe(num_samples=1, epochs=1, penalties=(1e-2,))
-    answer = Evaluator(config).do(probe)
+    probe = RouterTask(num_samples=1, epochs=1, penalties=(1e-2,))
+    answer = EvaluationWorker(config).do(probe)
     assert isinstance(answer, Routers)
     assert answer.share.shape == (1, 2, 8)
 

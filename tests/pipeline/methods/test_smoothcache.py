@@ -11,16 +11,16 @@ from hypothesis import strategies as st
 
 from dqar.gates.rules import MaskGate
 from pipeline.evaluate.config import EvaluateConfig
-from pipeline.evaluate.worker import Evaluator
-from pipeline.methods.base import COARSE, FINE, METHODS, SweepGrid
+from pipeline.evaluate.worker import EvaluationWorker
+from pipeline.methods.base import COARSE, FINE, SweepGrid
+from pipeline.methods.registry import method_names
 from pipeline.methods.smoothcache import (
-    PAPERS,
-    TIED,
-    CurveProbe,
     Curves,
+    CurveTask,
+    SmoothCache,
+    SmoothCacheTied,
     alphas_for,
     schedules,
-    smooth_points,
 )
 
 NAN = float("nan")
@@ -135,7 +135,7 @@ def curves():
     config = EvaluateConfig(
         model="digits", steps=20, guidance_scale=2.0, sites=("attn", "ff"), num_samples=4
     )
-    return Evaluator(config).measure_curves(CurveProbe(num_samples=4))
+    return EvaluationWorker(config).calibrate(CurveTask(num_samples=4))
 
 
 def mask_of(point):
@@ -150,7 +150,7 @@ def test_a_longer_gap_is_a_longer_way(curves):
 
 
 def test_points_do_what_their_schedule_says(curves):
-    points = smooth_points(PAPERS, COARSE, curves)
+    points = SmoothCache.sweep(COARSE, curves)
     assert len({point.operating_point for point in points}) == len(points)
     for point in points:
         alpha = float(point.operating_point.removeprefix("alpha="))
@@ -165,11 +165,11 @@ def test_points_do_what_their_schedule_says(curves):
             assert reuse in (walked(curve, alpha * 1.00001), walked(curve, alpha * 0.99999))
 
 
-@pytest.mark.parametrize("method", [PAPERS, TIED])
+@pytest.mark.parametrize("method", [SmoothCache, SmoothCacheTied])
 def test_points_of_the_shipped_model_hit_their_ratios(curves, method):
-    points = smooth_points(method, COARSE, curves)
+    points = method.sweep(COARSE, curves)
     achieved = [float(mask_of(point).double().mean()) for point in points]
-    assert {point.method for point in points} == {method} <= set(METHODS)
+    assert {point.method for point in points} == {method.name} <= set(method_names())
     assert {(point.steps, point.forecast_order) for point in points} == {(20, 0)}
     for ratio in COARSE.reuse_ratios:
         assert min(abs(one - ratio) for one in achieved) <= 1 / 20
@@ -178,15 +178,15 @@ def test_points_of_the_shipped_model_hit_their_ratios(curves, method):
 def test_a_site_that_moves_less_reuses_more():
     near, far = along([0.1 * step for step in range(9)], 4), along([1.0 * s for s in range(9)], 4)
     error = torch.stack([far, near])[:, None]
-    for method in (PAPERS, TIED):
-        (point,) = smooth_points(method, SweepGrid(reuse_ratios=(0.5,)), Curves(error=error))
+    for method in (SmoothCache, SmoothCacheTied):
+        (point,) = method.sweep(SweepGrid(reuse_ratios=(0.5,)), Curves(error=error))
         first, second = mask_of(point)[:, :, 0].T.tolist()
-        assert (first == second) if method == TIED else (sum(first) < sum(second))
+        assert (first == second) if method is SmoothCacheTied else (sum(first) < sum(second))
 
 
 def test_one_schedule_for_all_sites_is_of_their_mean_curve(curves):
     error = curves.error.mean(dim=(0, 1)).tolist()
-    for point in smooth_points(TIED, COARSE, curves):
+    for point in SmoothCacheTied.sweep(COARSE, curves):
         alpha = float(point.operating_point.removeprefix("alpha="))
         mask = mask_of(point)[:, :, 0]
         assert mask.shape == (20, 2 * 8)
@@ -199,7 +199,7 @@ def test_one_schedule_for_all_sites_is_of_their_mean_curve(curves):
 
 def test_of_one_site_both_methods_are_the_same(curves):
     alone = Curves(error=curves.error[:1])
-    one, other = (smooth_points(method, COARSE, alone) for method in (PAPERS, TIED))
+    one, other = (method.sweep(COARSE, alone) for method in (SmoothCache, SmoothCacheTied))
     for mine, theirs in zip(one, other, strict=True):
         assert mine.operating_point == theirs.operating_point
         assert torch.equal(mask_of(mine), mask_of(theirs))

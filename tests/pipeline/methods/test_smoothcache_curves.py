@@ -11,8 +11,8 @@ import torch
 
 from dqar.integration import DQARSampler, SamplerConfig
 from pipeline.evaluate.config import EvaluateConfig
-from pipeline.evaluate.worker import Evaluator
-from pipeline.methods.smoothcache import CurveProbe, CurveRecorder, measure_curves, relative_l1
+from pipeline.evaluate.worker import EvaluationWorker
+from pipeline.methods.smoothcache import CurveRecorder, CurveTask, measure_curves, relative_l1
 
 STEPS, GAPS = 5, 3
 MODULES = {
@@ -116,7 +116,7 @@ def test_the_model_is_left_as_it_was(tiny_dit, ddim):
 
 @pytest.fixture(scope="module")
 def evaluator():
-    return Evaluator(
+    return EvaluationWorker(
         EvaluateConfig(
             model="digits", steps=STEPS, guidance_scale=2.0, sites=("attn", "ff"), num_samples=2
         )
@@ -124,7 +124,7 @@ def evaluator():
 
 
 def test_batches_of_a_probe_are_one_mean(evaluator):
-    probe = CurveProbe(num_samples=5, at_once=2, largest_gap=GAPS)
+    probe = CurveTask(num_samples=5, at_once=2, largest_gap=GAPS)
     assert [len(ids) for ids in probe.batches()] == [2, 2, 1]
     parted = evaluator.do(probe).error
     whole = evaluator.do(replace(probe, at_once=5)).error
@@ -135,4 +135,4 @@ def test_batches_of_a_probe_are_one_mean(evaluator):
 @pytest.mark.parametrize("changes", [{"num_samples": 0}, {"at_once": 0}, {"largest_gap": 0}])
 def test_a_probe_of_nothing_is_refused(changes):
     with pytest.raises(ValueError, match="must be at least 1"):
-        CurveProbe(**changes)
+        CurveTask(**changes)

@@ -9,7 +9,7 @@ from pipeline.methods.threshold import (
     TUNING_BATCH,
     TUNING_NOISES,
     ThresholdSettings,
-    observing_probe,
+    observing_task,
     threshold_points,
     threshold_settings,
     tuned_points,
@@ -86,7 +86,7 @@ def test_settings_are_judged_on_the_same_noises():
             snrs=SNRS,
         )
 
-    observed = answered(observing_probe())
+    observed = answered(observing_task())
     points = tuned_sweep(COARSE, 50, observed, ask)
     options = list(threshold_settings(SNRS, ENTROPIES))
     assert sum(probe.num_samples for probe in asked) == TUNING_NOISES * len(options)

@@ -1,56 +1,17 @@
 """Runs to statistics, and statistics to files."""
 
 import json
-import math
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy import stats
 
 from pipeline.paper_sweeps.report import LAYOUTS, as_json, points_table, write_sweep
 from pipeline.paper_sweeps.run import metrics_of
-from pipeline.paper_sweeps.statistics import Sweep, Swept, rotated, spread_of
+from pipeline.paper_sweeps.statistics import Sweep, Swept, rotated
 
 numbers = st.floats(-1e6, 1e6)
 MACHINE = {"cpu": "a processor", "gpu": None, "cores": 2}
-
-
-def test_a_spread_by_hand():
-    spread = spread_of([9.0, 10.0, 11.0])
-    assert (spread.mean, spread.std, spread.count) == (10.0, 1.0, 3)
-    # Student's t at 97.5% with two degrees of freedom is 4.302653.
-    assert spread.half_width == pytest.approx(4.302653 / math.sqrt(3))
-    assert spread.ci95 == pytest.approx((10 - spread.half_width, 10 + spread.half_width))
-
-
-def test_one_run_has_no_spread():
-    spread = spread_of([7])
-    assert (spread.mean, spread.std, spread.ci95, spread.half_width) == (7.0, None, None, 0.0)
-
-
-def test_equal_runs_have_no_spread():
-    assert spread_of([0.2025] * 5).std == 0.0
-
-
-def test_no_run_has_no_mean():
-    with pytest.raises(ValueError, match="at least one run"):
-        spread_of([])
-
-
-@given(st.lists(st.integers(-1000, 1000), min_size=2, max_size=20, unique=True))
-def test_the_interval_is_that_of_the_t_test(values):
-    interval = stats.ttest_1samp(values, 0.0).confidence_interval(0.95)
-    assert spread_of(values).ci95 == pytest.approx((interval.low, interval.high))
-
-
-@given(
-    st.lists(st.floats(-100, 100), min_size=2, max_size=10), st.floats(0.1, 10), st.floats(-50, 50)
-)
-def test_a_spread_moves_and_scales_with_its_runs(values, scale, shift):
-    before, after = spread_of(values), spread_of([scale * value + shift for value in values])
-    assert after.mean == pytest.approx(scale * before.mean + shift, abs=1e-6)
-    assert after.half_width == pytest.approx(scale * before.half_width, abs=1e-6)
 
 
 @given(st.integers(1, 7), st.integers(0, 30))

@@ -2,55 +2,12 @@
 
 from __future__ import annotations
 
-import math
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.timing.support.median_interval import (
-    figures_of,
-    rank_of_end,
-    ratio_of,
-    spread_of,
-    to_digits,
-)
+from benchmarks.timing.support.median_interval import figures_of, to_digits
 from benchmarks.timing.support.power_fit import exponent, exponent_figures
-
-
-def coverage(count: int, rank: int) -> float:
-    """Of the interval between the values with ``rank`` below and above them, for any median."""
-    return 1.0 - 2.0 * sum(math.comb(count, k) for k in range(rank + 1)) / 2**count
-
-
-@pytest.mark.parametrize("count", [*range(6, 60), 100, 301])
-def test_interval_covers_95_percent_and_no_more_than_it_must(count):
-    rank = rank_of_end(count)
-    assert coverage(count, rank) >= 0.95 > coverage(count, rank + 1)
-
-
-@pytest.mark.parametrize("count", range(1, 6))
-def test_few_values_give_their_range(count):
-    assert rank_of_end(count) == 0
-
-
-@given(st.lists(st.floats(0.01, 100.0), min_size=1, max_size=40))
-def test_median_lies_in_its_interval(values):
-    spread = spread_of(values)
-    assert min(values) <= spread["low"] <= spread["median"] <= spread["high"] <= max(values)
-
-
-def test_ratio_is_taken_within_the_round():
-    slow_minutes = [1.0, 50.0, 3.0, 7.0, 0.2, 9.0]
-    halves = [seconds / 2 for seconds in slow_minutes]
-    assert ratio_of(slow_minutes, halves) == {"median": 2.0, "low": 2.0, "high": 2.0}
-
-
-def test_rounds_of_different_numbers_are_refused():
-    with pytest.raises(ValueError, match="shorter"):
-        ratio_of([1.0, 2.0], [1.0])
-    with pytest.raises(ValueError, match="Time at least one round"):
-        ratio_of([], [])
 
 
 def test_figures_are_named_and_rounded():

@@ -1,0 +1,83 @@
+"""Calibration of the methods of one evaluation on its workers: counted and bounded by method."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from pipeline.errors import InputError
+from pipeline.evaluate.answer_cache import Work
+from pipeline.methods.base import CalibrationCost, Comparison
+from pipeline.methods.task import R_co, Task
+from pipeline.storage.fingerprint import fingerprint
+
+
+class SharedCalibration:
+    """Results of calibration tasks, so that methods with the same task have it run once.
+
+    Args:
+        work: runs tasks on the evaluation's workers.
+    """
+
+    def __init__(self, work: Work) -> None:
+        self._work = work
+        self._results: dict[str, Any] = {}
+
+    def run(self, tasks: Sequence[Task[R_co]]) -> list[R_co]:
+        """The results of tasks, in their order."""
+        keys = [fingerprint(task) for task in tasks]
+        missing = dict(zip(keys, tasks, strict=True))
+        missing = {key: task for key, task in missing.items() if key not in self._results}
+        key_of = {task.name: key for key, task in missing.items()}
+        for task, result in self._work(list(missing.values())):
+            self._results[key_of[task.name]] = result
+        return [self._results[key] for key in keys]
+
+
+class CalibrationSession:
+    """One method's calibration; a :class:`pipeline.methods.base.Session`.
+
+    A task that another method had run already counts in full: the cost of a method does not depend
+    on which others it is compared with.
+    """
+
+    def __init__(self, steps: int, comparison: Comparison, shared: SharedCalibration) -> None:
+        self.steps, self.comparison = steps, comparison
+        self._shared = shared
+        self._spent = 0
+        self._is_closed = False
+
+    @property
+    def cost(self) -> CalibrationCost:
+        """Calibration that the method has spent so far."""
+        return CalibrationCost(trajectories=self._spent)
+
+    def calibrate(self, tasks: Sequence[Task[R_co]]) -> dict[str, R_co]:
+        """Run tasks on the evaluation's workers; results by the names of the tasks.
+
+        Raises:
+            InputError: if the tasks go beyond the method's budget, or its tuning is over; nothing
+                is sampled then.
+        """
+        asked = self._spent + sum(task.trajectories for task in tasks)
+        self._refuse(asked)
+        self._spent = asked
+        results = self._shared.run(tasks)
+        return {task.name: result for task, result in zip(tasks, results, strict=True)}
+
+    def close(self) -> None:
+        """End the tuning: the method lays out its points from here on."""
+        self._is_closed = True
+
+    def _refuse(self, asked: int) -> None:
+        budget = self.comparison.calibration_budget.trajectories
+        if budget is not None and asked > budget:
+            raise InputError(
+                f"A method must calibrate with at most {budget} trajectories. Got tasks of {asked} "
+                "in all. Raise calibration_budget, or leave the method out."
+            )
+        if self._is_closed:
+            raise InputError(
+                f"A method must calibrate in tune alone. Got tasks of {asked} trajectories after "
+                "it. Ask for them in tune, so that they count."
+            )

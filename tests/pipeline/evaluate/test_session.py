@@ -1,0 +1,116 @@
+"""Calibration of one method: counted, bounded, and run once for all who ask for the same."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+
+from dqar.gates.rules import Interval
+from pipeline.errors import InputError
+from pipeline.evaluate.session import CalibrationSession, SharedCalibration
+from pipeline.methods.base import COARSE, CalibrationBudget, Comparison
+from pipeline.methods.task import ModelSampler
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Number:
+    """A result that is one number."""
+
+    value: int
+
+    def encode(self):
+        return {"value": self.value}, {"values": np.array([self.value])}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Double:
+    """A task that doubles a number, at the cost of as many trajectories."""
+
+    name: str
+    value: int
+
+    @property
+    def trajectories(self) -> int:
+        return self.value
+
+    def run(self, sampler: ModelSampler) -> Number:
+        return Number(value=2 * self.value)
+
+    def decode(self, stored, arrays) -> Number:
+        return Number(value=stored["value"])
+
+
+COMPARISON = Comparison(methods=(), policies={}, grid=COARSE)
+
+
+def sessions(ran, budget=None):
+    """Makes sessions that share their results, in whichever order the workers give them."""
+
+    def work(tasks):
+        ran.extend(tasks)
+        return iter([(task, Number(value=2 * task.value)) for task in reversed(tasks)])
+
+    comparison = replace(COMPARISON, calibration_budget=CalibrationBudget(trajectories=budget))
+    shared = SharedCalibration(work)
+    return lambda: CalibrationSession(7, comparison, shared)
+
+
+def test_results_are_found_by_the_names_of_their_tasks():
+    session = sessions([])()
+    found = session.calibrate([Double(name="a", value=1), Double(name="b", value=5)])
+    assert {name: one.value for name, one in found.items()} == {"a": 2, "b": 10}
+    assert list(found) == ["a", "b"]
+    assert (session.cost.trajectories, session.steps) == (6, 7)
+
+
+def test_the_same_task_is_run_once_and_counts_for_each_method():
+    ran = []
+    new = sessions(ran)
+    one, other = new(), new()
+    for session in (one, other):
+        assert session.calibrate([Double(name="a", value=3)])["a"].value == 6
+    other.calibrate([Double(name="a", value=4)])
+    assert ran == [Double(name="a", value=3), Double(name="a", value=4)]
+    assert (one.cost.trajectories, other.cost.trajectories) == (3, 7)
+
+
+def test_what_goes_beyond_the_budget_is_refused_before_anything_runs():
+    ran = []
+    session = sessions(ran, budget=5)()
+    session.calibrate([Double(name="a", value=3)])
+    tasks = [Double(name="b", value=2), Double(name="c", value=1)]
+    with pytest.raises(InputError, match=r"at most 5 trajectories. Got tasks of 6 in all"):
+        session.calibrate(tasks)
+    assert ran == [Double(name="a", value=3)]
+    assert session.cost.trajectories == 3
+    session.calibrate(tasks[:1])
+    assert session.cost.trajectories == 5
+
+
+def test_budgets_are_of_one_method_each():
+    new = sessions([], budget=3)
+    for session in (new(), new()):
+        session.calibrate([Double(name="a", value=3)])
+
+
+def test_calibration_after_tuning_is_refused():
+    ran = []
+    session = sessions(ran)()
+    session.close()
+    with pytest.raises(InputError, match="calibrate in tune alone"):
+        session.calibrate([Double(name="a", value=3)])
+    assert ran == []
+
+
+def test_a_gates_task_costs_its_samples():
+    from pipeline.methods.calibration import CalibrationTask
+    from pipeline.methods.learning_to_cache import RouterTask
+    from pipeline.methods.smoothcache import CurveTask
+
+    gate = CalibrationTask(name="p", gate=Interval(2), num_samples=6, noise_ids=(0, 1) * 3)
+    assert gate.trajectories == 6
+    assert CurveTask(num_samples=5).trajectories == 5
+    routers = RouterTask(num_samples=2, epochs=3, penalties=(1e-3, 1e-2))
+    assert routers.trajectories == 2 + 3 * 2
