@@ -19,8 +19,9 @@ STEPS, NOISES = 5, 3
 ROUNDING = 2e-5
 """Relative L2 distance within which a run of as many steps stays from what it is in a batch of
 another size: kernels round differently for another number of rows."""
-MOVED = {"atol": 1e-6, "rtol": 2e-2}
-"""Within which the error of a plan stays likewise: a last bit can move a value of an int8 cache."""
+MOVED = 5e-3
+"""Share within which the error of a plan stays likewise, since a last bit can move a value of an
+int8 cache."""
 
 
 @pytest.fixture(scope="module")
@@ -52,8 +53,8 @@ def test_plans_are_run_as_the_policy_says(evaluator, policy):
     reuse = torch.tensor([step not in (0, 2) for step in range(STEPS)])[:, None, None]
     probe = Probe(name="plan", gate=Scripted(reuse), num_samples=NOISES, feedback=0.5)
     assert (found[1] > 0).all()
-    torch.testing.assert_close(found[1], evaluator.probe(probe).error, **MOVED)
-    torch.testing.assert_close(found[2], found[1], **MOVED)
+    torch.testing.assert_close(found[1], evaluator.probe(probe).error, atol=0, rtol=MOVED)
+    torch.testing.assert_close(found[2], found[1], atol=0, rtol=MOVED)
 
 
 def test_a_row_says_what_a_policy_is(evaluator, policy, tmp_path):
