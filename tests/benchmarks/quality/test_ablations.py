@@ -19,7 +19,7 @@ STEPS, NOISES = 5, 3
 ROUNDING = 2e-5
 """Relative L2 distance within which a run of as many steps stays from what it is in a batch of
 another size: kernels round differently for another number of rows."""
-MOVED = 2e-2
+MOVED = 5e-3
 """Relative tolerance of the error of a plan in another batch: a last bit can move a value of an
 int8 cache to the next integer."""
 
@@ -53,8 +53,8 @@ def test_plans_are_run_as_the_policy_says(evaluator, policy):
     reuse = torch.tensor([step not in (0, 2) for step in range(STEPS)])[:, None, None]
     probe = CalibrationTask(name="plan", gate=MaskGate(reuse), num_samples=NOISES, feedback=0.5)
     assert (found[1] > 0).all()
-    torch.testing.assert_close(found[1], evaluator.calibrate(probe).error, atol=1e-6, rtol=MOVED)
-    torch.testing.assert_close(found[2], found[1], atol=1e-6, rtol=MOVED)
+    torch.testing.assert_close(found[1], evaluator.calibrate(probe).error, atol=0, rtol=MOVED)
+    torch.testing.assert_close(found[2], found[1], atol=0, rtol=MOVED)
 
 
 def test_a_row_says_what_a_policy_is(evaluator, policy, tmp_path):
