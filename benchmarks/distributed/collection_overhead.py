@@ -28,7 +28,7 @@ from pipeline.collect.driver import plan_for
 from pipeline.collect.worker import Collector
 from pipeline.exploration.collect_plan import CollectPlan, Unit
 from pipeline.models.noise import draw_noise
-from pipeline.traces.dataset import claim_output
+from pipeline.traces.commit import claim_output
 
 
 @dataclass(slots=True)

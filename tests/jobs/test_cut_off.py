@@ -16,7 +16,7 @@ from dqar.policy.serialization import load_policy
 from pipeline.collect.driver import Collector
 from pipeline.exploration.collect_plan import CollectPlan
 from pipeline.models.model_info import find_model
-from pipeline.traces.dataset import claim_output, write_manifest
+from pipeline.traces.commit import claim_output, write_manifest
 
 ROOT = Path(__file__).parents[2]
 LIMIT_S = 400

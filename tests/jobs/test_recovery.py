@@ -10,8 +10,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pipeline.traces.dataset import open_traces
-from pipeline.traces.tables import read_gates, read_trajectories
+from pipeline.traces import read_gates, read_trajectories
+from pipeline.traces.multi_dataset import open_traces
 
 JOB = Path(__file__).parents[2] / "jobs" / "collect.py"
 TRAJECTORIES, STEPS = 60, 20

@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from pipeline.traces.dataset import open_traces
-from pipeline.traces.multi_dataset import noises_of
+from pipeline.traces.multi_dataset import noises_of, open_traces
 
 JOBS = Path(__file__).parents[2] / "jobs"
 LIMIT_S = 900

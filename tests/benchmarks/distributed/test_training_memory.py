@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.distributed.synthetic_traces import LAYERS, STEPS, write_traces
-from pipeline.traces.tables import read_trajectories
+from pipeline.traces import read_trajectories
 from pipeline.train.propensity_test import check_propensities
 from pipeline.train.train import TrainConfig
 from pipeline.train.training_data import load_reused_gates

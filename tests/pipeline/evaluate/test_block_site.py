@@ -28,8 +28,8 @@ from pipeline.methods.base import OperatingPoint
 from pipeline.methods.calibration import CalibrationTask
 from pipeline.methods.site_hooks import skipped_modules
 from pipeline.models.model_info import find_model
-from pipeline.traces.dataset import claim_output, write_manifest
-from pipeline.traces.tables import read_gates
+from pipeline.traces import read_gates
+from pipeline.traces.commit import claim_output, write_manifest
 from pipeline.train.config import TrainConfig
 from pipeline.train.train import save_trained, train
 

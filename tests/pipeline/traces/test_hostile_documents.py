@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from pipeline.errors import InputError
 from pipeline.storage.json_schema import Malformed, parse
 from pipeline.storage.object_store import open_storage
+from pipeline.traces import read_gates, read_trajectories
+from pipeline.traces.commit import claim_output, committed_receipts, write_manifest
 from pipeline.traces.compaction import orphans
-from pipeline.traces.dataset import claim_output, committed_receipts, open_traces, write_manifest
-from pipeline.traces.tables import read_gates, read_trajectories
+from pipeline.traces.multi_dataset import open_traces
 from pipeline.tracking import LINEAGE, read_lineage
 from tests.pipeline.little_traces import FACTS, PLAN, commit_all
 

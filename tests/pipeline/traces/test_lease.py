@@ -59,8 +59,8 @@ def test_a_second_driver_of_this_machine_is_told_at_once(storage):
 
 HOLDS = """
 import sys, time
-from pipeline.traces.lease import held
-with held(sys.argv[1]):
+from pipeline.traces.lease import acquire_lease
+with acquire_lease(sys.argv[1]):
     print("held", flush=True)
     time.sleep(600)
 """

@@ -8,9 +8,9 @@ import torch
 
 from dqar.policy.spec import Setting
 from pipeline.errors import InputError
-from pipeline.traces.dataset import claim_output, open_traces, write_manifest
-from pipeline.traces.multi_dataset import describe_uris, noises_of, open_multi
-from pipeline.traces.tables import read_gates, read_trajectories, stream_gates
+from pipeline.traces import read_gates, read_trajectories, stream_gates
+from pipeline.traces.commit import claim_output, write_manifest
+from pipeline.traces.multi_dataset import describe_uris, noises_of, open_traces
 from pipeline.tracking import write_lineage
 from pipeline.train.config import TrainConfig
 from pipeline.train.planning import snrs_of

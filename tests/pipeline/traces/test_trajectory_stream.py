@@ -8,8 +8,7 @@ import pytest
 import torch
 
 from pipeline.errors import InputError
-from pipeline.traces import trajectory_stream
-from pipeline.traces.tables import read_gates, read_trajectories
+from pipeline.traces import read_gates, read_trajectories, trajectory_stream
 from pipeline.traces.trajectory_stream import whole_trajectories
 from pipeline.train.gate_table import ReusedGates
 from pipeline.train.training_data import (

@@ -15,7 +15,7 @@ from dqar.policy.serialization import load_policy
 from dqar.policy.spec import PolicySpec, Setting
 from dqar.records import ACTIONS
 from dqar.snr import scheduler_snr
-from pipeline.traces.tables import read_gates
+from pipeline.traces import read_gates
 from pipeline.train.config import TrainConfig
 from pipeline.train.gate_table import ReusedGates
 from pipeline.train.planning import max_stretch_of, planned, snrs_of

@@ -14,7 +14,7 @@ from dqar.records import FEATURES
 from pipeline.exploration.collect_plan import CollectPlan
 from pipeline.exploration.designs import explore
 from pipeline.models.model_info import find_model
-from pipeline.traces.dataset import claim_output, write_manifest
+from pipeline.traces.commit import claim_output, write_manifest
 from pipeline.traces.tables import GATES, TRAJECTORIES, commit_unit
 from pipeline.train.propensity_test import (
     LEAST_VARIANCE,

@@ -10,8 +10,8 @@ from dqar.policy.serialization import load_policy
 from dqar.policy.spec import Setting
 from dqar.records import ACTIONS, FEATURE_SETS
 from pipeline.errors import InputError
-from pipeline.traces.dataset import open_traces
-from pipeline.traces.tables import read_gates, read_trajectories
+from pipeline.traces import read_gates, read_trajectories
+from pipeline.traces.multi_dataset import open_traces
 from pipeline.train.config import APART, TrainConfig
 from pipeline.train.damage_model import fit_damage
 from pipeline.train.early_stopping import FitConfig
