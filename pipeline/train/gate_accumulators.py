@@ -7,7 +7,7 @@ of whole trajectories. Its memory does not follow the number of gates.
 from __future__ import annotations
 
 import math
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -19,6 +19,7 @@ MAX_GAP_QUANTILE = 0.995
 """Staleness seen more rarely than this in exploration is unknown to the policy."""
 
 
+@runtime_checkable
 class GateAccumulator(Protocol):
     """A reader of gates that needs each of them once."""
 

@@ -67,10 +67,10 @@ class PropensityTest:
 
     def __str__(self) -> str:
         if not self.strata:
-            return "balance of propensities: too few coins to test"
+            return "propensity test: too few random draws"
         figures = self.metrics
         return (
-            f"balance of propensities: chi^2 {figures['balance_chi2']:.1f} over "
+            f"propensity test: chi^2 {figures['balance_chi2']:.1f} over "
             f"{len(self.strata)} strata, p {figures['balance_p']:.3f}"
         )
 
