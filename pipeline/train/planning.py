@@ -10,8 +10,6 @@ from dqar.policy.network import ReusePolicy
 from dqar.policy.planner import plan_steps
 from dqar.records import ACTIONS
 from dqar.step_schedule import ReuseSetting, ScoredSchedule
-from pipeline.traces.dataset import TraceUris
-from pipeline.traces.tables import stream_gates
 from pipeline.train.gate_table import ReusedGates
 
 COMPARED = (0.2, 0.5)
@@ -58,16 +56,6 @@ def plans_of(
     """The best plans of one setting; the arguments are those of :func:`planned`."""
     order, gain = setting
     return plan_steps(policy, snrs, order, policy.spec.max_gap, max_stretch, gain)
-
-
-def snrs_of(uri: TraceUris) -> list[float]:
-    """SNR of each step, as the gates of a dataset saw it."""
-    log_snr: dict[int, float] = {}
-    for batch in stream_gates(uri, ["step", "log_snr"]):
-        steps, first = np.unique(batch["step"].to_numpy(), return_index=True)
-        values = batch["log_snr"].to_numpy(zero_copy_only=False)[first]
-        log_snr.update(zip(steps.tolist(), values.tolist(), strict=True))
-    return [math.exp(log_snr[step]) for step in sorted(log_snr)]
 
 
 def max_stretch_of(gates: ReusedGates, names: tuple[str, ...]) -> float:

@@ -19,7 +19,7 @@ from dqar.policy.serialization import load_policy
 from pipeline.collect.driver import Collector
 from pipeline.exploration.collect_plan import CollectPlan
 from pipeline.models.model_info import find_model
-from pipeline.traces.dataset import claim_output, write_manifest
+from pipeline.traces.commit import claim_output, write_manifest
 from tests.jobs.paused_job import paused_job
 
 ROOT = Path(__file__).parents[2]

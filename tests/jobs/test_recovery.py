@@ -13,8 +13,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pipeline.traces.dataset import open_traces
-from pipeline.traces.tables import read_gates, read_trajectories
+from pipeline.traces import read_gates, read_trajectories
+from pipeline.traces.multi_dataset import open_traces
 from tests.jobs.paused_job import paused_job
 
 ROOT = Path(__file__).parents[2]

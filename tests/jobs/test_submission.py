@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.demo.local_servers import ray_and_mlflow
-from pipeline.traces.dataset import open_traces
-from pipeline.traces.tables import read_gates, read_trajectories
+from pipeline.traces import read_gates, read_trajectories
+from pipeline.traces.multi_dataset import open_traces
 from tests.jobs.paused_job import paused_job
 
 ROOT = Path(__file__).parents[2]

@@ -192,3 +192,9 @@ def test_patience_must_be_seconds(monkeypatch, text):
     monkeypatch.setenv("DQAR_LEASE_S", text)
     with pytest.raises(InputError, match="DQAR_LEASE_S must be seconds"):
         lease_config()
+
+
+def test_the_states_on_disk_are_those_of_earlier_releases(storage):
+    with acquire_lease(storage, QUICK):
+        assert documents(storage)["000001.json"]["state"] == "held"
+    assert documents(storage)["000001.json"]["state"] == "released"

@@ -15,11 +15,13 @@ from dqar.policy.serialization import load_policy
 from dqar.policy.spec import PolicySpec
 from dqar.records import ACTIONS
 from dqar.snr import scheduler_snr
-from pipeline.traces.tables import read_gates
+from pipeline.traces import read_gates
+from pipeline.traces.multi_dataset import open_traces
 from pipeline.train.config import TrainConfig
 from pipeline.train.gate_table import ReusedGates
-from pipeline.train.planning import max_stretch_of, planned, snrs_of
+from pipeline.train.planning import max_stretch_of, planned
 from pipeline.train.train import save_trained, train
+from tests.pipeline.gate_readers import snrs_of
 
 STEPS, MAX_GAP = 10, 4
 SNRS = [0.02 * 1.8**step for step in range(STEPS)]
@@ -133,7 +135,7 @@ def test_snrs_are_those_of_the_sampler(traces, traces_plan, digits):
 
 def test_a_trained_policy_holds_its_plans_after_a_round_trip(traces, traces_plan, tmp_path):
     config = TrainConfig(members=1)
-    saved = save_trained(train(config, str(traces)), tmp_path, {})
+    saved = save_trained(train(config, open_traces(traces)), tmp_path, {})
     loaded = load_policy(tmp_path)
     assert loaded.spec == saved.spec
     assert loaded.spec.forecast_order == 0
@@ -144,5 +146,5 @@ def test_a_trained_policy_holds_its_plans_after_a_round_trip(traces, traces_plan
 
 
 def test_a_policy_that_measures_has_no_plans(traces):
-    trained = train(TrainConfig(features="seed", members=1), str(traces))
+    trained = train(TrainConfig(features="seed", members=1), open_traces(traces))
     assert trained.policy.spec.plans == trained.policy.spec.plan_errors == ()
