@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo ui test test-all coverage lint bench-learned bench-ablations bench-claims bench-speed bench-cpu bench-gpu soak doctor clean
+.PHONY: setup demo ui test test-all test-kernels coverage lint bench-learned bench-ablations bench-claims bench-speed bench-cpu bench-gpu soak doctor clean
 
 setup: $(READY)
 
@@ -30,8 +30,18 @@ lint: $(READY)
 test: lint  ## what CI runs
 	$(BIN)/python -m pytest -m 'not slow' -q
 
-test-all: lint  ## with the slow tests: killed workers, the demo itself
+test-all: lint test-kernels  ## with the slow tests: killed workers, the demo itself
 	$(BIN)/python -m pytest -q
+
+# Tests that compare batches of other sizes or orders.
+ACROSS_BATCHES := tests/dqar/control/test_cross_branch_threshold.py \
+	tests/dqar/control/test_exposure.py tests/dqar/control/test_skipping.py \
+	tests/dqar/cache/test_kv_cache.py tests/dqar/policy/test_planner.py \
+	tests/benchmarks/quality/test_ablations.py tests/pipeline/methods/test_calibration.py
+
+test-kernels: $(READY)  ## the same with other kernels, which round otherwise, and two threads
+	MKL_ENABLE_INSTRUCTIONS=AVX2 DQAR_TEST_THREADS=2 OMP_WAIT_POLICY=PASSIVE \
+	  $(BIN)/python -m pytest -q -p tests.rounding_by_rows -m 'not slow' $(ACROSS_BATCHES)
 
 bench-learned: $(READY)  ## the tables of docs/results.md: 5 seeds x 64 samples, both sites and attention only
 	$(BIN)/python -m benchmarks.quality.learned_vs_baselines --sites attn,ff --fits policy,plain,local --out runs/bench-both \
@@ -42,7 +52,7 @@ bench-ablations: $(READY)  ## what designs and features are worth to plans (docs
 	$(BIN)/python -m benchmarks.quality.ablations designs --out runs/ablate-designs
 	$(BIN)/python -m benchmarks.quality.ablations features --out runs/ablate-features
 
-bench-claims: $(READY)  ## the seeds' claims of docs/seed_results.md: 5 seeds x 128 samples
+bench-claims: $(READY)  ## the seeds' claims of docs/paper_results.md: 5 seeds x 128 samples
 	$(BIN)/python -m benchmarks.quality.paper_claims --out runs/seed-claims
 
 bench-speed: $(READY)  ## docs/performance.md: reuse on the clock beside its bound, on the CPU

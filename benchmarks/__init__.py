@@ -1,0 +1,1 @@
+"""Benchmarks: `timing/` on the clock, `quality/` of final errors, `distributed/` of the plant."""

@@ -38,7 +38,7 @@ def run(arguments: argparse.Namespace) -> int:
     from pipeline.collect.unit_size import choose_unit_size
     from pipeline.exploration.near_policy import find_reference_policy
     from pipeline.storage.object_store import open_storage
-    from pipeline.traces.dataset import claim_output
+    from pipeline.traces.commit import claim_output
     from pipeline.tracking import Tracker, resolve_tracking_uri
 
     pool = config_of(arguments)

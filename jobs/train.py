@@ -14,12 +14,12 @@ from pipeline.storage.output_checks import refuse_relative_inside_job
 
 
 def run(arguments: argparse.Namespace) -> int:
-    traces = tuple(arguments.traces)
+    uris = tuple(arguments.traces)
     refuse_relative_inside_job(out=arguments.out)
-    for place in traces:
-        refuse_relative_inside_job(traces=place)
+    for uri in uris:
+        refuse_relative_inside_job(traces=uri)
     from pipeline.storage.output_folder import published, refuse_taken
-    from pipeline.traces.multi_dataset import open_multi
+    from pipeline.traces.multi_dataset import open_traces
     from pipeline.tracking import Tracker
     from pipeline.train.config import TrainConfig, settings_of, sites_of
     from pipeline.train.run import train_policy
@@ -34,9 +34,10 @@ def run(arguments: argparse.Namespace) -> int:
         feedbacks=gains("--feedback", arguments.feedback),
         seed=arguments.seed,
     )
-    joined = open_multi(traces)
-    sites_of(config, joined)
-    settings_of(config, joined)
+    traces = open_traces(uris)
+    # Refused before anything is written.
+    sites_of(config, traces)
+    settings_of(config, traces)
     refuse_taken(arguments.out, "policy.json")
     tracker = Tracker(arguments.tracking_uri, arguments.experiment)
     with published(arguments.out, "policy.json") as folder:

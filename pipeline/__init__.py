@@ -1,0 +1,1 @@
+"""The plant: traces collected on a Ray cluster, policies trained on them, methods compared."""

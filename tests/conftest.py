@@ -1,4 +1,4 @@
-"""What every test shares: a home of its own, no network, one thread, a tiny model."""
+"""What every test shares: a home of its own, no network, so many threads, a tiny model."""
 
 from __future__ import annotations
 
@@ -36,13 +36,24 @@ settings.load_profile("quick")
 
 
 def pytest_configure(config):
+    set_threads()
+
+
+def set_threads():
+    """One thread, or as many as DQAR_TEST_THREADS says, which no test may depend on."""
     import torch
 
-    torch.set_num_threads(1)
+    torch.set_num_threads(int(os.environ.get("DQAR_TEST_THREADS", "1")))
 
 
 def pytest_unconfigure(config):
     shutil.rmtree(HOME, ignore_errors=True)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def threads():
+    """As many threads as at the start: a worker that a test builds keeps its process to one."""
+    set_threads()
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import sys
 import threading
+import time
 
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import run_simple
@@ -21,6 +22,19 @@ class OneCreationAtATime:
             return self.app(environ, start_response)
 
 
+class Held:
+    """Parts of uploads below ``/BUCKET/held/`` are not answered: their writer is in the middle."""
+
+    def __init__(self, app):
+        self.app = app
+
+    def __call__(self, environ, start_response):
+        is_part = "partNumber=" in environ.get("QUERY_STRING", "")
+        if is_part and environ["PATH_INFO"].split("/")[2] == "held":
+            time.sleep(600)
+        return self.app(environ, start_response)
+
+
 if __name__ == "__main__":
-    app = OneCreationAtATime(DomainDispatcherApplication(create_backend_app))
+    app = Held(OneCreationAtATime(DomainDispatcherApplication(create_backend_app)))
     run_simple("127.0.0.1", int(sys.argv[1]), app, threaded=True)

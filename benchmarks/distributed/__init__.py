@@ -1,0 +1,1 @@
+"""Collections under faults, dispatch rate and memory of the plant."""

@@ -29,7 +29,7 @@ from pipeline.collect.worker import Collector
 from pipeline.exploration.collect_plan import CollectPlan, Unit
 from pipeline.models.noise import draw_noise
 from pipeline.statistics import ratio_of
-from pipeline.traces.dataset import claim_output
+from pipeline.traces.commit import claim_output
 
 
 @dataclass(slots=True)

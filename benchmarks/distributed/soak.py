@@ -97,8 +97,8 @@ def collected(arena: Arena, work: Path, *, seed: int, faults: int) -> dict[str, 
 
 
 def _found(out: Path) -> dict[str, Any]:
-    from pipeline.traces.dataset import open_traces
-    from pipeline.traces.tables import read_gates, read_trajectories
+    from pipeline.traces import read_gates, read_trajectories
+    from pipeline.traces.multi_dataset import open_traces
 
     manifest = open_traces(str(out)).manifest
     ids = read_trajectories(str(out))["trajectory_id"].to_pylist()

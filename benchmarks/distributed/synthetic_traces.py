@@ -13,7 +13,7 @@ import torch
 from dqar.records import FEATURES
 from pipeline.exploration.collect_plan import CollectPlan, Unit
 from pipeline.exploration.designs import explore
-from pipeline.traces.dataset import claim_output, write_manifest
+from pipeline.traces.commit import claim_output, write_manifest
 from pipeline.traces.tables import commit_unit
 
 LAYERS, STEPS, MASKS = 28, 50, 3

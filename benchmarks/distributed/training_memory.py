@@ -35,16 +35,17 @@ def train_once(uri: str, features: str) -> None:
     """Train on traces and print what it took; runs in a process of its own."""
     import torch
 
+    from pipeline.traces.multi_dataset import open_traces
     from pipeline.train.train import TrainConfig, train
 
     torch.set_num_threads(1)
     started = time.perf_counter()
-    trained = train(TrainConfig(features=features), uri)  # pyright: ignore[reportArgumentType] # a flag's text
+    trained = train(TrainConfig(features=features), open_traces(uri))  # pyright: ignore[reportArgumentType] # a flag's text
     result = {
         "seconds": round(time.perf_counter() - started, 1),
         "peak_rss_mb": round(peak_resident_mb(), 1),
-        "held_out_r2": round(trained.held_out.metrics["r2"], 4),
-        "fit_steps": trained.held_out.metrics["fit_steps"],
+        "held_out_r2": round(trained.validation.metrics["r2"], 4),
+        "fit_steps": trained.validation.metrics["fit_steps"],
     }
     print(json.dumps(result), flush=True)
 

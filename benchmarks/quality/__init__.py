@@ -1,0 +1,1 @@
+"""Errors of methods and policies over seeds of noise, and tables and pictures of them."""

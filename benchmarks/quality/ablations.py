@@ -22,7 +22,6 @@ from benchmarks.quality.ground_truth import measured_damage, worker_of
 from benchmarks.quality.learned_vs_baselines import run_job
 from dqar.policy.network import ReusePolicy
 from dqar.policy.serialization import load_policy
-from dqar.policy.spec import Setting
 from pipeline.evaluate.worker import EvaluationWorker
 from pipeline.markdown import markdown_table
 from pipeline.statistics import normal_spread_of
@@ -81,7 +80,7 @@ def plan_errors(
     wanted = [round(share * spec.steps) for share in SHARES]
     plans = [min(spec.plans, key=lambda plan: abs(len(plan) - count)) for count in wanted]
     schedules = [tuple(step in plan for step in range(spec.steps)) for plan in plans]
-    return measured_damage(worker, schedules, noises, Setting.of(spec)).sqrt()
+    return measured_damage(worker, schedules, noises, spec.setting).sqrt()
 
 
 def table(worker: EvaluationWorker, out: Path, names: list[str], noises: int) -> str:

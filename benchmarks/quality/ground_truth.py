@@ -25,7 +25,7 @@ from dqar.gates.rules import MaskGate
 from dqar.policy.network import ReusePolicy
 from dqar.policy.planner import step_damage
 from dqar.policy.serialization import load_policy
-from dqar.policy.spec import Setting
+from dqar.step_schedule import ReuseSetting
 from pipeline.evaluate.config import EvaluateConfig
 from pipeline.evaluate.worker import EvaluationWorker
 from pipeline.exploration.designs import explore
@@ -96,7 +96,7 @@ def predicted_damage(damage: Float[Tensor, "t k s c"], computes: tuple[bool, ...
 
 
 def measured_damage(
-    worker: EvaluationWorker, schedules: list[tuple[bool, ...]], noises: int, setting: Setting
+    worker: EvaluationWorker, schedules: list[tuple[bool, ...]], noises: int, setting: ReuseSetting
 ) -> Float[Tensor, "schedules noises"]:
     """D^2 of each schedule on each noise."""
     errors = []
@@ -107,8 +107,8 @@ def measured_damage(
             gate=MaskGate(_by_sample(masks, noises)),
             num_samples=len(chunk) * noises,
             noise_ids=tuple(range(noises)) * len(chunk),
-            forecast_order=setting.forecast_order,
-            feedback=setting.feedback,
+            forecast_order=setting[0],
+            feedback=setting[1],
         )
         errors.append(worker.calibrate(task).error.view(-1, noises))
         print(f"{int(chunk[-1]) + 1} of {len(schedules)} schedules", flush=True)
@@ -148,7 +148,7 @@ def measure(policy: ReusePolicy, arguments: argparse.Namespace) -> dict[str, flo
     bases = list(dict.fromkeys(toggle.computes for toggle in toggles))
     every = [*bases, *(toggle.toggled for toggle in toggles)]
     noises = arguments.noises
-    squared = measured_damage(worker, every, noises, Setting.of(spec))
+    squared = measured_damage(worker, every, noises, spec.setting)
     snrs = worker.calibrate(
         CalibrationTask(name="snr", gate=MaskGate(_none(spec.steps)), num_samples=1)
     ).snrs

@@ -1,0 +1,1 @@
+"""Reuse on the clock, beside its bounds: no Ray, no MLflow."""

@@ -1,0 +1,1 @@
+"""Cached tensors: quantised entries, their histories and forecasts, kernels."""

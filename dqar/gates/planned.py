@@ -22,7 +22,7 @@ class ScheduleGate(Gate):
 
     def __init__(self, policy: ReusePolicy, num_computed: int | None = None) -> None:
         self.policy = policy
-        self.computed = frozenset(policy.spec.plan_of(num_computed))
+        self.computed = frozenset(policy.spec.schedule_of(num_computed).computed)
 
     @property
     def policies(self) -> tuple[ReusePolicy, ...]:

@@ -9,7 +9,6 @@ over a run is what :mod:`pipeline.train.damage_model` fits, so the plan is optim
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -17,19 +16,10 @@ from torch import Tensor
 
 from dqar.policy.network import ReusePolicy
 from dqar.records import FEATURE_SETS, SITES, GateInputs, Step
+from dqar.step_schedule import ReuseSetting, ScoredSchedule, StepSchedule
 
 BATCH_ROWS = 200_000
 """Hypothetical gates that are judged at once."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class StepPlan:
-    """The steps that compute, and what the rest of them is predicted to cost."""
-
-    computed: tuple[int, ...]
-    """Steps that compute every gate, from step 0 on."""
-    error: float
-    """Predicted relative L2 distance of the final latent to the twin's."""
 
 
 def plan_steps(
@@ -39,7 +29,7 @@ def plan_steps(
     max_gap: int,
     max_stretch: float = math.inf,
     feedback: float = 0.0,
-) -> list[StepPlan]:
+) -> list[ScoredSchedule]:
     """The best plan for each number of computed steps, fewest first.
 
     Args:
@@ -56,7 +46,8 @@ def plan_steps(
         ValueError: if the policy reads what is only known in a run.
     """
     damage = step_damage(policy, snrs, order, max_gap, feedback)
-    return _solve(damage.masked_fill(_is_unknown(damage, order, max_stretch), math.inf))
+    damage = damage.masked_fill(_is_unknown(damage, order, max_stretch), math.inf)
+    return _solve(damage, (order, feedback))
 
 
 def _is_unknown(
@@ -147,7 +138,7 @@ def _hypothetical(
     )
 
 
-def _solve(damage: Float[Tensor, "t k s c"]) -> list[StepPlan]:
+def _solve(damage: Float[Tensor, "t k s c"], setting: ReuseSetting) -> list[ScoredSchedule]:
     """Bellman's recursion over the number of computed steps.
 
     ``best[t, s, c]`` is the least damage before step ``t`` computes, when the spans behind it are
@@ -162,7 +153,7 @@ def _solve(damage: Float[Tensor, "t k s c"]) -> list[StepPlan]:
     for _ in range(steps):
         total = best + until[torch.arange(steps), :, :, _gap_to_end(steps, until)]
         if total.isfinite().any():
-            plans.append(_read_back(total, ways))
+            plans.append(_read_back(total, ways, setting))
         best, way = _advance(best, until)
         ways.append(way)
     return plans
@@ -200,7 +191,9 @@ def _advance(
     return new, way
 
 
-def _read_back(total: Float[Tensor, "t s c"], ways: list[Int[Tensor, "t s c"]]) -> StepPlan:
+def _read_back(
+    total: Float[Tensor, "t s c"], ways: list[Int[Tensor, "t s c"]], setting: ReuseSetting
+) -> ScoredSchedule:
     spans = total.shape[1]
     place = int(total.argmin())
     step, span, before = place // spans**2, place // spans % spans, place % spans
@@ -209,6 +202,6 @@ def _read_back(total: Float[Tensor, "t s c"], ways: list[Int[Tensor, "t s c"]]) 
         earlier = int(way[step, span, before])
         step, span, before = step - span, before, earlier
         computed.append(step)
-    return StepPlan(
-        computed=tuple(reversed(computed)), error=math.sqrt(float(total.flatten()[place]))
-    )
+    order, gain = setting
+    schedule = StepSchedule(computed=tuple(reversed(computed)), forecast_order=order, feedback=gain)
+    return ScoredSchedule(schedule=schedule, error=math.sqrt(float(total.flatten()[place])))

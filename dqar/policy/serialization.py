@@ -16,7 +16,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from dqar.policy.network import ReusePolicy
-from dqar.policy.spec import SCHEMA_VERSION, PolicySpec, Rival
+from dqar.policy.spec import SCHEMA_VERSION, PolicySpec
+from dqar.step_schedule import StepSchedule
 
 MAX_BYTES = 64 * 2**20
 """Size of a file beyond which it is no policy's; a policy has some thousand weights."""
@@ -188,7 +189,7 @@ def _spec_of(stored: dict[str, Any], path: Path) -> PolicySpec:
 def _as_given(name: str, value: Any) -> Any:
     """Lists as tuples, rivals as such, and whole numbers as the floats that a field may hold."""
     if name == "rivals" and isinstance(value, dict):
-        return Rival(**{key: _as_given(key, item) for key, item in value.items()})
+        return StepSchedule(**{key: _as_given(key, item) for key, item in value.items()})
     if isinstance(value, list):
         return tuple(_as_given(name, item) for item in value)
     if isinstance(value, dict):

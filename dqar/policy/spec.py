@@ -6,27 +6,13 @@ import itertools
 from dataclasses import dataclass, field
 from typing import Literal
 
-from dqar.records import FEATURE_SETS, FEATURES, MAX_ORDER, SITES
+from dqar.records import FEATURE_SETS, FEATURES, SITES
+from dqar.step_schedule import ReuseSetting, StepSchedule, check_computed, check_setting
 
 SCHEMA_VERSION = 1
 """Version of the policy folder."""
 CACHE_BITS = {"int2": 2, "int4": 4, "int8": 8, "fp16": 16, "fp32": 32}
 """Bits of a cached value, by the name of how it is stored."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Rival:
-    """A plan that an evaluation compares with a policy's own."""
-
-    computed: tuple[int, ...]
-    """Steps that compute every gate."""
-    forecast_order: int = 0
-    """What a reuse shows."""
-    feedback: float = 0.0
-    """Gain of the error feedback."""
-
-    def __post_init__(self) -> None:
-        _refuse_bad_setting(self.forecast_order, self.feedback)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,8 +41,8 @@ class PolicySpec:
     one by one."""
     plan_errors: tuple[float, ...] = ()
     """Predicted relative L2 error of each plan."""
-    rivals: tuple[Rival, ...] = ()
-    """Other plans: an evaluation compares them with the policy's own on samples."""
+    rivals: tuple[StepSchedule, ...] = ()
+    """Alternative schedules that an evaluation compares with the policy's own on samples."""
     error_budget: float = 0.01
     """Default operating point of the plans: the fewest computations predicted to stay below it."""
     temperature: float = 1.0
@@ -111,10 +97,10 @@ class PolicySpec:
                 f"cache_mode must be one of {tuple(CACHE_BITS)}. Got {self.cache_mode!r}. "
                 "Pass 'int8'."
             )
-        _refuse_bad_plans(self.plans, self.plan_errors, self.steps)
-        _refuse_bad_setting(self.forecast_order, self.feedback)
+        _check_plans(self.plans, self.plan_errors, self.steps)
+        check_setting(self.forecast_order, self.feedback)
         for rival in self.rivals:
-            refuse_bad_plan(rival.computed, self.steps)
+            check_computed(rival.computed, self.steps)
         for name in ("means", "scales"):
             given = getattr(self, name)
             if given and len(given) != len(self.features):
@@ -123,16 +109,30 @@ class PolicySpec:
                     f"{len(self.features)}. Leave it empty or give them all."
                 )
 
-    def plan_of(self, num_computed: int | None = None) -> tuple[int, ...]:
-        """The plan of so many computed steps; by default of the error budget, or the best there is.
+    @property
+    def setting(self) -> ReuseSetting:
+        """Order of forecasts and gain of the error feedback that its runs have."""
+        return self.forecast_order, self.feedback
+
+    @property
+    def schedules(self) -> tuple[StepSchedule, ...]:
+        """The policy's own schedule for each number of computed steps, fewest first."""
+        order, gain = self.setting
+        return tuple(
+            StepSchedule(computed=plan, forecast_order=order, feedback=gain) for plan in self.plans
+        )
+
+    def schedule_of(self, num_computed: int | None = None) -> StepSchedule:
+        """The schedule of so many computed steps; by default of the error budget, or the most
+        accurate.
 
         Raises:
             ValueError: if there is none.
         """
-        by_number = {len(plan): plan for plan in self.plans}
+        by_number = {len(schedule): schedule for schedule in self.schedules}
         if num_computed is None and self.plans:
             within = (error <= self.error_budget for error in self.plan_errors)
-            return next(itertools.compress(self.plans, within), self.plans[-1])
+            return next(itertools.compress(self.schedules, within), self.schedules[-1])
         if num_computed not in by_number:
             raise ValueError(
                 f"The policy must have a plan of that many steps. Got {num_computed}, of "
@@ -177,51 +177,12 @@ class PolicySpec:
         return [self.savings.get(site, 1.0) for site in SITES]
 
 
-def _refuse_bad_setting(order: int, gain: float) -> None:
-    # Written so that what is not a number is refused.
-    if not 0 <= order <= MAX_ORDER or not 0.0 <= gain <= 1.0:
-        raise ValueError(
-            f"forecast_order must be 0 to {MAX_ORDER}, and feedback in [0, 1]. Got {order} and "
-            f"{gain}. Train the policy again."
-        )
-
-
-def _refuse_bad_plans(
-    plans: tuple[tuple[int, ...], ...], errors: tuple[float, ...], steps: int
-) -> None:
+def _check_plans(plans: tuple[tuple[int, ...], ...], errors: tuple[float, ...], steps: int) -> None:
     for plan in plans:
-        refuse_bad_plan(plan, steps)
+        check_computed(plan, steps)
     numbers = [len(plan) for plan in plans]
     if numbers != sorted(set(numbers)) or len(errors) != len(plans):
         raise ValueError(
             f"plans must come with an error each, fewest steps first. Got {len(errors)} errors for "
             f"plans of {numbers} steps. Train the policy again."
         )
-
-
-def refuse_bad_plan(plan: tuple[int, ...], steps: int) -> None:
-    """A plan computes step 0, and no step twice.
-
-    Raises:
-        ValueError: if it is not one of a run of so many steps.
-    """
-    if not plan or plan[0] != 0 or plan != tuple(sorted(set(plan))) or plan[-1] >= steps:
-        raise ValueError(
-            f"A plan must be growing steps from 0 to below {steps}. Got {plan!r:.80}. "
-            "Train the policy again."
-        )
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Setting:
-    """One setting for a whole run."""
-
-    forecast_order: int = 0
-    """What a reuse shows: the cached value, or its forecast of this order."""
-    feedback: float = 0.0
-    """Gain of the error feedback (:mod:`dqar.control.error_feedback`)."""
-
-    @classmethod
-    def of(cls, plans: PolicySpec | Rival) -> Setting:
-        """The setting that a policy's plans, or a rival, are for."""
-        return cls(forecast_order=plans.forecast_order, feedback=plans.feedback)

@@ -1,0 +1,1 @@
+"""Collection: the driver, its workers, the columns that they write."""

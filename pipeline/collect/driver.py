@@ -27,7 +27,7 @@ from pipeline.exploration.near_policy import ReferencePolicy
 from pipeline.models.model_info import find_model, refuse_too_many_steps
 from pipeline.progress import Progress, fields_line
 from pipeline.storage.object_store import Root, open_storage
-from pipeline.traces.dataset import committed_receipts, write_manifest
+from pipeline.traces.commit import committed_receipts, write_manifest
 
 FIRST_ROUND = {
     "steps": 50,

@@ -9,8 +9,8 @@ from pipeline.cluster.config import ClusterConfig
 from pipeline.collect.driver import collect
 from pipeline.exploration.collect_plan import CollectPlan
 from pipeline.storage.object_store import Root, Storage, open_storage
+from pipeline.traces.commit import claim_output
 from pipeline.traces.compaction import COMPACT_MB, finalize
-from pipeline.traces.dataset import claim_output
 from pipeline.traces.lease import acquire_lease
 from pipeline.traces.shards import parts_of
 from pipeline.tracking import Run, Tracker, read_lineage, write_lineage

@@ -22,7 +22,7 @@ from pipeline.collect.worker import Collector
 from pipeline.errors import checked
 from pipeline.exploration.collect_plan import CollectPlan, Unit
 from pipeline.storage.object_store import Storage
-from pipeline.traces.dataset import refuse_other_contents
+from pipeline.traces.commit import refuse_other_contents
 from pipeline.traces.document_schemas import check_plan
 from pipeline.traces.manifest import read_document
 

@@ -102,7 +102,8 @@ class Collector:
     def _script(self, trajectory: int) -> RandomSchedule:
         plan = self.plan
         num_gates = len(plan.sites) * self.model.info.num_layers
-        return explore(plan.designs, plan.noise_seed, trajectory, plan.steps, num_gates, plan.bases)
+        seed, schedules = plan.noise_seed, plan.schedules
+        return explore(plan.designs, seed, trajectory, plan.steps, num_gates, schedules)
 
     def _run(self, noise: Tensor, labels: Tensor, controller: DQARController) -> Tensor:
         return self.sampler.sample(

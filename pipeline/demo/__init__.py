@@ -1,0 +1,1 @@
+"""The demonstration: a Ray head and an MLflow server on this machine, and three submitted jobs."""

@@ -1,0 +1,1 @@
+"""Evaluation: calibration and measurement of operating points on workers, results and report."""

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from dqar.config import CHOICES, DQARConfig
-from dqar.policy.spec import refuse_bad_plan
+from dqar.step_schedule import StepSchedule, check_computed
 from pipeline.exploration.designs import DEFAULT_DESIGNS, DESIGNS, Design
-from pipeline.exploration.gap_distributions import Base
 from pipeline.models.loading import Dtype, Sampler
 from pipeline.models.noise import round_seed
 from pipeline.storage.json_schema import LARGEST
@@ -65,8 +64,9 @@ class CollectPlan:
     """CPU threads of a worker's arithmetic: sums, and so floats, depend on their number."""
     seed: int = 0
     """Seed of noise and coins; see :attr:`noise_seed`."""
-    bases: tuple[Base, ...] = ()
-    """Schedules that ``near-policy`` explores around, so that no worker needs the policy."""
+    bases: tuple[tuple[int, ...], ...] = ()
+    """Computed steps of the schedules that ``near-policy`` explores around, so that no worker needs
+    the policy; see :attr:`schedules`."""
     policy_digest: str = ""
     """Digest of the policy that planned them."""
     schema_version: int = TRACE_SCHEMA_VERSION
@@ -112,7 +112,7 @@ class CollectPlan:
                 f"{self.policy_digest!r}. Pass --policy together with --designs near-policy."
             )
         for base in self.bases:
-            refuse_bad_plan(base, self.steps)
+            check_computed(base, self.steps)
 
     def dqar_config(self, *, enabled: bool = True) -> DQARConfig:
         """How the model is instrumented; not enabled for the twins."""
@@ -135,6 +135,11 @@ class CollectPlan:
     def plan_hash(self) -> str:
         """SHA-256 of the plan's canonical JSON, 16 hex digits."""
         return _digest(self.fields)
+
+    @property
+    def schedules(self) -> tuple[StepSchedule, ...]:
+        """Schedules that ``near-policy`` explores around."""
+        return tuple(StepSchedule(computed=computed) for computed in self.bases)
 
     @property
     def noise_seed(self) -> int:

@@ -16,9 +16,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Generator, Tensor
 
+from dqar.step_schedule import StepSchedule
 from pipeline.exploration.gap_distributions import (
     LONGEST_GAP,
-    Base,
     GapLaw,
     draw_near_law,
     draw_paced_law,
@@ -79,19 +79,19 @@ def explore(
     trajectory: int,
     steps: int,
     num_gates: int,
-    bases: tuple[Base, ...] = (),
+    schedules: tuple[StepSchedule, ...] = (),
 ) -> RandomSchedule:
     """Draw the script of one trajectory; designs take turns along the trajectories.
 
     Args:
-        bases: what ``near-policy`` explores around.
+        schedules: what ``near-policy`` explores around.
     """
     design = designs[trajectory % len(designs)]
     generator = generator_for("explore", seed, trajectory)
     laws: dict[Design, Callable[[int, Generator], tuple[float, GapLaw]]] = {
         "paced": draw_paced_law,
         "regular": draw_regular_law,
-        "near-policy": partial(draw_near_law, bases),
+        "near-policy": partial(draw_near_law, schedules),
     }
     if design in laws:
         share, law = laws[design](steps, generator)

@@ -10,6 +10,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Generator, Tensor
 
+from dqar.step_schedule import StepSchedule
+
 LONGEST_GAP = 12
 """Steps from one computation to the next, at most."""
 SHARES = (0.16, 0.6)
@@ -24,9 +26,6 @@ SLIP = 0.1
 """Probability that a regular or a planned gap is one step shorter, and that it is one longer."""
 LEFT_OUT = 0.05
 """Probability that a planned computation is left out."""
-
-Base = tuple[int, ...]
-"""Steps that compute, growing, from 0 on."""
 
 GapLaw = Float[Tensor, "t k"]
 """Probability of a gap of 1, 2, ... :data:`LONGEST_GAP` steps after a computation at a step."""
@@ -73,14 +72,14 @@ def regular_law(steps: int, period: int) -> GapLaw:
 
 
 def draw_near_law(
-    bases: tuple[Base, ...], steps: int, generator: Generator
+    schedules: tuple[StepSchedule, ...], steps: int, generator: Generator
 ) -> tuple[float, GapLaw]:
     """The share that computes and the law of schedules near one of some, each as likely."""
-    base = bases[int(torch.randint(len(bases), (), generator=generator))]
-    return len(base) / steps, near_law(steps, base)
+    schedule = schedules[int(torch.randint(len(schedules), (), generator=generator))]
+    return len(schedule) / steps, near_law(steps, schedule)
 
 
-def near_law(steps: int, base: Base) -> GapLaw:
+def near_law(steps: int, schedule: StepSchedule) -> GapLaw:
     """Gaps to the next computation of a schedule, to the step before or after it
     (:data:`SLIP` each), or to the one after next (:data:`LEFT_OUT`).
 
@@ -95,8 +94,8 @@ def near_law(steps: int, base: Base) -> GapLaw:
     """
     law = torch.zeros(steps, LONGEST_GAP)
     for step in range(steps):
-        for place in _places_of(step, base):
-            following, one_more = _stops_after(place, base, steps)
+        for place in _places_of(step, schedule.computed):
+            following, one_more = _stops_after(place, schedule.computed, steps)
             kept = 1.0 - 2 * SLIP - LEFT_OUT
             odds = [(following, kept), (following - 1, SLIP), (following + 1, SLIP)]
             for stop, odd in [*odds, (one_more, LEFT_OUT)]:
@@ -105,19 +104,19 @@ def near_law(steps: int, base: Base) -> GapLaw:
     return law / law.sum(dim=1, keepdim=True)
 
 
-def _places_of(step: int, base: Base) -> list[int]:
+def _places_of(step: int, computed: tuple[int, ...]) -> list[int]:
     """Steps of a schedule that a computation at a step may stand for: its own, or those beside it,
     each as likely; itself where there is none."""
-    if step in base:
+    if step in computed:
         return [step]
-    return [place for place in (step - 1, step + 1) if place in base] or [step]
+    return [place for place in (step - 1, step + 1) if place in computed] or [step]
 
 
-def _stops_after(place: int, base: Base, steps: int) -> tuple[int, int]:
+def _stops_after(place: int, computed: tuple[int, ...], steps: int) -> tuple[int, int]:
     """The next two computations after a step. The end of the run is one, and nothing after it is
     within reach."""
     beyond = steps + LONGEST_GAP
-    following, one_more, *_ = [stop for stop in (*base, steps, beyond, beyond) if stop > place]
+    following, one_more, *_ = [stop for stop in (*computed, steps, beyond, beyond) if stop > place]
     return following, one_more
 
 

@@ -8,9 +8,10 @@ from typing import Any
 from dqar.policy.network import ReusePolicy
 from dqar.policy.serialization import load_policy
 from dqar.policy.spec import CACHE_BITS, PolicySpec
+from dqar.step_schedule import StepSchedule
 from pipeline.errors import InputError, checked
 from pipeline.exploration.designs import parse_designs
-from pipeline.exploration.gap_distributions import SHARES, Base
+from pipeline.exploration.gap_distributions import SHARES
 from pipeline.storage.fingerprint import fingerprint
 from pipeline.storage.output_folder import POLICY_FILES, fetched
 
@@ -29,7 +30,7 @@ class ReferencePolicy:
     digest: str
     """Of its weights, its plans and what they were fitted on: 24 hex digits. Not of its lineage,
     which a repeated training changes."""
-    bases: tuple[Base, ...]
+    schedules: tuple[StepSchedule, ...]
     """Its plans that compute a share of the steps within
     :data:`pipeline.exploration.gap_distributions.SHARES`."""
 
@@ -46,7 +47,7 @@ class ReferencePolicy:
             "feedbacks": (spec.feedback,),
             "cache_bits": CACHE_BITS[spec.cache_mode],
             "branch_mode": spec.branch_mode,
-            "bases": self.bases,
+            "bases": tuple(schedule.computed for schedule in self.schedules),
             "policy_digest": self.digest,
         }
 
@@ -101,13 +102,13 @@ def _reference_policy_of(uri: str) -> ReferencePolicy:
     with fetched(uri, POLICY_FILES) as folder:
         policy = checked(load_policy, folder=folder)
     spec, (low, high) = policy.spec, SHARES
-    bases = tuple(plan for plan in spec.plans if low <= len(plan) / spec.steps <= high)
-    if not bases:
+    schedules = tuple(one for one in spec.schedules if low <= len(one) / spec.steps <= high)
+    if not schedules:
         raise InputError(
             f"--policy must have plans that compute {low} to {high} of the steps. Got "
             f"{len(spec.plans)} plans, none such, in {uri}. Train one with --features schedule."
         )
-    return ReferencePolicy(uri=uri, spec=spec, digest=_digest_of(policy), bases=bases)
+    return ReferencePolicy(uri=uri, spec=spec, digest=_digest_of(policy), schedules=schedules)
 
 
 def _digest_of(policy: ReusePolicy) -> str:

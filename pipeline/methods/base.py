@@ -11,12 +11,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal, Protocol, runtime_checkable
 
-import torch
-from jaxtyping import Bool
-from torch import Tensor
-
 from dqar.gates.base import Gate
 from dqar.policy.network import ReusePolicy
+from dqar.step_schedule import StepSchedule
 from pipeline.methods.calibration import CalibrationResult, CalibrationTask
 from pipeline.methods.task import R_co, Task
 from pipeline.models.model_info import ModelInfo
@@ -57,25 +54,6 @@ ScheduleSource = Literal["plan", "rival", "even"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Schedule:
-    """Steps that compute every gate, where all others reuse."""
-
-    kind: ScheduleSource
-    computed: tuple[int, ...]
-    """The steps that compute."""
-    forecast_order: int = 0
-    """What the others show."""
-    feedback: float = 0.0
-    """Gain of the error feedback."""
-
-    def mask(self, steps: int) -> Bool[Tensor, " t"]:
-        """Where a run of so many steps reuses."""
-        reuse = torch.ones(steps, dtype=torch.bool)
-        reuse[list(self.computed)] = False
-        return reuse
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class OperatingPoint:
     """One setting of a method: a gate, with the forecasts and the feedback of its reuse."""
 
@@ -89,8 +67,10 @@ class OperatingPoint:
     """Order of the forecast that a reuse shows; 0 for the cached value as it is."""
     feedback: float = 0.0
     """Gain of the error feedback."""
-    schedule: Schedule | None = None
-    """What was taken for a policy that plans."""
+    schedule: StepSchedule | None = None
+    """The schedule that was taken for a policy that plans."""
+    schedule_source: ScheduleSource | None = None
+    """The origin of that schedule."""
     sampler: Literal["dpm"] | None = None
     """DPM-Solver++ in place of the evaluation's sampler; reference samples keep that."""
 

@@ -11,7 +11,8 @@ best of those, the policy's own plan and the best regular schedule: never less t
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import math
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 
 import torch
@@ -20,7 +21,8 @@ from dqar.gates.base import Gate
 from dqar.gates.planned import ScheduleGate
 from dqar.gates.rules import MaskGate
 from dqar.policy.network import ReusePolicy
-from dqar.policy.spec import PolicySpec, Setting
+from dqar.policy.spec import PolicySpec
+from dqar.step_schedule import StepSchedule
 from pipeline.methods.base import (
     Calibrate,
     CalibrationBudget,
@@ -28,7 +30,6 @@ from pipeline.methods.base import (
     Comparison,
     Method,
     OperatingPoint,
-    Schedule,
     ScheduleSource,
     Session,
     SweepGrid,
@@ -56,13 +57,14 @@ NEIGHBOURS = 6
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Judged:
-    """A schedule, and what it was measured to cost."""
+class Candidate:
+    """A schedule that a policy may ship, its origin, and the error that it was measured to have."""
 
-    schedule: Schedule
-    error: float
-    """Mean relative L2 to the twin on calibration noise. Of the best it is the smallest of several,
-    so that on other noise a little more is to be expected."""
+    source: ScheduleSource
+    schedule: StepSchedule
+    error: float = field(default=math.inf, compare=False)
+    """Mean relative L2 to the reference samples on calibration noise. The best candidate's is the
+    smallest of several, so that on other noise a little more is to be expected."""
 
 
 def planned_points(
@@ -76,9 +78,9 @@ def planned_points(
     if "learned" not in comparison.methods:
         return []
     judged = judge(policy.spec, numbers_of(policy.spec, comparison.grid), ask)
-    points = [_point(name, policy, one.schedule) for one in judged]
+    points = [_point(name, policy, one) for one in judged]
     if comparison.error_budget is not None:
-        chosen = within_budget(policy.spec, comparison.error_budget, ask).schedule
+        chosen = within_budget(policy.spec, comparison.error_budget, ask)
         label = budget_label(comparison.error_budget)
         points.append(replace(_point(name, policy, chosen), operating_point=label))
     return points
@@ -95,7 +97,7 @@ def even(steps: int, number: int) -> tuple[int, ...]:
     return tuple(index * steps // number for index in range(number))
 
 
-def judge(spec: PolicySpec, numbers: list[int], ask: Calibrate) -> list[Judged]:
+def judge(spec: PolicySpec, numbers: list[int], ask: Calibrate) -> list[Candidate]:
     """The best candidate for each number of computed steps."""
     fields = [candidates(spec, number) for number in numbers]
     if max(map(len, fields), default=0) > SHORTLIST:
@@ -103,48 +105,45 @@ def judge(spec: PolicySpec, numbers: list[int], ask: Calibrate) -> list[Judged]:
         fields = list(map(_shortlist, _by_number(first)))
     judged = _judged(spec, [one for field in fields for one in field], MORE_NOISES, ask)
     best = [field[0] for field in _by_number(judged)]
-    beside = [one for judged in best for one in _beside(spec, judged.schedule)]
+    beside = [one for judged in best for one in _beside(spec, judged)]
     more = _by_number([*best, *_judged(spec, beside, MORE_NOISES, ask)])
     return [field[0] for field in more]
 
 
-def _shortlist(field: list[Judged]) -> list[Schedule]:
+def _shortlist(field: list[Candidate]) -> list[Candidate]:
     """The best of them, with the policy's own and the best even one whatever a few noises say."""
     kept = [*field[:SHORTLIST]]
     for kind in ("plan", "even"):
-        kept.append(next(one for one in field if one.schedule.kind == kind))
-    return list(dict.fromkeys(one.schedule for one in kept))
+        kept.append(next(one for one in field if one.source == kind))
+    return list(dict.fromkeys(kept))
 
 
-def _beside(spec: PolicySpec, schedule: Schedule) -> list[Schedule]:
+def _beside(spec: PolicySpec, best: Candidate) -> list[Candidate]:
     """The same steps with gains beside a schedule's; none where training had no feedback."""
-    if not any(setting.feedback for setting in [Setting.of(spec), *map(Setting.of, spec.rivals)]):
+    if not any(gain for _, gain in [spec.setting, *(one.setting for one in spec.rivals)]):
         return []
-    gains = (round(schedule.feedback + change, 2) for change in CHANGES)
-    return [_with_gain(schedule, gain) for gain in gains if 0.0 <= gain <= 1.0]
+    gains = (round(best.schedule.feedback + change, 2) for change in CHANGES)
+    return [_with_gain(best, gain) for gain in gains if 0.0 <= gain <= 1.0]
 
 
-def _by_number(judged: list[Judged]) -> list[list[Judged]]:
+def _by_number(judged: list[Candidate]) -> list[list[Candidate]]:
     """Groups of as many computations, fewest first, each with the best first."""
 
-    def number(one: Judged) -> int:
-        return len(one.schedule.computed)
+    def number(one: Candidate) -> int:
+        return len(one.schedule)
 
     groups = groupby(sorted(judged, key=number), key=number)
     return [sorted(group, key=lambda one: one.error) for _, group in groups]
 
 
 def _judged(
-    spec: PolicySpec, schedules: list[Schedule], noises: range, ask: Calibrate
-) -> list[Judged]:
-    errors = _errors(spec, schedules, noises, ask)
-    return [
-        Judged(schedule=schedule, error=error)
-        for schedule, error in zip(schedules, errors, strict=True)
-    ]
+    spec: PolicySpec, candidates: list[Candidate], noises: range, ask: Calibrate
+) -> list[Candidate]:
+    errors = _errors(spec, [one.schedule for one in candidates], noises, ask)
+    return [replace(one, error=error) for one, error in zip(candidates, errors, strict=True)]
 
 
-def within_budget(spec: PolicySpec, error_budget: float, ask: Calibrate) -> Judged:
+def within_budget(spec: PolicySpec, error_budget: float, ask: Calibrate) -> Candidate:
     """The fewest computations whose measured error stays within a budget; the most there are where
     none does.
 
@@ -152,7 +151,7 @@ def within_budget(spec: PolicySpec, error_budget: float, ask: Calibrate) -> Judg
     stay within the budget, to more until some do.
     """
     numbers = [len(plan) for plan in spec.plans]
-    predicted = len(replace(spec, error_budget=error_budget).plan_of())
+    predicted = len(replace(spec, error_budget=error_budget).schedule_of())
     start = max(0, numbers.index(predicted) - NEIGHBOURS // 2)
     judged = judge(spec, numbers[start : start + NEIGHBOURS], ask)
     stop = start + len(judged)
@@ -166,51 +165,42 @@ def within_budget(spec: PolicySpec, error_budget: float, ask: Calibrate) -> Judg
     return next((one for one in judged if one.error <= error_budget), judged[-1])
 
 
-def candidates(spec: PolicySpec, number: int) -> list[Schedule]:
+def candidates(spec: PolicySpec, number: int) -> list[Candidate]:
     """The policy's own plan, its rivals and the regular schedule of each setting, then the same
     with other gains."""
-    below = [Setting(forecast_order=order) for order in range(spec.forecast_order + 1)]
-    settings = dict.fromkeys([*below, Setting.of(spec), *map(Setting.of, spec.rivals)])
-    regular = even(spec.steps, number)
+    below = [(order, 0.0) for order in range(spec.forecast_order + 1)]
+    settings = dict.fromkeys([*below, spec.setting, *(one.setting for one in spec.rivals)])
+    computed = even(spec.steps, number)
+    regular = [
+        StepSchedule(computed=computed, forecast_order=order, feedback=gain)
+        for order, gain in settings
+    ]
     planned = [
-        _schedule("plan", spec.plan_of(number), Setting.of(spec)),
-        *(
-            _schedule("rival", rival.computed, Setting.of(rival))
-            for rival in spec.rivals
-            if len(rival.computed) == number
-        ),
-        *(_schedule("even", regular, setting) for setting in settings),
+        Candidate(source="plan", schedule=spec.schedule_of(number)),
+        *(Candidate(source="rival", schedule=one) for one in spec.rivals if len(one) == number),
+        *(Candidate(source="even", schedule=one) for one in regular),
     ]
     return list(dict.fromkeys([*planned, *_varied(planned)]))
 
 
-def _varied(schedules: list[Schedule]) -> list[Schedule]:
+def _varied(candidates: list[Candidate]) -> list[Candidate]:
     """With the gain that they were planned for, far from others, good steps may look worse."""
     return [
-        _with_gain(one, min(1.0, factor * one.feedback))
+        _with_gain(one, min(1.0, factor * one.schedule.feedback))
         for factor in FACTORS
-        for one in schedules
-        if one.feedback
+        for one in candidates
+        if one.schedule.feedback
     ]
 
 
-def _with_gain(schedule: Schedule, gain: float) -> Schedule:
+def _with_gain(candidate: Candidate, gain: float) -> Candidate:
     """The same steps with another gain; a policy's own plan is its own with the policy's alone."""
-    kind: ScheduleSource = "even" if schedule.kind == "even" else "rival"
-    return replace(schedule, kind=kind, feedback=round(gain, 4))
-
-
-def _schedule(kind: ScheduleSource, computed: tuple[int, ...], setting: Setting) -> Schedule:
-    return Schedule(
-        kind=kind,
-        computed=computed,
-        forecast_order=setting.forecast_order,
-        feedback=setting.feedback,
-    )
+    source: ScheduleSource = "even" if candidate.source == "even" else "rival"
+    return Candidate(source=source, schedule=candidate.schedule.with_feedback(round(gain, 4)))
 
 
 def _errors(
-    spec: PolicySpec, schedules: list[Schedule], noises: range, ask: Calibrate
+    spec: PolicySpec, schedules: list[StepSchedule], noises: range, ask: Calibrate
 ) -> list[float]:
     per_batch = max(1, BATCH // len(noises))
     probes = [
@@ -224,7 +214,7 @@ def _errors(
 
 
 def _probe(
-    spec: PolicySpec, schedules: list[Schedule], noises: range, name: str
+    spec: PolicySpec, schedules: list[StepSchedule], noises: range, name: str
 ) -> CalibrationTask:
     """All candidates side by side, each on the same noises."""
     masks = torch.stack([candidate.mask(spec.steps) for candidate in schedules], dim=1)
@@ -239,24 +229,25 @@ def _probe(
     )
 
 
-def _point(name: str, policy: ReusePolicy, schedule: Schedule) -> OperatingPoint:
-    spec = policy.spec
+def _point(name: str, policy: ReusePolicy, chosen: Candidate) -> OperatingPoint:
+    schedule = chosen.schedule
     return OperatingPoint(
         method=name,
-        operating_point=f"{schedule.kind}@{len(schedule.computed)},"
+        operating_point=f"{chosen.source}@{len(schedule)},"
         f"order={schedule.forecast_order},feedback={schedule.feedback:g}",
-        steps=spec.steps,
-        gate=_gate(policy, schedule),
+        steps=policy.spec.steps,
+        gate=_gate(policy, chosen),
         forecast_order=schedule.forecast_order,
         feedback=schedule.feedback,
         schedule=schedule,
+        schedule_source=chosen.source,
     )
 
 
-def _gate(policy: ReusePolicy, schedule: Schedule) -> Gate:
-    if schedule.kind == "plan":
-        return ScheduleGate(policy, len(schedule.computed))
-    return MaskGate(schedule.mask(policy.spec.steps)[:, None, None])
+def _gate(policy: ReusePolicy, chosen: Candidate) -> Gate:
+    if chosen.source == "plan":
+        return ScheduleGate(policy, len(chosen.schedule))
+    return MaskGate(chosen.schedule.mask(policy.spec.steps)[:, None, None])
 
 
 class LearnedSchedule(Method):

@@ -1,0 +1,1 @@
+"""Sweeps and ablations of the DQAR paper and talk, over grids of gates."""

@@ -1,0 +1,1 @@
+"""Sampling with a policy, a plan or a configuration, beside reference samples."""

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.storage.object_store import Root, Storage, open_storage
-from pipeline.traces.dataset import side_by_side
+from pipeline.traces.commit import map_concurrently
 from pipeline.traces.document_schemas import MERGED_SHARD, TABLES, UNIT_SHARD
 from pipeline.traces.lease import Lease
 from pipeline.traces.manifest import publish_manifest
@@ -121,6 +121,6 @@ def _is_ours(name: str, units: set[str]) -> bool:
 
 def vacuum(storage: Storage, manifest: dict[str, Any]) -> None:
     """Delete them. For the driver that holds the folder's lease alone, after it published."""
-    side_by_side(storage.delete, orphans(storage, manifest))
+    map_concurrently(storage.delete, orphans(storage, manifest))
     for folder in FOLDERS:
         storage.delete_partial(folder)

@@ -1,203 +1,156 @@
-"""What exists in a traces folder: the plan that claims it, receipts, the manifest.
+"""Handles of finished traces: opened and checked once, then passed along.
 
-A unit writes its two shards, then its receipt; the manifest names the shards that exist for a
-reader. Each appears whole or not at all, and in this order, on folders and object stores alike.
+:class:`Traces` is what every reader takes. :class:`TraceDataset` is one collection;
+:class:`pipeline.traces.multi_dataset.MultiTraceDataset` reads several one after the other.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, TypeAlias, TypeVar
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int
+from numpy import ndarray
 
 from pipeline.errors import InputError
-from pipeline.exploration.collect_plan import (
-    TRACE_SCHEMA_VERSION,
-    CollectPlan,
-    Unit,
-    canonical_json,
-)
+from pipeline.models.noise import round_seed
 from pipeline.storage.object_store import Root, Storage, open_storage
 from pipeline.traces.document_schemas import TABLES, check_plan
-from pipeline.traces.manifest import newest_manifest, publish_manifest, read_document
-from pipeline.traces.shards import (
-    Part,
-    as_json,
-    find_receipt,
-    is_sound,
-    key_of,
-    listed_sizes,
-    parts_of,
-    unit_part,
-)
-
-T = TypeVar("T")
-U = TypeVar("U")
-TraceUris: TypeAlias = Root | tuple[Root, ...]
-"""One dataset, or several that are read one after the other."""
-SIDE_BY_SIDE = 16
-"""Requests in flight while receipts are looked through."""
+from pipeline.traces.manifest import newest_manifest, read_document
+from pipeline.traces.shards import key_of, listed_sizes, parts_of
+from pipeline.traces.tables import Batch, Table, as_table, concatenated, scan_shards
+from pipeline.traces.trajectory_stream import GateBlock, whole_trajectories
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TraceDataset:
-    """A finished dataset: its plan and the manifest that names its shards."""
+class Traces(ABC):
+    """Finished trajectories and their gates.
 
-    storage: Storage
-    """Where it lies."""
+    The table of trajectories is read once and kept; gates are many more, and are streamed.
+    """
+
     plan: dict[str, Any]
-    """The plan's fields."""
+    """Fields that the plans of all parts share."""
     manifest: dict[str, Any]
-    """The newest version."""
+    """The manifest of the first part, for what it says of the model."""
+
+    @property
+    @abstractmethod
+    def parts(self) -> tuple[TraceDataset, ...]:
+        """The datasets, in the order in which they are read."""
+
+    @property
+    @abstractmethod
+    def digest(self) -> str:
+        """Digest of the floats of all parts as they were collected, in their order."""
+
+    @property
+    def forecast_orders(self) -> tuple[int, ...]:
+        """Forecast orders that any part explored, ascending."""
+        # Plans of the first release have none.
+        orders = (order for part in self.parts for order in part.plan.get("forecast_orders", [0]))
+        return tuple(sorted(set(orders)))
+
+    @property
+    def feedbacks(self) -> tuple[float, ...]:
+        """Gains of error feedback that any part explored, ascending."""
+        gains = (gain for part in self.parts for gain in part.plan.get("feedbacks", [0.0]))
+        return tuple(sorted(set(gains)))
+
+    @cached_property
+    def trajectories(self) -> Table:
+        """All trajectories, one row each, in the order of the plans."""
+        return concatenated([part.trajectories for part in self.parts])
+
+    @cached_property
+    def noise_index(self) -> Int[ndarray, " trajectories"]:
+        """Index of the noise sample that each trajectory starts from.
+
+        Collections of one seed share their noise samples, as far as they explore around no policy
+        or around the same one; all others have their own.
+        """
+        seeds: list[int] = []
+        keys = []
+        for part in self.parts:
+            seed = round_seed(part.plan["seed"], part.plan.get("policy_digest", ""))
+            seeds += [] if seed in seeds else [seed]
+            ids = part.trajectories["noise_id"].to_numpy()
+            keys.append(np.stack([np.full_like(ids, seeds.index(seed)), ids]))
+        return np.unique(np.concatenate(keys, axis=1), axis=1, return_inverse=True)[1].reshape(-1)
+
+    def stream_gates(
+        self, columns: list[str] | None = None, *, only_reused: bool = False
+    ) -> Iterator[Batch]:
+        """Gates in batches of rows, shard after shard, in bounded memory.
+
+        Args:
+            only_reused: leave out the gates that computed.
+        """
+        for part in self.parts:
+            keys = part.shards("gates")
+            yield from scan_shards(part.storage, "gates", keys, columns, only_reused=only_reused)
+
+    def read_gates(self, columns: list[str] | None = None) -> Table:
+        """All gates, or some of their columns, in memory."""
+        return as_table("gates", self.stream_gates(columns), columns)
+
+    def whole_trajectories(self, columns: list[str]) -> Iterator[GateBlock]:
+        """Gates in blocks of a few thousand rows, none of which ends within a trajectory.
+
+        Raises:
+            InputError: if the rows of a trajectory do not follow each other.
+        """
+        ids = self.trajectories["trajectory_id"].to_pylist()
+        batches = self.stream_gates(["trajectory_id", *columns])
+        return whole_trajectories(batches, columns, ids)
+
+    def __str__(self) -> str:
+        return ", ".join(part.uri for part in self.parts)
+
+
+# Without slots: a cached property needs a dictionary.
+@dataclass(frozen=True, kw_only=True)
+class TraceDataset(Traces):
+    """A finished collection: its plan, and the manifest that names its shards."""
+
+    uri: str
+    """The folder or URI, as it was given."""
+    storage: Storage
+    """Access to its files."""
+    plan: dict[str, Any]
+    """All fields of the plan, with its hash."""
+    manifest: dict[str, Any]
+    """The newest version when the dataset was opened."""
+
+    @property
+    def parts(self) -> tuple[TraceDataset, ...]:
+        """The dataset itself."""
+        return (self,)
 
     @property
     def digest(self) -> str:
-        """Digest of the floats as they were collected; compaction leaves it."""
+        """Digest of the floats as they were collected; compaction leaves it as it is."""
         return self.manifest["data_digest"]
 
+    @cached_property
+    def trajectories(self) -> Table:
+        """All trajectories, one row each, in the order of the plan."""
+        rows = scan_shards(self.storage, "trajectories", self.shards("trajectories"))
+        return as_table("trajectories", rows)
+
     def shards(self, table: str) -> list[str]:
-        """Keys of one table's shards, in the order of the units."""
+        """Keys of one table's files, in the order of the units that they hold."""
         return [key_of(table, part["files"][table]) for part in parts_of(self.manifest)]
 
 
-def claim_output(root: Root, plan: CollectPlan) -> None:
-    """Take a folder for a plan, or find it taken for the same one (resume).
+def open_dataset(root: Root) -> TraceDataset:
+    """Read the plan and the newest manifest of one collection, and check its shards.
 
     Raises:
-        InputError: if the folder holds another plan, or something that is not a dataset.
-    """
-    storage = open_storage(root)
-    wanted = json.loads(canonical_json(_plan_document(plan)))
-    found = read_document(storage, "plan.json", lambda document: None)
-    if found is not None:
-        return _refuse_other_plan(found, wanted, storage)
-    refuse_other_contents(storage)
-    # First, so that a driver killed here leaves a folder that the same plan may claim.
-    if not storage.create("plan.json", as_json(wanted)):
-        claim_output(storage, plan)
-
-
-def refuse_other_contents(storage: Storage) -> None:
-    """A folder without a plan must be new.
-
-    Raises:
-        InputError: if it holds something.
-    """
-    if not storage.is_empty():
-        raise InputError(
-            f"--out must be a new folder or a collection's. Got {storage}, which holds "
-            "other files. Name another folder."
-        )
-
-
-def _plan_document(plan: CollectPlan) -> dict[str, Any]:
-    return {**plan.fields, "plan_hash": plan.plan_hash}
-
-
-def _refuse_other_plan(found: dict[str, Any], wanted: dict[str, Any], storage: Storage) -> None:
-    if found == wanted:
-        return
-    changed = [
-        f"{key} {found.get(key)!r:.80} not {value!r:.80}"
-        for key, value in wanted.items()
-        if key != "plan_hash" and found.get(key) != value
-    ]
-    raise InputError(
-        f"--out must hold the same plan. Got {storage}, collected with "
-        f"{', '.join(changed) or 'other fields'}. Name another folder, or repeat the first command."
-    )
-
-
-def committed_receipts(root: Root, plan: CollectPlan) -> dict[str, dict[str, Any]]:
-    """Receipts of the units that are done: by their own, or by a merged part that holds them."""
-    storage = open_storage(root)
-    held = _held_by_merged_parts(storage)
-    written = storage.sizes("_receipts")
-
-    def find(unit: Unit) -> dict[str, Any] | None:
-        if unit.unit_id in held:
-            return held[unit.unit_id]
-        return find_receipt(storage, unit) if f"{unit.unit_id}.json" in written else None
-
-    units = list(plan.units())
-    found = zip(units, side_by_side(find, units), strict=True)
-    return {unit.unit_id: receipt for unit, receipt in found if receipt is not None}
-
-
-def _held_by_merged_parts(storage: Storage) -> dict[str, dict[str, Any]]:
-    # After compaction a unit's own shards are gone.
-    manifest = newest_manifest(storage)
-    if manifest is None:
-        return {}
-    merged = [part for part in parts_of(manifest) if len(part["units"]) > 1]
-    sound = side_by_side(lambda part: is_sound(storage, part), merged)
-    held = {i for part, whole in zip(merged, sound, strict=True) if whole for i in part["units"]}
-    return {unit["unit_id"]: unit for unit in manifest["units"] if unit["index"] in held}
-
-
-def side_by_side(work: Callable[[T], U], items: Iterable[T]) -> list[U]:
-    """Apply to every item, several at once, since each waits for storage."""
-    with ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
-        return list(pool.map(work, items))
-
-
-def write_manifest(
-    root: Root,
-    plan: CollectPlan,
-    receipts: dict[str, dict[str, Any]],
-    model_facts: dict[str, Any],
-) -> dict[str, Any]:
-    """Publish the next manifest version; only what it names exists for a reader.
-
-    ``model_facts`` are what training needs to know of the model: its depth, its sites' FLOPs.
-    """
-    storage = open_storage(root)
-    units = sorted(receipts.values(), key=lambda receipt: receipt["index"])
-    manifest = {
-        "schema_version": TRACE_SCHEMA_VERSION,
-        "plan_hash": plan.plan_hash,
-        "trajectories": sum(unit["trajectories"] for unit in units),
-        "gates": sum(unit["gates"] for unit in units),
-        "decision_digest": _digest_of([unit["decision_digest"] for unit in units]),
-        "data_digest": _digest_of(
-            [unit["files"][name]["sha256"] for unit in units for name in TABLES]
-        ),
-        **model_facts,
-        "units": units,
-        "parts": _parts(storage, units),
-    }
-    return publish_manifest(storage, manifest)
-
-
-def _parts(storage: Storage, units: list[dict[str, Any]]) -> list[Part]:
-    """Merged parts that still hold what they held, and the other units' own."""
-    latest = newest_manifest(storage)
-    before = {unit["index"]: unit for unit in latest["units"]} if latest else {}
-    now = {unit["index"]: unit for unit in units}
-    merged = [
-        part
-        for part in (parts_of(latest) if latest else [])
-        if len(part["units"]) > 1
-        and all(now.get(index) == before[index] for index in part["units"])
-        and is_sound(storage, part)
-    ]
-    held = {index for part in merged for index in part["units"]}
-    own = [unit_part(unit) for unit in units if unit["index"] not in held]
-    return sorted(merged + own, key=lambda part: part["units"])
-
-
-def _digest_of(parts: list[str]) -> str:
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
-
-
-def open_traces(root: Root) -> TraceDataset:
-    """Find a dataset's manifest and check its shards.
-
-    Raises:
-        InputError: naming what is missing, empty, of another version or truncated, and the mend.
+        InputError: naming what is missing, empty, of another version or truncated, and the fix.
     """
     storage = open_storage(root)
     plan = read_document(storage, "plan.json", check_plan)
@@ -206,19 +159,10 @@ def open_traces(root: Root) -> TraceDataset:
             f"--traces must be a folder that jobs/collect.py wrote. Got {root}, which "
             "holds no plan.json. Check the path."
         )
-    traces = TraceDataset(storage=storage, plan=plan, manifest=_manifest_of(storage, plan))
-    _refuse_damaged(traces)
-    return traces
-
-
-def each_root(roots: TraceUris) -> tuple[Root, ...]:
-    """The datasets one by one."""
-    return roots if isinstance(roots, tuple) else (roots,)
-
-
-def open_each(roots: TraceUris) -> list[TraceDataset]:
-    """:func:`open_traces` of each dataset, in their order."""
-    return [open_traces(root) for root in each_root(roots)]
+    manifest = _manifest_of(storage, plan)
+    dataset = TraceDataset(uri=str(root), storage=storage, plan=plan, manifest=manifest)
+    _refuse_damaged(dataset)
+    return dataset
 
 
 def _manifest_of(storage: Storage, plan: dict[str, Any]) -> dict[str, Any]:
@@ -236,14 +180,14 @@ def _manifest_of(storage: Storage, plan: dict[str, Any]) -> dict[str, Any]:
     return manifest
 
 
-def _refuse_damaged(traces: TraceDataset) -> None:
-    sizes = listed_sizes(traces.storage)
-    for part in parts_of(traces.manifest):
+def _refuse_damaged(dataset: TraceDataset) -> None:
+    sizes = listed_sizes(dataset.storage)
+    for part in parts_of(dataset.manifest):
         for table in TABLES:
             file = part["files"][table]
             if (size := sizes.get(key_of(table, file), 0)) != file["bytes"]:
                 raise InputError(
-                    f"Shard {traces.storage}/{key_of(table, file)} must have {file['bytes']} "
+                    f"Shard {dataset.storage}/{key_of(table, file)} must have {file['bytes']} "
                     f"bytes. Got {size}. Run the jobs/collect.py command of this folder again to "
                     "collect it anew."
                 )

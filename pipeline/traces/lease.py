@@ -30,7 +30,7 @@ NUMBERED = re.compile(r"([0-9]{6,18})\.json")
 HOLDER = {"host": TEXT, "machine": TEXT, "pid": COUNT, "started": COUNT}
 DOCUMENT = {
     "token": TEXT,
-    "state": one_of("acquire_lease", "released"),
+    "state": one_of("held", "released"),
     "renewals": COUNT,
     "since": TEXT,
     "holder": HOLDER,
@@ -156,7 +156,7 @@ def take(storage: Storage, config: LeaseConfig) -> Lease:
 def _new_document() -> dict[str, Any]:
     return {
         "token": uuid.uuid4().hex,
-        "state": "acquire_lease",
+        "state": "held",
         "renewals": 0,
         "since": datetime.now(UTC).isoformat(timespec="seconds"),
         "holder": asdict(this_process()),

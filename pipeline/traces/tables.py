@@ -1,11 +1,14 @@
-"""Traces as two Arrow tables, written and read shard by shard. The only room with pyarrow."""
+"""The two Arrow tables of traces, written and read shard by shard.
+
+This is the only module that imports pyarrow.
+"""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -17,9 +20,13 @@ from pipeline.errors import InputError
 from pipeline.exploration.collect_plan import Unit
 from pipeline.storage.local_folder import LocalFolder
 from pipeline.storage.object_store import Root, Storage, open_storage
-from pipeline.traces.dataset import TraceUris, open_each
 from pipeline.traces.document_schemas import TABLES
 from pipeline.traces.shards import commit_receipt
+
+Table: TypeAlias = pa.Table
+"""An Arrow table."""
+Batch: TypeAlias = pa.RecordBatch
+"""Some rows of an Arrow table."""
 
 TRAJECTORIES = pa.schema(
     [
@@ -72,15 +79,15 @@ ROW_GROUP = 1 << 17
 """Rows that a merged shard keeps together, and that merging holds in memory."""
 
 
-def to_table(columns: dict[str, Any], schema: pa.Schema) -> pa.Table:
-    """Columns as a table of the schema; one value stands for all rows, NaN for null."""
+def to_table(columns: dict[str, Any], schema: pa.Schema) -> Table:
+    """Convert columns to a table of a schema; one value stands for all rows, NaN for null."""
     num_rows = max(len(column) for column in columns.values() if _is_sequence(column))
     full = {
         name: column if _is_sequence(column) else [column] * num_rows
         for name, column in columns.items()
     }
     arrays = [pa.array(full[field.name], type=field.type, from_pandas=True) for field in schema]
-    return pa.Table.from_arrays(arrays, schema=schema)
+    return Table.from_arrays(arrays, schema=schema)
 
 
 def _is_sequence(column: Any) -> bool:
@@ -94,8 +101,11 @@ def commit_unit(
     gates: dict[str, Any],
     notes: dict[str, Any],
 ) -> dict[str, Any]:
-    """Write a unit's shards, then its receipt; returns the receipt that counts, which an earlier
-    attempt at the unit may have left."""
+    """Write a unit's shards, then its receipt.
+
+    Returns:
+        The receipt that counts: an earlier attempt at the unit may have left it.
+    """
     storage = open_storage(root)
     tables = {"trajectories": to_table(trajectories, TRAJECTORIES), "gates": to_table(gates, GATES)}
     files = {name: _write_shard(storage, name, unit, table) for name, table in tables.items()}
@@ -111,7 +121,7 @@ def commit_unit(
     return commit_receipt(storage, unit, receipt)
 
 
-def _write_shard(storage: Storage, name: str, unit: Unit, table: pa.Table) -> dict[str, Any]:
+def _write_shard(storage: Storage, name: str, unit: Unit, table: Table) -> dict[str, Any]:
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
     data = sink.getvalue().to_pybytes()
@@ -122,8 +132,8 @@ def _write_shard(storage: Storage, name: str, unit: Unit, table: pa.Table) -> di
     return file
 
 
-def decision_digest(gates: pa.Table) -> str:
-    """Digest of what was decided, free of floats that a device could change."""
+def decision_digest(gates: Table) -> str:
+    """Digest of gates' actions and random draws, without floats, which differ between devices."""
     digest = hashlib.sha256()
     for name in ("trajectory_id", "step", "layer", "site", "action", "draw_id"):
         column = gates[name].combine_chunks()
@@ -132,40 +142,16 @@ def decision_digest(gates: pa.Table) -> str:
     return digest.hexdigest()
 
 
-def read_trajectories(uri: TraceUris) -> pa.Table:
-    """All trajectories that the manifest names, in the order of the plan; of several datasets, one
-    after the other."""
-    return _read(uri, "trajectories", None)
+def as_table(name: str, batches: Iterable[Batch], columns: list[str] | None = None) -> Table:
+    """Batches of a table's rows as one table of its schema, or of some columns of it."""
+    schema = SCHEMAS[name]
+    wanted = schema if columns is None else pa.schema([schema.field(one) for one in columns])
+    return Table.from_batches(list(batches), wanted)
 
 
-def read_gates(uri: TraceUris, columns: list[str] | None = None) -> pa.Table:
-    """All gates that the manifest names; joins with trajectories on ``trajectory_id``."""
-    return _read(uri, "gates", columns)
-
-
-def stream_gates(
-    uri: TraceUris, columns: list[str] | None = None, *, only_reused: bool = False
-) -> Iterator[pa.RecordBatch]:
-    """Gates batch by batch, shard after shard, in bounded memory."""
-    condition = pc.field("action") != "compute" if only_reused else None
-    return _stream_each(uri, "gates", columns, condition)
-
-
-def _read(uri: TraceUris, table: str, columns: list[str] | None) -> pa.Table:
-    batches = list(_stream_each(uri, table, columns))
-    schema = SCHEMAS[table]
-    wanted = schema if columns is None else pa.schema([schema.field(name) for name in columns])
-    return pa.Table.from_batches(batches, wanted)
-
-
-def _stream_each(
-    uri: TraceUris,
-    table: str,
-    columns: list[str] | None = None,
-    condition: pc.Expression | None = None,
-) -> Iterator[pa.RecordBatch]:
-    for traces in open_each(uri):
-        yield from _stream(traces.storage, table, traces.shards(table), columns, condition)
+def concatenated(tables: list[Table]) -> Table:
+    """Tables of one schema, one after the other, without a copy."""
+    return pa.concat_tables(tables)
 
 
 def _opened(storage: Storage, key: str) -> Any:
@@ -175,13 +161,23 @@ def _opened(storage: Storage, key: str) -> Any:
     return storage.open(key)
 
 
-def _stream(
+def scan_shards(
     storage: Storage,
     table: str,
     keys: list[str],
     columns: list[str] | None = None,
-    condition: pc.Expression | None = None,
-) -> Iterator[pa.RecordBatch]:
+    *,
+    only_reused: bool = False,
+) -> Iterator[Batch]:
+    """Rows of some shards of a table, in batches and in order, with their checksums verified.
+
+    Args:
+        only_reused: leave out the gates that computed.
+
+    Raises:
+        InputError: naming a shard that does not hold what was written.
+    """
+    condition = pc.field("action") != "compute" if only_reused else None
     options = ds.ParquetFragmentScanOptions(page_checksum_verification=True)
     parquet = ds.ParquetFileFormat(default_fragment_scan_options=options)
     for key in keys:
@@ -199,23 +195,23 @@ def _stream(
 
 
 def merge_shards(storage: Storage, table: str, keys: list[str], target: Path) -> int:
-    """Write the rows of some shards, in their order, as one local file; returns how many."""
+    """Write the rows of some shards, in their order, as one local file; returns their number."""
     rows = 0
     with pq.ParquetWriter(
         target, SCHEMAS[table], compression="zstd", write_page_checksum=True
     ) as writer:
-        for group in _grouped(_stream(storage, table, keys)):
+        for group in _grouped(scan_shards(storage, table, keys)):
             writer.write_table(group, row_group_size=ROW_GROUP)
             rows += group.num_rows
     return rows
 
 
-def _grouped(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
-    held: list[pa.RecordBatch] = []
+def _grouped(batches: Iterable[Batch]) -> Iterator[Table]:
+    held: list[Batch] = []
     for batch in batches:
         held.append(batch)
         if sum(one.num_rows for one in held) >= ROW_GROUP:
-            yield pa.Table.from_batches(held)
+            yield Table.from_batches(held)
             held = []
     if held:
-        yield pa.Table.from_batches(held)
+        yield Table.from_batches(held)

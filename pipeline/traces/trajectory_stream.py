@@ -1,26 +1,24 @@
-"""Gates of a dataset as they pass by, whole trajectories at a time."""
+"""Streams of gates regrouped by trajectory: blocks of rows as NumPy arrays, in bounded memory."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from pipeline.errors import InputError
-from pipeline.traces.dataset import TraceUris
-from pipeline.traces.tables import read_trajectories, stream_gates
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GateBlock:
-    """Rows of some trajectories, with all the rows that each has in the stream."""
+    """All gates of some trajectories, one row each."""
 
     owner: np.ndarray
-    """Place of each row's trajectory in the table of trajectories."""
+    """Index of each row's trajectory in the table of trajectories."""
     columns: dict[str, np.ndarray]
-    """By name; texts as an array of strings."""
+    """Columns by name; texts as an array of strings."""
 
     def __getitem__(self, rows: Any) -> GateBlock:
         chosen = {name: column[rows] for name, column in self.columns.items()}
@@ -28,18 +26,21 @@ class GateBlock:
 
 
 def whole_trajectories(
-    uri: TraceUris, columns: list[str], *, only_reused: bool = False
+    batches: Iterable[Any], columns: list[str], ids: list[str]
 ) -> Iterator[GateBlock]:
-    """Blocks of a few thousand rows, none of which ends within a trajectory.
+    """Regroup batches of gates into blocks, none of which ends within a trajectory.
+
+    Args:
+        batches: Arrow record batches with the columns and ``trajectory_id``.
+        ids: ids of all trajectories; a block's ``owner`` is an index into them.
 
     Raises:
         InputError: if the rows of a trajectory do not follow each other.
     """
-    place = places_of(uri)
+    place = {trajectory_id: index for index, trajectory_id in enumerate(ids)}
     is_past = np.zeros(len(place), dtype=bool)
     held: GateBlock | None = None
-    wanted = ["trajectory_id", *columns]
-    for batch in stream_gates(uri, wanted, only_reused=only_reused):
+    for batch in batches:
         if batch.num_rows == 0:
             continue
         block = _block(batch, columns, place)
@@ -52,12 +53,6 @@ def whole_trajectories(
             yield _passed(block[:cut], is_past)
     if held is not None:
         yield _passed(held, is_past)
-
-
-def places_of(uri: TraceUris) -> dict[str, int]:
-    """Place of each trajectory in the table of trajectories, by its id."""
-    ids = read_trajectories(uri)["trajectory_id"].to_pylist()
-    return {trajectory_id: index for index, trajectory_id in enumerate(ids)}
 
 
 def _block(batch: Any, columns: list[str], place: dict[str, int]) -> GateBlock:

@@ -1,0 +1,1 @@
+"""Training: a damage model fitted on traces, and the schedules planned with it."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from dqar.policy.network import ReusePolicy
-from dqar.policy.spec import Rival, Setting
+from dqar.step_schedule import ReuseSetting
 from pipeline.train.planning import plans_of
 
 
@@ -36,7 +36,7 @@ def with_rivals(
     policy: ReusePolicy,
     local: ReusePolicy,
     snrs: list[float],
-    settings: tuple[Setting, ...],
+    settings: tuple[ReuseSetting, ...],
     max_stretch: float,
 ) -> ReusePolicy:
     """The policy with plans for each setting: its own, and those of the mean with ``local``, a fit
@@ -46,16 +46,11 @@ def with_rivals(
         snrs: as ``settings`` and ``max_stretch``, of :func:`pipeline.train.planning.planned`.
     """
     spec, mean = policy.spec, averaged(policy, local)
-    own = {_rival(plan, Setting.of(spec)) for plan in spec.plans}
+    own = set(spec.schedules)
     found = [
-        _rival(plan.computed, setting)
+        plan.schedule
         for setting in settings
         for model in (policy, mean)
         for plan in plans_of(model, snrs, setting, max_stretch)
     ]
     return policy.with_spec(rivals=tuple(one for one in dict.fromkeys(found) if one not in own))
-
-
-def _rival(computed: tuple[int, ...], setting: Setting) -> Rival:
-    order, gain = setting.forecast_order, setting.feedback
-    return Rival(computed=computed, forecast_order=order, feedback=gain)

@@ -1,43 +1,43 @@
-"""What a training is asked for, and what of it the traces can answer."""
+"""Configuration of a training, and the sites and settings that the traces allow it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal
 
-from dqar.policy.spec import Setting
 from dqar.records import FEATURE_SETS
+from dqar.step_schedule import ReuseSetting
 from pipeline.errors import InputError
-from pipeline.traces.multi_dataset import MultiTraceDataset
+from pipeline.traces.dataset import Traces
 from pipeline.train.early_stopping import FitConfig
 
 APART = ("depth", "site_code")
-"""Features that tell the gates of one step apart before a run."""
+"""Features that differ among the gates of one step and are known before a run."""
 STATES = ("log_gap", "log_span")
-"""Features that a plan cannot be made without: what it chooses between, and what bounds that."""
+"""Features that every plan needs: the gap that it chooses, and the span before, which bounds it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainConfig:
-    """What to fit."""
+    """Features, label, sites and settings of the policy to fit."""
 
     features: Literal["seed", "schedule", "full"] = "schedule"
     """The named feature set. ``schedule`` is known before a run, so that the policy plans whole
     runs and measures nothing; with the others it decides step by step."""
     without: tuple[str, ...] = ()
-    """Features of that set to leave out, to see what they are worth."""
+    """Features of that set to leave out, for an ablation."""
     label: Literal["final", "local"] = "final"
     """``final`` attributes the final delta; ``local`` learns one-step errors, for comparison."""
     sites: tuple[str, ...] = ()
-    """Sites to learn; all that the traces hold by default."""
+    """Sites to learn; by default all that the traces hold."""
     granularity: Literal["gate", "step"] = "step"
-    """Whether layers are decided one by one or together."""
+    """``step`` decides all layers of a step together, ``gate`` each alone."""
     forecast_orders: tuple[int, ...] = ()
-    """Orders of forecasts that plans may show; all that the traces hold by default. A policy that
-    decides step by step shows the first, and learns from trajectories that showed it."""
+    """Forecast orders that plans may use; by default all that the traces hold. A policy that
+    decides step by step uses the first, and learns from the trajectories that used it."""
     feedbacks: tuple[float, ...] = ()
-    """Gains of error feedback that plans may have; all that the traces hold by default, and the
-    least alone with the label ``local``: one-step errors do not tell what a gain does. A policy
+    """Gains of error feedback that plans may have; by default all that the traces hold, and with
+    the label ``local`` the least alone: one-step errors do not show the effect of a gain. A policy
     that decides step by step has the first."""
     members: int = 4
     """Networks whose mean is the policy."""
@@ -61,22 +61,22 @@ class TrainConfig:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The features. Gates that are decided together need none that tells them apart."""
+        """Features that the network reads. A policy that plans reads none of :data:`APART`."""
         unused = {*self.without, *(APART if self.plans else ())}
         return tuple(name for name in FEATURE_SETS[self.features] if name not in unused)
 
     @property
     def plans(self) -> bool:
-        """Whether the policy plans whole runs."""
+        """True where the policy plans whole runs."""
         return self.granularity == "step" and self.features == "schedule"
 
     def fit_config(self) -> FitConfig:
-        """The fit that these values describe."""
+        """Settings of the optimizer."""
         return FitConfig(seed=self.seed)
 
 
-def sites_of(config: TrainConfig, traces: MultiTraceDataset) -> tuple[str, ...]:
-    """Sites to learn.
+def sites_of(config: TrainConfig, traces: Traces) -> tuple[str, ...]:
+    """Sites to learn: those asked for, by default all of the traces.
 
     Raises:
         InputError: if the traces do not hold them.
@@ -97,17 +97,18 @@ def sites_of(config: TrainConfig, traces: MultiTraceDataset) -> tuple[str, ...]:
     return sites
 
 
-def settings_of(config: TrainConfig, traces: MultiTraceDataset) -> tuple[Setting, ...]:
-    """What plans may show, of what the traces explored.
+def settings_of(config: TrainConfig, traces: Traces) -> tuple[ReuseSetting, ...]:
+    """Combinations of forecast order and gain that plans may have: those asked for, by default all
+    that the traces explored.
 
     Raises:
         InputError: if they did not explore what is asked for.
     """
-    orders = _chosen("--forecast-orders", config.forecast_orders, traces.plan["forecast_orders"])
-    gains = _chosen("--feedback", config.feedbacks, traces.plan["feedbacks"])
+    orders = _chosen("--forecast-orders", config.forecast_orders, traces.forecast_orders)
+    gains = _chosen("--feedback", config.feedbacks, traces.feedbacks)
     if config.label == "local":
         gains = (min(gains),)
-    return tuple(Setting(forecast_order=order, feedback=gain) for order in orders for gain in gains)
+    return tuple((order, gain) for order in orders for gain in gains)
 
 
 def _chosen(flag: str, wanted: tuple, explored: tuple) -> tuple:

@@ -49,10 +49,12 @@ class DamageModel:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DamageFit:
-    """A fitted model, and the descent that led there."""
+    """A fitted model, and where its fit ended."""
 
     model: DamageModel
-    descended: FitState
+    """The model with the kept weights."""
+    state: FitState
+    """Where the fit ended."""
 
 
 def fit_damage(
@@ -71,9 +73,9 @@ def fit_damage(
         report: as ``checkpoint``, of :func:`pipeline.train.early_stopping.fit_with_early_stopping`.
     """
     objective = DamageObjective(spec, gates, config, held_out)
-    descended = fit_with_early_stopping(objective, config, report, checkpoint)
+    state = fit_with_early_stopping(objective, config, report, checkpoint)
     objective.policy.eval().requires_grad_(False)
-    return DamageFit(model=objective.model(), descended=descended)
+    return DamageFit(model=objective.model(), state=state)
 
 
 class DamageObjective(Objective):

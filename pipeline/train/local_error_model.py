@@ -1,10 +1,12 @@
-"""A fit on the log squared *local* error of single gates: the label that published routers learn
-from. It is here to be compared with; it ignores what becomes of an error."""
+"""Fit of the policy's network on the log squared *local* error of single gates.
+
+Published routers learn from this label. It is a baseline here: it ignores how an error grows or
+shrinks in later steps.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,19 +18,10 @@ from dqar.policy.network import ReusePolicy
 from dqar.policy.spec import PolicySpec
 from pipeline.train.checkpoint import Checkpoint
 from pipeline.train.early_stopping import FitConfig, FitState, Objective, fit_with_early_stopping
+from pipeline.train.local_error_sample import LocalGates
 
 BATCH = 8192
-"""Gates of a step."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LocalGates:
-    """Single gates and what they cost at their own step."""
-
-    features: Float[Tensor, "gates f"]
-    """Unscaled."""
-    log_error: Float[Tensor, " gates"]
-    """Log squared relative L2 distance of the cached from the fresh output."""
+"""Gates of one optimizer step."""
 
 
 def fit_local(
@@ -40,15 +33,19 @@ def fit_local(
     held_out: LocalGates | None = None,
     checkpoint: Checkpoint | None = None,
 ) -> tuple[ReusePolicy, FitState]:
-    """Fit f on single gates; the arguments are those of
-    :func:`pipeline.train.damage_model.fit_damage`."""
-    objective = _Local(spec, gates, config, held_out)
-    descended = fit_with_early_stopping(objective, config, report, checkpoint)
-    return objective.policy.eval().requires_grad_(False), descended
+    """Fit f on single gates.
+
+    Args:
+        held_out: gates of other noise samples, by which the fit ends early.
+        report: as ``checkpoint``, of :func:`pipeline.train.early_stopping.fit_with_early_stopping`.
+    """
+    objective = LocalErrorObjective(spec, gates, config, held_out)
+    state = fit_with_early_stopping(objective, config, report, checkpoint)
+    return objective.policy.eval().requires_grad_(False), state
 
 
-class _Local(Objective):
-    """The loss on gates drawn at random for each step."""
+class LocalErrorObjective(Objective):
+    """Huber loss on gates drawn at random for each step."""
 
     def __init__(
         self, spec: PolicySpec, gates: LocalGates, config: FitConfig, held_out: LocalGates | None
@@ -68,7 +65,7 @@ class _Local(Objective):
         return loss.item()
 
     def _draw(self, step: int) -> Tensor:
-        """The gates of a step, the draws of all steps before it passed over."""
+        """Gates of a step; a resumed fit repeats the draws of the steps before it."""
         batch = torch.empty(0)
         while self.drawn <= step:
             batch = torch.randint(len(self.gates.features), (BATCH,), generator=self.generator)

@@ -7,11 +7,9 @@ import math
 import numpy as np
 
 from dqar.policy.network import ReusePolicy
-from dqar.policy.planner import StepPlan, plan_steps
-from dqar.policy.spec import Setting
+from dqar.policy.planner import plan_steps
 from dqar.records import ACTIONS
-from pipeline.traces.dataset import TraceUris
-from pipeline.traces.tables import stream_gates
+from dqar.step_schedule import ReuseSetting, ScoredSchedule
 from pipeline.train.gate_table import ReusedGates
 
 COMPARED = (0.2, 0.5)
@@ -26,7 +24,7 @@ STRETCH_QUANTILE = 0.99
 def planned(
     policy: ReusePolicy,
     snrs: list[float],
-    settings: tuple[Setting, ...],
+    settings: tuple[ReuseSetting, ...],
     max_stretch: float = math.inf,
 ) -> ReusePolicy:
     """The policy with plans of the lowest order that it predicts about the least error for, and of
@@ -40,40 +38,24 @@ def planned(
     by_setting = {one: plans_of(policy, snrs, one, max_stretch) for one in settings}
     errors = {one: _mean_log_error(by_setting[one], len(snrs)) for one in settings}
     enough = min(errors.values()) + math.log(1.0 + TIE)
-    order = min(one.forecast_order for one in settings if errors[one] <= enough)
-    alike = (one for one in settings if one.forecast_order == order)
+    order = min(one for one, gain in settings if errors[one, gain] <= enough)
+    alike = (one for one in settings if one[0] == order)
     best = min(alike, key=errors.__getitem__)
     return policy.with_spec(
-        plans=tuple(plan.computed for plan in by_setting[best]),
+        plans=tuple(plan.schedule.computed for plan in by_setting[best]),
         plan_errors=tuple(plan.error for plan in by_setting[best]),
         forecast_order=order,
-        feedback=best.feedback,
+        feedback=best[1],
         actions=("compute", *ACTIONS[: order + 1]),
     )
 
 
 def plans_of(
-    policy: ReusePolicy, snrs: list[float], setting: Setting, max_stretch: float
-) -> list[StepPlan]:
+    policy: ReusePolicy, snrs: list[float], setting: ReuseSetting, max_stretch: float
+) -> list[ScoredSchedule]:
     """The best plans of one setting; the arguments are those of :func:`planned`."""
-    return plan_steps(
-        policy,
-        snrs,
-        setting.forecast_order,
-        policy.spec.max_gap,
-        max_stretch,
-        setting.feedback,
-    )
-
-
-def snrs_of(uri: TraceUris) -> list[float]:
-    """SNR of each step, as the gates of a dataset saw it."""
-    log_snr: dict[int, float] = {}
-    for batch in stream_gates(uri, ["step", "log_snr"]):
-        steps, first = np.unique(batch["step"].to_numpy(), return_index=True)
-        values = batch["log_snr"].to_numpy(zero_copy_only=False)[first]
-        log_snr.update(zip(steps.tolist(), values.tolist(), strict=True))
-    return [math.exp(log_snr[step]) for step in sorted(log_snr)]
+    order, gain = setting
+    return plan_steps(policy, snrs, order, policy.spec.max_gap, max_stretch, gain)
 
 
 def max_stretch_of(gates: ReusedGates, names: tuple[str, ...]) -> float:
@@ -89,7 +71,7 @@ def max_stretch_of(gates: ReusedGates, names: tuple[str, ...]) -> float:
     return float(np.quantile(ratio[has_span].exp().numpy(), STRETCH_QUANTILE))
 
 
-def _mean_log_error(plans: list[StepPlan], steps: int) -> float:
+def _mean_log_error(plans: list[ScoredSchedule], steps: int) -> float:
     low, high = (share * steps for share in COMPARED)
-    errors = [plan.error for plan in plans if low <= len(plan.computed) <= high]
+    errors = [plan.error for plan in plans if low <= len(plan.schedule) <= high]
     return float(np.mean(np.log(np.maximum(errors, 1e-12)))) if errors else math.inf

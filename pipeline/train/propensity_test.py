@@ -1,9 +1,10 @@
-"""Whether logged propensities are those of the actions that were logged.
+"""Chi-squared test of logged propensities against logged actions.
 
-Within a stratum (a design at a step) every coin reuses with the probability that its propensity
-says, so reuses less their probabilities add up to about nothing, with a variance of ``sum p(1-p)``.
-Sums of a trajectory's steps are uncorrelated, as each probability is given what came before, so the
-squared z-scores of all strata add up to a chi-squared.
+Propensities are what an off-policy estimate divides by. Within a stratum (a design at a step) every
+random draw reuses with the probability that its propensity says, so the reuses less the sum of
+their probabilities have mean zero and variance ``sum p(1-p)``. Sums of a trajectory's steps are
+uncorrelated, as each probability is given what came before, so the squared z-scores of all strata
+add up to a chi-squared.
 """
 
 from __future__ import annotations
@@ -14,27 +15,27 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import chi2
 
-from pipeline.traces.dataset import TraceUris
-from pipeline.traces.tables import read_trajectories
-from pipeline.traces.trajectory_stream import GateBlock, whole_trajectories
+from pipeline.traces.dataset import Traces
+from pipeline.traces.trajectory_stream import GateBlock
 
 LEAST_VARIANCE = 5.0
 """Below it a stratum's sum is too far from normal to be tested."""
-COIN = ("draw_id", "step", "propensity", "action", "eligible")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Stratum:
-    """The coins of one design at one step."""
+    """Random draws of one design at one step."""
 
     design: str
+    """Name of the exploration design."""
     step: int
-    coins: int
-    """Thrown in it; gates that share a coin count once."""
+    """Index of the sampler's step."""
+    draws: int
+    """Number of draws; gates that share one count once."""
     excess: float
     """Reuses less the sum of their probabilities."""
     variance: float
-    """Of the excess, if the propensities are right; certain actions add nothing."""
+    """Variance of the excess if the propensities are right; certain actions add nothing."""
 
     @property
     def z(self) -> float:
@@ -44,9 +45,10 @@ class Stratum:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PropensityTest:
-    """The strata of a dataset that are large enough to be tested."""
+    """Chi-squared test over the strata of a dataset."""
 
     strata: list[Stratum]
+    """Strata that are large enough to be tested."""
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -65,44 +67,55 @@ class PropensityTest:
 
     def __str__(self) -> str:
         if not self.strata:
-            return "balance of propensities: too few coins to test"
+            return "propensity test: too few random draws"
         figures = self.metrics
         return (
-            f"balance of propensities: chi^2 {figures['balance_chi2']:.1f} over "
+            f"propensity test: chi^2 {figures['balance_chi2']:.1f} over "
             f"{len(self.strata)} strata, p {figures['balance_p']:.3f}"
         )
 
 
-def check_propensities(uri: TraceUris) -> PropensityTest:
-    """Test the propensities of a dataset, stratum by stratum. Coins of several datasets are
-    pooled: each was thrown with its own probability."""
-    own = np.array(read_trajectories(uri)["design"].to_pylist())
-    designs = np.unique(own)
-    sums: dict[tuple[str, int], np.ndarray] = {}
-    for block in whole_trajectories(uri, list(COIN)):
-        coins = _coins(block)
-        design = np.searchsorted(designs, own[coins.owner])
-        for key, added in _sums(coins, design).items():
-            stratum = (str(designs[key[0]]), key[1])
-            sums[stratum] = sums.get(stratum, 0.0) + added
-    strata = [
-        Stratum(design=design, step=step, coins=round(coins), excess=excess, variance=variance)
-        for (design, step), (coins, excess, variance) in sorted(sums.items())
-    ]
-    return PropensityTest(strata=[one for one in strata if one.variance >= LEAST_VARIANCE])
+class PropensitySums:
+    """Sums over the random draws of each stratum, added up while gates are read.
+
+    Draws of several datasets are pooled: each was made with its own probability.
+    """
+
+    columns = ("draw_id", "step", "propensity", "action", "eligible")
+
+    def __init__(self, traces: Traces) -> None:
+        self._design_of = np.array(traces.trajectories["design"].to_pylist())
+        self._designs = np.unique(self._design_of)
+        self._sums: dict[tuple[str, int], np.ndarray] = {}
+
+    def add(self, block: GateBlock) -> None:
+        """Add the draws of a block to the sums of their strata."""
+        draws = _draws(block)
+        design = np.searchsorted(self._designs, self._design_of[draws.owner])
+        for key, added in _sums(draws, design).items():
+            stratum = (str(self._designs[key[0]]), key[1])
+            self._sums[stratum] = self._sums.get(stratum, 0.0) + added
+
+    def test(self) -> PropensityTest:
+        """The test over the strata that are large enough."""
+        strata = [
+            Stratum(design=design, step=step, draws=round(draws), excess=excess, variance=variance)
+            for (design, step), (draws, excess, variance) in sorted(self._sums.items())
+        ]
+        return PropensityTest(strata=[one for one in strata if one.variance >= LEAST_VARIANCE])
 
 
-def _coins(block: GateBlock) -> GateBlock:
-    """One row a coin: those that could be thrown, and of gates that share one the first."""
-    thrown = block[block.columns["eligible"]]
-    draw = thrown.columns["draw_id"].astype(np.int64)
-    place = thrown.owner * (draw.max(initial=0) + 1) + draw
-    return thrown[np.unique(place, return_index=True)[1]]
+def _draws(block: GateBlock) -> GateBlock:
+    """One row a random draw: the first of the eligible gates that share it."""
+    eligible = block[block.columns["eligible"]]
+    draw = eligible.columns["draw_id"].astype(np.int64)
+    place = eligible.owner * (draw.max(initial=0) + 1) + draw
+    return eligible[np.unique(place, return_index=True)[1]]
 
 
-def _sums(coins: GateBlock, design: np.ndarray) -> dict[tuple[int, int], np.ndarray]:
-    """Coins, reuses less their probabilities, and the variance of that, by design and step."""
-    columns = coins.columns
+def _sums(draws: GateBlock, design: np.ndarray) -> dict[tuple[int, int], np.ndarray]:
+    """Number of draws, reuses less their probabilities, and its variance, by design and step."""
+    columns = draws.columns
     reuse = columns["action"] != "compute"
     of_action = columns["propensity"].astype(float)
     probability = np.where(reuse, of_action, 1.0 - of_action)

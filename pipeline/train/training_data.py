@@ -1,159 +1,133 @@
-"""What a fit reads of a dataset: reused gates with the error they ended at, or single gates with
-their own. Memory follows trajectories: gates pass by, and what a fit needs of them goes to disk."""
+"""Data of one training, from one handle of the traces and one pass over their gates."""
 
 from __future__ import annotations
 
-import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, TypeAlias
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool
 from torch import Tensor
 
-from dqar.policy.spec import Setting
+from dqar.step_schedule import ReuseSetting
 from pipeline.errors import InputError
-from pipeline.traces.dataset import TraceUris
-from pipeline.traces.multi_dataset import describe_uris, noises_of
-from pipeline.traces.tables import read_trajectories
-from pipeline.traces.trajectory_stream import GateBlock, whole_trajectories
-from pipeline.train.gate_table import ReusedGates, StoredGates
+from pipeline.traces.dataset import Traces
+from pipeline.train.config import TrainConfig
+from pipeline.train.gate_accumulators import StalenessCounts, StepSnrs, scan_gates
+from pipeline.train.gate_table import StoredGates
+from pipeline.train.local_error_sample import LocalErrorSampler, StoredLocalGates
+from pipeline.train.propensity_test import PropensitySums, PropensityTest
+from pipeline.train.reused_gate_writer import ReusedGateWriter
 
-MAX_GAP_QUANTILE = 0.995
-"""Staleness seen more rarely than this in exploration is unknown to the policy."""
+HELD_OUT_SHARE = 5
+"""Every fifth noise sample is held out; trajectories of one noise sample stay together."""
 LOCAL_ROWS = 2**19
 """Gates that a fit of one-step errors draws from; of more, as many at random."""
 HELD_OUT_LOCAL_ROWS = 2**14
-"""Gates that such a fit is judged by while it descends."""
+"""Gates that such a fit is validated on."""
+Mask: TypeAlias = Bool[Tensor, " trajectories"]
+"""Some of the trajectories."""
+Subset: TypeAlias = Literal["usable", "fitted", "held_out"]
+"""Names of the masks of a :class:`Split`."""
 
 
-def store_reused_gates(
-    uri: TraceUris, names: tuple[str, ...], sites: tuple[str, ...], folder: Path
-) -> StoredGates:
-    """The reused gates of a dataset, or of several together, written to a file in a folder,
-    trajectory by trajectory.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Split:
+    """Trajectories to learn from, and the noise samples among them that are held out."""
 
-    Gates that ``names`` cannot tell apart are one weighted row.
+    usable: Mask
+    """Trajectories to learn from."""
+    fitted: Mask
+    """The usable ones that the first fit sees."""
+    held_out: Mask
+    """The usable ones that validate the first fit."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainingData:
+    """Everything that a training takes from the gates."""
+
+    gates: StoredGates
+    """Reused gates of all trajectories."""
+    max_gap: int
+    """Largest staleness that the policy knows, in steps."""
+    snrs: list[float]
+    """Signal-to-noise ratio of each step."""
+    propensity_test: PropensityTest
+    """Test of the logged propensities against the logged actions."""
+    local_errors: Mapping[Subset, StoredLocalGates]
+    """Random gates with their one-step errors, for the fits that learn from these."""
+
+
+def split_trajectories(traces: Traces, config: TrainConfig, setting: ReuseSetting) -> Split:
+    """Split the trajectories by noise sample. A policy that plans learns from all of them, one
+    that decides step by step from those of one setting.
+
+    Raises:
+        InputError: if fewer than two noise samples are left.
     """
-    table = read_trajectories(uri)
-    path, width = folder / "reused.f32", len(names) + 1
-    # Start, rows and gates of each trajectory.
-    spans = np.zeros((3, table.num_rows))
-    with path.open("wb") as stream:
-        for block in whole_trajectories(uri, ["site", *names], only_reused=True):
-            wanted = block[np.isin(block.columns["site"], sites)]
-            if not len(wanted.owner):
-                continue
-            rows, owner = _rows(wanted, names)
-            trajectories, first, count = np.unique(owner, return_index=True, return_counts=True)
-            spans[0, trajectories] = first + stream.tell() // (4 * width)
-            spans[1, trajectories] = count
-            np.add.at(spans[2], owner, rows[:, -1])
-            rows.tofile(stream)
-            stream.flush()
-    error = torch.tensor(table["latent_rel_l2"].to_numpy())
-    return StoredGates(
-        path=path,
-        width=width,
-        start=torch.from_numpy(spans[0]).long(),
-        num_rows=torch.from_numpy(spans[1]).long(),
-        num_gates=torch.from_numpy(spans[2]).float(),
-        squared_error=error.square(),
-        noise=torch.from_numpy(noises_of(uri)),
-    )
+    noise = torch.from_numpy(traces.noise_index)
+    everything = torch.ones_like(noise) > 0
+    usable = everything if config.plans else matching_trajectories(traces, setting)
+    is_held_out = noise % HELD_OUT_SHARE == 0
+    split = Split(usable=usable, fitted=usable & ~is_held_out, held_out=usable & is_held_out)
+    if not split.held_out.any() or not split.fitted.any():
+        raise InputError(
+            f"--traces must hold at least two noises. Got {int(noise.max()) + 1}, with "
+            f"{int(usable.sum())} trajectories to learn from. Collect more trajectories."
+        )
+    return split
 
 
-def _rows(block: GateBlock, names: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """Features and weight of each row, and its trajectory."""
-    features = np.stack([block.columns[name] for name in names], axis=1)
-    weight, owner = np.ones(len(features), dtype=np.float32), block.owner
-    if "depth" in names:
-        return np.concatenate([features, weight[:, None]], axis=1), owner
-    # Gates of a step follow each other: few rows are left to be sorted.
-    starts = np.flatnonzero(_differs(owner[:, None]) | _differs(features))
-    first, place = np.unique(owner[starts], return_inverse=True)
-    gates = ReusedGates(
-        features=torch.from_numpy(features[starts]),
-        trajectory=torch.from_numpy(place),
-        squared_error=torch.zeros(len(first)),
-        noise=torch.arange(len(first)),
-        weight=torch.from_numpy(np.add.reduceat(weight, starts)),
-    ).collapsed()
-    rows = torch.cat([gates.features, gates.weight[:, None]], dim=1)
-    return rows.numpy(), first[gates.trajectory.numpy()]
-
-
-def _differs(rows: np.ndarray) -> np.ndarray:
-    """Where a row is not the one before."""
-    is_first = np.ones(len(rows), dtype=bool)
-    is_first[1:] = (rows[1:] != rows[:-1]).any(axis=1)
-    return is_first
-
-
-def load_reused_gates(
-    uri: TraceUris, names: tuple[str, ...], sites: tuple[str, ...]
-) -> ReusedGates:
-    """:func:`store_reused_gates`, read back whole."""
-    with tempfile.TemporaryDirectory() as folder:
-        return store_reused_gates(uri, names, sites, Path(folder)).load()
-
-
-def matching_trajectories(uri: TraceUris, setting: Setting) -> Bool[Tensor, " trajectories"]:
-    """Trajectories of one order of forecasts and one gain of feedback."""
-    table = read_trajectories(uri)
-    order = table["forecast_order"].to_numpy() == setting.forecast_order
-    gain = table["feedback"].to_numpy() == np.float32(setting.feedback)
+def matching_trajectories(traces: Traces, setting: ReuseSetting) -> Mask:
+    """Mask of the trajectories of one forecast order and one gain of error feedback."""
+    table = traces.trajectories
+    order = table["forecast_order"].to_numpy() == setting[0]
+    gain = table["feedback"].to_numpy() == np.float32(setting[1])
     return torch.tensor(order & gain)
 
 
-def local_labels(
-    uri: TraceUris,
-    chosen: Bool[Tensor, " trajectories"],
-    names: tuple[str, ...],
-    sites: tuple[str, ...],
-    limit: int,
-    seed: int,
-) -> tuple[Float[Tensor, "gates f"], Float[Tensor, " gates"]]:
-    """Features and log squared local error of gates that had a value to compare with: of all, or
-    of ``limit`` at random."""
-    generator = np.random.default_rng(seed)
-    rows, keys = np.empty((0, len(names) + 1), dtype=np.float32), np.empty(0)
-    for block in whole_trajectories(uri, ["site", "local_rel_error", *names]):
-        error = block.columns["local_rel_error"]
-        wanted = np.isfinite(error) & np.isin(block.columns["site"], sites)
-        wanted &= chosen.numpy()[block.owner]
-        columns = [block.columns[name] for name in (*names, "local_rel_error")]
-        rows = np.concatenate([rows, np.stack(columns, axis=1)[wanted]])
-        keys = np.concatenate([keys, generator.random(int(wanted.sum()))])
-        if len(rows) > limit:
-            # Those with the smallest keys of all so far are a fair draw of them.
-            kept = np.sort(np.argpartition(keys, limit)[:limit])
-            rows, keys = rows[kept], keys[kept]
-    labels = torch.from_numpy(rows)
-    return labels[:, :-1].contiguous(), labels[:, -1].square().clamp_min(1e-12).log()
+def read_training_data(
+    traces: Traces, config: TrainConfig, sites: tuple[str, ...], split: Split, folder: Path
+) -> TrainingData:
+    """Read the gates once; rows that a fit needs go to files in a folder.
+
+    One pass is enough, as the trajectories of every fit are known before it: they follow from the
+    table of trajectories alone. Each random sample has its own generator, so that its draws are
+    the same whichever other samples are drawn beside it.
+
+    Raises:
+        InputError: if no gate reused.
+    """
+    staleness, snrs, propensities = StalenessCounts(), StepSnrs(), PropensitySums(traces)
+    samplers = _samplers(config, sites, split)
+    with ReusedGateWriter(traces, config.names, sites, folder) as writer:
+        scan_gates(traces, writer, staleness, snrs, propensities, *samplers.values())
+    return TrainingData(
+        gates=writer.stored(),
+        max_gap=staleness.max_gap(traces),
+        snrs=snrs.snrs(),
+        propensity_test=propensities.test(),
+        local_errors={
+            name: sampler.store(folder / f"local-{name}.npy") for name, sampler in samplers.items()
+        },
+    )
 
 
-def max_gap_of(uri: TraceUris) -> int:
-    """The largest staleness that a policy may be said to know."""
-    counts: dict[float, int] = {}
-    for block in whole_trajectories(uri, ["log_gap"], only_reused=True):
-        for value, count in zip(
-            *np.unique(block.columns["log_gap"], return_counts=True), strict=True
-        ):
-            counts[float(value)] = counts.get(float(value), 0) + int(count)
-    if not counts:
-        raise InputError(
-            f"--traces must hold gates that reused. Got none in {describe_uris(uri)}. Collect more "
-            "trajectories, or with --designs paced."
-        )
-    return round(float(np.exp(_quantile(counts, MAX_GAP_QUANTILE))))
-
-
-def _quantile(counts: dict[float, int], q: float) -> float:
-    """As numpy's, linear between neighbours, of values that come so many times."""
-    values = sorted(counts)
-    upto = np.cumsum([counts[value] for value in values])
-    place = q * (upto[-1] - 1)
-    ranks = np.floor(place), np.ceil(place)
-    low, high = (values[int(np.searchsorted(upto, rank, side="right"))] for rank in ranks)
-    return low + (high - low) * (place - ranks[0])
+def _samplers(
+    config: TrainConfig, sites: tuple[str, ...], split: Split
+) -> dict[Subset, LocalErrorSampler]:
+    limits: dict[Subset, int] = {}
+    if config.label == "local":
+        limits = {"fitted": LOCAL_ROWS, "held_out": HELD_OUT_LOCAL_ROWS, "usable": LOCAL_ROWS}
+    elif config.plans:
+        # For the alternative schedules.
+        limits = {"usable": LOCAL_ROWS}
+    seed = config.fit_config().seed
+    return {
+        name: LocalErrorSampler(getattr(split, name), config.names, sites, limit=limit, seed=seed)
+        for name, limit in limits.items()
+    }

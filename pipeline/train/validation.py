@@ -1,4 +1,4 @@
-"""What held-out trajectories say of a damage model: fit, discrimination, calibration, features."""
+"""Validation on held-out trajectories: fit, discrimination, calibration, feature importance."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ NUM_SHUFFLES = 5
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Validation:
-    """Figures on trajectories whose noise the fit never saw."""
+    """Figures on trajectories whose noise samples the fit never saw."""
 
     metrics: dict[str, float]
-    """``r2`` of log D^2; ``auc`` and ``brier`` of "ends within tolerance"; sizes."""
+    """R^2 of log D^2 (``r2``); AUC and Brier score of "ends within tolerance"; sizes."""
     importance: dict[str, float]
     """Loss of R^2 when a feature is shuffled among gates, by feature."""
     reliability: list[tuple[float, float]]
-    """(predicted probability, share that held) by bin."""
+    """Pairs of predicted probability and measured share, by bin."""
     predicted: list[float]
     """Predicted log D^2."""
     measured: list[float]
@@ -37,7 +37,7 @@ class Validation:
 def validate(
     model: DamageModel, fitted: ReusedGates, held_out: ReusedGates, *, seed: int
 ) -> Validation:
-    """Compare predictions with what held-out trajectories ended at.
+    """Compare predicted with measured errors of held-out trajectories.
 
     The tolerance is the median error of the fitted trajectories; the probability to end within
     it comes from the normal spread of the fit's residuals.
@@ -94,22 +94,22 @@ def _shuffled_r2(
     return float(r2_score(gates.log_error.numpy(), shuffled.numpy()))
 
 
-def plot_held_out(held_out: Validation, path: Path) -> None:
-    """Three panels: predicted against measured, reliability, permutation importance."""
+def plot_validation(validation: Validation, path: Path) -> None:
+    """Plot predicted against measured errors, the reliability and the permutation importance."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(13, 4), layout="constrained")
     fit, reliability, importance = figure.subplots(1, 3)
-    fit.scatter(held_out.measured, held_out.predicted, s=12)
-    ends = [min(held_out.measured), max(held_out.measured)]
+    fit.scatter(validation.measured, validation.predicted, s=12)
+    ends = [min(validation.measured), max(validation.measured)]
     fit.plot(ends, ends, color="grey")
     fit.set(xlabel="measured log D^2", ylabel="predicted", title="held-out trajectories")
     reliability.plot([0, 1], [0, 1], color="grey")
-    reliability.plot(*zip(*held_out.reliability, strict=True), marker="o")
+    reliability.plot(*zip(*validation.reliability, strict=True), marker="o")
     reliability.set(
         xlabel="predicted probability", ylabel="share within tolerance", title="reliability"
     )
-    names = sorted(held_out.importance, key=lambda name: held_out.importance[name])
-    importance.barh(names, [held_out.importance[name] for name in names])
+    names = sorted(validation.importance, key=lambda name: validation.importance[name])
+    importance.barh(names, [validation.importance[name] for name in names])
     importance.set(xlabel="loss of R^2", title="permutation importance")
     figure.savefig(path, dpi=120)

@@ -11,7 +11,7 @@ from dqar.policy.spec import PolicySpec
 from pipeline.cli import enter
 from pipeline.exploration.collect_plan import CollectPlan
 from pipeline.models.model_info import find_model
-from pipeline.traces.dataset import claim_output, write_manifest
+from pipeline.traces.commit import claim_output, write_manifest
 from pipeline.traces.tables import commit_unit, to_table
 
 JOBS = Path(__file__).parents[2] / "jobs"

@@ -7,10 +7,10 @@ import pytest
 
 from benchmarks.distributed.fault_injection import KINDS, Arena, Collection, draw_kinds
 from pipeline.collect.quarantine import FOLDER
-from pipeline.traces.dataset import open_traces
-from pipeline.traces.tables import read_gates, read_trajectories
+from pipeline.traces import read_gates, read_trajectories
+from pipeline.traces.multi_dataset import open_traces
 
-SIZES = (120, 480, 1920)
+SIZES = (120, 480, 1920, 7680)
 """Trajectories of a collection: one that ends before its kills are done is followed by a larger."""
 STEPS, LAYERS = 10, 8
 KILLS = 6

@@ -1,4 +1,7 @@
-"""Kill -9 in the middle of a training and of an evaluation: the same command takes it up."""
+"""Kill -9 in the middle of a training and of an evaluation: the same command takes it up.
+
+What is killed holds still by then, so that no machine is too fast and none looks too late.
+"""
 
 import json
 import os
@@ -16,30 +19,25 @@ from dqar.policy.serialization import load_policy
 from pipeline.collect.driver import Collector
 from pipeline.exploration.collect_plan import CollectPlan
 from pipeline.models.model_info import find_model
-from pipeline.traces.dataset import claim_output, write_manifest
+from pipeline.traces.commit import claim_output, write_manifest
+from tests.jobs.paused_job import paused_job
 
 ROOT = Path(__file__).parents[2]
+FINAL = "_checkpoint/final.json"
+ANSWERS = "_points/[!_]*.json"
 LIMIT_S = 400
 CLOCKED = ("speedup", "speedup_bound", "latency_s", "peak_memory_mb")
 """Columns that no two runs share."""
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
-TRAIN = """
-import sys, time
-sys.path.insert(0, sys.argv.pop(1))
-pause = float(sys.argv.pop(1))
-import pipeline.train.checkpoint, pipeline.train.run
+TRAINS_IN_SMALL_STEPS = """
+import pipeline.train.checkpoint
 pipeline.train.checkpoint.EVERY_S = 0.0
-advance = pipeline.train.run.Progress.advance
-def slowly(self, count):
-    time.sleep(pause)
-    advance(self, count)
-pipeline.train.run.Progress.advance = slowly
-import jobs.train
-sys.exit(jobs.train.enter(jobs.train.parser(), jobs.train.run))
 """
-"""The door, with a checkpoint at every round and a pause after it."""
+"""Ahead of a training's job: a checkpoint at every round."""
+NEVER = 10**6
+"""More files than are ever there: a job that holds still at so many does not."""
 
 
 def start(words: list, folder: Path, log: str) -> subprocess.Popen:
@@ -82,29 +80,31 @@ def kill_when(process: subprocess.Popen, is_time) -> None:
 @pytest.fixture(scope="module")
 def traces(tmp_path_factory) -> Path:
     """24 trajectories of 6 steps, collected without a cluster."""
-    info = find_model("digits")
+    card = find_model("digits")
     plan = CollectPlan(
-        model="digits", model_hash=info.model_hash, num_trajectories=24, batch_size=24, steps=6
+        model="digits", model_hash=card.model_hash, num_trajectories=24, batch_size=24, steps=6
     )
     root = tmp_path_factory.mktemp("traces") / "digits"
     claim_output(root, plan)
     collector = Collector(plan, str(root))
     receipts = {unit.unit_id: collector.do(unit) for unit in plan.units()}
-    facts = {"num_layers": info.num_layers, "site_flops": info.site_flops}
+    facts = {"num_layers": card.num_layers, "site_flops": card.site_flops}
     write_manifest(root, plan, receipts, facts)
     return root
 
 
-def train(traces: Path, out: Path, pause: float = 0.0) -> subprocess.Popen:
+def train(traces: Path, out: Path, hold_at: int = NEVER) -> subprocess.Popen:
     flags = ["--traces", traces, "--out", out, "--tracking-uri", f"sqlite:///{out}.db"]
-    return start(["-c", TRAIN, str(ROOT), str(pause), *flags], out.parent, f"{out.name}.log")
+    job = paused_job("train", ROOT, out / FINAL, hold_at, out.parent / "never")
+    words = [job[0], TRAINS_IN_SMALL_STEPS + job[1], *job[2:], *flags]
+    return start(words, out.parent, f"{out.name}.log")
 
 
 def test_a_training_that_was_killed_ends_at_the_same_policy(traces, tmp_path):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     finish(train(traces, whole), tmp_path / "whole.log")
-    process = train(traces, cut, pause=2.0)
-    kill_when(process, lambda: (cut / "_checkpoint" / "final.json").exists())
+    process = train(traces, cut, hold_at=1)
+    kill_when(process, lambda: (cut / FINAL).exists())
     assert not (cut / "policy.json").exists()
     finish(train(traces, cut), tmp_path / "cut.log")
     said = (tmp_path / "cut.log").read_text()
@@ -118,7 +118,7 @@ def test_a_training_that_was_killed_ends_at_the_same_policy(traces, tmp_path):
     assert one.spec.metrics == other.spec.metrics
 
 
-def evaluate(out: Path) -> subprocess.Popen:
+def evaluate(out: Path, hold_at: int = NEVER) -> subprocess.Popen:
     flags = {
         "--model": "digits",
         "--out": str(out),
@@ -132,7 +132,8 @@ def evaluate(out: Path) -> subprocess.Popen:
         "--tracking-uri": f"sqlite:///{out}.db",
     }
     words = [word for flag in flags.items() for word in flag]
-    return start([ROOT / "jobs" / "evaluate.py", *words], out.parent, f"{out.name}.log")
+    job = paused_job("evaluate", ROOT, out / ANSWERS, hold_at, out.parent / "never")
+    return start([*job, *words], out.parent, f"{out.name}.log")
 
 
 def rows_of(out: Path) -> list[dict]:
@@ -144,15 +145,14 @@ def test_an_evaluation_that_was_killed_measures_only_what_is_missing(tmp_path):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     finish(evaluate(whole), tmp_path / "whole.log")
     assert not (whole / "_points").exists()
-    process = evaluate(cut)
-    kept = cut / "_points"
-    kill_when(process, lambda: len(list(kept.glob("[!_]*.json"))) >= 3)
+    process = evaluate(cut, hold_at=3)
+    kill_when(process, lambda: len(list(cut.glob(ANSWERS))) >= 3)
     assert not (cut / "results.json").exists()
-    answers = {path.name: path.stat().st_mtime_ns for path in kept.glob("[!_]*.json")}
+    answers = {path.name: path.stat().st_mtime_ns for path in cut.glob(ANSWERS)}
     # Seven points of two parts each.
     assert 3 <= len(answers) < 14
     finish(evaluate(cut), tmp_path / "cut.log")
     said = (tmp_path / "cut.log").read_text()
     assert f"evaluate: {len(answers)} of 14 answers are of an earlier run" in said
-    assert not kept.exists()
+    assert not (cut / "_points").exists()
     assert rows_of(cut) == rows_of(whole)

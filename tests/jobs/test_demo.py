@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pipeline.traces.tables import read_trajectories
+from pipeline.traces import read_trajectories
 
 JOB = Path(__file__).parents[2] / "jobs" / "demo.py"
 

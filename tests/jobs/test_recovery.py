@@ -1,4 +1,7 @@
-"""Kill -9 in the middle of a collection: what was planned is collected, and once."""
+"""Kill -9 in the middle of a collection: what was planned is collected, and once.
+
+The driver that is disturbed holds still when a few units are done, so that no machine is too fast.
+"""
 
 import os
 import signal
@@ -10,18 +13,21 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pipeline.traces.dataset import open_traces
-from pipeline.traces.tables import read_gates, read_trajectories
+from pipeline.traces import read_gates, read_trajectories
+from pipeline.traces.multi_dataset import open_traces
+from tests.jobs.paused_job import paused_job
 
-JOB = Path(__file__).parents[2] / "jobs" / "collect.py"
+ROOT = Path(__file__).parents[2]
 TRAJECTORIES, STEPS = 60, 20
+RECEIPTS = "_receipts/[!_]*.json"
 LIMIT_S = 400
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
 
-def start(out: Path) -> subprocess.Popen:
-    """The collection of this file, in a process group of its own."""
+def start(out: Path, hold_at: int = TRAJECTORIES) -> subprocess.Popen:
+    """The collection of this file, in a process group of its own. It holds still when so many
+    units are done, until :func:`gate_of` is there; by default never."""
     flags = {
         "--model": "digits",
         "--out": str(out),
@@ -32,10 +38,11 @@ def start(out: Path) -> subprocess.Popen:
         "--tracking-uri": f"sqlite:///{out.parent}/{out.name}.db",
     }
     words = [str(word) for flag in flags.items() for word in flag]
+    job = paused_job("collect", ROOT, out / RECEIPTS, hold_at, gate_of(out))
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     with (out.parent / f"{out.name}.log").open("ab") as log:
         return subprocess.Popen(
-            [sys.executable, str(JOB), *words],
+            [sys.executable, *job, *words],
             cwd=out.parent,
             env=environment,
             stdout=log,
@@ -44,13 +51,17 @@ def start(out: Path) -> subprocess.Popen:
         )
 
 
+def gate_of(out: Path) -> Path:
+    return out.parent / f"{out.name}.go"
+
+
 def finish(process: subprocess.Popen, out: Path) -> None:
     code = process.wait(timeout=LIMIT_S)
     assert code == 0, (out.parent / f"{out.name}.log").read_text()[-3000:]
 
 
 def receipts(out: Path) -> list[Path]:
-    return list((out / "_receipts").glob("[!_]*.json"))
+    return list(out.glob(RECEIPTS))
 
 
 def await_receipts(process: subprocess.Popen, out: Path, count: int) -> None:
@@ -101,12 +112,13 @@ def assert_whole(out: Path) -> None:
 
 def test_a_killed_worker_is_replaced(tmp_path, undisturbed):
     out = tmp_path / "traces"
-    process = start(out)
+    process = start(out, hold_at=1)
     await_receipts(process, out, 1)
     victims = collectors_of(process)
     assert victims
     victims[0].kill()
     assert len(receipts(out)) < 10
+    gate_of(out).touch()
     finish(process, out)
     assert_whole(out)
     assert open_traces(str(out)).manifest["decision_digest"] == undisturbed
@@ -114,7 +126,7 @@ def test_a_killed_worker_is_replaced(tmp_path, undisturbed):
 
 def test_the_same_command_resumes_after_its_driver_was_killed(tmp_path, undisturbed):
     out = tmp_path / "traces"
-    process = start(out)
+    process = start(out, hold_at=2)
     await_receipts(process, out, 2)
     family = psutil.Process(process.pid).children(recursive=True)
     os.killpg(process.pid, signal.SIGKILL)

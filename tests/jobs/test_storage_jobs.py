@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.storage.object_store import open_storage
-from pipeline.traces.dataset import open_traces
-from pipeline.traces.tables import read_gates, read_trajectories
+from pipeline.traces import read_gates, read_trajectories
+from pipeline.traces.multi_dataset import open_traces
 
 JOBS = Path(__file__).parents[2] / "jobs"
 LIMIT_S = 600

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from pipeline.demo.local_servers import ray_and_mlflow
-from pipeline.traces.dataset import open_traces
-from pipeline.traces.tables import read_gates, read_trajectories
+from pipeline.traces import read_gates, read_trajectories
+from pipeline.traces.multi_dataset import open_traces
+from tests.jobs.paused_job import paused_job
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
@@ -22,6 +23,7 @@ PLAN = [
     *("--model", "digits", "--steps", str(STEPS), "--batch-size", "6", "--workers", "2"),
     *("--num-trajectories", str(TRAJECTORIES)),
 ]
+RECEIPTS = "_receipts/[!_]*.json"
 LIMIT_S = 400
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
@@ -62,9 +64,9 @@ def submit(cluster):
 def collect(submit, cluster):
     """Submits the collection of this file."""
 
-    def run(out, *flags):
+    def run(out, *flags, job=("jobs/collect.py",)):
         uri = cluster["MLFLOW_TRACKING_URI"]
-        entry = ["python", "jobs/collect.py", "--out", str(out), "--tracking-uri", uri, *PLAN]
+        entry = ["python", *job, "--out", str(out), "--tracking-uri", uri, *PLAN]
         return submit(*flags, "--", *entry)
 
     return run
@@ -81,7 +83,7 @@ def job_info(environment, submission_id):
 
 
 def receipts(out):
-    return list((out / "_receipts").glob("[!_]*.json"))
+    return list(out.glob(RECEIPTS))
 
 
 def await_true(is_so):
@@ -95,7 +97,9 @@ def test_a_stopped_collection_is_resumed_by_another_submission(collect, cluster,
     whole, out = tmp_path / "whole", tmp_path / "stopped"
     done = collect(whole)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    assert collect(out, "--no-wait", "--submission-id", "first").returncode == 0
+    # It holds still after two units, however long the stop takes to arrive.
+    held = paused_job("collect", ".", out / RECEIPTS, 2, tmp_path / "never")
+    assert collect(out, "--no-wait", "--submission-id", "first", job=held).returncode == 0
     await_true(lambda: len(receipts(out)) >= 2)
     stopped = call(cluster, BIN / "ray", "job", "stop", "first")
     assert stopped.returncode == 0, stopped.stdout + stopped.stderr

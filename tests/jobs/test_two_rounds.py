@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from pipeline.traces.dataset import open_traces
-from pipeline.traces.multi_dataset import noises_of
+from pipeline.traces.multi_dataset import open_traces
 
 JOBS = Path(__file__).parents[2] / "jobs"
 LIMIT_S = 900
@@ -50,7 +49,7 @@ def test_two_rounds(job, tmp_path):
     first, second = (open_traces(str(tmp_path / name)) for name in ("first", "near"))
     assert (second.plan["steps"], second.plan["forecast_orders"]) == (8, [1])
     assert second.manifest["num_layers"] == first.manifest["num_layers"]
-    assert len(set(noises_of((tmp_path / "first", tmp_path / "near")))) == 8
+    assert len(set(open_traces((tmp_path / "first", tmp_path / "near")).noise_index)) == 8
     job("train", "--traces", "first", "--traces", "near", "--out", "both")
     lineage = json.loads((tmp_path / "both" / "policy.json").read_text())["lineage"]
     assert set(lineage) == {"parent", "collect", "collect-2", "train"}

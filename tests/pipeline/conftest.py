@@ -9,7 +9,7 @@ from pipeline.collect.worker import Collector
 from pipeline.exploration.collect_plan import CollectPlan
 from pipeline.models.loading import load_model
 from pipeline.models.model_info import find_model
-from pipeline.traces.dataset import claim_output, write_manifest
+from pipeline.traces.commit import claim_output, write_manifest
 
 
 @pytest.fixture(scope="session")

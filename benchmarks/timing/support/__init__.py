@@ -1,0 +1,1 @@
+"""Models that are timed, interleaved rounds, medians with their intervals."""

@@ -1,0 +1,1 @@
+"""Static plans followed without a controller, by copies of the model that share its weights."""

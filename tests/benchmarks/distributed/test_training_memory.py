@@ -8,10 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.distributed.synthetic_traces import LAYERS, STEPS, write_traces
-from pipeline.traces.tables import read_trajectories
-from pipeline.train.propensity_test import check_propensities
+from pipeline.traces import read_trajectories
 from pipeline.train.train import TrainConfig
-from pipeline.train.training_data import load_reused_gates
+from tests.pipeline.gate_readers import check_propensities, load_reused_gates
 
 RESULT = Path(__file__).parents[3] / "benchmarks/results/cpu/training-memory-schedule.json"
 

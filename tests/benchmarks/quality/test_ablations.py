@@ -16,6 +16,12 @@ from pipeline.methods.calibration import CalibrationTask
 from pipeline.train.config import STATES, TrainConfig
 
 STEPS, NOISES = 5, 3
+ROUNDING = 2e-5
+"""Relative L2 distance within which a run of as many steps stays from what it is in a batch of
+another size: kernels round differently for another number of rows."""
+MOVED = 5e-3
+"""Relative tolerance of the error of a plan in another batch: a last bit can move a value of an
+int8 cache to the next integer."""
 
 
 @pytest.fixture(scope="module")
@@ -42,12 +48,13 @@ def evaluator(policy):
 def test_plans_are_run_as_the_policy_says(evaluator, policy):
     found = plan_errors(evaluator, policy, NOISES)
     assert found.shape == (3, NOISES)
-    assert not found[0].any()
+    # All is computed, but beside the other plans' samples.
+    assert (found[0] < ROUNDING).all()
     reuse = torch.tensor([step not in (0, 2) for step in range(STEPS)])[:, None, None]
     probe = CalibrationTask(name="plan", gate=MaskGate(reuse), num_samples=NOISES, feedback=0.5)
     assert (found[1] > 0).all()
-    torch.testing.assert_close(found[1], evaluator.calibrate(probe).error)
-    torch.testing.assert_close(found[2], found[1])
+    torch.testing.assert_close(found[1], evaluator.calibrate(probe).error, atol=0, rtol=MOVED)
+    torch.testing.assert_close(found[2], found[1], atol=0, rtol=MOVED)
 
 
 def test_a_row_says_what_a_policy_is(evaluator, policy, tmp_path):

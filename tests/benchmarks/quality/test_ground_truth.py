@@ -53,7 +53,7 @@ def test_toggles_are_fixed_by_their_seed_and_stay_within_what_is_known():
 def test_a_plan_is_predicted_the_damage_that_the_planner_counted(policy, order):
     damage = step_damage(policy, SNRS, order, MAX_GAP)
     for plan in plan_steps(policy, SNRS, order, MAX_GAP):
-        computes = tuple(step in plan.computed for step in range(STEPS))
+        computes = tuple(step in plan.schedule.computed for step in range(STEPS))
         assert predicted_damage(damage, computes) == pytest.approx(plan.error**2, rel=1e-4)
 
 

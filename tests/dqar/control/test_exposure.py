@@ -8,6 +8,9 @@ import torch
 from dqar.gates.rules import MaskGate
 from dqar.records import FEATURES, DecisionReason
 
+ROUNDING = 1e-5
+"""Relative L2 distance within which two orders of the same float32 sums stay over a run: kernels
+round differently for another number of rows."""
 by_branches = pytest.mark.parametrize("branch_mode", ["tied", "independent"])
 ORDERS = {"0": 0, "1": 1, "2": 2, "mixed": torch.tensor([2, 0, 1])}
 by_orders = pytest.mark.parametrize("order", ORDERS.values(), ids=ORDERS)
@@ -80,7 +83,7 @@ def test_replay_holds_with_an_int8_cache(rig, cached, order, distance):
 @by_branches
 @pytest.mark.parametrize("cached", ["output", "kv"])
 @by_orders
-def test_sample_does_not_depend_on_its_batch_mates(rig, branch_mode, cached, order):
+def test_sample_does_not_depend_on_its_batch_mates(rig, branch_mode, cached, order, distance):
     changes, options = of_order(order)
     config, chosen = rig.config(branch_mode=branch_mode, cached=cached, **changes), [2, 0]
     mask = rig.mask(config)
@@ -88,7 +91,7 @@ def test_sample_does_not_depend_on_its_batch_mates(rig, branch_mode, cached, ord
     options = {name: value[chosen] for name, value in options.items()}
     columns = chosen if branch_mode == "tied" else chosen + [rig.samples + one for one in chosen]
     fewer = rig.run(config, MaskGate(mask[..., columns]), exposure=True, chosen=chosen, **options)
-    torch.testing.assert_close(fewer.latents, together.latents[chosen], atol=1e-5, rtol=1e-5)
+    assert distance(fewer.latents, together.latents[chosen]) < ROUNDING
     torch.testing.assert_close(
         fewer.features, together.features[:, :, columns], atol=1e-5, rtol=1e-5
     )

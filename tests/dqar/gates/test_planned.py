@@ -42,8 +42,8 @@ def test_the_plan_of_a_number_is_followed(plan):
 
 def test_by_default_the_fastest_plan_within_the_error_budget():
     assert computed_steps(ScheduleGate(planned_policy())) == PLANS[1]
-    assert planned_policy(error_budget=0.5).spec.plan_of() == PLANS[0]
-    assert planned_policy(error_budget=-1.0).spec.plan_of() == PLANS[-1]
+    assert planned_policy(error_budget=0.5).spec.schedule_of().computed == PLANS[0]
+    assert planned_policy(error_budget=-1.0).spec.schedule_of().computed == PLANS[-1]
 
 
 def test_a_policy_with_plans_is_gated_by_them():
@@ -58,7 +58,7 @@ def test_other_step_counts_are_refused():
 
 def test_a_missing_plan_is_refused():
     with pytest.raises(ValueError, match=r"Got 5, of \[2, 3, 6\]"):
-        planned_policy().spec.plan_of(5)
+        planned_policy().spec.schedule_of(5)
 
 
 def test_a_plan_is_for_all_its_sites():

@@ -46,7 +46,7 @@ def cost_of(damage, computed):
 def test_no_other_schedule_costs_less(seed):
     generator = torch.Generator().manual_seed(seed)
     damage = torch.rand(STEPS, GAPS, GAPS + 2, GAPS + 2, generator=generator)
-    plans = {len(plan.computed): plan for plan in _solve(damage)}
+    plans = {len(plan.schedule): plan for plan in _solve(damage, (0, 0.0))}
     for number in range(1, STEPS + 1):
         rest = itertools.combinations(range(1, STEPS), number - 1)
         least = min(cost_of(damage, (0, *others)) for others in rest)
@@ -54,13 +54,14 @@ def test_no_other_schedule_costs_less(seed):
             assert number not in plans
             continue
         assert plans[number].error == pytest.approx(math.sqrt(least), rel=1e-5)
-        assert cost_of(damage, plans[number].computed) == pytest.approx(least, rel=1e-5)
+        assert cost_of(damage, plans[number].schedule.computed) == pytest.approx(least, rel=1e-5)
 
 
 def test_computing_everything_costs_nothing():
     damage = torch.ones(STEPS, GAPS, GAPS + 2, GAPS + 2)
-    last = _solve(damage)[-1]
-    assert last.computed == tuple(range(STEPS))
+    last = _solve(damage, (2, 0.5))[-1]
+    assert last.schedule.computed == tuple(range(STEPS))
+    assert last.schedule.setting == (2, 0.5)
     assert last.error == 0.0
 
 
@@ -104,11 +105,12 @@ def test_order_is_no_more_than_the_computations_allow():
     features = ("order",)
     policy = random_policy(features)
     damage = step_damage(policy, [1.0] * STEPS, 2, GAPS)
-    by_order = {round(float(value), 5) for value in damage[3, 0].flatten()}
     of_order = 3 * policy(torch.arange(3.0)[:, None]).detach().exp()
-    expected = {round(float(value), 5) for value in of_order}
-    assert by_order == expected
-    assert damage[3, 0, 0].unique().numel() == 1
+    # Kernels round differently for another row of another number of rows.
+    is_of = torch.isclose(damage[3, 0, ..., None], of_order, atol=0.0, rtol=1e-5)
+    assert (is_of.sum(dim=-1) == 1).all()
+    assert is_of.flatten(0, -2).any(dim=0).all()
+    assert is_of[0].any(dim=0).sum() == 1
 
 
 @pytest.mark.parametrize("order", [0, 1, 2])
@@ -116,13 +118,13 @@ def test_plans_keep_to_spans_like_those_before_where_forecasts_read_them(order):
     steps, stretch = 12, 1.8
     plans = plan_steps(random_policy(), [1.0] * steps, order, 6, stretch)
     free = plan_steps(random_policy(), [1.0] * steps, order, 6)
-    assert plans[-1].computed == tuple(range(steps))
+    assert plans[-1].schedule.computed == tuple(range(steps))
     if not order:
         assert plans == free
         return
     for plan in plans:
-        for stale in set(range(steps)) - set(plan.computed):
-            last, span, before = spans_behind(plan.computed, stale)
+        for stale in set(range(steps)) - set(plan.schedule.computed):
+            last, span, before = spans_behind(plan.schedule.computed, stale)
             assert not span or stale - last <= stretch * span
             assert not before or max(span, before) <= stretch * min(span, before)
 

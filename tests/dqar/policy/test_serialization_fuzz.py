@@ -76,7 +76,7 @@ def assert_usable(policy: ReusePolicy) -> None:
     spec = policy.spec
     rows = torch.zeros(3, len(spec.features))
     assert policy(rows).shape == (3,)
-    assert isinstance(spec.plan_of() if spec.plans else (), tuple)
+    assert isinstance(spec.schedule_of().computed if spec.plans else (), tuple)
     assert spec.saving_of_site()
 
 

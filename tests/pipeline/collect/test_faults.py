@@ -18,7 +18,8 @@ from pipeline.collect.worker import Collector, refuse_diverged
 from pipeline.errors import IncompleteError, InputError
 from pipeline.exploration.collect_plan import CollectPlan
 from pipeline.models.model_info import find_model
-from pipeline.traces.dataset import claim_output, open_traces
+from pipeline.traces.commit import claim_output
+from pipeline.traces.multi_dataset import open_traces
 
 BAD, DEADLY = 1, 3
 """Indices of the unit that diverges and of the one that its workers die over."""

@@ -22,7 +22,7 @@ from pipeline.methods.calibration import CalibrationTask
 from pipeline.methods.interval import interval_points
 from pipeline.models.model_info import find_model
 from pipeline.models.noise import draw_noise
-from pipeline.traces.dataset import claim_output
+from pipeline.traces.commit import claim_output
 from pipeline.traces.tables import GATES, TRAJECTORIES, to_table
 
 STEPS, SAMPLES = 12, 4

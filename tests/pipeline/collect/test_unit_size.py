@@ -20,7 +20,7 @@ from pipeline.errors import InputError
 from pipeline.exploration.collect_plan import CollectPlan
 from pipeline.models.model_info import find_model
 from pipeline.storage.object_store import open_storage
-from pipeline.traces.dataset import claim_output
+from pipeline.traces.commit import claim_output
 
 PLAN = CollectPlan(model="digits", model_hash="0", num_trajectories=10_000)
 

@@ -17,7 +17,7 @@ from pipeline.exploration.designs import DESIGNS, explore
 from pipeline.models.model_info import find_model
 from pipeline.models.noise import draw_noise
 from pipeline.storage.object_store import open_storage
-from pipeline.traces.dataset import claim_output, committed_receipts
+from pipeline.traces.commit import claim_output, committed_receipts
 from pipeline.traces.tables import GATES, TRAJECTORIES, to_table
 
 STEPS, TRAJECTORIES_ASKED = 4, 6
@@ -46,7 +46,7 @@ def scripts(plan):
     """What each trajectory was to do."""
     draw = partial(explore, plan.designs, plan.noise_seed)
     gates = 8 * len(plan.sites)
-    return [draw(index, STEPS, gates, plan.bases) for index in range(TRAJECTORIES_ASKED)]
+    return [draw(index, STEPS, gates, plan.schedules) for index in range(TRAJECTORIES_ASKED)]
 
 
 @pytest.fixture(scope="module")
@@ -182,7 +182,7 @@ def test_replaying_the_log_in_execution_gives_the_logged_result(gates, sampled, 
 
 
 def test_gate_rows_of_a_dataset_are_conserved(traces, traces_plan):
-    from pipeline.traces.tables import read_gates, read_trajectories
+    from pipeline.traces import read_gates, read_trajectories
 
     ids = read_trajectories(str(traces))["trajectory_id"].to_pylist()
     owners = read_gates(str(traces), ["trajectory_id"])["trajectory_id"].to_pylist()

@@ -16,13 +16,14 @@ from dqar.gates.base import AllOf
 from dqar.gates.rules import Interval, Learned, MaskGate, Staleness
 from dqar.policy.network import ReusePolicy
 from dqar.policy.spec import PolicySpec
+from dqar.step_schedule import StepSchedule
 from pipeline.cluster.hardware import refuse_other_device
 from pipeline.evaluate.answer_cache import ResultCache
 from pipeline.evaluate.config import EvaluateConfig
 from pipeline.evaluate.result_rows import measured_of
 from pipeline.evaluate.tasks import EvalTask
 from pipeline.evaluate.worker import EvaluationWorker
-from pipeline.methods.base import OperatingPoint, Schedule
+from pipeline.methods.base import OperatingPoint
 from pipeline.methods.calibration import CalibrationTask
 from pipeline.methods.smoothcache import Curves, CurveTask
 from pipeline.storage.fingerprint import fingerprint
@@ -30,13 +31,14 @@ from pipeline.storage.fingerprint import fingerprint
 CONFIG = EvaluateConfig(
     model="digits", num_samples=4, batch_size=2, steps=5, guidance_scale=2.0, part_samples=2
 )
-SCHEDULE = Schedule(kind="plan", computed=(0, 2))
+SCHEDULE = StepSchedule(computed=(0, 2))
 POINT = OperatingPoint(
     method="learned",
     operating_point="plan@2",
     steps=5,
     gate=MaskGate(SCHEDULE.mask(5)[:, None, None]),
     schedule=SCHEDULE,
+    schedule_source="plan",
 )
 PROBE = CalibrationTask(name="p", gate=Interval(2), num_samples=2)
 

@@ -28,8 +28,9 @@ from pipeline.methods.base import OperatingPoint
 from pipeline.methods.calibration import CalibrationTask
 from pipeline.methods.site_hooks import skipped_modules
 from pipeline.models.model_info import find_model
-from pipeline.traces.dataset import claim_output, write_manifest
-from pipeline.traces.tables import read_gates
+from pipeline.traces import read_gates
+from pipeline.traces.commit import claim_output, write_manifest
+from pipeline.traces.multi_dataset import open_traces
 from pipeline.train.config import TrainConfig
 from pipeline.train.train import save_trained, train
 
@@ -92,7 +93,7 @@ def test_blocks_are_seen_with_all_features(gates):
 def policy(block_traces, tmp_path_factory):
     """Fitted, saved and loaded again."""
     folder = tmp_path_factory.mktemp("policy")
-    save_trained(train(TrainConfig(members=1), str(block_traces)), folder, {})
+    save_trained(train(TrainConfig(members=1), open_traces(block_traces)), folder, {})
     return load_policy(folder)
 
 
@@ -104,7 +105,7 @@ def test_policy_knows_blocks_alone(policy):
 
 def test_traces_of_blocks_train_no_other_site(block_traces):
     with pytest.raises(InputError, match=r"\['attn'\].*Collect with those sites"):
-        train(TrainConfig(sites=("attn",)), str(block_traces))
+        train(TrainConfig(sites=("attn",)), open_traces(block_traces))
 
 
 # Evaluated.

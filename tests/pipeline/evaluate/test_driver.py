@@ -21,6 +21,9 @@ from pipeline.methods.fewer_steps import fewer_steps_points
 from pipeline.methods.interval import interval_points
 
 STEPS, SAMPLES = 6, 6
+ROUNDING = 1e-5
+"""Relative L2 distance within which a run of as many steps stays from its twin in a batch of
+another size: kernels round differently for another number of rows."""
 CONTRACT = {
     "method": str,
     "operating_point": str,
@@ -88,7 +91,8 @@ def test_the_baseline_is_its_own_twin(baseline):
     assert row["latent_rel_l2_ci95"] == [0.0, 0.0]
     assert row["reuse_ratio"] == 0.0
     assert row["flops_ratio"] == 1.0
-    assert (row["psnr"], row["ssim"]) == (pytest.approx(100.0), pytest.approx(1.0))
+    # Means, variances and covariances of equal images are the sums of other rows of a batch.
+    assert (row["psnr"], row["ssim"]) == (pytest.approx(100.0), pytest.approx(1.0, abs=ROUNDING))
     assert row["cache_mb"] is None
     assert (baseline.images == baseline.reference_images).all()
 
@@ -185,7 +189,8 @@ def test_a_probes_parameter_differs_by_sample(evaluator):
     probed = evaluator.calibrate(CalibrationTask(name="p", gate=gate, num_samples=3))
     expected = torch.tensor([0.0, (STEPS - 1) / STEPS, (STEPS - 1) / STEPS])
     torch.testing.assert_close(probed.reuse_ratio, expected)
-    assert probed.error[0] == 0
+    # All is computed, but without the samples that reuse, which its twin was sampled with.
+    assert probed.error[0] < ROUNDING
     assert (probed.error[1:] > 0).all()
     torch.testing.assert_close(probed.share.mean(), expected.mean())
     assert probed.snrs == sorted(probed.snrs)

@@ -13,19 +13,20 @@ from dqar.policy.network import ReusePolicy
 from dqar.policy.spec import PolicySpec
 from dqar.schedules.serialization import load_plan
 from dqar.schedules.static_plan import StaticPlan
+from dqar.step_schedule import StepSchedule
 from pipeline.evaluate.config import EvaluateConfig
 from pipeline.evaluate.plan_export import plan_of, write_plans
 from pipeline.evaluate.report import write_report
 from pipeline.evaluate.tasks import PointResult
 from pipeline.evaluate.worker import EvaluationWorker
-from pipeline.methods.base import OperatingPoint, Schedule, SweepGrid
+from pipeline.methods.base import OperatingPoint, SweepGrid
 from pipeline.methods.interval import interval_points
 
 STEPS = 6
-PLAN = Schedule(kind="plan", computed=(0, 1, 4))
+PLAN = StepSchedule(computed=(0, 1, 4))
 
 
-def point(gate=None, schedule: Schedule | None = PLAN, forecast_order=0):
+def point(gate=None, schedule: StepSchedule | None = PLAN, forecast_order=0):
     return OperatingPoint(
         method="learned",
         operating_point="plan@3,order=1",
@@ -36,11 +37,11 @@ def point(gate=None, schedule: Schedule | None = PLAN, forecast_order=0):
     )
 
 
-def measured(operating_point, schedule, order=1, method="learned"):
+def measured(operating_point, schedule, order=1, method="learned", source="plan"):
     row = {
         "method": method,
         "operating_point": operating_point,
-        "schedule": schedule and schedule.kind,
+        "schedule": schedule and source,
         "forecast_order": order,
         "feedback": 0.5 * order,
         "reuse_ratio": 0.5,
@@ -73,10 +74,10 @@ def test_other_points_have_none(ddim):
 
 
 def test_plans_are_written_and_read_back(tmp_path):
-    even = Schedule(kind="even", computed=(0, 3))
+    even = StepSchedule(computed=(0, 3))
     points = [
         measured("plan@3,order=1", PLAN),
-        measured("budget=0.01", even, order=0),
+        measured("budget=0.01", even, order=0, source="even"),
         measured("period=2", None, method="interval"),
     ]
     text = write_plans(points, tmp_path)

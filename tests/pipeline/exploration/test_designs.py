@@ -7,11 +7,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dqar.step_schedule import StepSchedule
 from pipeline.exploration.designs import DESIGNS, RATES, explore, parse_designs
 from pipeline.models.noise import Purpose, draw_noise, noise_key
 
 STEPS, GATES = 50, 16
-BASES = ((0, 2, 4), (0, 3))
+BASES = (StepSchedule(computed=(0, 2, 4)), StepSchedule(computed=(0, 3)))
 
 
 def script(seed=0, trajectory=0, designs=("independent",)):

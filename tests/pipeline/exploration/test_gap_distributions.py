@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dqar.policy.spec import refuse_bad_plan
+from dqar.step_schedule import StepSchedule, check_computed
 from pipeline.exploration.gap_distributions import (
     LEFT_OUT,
     LONGEST_GAP,
@@ -25,8 +25,9 @@ from pipeline.exploration.gap_distributions import (
 )
 
 STEPS = 30
-BASE = (0, 4, 8, 13, 15, 17, 19, 20, 21, 29)
-BASES = (BASE, (0, 1), (0, 15, 20), (0, 2, 4, 6))
+BASE = StepSchedule(computed=(0, 4, 8, 13, 15, 17, 19, 20, 21, 29))
+OTHERS = ((0, 1), (0, 15, 20), (0, 2, 4, 6))
+BASES = (BASE, *(StepSchedule(computed=computed) for computed in OTHERS))
 LAWS = [draw_paced_law, draw_regular_law, partial(draw_near_law, BASES)]
 SCHEDULES = st.sets(st.integers(1, STEPS - 1)).map(lambda steps: (0, *sorted(steps)))
 
@@ -90,7 +91,7 @@ def test_regular_gaps_are_the_period_or_one_off(period):
 @settings(deadline=None)
 @given(SCHEDULES)
 def test_laws_near_any_schedule_are_distributions(base):
-    law = near_law(STEPS, base)
+    law = near_law(STEPS, StepSchedule(computed=base))
     assert (law >= 0).all()
     torch.testing.assert_close(law.sum(dim=1), torch.ones(STEPS))
 
@@ -121,19 +122,19 @@ def test_between_two_planned_ones_it_stands_for_either():
 
 
 def test_where_every_step_is_planned_no_gap_is_below_one():
-    law = near_law(STEPS, tuple(range(STEPS)))[10]
+    law = near_law(STEPS, StepSchedule(computed=tuple(range(STEPS))))[10]
     kept, longer = 1 - 2 * SLIP - LEFT_OUT, SLIP + LEFT_OUT
     assert law[:2].tolist() == pytest.approx([kept / (1 - SLIP), longer / (1 - SLIP)])
 
 
 def test_gaps_beyond_the_longest_are_cut_to_it():
-    law = near_law(STEPS, (0,))
+    law = near_law(STEPS, StepSchedule(computed=(0,)))
     assert law[0].nonzero()[:, 0].tolist() == [LONGEST_GAP - 1]
 
 
 def test_the_end_of_the_run_is_a_stop():
     """After the last planned step nothing computes, but for a slip into the last step."""
-    law = near_law(STEPS, (0, 25))[25]
+    law = near_law(STEPS, StepSchedule(computed=(0, 25)))[25]
     assert law.nonzero()[:, 0].tolist() == [3, 4, 5, LONGEST_GAP - 1]
     assert float(law[3]) == pytest.approx(SLIP)
 
@@ -145,7 +146,7 @@ def test_schedules_near_one_differ_from_it_in_a_few_moves():
     count = torch.stack(drawn).sum(dim=1).float()
     assert float(count.mean()) == pytest.approx(len(BASE), abs=1.0)
     base = torch.zeros(STEPS, dtype=torch.bool)
-    base[list(BASE)] = True
+    base[list(BASE.computed)] = True
     moved = torch.stack([(one & ~base).sum() for one in drawn]).float()
     assert 1.0 < float(moved.mean()) < 3.0
     assert len({tuple(one.tolist()) for one in drawn}) > 200
@@ -161,4 +162,4 @@ def test_each_schedule_is_as_likely_a_base():
 @pytest.mark.parametrize("schedule", [(), (1, 2), (0, 2, 1), (0, 2, 2), (0, STEPS)])
 def test_what_is_no_schedule_is_refused(schedule):
     with pytest.raises(ValueError, match="growing steps from 0 to below 30"):
-        refuse_bad_plan(schedule, STEPS)
+        check_computed(schedule, STEPS)

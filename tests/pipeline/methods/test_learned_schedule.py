@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from dqar.gates.planned import ScheduleGate
 from dqar.gates.rules import MaskGate
-from dqar.policy.spec import Rival
+from dqar.step_schedule import StepSchedule
 from pipeline.methods.base import COARSE, SweepGrid
 from pipeline.methods.calibration import CalibrationTask
 from pipeline.methods.learned_schedule import (
@@ -77,10 +77,10 @@ def test_the_better_candidate_is_taken(loser):
     for point, number in zip(points, numbers, strict=True):
         assert (point.method, point.steps, point.forecast_order) == ("learned-x", STEPS, order)
         assert point.schedule is not None
-        assert point.schedule.kind == taken
+        assert point.schedule_source == taken
         if taken == "plan":
             assert isinstance(point.gate, ScheduleGate)
-            assert point.gate.computed == set(policy.spec.plan_of(number))
+            assert point.gate.computed == set(policy.spec.schedule_of(number).computed)
         else:
             assert isinstance(point.gate, MaskGate)
             assert point.gate.reuse.shape == (STEPS, 1, 1)
@@ -94,7 +94,7 @@ EARLY = tuple((0, *range(2, number + 1)) for number in range(2, STEPS))
 
 def rivals_of(*orders, feedback=0.0):
     return tuple(
-        Rival(computed=plan, forecast_order=order, feedback=feedback)
+        StepSchedule(computed=plan, forecast_order=order, feedback=feedback)
         for order in orders
         for plan in EARLY
     )
@@ -116,7 +116,7 @@ def test_the_best_order_is_taken(kind, best):
     assert len(points) == len(numbers_of(policy.spec, COARSE))
     for point in points:
         assert point.schedule is not None
-        assert (point.schedule.kind, point.forecast_order) == (kind, best)
+        assert (point.schedule_source, point.forecast_order) == (kind, best)
         assert point.operating_point == (
             f"{kind}@{len(point.schedule.computed)},order={best},feedback=0"
         )
@@ -128,7 +128,7 @@ def test_candidates_are_of_the_settings_that_training_had():
     rivals = rivals_of(1) + rivals_of(0, feedback=0.8)
     spec = planned_policy(forecast_order=1, feedback=0.4, rivals=rivals).spec
     schedules = candidates(spec, 7)
-    assert [(one.kind, one.forecast_order, one.feedback) for one in schedules] == [
+    assert [(one.source, *one.schedule.setting) for one in schedules] == [
         ("plan", 1, 0.4),
         ("rival", 1, 0.0),
         ("rival", 0, 0.8),
@@ -145,7 +145,7 @@ def test_candidates_are_of_the_settings_that_training_had():
         ("even", 1, 0.6),
         ("even", 0, 1.0),
     ]
-    assert {len(one.computed) for one in schedules} == {7}
+    assert {len(one.schedule) for one in schedules} == {7}
 
 
 def test_a_plan_that_diverges_loses():
@@ -153,7 +153,7 @@ def test_a_plan_that_diverges_loses():
         return 0.01 if computed == even(STEPS, len(computed)) else float("nan")
 
     judged = judge(planned_policy().spec, [6, 10], answer_by(error))
-    assert [one.schedule.kind for one in judged] == ["even", "even"]
+    assert [one.source for one in judged] == ["even", "even"]
     assert [one.error for one in judged] == pytest.approx([0.01, 0.01])
 
 
@@ -193,7 +193,7 @@ def test_gains_beside_the_best_are_tried(explored, best):
         return (0.01 if computed in EARLY else 0.05) + 0.001 * abs(gain - best)
 
     (judged,) = judge(policy.spec, [7], answer_by(error_of, by_gain=True))
-    assert (judged.schedule.kind, judged.schedule.computed) == ("rival", EARLY[5])
+    assert (judged.source, judged.schedule.computed) == ("rival", EARLY[5])
     assert judged.schedule.feedback == best
     assert judged.error == pytest.approx(0.01)
 
@@ -207,7 +207,7 @@ def test_a_regular_schedule_is_judged_in_full_whatever_a_few_noises_say():
         return 0.1
 
     (judged,) = judge(spec, [7], answer_by(error_of))
-    assert judged.schedule.kind == "even"
+    assert judged.source == "even"
 
 
 def test_many_candidates_are_shortlisted_by_a_few_noises():
@@ -218,7 +218,7 @@ def test_many_candidates_are_shortlisted_by_a_few_noises():
         return 0.01 if computed in EARLY else 0.02
 
     (judged,) = judge(spec, [7], answer_by(error_of, asked))
-    assert judged.schedule.kind == "rival"
+    assert judged.source == "rival"
     first = [probe for probe in asked if set(probe.noise_ids) == set(FIRST_NOISES)]
     more = [probe for probe in asked if set(probe.noise_ids) == set(MORE_NOISES)]
     everyone = len(candidates(spec, 7))

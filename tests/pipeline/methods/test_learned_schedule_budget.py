@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from dqar.gates.planned import ScheduleGate
-from pipeline.methods.base import COARSE, Schedule
+from pipeline.methods.base import COARSE
 from pipeline.methods.calibration import CalibrationTask
 from pipeline.methods.learned_schedule import NEIGHBOURS, numbers_of, planned_points, within_budget
 from tests.pipeline.made_up_answers import (
@@ -48,8 +48,8 @@ def test_a_budget_is_one_more_point():
     points = planned_points("learned", policy, comparison(0.0126), ask)
     assert len(points) == len(numbers_of(policy.spec, COARSE)) + 1
     assert points[-1].operating_point == "budget=0.0126"
-    assert points[-1].schedule == Schedule(
-        kind="plan", computed=policy.spec.plan_of(8), forecast_order=2
-    )
+    chosen = policy.spec.schedule_of(8)
+    assert (points[-1].schedule, points[-1].schedule_source) == (chosen, "plan")
+    assert chosen.setting == (2, 0.0)
     assert isinstance(points[-1].gate, ScheduleGate)
-    assert points[-1].gate.computed == set(policy.spec.plan_of(8))
+    assert points[-1].gate.computed == set(chosen.computed)

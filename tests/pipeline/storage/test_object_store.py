@@ -154,9 +154,10 @@ def test_a_killed_write_is_invisible_and_swept(tmp_path):
 
 
 def test_a_killed_upload_is_invisible(s3, s3_server, tmp_path):
+    """The writer waits in the middle, for a server that answers to none of its parts."""
     source = tmp_path / "source"
-    source.write_bytes(bytes(200 << 20))
-    writer = start(WRITES, f"{s3}/place", source)
+    source.write_bytes(bytes(40 << 20))
+    writer = start(WRITES, f"{s3}/held", source)
     deadline = time.monotonic() + 60
     while not uploads(s3, s3_server):
         assert writer.poll() is None
@@ -165,7 +166,7 @@ def test_a_killed_upload_is_invisible(s3, s3_server, tmp_path):
     writer.send_signal(signal.SIGKILL)
     writer.wait()
     assert uploads(s3, s3_server) == 1
-    storage = open_storage(f"{s3}/place")
+    storage = open_storage(f"{s3}/held")
     assert storage.read("gates/x.parquet") is None
     assert storage.sizes("gates") == {}
     assert storage.create("gates/x.parquet", b"again")

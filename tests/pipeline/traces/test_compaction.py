@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 
 from pipeline.errors import InputError
 from pipeline.storage.object_store import open_storage
+from pipeline.traces import read_gates, read_trajectories, stream_gates
+from pipeline.traces.commit import claim_output, committed_receipts, write_manifest
 from pipeline.traces.compaction import (
     MEGABYTE,
     compact,
@@ -18,9 +20,9 @@ from pipeline.traces.compaction import (
     orphans,
     vacuum,
 )
-from pipeline.traces.dataset import claim_output, committed_receipts, open_traces, write_manifest
 from pipeline.traces.lease import acquire_lease
-from pipeline.traces.tables import commit_unit, read_gates, read_trajectories, stream_gates
+from pipeline.traces.multi_dataset import open_traces
+from pipeline.traces.tables import commit_unit
 from tests.pipeline.little_traces import FACTS, PLAN, columns_of, commit_all
 
 MANY = replace(PLAN, num_trajectories=33)

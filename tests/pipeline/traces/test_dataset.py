@@ -10,9 +10,11 @@ from dqar.records import FEATURES
 from pipeline.errors import InputError
 from pipeline.storage.object_store import Bucket, open_storage
 from pipeline.traces import manifest as manifests
-from pipeline.traces.dataset import claim_output, committed_receipts, open_traces, write_manifest
+from pipeline.traces import read_gates, read_trajectories
+from pipeline.traces.commit import claim_output, committed_receipts, write_manifest
+from pipeline.traces.multi_dataset import open_traces
 from pipeline.traces.shards import find_receipt
-from pipeline.traces.tables import commit_unit, read_gates, read_trajectories
+from pipeline.traces.tables import commit_unit
 from tests.pipeline.little_traces import FACTS, PLAN, columns_of, commit_all
 
 FIRST, SECOND = PLAN.units()

@@ -15,9 +15,11 @@ from hypothesis import strategies as st
 from pipeline.errors import InputError
 from pipeline.storage.json_schema import Malformed, parse
 from pipeline.storage.object_store import open_storage
+from pipeline.traces import read_gates, read_trajectories
+from pipeline.traces.commit import claim_output, committed_receipts, write_manifest
 from pipeline.traces.compaction import orphans
-from pipeline.traces.dataset import claim_output, committed_receipts, open_traces, write_manifest
-from pipeline.traces.tables import read_gates, read_trajectories
+from pipeline.traces.dataset import open_dataset
+from pipeline.traces.multi_dataset import open_traces
 from pipeline.tracking import LINEAGE, read_lineage
 from tests.pipeline.little_traces import FACTS, PLAN, commit_all
 
@@ -107,7 +109,7 @@ def read_everything(root, finished):
     with contextlib.suppress(InputError):
         claim_output(root, PLAN)
     with contextlib.suppress(InputError):
-        traces = open_traces(root)
+        traces = open_dataset(root)
         assert read_trajectories(root).equals(finished[1])
         assert read_gates(root).equals(finished[2])
         assert orphans(traces.storage, traces.manifest) == []

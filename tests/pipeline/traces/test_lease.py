@@ -59,8 +59,8 @@ def test_a_second_driver_of_this_machine_is_told_at_once(storage):
 
 HOLDS = """
 import sys, time
-from pipeline.traces.lease import held
-with held(sys.argv[1]):
+from pipeline.traces.lease import acquire_lease
+with acquire_lease(sys.argv[1]):
     print("held", flush=True)
     time.sleep(600)
 """
@@ -192,3 +192,9 @@ def test_patience_must_be_seconds(monkeypatch, text):
     monkeypatch.setenv("DQAR_LEASE_S", text)
     with pytest.raises(InputError, match="DQAR_LEASE_S must be seconds"):
         lease_config()
+
+
+def test_the_states_on_disk_are_those_of_earlier_releases(storage):
+    with acquire_lease(storage, QUICK):
+        assert documents(storage)["000001.json"]["state"] == "held"
+    assert documents(storage)["000001.json"]["state"] == "released"

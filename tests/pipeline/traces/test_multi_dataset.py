@@ -6,18 +6,22 @@ import numpy as np
 import pytest
 import torch
 
-from dqar.policy.spec import Setting
 from pipeline.errors import InputError
-from pipeline.traces.dataset import claim_output, open_traces, write_manifest
-from pipeline.traces.multi_dataset import describe_uris, noises_of, open_multi
-from pipeline.traces.tables import read_gates, read_trajectories, stream_gates
+from pipeline.traces import read_gates, read_trajectories, stream_gates
+from pipeline.traces.commit import claim_output, write_manifest
+from pipeline.traces.dataset import open_dataset
+from pipeline.traces.multi_dataset import open_traces
 from pipeline.tracking import write_lineage
 from pipeline.train.config import TrainConfig
-from pipeline.train.planning import snrs_of
-from pipeline.train.propensity_test import check_propensities
 from pipeline.train.run import lineage_of
 from pipeline.train.train import train
-from pipeline.train.training_data import load_reused_gates, matching_trajectories, max_gap_of
+from pipeline.train.training_data import matching_trajectories
+from tests.pipeline.gate_readers import (
+    check_propensities,
+    load_reused_gates,
+    max_gap_of,
+    snrs_of,
+)
 from tests.pipeline.little_traces import FACTS, PLAN, commit_all
 
 NEAR = {"designs": ("near-policy",), "bases": ((0, 1),), "policy_digest": "a" * 24}
@@ -51,11 +55,14 @@ def test_tables_follow_each_other(both):
 
 def test_noises_of_one_collection_are_its_ids(traces):
     ids = read_trajectories(str(traces))["noise_id"].to_numpy()
-    assert noises_of(str(traces)).tolist() == np.unique(ids, return_inverse=True)[1].tolist()
+    assert (
+        open_traces(str(traces)).noise_index.tolist()
+        == np.unique(ids, return_inverse=True)[1].tolist()
+    )
 
 
 def test_rounds_around_policies_have_noises_of_their_own(both):
-    noises = noises_of(both)
+    noises = open_traces(both).noise_index
     assert len(set(noises[:24])) == 8
     assert len(set(noises[24:])) == 4
     assert not set(noises[:24]) & set(noises[24:])
@@ -73,7 +80,7 @@ def test_rounds_around_policies_have_noises_of_their_own(both):
     ids=["same seed", "another seed", "near", "both"],
 )
 def test_collections_of_one_seed_share_their_noises(little, changes, noises):
-    found = noises_of((little("first"), little("second", **changes)))
+    found = open_traces((little("first"), little("second", **changes))).noise_index
     assert len(found) == 20
     assert len(set(found)) == noises
 
@@ -81,7 +88,7 @@ def test_collections_of_one_seed_share_their_noises(little, changes, noises):
 def test_mates_stay_together_whatever_collection_they_are_of(little):
     """A noise that two collections share is held out of both."""
     uri = (little("first"), little("second", designs=("regular",)))
-    noises = noises_of(uri)
+    noises = open_traces(uri).noise_index
     assert noises[:10].tolist() == noises[10:].tolist()
 
 
@@ -102,41 +109,41 @@ def test_collections_of_other_settings_are_refused(little, name, value):
     first, second = little("first"), little("second", **changes)
     shown = list(value) if isinstance(value, tuple) else value
     with pytest.raises(InputError, match="of one model, and collected alike") as refused:
-        open_multi((first, second))
+        open_traces((first, second))
     assert f"{name} {shown!r} not" in str(refused.value)
-    assert plan.plan_hash == open_multi(second).parts[0].plan["plan_hash"]
+    assert plan.plan_hash == open_traces(second).parts[0].plan["plan_hash"]
 
 
 def test_sites_may_be_named_in_another_order(little):
     first = little("first", sites=("attn", "ff"))
     second = little("second", sites=("ff", "attn"), seed=1)
-    assert open_multi((first, second)).plan["sites"] == ["attn", "ff"]
+    assert open_traces((first, second)).plan["sites"] == ["attn", "ff"]
 
 
 def test_a_collection_that_is_named_twice_is_refused(little, tmp_path):
     first = little("first")
     with pytest.raises(InputError, match=r"each collection once.*Leave one out"):
-        open_multi((first, first))
+        open_traces((first, first))
     with pytest.raises(InputError, match="each collection once"):
-        open_multi((first, little("copy")))
+        open_traces((first, little("copy")))
 
 
 def test_one_that_is_no_collection_is_refused(little, tmp_path):
     with pytest.raises(InputError, match=r"no plan\.json"):
-        open_multi((little("first"), str(tmp_path / "nowhere")))
+        open_traces((little("first"), str(tmp_path / "nowhere")))
 
 
 def test_the_digest_is_of_all_in_their_order(little):
     first, second = little("first"), little("second", seed=1)
-    assert open_multi(first).digest == open_multi((first,)).digest == open_traces(first).digest
-    digests = {open_multi(uri).digest for uri in (first, second, (first, second), (second, first))}
+    assert open_traces(first).digest == open_traces((first,)).digest == open_dataset(first).digest
+    digests = {open_traces(uri).digest for uri in (first, second, (first, second), (second, first))}
     assert len(digests) == 4
 
 
 def test_orders_are_those_that_any_explored(little):
     first, second = little("first", forecast_orders=(2, 0)), little("second", forecast_orders=(1,))
-    assert open_multi((first, second)).plan["forecast_orders"] == (0, 1, 2)
-    assert open_multi(second).plan["forecast_orders"] == (1,)
+    assert open_traces((first, second)).forecast_orders == (0, 1, 2)
+    assert open_traces(second).forecast_orders == (1,)
 
 
 def test_what_a_fit_reads_of_several_is_what_it_reads_of_each(both):
@@ -146,44 +153,57 @@ def test_what_a_fit_reads_of_several_is_what_it_reads_of_each(both):
     assert torch.equal(together.trajectory, torch.cat([one.trajectory, other.trajectory + 24]))
     errors = torch.cat([one.squared_error, other.squared_error])
     assert torch.equal(together.squared_error, errors)
-    assert matching_trajectories(both, Setting()).shape == (36,)
+    assert matching_trajectories(open_traces(both), (0, 0.0)).shape == (36,)
     assert snrs_of(both) == snrs_of(both[0])
     assert max_gap_of(both) <= max(map(max_gap_of, both))
     assert check_propensities(both).metrics["balance_strata"] >= 0
 
 
 def test_training_on_several_is_judged_on_noises_of_each(both):
-    trained = train(TrainConfig(members=1), both)
-    metrics = trained.held_out.metrics
+    trained = train(TrainConfig(members=1), open_traces(both))
+    metrics = trained.validation.metrics
     # Every fifth of 12 noises: 0 and 5 of the first collection, 10 of the second.
     assert metrics["trajectories_held_out"] == 9
     assert metrics["trajectories_fitted"] == 27
-    assert trained.policy.spec.trace_digest == open_multi(both).digest
+    assert trained.policy.spec.trace_digest == open_traces(both).digest
     assert trained.policy.spec.plans
 
 
 @pytest.mark.slow
 def test_one_collection_is_trained_on_as_ever(traces):
     config = TrainConfig(members=1)
-    alone, listed = (train(config, uri) for uri in (str(traces), (str(traces),)))
+    alone, listed = (train(config, open_traces(uri)) for uri in (str(traces), (str(traces),)))
     assert alone.policy.spec == listed.policy.spec
     for name, value in alone.policy.state_dict().items():
         assert torch.equal(value, listed.policy.state_dict()[name])
 
 
-def test_lineage_names_the_runs_of_each(tmp_path):
+def test_lineage_names_the_runs_of_each(little):
     runs = [{"parent": "p", "collect": "c"}, {"parent": "q", "collect": "d"}, {}]
-    roots = tuple(tmp_path / str(index) for index in range(3))
+    roots = tuple(little(str(seed), seed=seed) for seed in range(3))
     for root, lineage in zip(roots, runs, strict=True):
-        root.mkdir()
         if lineage:
             write_lineage(root, lineage)
-    assert lineage_of(roots) == {"parent": "p", "collect": "c", "collect-2": "d"}
-    assert lineage_of(roots[0]) == runs[0]
-    assert lineage_of(roots[2:]) == {}
-    assert lineage_of((roots[2], roots[1])) == {"parent": "q", "collect-2": "d"}
+
+    def lineage_at(*indices):
+        return lineage_of(open_traces(tuple(roots[index] for index in indices)))
+
+    assert lineage_at(0, 1, 2) == {"parent": "p", "collect": "c", "collect-2": "d"}
+    assert lineage_at(0) == runs[0]
+    assert lineage_at(2) == {}
+    assert lineage_at(2, 1) == {"parent": "q", "collect-2": "d"}
 
 
-def test_places_are_told_as_they_were_named():
-    assert describe_uris("a") == describe_uris(("a",)) == "a"
-    assert describe_uris(("a", "s3://b/c")) == "a, s3://b/c"
+def test_traces_are_named_as_they_were_given(little, tmp_path, monkeypatch):
+    first, second = little("first"), little("second", seed=1)
+    assert str(open_traces(first)) == str(open_traces((first,))) == first
+    monkeypatch.chdir(tmp_path)
+    assert str(open_traces(("first", second))) == f"first, {second}"
+
+
+def test_the_table_of_trajectories_is_read_once(both, monkeypatch):
+    traces = open_traces(both)
+    assert traces.trajectories.num_rows == 36
+    monkeypatch.setattr("pipeline.traces.dataset.scan_shards", None)
+    assert traces.trajectories.num_rows == len(traces.noise_index) == 36
+    assert [part.trajectories.num_rows for part in traces.parts] == [24, 12]

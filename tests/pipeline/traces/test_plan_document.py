@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pipeline.errors import InputError
 from pipeline.storage.json_schema import Malformed, parse
 from pipeline.storage.object_store import open_storage
-from pipeline.traces.dataset import claim_output
+from pipeline.traces.commit import claim_output
 from pipeline.traces.document_schemas import check_plan
 from pipeline.traces.manifest import read_document
 from tests.pipeline.exploration.test_collect_plan import BASE, NEAR

@@ -7,20 +7,10 @@ import pytest
 
 from pipeline.errors import InputError
 from pipeline.exploration.collect_plan import CollectPlan
-from pipeline.traces.dataset import (
-    claim_output,
-    committed_receipts,
-    open_traces,
-    write_manifest,
-)
-from pipeline.traces.tables import (
-    GATES,
-    TRAJECTORIES,
-    commit_unit,
-    read_gates,
-    read_trajectories,
-    stream_gates,
-)
+from pipeline.traces import read_gates, read_trajectories, stream_gates
+from pipeline.traces.commit import claim_output, committed_receipts, write_manifest
+from pipeline.traces.multi_dataset import open_traces
+from pipeline.traces.tables import GATES, TRAJECTORIES, commit_unit
 from tests.pipeline.little_traces import FACTS, LAYERS, PLAN, STEPS, columns_of, commit_all
 
 

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import numpy as np
-import pyarrow.compute as pc
 import pytest
 import torch
 
 from pipeline.errors import InputError
-from pipeline.traces import trajectory_stream
-from pipeline.traces.tables import read_gates, read_trajectories
-from pipeline.traces.trajectory_stream import whole_trajectories
+from pipeline.traces import read_gates, read_trajectories
+from pipeline.traces.dataset import Traces
+from pipeline.traces.multi_dataset import open_traces
+from pipeline.traces.tables import as_table
+from pipeline.train.gate_accumulators import MAX_GAP_QUANTILE
 from pipeline.train.gate_table import ReusedGates
-from pipeline.train.training_data import (
-    MAX_GAP_QUANTILE,
+from tests.pipeline.gate_readers import (
     load_reused_gates,
-    local_labels,
     max_gap_of,
+    sample_local_errors,
     store_reused_gates,
 )
 
@@ -26,16 +26,15 @@ NAMES = ("log_gap", "progress")
 @pytest.fixture
 def in_pieces(monkeypatch):
     """Streams the gates in batches of so many rows, in another order of trajectories if asked."""
+    real = Traces.stream_gates
 
     def cut(rows, order=None):
-        def stream(uri, columns, *, only_reused=False):
-            table = read_gates(uri, columns if "action" in columns else [*columns, "action"])
-            if only_reused:
-                table = table.filter(pc.field("action") != "compute")
+        def stream(traces, columns):
+            table = as_table("gates", real(traces, columns), columns)
             table = table if order is None else table.take(order(table))
-            yield from table.select(columns).combine_chunks().to_batches(max_chunksize=rows)
+            yield from table.combine_chunks().to_batches(max_chunksize=rows)
 
-        monkeypatch.setattr(trajectory_stream, "stream_gates", stream)
+        monkeypatch.setattr(Traces, "stream_gates", stream)
 
     return cut
 
@@ -69,14 +68,16 @@ def test_what_is_streamed_is_what_was_read_at_once(traces, in_pieces, names, row
 
 def test_blocks_end_where_trajectories_end(traces, in_pieces):
     in_pieces(13)
-    owners = [set(block.owner.tolist()) for block in whole_trajectories(str(traces), ["site"])]
+    owners = [
+        set(block.owner.tolist()) for block in open_traces(str(traces)).whole_trajectories(["site"])
+    ]
     assert sum(map(len, owners)) == len(set.union(*owners)) == 24
 
 
 def test_trajectories_that_lie_apart_are_refused(traces, in_pieces):
     in_pieces(50, order=lambda table: np.arange(table.num_rows).reshape(2, -1).T.ravel())
     with pytest.raises(InputError, match="one after the other"):
-        list(whole_trajectories(str(traces), ["site"]))
+        list(open_traces(str(traces)).whole_trajectories(["site"]))
 
 
 def test_parts_of_the_file_are_those_of_the_whole(traces, tmp_path):
@@ -107,13 +108,30 @@ def test_the_largest_gap_is_numpys_quantile(traces, in_pieces):
 
 def test_single_gates_are_drawn_from_all(traces, in_pieces):
     everyone = torch.ones(24, dtype=torch.bool)
-    whole, errors = local_labels(str(traces), everyone, NAMES, ("attn",), 10**6, 0)
+
+    def sample(limit):
+        found = sample_local_errors(str(traces), everyone, NAMES, ("attn",), limit=limit)
+        return torch.cat([found.features, found.log_error[:, None]], dim=1)
+
+    whole, at_once = sample(10**6), sample(60)
     in_pieces(31)
-    for limit in (len(whole), 60):
-        rows, labels = local_labels(str(traces), everyone, NAMES, ("attn",), limit, 0)
-        assert len(rows) == len(labels) == limit
-    assert torch.equal(local_labels(str(traces), everyone, NAMES, ("attn",), 60, 0)[0], rows)
-    known = {tuple(row) for row in torch.cat([whole, errors[:, None]], dim=1).tolist()}
-    assert {tuple(row) for row in torch.cat([rows, labels[:, None]], dim=1).tolist()} <= known
+    assert torch.equal(sample(len(whole)), whole)
+    rows = sample(60)
+    assert len(rows) == 60
+    assert torch.equal(rows, at_once)
+    known = {tuple(row) for row in whole.tolist()}
+    assert {tuple(row) for row in rows.tolist()} <= known
     # Late gates are drawn as well as early ones.
     assert rows[:, 1].max() > 0.9
+
+
+def test_a_sample_is_that_of_all_keys_at_once(traces, in_pieces):
+    """Each gate's key, were they all drawn at once; the sample has the smallest of them."""
+    chosen = torch.arange(24) % 3 > 0
+    whole = sample_local_errors(str(traces), chosen, NAMES, ("attn",), limit=10**6)
+    keys = np.random.default_rng(7).random(len(whole.log_error))
+    kept = np.sort(np.argsort(keys)[:100])
+    in_pieces(50)
+    found = sample_local_errors(str(traces), chosen, NAMES, ("attn",), limit=100, seed=7)
+    assert torch.equal(found.features, whole.features[kept])
+    assert torch.equal(found.log_error, whole.log_error[kept])

@@ -9,7 +9,8 @@ import torch
 
 from dqar.policy.network import ReusePolicy
 from dqar.policy.serialization import load_policy, save_policy
-from dqar.policy.spec import PolicySpec, Rival, Setting
+from dqar.policy.spec import PolicySpec
+from dqar.step_schedule import StepSchedule
 from pipeline.train.alternative_schedules import averaged, with_rivals
 from pipeline.train.planning import planned
 
@@ -19,7 +20,7 @@ FEATURES = ("log_snr", "log_gap", "order", "feedback")
 
 
 def settings_of(orders, gains=(0.0,)):
-    return tuple(Setting(forecast_order=order, feedback=gain) for order in orders for gain in gains)
+    return tuple((order, gain) for order in orders for gain in gains)
 
 
 def policy_of(seed, **changes):
@@ -53,15 +54,15 @@ def test_rivals_are_plans_of_explored_settings(orders, gains):
     settings = settings_of(orders, gains)
     policy = planned(policy_of(1), SNRS, settings)
     rivals = with_rivals(policy, policy_of(2), SNRS, settings, math.inf).spec.rivals
-    own = Setting.of(policy.spec)
+    own = policy.spec.setting
     assert len(set(rivals)) == len(rivals)
-    assert {Setting.of(rival) for rival in rivals} | {own} == set(settings)
-    of_own = {rival.computed for rival in rivals if Setting.of(rival) == own}
+    assert {rival.setting for rival in rivals} | {own} == set(settings)
+    of_own = {rival.computed for rival in rivals if rival.setting == own}
     assert of_own.isdisjoint(policy.spec.plans)
     # Each setting has a plan for every number of computations there is.
     numbers = {len(plan) for plan in policy.spec.plans}
     for setting in set(settings) - {own}:
-        of_it = {len(one.computed) for one in rivals if Setting.of(one) == setting}
+        of_it = {len(one.computed) for one in rivals if one.setting == setting}
         assert of_it == numbers
 
 
@@ -84,10 +85,10 @@ def test_rivals_change_nothing_else_and_are_stored(tmp_path):
 @pytest.mark.parametrize("computed", [(), (1, 2), (0, 0), (0, 99)])
 def test_rivals_that_are_none_are_refused(computed):
     with pytest.raises(ValueError, match="Train the policy again"):
-        policy_of(1, rivals=(Rival(computed=computed),))
+        policy_of(1, rivals=(StepSchedule(computed=computed),))
 
 
 @pytest.mark.parametrize("changes", [{"forecast_order": 3}, {"feedback": 1.5}])
 def test_rivals_of_no_setting_are_refused(changes):
     with pytest.raises(ValueError, match="Train the policy again"):
-        Rival(computed=(0,), **changes)
+        StepSchedule(computed=(0,), **changes)

@@ -12,7 +12,7 @@ from dqar.policy.spec import PolicySpec
 from pipeline.train.damage_model import DamageModel, fit_damage
 from pipeline.train.early_stopping import FitConfig
 from pipeline.train.gate_table import ReusedGates
-from pipeline.train.training_data import load_reused_gates
+from tests.pipeline.gate_readers import load_reused_gates
 
 FEATURES = ("log_gap", "progress")
 

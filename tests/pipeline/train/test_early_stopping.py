@@ -14,7 +14,8 @@ from pipeline.train.checkpoint import Checkpoint, CheckpointState
 from pipeline.train.damage_model import CHUNK_ROWS, batches_of, fit_damage
 from pipeline.train.early_stopping import ROUND, FitConfig, is_worse
 from pipeline.train.gate_table import ReusedGates, bounded
-from pipeline.train.local_error_model import LocalGates, fit_local
+from pipeline.train.local_error_model import fit_local
+from pipeline.train.local_error_sample import LocalGates
 
 SPEC = PolicySpec(features=("log_gap", "progress"), members=2)
 CONFIG = FitConfig(steps=4 * ROUND)
@@ -84,7 +85,7 @@ def test_a_fit_that_was_cut_off_ends_at_the_same_bits(checkpoint, held_out, rows
         checkpoint=checkpoint(),
     )
     assert steps[0] == 3 * ROUND
-    assert again.descended.kept_step == undisturbed.descended.kept_step
+    assert again.state.kept_step == undisturbed.state.kept_step
     assert again.model.log_floor == undisturbed.model.log_floor
     for name, value in weights_of(undisturbed).items():
         assert torch.equal(weights_of(again)[name], value), name
@@ -143,13 +144,13 @@ def test_a_descent_ends_where_held_out_data_is_predicted_worse():
     gates, held_out = gates_of(0, noise=2.0), gates_of(1, noise=2.0)
     config = FitConfig(steps=20 * ROUND, patience=2, learning_rate=2e-2)
     fit = fit_damage(SPEC, gates, config, held_out=held_out)
-    kept = fit.descended.kept_step
-    assert fit.descended.step == kept + 2 * ROUND < config.steps
+    kept = fit.state.kept_step
+    assert fit.state.step == kept + 2 * ROUND < config.steps
     error = fit.model.predict(held_out) - held_out.log_error
     zero = torch.zeros_like(error)
     losses = torch.nn.functional.huber_loss(error, zero, reduction="none")
     by_noise = losses.view(-1, 2).mean(dim=1)
-    assert not is_worse(by_noise, fit.descended.best_losses)
+    assert not is_worse(by_noise, fit.state.best_losses)
 
 
 def test_worse_is_more_than_a_standard_error():

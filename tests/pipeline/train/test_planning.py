@@ -12,21 +12,23 @@ import torch
 from dqar.policy.network import ReusePolicy
 from dqar.policy.planner import plan_steps
 from dqar.policy.serialization import load_policy
-from dqar.policy.spec import PolicySpec, Setting
+from dqar.policy.spec import PolicySpec
 from dqar.records import ACTIONS
 from dqar.snr import scheduler_snr
-from pipeline.traces.tables import read_gates
+from pipeline.traces import read_gates
+from pipeline.traces.multi_dataset import open_traces
 from pipeline.train.config import TrainConfig
 from pipeline.train.gate_table import ReusedGates
-from pipeline.train.planning import max_stretch_of, planned, snrs_of
+from pipeline.train.planning import max_stretch_of, planned
 from pipeline.train.train import save_trained, train
+from tests.pipeline.gate_readers import snrs_of
 
 STEPS, MAX_GAP = 10, 4
 SNRS = [0.02 * 1.8**step for step in range(STEPS)]
 
 
 def settings_of(orders):
-    return tuple(Setting(forecast_order=order) for order in orders)
+    return tuple((order, 0.0) for order in orders)
 
 
 def policy_where_orders_cost(slope, of="order"):
@@ -67,7 +69,7 @@ def test_a_higher_order_must_be_worth_it(slope, best):
 @pytest.mark.parametrize(("slope", "best"), [(-1.0, 0.8), (1.0, 0.0)])
 def test_the_gain_of_least_predicted_error_is_taken(slope, best):
     policy = policy_where_orders_cost(slope, "feedback")
-    settings = tuple(Setting(feedback=gain) for gain in (0.0, 0.4, 0.8))
+    settings = tuple((0, gain) for gain in (0.0, 0.4, 0.8))
     assert planned(policy, SNRS, settings).spec.feedback == best
 
 
@@ -93,7 +95,7 @@ def test_an_order_alone_is_taken_whatever_it_costs(order):
     spec = planned(policy, SNRS, settings_of((order,))).spec
     expected = plan_steps(policy, SNRS, order, MAX_GAP)
     assert spec.forecast_order == order
-    assert spec.plans == tuple(plan.computed for plan in expected)
+    assert spec.plans == tuple(plan.schedule.computed for plan in expected)
     assert spec.plan_errors == tuple(plan.error for plan in expected)
 
 
@@ -133,7 +135,7 @@ def test_snrs_are_those_of_the_sampler(traces, traces_plan, digits):
 
 def test_a_trained_policy_holds_its_plans_after_a_round_trip(traces, traces_plan, tmp_path):
     config = TrainConfig(members=1)
-    saved = save_trained(train(config, str(traces)), tmp_path, {})
+    saved = save_trained(train(config, open_traces(traces)), tmp_path, {})
     loaded = load_policy(tmp_path)
     assert loaded.spec == saved.spec
     assert loaded.spec.forecast_order == 0
@@ -144,5 +146,5 @@ def test_a_trained_policy_holds_its_plans_after_a_round_trip(traces, traces_plan
 
 
 def test_a_policy_that_measures_has_no_plans(traces):
-    trained = train(TrainConfig(features="seed", members=1), str(traces))
+    trained = train(TrainConfig(features="seed", members=1), open_traces(traces))
     assert trained.policy.spec.plans == trained.policy.spec.plan_errors == ()

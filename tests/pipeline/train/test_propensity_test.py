@@ -14,14 +14,10 @@ from dqar.records import FEATURES
 from pipeline.exploration.collect_plan import CollectPlan
 from pipeline.exploration.designs import explore
 from pipeline.models.model_info import find_model
-from pipeline.traces.dataset import claim_output, write_manifest
+from pipeline.traces.commit import claim_output, write_manifest
 from pipeline.traces.tables import GATES, TRAJECTORIES, commit_unit
-from pipeline.train.propensity_test import (
-    LEAST_VARIANCE,
-    PropensityTest,
-    Stratum,
-    check_propensities,
-)
+from pipeline.train.propensity_test import LEAST_VARIANCE, PropensityTest, Stratum
+from tests.pipeline.gate_readers import check_propensities
 
 STEPS, GATE_COUNT, TRAJECTORY_COUNT = 10, 8, 240
 NEAR = {"bases": ((0, 2, 5), (0, 3, 4, 7)), "policy_digest": "a" * 24}
@@ -74,7 +70,7 @@ def balance_of(tmp_path):
             **(NEAR if "near-policy" in designs else {}),
         )
         draw = partial(explore, designs, plan.noise_seed)
-        scripts = [draw(index, STEPS, GATE_COUNT, plan.bases) for index in range(count)]
+        scripts = [draw(index, STEPS, GATE_COUNT, plan.schedules) for index in range(count)]
         ids = [plan.trajectory_id(index) for index in range(count)]
         claim_output(tmp_path, plan)
         (unit,) = plan.units()
@@ -118,25 +114,25 @@ def test_wrong_propensities_are_not(balance_of, designs, change):
     assert balance_of(designs, change).metrics["balance_p"] < 1e-6
 
 
-def test_gates_that_share_a_coin_count_once(balance_of):
+def test_gates_that_share_a_draw_count_once(balance_of):
     (first, *_) = balance_of(("step-synchronised",)).strata
-    assert first.coins == TRAJECTORY_COUNT
+    assert first.draws == TRAJECTORY_COUNT
 
 
-def test_gates_that_throw_their_own_coin_count_each(balance_of):
+def test_gates_that_have_their_own_draw_count_each(balance_of):
     (first, *_) = balance_of(("independent",)).strata
-    assert first.coins == TRAJECTORY_COUNT * GATE_COUNT
+    assert first.draws == TRAJECTORY_COUNT * GATE_COUNT
 
 
-def test_too_few_coins_are_not_tested(balance_of):
+def test_too_few_draws_are_not_tested(balance_of):
     balance = balance_of(("paced",), count=6)
     assert balance.metrics == {"balance_strata": 0.0}
-    assert "too few coins" in str(balance)
+    assert "too few random draws" in str(balance)
 
 
 def test_scores_by_hand():
     strata = [
-        Stratum(design="paced", step=step, coins=100, excess=excess, variance=25.0)
+        Stratum(design="paced", step=step, draws=100, excess=excess, variance=25.0)
         for step, excess in enumerate((5.0, -10.0))
     ]
     assert [stratum.z for stratum in strata] == [1.0, -2.0]
@@ -149,7 +145,7 @@ def test_scores_by_hand():
         "balance_max_z": 2.0,
     }
     assert "chi^2 5.0 over 2 strata, p 0.082" in str(balance)
-    certain = Stratum(design="paced", step=0, coins=3, excess=0.0, variance=0.0)
+    certain = Stratum(design="paced", step=0, draws=3, excess=0.0, variance=0.0)
     assert certain.z == 0.0 < LEAST_VARIANCE
 
 

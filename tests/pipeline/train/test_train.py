@@ -7,24 +7,23 @@ import pytest
 import torch
 
 from dqar.policy.serialization import load_policy
-from dqar.policy.spec import Setting
 from dqar.records import ACTIONS, FEATURE_SETS
 from pipeline.errors import InputError
-from pipeline.traces.dataset import open_traces
-from pipeline.traces.tables import read_gates, read_trajectories
+from pipeline.traces import read_gates, read_trajectories
+from pipeline.traces.multi_dataset import open_traces
 from pipeline.train.config import APART, TrainConfig
 from pipeline.train.damage_model import fit_damage
 from pipeline.train.early_stopping import FitConfig
 from pipeline.train.gate_table import ReusedGates
-from pipeline.train.propensity_test import check_propensities
 from pipeline.train.train import save_trained, train
-from pipeline.train.training_data import load_reused_gates, matching_trajectories
+from pipeline.train.training_data import matching_trajectories
+from tests.pipeline.gate_readers import check_propensities, load_reused_gates
 
 
 @pytest.fixture(scope="module")
 def trained(traces):
     """Trained once with the full features."""
-    return train(TrainConfig(features="full", members=1), str(traces))
+    return train(TrainConfig(features="full", members=1), open_traces(traces))
 
 
 @pytest.mark.parametrize(
@@ -32,7 +31,7 @@ def trained(traces):
 )
 def test_every_feature_set_and_label_gives_a_policy_that_loads(traces, tmp_path, features, label):
     config = TrainConfig(features=features, label=label, members=1)
-    save_trained(train(config, str(traces)), tmp_path, {"train": "run"})
+    save_trained(train(config, open_traces(traces)), tmp_path, {"train": "run"})
     policy = load_policy(tmp_path)
     assert policy.spec.features == config.names
     assert bool(policy.spec.plans) == (features == "schedule")
@@ -54,7 +53,7 @@ def test_a_policy_plans_without_a_feature(traces, tmp_path, name):
     config = TrainConfig(without=(name,), members=1)
     whole = TrainConfig().names
     assert config.names == tuple(one for one in whole if one != name)
-    save_trained(train(config, str(traces)), tmp_path, {})
+    save_trained(train(config, open_traces(traces)), tmp_path, {})
     policy = load_policy(tmp_path)
     assert policy.spec.features == config.names
     assert policy.spec.plans
@@ -110,19 +109,21 @@ def test_held_out_noises_are_whole_and_disjoint_from_fitted_ones(trained, traces
     held_out = {
         row["trajectory_id"]
         for row, log_error in zip(table, logs.tolist(), strict=True)
-        if any(math.isclose(log_error, value, rel_tol=1e-6) for value in trained.held_out.measured)
+        if any(
+            math.isclose(log_error, value, rel_tol=1e-6) for value in trained.validation.measured
+        )
     }
     noises = {row["noise_id"] for row in table if row["trajectory_id"] in held_out}
     mates = {row["trajectory_id"] for row in table if row["noise_id"] in noises}
     assert held_out == mates
     assert 0 < len(noises) < len({row["noise_id"] for row in table})
-    metrics = trained.held_out.metrics
+    metrics = trained.validation.metrics
     assert metrics["trajectories_held_out"] == len(held_out)
     assert metrics["trajectories_fitted"] == len(table) - len(held_out)
 
 
 def test_held_out_figures_are_in_range(trained):
-    held_out = trained.held_out
+    held_out = trained.validation
     assert len(held_out.predicted) == len(held_out.measured)
     assert set(held_out.importance) == set(FEATURE_SETS["full"])
     assert 0 <= held_out.metrics["brier"] <= 1
@@ -130,19 +131,19 @@ def test_held_out_figures_are_in_range(trained):
 
 
 def test_propensities_of_the_traces_are_tested(traces, trained, monkeypatch):
-    """Of 24 trajectories no stratum is large enough; with a lower bar each has a step's coins."""
-    assert trained.balance.strata == []
+    """Of 24 trajectories no stratum is large enough; with a lower bar each has a step's draws."""
+    assert trained.propensity_test.strata == []
     monkeypatch.setattr("pipeline.train.propensity_test.LEAST_VARIANCE", 0.5)
     strata = check_propensities(str(traces)).strata
     assert {stratum.design for stratum in strata} == {"paced"}
     assert len(strata) > 1
     for stratum in strata:
-        assert 0.5 <= stratum.variance <= stratum.coins / 4 <= 24 / 4
+        assert 0.5 <= stratum.variance <= stratum.draws / 4 <= 24 / 4
         assert abs(stratum.z) < 5
 
 
 def test_training_twice_is_the_same(trained, traces):
-    again = train(TrainConfig(features="full", members=1), str(traces))
+    again = train(TrainConfig(features="full", members=1), open_traces(traces))
     for name, value in trained.policy.state_dict().items():
         assert torch.equal(value, again.policy.state_dict()[name])
 
@@ -151,7 +152,7 @@ def test_loss_falls_and_steps_are_reported(traces):
     reports = []
     train(
         TrainConfig(features="schedule", members=1),
-        str(traces),
+        open_traces(traces),
         lambda step, loss: reports.append((step, loss)),
     )
     assert all(one < other for (one, _), (other, _) in pairwise(reports))
@@ -160,7 +161,7 @@ def test_loss_falls_and_steps_are_reported(traces):
 
 def test_sites_that_the_traces_lack_are_refused(traces):
     with pytest.raises(InputError, match=r"\['ff'\].*Collect with those sites"):
-        train(TrainConfig(sites=("attn", "ff")), str(traces))
+        train(TrainConfig(sites=("attn", "ff")), open_traces(traces))
 
 
 def test_orders_that_the_traces_lack_are_refused(traces):
@@ -168,25 +169,25 @@ def test_orders_that_the_traces_lack_are_refused(traces):
     with pytest.raises(
         InputError, match=r"--forecast-orders.*\(0,\). Got \[2\].*Collect with those"
     ):
-        train(config, str(traces))
+        train(config, open_traces(traces))
 
 
 def test_gains_that_the_traces_lack_are_refused(traces):
     config = TrainConfig(feedbacks=(0.5,), members=1)
     with pytest.raises(InputError, match=r"--feedback.*\(0.0,\). Got \[0.5\].*Collect with those"):
-        train(config, str(traces))
+        train(config, open_traces(traces))
 
 
 @pytest.mark.parametrize("order", [0, 1])
 def test_a_policy_that_decides_step_by_step_learns_from_one_order(mixed_traces, order):
     """Damage of other orders is not what its reuse would show."""
-    chosen = matching_trajectories(str(mixed_traces), Setting(forecast_order=order))
+    chosen = matching_trajectories(open_traces(mixed_traces), (order, 0.0))
     assert 0 < int(chosen.sum()) < len(chosen)
     config = TrainConfig(features="seed", members=1, forecast_orders=(order,))
-    trained = train(config, str(mixed_traces))
+    trained = train(config, open_traces(mixed_traces))
     assert trained.policy.spec.forecast_order == order
     assert trained.policy.spec.actions == ("compute", *ACTIONS[: order + 1])
-    metrics = trained.held_out.metrics
+    metrics = trained.validation.metrics
     judged = metrics["trajectories_fitted"] + metrics["trajectories_held_out"]
     assert judged == int(chosen.sum())
 
@@ -235,14 +236,12 @@ def test_gains_are_logged_and_planned_for(mixed_traces):
     assert set(gain_of.values()) == {0.0, 0.5}
     gates = read_gates(str(mixed_traces), ["trajectory_id", "feedback"]).to_pylist()
     assert all(gate["feedback"] == gain_of[gate["trajectory_id"]] for gate in gates)
-    spec = train(TrainConfig(members=1), str(mixed_traces)).policy.spec
-    planned = {Setting.of(spec), *map(Setting.of, spec.rivals)}
-    assert planned == {
-        Setting(forecast_order=order, feedback=gain) for order in (0, 1) for gain in (0.0, 0.5)
-    }
+    spec = train(TrainConfig(members=1), open_traces(mixed_traces)).policy.spec
+    planned = {spec.setting, *(one.setting for one in spec.rivals)}
+    assert planned == {(order, gain) for order in (0, 1) for gain in (0.0, 0.5)}
 
 
 def test_one_step_errors_plan_without_feedback(mixed_traces):
-    trained = train(TrainConfig(members=1, label="local"), str(mixed_traces))
+    trained = train(TrainConfig(members=1, label="local"), open_traces(mixed_traces))
     assert trained.policy.spec.feedback == 0.0
     assert trained.policy.spec.rivals == ()

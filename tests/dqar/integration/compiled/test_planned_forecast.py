@@ -90,13 +90,16 @@ def test_intervals_are_followed_to_the_bit(rig, sites, order):
 
 @pytest.mark.parametrize("sites", [("attn", "ff"), ("block",)])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision(rig, sites, dtype):
+def test_half_precision(rig, sites, dtype, distance):
     rig.model.to(dtype)
     rig.noise = rig.noise.to(dtype)
     plan = irregular(rig, sites, 2)
     latents = by_plan(rig, plan)
     assert latents.dtype == dtype
-    assert torch.equal(latents, by_controller(rig, plan, bits=16))
+    expected = by_controller(rig, plan, bits=16)
+    # Not to the bit: factors are numbers in one and tensors in the other, which are other kernels,
+    # and without vector instructions some of them round a product before it is added.
+    assert distance(latents.float(), expected.float()) < torch.finfo(dtype).eps
 
 
 def test_a_run_after_one_that_was_not_finite(rig):

@@ -1,4 +1,4 @@
-"""Every test that docs/seed.md names exists, and every row of things to prove names one."""
+"""Every test that docs/paper.md names exists, and every row of things to prove names one."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 TESTS = Path(__file__).parent
-ACCOUNT = (TESTS.parent / "docs" / "seed.md").read_text(encoding="utf-8")
+ACCOUNT = (TESTS.parent / "docs" / "paper.md").read_text(encoding="utf-8")
 NAMED = sorted(set(re.findall(r"`([\w/]+\.py)::(test_\w+)`", ACCOUNT)))
 
 

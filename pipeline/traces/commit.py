@@ -1,0 +1,162 @@
+"""Commit protocol of a traces folder: the plan that claims it, a receipt a unit, the manifest.
+
+A unit's worker writes the unit's two shards, then its receipt; the driver then publishes a manifest
+that names the shards, and only what the newest manifest names exists for a reader. Each file
+appears whole or not at all, and in this order, on folders and object stores alike.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+from pipeline.errors import InputError
+from pipeline.exploration.collect_plan import (
+    TRACE_SCHEMA_VERSION,
+    CollectPlan,
+    Unit,
+    canonical_json,
+)
+from pipeline.storage.object_store import Root, Storage, open_storage
+from pipeline.traces.document_schemas import TABLES
+from pipeline.traces.manifest import newest_manifest, publish_manifest, read_document
+from pipeline.traces.shards import Part, as_json, find_receipt, is_sound, parts_of, unit_part
+
+T = TypeVar("T")
+U = TypeVar("U")
+CONCURRENT_REQUESTS = 16
+"""Requests in flight while receipts are read and files are deleted."""
+
+
+def claim_output(root: Root, plan: CollectPlan) -> None:
+    """Claim a folder for a plan; a folder that the same plan has claimed is taken up again.
+
+    Raises:
+        InputError: if the folder holds another plan, or something that is not a dataset.
+    """
+    storage = open_storage(root)
+    wanted = json.loads(canonical_json(_plan_document(plan)))
+    found = read_document(storage, "plan.json", lambda document: None)
+    if found is not None:
+        return _refuse_other_plan(found, wanted, storage)
+    refuse_other_contents(storage)
+    # First, so that a driver killed here leaves a folder that the same plan may claim.
+    if not storage.create("plan.json", as_json(wanted)):
+        claim_output(storage, plan)
+
+
+def refuse_other_contents(storage: Storage) -> None:
+    """Refuse a folder without a plan unless it is new.
+
+    Raises:
+        InputError: if it holds something.
+    """
+    if not storage.is_empty():
+        raise InputError(
+            f"--out must be a new folder or a collection's. Got {storage}, which holds "
+            "other files. Name another folder."
+        )
+
+
+def _plan_document(plan: CollectPlan) -> dict[str, Any]:
+    return {**plan.fields, "plan_hash": plan.plan_hash}
+
+
+def _refuse_other_plan(found: dict[str, Any], wanted: dict[str, Any], storage: Storage) -> None:
+    if found == wanted:
+        return
+    changed = [
+        f"{key} {found.get(key)!r:.80} not {value!r:.80}"
+        for key, value in wanted.items()
+        if key != "plan_hash" and found.get(key) != value
+    ]
+    raise InputError(
+        f"--out must hold the same plan. Got {storage}, collected with "
+        f"{', '.join(changed) or 'other fields'}. Name another folder, or repeat the first command."
+    )
+
+
+def committed_receipts(root: Root, plan: CollectPlan) -> dict[str, dict[str, Any]]:
+    """Receipts of the finished units, by unit id. A unit is finished if its own shards, or those of
+    a merged part that holds it, are sound."""
+    storage = open_storage(root)
+    held = _held_by_merged_parts(storage)
+    written = storage.sizes("_receipts")
+
+    def find(unit: Unit) -> dict[str, Any] | None:
+        if unit.unit_id in held:
+            return held[unit.unit_id]
+        return find_receipt(storage, unit) if f"{unit.unit_id}.json" in written else None
+
+    units = list(plan.units())
+    found = zip(units, map_concurrently(find, units), strict=True)
+    return {unit.unit_id: receipt for unit, receipt in found if receipt is not None}
+
+
+def _held_by_merged_parts(storage: Storage) -> dict[str, dict[str, Any]]:
+    # After compaction a unit's own shards are gone.
+    manifest = newest_manifest(storage)
+    if manifest is None:
+        return {}
+    merged = [part for part in parts_of(manifest) if len(part["units"]) > 1]
+    sound = map_concurrently(lambda part: is_sound(storage, part), merged)
+    held = {i for part, whole in zip(merged, sound, strict=True) if whole for i in part["units"]}
+    return {unit["unit_id"]: unit for unit in manifest["units"] if unit["index"] in held}
+
+
+def map_concurrently(work: Callable[[T], U], items: Iterable[T]) -> list[U]:
+    """Apply a function that waits for storage to every item, several at once; results in order."""
+    with ThreadPoolExecutor(CONCURRENT_REQUESTS) as pool:
+        return list(pool.map(work, items))
+
+
+def write_manifest(
+    root: Root,
+    plan: CollectPlan,
+    receipts: dict[str, dict[str, Any]],
+    model_facts: dict[str, Any],
+) -> dict[str, Any]:
+    """Publish the next manifest version; only what it names exists for a reader.
+
+    ``model_facts`` are what training needs to know of the model: its depth, its sites' FLOPs.
+    """
+    storage = open_storage(root)
+    units = sorted(receipts.values(), key=lambda receipt: receipt["index"])
+    manifest = {
+        "schema_version": TRACE_SCHEMA_VERSION,
+        "plan_hash": plan.plan_hash,
+        "trajectories": sum(unit["trajectories"] for unit in units),
+        "gates": sum(unit["gates"] for unit in units),
+        "decision_digest": _digest_of([unit["decision_digest"] for unit in units]),
+        "data_digest": _digest_of(
+            [unit["files"][name]["sha256"] for unit in units for name in TABLES]
+        ),
+        **model_facts,
+        "units": units,
+        "parts": _parts(storage, units),
+    }
+    return publish_manifest(storage, manifest)
+
+
+def _parts(storage: Storage, units: list[dict[str, Any]]) -> list[Part]:
+    """Merged parts that still hold what they held, and the other units' own."""
+    latest = newest_manifest(storage)
+    before = {unit["index"]: unit for unit in latest["units"]} if latest else {}
+    now = {unit["index"]: unit for unit in units}
+    merged = [
+        part
+        for part in (parts_of(latest) if latest else [])
+        if len(part["units"]) > 1
+        and all(now.get(index) == before[index] for index in part["units"])
+        and is_sound(storage, part)
+    ]
+    held = {index for part in merged for index in part["units"]}
+    own = [unit_part(unit) for unit in units if unit["index"] not in held]
+    return sorted(merged + own, key=lambda part: part["units"])
+
+
+def _digest_of(parts: list[str]) -> str:
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]

@@ -1,0 +1,76 @@
+"""One training opens its traces once, and reads each file of theirs once."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from jobs.train import parser, run
+from pipeline.storage.local_folder import LocalFolder
+from pipeline.traces import dataset, multi_dataset, tables
+from pipeline.tracking import Tracker
+from pipeline.train.config import TrainConfig
+from pipeline.train.run import train_policy
+
+
+@pytest.fixture
+def reads(monkeypatch):
+    """Counts of opened datasets, of documents read, and of tables' files opened, below whatever
+    function asks for them."""
+    counts = Counter()
+
+    def count(owner, name, key_of):
+        real = getattr(owner, name)
+
+        def counted(*arguments, **named):
+            counts[key_of(*arguments)] += 1
+            return real(*arguments, **named)
+
+        monkeypatch.setattr(owner, name, counted)
+
+    count(LocalFolder, "read", lambda folder, key: key)
+    count(LocalFolder, "open", lambda folder, key: key)
+    count(tables.pa, "OSFile", lambda path, *_: "/".join(Path(path).parts[-2:]))
+    count(dataset, "_refuse_damaged", lambda opened: "opened")
+    return counts
+
+
+def assert_read_once(reads, uris):
+    parts = multi_dataset.open_traces(uris).parts
+    files = {
+        key for part in parts for name in ("gates", "trajectories") for key in part.shards(name)
+    }
+    found = Counter({key: count for key, count in reads.items() if key in files})
+    assert found == Counter(dict.fromkeys(files, 1))
+
+
+CONFIGS = {
+    "plans": TrainConfig(members=1),
+    "local": TrainConfig(members=1, label="local"),
+    "full": TrainConfig(members=1, features="full"),
+}
+
+
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_a_training_reads_everything_once(traces, tmp_path, reads, config):
+    tracker = Tracker(f"sqlite:///{tmp_path}/mlflow.db", "reads")
+    opened = multi_dataset.open_traces(str(traces))
+    train_policy(config, opened, str(tmp_path / "policy"), tracker)
+    counted = Counter(reads)
+    assert counted["opened"] == 1
+    assert counted["plan.json"] == 1
+    assert [count for key, count in counted.items() if key.startswith("_manifest/")] == [1]
+    assert_read_once(counted, str(traces))
+
+
+def test_the_command_reads_everything_once(traces, near_traces, tmp_path, reads):
+    uris = (str(traces), str(near_traces))
+    words = [word for uri in uris for word in ("--traces", uri)]
+    store = f"sqlite:///{tmp_path}/mlflow.db"
+    run(parser().parse_args([*words, "--out", str(tmp_path / "policy"), "--tracking-uri", store]))
+    counted = Counter(reads)
+    assert counted["opened"] == counted["plan.json"] == 2
+    assert sum(count for key, count in counted.items() if key.startswith("_manifest/")) == 2
+    assert_read_once(counted, uris)

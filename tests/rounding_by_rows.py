@@ -1,0 +1,50 @@
+"""A pytest plugin under which every linear layer and convolution rounds by where a row lies and by
+how many there are: ``python -m pytest -p tests.rounding_by_rows``.
+
+Kernels of some processors do so and those of others do not. With this, an equality to the bit
+between batches of other sizes or orders fails on all of them.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+LARGEST = 2
+"""Units in the last place of float32 that a value is moved by at most."""
+
+linear, convolve = functional.linear, functional.conv2d
+
+
+def moved(exact: Tensor, rows: int, dtype: torch.dtype) -> Tensor:
+    """The values a little larger or smaller, equal only for the same row of as many rows."""
+    if not exact.numel():
+        return exact.to(dtype)
+    row = torch.arange(rows, device=exact.device)[:, None]
+    column = torch.arange(exact.numel() // rows, device=exact.device)
+    mixed = 7 * row + 5 * rows + 3 * column + (row // 3) * column
+    units = (mixed % (2 * LARGEST + 1) - LARGEST).to(exact.dtype).view(exact.shape)
+    return (exact * (1.0 + torch.finfo(torch.float32).eps * units)).to(dtype)
+
+
+def exactly(*tensors: Tensor | None) -> list[Tensor | None]:
+    """In float32 at least: kernels of half precision add up in it, and round once at the end."""
+    return [
+        None if one is None else one.to(torch.promote_types(one.dtype, torch.float32))
+        for one in tensors
+    ]
+
+
+def linear_by_rows(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    found = linear(*exactly(input, weight, bias))  # type: ignore[arg-type]
+    return moved(found, found.numel() // max(1, found.shape[-1]), input.dtype)
+
+
+def convolve_by_rows(
+    input: Tensor, weight: Tensor, bias: Tensor | None = None, *args, **options
+) -> Tensor:
+    found = convolve(*exactly(input, weight, bias), *args, **options)  # type: ignore[arg-type]
+    return moved(found, len(found), input.dtype)
+
+
+def pytest_configure(config):
+    functional.linear, functional.conv2d = linear_by_rows, convolve_by_rows
