@@ -1,4 +1,4 @@
-"""Compare reuse methods on the same unseen noise: learned, threshold, regular, fewer steps.
+"""Compare reuse methods on the same unseen noise samples.
 
     python jobs/evaluate.py --model digits --policy runs/policy --out runs/results
     python jobs/evaluate.py --model digits --policy full=runs/policy --policy plan=runs/schedule \\
@@ -55,7 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def configure(arguments: argparse.Namespace, info, policy):
-    """What was left out follows the first policy, else the model."""
+    """The evaluation's settings; flags left out follow the first policy, else the model."""
     from pipeline.evaluate.config import EvaluateConfig
 
     follows = {
@@ -85,8 +85,8 @@ def configure(arguments: argparse.Namespace, info, policy):
 
 
 def parser() -> JobParser:
-    job = JobParser("Compare reuse methods on the same unseen noise.")
-    job.epilog = "The seed's evaluate.py: its --ablations are jobs/sweep.py ablations."
+    job = JobParser("Compare reuse methods on the same unseen noise samples.")
+    job.epilog = "The --ablations of the DQAR paper's evaluate.py are jobs/sweep.py ablations."
     job.add_argument("--model", required=True, help="digits, a diffusers folder, or a hub id")
     job.add_argument(
         "--policy",
@@ -108,7 +108,9 @@ def parser() -> JobParser:
     job.add_argument("--sampler", choices=["ddim", "dpm"], help="default: the policy's, or ddim")
     job.add_argument("--sites", help="attn, or attn,ff, or block; default: the policy's")
     job.add_argument("--seed", type=int, default=0, help="seed of the evaluation noise")
-    job.add_argument("--batch-size", type=int, default=32, help="samples side by side, probes' too")
+    job.add_argument(
+        "--batch-size", type=int, default=32, help="samples side by side"
+    )
     job.add_argument(
         "--part-samples",
         type=int,

@@ -1,4 +1,4 @@
-"""What an evaluation's worker is asked, and what it answers."""
+"""Settings that all operating points of an evaluation share."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ FIGURES = (
     "label_accuracy",
     "cache_mb",
 )
-"""Columns of a row of results.json that say what a method costs and gives."""
+"""Columns of results.json with the costs and the quality of an operating point."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EvaluateConfig:
-    """What every point of an evaluation shares."""
+    """Settings that all operating points of an evaluation share."""
 
     model: str
     steps: int = 50
@@ -41,7 +41,7 @@ class EvaluateConfig:
     batch_size: int = 32
     """Samples side by side."""
     cached: CachedParts = "output"
-    """What ``attn`` caches: its output, or its keys and values."""
+    """Cached part of ``attn``: its output, or its keys and values."""
     cache_bits: Literal[2, 4, 8, 16, 32] = 8
     """Bits of a cached value."""
     cache_granularity: Granularity = "per_tensor"
@@ -49,19 +49,19 @@ class EvaluateConfig:
     quantize_keys: bool = True
     """False keeps cached keys in fp16."""
     forecast_order: Literal[0, 1, 2] = 0
-    """What a reuse shows. Each point and probe says its own."""
+    """Order of the forecasts that a reuse shows; each point and task sets its own."""
     feedback: float = 0.0
-    """Gain of the error feedback, likewise."""
+    """Gain of the error feedback; each point and task sets its own."""
     balanced: bool = False
-    """Whether the cache's channels are balanced by salience, calibrated on calibration noise."""
+    """Balance the cache's channels by salience, measured on calibration noise."""
     cross_branch_threshold: float | None = None
     """Distance at which the unconditional rows take the conditional value; None never."""
     dtype: Dtype = "fp32"
     seed: int = 0
     """Seed of the evaluation noise."""
     part_samples: int = 1024
-    """Samples that one worker measures at a time, rounded up to whole batches. A point of more is
-    split, and its parts add up to the same."""
+    """Samples of a task, rounded up to whole batches. A point of more samples is split into several
+    tasks, whose sums add up to the same row."""
 
     def __post_init__(self) -> None:
         for name in ("num_samples", "batch_size", "part_samples"):
@@ -106,7 +106,7 @@ class EvaluateConfig:
         return 2 if self.guidance_scale > 1 else 1
 
     def parts_of(self, point: OperatingPoint) -> list[EvalTask]:
-        """A point's samples in parts of whole batches: the same batches give the same images."""
+        """The tasks of a point, of whole batches each: the same batches give the same images."""
         size = math.ceil(self.part_samples / self.batch_size) * self.batch_size
         return [
             EvalTask(point=point, start=start, stop=min(start + size, self.num_samples))
@@ -114,7 +114,7 @@ class EvaluateConfig:
         ]
 
     def columns(self) -> dict[str, Any]:
-        """What a row of results.json says of how it was measured."""
+        """Columns of results.json that say how a row was measured."""
         return {
             "sites": ",".join(self.sites),
             "cached": self.cached,
@@ -134,11 +134,11 @@ class EvaluateConfig:
         }
 
     def with_reuse_setting(self, order: int, feedback: float) -> EvaluateConfig:
-        """The same with forecasts of another order, and another gain of the error feedback."""
+        """The same settings with another forecast order and gain of the error feedback."""
         return replace(self, forecast_order=order, feedback=feedback)  # pyright: ignore[reportArgumentType]
 
     def dqar_config(self) -> DQARConfig:
-        """How the model is instrumented."""
+        """The configuration of the instrumented model."""
         return DQARConfig(
             quantization_bits=self.cache_bits,
             quantization_mode=self.cache_granularity,

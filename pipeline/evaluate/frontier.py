@@ -1,4 +1,4 @@
-"""Two sweeps are compared at equal reuse or FLOPs: by log error, linear between points."""
+"""Comparison of sweeps at equal reuse or FLOPs: log error, linear between points."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def frontier(rows: Iterable[dict[str, Any]], method: str, axis: Axis) -> list[tu
     """A method's ``(axis, error)`` points by growing axis.
 
     A point that saves less and errs more than another of the same method is given the other's
-    error: whoever may choose would choose that.
+    error (the Pareto frontier): a user would choose the other.
     """
     points = sorted(
         (row[axis], row["latent_rel_l2"])

@@ -109,7 +109,7 @@ def plot_frontier(rows: list[dict[str, Any]], path: Path) -> None:
             )
             if axis != "speedup" and (edge := frontier(rows, name, axis)):
                 panel.plot(*zip(*edge, strict=True), color=color, linewidth=1)
-        panel.set(xlabel=axis, ylabel="latent relative L2 to the twin", yscale="log")
+        panel.set(xlabel=axis, ylabel="latent relative L2 to the reference", yscale="log")
         panel.grid(alpha=0.3)
     if names:
         panels[0].legend()
@@ -123,7 +123,7 @@ def plot_samples(measured: list[PointResult], path: Path) -> None:
     names = _compared([result.row for result in measured])
     chosen = [_nearest_to_shown(measured, name) for name in names]
     strips = [
-        ("twin", measured[0].reference_images),
+        ("reference", measured[0].reference_images),
         *((_label(one), one.images) for one in chosen),
     ]
     figure = Figure(figsize=(9, 1.2 * len(strips)), layout="constrained")

@@ -23,34 +23,36 @@ class SharedCalibration:
         self._work = work
         self._results: dict[str, Any] = {}
 
-    def run(self, tasks: Sequence[Task[R_co]]) -> list[R_co]:
-        """The results of tasks, in their order."""
-        keys = [fingerprint(task) for task in tasks]
-        missing = dict(zip(keys, tasks, strict=True))
-        missing = {key: task for key, task in missing.items() if key not in self._results}
+    def run(self, tasks: dict[str, Task[R_co]]) -> dict[str, R_co]:
+        """Results of tasks by their names.
+
+        Args:
+            tasks: by their fingerprints.
+        """
+        missing = {key: task for key, task in tasks.items() if key not in self._results}
         key_of = {task.name: key for key, task in missing.items()}
         for task, result in self._work(list(missing.values())):
             self._results[key_of[task.name]] = result
-        return [self._results[key] for key in keys]
+        return {task.name: self._results[key] for key, task in tasks.items()}
 
 
 class CalibrationSession:
     """One method's calibration; a :class:`pipeline.methods.base.Session`.
 
-    A task that another method had run already counts in full: the cost of a method does not depend
-    on which others it is compared with.
+    A task that another method had run already counts in full, so that the cost of a method does not
+    depend on which others it is compared with. A task that the method itself repeats counts once.
     """
 
     def __init__(self, steps: int, comparison: Comparison, shared: SharedCalibration) -> None:
         self.steps, self.comparison = steps, comparison
         self._shared = shared
-        self._spent = 0
+        self._asked: dict[str, int] = {}
         self._is_closed = False
 
     @property
     def cost(self) -> CalibrationCost:
         """Calibration that the method has spent so far."""
-        return CalibrationCost(trajectories=self._spent)
+        return CalibrationCost(trajectories=sum(self._asked.values()))
 
     def calibrate(self, tasks: Sequence[Task[R_co]]) -> dict[str, R_co]:
         """Run tasks on the evaluation's workers; results by the names of the tasks.
@@ -59,11 +61,11 @@ class CalibrationSession:
             InputError: if the tasks go beyond the method's budget, or its tuning is over; nothing
                 is sampled then.
         """
-        asked = self._spent + sum(task.trajectories for task in tasks)
-        self._refuse(asked)
-        self._spent = asked
-        results = self._shared.run(tasks)
-        return {task.name: result for task, result in zip(tasks, results, strict=True)}
+        keyed = {fingerprint(task): task for task in tasks}
+        asked = self._asked | {key: task.trajectories for key, task in keyed.items()}
+        self._refuse(sum(asked.values()))
+        self._asked = asked
+        return self._shared.run(keyed)
 
     def close(self) -> None:
         """End the tuning: the method lays out its points from here on."""

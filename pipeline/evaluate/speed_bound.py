@@ -1,4 +1,4 @@
-"""How fast reuse could be: ``T / (T - r * T_sites)``, with T_sites measured on this machine."""
+"""Bound of the speed-up by reuse: ``T / (T - r * T_sites)``, T_sites measured on this machine."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def measure_site_share(
 
 
 def speed_bound(site_share: dict[str, float], reuse_ratio: dict[str, float]) -> float:
-    """The most that skipping these shares of the sites can give."""
+    """Largest speed-up of skipping these shares of the sites."""
     saved = sum(share * reuse_ratio.get(site, 0.0) for site, share in site_share.items())
     return 1.0 / (1.0 - saved)
 

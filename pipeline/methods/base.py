@@ -55,16 +55,16 @@ ScheduleSource = Literal["plan", "rival", "even"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OperatingPoint:
-    """One method at one operating point."""
+    """One setting of a method: a gate, with the forecasts and the feedback of its reuse."""
 
     method: str
     operating_point: str
-    """What distinguishes it within the sweep."""
+    """Name within the sweep of the method."""
     steps: int
     gate: Gate | None = None
     """None samples without reuse."""
     forecast_order: int = 0
-    """What a reuse shows: the cached value, or its forecast of this order."""
+    """Order of the forecast that a reuse shows; 0 for the cached value as it is."""
     feedback: float = 0.0
     """Gain of the error feedback."""
     schedule: StepSchedule | None = None
@@ -72,7 +72,7 @@ class OperatingPoint:
     schedule_source: ScheduleSource | None = None
     """The origin of that schedule."""
     sampler: Literal["dpm"] | None = None
-    """DPM-Solver++ in the place of the evaluation's sampler, which its twin keeps."""
+    """DPM-Solver++ in place of the evaluation's sampler; reference samples keep that."""
 
 
 Calibrate = Callable[[list[CalibrationTask]], dict[str, CalibrationResult]]

@@ -37,8 +37,8 @@ class FewerSolverSteps(Method):
     role = "context"
     shown_at = ("flops_ratio", 2.0)
     note = (
-        "`fewer-steps-dpmsolver` is compared with the same twin as the others. Its latents differ "
-        "from the twin's also by the solver's own path, however many its steps."
+        "`fewer-steps-dpmsolver` is compared with the same reference samples as the others. Its "
+        "latents differ from these also by the solver's own path, however many its steps."
     )
 
     @classmethod

@@ -78,7 +78,7 @@ class RouterTask:
     epochs: int = 48
     """Updates of each gate of each step."""
     learning_rate: float = 0.15
-    """Of Adam, in logits."""
+    """Learning rate of Adam, in logits."""
     penalties: tuple[float, ...] = tuple(10.0 ** (-5.0 + 0.5 * power) for power in range(10))
     """Squared relative errors that computing all gates of a step is worth, learned side by side."""
 

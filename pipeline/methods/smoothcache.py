@@ -145,7 +145,7 @@ class SmoothCache(Method):
 
     name = "smoothcache"
     is_tied: ClassVar[bool] = False
-    """Whether all sites follow one schedule, by the mean of their curves."""
+    """True has all sites follow one schedule, by the mean of their curves."""
 
     def tune(self, session: Session, budget: CalibrationBudget) -> CalibrationCost:
         task = CurveTask()

@@ -76,6 +76,16 @@ def test_the_same_task_is_run_once_and_counts_for_each_method():
     assert (one.cost.trajectories, other.cost.trajectories) == (3, 7)
 
 
+def test_a_task_that_a_method_repeats_counts_once():
+    ran = []
+    session = sessions(ran, budget=3)()
+    task = Double(name="a", value=3)
+    for tasks in ([task, task], [task]):
+        assert session.calibrate(tasks)["a"].value == 6
+    assert ran == [task]
+    assert session.cost.trajectories == 3
+
+
 def test_what_goes_beyond_the_budget_is_refused_before_anything_runs():
     ran = []
     session = sessions(ran, budget=5)()

@@ -115,3 +115,19 @@ def test_an_evaluation_names_no_method(path):
 def test_names_would_be_found():
     source = 'def f(row):\n    """baseline"""\n    return row == "linear", f"learned-{row}"\n'
     assert names_in(source) == {"linear", "learned"}
+
+
+def test_policies_are_logged_against_every_method_that_reuses_at_equal_ratios():
+    by_role = {role: [] for role in ("reference", "subject", "alternative", "context")}
+    for name in method_names():
+        by_role[method_of(name).role].append(name)
+    assert by_role == {
+        "reference": ["baseline"],
+        "subject": ["learned"],
+        "context": ["fewer-steps", "fewer-steps-dpmsolver", "linear"],
+        "alternative": [
+            *("interval", "interval-forecast1", "interval-forecast2"),
+            *("threshold", "threshold-tuned", "smoothcache", "smoothcache-tied", "router"),
+            "static",
+        ],
+    }
