@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 
-from dqar.policy.spec import Setting
 from pipeline.errors import InputError
 from pipeline.traces.multi_dataset import open_traces
 from pipeline.train import fits
@@ -23,7 +22,7 @@ def opened(traces):
 
 
 def test_a_split_keeps_noise_samples_together(opened):
-    split = split_trajectories(opened, TrainConfig(), Setting())
+    split = split_trajectories(opened, TrainConfig(), (0, 0.0))
     assert split.usable.all()
     assert torch.equal(split.fitted, ~split.held_out)
     assert set(opened.noise_index[split.held_out.numpy()]) == {0, 5}
@@ -32,7 +31,7 @@ def test_a_split_keeps_noise_samples_together(opened):
 def test_a_split_of_one_noise_sample_is_refused(opened):
     opened.__dict__["noise_index"] = opened.noise_index * 0
     with pytest.raises(InputError, match=r"at least two noises. Got 1, with 24 trajectories"):
-        split_trajectories(opened, TrainConfig(), Setting())
+        split_trajectories(opened, TrainConfig(), (0, 0.0))
 
 
 @pytest.mark.parametrize(
@@ -47,7 +46,7 @@ def test_a_split_of_one_noise_sample_is_refused(opened):
 def test_one_step_errors_are_drawn_for_the_fits_that_need_them(
     opened, tmp_path, config, trajectories
 ):
-    split = split_trajectories(opened, config, Setting())
+    split = split_trajectories(opened, config, (0, 0.0))
     data = read_training_data(opened, config, ("attn",), split, tmp_path)
     found = {name: len(stored.load().log_error) for name, stored in data.local_errors.items()}
     assert found == {name: count * GATES_EACH for name, count in trajectories.items()}
