@@ -29,6 +29,7 @@ from dqar.schedules.serialization import load_plan
 from dqar.schedules.static_plan import StaticPlan
 from dqar.signals import relative_error
 from pipeline.cluster.hardware import describe_machine
+from pipeline.evaluate.plan_export import FOLDER, name_of
 from pipeline.evaluate.worker import EvaluationWorker
 
 Schedule = dict[str, Any]
@@ -52,15 +53,12 @@ def chosen(results: Path, method: str) -> Iterator[Schedule]:
     """What an evaluation took for a method, after its selection on calibration noise."""
     rows = json.loads((results / "results.json").read_text())
     for row in rows:
-        if row["method"] == method and row["schedule"]:
-            point = row["operating_point"].partition(",")[0].replace("@", "-")
-            order, gain = row["forecast_order"], row["feedback"]
-            name = f"{method}-{point}-order-{order}-feedback-{gain:g}.json"
+        if row["method"] == method and row["schedule_source"]:
             yield {
-                "source": f"evaluation, {row['schedule']}",
-                "computed": computed_of(load_plan(results / "plans" / name)),
-                "forecast_order": order,
-                "feedback": gain,
+                "source": f"evaluation, {row['schedule_source']}",
+                "computed": computed_of(load_plan(results / FOLDER / name_of(row))),
+                "forecast_order": row["forecast_order"],
+                "feedback": row["feedback"],
                 "flops_ratio": row["flops_ratio"],
             }
 

@@ -53,17 +53,21 @@ def write_plans(measured: list[PointResult], folder: Path) -> str:
             lines.append(_line(one.row, f"{FOLDER}/{path.name}"))
     if not lines:
         return ""
-    head = "Schedules taken: what erred least on calibration noise of the policy's own plan, its"
-    return "\n".join([f"{head} rivals and the even ones of each order and gain.", "", *lines, ""])
+    head = (
+        "Schedules taken: the least error on calibration noise samples among the policy's own "
+        "schedule, the alternatives of its training and uniform schedules of each order and gain."
+    )
+    return "\n".join([head, "", *lines, ""])
 
 
 def name_of(row: dict[str, Any]) -> str:
     """File name of a point's plan, with its forecast order and its feedback."""
-    point = row["operating_point"].partition(",")[0].replace("@", "-").replace("=", "-")
+    point = row["operating_point"].partition(",order=")[0]
+    point = point.replace(",computed=", "-").replace("=", "-")
     return (
         f"{row['method']}-{point}-order-{row['forecast_order']}-feedback-{row['feedback']:g}.json"
     )
 
 
 def _line(row: dict[str, Any], path: str) -> str:
-    return f"- {row['method']} {row['operating_point']}: {row['schedule']} ({path})"
+    return f"- {row['method']} {row['operating_point']}: {row['schedule_source']} ({path})"

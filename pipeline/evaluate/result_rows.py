@@ -61,7 +61,7 @@ def _row(
     return {
         "method": point.method,
         "operating_point": point.operating_point,
-        "schedule": point.schedule_source,
+        "schedule_source": point.schedule_source,
         **config.columns(),
         "sampler": point.sampler or config.sampler,
         "reuse_ratio": metrics.reuse_ratio,

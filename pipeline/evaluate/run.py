@@ -49,7 +49,7 @@ def evaluate_methods(
         kept.clear()
         session.artifact(folder, "results")
         rows = [result.row for result in measured]
-        session.metrics(_headlines(rows) | _calibration(rows))
+        session.metrics(_error_ratios(rows) | _calibration(rows))
     print(f"{points_table(rows)}\n\n{comparison_table(rows)}\n", flush=True)
     print(f"evaluate: results, frontier.png, samples.png and report.md in {folder}", flush=True)
     return measured
@@ -80,11 +80,11 @@ def _log_point(tracker: Tracker, session: str, measured: PointResult) -> None:
         run.metrics({f"eval/{key}": row.get(key) for key in METRICS})
 
 
-def _headlines(rows: list[dict[str, Any]]) -> dict[str, float | None]:
+def _error_ratios(rows: list[dict[str, Any]]) -> dict[str, float | None]:
     """Error of each policy over that of each alternative, at equal reuse ratios."""
     names = dict.fromkeys(row["method"] for row in rows)
     return {
-        f"headline/{name}_over_{other.name}_at_{value:g}": ratio_at(
+        f"summary/error_ratio/{name}/{other.name}/reuse_{value:g}": ratio_at(
             rows, name, other.name, "reuse_ratio", value
         )
         for name in names

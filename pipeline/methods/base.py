@@ -49,8 +49,9 @@ COARSE = SweepGrid(
     reuse_ratios=(0.28, 0.38, 0.48, 0.58, 0.7),
 )
 GRIDS = {"fine": FINE, "coarse": COARSE}
-ScheduleSource = Literal["plan", "rival", "even"]
-"""A policy's own plan, another that its training made, or as many steps spread evenly."""
+ScheduleSource = Literal["policy", "alternative", "uniform"]
+"""The policy's own schedule, an alternative that its training made, or as many steps spread
+evenly."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

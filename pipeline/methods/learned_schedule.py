@@ -113,7 +113,7 @@ def judge(spec: PolicySpec, numbers: list[int], ask: Calibrate) -> list[Candidat
 def _shortlist(field: list[Candidate]) -> list[Candidate]:
     """The best of them, with the policy's own and the best even one whatever a few noises say."""
     kept = [*field[:SHORTLIST]]
-    for kind in ("plan", "even"):
+    for kind in ("policy", "uniform"):
         kept.append(next(one for one in field if one.source == kind))
     return list(dict.fromkeys(kept))
 
@@ -176,9 +176,13 @@ def candidates(spec: PolicySpec, number: int) -> list[Candidate]:
         for order, gain in settings
     ]
     planned = [
-        Candidate(source="plan", schedule=spec.schedule_of(number)),
-        *(Candidate(source="rival", schedule=one) for one in spec.rivals if len(one) == number),
-        *(Candidate(source="even", schedule=one) for one in regular),
+        Candidate(source="policy", schedule=spec.schedule_of(number)),
+        *(
+            Candidate(source="alternative", schedule=one)
+            for one in spec.rivals
+            if len(one) == number
+        ),
+        *(Candidate(source="uniform", schedule=one) for one in regular),
     ]
     return list(dict.fromkeys([*planned, *_varied(planned)]))
 
@@ -195,7 +199,7 @@ def _varied(candidates: list[Candidate]) -> list[Candidate]:
 
 def _with_gain(candidate: Candidate, gain: float) -> Candidate:
     """The same steps with another gain; a policy's own plan is its own with the policy's alone."""
-    source: ScheduleSource = "even" if candidate.source == "even" else "rival"
+    source: ScheduleSource = "uniform" if candidate.source == "uniform" else "alternative"
     return Candidate(source=source, schedule=candidate.schedule.with_feedback(round(gain, 4)))
 
 
@@ -233,7 +237,7 @@ def _point(name: str, policy: ReusePolicy, chosen: Candidate) -> OperatingPoint:
     schedule = chosen.schedule
     return OperatingPoint(
         method=name,
-        operating_point=f"{chosen.source}@{len(schedule)},"
+        operating_point=f"{chosen.source},computed={len(schedule)},"
         f"order={schedule.forecast_order},feedback={schedule.feedback:g}",
         steps=policy.spec.steps,
         gate=_gate(policy, chosen),
@@ -245,7 +249,7 @@ def _point(name: str, policy: ReusePolicy, chosen: Candidate) -> OperatingPoint:
 
 
 def _gate(policy: ReusePolicy, chosen: Candidate) -> Gate:
-    if chosen.source == "plan":
+    if chosen.source == "policy":
         return ScheduleGate(policy, len(chosen.schedule))
     return MaskGate(chosen.schedule.mask(policy.spec.steps)[:, None, None])
 

@@ -55,14 +55,14 @@ class PropensityTest:
         """Strata tested and, if any, the sum of their squared z-scores, its p-value, and the
         largest z-score either way."""
         if not self.strata:
-            return {"balance_strata": 0.0}
+            return {"strata": 0.0}
         scores = np.array([stratum.z for stratum in self.strata])
         total = float(np.square(scores).sum())
         return {
-            "balance_strata": float(len(scores)),
-            "balance_chi2": total,
-            "balance_p": float(chi2.sf(total, len(scores))),
-            "balance_max_z": float(np.abs(scores).max()),
+            "strata": float(len(scores)),
+            "chi2": total,
+            "p": float(chi2.sf(total, len(scores))),
+            "max_z": float(np.abs(scores).max()),
         }
 
     def __str__(self) -> str:
@@ -70,8 +70,8 @@ class PropensityTest:
             return "propensity test: too few random draws"
         figures = self.metrics
         return (
-            f"propensity test: chi^2 {figures['balance_chi2']:.1f} over "
-            f"{len(self.strata)} strata, p {figures['balance_p']:.3f}"
+            f"propensity test: chi^2 {figures['chi2']:.1f} over "
+            f"{len(self.strata)} strata, p {figures['p']:.3f}"
         )
 
 

@@ -63,8 +63,13 @@ def lineage_of(traces: Traces) -> dict[str, str]:
 
 def _log(run: Run, trained: Trained, folder: Path) -> None:
     validation = trained.validation
-    run.metrics({f"train/held_out_{name}": value for name, value in validation.metrics.items()})
-    run.metrics({f"train/{name}": value for name, value in trained.propensity_test.metrics.items()})
+    run.metrics({f"val/{name}": value for name, value in validation.metrics.items()})
+    run.metrics(
+        {
+            f"propensity_test/{name}": value
+            for name, value in trained.propensity_test.metrics.items()
+        }
+    )
     run.metrics({f"importance/{name}": value for name, value in validation.importance.items()})
     for part in trained.traces.parts:
         run.dataset("traces", part.digest, part.storage.address, "training")
@@ -73,7 +78,7 @@ def _log(run: Run, trained: Trained, folder: Path) -> None:
         plot_validation(validation, plot)
         run.artifact(plot)
         report = Path(scratch) / "held_out.json"
-        figures = asdict(validation) | {"balance": trained.propensity_test.metrics}
+        figures = asdict(validation) | {"propensity_test": trained.propensity_test.metrics}
         report.write_text(json.dumps(figures, indent=2))
         run.artifact(report)
     run.artifact(folder, "policy")

@@ -23,7 +23,7 @@ def test_synthetic_traces_read_like_collected_ones(tmp_path):
     assert set(gates.weight.tolist()) == {float(LAYERS)}
     assert len(np.unique(read_trajectories(uri)["forecast_order"])) == 3
     # Propensities are those of the schedules.
-    assert check_propensities(uri).metrics.get("balance_p", 1.0) > 1e-3
+    assert check_propensities(uri).metrics.get("p", 1.0) > 1e-3
 
 
 def test_memory_stayed_flat():

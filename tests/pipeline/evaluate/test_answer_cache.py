@@ -38,7 +38,7 @@ POINT = OperatingPoint(
     steps=5,
     gate=MaskGate(SCHEDULE.mask(5)[:, None, None]),
     schedule=SCHEDULE,
-    schedule_source="plan",
+    schedule_source="policy",
 )
 PROBE = CalibrationTask(name="p", gate=Interval(2), num_samples=2)
 

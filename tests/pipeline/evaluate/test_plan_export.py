@@ -29,7 +29,7 @@ PLAN = StepSchedule(computed=(0, 1, 4))
 def point(gate=None, schedule: StepSchedule | None = PLAN, forecast_order=0):
     return OperatingPoint(
         method="learned",
-        operating_point="plan@3,order=1",
+        operating_point="policy,computed=3,order=1",
         steps=STEPS,
         gate=gate,
         schedule=schedule,
@@ -37,11 +37,11 @@ def point(gate=None, schedule: StepSchedule | None = PLAN, forecast_order=0):
     )
 
 
-def measured(operating_point, schedule, order=1, method="learned", source="plan"):
+def measured(operating_point, schedule, order=1, method="learned", source="policy"):
     row = {
         "method": method,
         "operating_point": operating_point,
-        "schedule": schedule and source,
+        "schedule_source": schedule and source,
         "forecast_order": order,
         "feedback": 0.5 * order,
         "reuse_ratio": 0.5,
@@ -76,33 +76,35 @@ def test_other_points_have_none(ddim):
 def test_plans_are_written_and_read_back(tmp_path):
     even = StepSchedule(computed=(0, 3))
     points = [
-        measured("plan@3,order=1", PLAN),
-        measured("budget=0.01", even, order=0, source="even"),
+        measured("policy,computed=3,order=1", PLAN),
+        measured("budget=0.01", even, order=0, source="uniform"),
         measured("period=2", None, method="interval"),
     ]
     text = write_plans(points, tmp_path)
     names = [
         "learned-budget-0.01-order-0-feedback-0.json",
-        "learned-plan-3-order-1-feedback-0.5.json",
+        "learned-policy-3-order-1-feedback-0.5.json",
     ]
     assert sorted(path.name for path in (tmp_path / "plans").iterdir()) == names
     assert load_plan(tmp_path / "plans" / names[1]) == points[0].plan
     assert load_plan(tmp_path / "plans" / names[0]) == points[1].plan
-    assert f"- learned budget=0.01: even (plans/{names[0]})" in text
+    assert f"- learned budget=0.01: uniform (plans/{names[0]})" in text
     assert "interval" not in text
 
 
 def test_plans_of_an_earlier_evaluation_go(tmp_path):
-    write_plans([measured("plan@3,order=1", PLAN)], tmp_path)
+    write_plans([measured("policy,computed=3,order=1", PLAN)], tmp_path)
     assert write_plans([measured("period=2", None)], tmp_path) == ""
     assert list((tmp_path / "plans").iterdir()) == []
 
 
 def test_the_report_says_which_schedule_was_taken(tmp_path):
-    write_report([measured("plan@3,order=1", PLAN)], tmp_path, "title")
-    assert "learned plan@3,order=1: plan (plans/" in (tmp_path / "report.md").read_text()
+    write_report([measured("policy,computed=3,order=1", PLAN)], tmp_path, "title")
+    assert (
+        "learned policy,computed=3,order=1: policy (plans/" in (tmp_path / "report.md").read_text()
+    )
     (row,) = json.loads((tmp_path / "results.json").read_text())
-    assert row["schedule"] == "plan"
+    assert row["schedule_source"] == "policy"
 
 
 def test_an_evaluation_gives_the_plan_that_it_measured():
@@ -111,11 +113,11 @@ def test_an_evaluation_gives_the_plan_that_it_measured():
     )
     spec = PolicySpec(steps=STEPS, plans=(PLAN.computed,), plan_errors=(0.1,), forecast_order=1)
     planned = evaluator.measure(point(gate=ScheduleGate(ReusePolicy(spec)), forecast_order=1))
-    assert planned.row["schedule"] == "plan"
+    assert planned.row["schedule_source"] == "policy"
     assert planned.plan is not None
     assert planned.plan.reuse_ratio == planned.row["reuse_ratio"] == 0.5
     assert len(planned.plan.timesteps) == STEPS
     (other,) = interval_points(SweepGrid(periods=(2,)), STEPS)
     result = evaluator.measure(other)
-    assert (result.plan, result.row["schedule"]) == (None, None)
+    assert (result.plan, result.row["schedule_source"]) == (None, None)
     assert torch.isfinite(torch.tensor(result.row["latent_rel_l2"]))

@@ -59,26 +59,26 @@ def test_numbers_are_those_of_the_grid_that_have_a_plan():
     assert numbers_of(spec, grid) == [10, 20]
 
 
-@pytest.mark.parametrize("loser", ["plan", "even"])
+@pytest.mark.parametrize("loser", ["policy", "uniform"])
 def test_the_better_candidate_is_taken(loser):
     policy = planned_policy()
 
     def error_of(computed, noise):
         is_even = computed == even(STEPS, len(computed))
-        return 0.02 if is_even == (loser == "even") else 0.01
+        return 0.02 if is_even == (loser == "uniform") else 0.01
 
     points = planned_points("learned-x", policy, comparison(), answer_by(error_of))
     # Of equal ones the first, and so of the even ones the one that keeps least.
-    taken, order = ("even", 0) if loser == "plan" else ("plan", 2)
+    taken, order = ("uniform", 0) if loser == "policy" else ("policy", 2)
     numbers = numbers_of(policy.spec, COARSE)
     assert [point.operating_point for point in points] == [
-        f"{taken}@{number},order={order},feedback=0" for number in numbers
+        f"{taken},computed={number},order={order},feedback=0" for number in numbers
     ]
     for point, number in zip(points, numbers, strict=True):
         assert (point.method, point.steps, point.forecast_order) == ("learned-x", STEPS, order)
         assert point.schedule is not None
         assert point.schedule_source == taken
-        if taken == "plan":
+        if taken == "policy":
             assert isinstance(point.gate, ScheduleGate)
             assert point.gate.computed == set(policy.spec.schedule_of(number).computed)
         else:
@@ -101,12 +101,15 @@ def rivals_of(*orders, feedback=0.0):
 
 
 @pytest.mark.parametrize("best", [0, 1, 2])
-@pytest.mark.parametrize("kind", ["rival", "even"])
+@pytest.mark.parametrize("kind", ["alternative", "uniform"])
 def test_the_best_order_is_taken(kind, best):
     policy = planned_policy(rivals=rivals_of(0, 1, 2))
 
     def error_of(computed, noise):
-        return {"even": even(STEPS, len(computed)) == computed, "rival": computed in EARLY}[kind]
+        return {
+            "uniform": even(STEPS, len(computed)) == computed,
+            "alternative": computed in EARLY,
+        }[kind]
 
     def error(computed, noise):
         return 0.01 if error_of(computed, noise) else 0.02
@@ -118,7 +121,7 @@ def test_the_best_order_is_taken(kind, best):
         assert point.schedule is not None
         assert (point.schedule_source, point.forecast_order) == (kind, best)
         assert point.operating_point == (
-            f"{kind}@{len(point.schedule.computed)},order={best},feedback=0"
+            f"{kind},computed={len(point.schedule)},order={best},feedback=0"
         )
         # A policy decides for its own plans alone.
         assert isinstance(point.gate, MaskGate)
@@ -129,21 +132,21 @@ def test_candidates_are_of_the_settings_that_training_had():
     spec = planned_policy(forecast_order=1, feedback=0.4, rivals=rivals).spec
     schedules = candidates(spec, 7)
     assert [(one.source, *one.schedule.setting) for one in schedules] == [
-        ("plan", 1, 0.4),
-        ("rival", 1, 0.0),
-        ("rival", 0, 0.8),
-        ("even", 0, 0.0),
-        ("even", 1, 0.0),
-        ("even", 1, 0.4),
-        ("even", 0, 0.8),
-        ("rival", 1, 0.2),
-        ("rival", 0, 0.4),
-        ("even", 1, 0.2),
-        ("even", 0, 0.4),
-        ("rival", 1, 0.6),
-        ("rival", 0, 1.0),
-        ("even", 1, 0.6),
-        ("even", 0, 1.0),
+        ("policy", 1, 0.4),
+        ("alternative", 1, 0.0),
+        ("alternative", 0, 0.8),
+        ("uniform", 0, 0.0),
+        ("uniform", 1, 0.0),
+        ("uniform", 1, 0.4),
+        ("uniform", 0, 0.8),
+        ("alternative", 1, 0.2),
+        ("alternative", 0, 0.4),
+        ("uniform", 1, 0.2),
+        ("uniform", 0, 0.4),
+        ("alternative", 1, 0.6),
+        ("alternative", 0, 1.0),
+        ("uniform", 1, 0.6),
+        ("uniform", 0, 1.0),
     ]
     assert {len(one.schedule) for one in schedules} == {7}
 
@@ -153,7 +156,7 @@ def test_a_plan_that_diverges_loses():
         return 0.01 if computed == even(STEPS, len(computed)) else float("nan")
 
     judged = judge(planned_policy().spec, [6, 10], answer_by(error))
-    assert [one.source for one in judged] == ["even", "even"]
+    assert [one.source for one in judged] == ["uniform", "uniform"]
     assert [one.error for one in judged] == pytest.approx([0.01, 0.01])
 
 
@@ -193,7 +196,7 @@ def test_gains_beside_the_best_are_tried(explored, best):
         return (0.01 if computed in EARLY else 0.05) + 0.001 * abs(gain - best)
 
     (judged,) = judge(policy.spec, [7], answer_by(error_of, by_gain=True))
-    assert (judged.source, judged.schedule.computed) == ("rival", EARLY[5])
+    assert (judged.source, judged.schedule.computed) == ("alternative", EARLY[5])
     assert judged.schedule.feedback == best
     assert judged.error == pytest.approx(0.01)
 
@@ -207,7 +210,7 @@ def test_a_regular_schedule_is_judged_in_full_whatever_a_few_noises_say():
         return 0.1
 
     (judged,) = judge(spec, [7], answer_by(error_of))
-    assert judged.source == "even"
+    assert judged.source == "uniform"
 
 
 def test_many_candidates_are_shortlisted_by_a_few_noises():
@@ -218,7 +221,7 @@ def test_many_candidates_are_shortlisted_by_a_few_noises():
         return 0.01 if computed in EARLY else 0.02
 
     (judged,) = judge(spec, [7], answer_by(error_of, asked))
-    assert judged.source == "rival"
+    assert judged.source == "alternative"
     first = [probe for probe in asked if set(probe.noise_ids) == set(FIRST_NOISES)]
     more = [probe for probe in asked if set(probe.noise_ids) == set(MORE_NOISES)]
     everyone = len(candidates(spec, 7))

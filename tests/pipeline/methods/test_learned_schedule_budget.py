@@ -49,7 +49,7 @@ def test_a_budget_is_one_more_point():
     assert len(points) == len(numbers_of(policy.spec, COARSE)) + 1
     assert points[-1].operating_point == "budget=0.0126"
     chosen = policy.spec.schedule_of(8)
-    assert (points[-1].schedule, points[-1].schedule_source) == (chosen, "plan")
+    assert (points[-1].schedule, points[-1].schedule_source) == (chosen, "policy")
     assert chosen.setting == (2, 0.0)
     assert isinstance(points[-1].gate, ScheduleGate)
     assert points[-1].gate.computed == set(chosen.computed)

@@ -156,7 +156,7 @@ def test_what_a_fit_reads_of_several_is_what_it_reads_of_each(both):
     assert matching_trajectories(open_traces(both), (0, 0.0)).shape == (36,)
     assert snrs_of(both) == snrs_of(both[0])
     assert max_gap_of(both) <= max(map(max_gap_of, both))
-    assert check_propensities(both).metrics["balance_strata"] >= 0
+    assert check_propensities(both).metrics["strata"] >= 0
 
 
 def test_training_on_several_is_judged_on_noises_of_each(both):
