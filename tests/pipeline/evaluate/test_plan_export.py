@@ -33,6 +33,7 @@ def point(gate=None, schedule: StepSchedule | None = PLAN, forecast_order=0):
         steps=STEPS,
         gate=gate,
         schedule=schedule,
+        schedule_source=None if schedule is None else "policy",
         forecast_order=forecast_order,
     )
 
