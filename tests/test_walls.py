@@ -37,6 +37,7 @@ MAY_IMPORT: dict[str, str] = {
     "dqar.schedules dqar.signals dqar.snr",
     # The plant: what every stage stands on, then the stages, which never import each other.
     "pipeline.errors": "",
+    "pipeline.markdown": "",
     "pipeline.progress": "",
     "pipeline.statistics": "",
     "pipeline.cli": "pipeline.errors",
@@ -51,12 +52,13 @@ MAY_IMPORT: dict[str, str] = {
     "pipeline.models pipeline.progress pipeline.storage pipeline.traces pipeline.tracking",
     "pipeline.train": "dqar pipeline.errors pipeline.exploration pipeline.progress "
     "pipeline.statistics pipeline.storage pipeline.traces pipeline.tracking",
-    "pipeline.evaluate": "dqar pipeline.cluster pipeline.errors pipeline.methods pipeline.models "
-    "pipeline.progress pipeline.statistics pipeline.storage pipeline.tracking",
+    "pipeline.evaluate": "dqar pipeline.cluster pipeline.errors pipeline.markdown pipeline.methods "
+    "pipeline.models pipeline.progress pipeline.statistics pipeline.storage pipeline.tracking",
     "pipeline.sample": "dqar pipeline.cluster pipeline.errors pipeline.models pipeline.progress "
     "pipeline.statistics pipeline.tracking",
     "pipeline.paper_sweeps": "dqar pipeline.cluster pipeline.errors pipeline.evaluate "
-    "pipeline.methods pipeline.models pipeline.progress pipeline.statistics pipeline.tracking",
+    "pipeline.markdown pipeline.methods pipeline.models pipeline.progress pipeline.statistics "
+    "pipeline.tracking",
     "pipeline.doctor": "pipeline.cluster pipeline.errors pipeline.models pipeline.storage "
     "pipeline.tracking",
     "pipeline.demo": "pipeline.errors",
