@@ -108,9 +108,7 @@ def parser() -> JobParser:
     job.add_argument("--sampler", choices=["ddim", "dpm"], help="default: the policy's, or ddim")
     job.add_argument("--sites", help="attn, or attn,ff, or block; default: the policy's")
     job.add_argument("--seed", type=int, default=0, help="seed of the evaluation noise")
-    job.add_argument(
-        "--batch-size", type=int, default=32, help="samples side by side"
-    )
+    job.add_argument("--batch-size", type=int, default=32, help="samples side by side")
     job.add_argument(
         "--part-samples",
         type=int,

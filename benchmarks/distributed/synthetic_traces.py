@@ -1,5 +1,8 @@
-"""Traces by the schema that no model was sampled for: schedules drawn as ``paced`` draws them,
-errors from a known damage, all layers of a step alike."""
+"""Synthetic traces, for which no model is sampled.
+
+Schedules are drawn as the design ``paced`` draws them, errors follow from a known damage, and all
+layers of a step are alike.
+"""
 
 from __future__ import annotations
 
@@ -17,15 +20,15 @@ from pipeline.traces.commit import claim_output, write_manifest
 from pipeline.traces.tables import commit_unit
 
 LAYERS, STEPS, MASKS = 28, 50, 3
-"""DiT-XL/2, DDIM-50, the plan's default of trajectories a noise."""
+"""Layers of DiT-XL/2, steps of DDIM-50, the plan's default of trajectories a noise sample."""
 A_UNIT = 360
-"""Trajectories of a shard."""
+"""Trajectories in a shard."""
 DISTINCT = 720
-"""Schedules that differ; more trajectories repeat them, with other noises and errors."""
+"""Number of different schedules; further trajectories repeat them with other errors."""
 
 
 def write_traces(root: Path, rows: int) -> dict[str, Any]:
-    """A finished collection with at least so many gate rows; returns its sizes."""
+    """Write a finished collection with at least ``rows`` gate rows; returns its sizes."""
     count = -(-rows // (LAYERS * STEPS * MASKS)) * MASKS
     plan = CollectPlan(
         model="synthetic",
@@ -89,7 +92,7 @@ def _columns(plan: CollectPlan, unit: Unit) -> tuple[dict[str, Any], dict[str, A
 
 @lru_cache(maxsize=2)
 def _gates(scripts: tuple[int, ...]) -> tuple[dict[str, Any], np.ndarray]:
-    """Columns of the gates that follow from the schedules, and the damage of each trajectory."""
+    """Columns of the gates of some schedules, and the damage of each trajectory."""
     each = [_script(index) for index in scripts]
     rows = {
         name: np.repeat(np.stack([one[name] for one in each]).ravel(), LAYERS) for name in each[0]
@@ -120,7 +123,7 @@ def _spans(computed: np.ndarray) -> np.ndarray:
 
 
 def _script(index: int) -> dict[str, np.ndarray]:
-    """What a schedule gives at each step: a column's value, or the damage of a gate there."""
+    """Values of a schedule's columns at each step, and the damage of a gate there."""
     script = explore(("paced",), 0, index, STEPS, 1)
     eligible = torch.ones(STEPS, 1, dtype=torch.bool)
     eligible[0] = False

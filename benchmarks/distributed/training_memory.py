@@ -2,8 +2,8 @@
 
     python -m benchmarks.distributed.training_memory --out benchmarks/results/cpu
 
-Each size is trained in a process of its own, whose peak resident memory and wall time are taken.
-Rows are by the schema, columns repeat, and errors follow from a known damage; the model is as deep
+Each size is trained in a process of its own, whose peak resident memory and wall time are measured.
+Rows follow the schema, columns repeat, and errors follow from a known damage; the model is as deep
 as DiT-XL/2, so that a trajectory has 1,400 gates. The last line is JSON.
 """
 
@@ -32,7 +32,7 @@ CHILD = (
 
 
 def train_once(uri: str, features: str) -> None:
-    """Train on traces and print what it took; runs in a process of its own."""
+    """Train on traces, and print the time and peak memory; runs in a process of its own."""
     import torch
 
     from pipeline.traces.multi_dataset import open_traces
@@ -51,7 +51,7 @@ def train_once(uri: str, features: str) -> None:
 
 
 def measure(rows: int, features: str, folder: Path) -> dict[str, Any]:
-    """Write traces of so many gate rows, train on them, remove them."""
+    """Write traces with at least ``rows`` gate rows, train on them, and remove them."""
     with tempfile.TemporaryDirectory(dir=folder) as root:
         started = time.perf_counter()
         written = write_traces(Path(root) / "traces", rows)

@@ -1,8 +1,8 @@
-"""Compaction: the shards of many units merged into few files, and a manifest that names these.
+"""Compaction: merge the shards of many units into few files, and publish a manifest of these.
 
-What is merged is written under names of its own, then published; the units' own shards go last.
-Killed anywhere in between, a dataset is what its newest manifest says, and the same command goes
-on from there.
+Merged files are written under new names, then published; the units' own shards are deleted last.
+Killed anywhere in between, the dataset is what its newest manifest names, and the same command
+resumes from there.
 """
 
 from __future__ import annotations
@@ -22,19 +22,20 @@ from pipeline.traces.tables import merge_shards
 
 MEGABYTE = 1e6
 COMPACT_MB = 100.0
-"""Size that a file of gates should reach: few requests a dataset, and many readers side by side."""
+"""Megabytes that a file of gates should reach: large enough that a dataset takes few requests,
+small enough that several readers share it."""
 
 
 def finalize(
     root: Root, manifest: dict[str, Any], compact_mb: float, lease: Lease
 ) -> dict[str, Any]:
-    """What a finished collection still needs of its driver: compaction, then no orphans.
+    """Compact a finished collection, publish the manifest, and delete orphaned files.
 
     Args:
         compact_mb: size that a file of gates should reach, in megabytes; 0 merges nothing.
 
     Raises:
-        Refusal: if another driver has taken over, before anything is published or deleted.
+        InputError: if another driver has taken over, before anything is published or deleted.
     """
     storage = open_storage(root)
     lease.check_not_fenced()
@@ -47,15 +48,17 @@ def finalize(
 
 
 def compact(storage: Storage, manifest: dict[str, Any], target: float) -> list[Part]:
-    """A manifest's parts, neighbours merged until their gates have ``target`` bytes."""
+    """Merge neighbouring parts of a manifest until their gates have ``target`` bytes."""
     rows = {unit["index"]: unit for unit in manifest["units"]}
     groups = group_parts(parts_of(manifest), target)
     return [_merge(storage, group, rows) if len(group) > 1 else group[0] for group in groups]
 
 
 def group_parts(parts: list[Part], target: float) -> list[list[Part]]:
-    """Neighbours that are to be one file, in order. What was merged before stays alone, so that
-    doing it again changes nothing."""
+    """Group neighbouring parts that are to be one file, in order.
+
+    Parts that were merged before stay as they are, so that compacting twice changes nothing.
+    """
     groups: list[list[Part]] = []
     room = 0.0
     for part in parts:
@@ -100,9 +103,9 @@ FOLDERS = (*TABLES, "_receipts", "_manifest", "_lease")
 
 
 def orphans(storage: Storage, manifest: dict[str, Any]) -> list[str]:
-    """Keys of what attempts at the manifest's units and compaction left beside what it names.
+    """Keys of shards that a manifest does not name: those of its units, and merged ones.
 
-    Shards of units that it does not hold are left alone, and so is every other file.
+    Shards of other units and all other files are not listed.
     """
     named = {key_of(name, part["files"][name]) for part in parts_of(manifest) for name in TABLES}
     units = {unit["unit_id"] for unit in manifest["units"]}
@@ -120,7 +123,10 @@ def _is_ours(name: str, units: set[str]) -> bool:
 
 
 def vacuum(storage: Storage, manifest: dict[str, Any]) -> None:
-    """Delete them. For the driver that holds the folder's lease alone, after it published."""
+    """Delete the orphans of a manifest and partial writes.
+
+    Only for the driver that holds the folder's lease, after it has published.
+    """
     map_concurrently(storage.delete, orphans(storage, manifest))
     for folder in FOLDERS:
         storage.delete_partial(folder)

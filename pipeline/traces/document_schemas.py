@@ -1,7 +1,7 @@
-"""The JSON documents of a traces folder, checked before they are believed.
+"""Schemas of the JSON documents of a traces folder, which are checked before they are used.
 
-A document may have been cut short, edited by hand or written by a stranger. What names a file must
-be one of our names, so that nothing outside the folder is ever read or written.
+A document may have been cut short, edited by hand or written by a stranger. File names must match
+the patterns here, so that nothing outside the folder is ever read or written.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ TABLES = ("trajectories", "gates")
 ID = text_kind("16 hexadecimal digits", "[0-9a-f]{16}")
 SHA256 = text_kind("64 hexadecimal digits", "[0-9a-f]{64}")
 UNIT_SHARD = re.compile(r"(?P<unit>[0-9a-f]{16})(-[0-9a-f]{16})?\.parquet")
-"""A unit's shard. Without a digest it was written before names had one."""
+"""Name of a unit's shard; the first release wrote it without a digest."""
 MERGED_SHARD = re.compile(r"merged-[0-9]{6,12}-[0-9]{6,12}-[0-9a-f]{16}\.parquet")
 _NAME = rf"{UNIT_SHARD.pattern}|{MERGED_SHARD.pattern}"
 ENTRY = {"bytes": COUNT, "sha256": SHA256}
@@ -77,15 +77,15 @@ LATER_FIELDS = {
     "bases": [[COUNT]],
     "policy_digest": text_kind("24 hexadecimal digits or nothing", "([0-9a-f]{24})?"),
 }
-"""Fields that a plan of an earlier release lacks, and the last two all that explore around no
-policy."""
+"""Fields that a plan of an earlier release lacks; plans that explore around no policy lack the last
+two."""
 
 
 def check_receipt(receipt: dict[str, Any], unit: Unit) -> None:
-    """The receipt of a unit.
+    """Check that a document is the receipt of a unit.
 
     Raises:
-        Malformed: saying which field is not.
+        Malformed: naming the field that is wrong.
     """
     _check_receipt(receipt)
     if (receipt["unit_id"], receipt["index"]) != (unit.unit_id, unit.index):
@@ -103,10 +103,10 @@ def _check_receipt(receipt: dict[str, Any]) -> None:
 
 
 def check_manifest(manifest: dict[str, Any]) -> None:
-    """A manifest whose parts hold each of its units once, in order.
+    """Check that a document is a manifest whose parts hold each of its units once, in order.
 
     Raises:
-        Malformed: saying which field is not.
+        Malformed: naming the field that is wrong.
     """
     check(manifest, MANIFEST)
     for receipt in manifest["units"]:
@@ -124,10 +124,11 @@ def check_manifest(manifest: dict[str, Any]) -> None:
 
 
 def check_plan(document: dict[str, Any]) -> None:
-    """A plan's fields with its hash, as :func:`pipeline.traces.dataset.claim_output` writes them.
+    """Check that a document has a plan's fields and its hash, as
+    :func:`pipeline.traces.commit.claim_output` writes them.
 
     Raises:
-        Malformed: saying which field is not.
+        Malformed: naming the field that is wrong.
     """
     check(document, PLAN)
     for name, shape in LATER_FIELDS.items():

@@ -1,9 +1,10 @@
-"""One driver a folder: numbered leases, each taken by creating the next number.
+"""Lease of an output folder, so that one driver at a time writes there.
 
-The number is the fencing token: who finds a higher one has been taken over. That works on every
-storage that can create a file once. The holder renews by writing its own file anew, and an observer
-takes a lease for dead when it stays as it is for a while of the observer's own clock; no clock of
-another machine is trusted.
+Leases are numbered, and a driver acquires the next by creating its file. The number is a fencing
+token (Kleppmann, *Designing Data-Intensive Applications*, 2017): a holder that finds a higher one
+has been replaced. That works on every storage that can create a file once. The holder renews by
+rewriting its file; an observer takes a lease for dead when the file has not changed for a while by
+the observer's own clock, so that no clock of another machine is trusted.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ DOCUMENT = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LeaseConfig:
-    """How long a silent driver is believed in."""
+    """Time after which a silent driver is taken for dead."""
 
     patience_s: float = 30.0
     """Seconds of the observer's clock after which a lease that nobody renewed is dead. A holder
@@ -53,10 +54,10 @@ class LeaseConfig:
 
 
 def lease_config() -> LeaseConfig:
-    """What ``DQAR_LEASE_S`` says, in seconds.
+    """Read the lease's time-out in seconds from ``DQAR_LEASE_S``.
 
     Raises:
-        InputError: if it is no such number.
+        InputError: if it is not a number between 0 and a day.
     """
     text = os.environ.get("DQAR_LEASE_S", "30")
     try:
@@ -68,7 +69,7 @@ def lease_config() -> LeaseConfig:
 
 
 class Lease:
-    """A folder's lease while this process holds it, renewed by a thread of its own."""
+    """A folder's lease while this process holds it; a thread renews it."""
 
     def __init__(self, storage: Storage, number: int, document: dict[str, Any]) -> None:
         self.number = number
@@ -77,11 +78,11 @@ class Lease:
         self._ended = threading.Event()
 
     def check_not_fenced(self) -> None:
-        """Ask the storage whether another driver has taken over. To be asked before anything is
-        published or deleted.
+        """Refuse to go on if another driver has taken over; called before anything is published or
+        deleted.
 
         Raises:
-            InputError: naming who has.
+            InputError: naming that driver.
         """
         if self._storage.size(_key(self.number + 1)) is not None:
             raise InputError(
@@ -104,7 +105,7 @@ class Lease:
         self._ended.set()
 
     def release(self) -> None:
-        """Let the next driver start at once."""
+        """End the lease, so that the next driver can start at once."""
         self.stop_renewing()
         with contextlib.suppress(InputError):
             self._write(state="released")
@@ -116,10 +117,10 @@ class Lease:
 
 @contextmanager
 def acquire_lease(root: Root, config: LeaseConfig | None = None) -> Iterator[Lease]:
-    """Hold a folder's lease, once no other driver lives.
+    """Hold a folder's lease, once no other driver is alive.
 
     Raises:
-        InputError: if one does, naming it.
+        InputError: naming the driver that is.
     """
     config = config or lease_config()
     lease = take(open_storage(root), config)
@@ -140,7 +141,7 @@ def take(storage: Storage, config: LeaseConfig) -> Lease:
     """Create the next lease, once the newest is dead.
 
     Raises:
-        InputError: if its holder lives.
+        InputError: if its holder is alive.
     """
     while True:
         number = _newest(storage)
@@ -164,7 +165,7 @@ def _new_document() -> dict[str, Any]:
 
 
 def _outlast(storage: Storage, number: int, patience_s: float) -> None:
-    """Return once a lease is dead; its holder shows life by any change of its file."""
+    """Wait until a lease is dead; any change of its file shows that its holder is alive."""
     seen = _read(storage, number)
     if seen is not None and _process(seen).is_here and not _is_over(seen):
         raise _refusal(storage, seen)
@@ -213,7 +214,7 @@ def _newest(storage: Storage) -> int:
 
 
 def _read(storage: Storage, number: int) -> dict[str, Any] | None:
-    """A lease, or None where it does not read: nobody is known to hold it, and it never changes."""
+    """Read a lease's document; None where it is not valid, so that its holder is unknown."""
     try:
         document = parse(storage.read(_key(number)) or b"")
         check(document, DOCUMENT)

@@ -1,4 +1,4 @@
-"""Manifest versions: each is created once, and the newest alone says what exists for a reader."""
+"""Versions of a dataset's manifest: each is created once, and readers see what the newest names."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ VERSION = re.compile(r"v([0-9]{6,18})\.json")
 def read_document(
     storage: Storage, key: str, check: Callable[[dict[str, Any]], None]
 ) -> dict[str, Any] | None:
-    """A JSON object that passed a check, or None where there is none.
+    """Read a JSON document and check it; None where there is none.
 
     Raises:
         InputError: naming the file and what is wrong with it.
@@ -38,7 +38,7 @@ def read_document(
 
 
 def newest_manifest(storage: Storage) -> dict[str, Any] | None:
-    """The newest version, checked, or None before the first.
+    """Read the newest version and check it; None before the first.
 
     Raises:
         InputError: if it is of another schema version, is empty or does not read.
@@ -47,7 +47,7 @@ def newest_manifest(storage: Storage) -> dict[str, Any] | None:
 
 
 def publish_manifest(storage: Storage, manifest: dict[str, Any]) -> dict[str, Any]:
-    """Create the next version, unless the newest says the same; returns the manifest.
+    """Create the next version, unless the newest is equal; returns the manifest.
 
     Raises:
         InputError: if a shard that it names is not there, or another driver published.

@@ -1,4 +1,4 @@
-"""Which process this is, in words that another one on the same machine can check."""
+"""Identity of a process that another process on the same machine can check."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from pathlib import Path
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Process:
-    """A process, told apart from any other of the same number."""
+    """A process, distinguished from earlier ones with the same pid by its boot and start time."""
 
     host: str
-    """Name of its machine, for people."""
+    """Name of its machine, for messages."""
     machine: str
-    """The machine's boot and the numbering that its processes share; empty where none can tell."""
+    """Boot id and pid namespace of its machine; empty where they cannot be read."""
     pid: int
-    """Its number there."""
+    """Its pid there."""
     started: int
     """Clock ticks from the boot to its start; 0 where that cannot be read."""
 
     @property
     def is_here(self) -> bool:
-        """Whether its number means anything to this process."""
+        """True if it shares this process's boot and pid namespace."""
         return self.machine != "" and self.machine == _machine()
 
     @property
     def is_gone(self) -> bool:
-        """Whether it has ended for certain. Of another machine nothing is certain."""
+        """True if it has certainly ended; of another machine that is never certain."""
         if not self.is_here:
             return False
         try:
@@ -42,7 +42,7 @@ class Process:
 
 
 def this_process() -> Process:
-    """The process that asks."""
+    """Identity of the calling process."""
     pid = os.getpid()
     return Process(host=platform.node(), machine=_machine(), pid=pid, started=_state_of(pid)[1])
 
@@ -57,7 +57,7 @@ def _machine() -> str:
 
 
 def _state_of(pid: int) -> tuple[str, int]:
-    """State letter and start of a process, after proc(5); nothing where it cannot be read."""
+    """State letter and start time of a process, after proc(5); empty where it cannot be read."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:

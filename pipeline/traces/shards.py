@@ -1,6 +1,7 @@
-"""Parts of a dataset: files of both tables that hold the same units.
+"""Parts of a dataset: pairs of shards, one a table, that hold the same units.
 
-A part holds one unit, as its worker wrote it, or several that compaction merged.
+A part holds one unit, as its worker wrote it, or several that compaction merged. A receipt says
+which part a unit's worker wrote.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ Part = dict[str, Any]
 
 
 def key_of(table: str, file: dict[str, Any]) -> str:
-    """Where a part's file of a table lies."""
+    """Storage key of a part's file of a table."""
     return f"{table}/{file['name']}"
 
 
@@ -32,19 +33,22 @@ def unit_part(receipt: dict[str, Any]) -> Part:
 
 
 def parts_of(manifest: dict[str, Any]) -> list[Part]:
-    """A manifest's parts in the order of their units; without compaction, one a unit."""
+    """Parts of a manifest in the order of their units; without compaction, one a unit."""
     return manifest.get("parts") or [unit_part(unit) for unit in manifest["units"]]
 
 
 def is_whole(part: Part, size: Callable[[str], int | None]) -> bool:
-    """Whether both files have their bytes, by what ``size`` says of a key."""
+    """Test that both files have as many bytes as the part says, by the sizes of their keys."""
     return all(
         size(key_of(name, part["files"][name])) == part["files"][name]["bytes"] for name in TABLES
     )
 
 
 def is_sound(storage: Storage, part: Part) -> bool:
-    """Whether both files are what the part says, as far as the storage can damage them."""
+    """Test that both files have the bytes and the digests that the part says.
+
+    Object stores check digests themselves; on folders the files are read.
+    """
     return is_whole(part, storage.size) and all(
         storage.matches(key_of(name, part["files"][name]), part["files"][name]["sha256"])
         for name in TABLES
@@ -52,36 +56,39 @@ def is_sound(storage: Storage, part: Part) -> bool:
 
 
 def listed_sizes(storage: Storage) -> dict[str, int]:
-    """Bytes of every shard, by key, in few requests."""
+    """Sizes of all shards in bytes, by key, in few requests."""
     return {
         f"{table}/{name}": size for table in TABLES for name, size in storage.sizes(table).items()
     }
 
 
 def as_json(document: dict[str, Any]) -> bytes:
-    """A document as it is written."""
+    """Encode a document as it is written to storage."""
     return (json.dumps(document, indent=2) + "\n").encode()
 
 
 def receipt_key(unit: Unit) -> str:
-    """Where a unit's receipt lies."""
+    """Storage key of a unit's receipt."""
     return f"_receipts/{unit.unit_id}.json"
 
 
 def find_receipt(storage: Storage, unit: Unit) -> dict[str, Any] | None:
-    """The receipt of a unit that is done: it reads, and its shards are what it says."""
+    """Read the receipt of a unit, if it is valid and its shards are sound."""
     try:
         receipt = parse(storage.read(receipt_key(unit)) or b"")
         check_receipt(receipt, unit)
     except Malformed:
-        # One that does not read is none: its unit is collected again.
+        # The unit is collected again.
         return None
     return receipt if is_sound(storage, unit_part(receipt)) else None
 
 
 def commit_receipt(storage: Storage, unit: Unit, receipt: dict[str, Any]) -> dict[str, Any]:
-    """Create a unit's receipt and return the one that counts, which an earlier attempt may have
-    left. One that is not sound is replaced."""
+    """Create a unit's receipt, unless an earlier attempt has left a sound one.
+
+    Returns:
+        The receipt that counts.
+    """
     if storage.create(receipt_key(unit), as_json(receipt)):
         return receipt
     earlier = find_receipt(storage, unit)

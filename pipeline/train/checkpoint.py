@@ -1,4 +1,4 @@
-"""Where a fit stands, on disk: safetensors for the tensors, JSON for the rest, of one claim."""
+"""Checkpoints of fits: safetensors for the tensors, JSON for the rest."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from torch import Tensor
 from pipeline.storage.local_folder import LocalFolder
 
 FOLDER = "_checkpoint"
-"""Folder of the checkpoints within a policy folder; gone when the policy is written."""
+"""Folder of the checkpoints within a policy folder; removed when the policy is written."""
 FORMAT = 2
-"""Of what is kept; a checkpoint of another is none."""
+"""Version of the files; a checkpoint of another version is ignored."""
 EVERY_S = 20.0
 """Seconds between checkpoints: writing one takes about a hundredth of a second."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CheckpointState:
-    """What was kept."""
+    """Tensors and numbers of a fit."""
 
     tensors: dict[str, Tensor]
-    """By name; the parts of a name are joined with dots."""
+    """Tensors by name; the parts of a name are joined with dots."""
     numbers: dict[str, Any]
-    """As JSON can hold them."""
+    """Numbers and lists by name, as JSON holds them."""
 
     def part(self, head: str) -> dict[str, Tensor]:
         """Tensors whose names begin with ``head.``, by the rest of their names."""
@@ -43,23 +43,25 @@ class CheckpointState:
 
 
 class Checkpoint:
-    """The checkpoint of one stage of a training. Two files: the JSON appears last, by an atomic
-    rename, and names the tensors that belong to it."""
+    """The checkpoint of one fit of a training, in two files.
+
+    The JSON appears last, by an atomic rename, and names the tensors that belong to it.
+    """
 
     def __init__(self, folder: Path, stage: str, claim: dict[str, str]) -> None:
         self.folder = folder
         self.stage = stage
         self.claim = claim
-        """What the fit is of; a checkpoint of anything else is none."""
+        """Digests of what is fitted to what; a checkpoint with others is ignored."""
         self._last = time.monotonic()
 
     @property
     def is_due(self) -> bool:
-        """Whether the last checkpoint is old enough for another."""
+        """True if the last checkpoint is old enough for another."""
         return time.monotonic() - self._last >= EVERY_S
 
-    def keep(self, kept: CheckpointState) -> None:
-        """Write what there is, in place of the stage's earlier checkpoint."""
+    def write(self, kept: CheckpointState) -> None:
+        """Write a checkpoint in place of the stage's earlier one."""
         folder = LocalFolder(path=self.folder)
         tensors = f"{self.stage}-{kept.numbers['step']:06d}.safetensors"
         contiguous = {name: value.contiguous() for name, value in kept.tensors.items()}
@@ -72,8 +74,8 @@ class Checkpoint:
                 old.unlink(missing_ok=True)
         self._last = time.monotonic()
 
-    def take_up(self) -> CheckpointState | None:
-        """What an earlier run of the same claim left; None if nothing that can be read."""
+    def read(self) -> CheckpointState | None:
+        """Read the checkpoint of an earlier run with the same claim; None if none can be read."""
         try:
             stored = json.loads((self.folder / f"{self.stage}.json").read_text())
             if (stored["format"], stored["claim"]) != (FORMAT, self.claim):
@@ -85,5 +87,5 @@ class Checkpoint:
 
 
 def clear(folder: Path) -> None:
-    """Remove what is left of checkpoints."""
+    """Remove a folder of checkpoints."""
     shutil.rmtree(folder, ignore_errors=True)

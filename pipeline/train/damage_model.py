@@ -1,10 +1,12 @@
-"""From trajectories to gates: how much of a final error each reuse caused.
+"""Damage model: attributes the final error of a trajectory to its reused gates.
 
-A trajectory exposed to randomised reuse ends at a relative error D from its twin. The model is
+A trajectory exposed to randomised reuse ends at a relative error D from its reference sample. The
+model is
 ``D^2 = exp(u) * (D0^2 + sum over reused gates of exp(f(x)))`` with f the policy's MLP, fitted on
-log D^2: errors of many small reuses add up like independent perturbations. u is a nuisance of the
-noise that trajectories of one twin share: some images are more sensitive than others. Damage of
-consecutive stale steps is coherent rather than orthogonal; the gap carries what a sum can carry.
+log D^2: errors of many small reuses add up like independent perturbations. u is a nuisance
+parameter of the noise sample, shared by the trajectories that start from it: some images are more
+sensitive than others. Damage of consecutive stale steps is coherent rather than orthogonal; the
+sum can express that through the gap alone.
 """
 
 from __future__ import annotations
@@ -26,23 +28,24 @@ from pipeline.train.gate_table import Gates, ReusedGates
 
 CHUNK_ROWS = 2**14
 """Rows of gates that are differentiated at once; the gradient of a step is the sum over its
-chunks, so that memory does not follow the rows."""
+chunks, so that memory does not grow with the rows."""
 
 Places = Int[Tensor, " _"]
-"""Some of the trajectories, growing."""
+"""Ascending indices of trajectories."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DamageModel:
-    """A fitted model: the policy and the floor."""
+    """A policy as a model of damage, with the error that remains without reuse."""
 
     policy: ReusePolicy
+    """The network f."""
     log_floor: float
-    """log D0^2: what dtype and cache leave even where nothing is reused."""
+    """log D0^2: the error that dtype and cache leave even where nothing is reused."""
 
     @torch.no_grad()
     def predict(self, gates: ReusedGates) -> Float[Tensor, " trajectories"]:
-        """Predicted log D^2 of trajectories whose noise is unknown."""
+        """Predict log D^2 of trajectories whose noise sample was not fitted."""
         floor = torch.tensor(self.log_floor)
         return _log_totals(self.policy, floor.expand(self.policy.spec.members), gates).mean(dim=0)
 
@@ -66,10 +69,10 @@ def fit_damage(
     held_out: ReusedGates | None = None,
     checkpoint: Checkpoint | None = None,
 ) -> DamageFit:
-    """Fit f, each member on its own from other weights.
+    """Fit f by gradient descent, each member of the ensemble from its own initial weights.
 
     Args:
-        held_out: trajectories of other noises, by which the descent ends early.
+        held_out: trajectories of other noise samples, by which the fit ends early.
         report: as ``checkpoint``, of :func:`pipeline.train.early_stopping.fit_with_early_stopping`.
     """
     objective = DamageObjective(spec, gates, config, held_out)
@@ -79,7 +82,7 @@ def fit_damage(
 
 
 class DamageObjective(Objective):
-    """The loss on log D^2 of batches of trajectories, chunk by chunk."""
+    """Huber loss on log D^2 of batches of trajectories, chunk by chunk."""
 
     def __init__(
         self, spec: PolicySpec, gates: Gates, config: FitConfig, held_out: ReusedGates | None
@@ -116,7 +119,7 @@ class DamageObjective(Objective):
         return total / self.policy.spec.members
 
     def _loss(self, chunk: Places) -> Float[Tensor, ""]:
-        """The members' losses, added up."""
+        """Sum of the members' losses."""
         gates, members = self._load(chunk), self.policy.spec.members
         predicted = _log_totals(self.policy, self.log_floor, gates)
         predicted = predicted + self.nuisance[:, self.gates.noise[chunk]]
@@ -136,19 +139,22 @@ class DamageObjective(Objective):
         held_out, delta = self.held_out, self.config.huber_delta
         predicted, target = self.model().predict(held_out), held_out.log_error
         losses = F.huber_loss(predicted, target, delta=delta, reduction="none")
-        # Trajectories of one noise err alike, so that it is noises that are independent.
+        # Trajectories of one noise sample err alike: only noise samples are independent.
         noise = held_out.noise.unique(return_inverse=True)[1]
         count = torch.bincount(noise)
         return torch.zeros(len(count)).index_add(0, noise, losses) / count
 
     def model(self) -> DamageModel:
-        """The model as it stands."""
+        """The model with the current weights."""
         return DamageModel(policy=self.policy, log_floor=float(self.log_floor.detach().mean()))
 
 
 def batches_of(gates: Gates, rows: int, seed: int) -> list[list[Places]]:
-    """Batches of whole noises, drawn at random, with about so many rows each: the trajectories of
-    each of their chunks, growing."""
+    """Draw batches of whole noise samples at random, with about ``rows`` rows each.
+
+    Returns:
+        For each batch its chunks, and for each chunk its trajectories.
+    """
     by_noise = torch.zeros(int(gates.noise.max()) + 1, dtype=torch.long)
     by_noise = by_noise.index_add(0, gates.noise, gates.num_rows)
     total = int(by_noise.sum())

@@ -1,8 +1,10 @@
-"""The descent of a fit: Adam on a cosine, stopped early where held-out data says so, taken up again
-where it was cut off. A fit that was taken up ends at the same bits as one that was not.
+"""Adam on a cosine with early stopping on held-out data, and resumption from checkpoints.
 
-What is kept is the longest descent that held-out data does not speak against, rather than the one
-that it likes best: plans live on differences that a held-out loss hardly sees (docs/LOG.md).
+The stopping rule is the one-standard-error rule (Breiman et al., *Classification and Regression
+Trees*, 1984) turned round: weights are kept after the *most* steps whose held-out loss is within
+one standard error of the least, rather than the fewest. Plans depend on differences between gates
+that a held-out loss hardly shows (docs/LOG.md). A resumed fit ends at the same bits as an
+uninterrupted one.
 """
 
 from __future__ import annotations
@@ -18,12 +20,12 @@ from torch import Tensor, nn
 from pipeline.train.checkpoint import Checkpoint, CheckpointState
 
 ROUND = 50
-"""Steps between two looks at held-out data; reports and checkpoints fall there too."""
+"""Steps between two validations; losses are reported and checkpoints written there too."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FitConfig:
-    """How a model is fitted."""
+    """Settings of a fit."""
 
     steps: int = 600
     """Adam steps at most, and the length of the cosine."""
@@ -32,14 +34,14 @@ class FitConfig:
     weight_decay: float = 1e-3
     """Decoupled weight decay of the networks."""
     huber_delta: float = 1.0
-    """Where the loss on log D^2 turns from square to linear."""
+    """Residual of log D^2 at which the loss turns from square to linear."""
     noise_ridge: float = 0.1
-    """Penalty on the squared nuisance of a noise, relative to a trajectory's loss."""
+    """Penalty on the squared nuisance of a noise sample, relative to a trajectory's loss."""
     rows_per_step: int = 2**16
-    """Rows of gates that a step looks at: with no more than that, each step sees all trajectories;
-    with more, batches of noises in turns."""
+    """Rows of gates in a step's batch. With no more rows than that, each step sees all
+    trajectories; with more, steps take batches of noise samples in turns."""
     patience: int = 4
-    """Looks at held-out data in a row that find it predicted worse, until the descent ends."""
+    """Validations in a row with a worse loss, after which the fit ends."""
     seed: int = 0
     """Seed of the weights and of the batches."""
 
@@ -52,10 +54,10 @@ class FitConfig:
 
 
 class Objective(nn.Module):
-    """What is fitted: a module that can tell the slope of its loss."""
+    """A module to be fitted, which adds up the gradient of its own loss."""
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Parameters with what the optimizer is told of them."""
+        """Parameter groups of the optimizer."""
         raise NotImplementedError
 
     def backward(self, step: int) -> float:
@@ -63,26 +65,26 @@ class Objective(nn.Module):
         raise NotImplementedError
 
     def held_out_losses(self) -> Float[Tensor, " n"] | None:
-        """Losses on data that the fit never sees, each of its own; None where there is none."""
+        """Losses of independent parts of held-out data; None where nothing is held out."""
         raise NotImplementedError
 
 
 @dataclass(slots=True)
 class FitState:
-    """Where a descent stands, or ended."""
+    """Progress of a fit, and the weights that it keeps."""
 
     step: int = 0
     """Steps taken."""
     best_losses: Float[Tensor, " n"] = field(default_factory=lambda: torch.empty(0))
-    """Held-out losses where their mean was least; empty before the first look, and where nothing
-    is held out."""
+    """Held-out losses where their mean was least; empty before the first validation, and where
+    nothing is held out."""
     kept_step: int = 0
-    """The last steps after which held-out data was predicted no worse than that."""
+    """Steps after which the kept weights were reached."""
     kept: dict[str, Tensor] = field(default_factory=dict)
-    """Weights there."""
+    """The kept weights."""
 
-    def look(self, objective: Objective) -> None:
-        """Keep the weights unless held-out data is predicted worse than before."""
+    def validate(self, objective: Objective) -> None:
+        """Keep the weights unless the held-out loss is worse than the best so far."""
         losses = objective.held_out_losses()
         if losses is None:
             return
@@ -93,12 +95,12 @@ class FitState:
             self.kept = {name: value.clone() for name, value in objective.state_dict().items()}
 
     def is_stale(self, patience: int) -> bool:
-        """Whether held-out data has been predicted worse for long."""
+        """True after ``patience`` validations in a row with a worse loss."""
         return bool(self.kept) and self.step - self.kept_step >= patience * ROUND
 
 
 def is_worse(losses: Float[Tensor, " n"], best: Float[Tensor, " n"]) -> bool:
-    """Whether losses are larger on the mean by more than one standard error of the difference."""
+    """Test whether the mean loss is larger by more than one standard error of the difference."""
     difference = losses - best
     error = difference.std() / len(difference) ** 0.5 if len(difference) > 1 else 0.0
     # Written so that what is not a number is worse.
@@ -111,15 +113,15 @@ def fit_with_early_stopping(
     report: Callable[[int, float], None] = lambda step, loss: None,
     checkpoint: Checkpoint | None = None,
 ) -> FitState:
-    """Descend; the objective ends with the kept weights, or the last where nothing is held out.
+    """Fit an objective; it ends with the kept weights, or the last where nothing is held out.
 
     Args:
         report: called with the step and the loss every :data:`ROUND` steps.
-        checkpoint: where to take up, and to leave what is done.
+        checkpoint: where to resume from, and to write to.
     """
     optimizer = torch.optim.AdamW(objective.parameter_groups(), lr=config.learning_rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.steps)
-    state = _taken_up(objective, optimizer, schedule, checkpoint)
+    state = _resumed(objective, optimizer, schedule, checkpoint)
     while state.step < config.steps and not state.is_stale(config.patience):
         optimizer.zero_grad()
         loss = objective.backward(state.step)
@@ -128,16 +130,18 @@ def fit_with_early_stopping(
         state.step += 1
         if state.step % ROUND == 0 or state.step == config.steps:
             report(state.step, loss)
-            state.look(objective)
+            state.validate(objective)
             if checkpoint is not None and checkpoint.is_due:
-                checkpoint.keep(_left(state, objective, optimizer, schedule))
+                checkpoint.write(_snapshot(state, objective, optimizer, schedule))
     if state.kept:
         objective.load_state_dict(state.kept)
     return state
 
 
-def _left(state: FitState, objective: Objective, optimizer: Any, schedule: Any) -> CheckpointState:
-    """All that the rest of a descent depends on."""
+def _snapshot(
+    state: FitState, objective: Objective, optimizer: Any, schedule: Any
+) -> CheckpointState:
+    """Everything that the rest of a fit depends on."""
     tensors = {f"now.{name}": value for name, value in objective.state_dict().items()}
     tensors |= {f"kept.{name}": value for name, value in state.kept.items()}
     tensors["held_out.best_losses"] = state.best_losses
@@ -153,10 +157,10 @@ def _left(state: FitState, objective: Objective, optimizer: Any, schedule: Any) 
     return CheckpointState(tensors=tensors, numbers=numbers)
 
 
-def _taken_up(
+def _resumed(
     objective: Objective, optimizer: Any, schedule: Any, checkpoint: Checkpoint | None
 ) -> FitState:
-    kept = None if checkpoint is None else checkpoint.take_up()
+    kept = None if checkpoint is None else checkpoint.read()
     if checkpoint is None or kept is None:
         return FitState()
     numbers = kept.numbers

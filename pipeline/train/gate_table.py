@@ -13,22 +13,22 @@ from torch import Tensor
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ReusedGates:
-    """The reused gates of some trajectories, and what each trajectory ended at."""
+    """The reused gates of some trajectories, and the final error of each trajectory."""
 
     features: Float[Tensor, "gates f"]
     """Unscaled features of each reused gate."""
     trajectory: Int[Tensor, " gates"]
     """Index into the trajectories."""
     squared_error: Float[Tensor, " trajectories"]
-    """D^2: squared relative L2 distance of the final latent to the twin's."""
+    """D^2: squared relative L2 distance of the final latent to the reference sample's."""
     noise: Int[Tensor, " trajectories"]
-    """Index of the noise that a trajectory starts from."""
+    """Index of the noise sample that a trajectory starts from."""
     weight: Float[Tensor, " gates"]
-    """How many gates a row stands for."""
+    """Number of gates that a row stands for."""
 
     @property
     def log_error(self) -> Float[Tensor, " trajectories"]:
-        """log D^2, finite for a trajectory that ended on its twin."""
+        """log D^2, finite for a trajectory that ended on its reference sample."""
         return _log_error(self.squared_error)
 
     @property
@@ -59,11 +59,11 @@ class ReusedGates:
         return self
 
     def with_features(self, features: Float[Tensor, "gates f"]) -> ReusedGates:
-        """The same gates, seen differently."""
+        """The same gates with other features."""
         return replace(self, features=features)
 
     def collapsed(self) -> ReusedGates:
-        """Gates of a trajectory that look alike, as one row each."""
+        """The same gates, those of a trajectory with equal features merged into one row."""
         table = torch.cat([self.trajectory[:, None].double(), self.features.double()], dim=1)
         rows, place = table.unique(dim=0, return_inverse=True)
         weight = torch.zeros(len(rows)).index_add(0, place, self.weight)
@@ -73,14 +73,17 @@ class ReusedGates:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StoredGates:
-    """The same in a file of float32 rows, the features and the weight. It is read and not mapped:
-    mapped pages would count as this process's memory."""
+    """Reused gates in a file of float32 rows, the features and the weight.
+
+    The file is read and not mapped: mapped pages would count as this process's memory.
+    """
 
     path: Path
+    """The file."""
     width: int
     """Numbers in a row."""
     start: Int[Tensor, " trajectories"]
-    """First row of each trajectory, whose rows lie together."""
+    """First row of each trajectory; its rows follow each other."""
     num_rows: Int[Tensor, " trajectories"]
     """Rows of each trajectory."""
     num_gates: Float[Tensor, " trajectories"]
@@ -92,7 +95,7 @@ class StoredGates:
 
     @property
     def log_error(self) -> Float[Tensor, " trajectories"]:
-        """log D^2, finite for a trajectory that ended on its twin."""
+        """log D^2, finite for a trajectory that ended on its reference sample."""
         return _log_error(self.squared_error)
 
     def subset(self, chosen: Bool[Tensor, " trajectories"]) -> StoredGates:
@@ -130,7 +133,7 @@ class StoredGates:
         return rows
 
     def _runs(self) -> list[tuple[int, int]]:
-        """Neighbours in the file are read at once."""
+        """Starts and lengths of the reads: rows that follow each other are read at once."""
         runs: list[tuple[int, int]] = []
         for start, count in zip(self.start.tolist(), self.num_rows.tolist(), strict=True):
             if runs and count and sum(runs[-1]) == start:
@@ -141,11 +144,11 @@ class StoredGates:
 
 
 Gates = ReusedGates | StoredGates
-"""What a fit takes: who ended where, how many rows each has, and the rows of some."""
+"""Gates that a fit takes, in memory or on disk."""
 
 
 def bounded(gates: Gates, rows: int, seed: int) -> Gates:
-    """All of the gates, or those of some noises drawn at random, with no more rows than that."""
+    """All gates, or those of noise samples drawn at random with at most ``rows`` rows in all."""
     if int(gates.num_rows.sum()) <= rows:
         return gates
     count = int(gates.noise.max()) + 1
@@ -153,7 +156,7 @@ def bounded(gates: Gates, rows: int, seed: int) -> Gates:
     by_noise = torch.zeros(count, dtype=torch.long).index_add(0, gates.noise, gates.num_rows)
     is_within = torch.zeros(count, dtype=torch.bool)
     is_within[order] = by_noise[order].cumsum(0) <= rows
-    # One noise is kept however many rows it has: there must be something to look at.
+    # One noise sample is kept however many rows it has: there must be some.
     is_within[order[0]] = True
     return gates.subset(is_within[gates.noise])
 

@@ -44,7 +44,7 @@ def plan_of(name: str) -> CollectPlan:
     return plan_for(
         "digits",
         designs=designs,
-        guide=find_reference_policy(folder, designs),
+        reference_policy=find_reference_policy(folder, designs),
         num_trajectories=512,
         batch_size=48,
         sites=("attn", "ff") if name == "attn,ff" else None,

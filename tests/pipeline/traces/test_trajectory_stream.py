@@ -129,6 +129,11 @@ def test_a_sample_is_that_of_all_keys_at_once(traces, in_pieces):
     """Each gate's key, were they all drawn at once; the sample has the smallest of them."""
     chosen = torch.arange(24) % 3 > 0
     whole = sample_local_errors(str(traces), chosen, NAMES, ("attn",), limit=10**6)
+    gates = read_gates(str(traces), ["trajectory_id", "local_rel_error"])
+    ids = read_trajectories(str(traces))["trajectory_id"].to_pylist()
+    of_chosen = np.isin(gates["trajectory_id"].to_pylist(), np.array(ids)[chosen.numpy()])
+    has_error = np.isfinite(gates["local_rel_error"].to_numpy())
+    assert len(whole.log_error) == (of_chosen & has_error).sum() > 100
     keys = np.random.default_rng(7).random(len(whole.log_error))
     kept = np.sort(np.argsort(keys)[:100])
     in_pieces(50)

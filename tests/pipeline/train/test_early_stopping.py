@@ -103,38 +103,38 @@ def test_a_local_fit_that_was_cut_off_ends_at_the_same_bits(checkpoint):
 
 
 def test_a_checkpoint_of_something_else_is_none(checkpoint):
-    checkpoint().keep(CheckpointState(tensors={"now.w": torch.ones(2)}, numbers={"step": 1}))
-    assert checkpoint().take_up() is not None
-    assert checkpoint({**CLAIM, "traces": "c"}).take_up() is None
+    checkpoint().write(CheckpointState(tensors={"now.w": torch.ones(2)}, numbers={"step": 1}))
+    assert checkpoint().read() is not None
+    assert checkpoint({**CLAIM, "traces": "c"}).read() is None
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"claim": {}}', '{"claim": 3}'])
 def test_a_checkpoint_that_cannot_be_read_is_none(checkpoint, text):
-    checkpoint().keep(CheckpointState(tensors={"now.w": torch.ones(2)}, numbers={"step": 1}))
+    checkpoint().write(CheckpointState(tensors={"now.w": torch.ones(2)}, numbers={"step": 1}))
     (checkpoint().folder / "trial.json").write_text(text)
-    assert checkpoint().take_up() is None
+    assert checkpoint().read() is None
 
 
 def test_tensors_that_are_cut_short_or_elsewhere_are_none(checkpoint, tmp_path):
     kept = checkpoint()
-    kept.keep(CheckpointState(tensors={"now.w": torch.ones(2)}, numbers={"step": 1}))
+    kept.write(CheckpointState(tensors={"now.w": torch.ones(2)}, numbers={"step": 1}))
     path = kept.folder / "trial.json"
     stored = json.loads(path.read_text())
     path.write_text(json.dumps(stored | {"tensors": "../../outside.safetensors"}))
-    assert kept.take_up() is None
+    assert kept.read() is None
     path.write_text(json.dumps(stored))
     (kept.folder / stored["tensors"]).write_bytes(b"\x00" * 9)
-    assert kept.take_up() is None
+    assert kept.read() is None
 
 
 def test_a_stage_keeps_its_last_checkpoint_alone(checkpoint):
     kept = checkpoint()
     for step in (1, 2, 3):
-        kept.keep(
+        kept.write(
             CheckpointState(tensors={"now.w": torch.full((2,), step)}, numbers={"step": step})
         )
     assert sorted(path.suffix for path in kept.folder.iterdir()) == [".json", ".safetensors"]
-    found = kept.take_up()
+    found = kept.read()
     assert found is not None
     assert found.part("now")["w"].tolist() == [3, 3]
 
