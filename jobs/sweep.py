@@ -41,7 +41,7 @@ def run(arguments: argparse.Namespace) -> int:
     refuse_relative_inside_job(out=arguments.out)
     refuse_misplaced_flags(arguments)
     from pipeline.cluster.hardware import choose_device
-    from pipeline.paper_sweeps.run import run_sweep
+    from pipeline.evaluate.sweeps.run import run_sweep
     from pipeline.tracking import Tracker
 
     device = choose_device(arguments.device)
@@ -66,15 +66,15 @@ def refuse_misplaced_flags(arguments: argparse.Namespace) -> None:
 
 
 def of_dummy(given: dict, device: str):
-    from pipeline.paper_sweeps.threshold_sweep import ThresholdConfig
+    from pipeline.evaluate.sweeps.config import ThresholdConfig
 
     return checked(ThresholdConfig, device=device, **given)
 
 
 def of_model(kind: str, given: dict):
     """What was left out follows the seed, and the guidance the model."""
+    from pipeline.evaluate.sweeps.config import SweepConfig
     from pipeline.models.model_info import find_model, refuse_too_many_steps
-    from pipeline.paper_sweeps.model_sweep import SweepConfig
 
     info = find_model(given.get("model", "digits"))
     grid = checked(grid_of, kind=kind, **{k: v for k, v in given.items() if k in GRID_FLAGS[kind]})
@@ -90,7 +90,7 @@ def of_model(kind: str, given: dict):
 def grid_of(kind: str, **given: Any):
     from dataclasses import replace
 
-    from pipeline.paper_sweeps.grids import GRIDS, AblationGrid
+    from pipeline.evaluate.sweeps.grids import GRIDS, AblationGrid
 
     if kind != "ablations":
         return replace(GRIDS[kind], **given)

@@ -57,8 +57,6 @@ MAY_IMPORT: dict[str, str] = {
     "pipeline.tracking",
     "pipeline.sample": "dqar pipeline.cluster pipeline.errors pipeline.models pipeline.progress "
     "pipeline.tracking",
-    "pipeline.paper_sweeps": "dqar pipeline.cluster pipeline.evaluate pipeline.markdown "
-    "pipeline.methods pipeline.models pipeline.progress pipeline.statistics pipeline.tracking",
     "pipeline.doctor": "pipeline.cluster pipeline.errors pipeline.models pipeline.storage "
     "pipeline.tracking",
     "pipeline.demo": "pipeline.errors",
@@ -74,7 +72,7 @@ ROOMS: dict[str, set[str]] = {
     "diffusers": {
         "pipeline/models/loading.py",
         "pipeline/models/digits_pretrain.py",
-        "pipeline/paper_sweeps/dummy_dit.py",
+        "pipeline/evaluate/sweeps/dummy_dit.py",
     },
     "sklearn": {
         "pipeline/methods/learned_gate.py",

@@ -21,7 +21,7 @@ from dqar.integration import (
 from dqar.records import GateRecord, PartKey
 from pipeline.cluster.hardware import device_name, refuse_other_device
 from pipeline.evaluate.config import EvaluateConfig
-from pipeline.models.loading import Sampler, load_model, pick_device
+from pipeline.models.loading import LoadedModel, Sampler, load_model, pick_device
 from pipeline.models.model_info import find_model
 from pipeline.models.noise import Purpose, draw_noise
 
@@ -29,21 +29,31 @@ from pipeline.models.noise import Purpose, draw_noise
 class ModelRunner:
     """Loads a model once, then samples it; the sampler of calibration tasks.
 
+    Args:
+        model: a loaded model in place of the one that the configuration names; it is sampled on
+            the device of its weights.
+
     Raises:
         InputError: if the device is not of the accelerator type asked for.
     """
 
-    def __init__(self, config: EvaluateConfig, accelerator_type: str | None = None) -> None:
+    def __init__(
+        self,
+        config: EvaluateConfig,
+        accelerator_type: str | None = None,
+        model: LoadedModel | None = None,
+    ) -> None:
         self.config = config
-        self.device = pick_device()
+        self.device = pick_device() if model is None else model.transformer.device.type
         refuse_other_device(device_name(self.device), accelerator_type)
-        info = find_model(config.model)
-        self.model = load_model(
-            info, sampler=config.sampler, dtype=config.dtype, device=self.device
-        )
+        self.model = model or self._load()
         self.balance = self._measure_balance()
         self.wrapper = DQARDiTWrapper(self.model.transformer, config.dqar_config())
         self._references: dict[int, Tensor] = {}
+
+    def _load(self) -> LoadedModel:
+        config, info = self.config, find_model(self.config.model)
+        return load_model(info, sampler=config.sampler, dtype=config.dtype, device=self.device)
 
     def controller(
         self,
@@ -84,13 +94,20 @@ class ModelRunner:
         steps: int,
         controller: DQARController | None,
         other: Sampler | None = None,
+        on_step: Callable[[int], None] = lambda done: None,
     ) -> tuple[Tensor, float]:
-        """Final latents and the seconds spent; without a controller, of the stock model."""
+        """Final latents and the seconds spent; without a controller, of the stock model.
+
+        Args:
+            on_step: called with the number of steps done, within the time that is measured.
+        """
         model = self.model.transformer if controller is None else self.wrapper
         sampler = self.sampler(model, steps, other)
         self._settle()
         started = time.perf_counter()
-        latents = sampler.sample(len(noise), labels, latents=noise, controller=controller)
+        latents = sampler.sample(
+            len(noise), labels, latents=noise, controller=controller, on_step=on_step
+        )
         self._settle()
         return latents, time.perf_counter() - started
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -32,16 +34,23 @@ COMPARED_AT: dict[Axis, tuple[float, ...]] = {
 
 def write_report(measured: list[PointResult], folder: Path, title: str) -> None:
     """Write ``results.json``, ``report.md``, ``frontier.png``, ``samples.png`` and ``plans/``."""
-    folder.mkdir(parents=True, exist_ok=True)
-    # First gone and last written, so that a folder with results.json is a whole one.
-    (folder / "results.json").unlink(missing_ok=True)
     rows = [result.row for result in measured]
-    plot_frontier(rows, folder / "frontier.png")
-    plot_samples(measured, folder / "samples.png")
-    parts = [f"# {title}", points_table(rows), comparison_table(rows)]
-    parts += filter(None, [*_notes(rows), write_plans(measured, folder)])
-    (folder / "report.md").write_text("\n\n".join(parts).rstrip() + "\n")
-    (folder / "results.json").write_text(json.dumps(rows, indent=1) + "\n")
+    with written_last(folder / "results.json", rows):
+        plot_frontier(rows, folder / "frontier.png")
+        plot_samples(measured, folder / "samples.png")
+        parts = [f"# {title}", points_table(rows), comparison_table(rows)]
+        parts += filter(None, [*_notes(rows), write_plans(measured, folder)])
+        (folder / "report.md").write_text("\n\n".join(parts).rstrip() + "\n")
+
+
+@contextmanager
+def written_last(path: Path, document: Any) -> Iterator[None]:
+    """Remove a folder's JSON file first and write it after the others, so that a folder that holds
+    it is complete."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
+    yield
+    path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
 
 
 def _notes(rows: list[dict[str, Any]]) -> list[str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,18 +77,31 @@ def find_model(name: str) -> ModelInfo:
             f"--model must be a class-conditional DiT (DiTTransformer2DModel). Got "
             f"{config.get('_class_name')!r} in {name}. Pass a DiT such as digits."
         )
-    width, num_tokens = _shape(config)
-    size = int(config["sample_size"])
-    return ModelInfo(
+    return info_of(
+        config,
+        schedule,
         name=name,
         folder=folder,
         model_hash=_hash_folder(folder / "transformer"),
+        guidance_scale=_recommended_guidance(folder),
+    )
+
+
+def info_of(config: Mapping[str, Any], schedule: Mapping[str, Any], **named: Any) -> ModelInfo:
+    """The description of a DiT by its configuration and that of its scheduler.
+
+    Args:
+        named: name, folder, hash and guidance, which no configuration holds.
+    """
+    width, num_tokens = _shape(config)
+    size = int(config["sample_size"])
+    return ModelInfo(
+        **named,
         num_layers=int(config["num_layers"]),
         max_steps=int(schedule.get("num_train_timesteps", 1000)),
         num_classes=int(config["num_embeds_ada_norm"]),
         latent_shape=(int(config["in_channels"]), size, size),
         out_channels=int(config.get("out_channels") or config["in_channels"]),
-        guidance_scale=_recommended_guidance(folder),
         width=width,
         num_tokens=num_tokens,
         site_flops=_site_flops(config),
@@ -108,7 +122,7 @@ def _is_dit(config: dict[str, Any]) -> bool:
     return config.get("_class_name") == "DiTTransformer2DModel" or (is_older and is_ada_norm_zero)
 
 
-def _site_flops(config: dict[str, Any]) -> dict[str, float]:
+def _site_flops(config: Mapping[str, Any]) -> dict[str, float]:
     # Units of d^2 a token: projections 8, scores and values 4N/d, feed-forward 16.
     width, tokens = _shape(config)
     projections = _projection_flops(config)
@@ -121,13 +135,13 @@ def _site_flops(config: dict[str, Any]) -> dict[str, float]:
     return {"attn": attention, "ff": feed_forward, "block": whole}
 
 
-def _projection_flops(config: dict[str, Any]) -> float:
+def _projection_flops(config: Mapping[str, Any]) -> float:
     # Q, K, V and the output, alike in size.
     width, tokens = _shape(config)
     return 8.0 * width**2 * tokens
 
 
-def _shape(config: dict[str, Any]) -> tuple[int, int]:
+def _shape(config: Mapping[str, Any]) -> tuple[int, int]:
     width = config["num_attention_heads"] * config["attention_head_dim"]
     return width, (config["sample_size"] // config["patch_size"]) ** 2
 

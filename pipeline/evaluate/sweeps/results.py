@@ -1,26 +1,26 @@
-"""One point of a sweep: what was set, what each run gave, and what the runs come to."""
+"""Results of a sweep: each point with the figures of its runs, and their spread."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
 from pipeline.statistics import Spread, spread_of
 
-T = TypeVar("T")
+Row = dict[str, Any]
+"""Figures of one point in one run."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Swept:
-    """One point with its raw numbers."""
+    """One point with the figures of each run."""
 
     setting: dict[str, Any]
-    """What distinguishes it, the same keys in every point of a sweep."""
+    """Values that tell it from the other points, the same keys in every point of a sweep."""
     runs: tuple[dict[str, Any], ...]
-    """What each run gave, the same keys in each."""
+    """Figures of each run, the same keys in each."""
     facts: dict[str, Any] = field(default_factory=dict)
-    """What does not differ between runs."""
+    """Figures that do not differ between runs."""
 
     @property
     def name(self) -> str:
@@ -31,7 +31,7 @@ class Swept:
         return " ".join(parts)
 
     def figures(self) -> dict[str, Spread]:
-        """The spread of every number that all runs have."""
+        """The spread of every figure that is a number in all runs."""
         columns = {key: [run[key] for run in self.runs] for key in self.runs[0]}
         return {
             key: spread_of(values)
@@ -47,17 +47,8 @@ class Sweep:
     kind: str
     config: dict[str, Any]
     facts: dict[str, Any]
-    """What was observed once for the whole sweep."""
+    """Figures observed once for the whole sweep."""
     points: list[Swept]
-
-
-def rotated(items: Sequence[T], run: int) -> list[T]:
-    """The order of a run: another item goes first in each, so that none always follows a rest.
-
-    Example: ``rotated("abc", 1) == ["b", "c", "a"]``.
-    """
-    start = run % len(items)
-    return [*items[start:], *items[:start]]
 
 
 def shown(value: Any) -> str:

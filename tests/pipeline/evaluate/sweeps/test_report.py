@@ -1,36 +1,13 @@
-"""Runs to statistics, and statistics to files."""
+"""The folder of a sweep: numbers, plot and table."""
 
 import json
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from pipeline.paper_sweeps.report import LAYOUTS, as_json, points_table, write_sweep
-from pipeline.paper_sweeps.run import metrics_of
-from pipeline.paper_sweeps.statistics import Sweep, Swept, rotated
+from pipeline.evaluate.sweeps.report import LAYOUTS, as_json, points_table, write_sweep
+from pipeline.evaluate.sweeps.results import Sweep, Swept
 
-numbers = st.floats(-1e6, 1e6)
 MACHINE = {"cpu": "a processor", "gpu": None, "cores": 2}
-
-
-@given(st.integers(1, 7), st.integers(0, 30))
-def test_orders_rotate(count, run):
-    items = list(range(count))
-    assert sorted(rotated(items, run)) == items
-    assert {rotated(items, run + later)[0] for later in items} == set(items)
-
-
-def test_figures_are_the_numbers_of_every_run():
-    runs = ({"ms": 1.0, "fid": None, "why": {"cold": 3}}, {"ms": 3.0, "fid": 2.0, "why": {}})
-    figures = Swept(setting={}, runs=runs).figures()
-    assert list(figures) == ["ms"]
-    assert figures["ms"].mean == 2.0
-
-
-def test_a_point_is_named_by_what_was_set():
-    point = Swept(setting={"method": "linear", "layer_fraction": 1 / 3, "skip": None}, runs=())
-    assert point.name == "method=linear layer_fraction=0.333"
 
 
 SETTINGS = {
@@ -95,13 +72,3 @@ def test_the_table_shows_mean_and_half_of_the_interval():
     table = points_table(some_sweep("ablations"))
     assert "2 +- 2.5" in table.splitlines()[2]
     assert "+-" not in points_table(some_sweep("ablations", num_runs=1))
-
-
-def test_every_point_has_the_same_metric_keys():
-    point = Swept(setting={}, runs=({"ms": 1.0}, {"ms": 3.0}), facts={"reuse_ratio_dit_xl": 0.1})
-    metrics = metrics_of(point)
-    assert set(metrics) == {
-        "sweep/reuse_ratio_dit_xl",
-        *(f"sweep/ms{part}" for part in ("", "_std", "_low", "_high")),
-    }
-    assert metrics["sweep/ms"] == 2.0

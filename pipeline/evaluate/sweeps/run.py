@@ -1,4 +1,4 @@
-"""A sweep under tracking: one run for the sweep, a child for each point, the same keys in each."""
+"""A sweep under tracking: an MLflow run for the sweep, and a child run for each point."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from dataclasses import asdict
 from pathlib import Path
 
 from pipeline.cluster.hardware import describe_machine
-from pipeline.paper_sweeps.model_sweep import SweepConfig, sweep_model
-from pipeline.paper_sweeps.report import points_table, write_sweep
-from pipeline.paper_sweeps.statistics import Sweep, Swept
-from pipeline.paper_sweeps.threshold_sweep import ThresholdConfig, sweep_thresholds
+from pipeline.evaluate.sweeps.config import SweepConfig, ThresholdConfig
+from pipeline.evaluate.sweeps.driver import sweep
+from pipeline.evaluate.sweeps.report import points_table, write_sweep
+from pipeline.evaluate.sweeps.results import Sweep, Swept
 from pipeline.tracking import Tracker, flat
 
 
@@ -23,25 +23,19 @@ def run_sweep(
         out: folder for ``sweep.json``, ``sweep.png`` and ``report.md``.
     """
     folder = Path(out)
-    kind = "threshold" if isinstance(config, ThresholdConfig) else config.kind
+    kind = config.kind
     parent = tracker.open_pipeline({}, "pipeline")
     with tracker.run(f"sweep {kind}", stage="sweep", parent=parent, tags={"kind": kind}) as session:
         session.params(flat(asdict(config)) | {"command": command})
-        sweep = _measure(config)
-        for point in sweep.points:
+        swept = sweep(config)
+        for point in swept.points:
             _log_point(tracker, session.run_id, kind, point)
-        write_sweep(sweep, describe_machine(device), command, folder)
-        session.metrics({f"observed/{name}": value for name, value in sweep.facts.items()})
+        write_sweep(swept, describe_machine(device), command, folder)
+        session.metrics({f"observed/{name}": value for name, value in swept.facts.items()})
         session.artifact(folder, "sweep")
-    print(f"{points_table(sweep)}\n", flush=True)
+    print(f"{points_table(swept)}\n", flush=True)
     print(f"sweep: sweep.json, sweep.png and report.md in {folder}", flush=True)
-    return sweep
-
-
-def _measure(config: ThresholdConfig | SweepConfig) -> Sweep:
-    if isinstance(config, ThresholdConfig):
-        return sweep_thresholds(config)
-    return sweep_model(config)
+    return swept
 
 
 def _log_point(tracker: Tracker, session: str, kind: str, point: Swept) -> None:

@@ -1,20 +1,20 @@
-"""What a sweep leaves behind: sweep.json, a plot and a table to read."""
+"""The results folder of a sweep: sweep.json, a plot and a report."""
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from pipeline.evaluate.report import written_last
+from pipeline.evaluate.sweeps.results import Sweep, Swept, shown
 from pipeline.markdown import markdown_table
-from pipeline.paper_sweeps.statistics import Sweep, Swept, shown
 from pipeline.statistics import Spread
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Layout:
-    """How one kind of sweep is shown."""
+    """Axes of the plot and columns of the table of one kind of sweep."""
 
     x: str
     """The setting along the panels' axis."""
@@ -73,17 +73,13 @@ DASHES = ("-", "--", ":", "-.")
 
 def write_sweep(sweep: Sweep, machine: dict[str, Any], command: str, folder: Path) -> None:
     """Write ``sweep.png``, ``report.md`` and ``sweep.json``."""
-    folder.mkdir(parents=True, exist_ok=True)
-    # First gone and last written, so that a folder with sweep.json is a whole one.
-    (folder / "sweep.json").unlink(missing_ok=True)
-    plot_sweep(sweep, folder / "sweep.png")
-    (folder / "report.md").write_text(report(sweep, machine, command), encoding="utf-8")
-    text = json.dumps(as_json(sweep, machine, command), indent=1) + "\n"
-    (folder / "sweep.json").write_text(text, encoding="utf-8")
+    with written_last(folder / "sweep.json", as_json(sweep, machine, command)):
+        plot_sweep(sweep, folder / "sweep.png")
+        (folder / "report.md").write_text(report(sweep, machine, command), encoding="utf-8")
 
 
 def as_json(sweep: Sweep, machine: dict[str, Any], command: str) -> dict[str, Any]:
-    """Everything: how it was run, where, every run's raw numbers and the statistics."""
+    """The command, the machine, every run's raw figures and their statistics."""
     points = [
         {
             "setting": point.setting,

@@ -1,0 +1,1 @@
+"""The DQAR paper's sweeps and ablations: evaluations over grids of gates."""

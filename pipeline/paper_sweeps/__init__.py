@@ -1,1 +1,0 @@
-"""Sweeps and ablations of the DQAR paper and talk, over grids of gates."""
