@@ -13,9 +13,9 @@ from dqar.policy.network import ReusePolicy
 from dqar.policy.spec import PolicySpec
 from pipeline.methods.base import COARSE, CalibrationCost, Comparison
 from pipeline.methods.calibration import CalibrationResult, CalibrationTask
-from pipeline.methods.learned_schedule import MORE_NOISES
+from pipeline.methods.schedule_selection import FINAL_SAMPLES
 
-STEPS, NOISES = 20, len(MORE_NOISES)
+STEPS, NOISES = 20, len(FINAL_SAMPLES)
 CANDIDATES = 4
 """The plan, and the even schedule with three orders of forecasts."""
 PLANS = tuple((0, *range(STEPS - number + 1, STEPS)) for number in range(2, STEPS + 1))

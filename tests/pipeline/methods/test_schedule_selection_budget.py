@@ -7,7 +7,8 @@ import pytest
 from dqar.gates.planned import ScheduleGate
 from pipeline.methods.base import COARSE
 from pipeline.methods.calibration import CalibrationTask
-from pipeline.methods.learned_schedule import NEIGHBOURS, numbers_of, planned_points, within_budget
+from pipeline.methods.learned_schedule import numbers_of, planned_points
+from pipeline.methods.schedule_selection import NEIGHBOURS, within_budget
 from tests.pipeline.made_up_answers import (
     CANDIDATES,
     NOISES,

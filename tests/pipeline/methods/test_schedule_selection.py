@@ -14,16 +14,15 @@ from dqar.gates.rules import MaskGate
 from dqar.step_schedule import StepSchedule
 from pipeline.methods.base import COARSE, SweepGrid
 from pipeline.methods.calibration import CalibrationTask
-from pipeline.methods.learned_schedule import (
-    BATCH,
-    FIRST_NOISES,
-    MORE_NOISES,
+from pipeline.methods.learned_schedule import numbers_of, planned_points
+from pipeline.methods.schedule_selection import (
+    FINAL_SAMPLES,
+    SCREENING_SAMPLES,
     SHORTLIST,
+    TASK_SAMPLES,
     candidates,
-    even,
-    judge,
-    numbers_of,
-    planned_points,
+    select_schedules,
+    uniform_steps,
 )
 from tests.pipeline.made_up_answers import (
     CANDIDATES,
@@ -39,7 +38,7 @@ from tests.pipeline.made_up_answers import (
 @given(st.integers(1, 200), st.data())
 def test_an_even_schedule_is_a_regular_one(steps, data):
     number = data.draw(st.integers(1, steps))
-    computed = even(steps, number)
+    computed = uniform_steps(steps, number)
     gaps = [late - early for early, late in itertools.pairwise((*computed, steps))]
     assert computed[0] == 0
     assert len(set(computed)) == number
@@ -48,8 +47,8 @@ def test_an_even_schedule_is_a_regular_one(steps, data):
 
 
 def test_even_schedules_of_a_whole_period_are_the_interval():
-    assert even(STEPS, 10) == tuple(range(0, STEPS, 2))
-    assert even(STEPS, STEPS) == tuple(range(STEPS))
+    assert uniform_steps(STEPS, 10) == tuple(range(0, STEPS, 2))
+    assert uniform_steps(STEPS, STEPS) == tuple(range(STEPS))
 
 
 def test_numbers_are_those_of_the_grid_that_have_a_plan():
@@ -64,7 +63,7 @@ def test_the_better_candidate_is_taken(loser):
     policy = planned_policy()
 
     def error_of(computed, noise):
-        is_even = computed == even(STEPS, len(computed))
+        is_even = computed == uniform_steps(STEPS, len(computed))
         return 0.02 if is_even == (loser == "uniform") else 0.01
 
     points = planned_points("learned-x", policy, comparison(), answer_by(error_of))
@@ -85,7 +84,7 @@ def test_the_better_candidate_is_taken(loser):
             assert isinstance(point.gate, MaskGate)
             assert point.gate.reuse.shape == (STEPS, 1, 1)
             computed = (~point.gate.reuse[:, 0, 0]).nonzero()[:, 0]
-            assert tuple(computed.tolist()) == even(STEPS, number)
+            assert tuple(computed.tolist()) == uniform_steps(STEPS, number)
 
 
 EARLY = tuple((0, *range(2, number + 1)) for number in range(2, STEPS))
@@ -107,7 +106,7 @@ def test_the_best_order_is_taken(kind, best):
 
     def error_of(computed, noise):
         return {
-            "uniform": even(STEPS, len(computed)) == computed,
+            "uniform": uniform_steps(STEPS, len(computed)) == computed,
             "alternative": computed in EARLY,
         }[kind]
 
@@ -153,9 +152,9 @@ def test_candidates_are_of_the_settings_that_training_had():
 
 def test_a_plan_that_diverges_loses():
     def error(computed, noise):
-        return 0.01 if computed == even(STEPS, len(computed)) else float("nan")
+        return 0.01 if computed == uniform_steps(STEPS, len(computed)) else float("nan")
 
-    judged = judge(planned_policy().spec, [6, 10], answer_by(error))
+    judged = select_schedules(planned_policy().spec, [6, 10], answer_by(error))
     assert [one.source for one in judged] == ["uniform", "uniform"]
     assert [one.error for one in judged] == pytest.approx([0.01, 0.01])
 
@@ -164,8 +163,8 @@ def test_each_error_is_the_mean_over_the_same_noises():
     def error_of(computed, noise):
         return 0.01 * len(computed) + noise
 
-    judged = judge(planned_policy().spec, [3, 7, 12], answer_by(error_of))
-    mean_noise = sum(MORE_NOISES) / NOISES
+    judged = select_schedules(planned_policy().spec, [3, 7, 12], answer_by(error_of))
+    mean_noise = sum(FINAL_SAMPLES) / NOISES
     for one, number in zip(judged, [3, 7, 12], strict=True):
         assert len(one.schedule.computed) == number
         assert one.error == pytest.approx(0.01 * number + mean_noise)
@@ -174,16 +173,18 @@ def test_each_error_is_the_mean_over_the_same_noises():
 def test_masks_and_noises_line_up_in_bounded_batches():
     asked: list[CalibrationTask] = []
     numbers = [len(plan) for plan in PLANS]
-    judge(planned_policy().spec, numbers, answer_by(lambda computed, noise: 0.0, asked))
+    select_schedules(planned_policy().spec, numbers, answer_by(lambda computed, noise: 0.0, asked))
     assert sum(probe.num_samples for probe in asked) == CANDIDATES * len(numbers) * NOISES
     for probe in asked:
         assert isinstance(probe.gate, MaskGate)
-        assert probe.num_samples == len(probe.noise_ids) == probe.gate.reuse.shape[2] <= BATCH
+        assert (
+            probe.num_samples == len(probe.noise_ids) == probe.gate.reuse.shape[2] <= TASK_SAMPLES
+        )
         orders = torch.tensor(probe.forecast_order).unflatten(0, (-1, NOISES))
         columns = probe.gate.reuse[:, 0].unflatten(1, (-1, NOISES))
         assert (columns == columns[:, :, :1]).all()
         assert (orders == orders[:, :1]).all()
-        assert probe.noise_ids == tuple(MORE_NOISES) * columns.shape[1]
+        assert probe.noise_ids == tuple(FINAL_SAMPLES) * columns.shape[1]
 
 
 @pytest.mark.parametrize(
@@ -195,7 +196,7 @@ def test_gains_beside_the_best_are_tried(explored, best):
     def error_of(computed, noise, gain):
         return (0.01 if computed in EARLY else 0.05) + 0.001 * abs(gain - best)
 
-    (judged,) = judge(policy.spec, [7], answer_by(error_of, by_gain=True))
+    (judged,) = select_schedules(policy.spec, [7], answer_by(error_of, by_gain=True))
     assert (judged.source, judged.schedule.computed) == ("alternative", EARLY[5])
     assert judged.schedule.feedback == best
     assert judged.error == pytest.approx(0.01)
@@ -205,11 +206,11 @@ def test_a_regular_schedule_is_judged_in_full_whatever_a_few_noises_say():
     spec = planned_policy(rivals=rivals_of(0, 1, 2)).spec
 
     def error_of(computed, noise):
-        if computed == even(STEPS, len(computed)):
-            return 0.2 if noise in FIRST_NOISES else 0.01
+        if computed == uniform_steps(STEPS, len(computed)):
+            return 0.2 if noise in SCREENING_SAMPLES else 0.01
         return 0.1
 
-    (judged,) = judge(spec, [7], answer_by(error_of))
+    (judged,) = select_schedules(spec, [7], answer_by(error_of))
     assert judged.source == "uniform"
 
 
@@ -220,12 +221,12 @@ def test_many_candidates_are_shortlisted_by_a_few_noises():
     def error_of(computed, noise):
         return 0.01 if computed in EARLY else 0.02
 
-    (judged,) = judge(spec, [7], answer_by(error_of, asked))
+    (judged,) = select_schedules(spec, [7], answer_by(error_of, asked))
     assert judged.source == "alternative"
-    first = [probe for probe in asked if set(probe.noise_ids) == set(FIRST_NOISES)]
-    more = [probe for probe in asked if set(probe.noise_ids) == set(MORE_NOISES)]
+    first = [probe for probe in asked if set(probe.noise_ids) == set(SCREENING_SAMPLES)]
+    more = [probe for probe in asked if set(probe.noise_ids) == set(FINAL_SAMPLES)]
     everyone = len(candidates(spec, 7))
-    assert sum(probe.num_samples for probe in first) == everyone * len(FIRST_NOISES)
+    assert sum(probe.num_samples for probe in first) == everyone * len(SCREENING_SAMPLES)
     # The policy's own plan comes along.
     assert sum(probe.num_samples for probe in more) == (SHORTLIST + 1) * NOISES
     assert len(first) + len(more) == len(asked)
