@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Any, TypeVar
 
 from dqar.gates.rules import NeverReuse
 from pipeline.evaluate.config import FIGURES
@@ -23,24 +23,6 @@ T = TypeVar("T")
 Measure = Callable[[GridPoint], Row]
 
 
-@runtime_checkable
-class Bench(Protocol):
-    """A model on which the points of a sweep are measured."""
-
-    def lay_out(self) -> tuple[list[list[GridPoint]], dict[str, Any]]:
-        """Groups of points that are measured next to each other, and the figures observed to lay
-        them out."""
-        ...
-
-    def start(self, run: int) -> Measure:
-        """Prepare a run; the function that measures a point in it."""
-        ...
-
-    def compare(self, group: list[GridPoint], rows: list[Row]) -> list[Row]:
-        """Rows of a group in one run, with the figures that compare them."""
-        ...
-
-
 def sweep(config: SweepConfig | ThresholdConfig) -> Sweep:
     """Measure every point of the grid in every run."""
     bench = DummyBench(config) if isinstance(config, ThresholdConfig) else ModelBench(config)
@@ -56,7 +38,9 @@ def sweep(config: SweepConfig | ThresholdConfig) -> Sweep:
     return Sweep(kind=config.kind, config=asdict(config), facts=facts, points=points)
 
 
-def _measure_run(bench: Bench, group: list[GridPoint], run: int, progress: Progress) -> list[Row]:
+def _measure_run(
+    bench: ModelBench | DummyBench, group: list[GridPoint], run: int, progress: Progress
+) -> list[Row]:
     measure, rows = bench.start(run), {}
     for index in rotated(range(len(group)), run):
         rows[index] = measure(group[index])

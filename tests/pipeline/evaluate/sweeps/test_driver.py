@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from pipeline.evaluate.sweeps.config import SweepConfig, ThresholdConfig
 from pipeline.evaluate.sweeps.driver import observe_entropy, rotated, sweep
+from pipeline.evaluate.sweeps.dummy_dit import DummyBench
 from pipeline.evaluate.sweeps.grids import AblationGrid, GridPoint, ScheduleGrid
 
 
@@ -22,7 +23,7 @@ ORDER: list[str] = []
 """Points in the order in which they were measured."""
 
 
-class RecordingBench:
+class RecordingBench(DummyBench):
     """Two groups of points; a row is the name of its point and the run."""
 
     def __init__(self, config):
