@@ -36,6 +36,7 @@ class Job:
     """One process, and where its result goes."""
 
     module: str
+    """Module of :mod:`benchmarks.timing` that is run."""
     flags: tuple[str, ...]
     result: str
     """Name of the file."""
@@ -71,7 +72,7 @@ class Series:
 
     def _of_the_device(self, kind: str) -> Job:
         if kind == "decide":
-            return Job(module="decide", flags=(), result="decide.json")
+            return Job(module="gate_latency", flags=(), result="decide.json")
         flags = ("--device", self.device, "--dtype", self.dtype, *self._budget())
         return Job(module="scaling", flags=flags, result="scaling.json")
 
@@ -83,7 +84,7 @@ class Series:
             flags += ["--compile", *self._budget(COMPILING_S)]
         elif kind != "gaps":
             flags += self._budget()
-        module = {"costs": "cost_table", "gaps": "gaps"}.get(kind, "speed")
+        module = {"costs": "cost_table", "gaps": "step_profile"}.get(kind, "speed")
         ending = "" if kind == "speed" else f"-{kind}"
         return Job(module=module, flags=tuple(flags), result=f"{model}-b{batch}{ending}.json")
 
@@ -119,7 +120,8 @@ def run_series(
 
 def run_process(job: Job, out: Path, timeout_s: float) -> bool:
     """A job in a process of its own, which frees all memory. Whether it wrote its result."""
-    command = [sys.executable, "-m", f"benchmarks.{job.module}", *job.flags, "--out", str(out)]
+    module = f"benchmarks.timing.{job.module}"
+    command = [sys.executable, "-m", module, *job.flags, "--out", str(out)]
     print(" ".join(command[1:]), flush=True)
     try:
         return not subprocess.run(command, timeout=timeout_s).returncode and out.exists()

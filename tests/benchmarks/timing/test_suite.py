@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib.util import find_spec
 
 import pytest
 
@@ -26,6 +27,13 @@ def test_each_result_has_a_name_of_its_own():
     assert len(names) == len(set(names)) == 4 * 4 + 2
     assert names[0] == "tiny-dit-b4.json"
     assert names[-1] == "tiny-pixart-b1-compiled.json"
+
+
+def test_each_job_is_a_module_that_is_there():
+    modules = {job.module for job in small().jobs()}
+    assert len(modules) >= len(KINDS) - 1
+    for module in modules:
+        assert find_spec(f"benchmarks.timing.{module}") is not None
 
 
 def test_batches_come_before_models_and_kinds_before_both():
