@@ -1,4 +1,4 @@
-"""The door that every job enters by: one parser style, one line for bad input, exit code 2."""
+"""Errors that end a job with one line: exit code 2 for bad input, 1 for work left undone."""
 
 from __future__ import annotations
 

@@ -83,8 +83,8 @@ class ActorPool:
             Exception: what a unit raised.
         """
         # Closed here rather than when it is collected, so that no worker outlives a failure.
-        with closing(self._run(units, max_errors=1)) as map_unordered:
-            for outcome in map_unordered:
+        with closing(self._run(units, max_errors=1)) as results:
+            for outcome in results:
                 if outcome.failure is not None:
                     raise outcome.failure.error
                 yield outcome.unit, outcome.result

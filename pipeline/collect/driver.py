@@ -1,7 +1,7 @@
 """The driver of a collection: hands out what is missing of a plan, and publishes what is whole.
 
-:func:`collect` drives a fleet of :class:`pipeline.collect.worker.Collector`; no tensor passes by
-here.
+:func:`collect` drives an actor pool of :class:`pipeline.collect.worker.Collector`; no tensor passes
+by here.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from pipeline.errors import InputError
@@ -62,6 +62,7 @@ class CalibrationSession:
                 is sampled then.
         """
         keyed = {fingerprint(task): task for task in tasks}
+        _refuse_shared_names(keyed.values())
         asked = self._asked | {key: task.trajectories for key, task in keyed.items()}
         self._refuse(sum(asked.values()))
         self._asked = asked
@@ -76,10 +77,21 @@ class CalibrationSession:
         if budget is not None and asked > budget:
             raise InputError(
                 f"A method must calibrate with at most {budget} trajectories. Got tasks of {asked} "
-                "in all. Raise calibration_budget, or leave the method out."
+                "in all. Raise the calibration_budget of the Comparison, or leave the method out."
             )
         if self._is_closed:
             raise InputError(
                 f"A method must calibrate in tune alone. Got tasks of {asked} trajectories after "
                 "it. Ask for them in tune, so that they count."
             )
+
+
+def _refuse_shared_names(tasks: Iterable[Task[Any]]) -> None:
+    """Refuse different tasks of one name: results are found by names."""
+    names = [task.name for task in tasks]
+    if len(set(names)) < len(names):
+        shared = sorted({name for name in names if names.count(name) > 1})
+        raise InputError(
+            f"Different calibration tasks must have different names. Got {shared} for several. "
+            "Name each by what distinguishes it."
+        )

@@ -65,6 +65,15 @@ def test_results_are_found_by_the_names_of_their_tasks():
     assert (session.cost.trajectories, session.steps) == (6, 7)
 
 
+def test_different_tasks_of_one_name_are_refused_before_anything_runs():
+    ran = []
+    session = sessions(ran)()
+    with pytest.raises(InputError, match=r"different names\. Got \['x'\]"):
+        session.calibrate([Double(name="x", value=1), Double(name="x", value=2)])
+    assert ran == []
+    session.calibrate([Double(name="x", value=1), Double(name="x", value=1)])
+
+
 def test_the_same_task_is_run_once_and_counts_for_each_method():
     ran = []
     new = sessions(ran)
