@@ -82,6 +82,27 @@ ROOMS: dict[str, set[str]] = {
 }
 """Files of the plant that import each heavy library."""
 
+ONE_IMPORTER: dict[str, str] = {
+    "entered by its job alone": "pipeline.collect.run pipeline.collect.unit_size "
+    "pipeline.demo.run pipeline.doctor.run pipeline.evaluate.run pipeline.evaluate.sweeps.run "
+    "pipeline.models.digits_pretrain pipeline.sample.run pipeline.train.run",
+    "one step of a stage, as every stage has it": "pipeline.evaluate.driver "
+    "pipeline.evaluate.sweeps.driver pipeline.evaluate.sweeps.report pipeline.evaluate.session",
+    "a method, which the registry alone names": "pipeline.methods.baseline "
+    "pipeline.methods.fewer_steps pipeline.methods.interval pipeline.methods.learned_schedule "
+    "pipeline.methods.learning_to_cache pipeline.methods.smoothcache",
+    "a subject apart from its importer's": "dqar.cache.salience_balancing dqar.control.manual "
+    "dqar.integration.block_site dqar.integration.compiled.step_variants "
+    "dqar.integration.custom_op dqar.integration.salience_calibration pipeline.collect.columns "
+    "pipeline.demo.local_servers pipeline.evaluate.flops pipeline.evaluate.sweeps.dummy_dit "
+    "pipeline.methods.schedule_selection pipeline.methods.site_mixing "
+    "pipeline.methods.stock_runs pipeline.storage.range_reader pipeline.traces.compaction "
+    "pipeline.traces.process_id pipeline.train.alternative_schedules pipeline.train.fits "
+    "pipeline.train.local_error_model pipeline.train.reused_gate_writer",
+    "a library that may be missing": "dqar.cache.triton_kernels",
+}
+"""Modules of the library and the plant that one other module imports, by the reason for it."""
+
 
 def sources(tree: str) -> list[Path]:
     return sorted((ROOT / tree).rglob("*.py"))
@@ -169,6 +190,20 @@ def test_the_table_has_no_circle():
 def test_modules_have_no_circle(tree):
     graph = graph_of(tree)
     assert set(TopologicalSorter(graph).static_order()) == graph.keys()
+
+
+def test_modules_with_one_importer_have_their_reason():
+    graphs = [graph_of(tree) for tree in ("dqar", "pipeline")]
+    users: dict[str, set[str]] = defaultdict(set)
+    for tree in ("dqar", "pipeline", "jobs", "benchmarks"):
+        for path in sources(tree):
+            for module in imports_of(path):
+                users[module].add(name_of(path))
+    modules = {one for graph in graphs for one in graph}
+    packages = {name_of(path.parent / "__init__.py") for path in sources("dqar")}
+    packages |= {name_of(path.parent / "__init__.py") for path in sources("pipeline")}
+    lone = {one for one in modules - packages if len(users[one] - {one}) == 1}
+    assert lone == {one for names in ONE_IMPORTER.values() for one in names.split()}
 
 
 @pytest.mark.parametrize("tree", ["dqar", "pipeline", "benchmarks", "jobs"])
