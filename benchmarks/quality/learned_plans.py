@@ -50,7 +50,7 @@ def planned(policy: ReusePolicy) -> Iterator[Schedule]:
 
 
 def chosen(results: Path, method: str) -> Iterator[Schedule]:
-    """What an evaluation took for a method, after its selection on calibration noise."""
+    """Schedules that an evaluation chose for a method on calibration noise samples."""
     rows = json.loads((results / "results.json").read_text())
     for row in rows:
         if row["method"] == method and row["schedule_source"]:

@@ -1,4 +1,4 @@
-"""What reuse takes on the clock, beside what it could take: random weights, interleaved.
+"""Time of reuse beside its bound: random weights, interleaved rounds.
 
     python -m benchmarks.timing.speed --model dit-s-2-256 --device cpu --batch 4 --quick
 
@@ -42,16 +42,16 @@ __all__ = ["ARCHITECTURES", "build_batch", "build_model", "clock", "device_name"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Effort:
-    """How much is timed."""
+    """Amount of what is timed."""
 
     rounds: int = 24
-    """That count, at most. Under 6 there is no 95% interval."""
+    """Most rounds that count. Under 6 there is no 95% interval."""
     pairs: int = 100
-    """Of stock and closed gates, at most."""
+    """Most pairs of rounds of stock and closed gates."""
     budget_s: float | None = None
     """No round begins that would end later."""
     feature_sets: tuple[str, ...] = ("full", "schedule")
-    """Of the learned policies."""
+    """Feature sets of the learned policies."""
 
     def __post_init__(self) -> None:
         if self.rounds < 1 or not 1 <= self.pairs <= MOST_PAIRS:
@@ -64,7 +64,7 @@ class Effort:
 # Ten minutes for DiT-S/2 at batch 4 on two slow cores, with one to spare.
 QUICK = Effort(rounds=8, pairs=40, budget_s=540.0, feature_sets=("full",))
 SHARE_OF_PAIRS = 1 / 6
-"""Of the budget, at most, for the pairs of stock and closed gates."""
+"""Largest share of the budget for the pairs of stock and closed gates."""
 
 
 def measure(
@@ -116,7 +116,7 @@ def variants_of(stand: Stand, settings: Settings, decided: list[Decided]) -> Ite
 
 
 def report(rounds: Rounds, settings: Settings, decided: list[Decided]) -> dict[str, Any]:
-    """What the rounds say."""
+    """Figures of the rounds."""
     sizes, peak = settings.sizes, rounds.peak_bytes["stock"]
     return {
         "step_seconds": to_digits(statistics.median(rounds.seconds["stock"])),
