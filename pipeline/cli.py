@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import sys
-from collections.abc import Callable
-from typing import NoReturn
+from collections.abc import Callable, Sequence
+from itertools import takewhile
+from typing import Any, NoReturn, TypeVar, get_args
+
+import tyro
 
 from pipeline.errors import IncompleteError, InputError
+
+F = TypeVar("F")
 
 BAD_INPUT = 2
 """Exit code of a job that was given something it cannot work with."""
@@ -110,3 +117,87 @@ def size_or_auto(text: str) -> int | str:
         ValueError: for anything else.
     """
     return AUTO if text == AUTO else int(text)
+
+
+def run_job(
+    flags: type[F], run: Callable[[F], int], *, name: str, args: Sequence[str] | None = None
+) -> int:
+    """Parse a job's flags from a dataclass and run the job.
+
+    The docstring of the dataclass is the description in ``--help``; the docstring under a field is
+    the help of its flag, and the field's default is the flag's. Fields of nested dataclasses are
+    flags of the same name. Fields of type ``tuple[X, ...]`` are given with commas
+    (``--sites attn,ff``), fields of type ``list[X]`` by repeating the flag.
+
+    Args:
+        flags: dataclass of the flags.
+        run: the job; gets an instance of ``flags`` and returns the exit code.
+        name: name of the job in its messages, such as ``collect.py``.
+        args: arguments to parse; None for those of the process.
+
+    Returns:
+        The exit code: the job's own, 2 after one line for bad input, 1 after one line for work
+        that was left undone.
+    """
+    try:
+        return run(parse_flags(flags, name=name, args=args))
+    except (InputError, IncompleteError) as ended:
+        print(f"{name}: {ended}", file=sys.stderr, flush=True)
+        return BAD_INPUT if isinstance(ended, InputError) else UNFINISHED
+
+
+def parse_flags(flags: type[F], *, name: str, args: Sequence[str] | None = None) -> F:
+    """An instance of a dataclass of flags from the command line.
+
+    Raises:
+        InputError: if a flag is unknown, missing or refused.
+        SystemExit: with code 0 after ``--help``.
+    """
+    printed = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(printed):
+            return tyro.cli(
+                flags, prog=name, args=args, config=FLAG_STYLE, registry=_comma_registry()
+            )
+    except SystemExit as ended:
+        if ended.code != BAD_INPUT:
+            raise
+        raise InputError(f"{_first_panel(printed.getvalue())} See {name} --help.") from None
+
+
+FLAG_STYLE = (
+    tyro.conf.OmitArgPrefixes,
+    tyro.conf.UseAppendAction,
+    tyro.conf.FlagCreatePairsOff,
+    tyro.conf.DisallowNone,
+)
+"""Flat flags; a repeated flag appends; a switch has no negative; ``None`` cannot be typed."""
+
+
+def _first_panel(text: str) -> str:
+    """The message of tyro's error panel in one line, without the frame and the flags' help."""
+    lines = [line.strip("│ ") for line in text.splitlines() if line[:1] == "│"]
+    message = takewhile(lambda line: not line.startswith("──"), lines)
+    return " ".join(" ".join(message).split()).rstrip(".") + "."
+
+
+def _comma_registry() -> tyro.constructors.ConstructorRegistry:
+    registry = tyro.constructors.ConstructorRegistry()
+    registry.primitive_rule(_comma_rule)
+    return registry
+
+
+def _comma_rule(
+    info: tyro.constructors.PrimitiveTypeInfo,
+) -> tyro.constructors.PrimitiveConstructorSpec[Any] | None:
+    """Values between commas for ``tuple[X, ...]``: ``0,1,2`` for ``tuple[int, ...]``."""
+    if info.type_origin is not tuple or get_args(info.type)[1:] != (Ellipsis,):
+        return None
+    item = get_args(info.type)[0]
+    return tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar={int: "0,1,...", float: "0.1,0.5,..."}.get(item, "NAME,NAME,..."),
+        instance_from_str=lambda given: tuple(map(item, split_names(given[0]))),
+        is_instance=lambda value: isinstance(value, tuple),
+        str_from_instance=lambda value: [",".join(map(str, value))],
+    )

@@ -69,6 +69,8 @@ ROOMS: dict[str, set[str]] = {
     "mlflow": {"pipeline/tracking.py"},
     "pyarrow": {"pipeline/traces/tables.py"},
     "obstore": {"pipeline/storage/object_store.py"},
+    "tyro": {"pipeline/cli.py"},
+    "tabulate": {"pipeline/markdown.py"},
     "diffusers": {
         "pipeline/models/loading.py",
         "pipeline/models/digits_pretrain.py",
