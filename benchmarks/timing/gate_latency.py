@@ -77,7 +77,8 @@ class Idle(nn.Module):
         block = {"attn1": nn.Identity(), "ff": nn.Identity()}
         self.transformer_blocks = nn.ModuleList(nn.ModuleDict(block) for _ in range(LAYERS))
 
-    def forward(self, hidden_states: Tensor) -> Tensor:
+    def forward(self, hidden_states: Tensor, timestep: Tensor) -> Tensor:
+        del timestep
         return hidden_states
 
 
@@ -92,9 +93,9 @@ def planned_milliseconds(plan: StaticPlan) -> dict[str, float]:
     for _ in range(RUNS):
         seen = set()
         with planned.run(scheduler):
-            for row in plan.table:
+            for row, timestep in zip(plan.table, scheduler.timesteps, strict=True):
                 started = time.perf_counter()
-                planned(latent)
+                planned(latent, timestep)
                 (others if row in seen else first).append(time.perf_counter() - started)
                 seen.add(row)
     return {

@@ -48,15 +48,16 @@ def closed_pairs(
         for pair in range(pairs + 1):
             if pair > 1 and budget_s is not None and time.monotonic() - started > budget_s:
                 break
+            timesteps = schedule.timesteps[pair * steps : (pair + 1) * steps].tolist()
             for who in (0, 1) if pair % 2 else (1, 0):
-                seconds[who].append(_seconds(stand, (stock, wrapper)[who], steps))
+                seconds[who].append(_seconds(stand, (stock, wrapper)[who], timesteps))
     return seconds[0][1:], seconds[1][1:]
 
 
-def _seconds(stand: Stand, model: Any, steps: int) -> float:
+def _seconds(stand: Stand, model: Any, timesteps: list[float]) -> float:
     started = clock(stand.device)
-    for _ in range(steps):
-        stand.batch.call(model, 500.0)
+    for timestep in timesteps:
+        stand.batch.call(model, timestep)
     return clock(stand.device) - started
 
 

@@ -140,6 +140,11 @@ class DQARController(ManualControl):
         self.num_heads = num_heads or self.num_heads
         self.branches = branches
 
+    def begin_run(self) -> None:
+        """Forget the previous run. A run that starts at step 0 needs no call of it."""
+        self.drop_step()
+        self._reset()
+
     def begin_step(
         self,
         step: int,

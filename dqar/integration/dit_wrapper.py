@@ -81,7 +81,9 @@ class DQARDiTWrapper:
         prompt_length: int | Tensor = CLASS_PROMPT_LENGTH,
         controller: DQARController | None = None,
     ) -> Iterator[DQARController]:
-        """One sampling run: each call of the transformer is the scheduler's next step.
+        """One sampling run: each call of the transformer is the step of its ``timestep``.
+
+        The first call may come at any of the scheduler's timesteps, each later call at the next.
 
         Args:
             scheduler: its timesteps may be set inside the run, before the first call.
@@ -96,11 +98,12 @@ class DQARDiTWrapper:
         controller = controller or self.controller
         self._refuse_other_sites(controller)
         refuse_misfits(self.transformer, self.slot)
-        with self.slot.taken_by(Run(scheduler, controller, num_branches, prompt_length)):
+        run = Run(scheduler, controller, num_branches, prompt_length)
+        with self.slot.taken_by(run):
             self._bind(controller, num_branches)
             try:
                 yield controller
-                controller.finish_step()
+                run.finish()
             finally:
                 controller.drop_step()
 

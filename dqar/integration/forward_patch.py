@@ -110,6 +110,22 @@ def reroute(module: nn.Module, slot: RunSlot, act: SiteFn) -> PatchedForward:
     return rerouted
 
 
+def latents_and_timestep(args: tuple, kwargs: dict[str, Any]) -> tuple[Tensor, Any]:
+    """The first two arguments of a transformer's call, by place or by name.
+
+    Raises:
+        ValueError: without a timestep.
+    """
+    hidden_states = args[0] if args else kwargs["hidden_states"]
+    timestep = args[1] if len(args) > 1 else kwargs.get("timestep")
+    if timestep is None:
+        raise ValueError(
+            "A run must call the model with a timestep. Got none. Pass timestep=, one of the "
+            "scheduler's."
+        )
+    return hidden_states, timestep
+
+
 class StepHook:
     """Opens the next step of this thread's run before each call of the transformer.
 
@@ -123,7 +139,7 @@ class StepHook:
     def __call__(self, module: nn.Module, args: tuple, kwargs: dict | None = None) -> None:
         del module
         if self.slot.run is not None:
-            self.slot.run.before_call(args[0] if args else (kwargs or {})["hidden_states"])
+            self.slot.run.before_call(*latents_and_timestep(args, kwargs or {}))
 
     def __reduce__(self) -> tuple:
         return _step_hook, (self.slot,)

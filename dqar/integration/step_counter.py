@@ -1,4 +1,4 @@
-"""One sampling run: counts the transformer's calls, and opens the controller's step before each."""
+"""One sampling run: opens the controller's step before each call of the transformer."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from typing import Any
 from torch import Tensor
 
 from dqar.control.controller import DQARController
+from dqar.integration.schedule_position import SchedulePosition, Timestep
 from dqar.snr import scheduler_snr
 
 
 class Run:
-    """Counts the calls of one run and opens the controller's step before each."""
+    """Opens the controller's step before each call of one run, and corrects the output after it."""
 
     def __init__(
         self,
@@ -24,51 +25,54 @@ class Run:
         self.controller = controller
         self.num_branches = num_branches
         self.prompt_length = prompt_length
-        self.calls = 0
-        self.timesteps: list[float] = []
+        self.position = SchedulePosition(scheduler)
         self.snrs: list[float] = []
 
-    def before_call(self, hidden_states: Tensor) -> None:
-        """Open the next step.
+    def before_call(self, hidden_states: Tensor, timestep: Timestep) -> None:
+        """Open the step of this call.
 
         Args:
             hidden_states: the latents of all branches, ``[r, ...]``.
+            timestep: the timestep that the transformer is called with.
 
         Raises:
-            ValueError: if the scheduler has no more steps.
+            ValueError: if the timestep is not the scheduler's next one.
         """
-        if not self.calls:
-            self._read_schedule()
-        if self.calls >= len(self.timesteps):
-            raise ValueError(
-                f"A run must call the model once a step. Got call {self.calls + 1} of "
-                f"{len(self.timesteps)} steps. Begin a new run for each sample call."
-            )
+        is_first = self.position.step is None
+        step = self.position.advance(timestep)
+        timesteps = self.position.timesteps
+        if is_first:
+            self._read_snrs(timesteps)
+            self.controller.begin_run()
         self.controller.begin_step(
-            self.calls,
-            len(self.timesteps),
+            step,
+            len(timesteps),
             self.prompt_length,
-            timestep=self.timesteps[self.calls],
-            snr=self._snr(),
+            timestep=timesteps[step],
+            snr=self._snr(step, timesteps[step]),
             latent=self._latent(hidden_states),
         )
-        self.calls += 1
 
     def after_call(self, output: Tensor) -> Tensor:
         """What the sampler is shown in place of the transformer's output, ``[r, ...]``."""
         return self.controller.corrected(output)
 
-    def _read_schedule(self) -> None:
-        # Read once: a scheduler may hold its timesteps on the device.
-        self.timesteps = [float(timestep) for timestep in self.scheduler.timesteps.tolist()]
-        if len(set(self.timesteps)) == len(self.timesteps):
-            self.snrs = [scheduler_snr(self.scheduler, timestep) for timestep in self.timesteps]
+    def finish(self) -> None:
+        """Close the last step.
 
-    def _snr(self) -> float:
-        if self.snrs:
-            return self.snrs[self.calls]
+        Raises:
+            ValueError: if its timestep was not the scheduler's.
+        """
+        self.position.finish()
+        self.controller.finish_step()
+
+    def _read_snrs(self, timesteps: list[float]) -> None:
+        if len(set(timesteps)) == len(timesteps):
+            self.snrs = [scheduler_snr(self.scheduler, timestep) for timestep in timesteps]
+
+    def _snr(self, step: int, timestep: float) -> float:
         # Equal timesteps are told apart by the step that the scheduler has reached by now.
-        return scheduler_snr(self.scheduler, self.timesteps[self.calls])
+        return self.snrs[step] if self.snrs else scheduler_snr(self.scheduler, timestep)
 
     def _latent(self, hidden_states: Tensor) -> Tensor:
         if self.controller.config.branch_mode == "independent":

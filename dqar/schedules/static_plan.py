@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 
 import torch
@@ -173,6 +173,21 @@ class StaticPlan:
             forecast_order=self.forecast_order,  # pyright: ignore[reportArgumentType] an action's
             feedback=self.feedback,
         )
+
+    def from_step(self, step: int) -> StaticPlan:
+        """The plan of a run that starts at a later step, such as image-to-image.
+
+        Its first step computes every gate, and a forecast has at most the order that the
+        computations since then allow, as a controller with :meth:`gate` does it.
+        """
+        if step == 0:
+            return self
+        reuse = self.mask[step:].clone()
+        reuse[0] = False
+        orders = torch.minimum(self.orders[step:], _orders_within(reuse, MAX_ORDER))
+        actions = torch.where(reuse, Action.REUSE + orders, 0)
+        table = tuple(tuple(map(Action, row)) for row in actions.tolist())
+        return replace(self, table=table, timesteps=self.timesteps[step:])
 
     def gate(self) -> Gate:
         """The gate by which a controller follows the plan:

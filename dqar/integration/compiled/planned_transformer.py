@@ -17,40 +17,17 @@ from torch import Tensor, nn
 from dqar.control.error_feedback import ErrorFeedback
 from dqar.integration.compiled.buffers import ScheduleBuffers
 from dqar.integration.compiled.compilation import Compilation, Regions, fix_address
+from dqar.integration.compiled.plan_run import PlanRun
 from dqar.integration.compiled.step_variants import MODULES, Role, kept_like, roles_of, variant
-from dqar.integration.forward_patch import Replacement, untraced_class, with_output
+from dqar.integration.forward_patch import (
+    Replacement,
+    latents_and_timestep,
+    untraced_class,
+    with_output,
+)
 from dqar.integration.run_slot import RunSlot
 from dqar.integration.sites import blocks_of, detach, refuse_misfits
-from dqar.schedules.static_plan import Action, StaticPlan
-
-Row = tuple[Action, ...]
-"""What the gates of a step do."""
-
-
-class PlanRun:
-    """Counts the calls of one run; a scheduler's timesteps may be set before the first."""
-
-    def __init__(self, plan: StaticPlan, scheduler: Any) -> None:
-        self.plan = plan
-        self.scheduler = scheduler
-        self.calls = 0
-
-    def next_row(self) -> Row:
-        """What the gates of the next step do.
-
-        Raises:
-            ValueError: if the plan does not fit the scheduler, or has no more steps.
-        """
-        if not self.calls:
-            timesteps = [float(timestep) for timestep in self.scheduler.timesteps.tolist()]
-            self.plan.refuse_misfit(self.plan.num_layers, timesteps)
-        if self.calls == self.plan.steps:
-            raise ValueError(
-                f"A run must call the model once a step. Got call {self.calls + 1} of "
-                f"{self.plan.steps} steps. Begin a new run for each sample call."
-            )
-        self.calls += 1
-        return self.plan.table[self.calls - 1]
+from dqar.schedules.static_plan import StaticPlan
 
 
 class PlannedDiT:
@@ -134,7 +111,10 @@ class PlannedDiT:
 
     @contextmanager
     def run(self, scheduler: Any) -> Iterator[PlanRun]:
-        """One sampling run: each call of the transformer is the scheduler's next step.
+        """One sampling run: each call of the transformer is the step of its ``timestep``.
+
+        The first call may come at any of the scheduler's timesteps, each later call at the next.
+        A run that starts late computes every gate at its first call, and then follows the plan.
 
         Args:
             scheduler: its timesteps may be set inside the run, before the first call.
@@ -148,25 +128,26 @@ class PlannedDiT:
                 "A model that follows a plan must serve one run at a time. Got one that is "
                 "running. Wait for it, or plan a copy of the model."
             )
-        self._of_thread.run = PlanRun(self.plan, scheduler)
+        self._of_thread.run = run = PlanRun(self.plan, scheduler)
         try:
-            yield self._of_thread.run
+            yield run
+            run.position.finish()
         finally:
             self._of_thread.run = None
             self._taken.release()
 
     def step(self, run: PlanRun, args: tuple, kwargs: dict[str, Any]) -> Any:
         """The transformer's output at a run's next step."""
-        row = run.next_row()
-        batch = _batch_of(self.transformer, args, kwargs)
-        if run.calls == 1:
-            self._begin(batch, args, kwargs)
+        row = run.next_row(latents_and_timestep(args, kwargs)[1])
+        batch = run.first_step, _batch_of(self.transformer, args, kwargs)
+        if run.step == 0:
+            self._begin(run.plan, batch, args, kwargs)
         elif batch != self._batch:
             raise ValueError(
                 "The batch must stay the same from step 0 on. Got another shape, dtype or device. "
                 "Begin a new run."
             )
-        self._memory.begin_step(run.calls - 1)
+        self._memory.begin_step(run.step)
         roles = self.roles[row]
         if roles not in self._variants:
             self._variants[roles] = self._variant(roles)
@@ -175,16 +156,17 @@ class PlannedDiT:
         share = torch.tensor([sum(map(bool, row)) / len(row)], dtype=torch.float64)
         return with_output(output, partial(self._feedback.through, share=share))
 
-    def _begin(self, batch: object, args: tuple, kwargs: dict[str, Any]) -> None:
+    def _begin(self, plan: StaticPlan, batch: object, args: tuple, kwargs: dict[str, Any]) -> None:
         self._feedback = ErrorFeedback(self.plan.feedback)
         # Anew in each run, so that adapters and processors which came or went are followed.
         self._variants.clear()
         if batch == self._batch:
             self._memory.begin_run()
             return
+        self.roles = roles_of(plan)
         gates = {gate for roles in self.roles.values() for gate in _kept_by(roles)}
-        values = kept_like(self.transformer, self.plan.sites, gates, args, kwargs)
-        self._memory = ScheduleBuffers(self.plan, values)
+        values = kept_like(self.transformer, plan.sites, gates, args, kwargs)
+        self._memory = ScheduleBuffers(plan, values)
         self._batch = batch
         if self.regions is not None:
             for tensor in self._memory.tensors:

@@ -16,9 +16,32 @@ from dqar.config import DQARConfig
 from dqar.control.controller import DQARController
 from dqar.gates.base import AllOf, Gate
 from dqar.gates.rules import EntropyBelow, Interval, MaskGate, NeverReuse, Staleness
-from dqar.integration import DQARDiTWrapper
+from dqar.integration import DQARDiTWrapper, schedule_position
 
 STEPS, SAMPLES = 4, 3
+
+
+@pytest.fixture(autouse=True)
+def meta_timesteps_are_next(monkeypatch):
+    """Take a timestep on the meta device, which has no value, for the schedule's next one.
+
+    tests/dqar/integration/test_schedule_position.py counts the host's reads of timesteps.
+    """
+    read = schedule_position._value
+
+    def value(timestep):
+        if timestep.device.type == "meta":
+            return AnyTimestep()
+        return read(timestep)
+
+    monkeypatch.setattr(schedule_position, "_value", value)
+
+
+class AnyTimestep:
+    """A timestep that equals each entry of a schedule."""
+
+    def equals(self, entry):
+        return True
 
 
 class Operators(TorchDispatchMode):
@@ -40,11 +63,12 @@ class Schedule:
     alphas_cumprod = torch.linspace(0.99, 0.01, 1000)
 
 
-def call(model, device="cpu"):
+def call(model, step=0, device="cpu"):
     rows = 2 * SAMPLES
     latents = torch.ones(rows, 1, 8, 8, device=device)
     labels = torch.ones(rows, dtype=torch.long, device=device)
-    return model(latents, timestep=labels, class_labels=labels).sample
+    timestep = Schedule.timesteps[step].to(device).expand(rows)
+    return model(latents, timestep=timestep, class_labels=labels).sample
 
 
 def operators_of_run(model, config, gate) -> list[list[str]]:
@@ -53,9 +77,9 @@ def operators_of_run(model, config, gate) -> list[list[str]]:
     controller = DQARController(config, gate=gate)
     steps = []
     with torch.no_grad(), wrapper.run(Schedule(), num_branches=2, controller=controller):
-        for _ in range(STEPS):
+        for step in range(STEPS):
             with Operators() as operators:
-                call(model)
+                call(model, step)
             steps.append(operators.names)
     wrapper.unpatch()
     return steps
@@ -100,8 +124,8 @@ def test_schedules_never_wait_for_the_device(tiny_dit, gate, changes, bits, orde
     wrapper = DQARDiTWrapper(model, config)
     controller = DQARController(config, gate=gate, forecast_order=order)
     with torch.no_grad(), wrapper.run(Schedule(), num_branches=2, controller=controller):
-        for _ in range(STEPS):
-            assert call(model, "meta").device.type == "meta"
+        for step in range(STEPS):
+            assert call(model, step, "meta").device.type == "meta"
 
 
 def test_gates_that_read_the_device_copy_once_a_step(tiny_dit, monkeypatch):
@@ -116,8 +140,8 @@ def test_gates_that_read_the_device_copy_once_a_step(tiny_dit, monkeypatch):
     wrapper = DQARDiTWrapper(model)
     monkeypatch.setattr(torch.Tensor, "cpu", copied)
     with torch.no_grad(), wrapper.run(Schedule(), num_branches=2, controller=controller):
-        for _ in range(STEPS):
-            call(model, "meta")
+        for step in range(STEPS):
+            call(model, step, "meta")
     assert copies == [(3, SAMPLES)] * STEPS
 
 
@@ -140,9 +164,9 @@ def copies_of_steps(model, config, order) -> list[list[tuple[int, ...]]]:
     controller = DQARController(config, gate=Interval(2), forecast_order=order)
     steps = []
     with torch.no_grad(), wrapper.run(Schedule(), num_branches=2, controller=controller):
-        for _ in range(STEPS):
+        for step in range(STEPS):
             with Copies() as copies:
-                call(model, "meta")
+                call(model, step, "meta")
             steps.append(copies.shapes)
     wrapper.unpatch()
     return steps

@@ -178,10 +178,11 @@ def test_one_timestep_may_stand_for_all_rows(rig):
     mask = torch.tensor([[[False] * 3] * 3, [[True, False, False]] * 3])
     rig.scheduler.set_timesteps(2)
     found = []
-    for timesteps in (torch.tensor([500]), torch.full((3,), 500)):
+    for rows in (1, 3):
+        timesteps = [timestep.expand(rows) for timestep in rig.scheduler.timesteps]
         wrapper = rig.wrap(whole(), MaskGate(mask))
         with wrapper.run(rig.scheduler, num_branches=1):
-            found.append([wrapper(rig.noise, timestep=timesteps, **arguments) for _ in mask])
+            found.append([wrapper(rig.noise, timestep=t, **arguments) for t in timesteps])
         wrapper.unpatch()
     torch.testing.assert_close(*found)
 

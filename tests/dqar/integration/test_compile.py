@@ -133,8 +133,8 @@ def test_what_no_operator_can_stand_for_breaks_and_is_right(rig, mode):
     def call(model):
         grad = torch.set_grad_enabled(mode == "gradients")
         with grad, torch.autocast("cpu", torch.bfloat16, enabled=mode == "autocast"):
-            timestep = torch.tensor([9] * len(rig.noise))
-            return [model(rig.noise, timestep, rig.labels).sample.detach() for _ in range(4)]
+            timesteps = [t.expand(len(rig.noise)) for t in rig.scheduler.timesteps]
+            return [model(rig.noise, t, rig.labels).sample.detach() for t in timesteps]
 
     def called(model):
         wrapper = rig.wrap(rig.config(), Interval(2))

@@ -55,9 +55,10 @@ def test_copy_computes_with_its_own_weights(rig, way, changes):
 @by_way
 def test_copy_takes_no_part_in_a_run(rig, way):
     wrapper = rig.wrap(rig.config(), Interval(2))
-    arguments = {"timestep": torch.full((3,), 500), "class_labels": rig.labels}
-    stock = rig.model(rig.noise, **arguments).sample
     rig.scheduler.set_timesteps(1)
+    timestep = rig.scheduler.timesteps[0].expand(3)
+    arguments = {"timestep": timestep, "class_labels": rig.labels}
+    stock = rig.model(rig.noise, **arguments).sample
     with wrapper.run(rig.scheduler, num_branches=1) as controller:
         wrapper(rig.noise, **arguments)
         # Copied in the run: another call than the scheduler's only one.

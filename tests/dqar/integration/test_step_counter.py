@@ -51,13 +51,14 @@ def test_controller_serves_one_run_at_a_time(rig):
 
 
 def test_call_beyond_the_run_is_refused(rig):
-    arguments = {"timestep": torch.full((3,), 500), "class_labels": rig.labels}
+    rig.scheduler.set_timesteps(1)
+    timestep = rig.scheduler.timesteps[0].expand(3)
+    arguments = {"timestep": timestep, "class_labels": rig.labels}
     stock = rig.model(rig.noise, **arguments).sample
     wrapper = rig.wrap(rig.config())
-    rig.scheduler.set_timesteps(1)
     with wrapper.run(rig.scheduler, num_branches=1):
         wrapper(rig.noise, **arguments)
-        with pytest.raises(ValueError, match=r"once a step\. Got call 2 of 1"):
+        with pytest.raises(ValueError, match=r"one more call after the last of 1 steps"):
             wrapper(rig.noise, **arguments)
     assert torch.equal(wrapper(rig.noise, **arguments).sample, stock)
 
@@ -83,7 +84,8 @@ def snrs_of_run(rig, scheduler: Watched) -> tuple[list[float], list[int]]:
     with wrapper.run(scheduler, num_branches=1):
         for step in range(len(scheduler.steps)):
             scheduler.step_index = step
-            rig.model(rig.noise, timestep=torch.full((3,), 500), class_labels=rig.labels)
+            timestep = scheduler.steps[step].expand(3)
+            rig.model(rig.noise, timestep=timestep, class_labels=rig.labels)
             reads.append(scheduler.read)
     return [record.inputs.step.snr for record in records], reads
 

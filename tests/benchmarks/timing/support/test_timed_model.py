@@ -106,6 +106,6 @@ def test_closed_model_is_the_stock_one(stand_of):
     wrapper = stand.wrapper(SITES)
     controller = DQARController(stand.config(SITES), gate=NeverReuse())
     with wrapper.run(Schedule(1), num_branches=2, controller=controller):
-        seen = stand.batch.call(wrapper, 500.0)
-    assert torch.equal(seen, stand.batch.call(stand.model, 500.0))
+        seen = stand.batch.call(wrapper, 999.0)
+    assert torch.equal(seen, stand.batch.call(stand.model, 999.0))
     assert not controller.cache.nbytes

@@ -45,23 +45,24 @@ def test_more_calls_than_steps(rig):
     planned = PlannedDiT(rig.model, interval(rig))
     rig.scheduler.set_timesteps(rig.steps)
     with planned.run(rig.scheduler) as run:
-        for _ in range(6):
-            run.next_row()
-        with pytest.raises(ValueError, match=r"call 7 of 6 steps\. Begin a new run"):
-            run.next_row()
+        for timestep in rig.scheduler.timesteps:
+            run.next_row(timestep)
+        with pytest.raises(ValueError, match=r"after the last of 6 steps\. Begin a new run"):
+            run.next_row(rig.scheduler.timesteps[-1])
 
 
 def test_a_batch_that_changes_within_a_run(rig):
     planned = PlannedDiT(rig.model, interval(rig))
     rig.scheduler.set_timesteps(rig.steps)
     with torch.no_grad(), planned.run(rig.scheduler):
-        for rows in (4, 4, 2):
-            given = torch.zeros(rows, 1, 8, 8), torch.ones(rows, dtype=torch.long)
+        for step, rows in enumerate((4, 4, 2)):
+            labels = torch.ones(rows, dtype=torch.long)
+            given = torch.zeros(rows, 1, 8, 8), rig.scheduler.timesteps[step].expand(rows)
             if rows == 2:
                 with pytest.raises(ValueError, match="must stay the same from step 0"):
-                    planned(given[0], timestep=given[1], class_labels=given[1])
+                    planned(given[0], timestep=given[1], class_labels=labels)
             else:
-                planned(given[0], timestep=given[1], class_labels=given[1])
+                planned(given[0], timestep=given[1], class_labels=labels)
 
 
 def test_a_second_run_of_any_thread(rig):
