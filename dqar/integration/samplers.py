@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from torch import Tensor
 from dqar.control.controller import DQARController
 from dqar.integration.compiled.planned_transformer import PlannedDiT
 from dqar.integration.dit_wrapper import DQARDiTWrapper
+from dqar.integration.noise_schedules import convert_scheduler
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,6 +31,11 @@ class SamplerConfig:
         if self.num_inference_steps < 1:
             raise ValueError(
                 f"num_inference_steps must be at least 1. Got {self.num_inference_steps}. Pass 50."
+            )
+        if not math.isfinite(self.guidance_scale):
+            raise ValueError(
+                f"guidance_scale must be finite. Got {self.guidance_scale}. Pass 4.0, or 1.0 for "
+                "no guidance."
             )
 
 
@@ -142,7 +149,7 @@ class DQARDDIMSampler(DQARSampler):
     def __init__(self, model: Any, scheduler: Any, config: SamplerConfig | None = None) -> None:
         from diffusers import DDIMScheduler
 
-        super().__init__(model, _as(DDIMScheduler, scheduler), config)
+        super().__init__(model, convert_scheduler(DDIMScheduler, scheduler), config)
 
 
 class DQARDPMSolverSampler(DQARSampler):
@@ -152,26 +159,4 @@ class DQARDPMSolverSampler(DQARSampler):
     def __init__(self, model: Any, scheduler: Any, config: SamplerConfig | None = None) -> None:
         from diffusers import DPMSolverMultistepScheduler
 
-        super().__init__(model, _as(DPMSolverMultistepScheduler, scheduler), config)
-
-
-def _as(kind: Any, scheduler: Any) -> Any:
-    if isinstance(scheduler, kind):
-        return scheduler
-    # DDIM clips by default; most others never do, and do not know the word.
-    clip = scheduler.config.get("clip_sample", False)
-    converted = kind.from_config(scheduler.config, clip_sample=clip)
-    if not _is_same_noise(converted, scheduler):
-        raise ValueError(
-            f"The scheduler must have a noise schedule that {kind.__name__} can take over. Got "
-            f"{type(scheduler).__name__}. Pass a {kind.__name__}."
-        )
-    return converted
-
-
-def _is_same_noise(converted: Any, scheduler: Any) -> bool:
-    ours, theirs = converted.alphas_cumprod, getattr(scheduler, "alphas_cumprod", None)
-    if theirs is None or theirs.shape != ours.shape:
-        return False
-    # A schedule that ends in pure noise is lifted from exactly 0 by some schedulers.
-    return torch.allclose(ours, theirs.to(ours), atol=1e-6)
+        super().__init__(model, convert_scheduler(DPMSolverMultistepScheduler, scheduler), config)

@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
-from dqar.integration import DQARDPMSolverSampler
 from pipeline.errors import InputError
 from pipeline.methods.base import Method, OperatingPoint, Session, SweepGrid
-from pipeline.models.loading import saved_scheduler
+from pipeline.models.loading import load_scheduler
 from pipeline.models.model_info import ModelInfo
-
-PREDICTIONS = ("epsilon", "sample", "v_prediction")
-"""Outputs of a model that both DDIM and DPM-Solver++ can read."""
 
 
 class FewerSteps(Method):
@@ -47,14 +42,13 @@ class FewerSolverSteps(Method):
 
         Sigmas that a model learned do no harm: samplers leave them out.
         """
-        scheduler = saved_scheduler(info)
-        prediction = scheduler.config.get("prediction_type", "epsilon")
-        if prediction not in PREDICTIONS or not _can_lend(scheduler):
+        try:
+            load_scheduler(info, "dpm")
+        except InputError as error:
             raise InputError(
                 f"--methods {cls.name} must come with a model whose noise schedule DPM-Solver++ "
-                f"can take over. Got a {type(scheduler).__name__} that predicts "
-                f"{prediction!r:.40} in {info.name}. Leave {cls.name} out."
-            )
+                f"can take over. Got: {error} Leave {cls.name} out otherwise."
+            ) from error
 
     def points(self, session: Session) -> list[OperatingPoint]:
         points = fewer_steps_points(session.comparison.grid, session.steps)
@@ -68,12 +62,3 @@ def fewer_steps_points(grid: SweepGrid, steps: int) -> list[OperatingPoint]:
         OperatingPoint(method=FewerSteps.name, operating_point=f"steps={few}", steps=few)
         for few in kept
     ]
-
-
-def _can_lend(scheduler: Any) -> bool:
-    try:
-        DQARDPMSolverSampler(None, scheduler)
-    # The solver raises NotImplementedError for some schedules of betas.
-    except (ValueError, NotImplementedError):
-        return False
-    return True

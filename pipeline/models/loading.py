@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from dqar.integration.noise_schedules import convert_scheduler
 from pipeline.errors import InputError
 from pipeline.models.model_info import ModelInfo, read_json
 
@@ -76,7 +77,7 @@ def load_model(info: ModelInfo, *, sampler: Sampler, dtype: Dtype, device: str) 
     with _refusing_what_is_broken(info):
         transformer = load(DiTTransformer2DModel, "transformer")
         vae = load(AutoencoderKL, "vae") if (folder / "vae").is_dir() else None
-        scheduler = load_scheduler(folder, sampler)
+    scheduler = load_scheduler(info, sampler)
     return LoadedModel(
         info=info,
         transformer=transformer,
@@ -86,12 +87,21 @@ def load_model(info: ModelInfo, *, sampler: Sampler, dtype: Dtype, device: str) 
     )
 
 
-def load_scheduler(folder: Path, sampler: Sampler) -> Any:
-    """The model's own noise schedule under a deterministic sampler."""
+def load_scheduler(info: ModelInfo, sampler: Sampler) -> Any:
+    """The model's own noise schedule under a deterministic sampler.
+
+    Raises:
+        InputError: if it cannot be read, or the sampler cannot take it over.
+    """
     from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
 
     kind = DDIMScheduler if sampler == "ddim" else DPMSolverMultistepScheduler
-    return kind.from_pretrained(folder / "scheduler")
+    try:
+        return convert_scheduler(kind, saved_scheduler(info))
+    except ValueError as error:
+        raise InputError(
+            f"--model {info.name} cannot be sampled with {sampler}: {error}"
+        ) from error
 
 
 def scheduler_of_run(info: ModelInfo, sampler: Sampler, steps: int) -> Any:
@@ -100,8 +110,8 @@ def scheduler_of_run(info: ModelInfo, sampler: Sampler, steps: int) -> Any:
     Raises:
         InputError: if it cannot be read, or does not set them.
     """
+    scheduler = load_scheduler(info, sampler)
     with _refusing_what_is_broken(info):
-        scheduler = load_scheduler(info.folder, sampler)
         scheduler.set_timesteps(steps)
     return scheduler
 
@@ -133,7 +143,8 @@ def saved_scheduler(info: ModelInfo) -> Any:
             f"--model {info.name} must name a scheduler of diffusers. Got {name!r:.60}. Save the "
             "model again with save_pretrained."
         )
-    return kind.from_config(config)
+    with _refusing_what_is_broken(info):
+        return kind.from_config(config)
 
 
 def _load_classifier(folder: Path, device: str) -> Any | None:

@@ -27,7 +27,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")
 
 
 def a_plan(sampler: Sampler = "ddim") -> StaticPlan:
-    scheduler = load_scheduler(DIGITS, sampler)
+    scheduler = load_scheduler(find_model("digits"), sampler)
     scheduler.set_timesteps(STEPS)
     return export_plan(
         Interval(2),
@@ -127,7 +127,7 @@ def test_a_scheduler_that_does_not_fit_is_refused(job, tmp_path, changed, flags,
     path = folder / "scheduler" / "scheduler_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | changed))
     if flags:
-        scheduler = load_scheduler(folder, "ddim")
+        scheduler = load_scheduler(find_model(str(folder)), "ddim")
         scheduler.set_timesteps(STEPS)
         plan = export_plan(Interval(2), sites=("attn",), num_layers=LAYERS, scheduler=scheduler)
         save_plan(plan, tmp_path / "plan.json")

@@ -159,6 +159,12 @@ def test_run_without_steps_is_refused():
         SamplerConfig(num_inference_steps=0)
 
 
+@pytest.mark.parametrize("guidance", [float("nan"), float("inf")])
+def test_guidance_that_is_not_finite_is_refused(guidance):
+    with pytest.raises(ValueError, match="guidance_scale must be finite"):
+        SamplerConfig(guidance_scale=guidance)
+
+
 def test_seed_gives_the_noise(rig):
     sampler = DQARDDIMSampler(rig.model, rig.scheduler, SamplerConfig(num_inference_steps=2))
     drawn = sampler.sample(3, rig.labels, generator=torch.Generator().manual_seed(11))

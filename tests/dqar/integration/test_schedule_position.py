@@ -19,8 +19,8 @@ from dqar.snr import scheduler_snr
 
 START = 2
 
-# diffusers makes a tensor's numpy array by a protocol that numpy 2 has replaced.
-by_sigmas = pytest.mark.filterwarnings("ignore:__array__ implementation")
+# NumPy warns of how diffusers' schedulers hand it tensors.
+pytestmark = pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")
 
 
 def scheduler_of(*timesteps: float, **more) -> SimpleNamespace:
@@ -40,7 +40,6 @@ def test_each_entry_from_any_start_on_is_its_own_step(timesteps, data):
         position.advance(torch.tensor(timesteps[-1]))
 
 
-@by_sigmas
 def test_repeated_timesteps_are_told_apart_by_their_order():
     scheduler = HeunDiscreteScheduler()
     scheduler.set_timesteps(4)
@@ -54,7 +53,6 @@ def test_a_first_call_at_a_repeated_timestep_is_where_the_scheduler_begins(begin
     assert SchedulePosition(scheduler).advance(torch.tensor(600)) == step
 
 
-@by_sigmas
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
 def test_timesteps_rounded_to_another_dtype_are_found(dtype):
     scheduler = EulerDiscreteScheduler()
@@ -153,7 +151,6 @@ def late_run(rig, model, run, scheduler) -> torch.Tensor:
     return latents
 
 
-@by_sigmas
 @pytest.mark.parametrize("kind", [DDIMScheduler, EulerDiscreteScheduler], ids=lambda k: k.__name__)
 def test_gates_of_a_late_run_see_its_timesteps(rig, kind):
     records, scheduler = [], kind.from_config(rig.scheduler.config)

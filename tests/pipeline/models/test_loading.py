@@ -4,6 +4,7 @@ import json
 import shutil
 from typing import Any
 
+import diffusers
 import pytest
 import torch
 from diffusers import (
@@ -13,6 +14,7 @@ from diffusers import (
     DPMSolverMultistepScheduler,
 )
 
+from dqar.integration import DQARDDIMSampler
 from pipeline.errors import InputError
 from pipeline.models.digits_classifier import accuracy, load_classifier
 from pipeline.models.loading import load_model
@@ -182,3 +184,36 @@ def test_a_folder_from_before_dit_had_a_class_loads(latent_folder, tmp_path):
 def test_more_steps_than_the_schedule_has_are_refused():
     with pytest.raises(InputError, match="at most 1000"):
         refuse_too_many_steps(find_model("digits"), 1001)
+
+
+# NumPy warns of how diffusers' schedulers hand it tensors.
+@pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "DPMSolverMultistepScheduler",
+        "EulerDiscreteScheduler",
+        "PNDMScheduler",
+        "UniPCMultistepScheduler",
+    ],
+)
+def test_a_folder_of_another_scheduler_is_sampled_as_by_the_library(copied, kind):
+    digits = DDIMScheduler.from_pretrained(copied / "scheduler")
+    other = getattr(diffusers, kind)
+    betas = {name: digits.config[name] for name in ("beta_start", "beta_end", "beta_schedule")}
+    other(**betas).save_pretrained(copied / "scheduler")
+    found = load(copied).scheduler
+    assert not found.config.clip_sample
+    assert torch.equal(found.alphas_cumprod, digits.alphas_cumprod)
+    saved = other.from_pretrained(copied / "scheduler")
+    assert found.config == DQARDDIMSampler(None, saved).scheduler.config
+
+
+@pytest.mark.parametrize(
+    "kind", ["FlowMatchEulerDiscreteScheduler", "EDMEulerScheduler", "IPNDMScheduler"]
+)
+@pytest.mark.parametrize("sampler", ["ddim", "dpm"])
+def test_a_folder_whose_schedule_no_sampler_takes_over_is_refused(copied, kind, sampler):
+    getattr(diffusers, kind)().save_pretrained(copied / "scheduler")
+    with pytest.raises(InputError, match=rf"--sampler {sampler}: .*can take over\. Got {kind}"):
+        load(copied, sampler=sampler)
