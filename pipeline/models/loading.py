@@ -99,9 +99,7 @@ def load_scheduler(info: ModelInfo, sampler: Sampler) -> Any:
     try:
         return convert_scheduler(kind, saved_scheduler(info))
     except ValueError as error:
-        raise InputError(
-            f"--model {info.name} cannot be sampled with {sampler}: {error}"
-        ) from error
+        raise InputError(f"--model {info.name} with --sampler {sampler}: {error}") from error
 
 
 def scheduler_of_run(info: ModelInfo, sampler: Sampler, steps: int) -> Any:
