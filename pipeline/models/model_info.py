@@ -7,7 +7,6 @@ model is latent.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import InputError
+from pipeline.models.identity import identify
 
 DIGITS = Path(__file__).parent / "digits"
 """The shipped model's folder."""
@@ -31,7 +31,7 @@ class ModelInfo:
     name: str
     folder: Path
     model_hash: str
-    """SHA-256 over the transformer's files, 16 hex digits."""
+    """Identity of the model (:mod:`pipeline.models.identity`)."""
     num_layers: int
     max_steps: int
     """Timesteps of the noise schedule; a sampler cannot take more steps."""
@@ -82,7 +82,7 @@ def find_model(name: str) -> ModelInfo:
         schedule,
         name=name,
         folder=folder,
-        model_hash=_hash_folder(folder / "transformer"),
+        model_hash=_identify(folder, name),
         guidance_scale=_recommended_guidance(folder),
     )
 
@@ -107,6 +107,15 @@ def info_of(config: Mapping[str, Any], schedule: Mapping[str, Any], **named: Any
         site_flops=_site_flops(config),
         kv_flops=0.5 * _projection_flops(config),
     )
+
+
+def _identify(folder: Path, name: str) -> str:
+    try:
+        return identify(folder)
+    except OSError as error:
+        raise InputError(
+            f"--model {name} must be readable. Got: {error}. Check the files' permissions."
+        ) from error
 
 
 def _recommended_guidance(folder: Path) -> float:
@@ -188,13 +197,3 @@ def read_json(path: Path, name: str) -> dict[str, Any]:
             f"--model {name} must hold {path.parent.name}/{path.name}. Got: {error}. "
             "Pass a folder that diffusers' save_pretrained wrote."
         ) from error
-
-
-def _hash_folder(folder: Path) -> str:
-    digest = hashlib.sha256()
-    for path in sorted(folder.iterdir()):
-        digest.update(path.name.encode())
-        with path.open("rb") as stream:
-            while chunk := stream.read(1 << 22):
-                digest.update(chunk)
-    return digest.hexdigest()[:16]

@@ -1,0 +1,107 @@
+"""Identity of a model: a digest of each part that a reference sample depends on.
+
+An identity is one line of text, such as ``transformer=1f0c...,scheduler=9ab2...``, so that two
+identities say which part differs. It depends on the stored weights and their dtype, and not on the
+dtype of a run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+
+PARTS = ("transformer", "scheduler", "vae", "classifier", "text_encoder")
+"""Sub-folders of a model that change a reference sample or its quality metrics."""
+UNIMPORTANT = ("_diffusers_version", "_name_or_path", "_use_default_values")
+"""Keys of a configuration that change no sample: who saved it, and where."""
+LARGE = 1 << 26
+"""Bytes from which a file's digest is remembered on this machine."""
+DIGITS_SHOWN = 16
+
+
+def identify(folder: Path) -> str:
+    """The identity of a model folder.
+
+    Raises:
+        OSError: if a file cannot be read.
+    """
+    parts = [part for part in PARTS if (folder / part).is_dir()]
+    return ",".join(f"{part}={_digest_folder(folder / part)}" for part in parts)
+
+
+def describe_difference(one: str, other: str) -> str:
+    """The parts in which two identities differ. Example: ``"scheduler, vae"``."""
+    first, second = _parts_of(one), _parts_of(other)
+    if first is None or second is None:
+        return "an identity of another format, from another version of this library"
+    names = [*first, *(name for name in second if name not in first)]
+    return ", ".join(name for name in names if first.get(name) != second.get(name))
+
+
+def _parts_of(identity: str) -> dict[str, str] | None:
+    pairs = [part.partition("=") for part in identity.split(",")]
+    if not all(equals for _, equals, _ in pairs):
+        return None
+    return {name: digest for name, _, digest in pairs}
+
+
+def _digest_folder(folder: Path) -> str:
+    digest = hashlib.sha256()
+    for path in sorted(path for path in folder.iterdir() if path.is_file()):
+        digest.update(path.name.encode() + b"\0" + _digest_file(path).encode())
+    return digest.hexdigest()[:DIGITS_SHOWN]
+
+
+def _digest_file(path: Path) -> str:
+    if path.suffix == ".json":
+        return hashlib.sha256(_canonical(path.read_bytes())).hexdigest()
+    about = path.stat()
+    return _read_digest(path) if about.st_size < LARGE else _remembered_digest(path, about)
+
+
+def _canonical(config: bytes) -> bytes:
+    """A configuration without :data:`UNIMPORTANT`, its keys sorted; other JSON as it is."""
+    try:
+        document = json.loads(config)
+    except ValueError:
+        return config
+    if not isinstance(document, dict):
+        return config
+    kept = {name: value for name, value in document.items() if name not in UNIMPORTANT}
+    return json.dumps(kept, sort_keys=True).encode()
+
+
+def _read_digest(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _remembered_digest(path: Path, about: os.stat_result) -> str:
+    """The digest of a large file, read once for each path, inode, size and time of change."""
+    key = (str(path.resolve()), about.st_ino, about.st_size, about.st_mtime_ns, about.st_ctime_ns)
+    memory = _cache_folder() / hashlib.sha256(repr(key).encode()).hexdigest()
+    with suppress(OSError):
+        remembered = memory.read_text()
+        if len(remembered) == 64 and set(remembered) <= set("0123456789abcdef"):
+            return remembered
+    digest = _read_digest(path)
+    # A machine without a writable cache reads its models at each start.
+    with suppress(OSError):
+        _write_whole(memory, digest)
+    return digest
+
+
+def _cache_folder() -> Path:
+    root = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(root) / "dqar" / "file-digests"
+
+
+def _write_whole(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as stream:
+        stream.write(text)
+    os.replace(stream.name, path)
