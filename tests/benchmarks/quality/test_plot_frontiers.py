@@ -58,7 +58,7 @@ def test_the_setting_is_the_twins(folder):
 def test_folders_of_different_settings_are_refused(folder):
     one = folder("a", row("learned", 1, 2.0, 0.01))
     other = folder("b", row("learned", 2, 2.0, 0.01, guidance=4.0))
-    with pytest.raises(ValueError, match="of one setting"):
+    with pytest.raises(ValueError, match="folders must agree in model"):
         by_seed_of([one, other])
 
 
