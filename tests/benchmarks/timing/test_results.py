@@ -1,4 +1,4 @@
-"""What each benchmark writes, on models of two blocks: keys, bounds and bad flags."""
+"""Results of the timing benchmarks on models of two blocks: keys, bounds and bad flags."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Series of results: which jobs, resumed, and not stopped by one that fails."""
+"""Suite of timing benchmarks: its jobs, its resumption, and jobs that fail."""
 
 from __future__ import annotations
 
