@@ -112,7 +112,7 @@ def _found(out: Path) -> dict[str, Any]:
 
 
 def is_as_planned(record: dict[str, Any]) -> bool:
-    """Return True if a collection exited with 0 and has the rows and decisions of the first."""
+    """Return True if a collection exited with 0, lost no row and decided as the undisturbed one."""
     return (
         record["exit_code"] == 0
         and bool(record["rows_conserved"])
@@ -165,8 +165,12 @@ def keep_to_itself() -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Inflict faults on collections and check them.")
-    parser.add_argument("--faults", type=int, default=200, help="total, earlier runs included")
-    parser.add_argument("--minutes", type=float, default=60.0, help="no collection begins later")
+    parser.add_argument(
+        "--faults", type=int, default=200, help="total number, faults of earlier runs included"
+    )
+    parser.add_argument(
+        "--minutes", type=float, default=60.0, help="minutes after which no collection begins"
+    )
     parser.add_argument("--work", type=Path, default=Path("runs/soak"), help="folder of records")
     parser.add_argument("--out", type=Path, default=RESULT, help="file of the summary")
     arguments = parser.parse_args(argv)

@@ -68,7 +68,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--rows", type=int, nargs="+", default=list(SIZES), help="gate rows of each training"
     )
-    parser.add_argument("--features", default="schedule", help="set, as for jobs/train.py")
+    parser.add_argument("--features", default="schedule", help="feature set, as for jobs/train.py")
     parser.add_argument("--scratch", type=Path, help="folder for the traces; default: temporary")
     parser.add_argument("--out", type=Path, help="folder for the result's file")
     arguments = parser.parse_args(argv)

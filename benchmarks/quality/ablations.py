@@ -103,7 +103,9 @@ def _row(worker: EvaluationWorker, out: Path, name: str, num_samples: int) -> li
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("kind", choices=["designs", "features"], help="subject of the ablation")
     parser.add_argument("--out", required=True, help="folder of traces, policies and table.md")
     parser.add_argument("--model", default="digits", help="model, as for jobs/collect.py")

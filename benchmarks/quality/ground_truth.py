@@ -195,7 +195,9 @@ def _none(steps: int) -> Bool[Tensor, "t 1 1"]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", default="digits", help="model, as for jobs/evaluate.py")
     parser.add_argument("--policy", required=True, help="folder of the policy to test")
     parser.add_argument("--schedules", type=int, default=60, help="schedules, 4 toggles in each")

@@ -113,7 +113,9 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", default="digits", help="model, as for jobs/evaluate.py")
     parser.add_argument("--policy", required=True, help="folder of the policy")
     parser.add_argument("--results", required=True, help="folder of an evaluation of the policy")

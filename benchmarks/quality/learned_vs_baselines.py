@@ -136,7 +136,9 @@ def _ratio(by_seed: list[list[dict[str, Any]]], name: str, axis: Axis, value: fl
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--out", required=True, help="folder of traces, policies and results")
     parser.add_argument("--model", default="digits", help="model, as for jobs/collect.py")
     parser.add_argument("--sites", default="attn,ff", help="modules whose output may be reused")

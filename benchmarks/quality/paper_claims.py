@@ -194,7 +194,9 @@ def _signal_error(rows: list[dict[str, Any]], name: str, ratio: float) -> float 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--out", default="runs/seed-claims", help="folder of rows and table.md")
     parser.add_argument("--num-samples", type=int, default=128, help="samples of each case")
     parser.add_argument("--processes", type=int, default=2, help="seeds that run side by side")

@@ -114,7 +114,9 @@ def _title(by_seed: list[Rows]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("folders", nargs="+", type=Path, help="results folders of evaluations")
     parser.add_argument("--out", required=True, type=Path, help="picture to write, .png")
     parser.add_argument("--methods", default="", help="methods to draw, in order; default: all")

@@ -210,11 +210,15 @@ def report(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Time the cache; the last line is JSON.")
-    parser.add_argument("--model", choices=sorted(ARCHITECTURES), required=True)
-    parser.add_argument("--device", choices=["cpu", "cuda"], required=True)
+    parser.add_argument(
+        "--model", choices=sorted(ARCHITECTURES), required=True, help="architecture"
+    )
+    parser.add_argument("--device", choices=["cpu", "cuda"], required=True, help="device to time")
     parser.add_argument("--batch", type=int, default=4, help="samples; rows are twice as many")
-    parser.add_argument("--dtype", choices=sorted(WEIGHTS), default="fp32")
-    parser.add_argument("--rounds", type=int, default=24)
+    parser.add_argument(
+        "--dtype", choices=sorted(WEIGHTS), default="fp32", help="type of weights and activations"
+    )
+    parser.add_argument("--rounds", type=int, default=24, help="rounds that count")
     parser.add_argument("--quick", action="store_true", help="8 rounds")
     parser.add_argument("--out", type=Path, help="also write the JSON line to this file")
     arguments = parser.parse_args()

@@ -26,7 +26,7 @@ SITES = ("attn", "ff")
 SURE = 1e9
 """Threshold above any predicted damage, with which a policy always chooses to reuse."""
 MEMBERS = 5
-"""Networks of a policy, as many as training makes by default."""
+"""Networks of the timed policies; training makes 4 by default."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -81,7 +81,7 @@ def _open_thresholds() -> DQARConfig:
 
 
 def forced_policy(features: str, sites: tuple[str, ...] = SITES) -> ReusePolicy:
-    """Policy of the size that training makes, with random weights, that refuses gaps above 1."""
+    """Policy with :data:`MEMBERS` networks of random weights that refuses gaps above 1."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         spec = PolicySpec(

@@ -160,8 +160,10 @@ def measure_scaling(
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Fit scaling exponents; the last line is JSON.")
-    parser.add_argument("--device", choices=DEVICES, required=True)
-    parser.add_argument("--dtype", choices=sorted(DTYPES), default="fp32")
+    parser.add_argument("--device", choices=DEVICES, required=True, help="device to time")
+    parser.add_argument(
+        "--dtype", choices=sorted(DTYPES), default="fp32", help="type of weights and activations"
+    )
     parser.add_argument("--rounds", type=count, help=f"default: {ROUNDS}")
     parser.add_argument("--budget", type=float, help="seconds after which no round begins")
     parser.add_argument("--quick", action="store_true", help=f"{QUICK_ROUNDS} rounds")

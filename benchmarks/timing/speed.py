@@ -148,8 +148,12 @@ def compile_speedup(rounds: Rounds) -> dict[str, Any] | None:
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Time reuse; the last line is JSON.")
     add_flags(parser)
-    parser.add_argument("--rounds", type=count, help="largest number; default: 24")
-    parser.add_argument("--pairs", type=count, help="largest number; default: 100")
+    parser.add_argument("--rounds", type=count, help="largest number of rounds; default: 24")
+    parser.add_argument(
+        "--pairs",
+        type=count,
+        help="largest number of pairs of stock steps and steps that never reuse; default: 100",
+    )
     parser.add_argument("--budget", type=float, help="seconds after which no round begins")
     parser.add_argument("--quick", action="store_true", help="8 rounds, 40 pairs, 10 minutes")
     arguments = parser.parse_args(argv)

@@ -132,16 +132,24 @@ def run_process(job: Job, out: Path, timeout_s: float) -> bool:
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Time several models and batch sizes.")
-    parser.add_argument("--device", choices=DEVICES, required=True)
+    parser.add_argument("--device", choices=DEVICES, required=True, help="device to time")
     parser.add_argument(
-        "--models", nargs="+", choices=sorted(ARCHITECTURES), default=list(PUBLISHED)
+        "--models",
+        nargs="+",
+        choices=sorted(ARCHITECTURES),
+        default=list(PUBLISHED),
+        help="architectures",
     )
-    parser.add_argument("--batches", nargs="+", type=count, default=[1, 4, 16, 64])
-    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=["speed"])
+    parser.add_argument(
+        "--batches", nargs="+", type=count, default=[1, 4, 16, 64], help="samples side by side"
+    )
+    parser.add_argument(
+        "--kinds", nargs="+", choices=KINDS, default=["speed"], help="kinds of results"
+    )
     parser.add_argument("--dtype", choices=sorted(DTYPES), help="default: fp32 on CPU, else bf16")
     parser.add_argument("--quick", action="store_true", help="few rounds in each benchmark")
     parser.add_argument("--budget", type=float, default=540.0, help="seconds for each result")
-    parser.add_argument("--minutes", type=float, help="no benchmark begins later")
+    parser.add_argument("--minutes", type=float, help="minutes after which no benchmark begins")
     parser.add_argument("--out", type=Path, help="folder; default: benchmarks/results/DEVICE")
     arguments = parser.parse_args(argv)
     series = Series(

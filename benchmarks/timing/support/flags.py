@@ -85,11 +85,17 @@ def machine_facts() -> dict[str, Any]:
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags that :func:`settings_of` reads."""
-    parser.add_argument("--model", choices=sorted(ARCHITECTURES), required=True)
-    parser.add_argument("--device", choices=DEVICES, required=True)
+    parser.add_argument(
+        "--model", choices=sorted(ARCHITECTURES), required=True, help="architecture"
+    )
+    parser.add_argument("--device", choices=DEVICES, required=True, help="device to time")
     parser.add_argument("--batch", type=count, default=4, help="samples; rows are twice as many")
-    parser.add_argument("--dtype", choices=sorted(DTYPES), default="fp32")
-    parser.add_argument("--cache-bits", type=int, choices=CACHE_BITS, default=32)
+    parser.add_argument(
+        "--dtype", choices=sorted(DTYPES), default="fp32", help="type of weights and activations"
+    )
+    parser.add_argument(
+        "--cache-bits", type=int, choices=CACHE_BITS, default=32, help="bits of a cached value"
+    )
     parser.add_argument("--compile", action="store_true", help="time compiled models")
     parser.add_argument("--out", type=Path, help="also write the JSON line to this file")
 

@@ -18,11 +18,11 @@ def exponent(sizes: Sequence[float], costs: Sequence[float]) -> float:
         ValueError: if there are fewer than two sizes, or if one of the numbers is not above 0.
     """
     if len(set(sizes)) < 2:
-        raise ValueError(f"sizes must hold two that differ. Got {list(sizes)}. Add one.")
+        raise ValueError(f"sizes must hold two different values. Got {list(sizes)}. Add one.")
     if min(*sizes, *costs) <= 0:
         raise ValueError(
             f"sizes and costs must be above 0. Got {list(sizes)}, {list(costs)}. "
-            "Leave out what noise made negative."
+            "Leave out rounds whose cost is 0 or less."
         )
     slope, _ = statistics.linear_regression([*map(math.log, sizes)], [*map(math.log, costs)])
     return slope
