@@ -85,13 +85,13 @@ def test_packages_are_small(tree):
 
 
 @pytest.mark.parametrize("path", sources("dqar"), ids=name_of)
-def test_library_imports_no_plant(path):
+def test_library_imports_no_pipeline(path):
     heavy = {*ROOMS} - ({"diffusers"} if "integration" in path.parts else set())
     assert reaches(path, "pipeline", "jobs", "benchmarks", "tests", *heavy) == []
 
 
 @pytest.mark.parametrize("path", sources("pipeline"), ids=name_of)
-def test_plant_imports_no_jobs(path):
+def test_pipeline_imports_no_jobs(path):
     assert reaches(path, "jobs", "benchmarks", "tests") == []
 
 
@@ -147,10 +147,10 @@ def test_policies_are_read_at_the_edge():
 
 def test_reader_of_imports_resolves_relative_ones(tmp_path, monkeypatch):
     monkeypatch.setattr(import_graph, "ROOT", tmp_path)
-    path = tmp_path / "house" / "room" / "door.py"
+    path = tmp_path / "tree" / "package" / "module.py"
     path.parent.mkdir(parents=True)
-    path.write_text("from ..cellar import wine\nfrom . import key\nimport a.b\n")
-    assert {"house.cellar.wine", "house.room.key", "a.b"} <= imports_of(path)
+    path.write_text("from ..other import name\nfrom . import sibling\nimport a.b\n")
+    assert {"tree.other.name", "tree.package.sibling", "a.b"} <= imports_of(path)
 
 
 def run_python(code: str, home: Path) -> str:
