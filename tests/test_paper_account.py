@@ -1,4 +1,4 @@
-"""Every test that docs/paper.md names exists, and every row of things to prove names one."""
+"""Tests and sections named in docs/paper.md exist, and each of its claims names a test."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tables over seeds: means with the interval that so many seeds allow."""
+"""Tables over seeds: means with Student's interval for the number of seeds."""
 
 import pytest
 from scipy.stats import t
@@ -6,11 +6,11 @@ from scipy.stats import t
 from benchmarks.quality.learned_vs_baselines import errors_table, ratios_table
 
 
-def rows_of(error, rival):
+def rows_of(error, other_error):
     """Two methods on the same two points."""
     return [
         {"method": method, "reuse_ratio": ratio, "flops_ratio": 4 * ratio, "latent_rel_l2": value}
-        for method, value in (("learned", error), ("interval", rival))
+        for method, value in (("learned", error), ("interval", other_error))
         for ratio in (0.25, 0.75)
     ]
 

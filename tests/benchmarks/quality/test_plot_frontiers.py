@@ -1,4 +1,4 @@
-"""Frontiers over seeds: which rows are taken together, and where a band lies."""
+"""Frontiers over seeds: merged rows, title, band of the mean error, reproducible pictures."""
 
 import json
 
@@ -48,7 +48,7 @@ def test_folders_of_a_seed_are_together_and_the_first_one_counts(folder):
     assert [found["latent_rel_l2"] for found in chosen] == [0.03, 0.04, 0.01, 0.02]
 
 
-def test_the_setting_is_the_twins(folder):
+def test_the_title_has_the_setting_of_the_baseline(folder):
     fewer = row("fewer-steps", 1, 2.0, 0.01) | {"steps": 25}
     place = folder("a", row("baseline", 1, 1.0, 0.0), fewer)
     title = _title(by_seed_of([place], ("fewer-steps",)))
@@ -58,7 +58,7 @@ def test_the_setting_is_the_twins(folder):
 def test_folders_of_different_settings_are_refused(folder):
     one = folder("a", row("learned", 1, 2.0, 0.01))
     other = folder("b", row("learned", 2, 2.0, 0.01, guidance=4.0))
-    with pytest.raises(ValueError, match="of one setting"):
+    with pytest.raises(ValueError, match="folders must agree in model"):
         by_seed_of([one, other])
 
 
@@ -73,7 +73,7 @@ def test_a_frontier_lies_where_every_seed_has_points():
     ]
     for _, mean, half in places:
         assert mean == pytest.approx(0.02)
-        # Student's t of one degree of freedom.
+        # Half width by Student's t with one degree of freedom.
         assert half == pytest.approx(12.706 * 0.01, rel=1e-3)
 
 
