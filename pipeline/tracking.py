@@ -95,18 +95,18 @@ class Tracker:
             self.client = MlflowClient(self.uri, self.uri)
             self.experiment_id = self._experiment(experiment)
         except (MlflowException, OSError, ImportError, ValueError) as error:
-            told = without_secrets(f"{self.uri}: {str(error)[:200]}")
+            reported = without_secrets(f"{self.uri}: {str(error)[:200]}")
             raise InputError(
-                f"--tracking-uri must be an MLflow store that answers. Got {told}. Start the "
-                "server, or leave the flag out."
+                f"--tracking-uri must be an MLflow tracking store that answers. Got {reported}. "
+                "Start its server, or leave the flag out."
             ) from error
 
     def _experiment(self, name: str) -> str:
         found = self.client.get_experiment_by_name(name)
         if found is not None and found.lifecycle_stage == "deleted":
             raise InputError(
-                f"--experiment must be one that is there. Got {name!r}, which was deleted. Restore "
-                "it, or name another."
+                f"--experiment must not be a deleted MLflow experiment. Got {name!r}. Restore it "
+                "in MLflow, or name another experiment."
             )
         if found is not None:
             return found.experiment_id
@@ -153,8 +153,9 @@ def resolve_tracking_uri(flag: str | None) -> str:
     )
     if inside_ray_job() and is_relative:
         raise InputError(
-            f"--tracking-uri must be given inside a Ray job, whose folder is temporary. Got {uri}. "
-            "Pass http://HOST:5000 or sqlite:////ABSOLUTE/mlflow.db, or set MLFLOW_TRACKING_URI."
+            "--tracking-uri must be given inside a Ray job, whose working folder is temporary, and "
+            f"not relative to that folder. Got {uri}. Pass http://HOST:5000 or "
+            "sqlite:////ABSOLUTE/mlflow.db, or set MLFLOW_TRACKING_URI."
         )
     return uri or f"sqlite:///{Path.cwd() / 'mlflow.db'}"
 

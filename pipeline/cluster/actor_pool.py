@@ -145,14 +145,14 @@ class ActorPool:
         waited, limit = now - self._staffed_at, self.config.wait_minutes
         if limit is not None and waited > 60.0 * limit:
             raise IncompleteError(
-                f"No worker could be had for {waited / 60:.0f} minutes; each needs {self.ask}. "
-                "The same command again takes up where this one stopped."
+                f"No worker was available for {waited / 60:.0f} minutes; each needs {self.ask}. "
+                "Run the same command again to continue from the work that is done."
             )
         if min(waited, now - self._hinted_at) > HINT_EVERY_S:
             self._hinted_at = now
             why = (
                 check_feasible(self.ask, cluster_around()).line
-                or "Its node is busy, or it is starting."
+                or "Every node that can hold one is in use, or a worker is still starting."
             )
             print(f"Still waiting for a worker. {why}", flush=True)
 
@@ -230,9 +230,12 @@ class ActorPool:
         item, why = state.item.died(), str(error)
         if self._is_hung(state):
             minutes = self.config.unit_minutes
-            why = f"It took longer than {minutes:g} minutes: it hangs, or needs --unit-minutes."
-        told = f"A worker died {item.deaths} times over {item.unit}. The last: {why}"
-        return self._replace(queue, state, item, RuntimeError(told), why)
+            why = (
+                f"The unit took longer than {minutes:g} minutes. The worker hangs, or the unit "
+                "needs a larger --unit-timeout-minutes."
+            )
+        message = f"{item.deaths} workers died while working on {item.unit}. The last one: {why}"
+        return self._replace(queue, state, item, RuntimeError(message), why)
 
     def _replace(
         self, queue: WorkQueue, state: _ActorState, item: WorkItem, error: Exception, text: str
@@ -262,8 +265,8 @@ class ActorPool:
         is_too_often = self._failed_starts >= self.config.max_attempts * self.num_workers
         if is_too_often or (is_bug and not self._has_started):
             raise RuntimeError(
-                f"No worker could start: {self._failed_starts} in a row failed. The last: "
-                f"{last_line}"
+                f"No worker could start: {self._failed_starts} in a row failed. Error of the last "
+                f"one: {last_line}"
             ) from error
 
 

@@ -138,23 +138,31 @@ def check_feasible(ask: ResourceRequest, cluster: Cluster) -> Feasibility:
     """Whether a worker can start now, later when nodes come, or never."""
     if any(ask.slots(node) for node in cluster.nodes):
         return Feasibility(when="now")
-    lacking = f"No node of the cluster can hold a worker, which needs {ask}. {_told(cluster)}"
+    lacking = (
+        f"No node of the cluster can hold a worker, which needs {ask}. {_describe_nodes(cluster)}"
+    )
     if any(ask.slots(kind.node) and kind.max_nodes for kind in cluster.scaling.types):
-        return Feasibility(when="later", line=f"{lacking} The autoscaler can add one; waiting.")
+        return Feasibility(
+            when="later", line=f"{lacking} The autoscaler can add such a node; waiting for it."
+        )
     if cluster.scaling.is_unseen:
-        return Feasibility(when="later", line=f"{lacking} Waiting for the autoscaler to add one.")
-    return Feasibility(when="never", line=f"{lacking} Nothing will add one. {_mend(ask, cluster)}")
+        return Feasibility(
+            when="later", line=f"{lacking} Waiting for the autoscaler to add such a node."
+        )
+    return Feasibility(
+        when="never", line=f"{lacking} No autoscaler will add such a node. {_fix(ask, cluster)}"
+    )
 
 
-def _told(cluster: Cluster) -> str:
+def _describe_nodes(cluster: Cluster) -> str:
     most = {
         name: max((node.resources.get(name, 0.0) for node in cluster.nodes), default=0.0)
         for name in ("CPU", "GPU")
     }
     types = sorted(_all_accelerators(cluster)) or ["none"]
     return (
-        f"Its {len(cluster.nodes)} nodes have at most {most['CPU']:g} CPU and {most['GPU']:g} GPU "
-        f"each, accelerator types: {', '.join(types)}."
+        f"The cluster's {len(cluster.nodes)} nodes have at most {most['CPU']:g} CPU and "
+        f"{most['GPU']:g} GPU each, accelerator types: {', '.join(types)}."
     )
 
 
@@ -167,17 +175,23 @@ def _all_accelerators(cluster: Cluster) -> set[str]:
     }
 
 
-def _mend(ask: ResourceRequest, cluster: Cluster) -> str:
+def _fix(ask: ResourceRequest, cluster: Cluster) -> str:
     wanted = ask.accelerator_type
     family = (wanted or "").partition("-")[0]
     if wanted is not None and wanted not in _all_accelerators(cluster):
         if wanted != family and family in _all_accelerators(cluster):
             return (
-                f"Ray finds {family} by itself but never {wanted}: pass {family}, or start those "
-                f"nodes with --labels {ACCELERATOR_LABEL}={wanted}."
+                f"Ray detects {family} by itself but never {wanted}: pass {family}, or start the "
+                f"nodes that have {wanted} with --labels {ACCELERATOR_LABEL}={wanted}."
             )
-        return "Pass a type that it has, add such nodes, or wait for them with --wait-minutes."
-    return "Ask for less with --gpus-per-worker, add nodes, or wait for them with --wait-minutes."
+        return (
+            "Pass an --accelerator-type that the cluster has, add nodes of the wanted type, or "
+            "wait for them with --worker-timeout-minutes."
+        )
+    return (
+        "Ask for less with --gpus-per-worker, add nodes, or wait for them with "
+        "--worker-timeout-minutes."
+    )
 
 
 def capacity(ask: ResourceRequest, cluster: Cluster) -> int:

@@ -26,9 +26,10 @@ def choose_device(wanted: str) -> str:
     """
     found = pick_device()
     if wanted not in ("auto", found):
-        mend = "Hide the GPU with CUDA_VISIBLE_DEVICES=''" if found == "cuda" else "Pass cpu"
+        fix = "Hide the GPU with CUDA_VISIBLE_DEVICES=''" if found == "cuda" else "Pass cpu"
         raise InputError(
-            f"--device must be what torch finds here. Got {wanted}, found {found}. {mend}."
+            "--device must be the device that torch finds on this machine. Got "
+            f"{wanted}, but torch finds {found}. {fix}."
         )
     return found
 
@@ -68,8 +69,9 @@ def refuse_other_device(name: str, accelerator_type: str | None) -> None:
     # Ray says 80G of what the driver calls 80GB.
     if not all(part in found or f"{part}b" in found for part in parts):
         raise InputError(
-            f"--accelerator-type must be what workers run on. Got {accelerator_type}, with a "
-            f"worker on {name}. Mend the resources or labels of that node, or ask for another."
+            "--accelerator-type must be the device that workers run on. Got "
+            f"{accelerator_type}, with a worker on {name}. Fix the resources or labels of that "
+            "node, or ask for another type."
         )
 
 

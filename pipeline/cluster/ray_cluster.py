@@ -23,7 +23,11 @@ def join_ray() -> None:
         return
     if address := os.environ.get("RAY_ADDRESS"):
         # That is where jobs are submitted to; a driver outside the cluster cannot join it.
-        print(f"RAY_ADDRESS={address} takes jobs (ray job submit); running locally", flush=True)
+        print(
+            f"RAY_ADDRESS={address} is for ray job submit only: a driver outside the cluster "
+            "cannot join it. Running on a local Ray instead",
+            flush=True,
+        )
     ray.init(address="local", include_dashboard=False, logging_level=logging.ERROR)
 
 
@@ -63,8 +67,8 @@ def ask_worker(
     if not ray.wait([answer], timeout=timeout_s)[0]:
         ray.cancel(answer, force=True)
         raise TimeoutError(
-            f"no node took {options} within {timeout_s:g} s; the cluster has "
-            f"{ray.cluster_resources()}"
+            f"no node with {options} was free within {timeout_s:g} s; the cluster's resources "
+            f"are {ray.cluster_resources()}"
         )
     return ray.get(answer)
 

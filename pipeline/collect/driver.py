@@ -65,7 +65,10 @@ def collect(
     release(storage, put_aside & receipts.keys())
     missing = [unit for unit in plan.units() if unit.unit_id not in receipts]
     if done := plan.num_trajectories - sum(map(len, missing)):
-        print(f"collect: {done} trajectories were committed before", flush=True)
+        print(
+            f"collect: {done} trajectories were committed before, by an earlier run into {storage}",
+            flush=True,
+        )
     given_up: list[WorkResult] = []
     if missing:
         pool = ActorPool(worker, {"plan": plan, "root": storage}, cluster_config)

@@ -69,13 +69,14 @@ def refuse_hopeless(given_up: Sequence[WorkResult], *, num_done: int, num_missin
     line = _last_line(given_up[-1])
     if all(failure is not None and isinstance(failure.error, Diverged) for failure in failures):
         raise InputError(
-            f"--model must sample without diverging. Got {len(failures)} units of "
-            f"{len(failures)} that did, the last with {line}. Pass another --dtype or "
-            "--guidance-scale, or mend the weights."
+            f"--model must sample without diverging. Got {len(failures)} units, all of which "
+            f"diverged, the last one with the error: {line}. Pass another --dtype or "
+            "--guidance-scale, or fix the weights."
         )
     raise IncompleteError(
-        f"The first {len(failures)} units all failed, so the others were not tried. The last: "
-        f"{line}. The traceback is in {FOLDER}/{given_up[-1].unit.unit_id}.json."
+        f"The first {len(failures)} units all failed, so the remaining units were not tried. Error "
+        f"of the last one: {line}. Its traceback is in {FOLDER}/{given_up[-1].unit.unit_id}.json "
+        "in the traces folder."
     )
 
 
@@ -90,8 +91,9 @@ def refuse_incomplete(storage: Storage, given_up: Sequence[WorkResult]) -> None:
     files = [f"{storage}/{quarantine_key(outcome.unit.unit_id)}" for outcome in given_up]
     more = f" and {len(files) - NAMED} more" if len(files) > NAMED else ""
     raise IncompleteError(
-        f"{len(files)} units are quarantined and no manifest was published; all others are done. "
-        f"See {', '.join(files[:NAMED])}{more}. The same command again tries them again."
+        f"{len(files)} units are quarantined and no manifest was published: their attempts failed. "
+        f"All other units are done. The errors are in {', '.join(files[:NAMED])}{more}. Run the "
+        "same command again to retry the quarantined units."
     )
 
 

@@ -46,8 +46,8 @@ def collect_traces(
             _log(run, manifest, seconds, root)
             write_lineage(root, {"parent": parent, "collect": run.run_id})
     print(
-        f"collect: {manifest['trajectories']} trajectories, {manifest['gates']} gates in {root}, "
-        f"decisions {manifest['decision_digest']}",
+        f"collect: {root} holds {manifest['trajectories']} trajectories with {manifest['gates']} "
+        f"reuse decisions; digest of the decisions {manifest['decision_digest']}",
         flush=True,
     )
     return manifest

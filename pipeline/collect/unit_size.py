@@ -58,15 +58,19 @@ def choose_unit_size(
     found = read_document(storage, "plan.json", check_plan)
     if found is not None:
         planned = found["batch_size"]
-        print(f"collect: units of {planned} trajectories, as in {storage}/plan.json", flush=True)
+        print(
+            f"collect: units of {planned} trajectories, as in {storage}/plan.json, which an "
+            "earlier run wrote",
+            flush=True,
+        )
         return checked(partial(replace, plan), batch_size=planned)
     refuse_other_contents(storage)
     pool = ActorPool(WarmUp, {"plan": plan}, cluster_config)
     ((_, probes),) = pool.map_strict([plan.num_trajectories])
     size = fit_unit_size(probes, plan, pool.num_workers, gpu_share=min(1.0, pool.ask.gpus or 1.0))
     print(
-        f"collect: units of {size} trajectories; a batch of {probes[-1].size} took "
-        f"{probes[-1].seconds:.1f} s",
+        f"collect: units of {size} trajectories, chosen after a warm-up batch of "
+        f"{probes[-1].size} trajectories took {probes[-1].seconds:.1f} s",
         flush=True,
     )
     return replace(plan, batch_size=size)

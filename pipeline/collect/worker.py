@@ -41,8 +41,9 @@ class Collector:
         info = find_model(plan.model)
         if info.model_hash != plan.model_hash:
             raise InputError(
-                f"--model {plan.model} must be the one that was planned, {plan.model_hash}, on "
-                f"every node. Got {info.model_hash} here. Copy the same files everywhere."
+                f"--model {plan.model} must have the same files on every node, with the digest "
+                f"{plan.model_hash} that the driver found. Got {info.model_hash} on this node. "
+                "Copy the same model files to every node."
             )
         self.model = load_model(info, sampler=plan.sampler, dtype=plan.dtype, device=self.device)
         self.wrapper = DQARDiTWrapper(self.model.transformer, plan.dqar_config())
@@ -124,9 +125,9 @@ def refuse_diverged(ids: list[str], are_finite: Bool[Tensor, " b"]) -> None:
         lost = [name for name, is_finite in zip(ids, are_finite, strict=True) if not is_finite]
         named = ", ".join(lost[:8]) + (" and more" if len(lost) > 8 else "")
         raise Diverged(
-            f"Trajectories must end in finite numbers. Got {len(lost)} of {len(ids)} that do not: "
-            f"{named}. Pass another --dtype, lower --forecast-orders or --feedback, or other "
-            "--designs."
+            f"Trajectories must end in finite numbers. Got {len(lost)} of {len(ids)} trajectories "
+            f"with NaN or infinity: {named}. Pass another --dtype, lower --forecast-orders or "
+            "--error-feedback, or another --exploration."
         )
 
 

@@ -107,9 +107,10 @@ class CollectPlan:
         is_near = "near-policy" in self.designs
         if {bool(self.bases), bool(self.policy_digest)} != {is_near}:
             raise ValueError(
-                f"bases and policy_digest must come with the design near-policy, and it with them. "
-                f"Got designs {self.designs} with {len(self.bases)} bases of policy "
-                f"{self.policy_digest!r}. Pass --policy together with --designs near-policy."
+                f"bases and policy_digest must come with the design near-policy, and that design "
+                f"with both fields. Got designs {self.designs} with {len(self.bases)} bases and "
+                f"policy_digest {self.policy_digest!r}. Pass --explore-around together with "
+                "--exploration near-policy."
             )
         for base in self.bases:
             check_computed(base, self.steps)

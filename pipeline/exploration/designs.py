@@ -149,7 +149,8 @@ def parse_designs(text: str) -> tuple[Design, ...]:
         known: list[Design] = [design for design in DESIGNS if design == name]
         if not known or (share and not share.isdigit()) or share == "0":
             raise ValueError(
-                f"designs must be names with shares, such as paced:5. Got {part!r}. "
+                "Exploration designs must be names with whole-number shares, such as "
+                f"paced:5,regular:1. Got {part!r}. "
                 f"Choose from {', '.join(DESIGNS)}."
             )
         designs += known * int(share or 1)

@@ -63,10 +63,13 @@ class ReferencePolicy:
         trained_for = self.fields | {"model_hash": self.spec.model_hash}
         misfits = [name for name in FITTED if not _is_same(fields[name], trained_for[name])]
         if misfits:
-            told = [f"{name} {trained_for[name]!r} for {fields[name]!r}" for name in misfits]
+            differing = [
+                f"{name} {trained_for[name]!r} instead of {fields[name]!r}" for name in misfits
+            ]
             raise InputError(
-                f"--policy must be trained for what is collected. Got {self.uri}, trained for "
-                f"{', '.join(told)}. Leave those flags out, or train on such traces first."
+                "--explore-around must be trained for what is collected, with the same settings. "
+                f"Got {self.uri}, trained for {', '.join(differing)}. Leave the flags of these "
+                "settings out, or train a policy on traces of them first."
             )
 
 
@@ -87,13 +90,13 @@ def find_reference_policy(uri: str | None, designs: str) -> ReferencePolicy | No
     is_near = "near-policy" in checked(parse_designs, text=designs)
     if is_near and uri is None:
         raise InputError(
-            "--designs near-policy must come with --policy. Got none. Pass the folder of a policy "
-            "that jobs/train.py wrote."
+            "--exploration near-policy must come with --explore-around. Got no policy. Pass the "
+            "folder of a policy that jobs/train.py wrote with --explore-around."
         )
     if uri is not None and not is_near:
         raise InputError(
-            f"--policy must come with near-policy among --designs. Got --designs {designs}. Pass "
-            "--designs near-policy, or leave --policy out."
+            "--explore-around must come with near-policy among --exploration. Got --exploration "
+            f"{designs}. Pass --exploration near-policy, or leave --explore-around out."
         )
     return None if uri is None else _reference_policy_of(uri)
 
@@ -105,8 +108,9 @@ def _reference_policy_of(uri: str) -> ReferencePolicy:
     schedules = tuple(one for one in spec.schedules if low <= len(one) / spec.steps <= high)
     if not schedules:
         raise InputError(
-            f"--policy must have plans that compute {low} to {high} of the steps. Got "
-            f"{len(spec.plans)} plans, none such, in {uri}. Train one with --features schedule."
+            "--explore-around must have plans that compute a share of the steps from "
+            f"{low} to {high}. Got {len(spec.plans)} plans in {uri}, none of them in that range. "
+            "Train a policy with --features schedule."
         )
     return ReferencePolicy(uri=uri, spec=spec, digest=_digest_of(policy), schedules=schedules)
 

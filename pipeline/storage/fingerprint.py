@@ -55,7 +55,10 @@ def _inside(value: Any) -> Iterator[bytes]:
     elif hasattr(value, "__dict__") and not callable(value):
         yield from _inside(vars(value))
     else:
-        raise TypeError(f"A task must be made of records. Got {value!r:.80}. Leave it out.")
+        raise TypeError(
+            "A task must be made of records, numbers, texts, tensors and modules. Got "
+            f"{value!r:.80}. Leave that value out."
+        )
 
 
 def _each(values: Iterable[Any]) -> Iterator[bytes]:

@@ -147,18 +147,22 @@ class LocalFolder:
         except NotADirectoryError as error:
             raise self._refusal("which is a file, or below one") from error
         except OSError as error:
-            raise self._refusal(f"where {(error.strerror or str(error)).lower()}") from error
+            reason = (error.strerror or str(error)).lower()
+            raise self._refusal(f"with the error: {reason}") from error
 
     def _refusal(self, what: str) -> InputError:
         return StorageError(
             f"Storage must be a folder that can be read and written, with hard links. Got "
-            f"{self.path}, {what}. Mend it, or name another."
+            f"{self.path}, {what}. Fix the folder, or name another one."
         )
 
 
 def gone(what: str) -> InputError:
     """A file that was there and is not: compaction may have replaced it meanwhile."""
-    return InputError(f"{what} must be there to be read. Got nothing. Run the command again.")
+    return InputError(
+        f"{what} must exist to be read. Got no such file, perhaps because a collection that was "
+        "running has replaced it. Run the command again."
+    )
 
 
 def checked_key(key: str) -> str:

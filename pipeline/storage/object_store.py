@@ -159,7 +159,7 @@ class Bucket:
             yield
         except (BaseError, OSError) as error:
             raise StorageError(
-                f"Storage must answer. Got {self.uri}, which says {_said(error)}. "
+                f"Storage must answer. Got an error from {self.uri}: {_said(error)}. "
                 f"{MENDS.get(_code(error), DEFAULT_MEND)}."
             ) from None
 
@@ -179,7 +179,7 @@ def open_storage(root: Root) -> Storage:
         return root
     uri = str(root)
     if "\0" in uri or not uri:
-        raise InputError(f"Storage must be a path or a URI. Got {uri!r}. Pass one.")
+        raise InputError(f"Storage must be a path or a URI. Got {uri!r}. Pass a path or a URI.")
     if uri.startswith("file:"):
         return _local(uri)
     # A path made of a URI has lost a slash: s3:/bucket.
@@ -191,7 +191,7 @@ def _local(uri: str) -> LocalFolder:
     parts = urlsplit(uri)
     is_plain = not (parts.query or parts.fragment) and "#" not in uri and "?" not in uri
     if parts.netloc not in ("", "localhost") or not parts.path.startswith("/") or not is_plain:
-        raise InputError(f"A file URI must be file:///ABSOLUTE/PATH. Got {uri!r}. Mend it.")
+        raise InputError(f"A file URI must be file:///ABSOLUTE/PATH. Got {uri!r}. Correct the URI.")
     return LocalFolder(path=Path(unquote(parts.path)))
 
 
@@ -203,7 +203,7 @@ def _remote(uri: str) -> Bucket:
     except ValueError:
         raise InputError(
             "Storage must be a path, file:///PATH, s3://BUCKET/PREFIX or gs://BUCKET/PREFIX. Got "
-            f"{without_secrets(uri)!r}. Mend it; credentials belong into the environment."
+            f"{without_secrets(uri)!r}. Correct the URI; credentials belong in the environment."
         ) from None
     assert found is not None
     return Bucket(uri=f"{found['scheme']}://{found['bucket']}/{prefix}".rstrip("/"))
@@ -231,7 +231,10 @@ def _patience() -> timedelta:
     except (ValueError, OverflowError):
         patience = timedelta(0)
     if patience <= timedelta(0):
-        raise InputError(f"DQAR_STORAGE_TIMEOUT_S must be seconds above 0. Got {text!r}. Unset it.")
+        raise InputError(
+            f"DQAR_STORAGE_TIMEOUT_S must be a number of seconds above 0. Got {text!r}. Unset it "
+            "to use 60."
+        )
     return patience
 
 

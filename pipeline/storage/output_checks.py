@@ -40,13 +40,14 @@ def refuse_other_files(out: str, ours: str) -> None:
     """
     folder = Path(out)
     if folder.exists() and not folder.is_dir():
-        raise InputError(f"--out must be a folder. Got {out}, which is a file. Name another.")
+        raise InputError(f"--out must be a folder. Got {out}, which is a file. Name a folder.")
     # What begins with an underscore is what a run that was cut off left to be taken up.
     found = {one.name for one in folder.iterdir()} if folder.exists() else set()
     others = {name for name in found - WRITTEN_FIRST if name[0] != "_"}
     if others and not (folder / ours).exists():
         raise InputError(
-            f"--out must be new or hold {ours}. Got {out}, which holds other files. Name another."
+            f"--out must be a new folder or hold {ours} of an earlier run. Got {out}, which holds "
+            "other files. Name another folder."
         )
 
 
@@ -57,11 +58,11 @@ def refuse_unwritable(out: str) -> None:
         InputError: if the folder cannot be made, or not written to.
     """
     if "://" in out:
-        raise InputError(f"--out must be a folder of this machine. Got {out!r}. Pass a path.")
+        raise InputError(f"--out must be a folder on this machine. Got {out!r}. Pass a path.")
     wanted = Path(out).absolute()
     nearest = next(path for path in (wanted, *wanted.parents) if path.exists())
     if not nearest.is_dir() or not os.access(nearest, os.W_OK):
         raise InputError(
-            f"--out must be a folder that can be written. Got {out}, with {nearest} in the way. "
-            "Name another."
+            f"--out must be a folder that can be written to. Got {out}, with {nearest} in the way: "
+            "it is a file, or this user may not write there. Name another folder."
         )

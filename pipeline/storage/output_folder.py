@@ -37,7 +37,8 @@ def refuse_taken(out: str, ours: str) -> None:
         storage.refuse_unwritable()
     elif not storage.is_empty() and storage.size(ours) is None is storage.size(UPLOADING):
         raise InputError(
-            f"--out must be new or hold {ours}. Got {out}, which holds other files. Name another."
+            f"--out must be a new folder or hold {ours} of an earlier run. Got {out}, which holds "
+            "other files. Name another folder."
         )
 
 
@@ -49,7 +50,8 @@ def _scratch(place: str) -> Path:
     folder.mkdir(mode=0o700, exist_ok=True)
     if folder.is_symlink() or folder.stat().st_uid != os.getuid():
         raise InputError(
-            f"{folder} must be this user's own. Got another's. Remove it, or set TMPDIR."
+            f"{folder} must be a folder of this user. Got a symbolic link or another user's "
+            "folder. Remove it, or set TMPDIR to a folder of this user."
         )
     return folder
 

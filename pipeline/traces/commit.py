@@ -56,8 +56,8 @@ def refuse_other_contents(storage: Storage) -> None:
     """
     if not storage.is_empty():
         raise InputError(
-            f"--out must be a new folder or a collection's. Got {storage}, which holds "
-            "other files. Name another folder."
+            f"--out must be a new folder or one that jobs/collect.py wrote. Got {storage}, which "
+            "holds other files. Name another folder."
         )
 
 
@@ -69,13 +69,14 @@ def _refuse_other_plan(found: dict[str, Any], wanted: dict[str, Any], storage: S
     if found == wanted:
         return
     changed = [
-        f"{key} {found.get(key)!r:.80} not {value!r:.80}"
+        f"{key} {found.get(key)!r:.80} instead of {value!r:.80}"
         for key, value in wanted.items()
         if key != "plan_hash" and found.get(key) != value
     ]
     raise InputError(
-        f"--out must hold the same plan. Got {storage}, collected with "
-        f"{', '.join(changed) or 'other fields'}. Name another folder, or repeat the first command."
+        "--out must be a new folder or hold the same plan as this command's. Got "
+        f"{storage}, collected with {', '.join(changed) or 'other fields'}. Name another folder, "
+        "or repeat the command that began this collection."
     )
 
 

@@ -170,12 +170,13 @@ def _manifest_of(storage: Storage, plan: dict[str, Any]) -> dict[str, Any]:
     if manifest is None:
         raise InputError(
             f"--traces must be a finished collection. Got {storage}, which has no manifest. "
-            "Run its jobs/collect.py command again to finish it."
+            "Run the jobs/collect.py command of this folder again to finish the collection."
         )
     if manifest["plan_hash"] != plan["plan_hash"]:
         raise InputError(
-            f"--traces must have a manifest of its plan {plan['plan_hash']}. Got one of "
-            f"{manifest['plan_hash']} in {storage}. Restore it, or collect into a new folder."
+            f"--traces must have a manifest of its plan, with plan hash {plan['plan_hash']}. Got a "
+            f"manifest with plan hash {manifest['plan_hash']} in {storage}. Restore the file that "
+            "was replaced, or collect into a new folder."
         )
     return manifest
 
@@ -188,6 +189,6 @@ def _refuse_damaged(dataset: TraceDataset) -> None:
             if (size := sizes.get(key_of(table, file), 0)) != file["bytes"]:
                 raise InputError(
                     f"Shard {dataset.storage}/{key_of(table, file)} must have {file['bytes']} "
-                    f"bytes. Got {size}. Run the jobs/collect.py command of this folder again to "
-                    "collect it anew."
+                    f"bytes. Got {size} bytes. Run the jobs/collect.py command of this folder "
+                    "again to collect the shard's trajectories again."
                 )

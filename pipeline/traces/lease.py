@@ -64,7 +64,8 @@ def lease_config() -> LeaseConfig:
         return LeaseConfig(patience_s=float(text))
     except ValueError as error:
         raise InputError(
-            f"DQAR_LEASE_S must be seconds between 0 and a day. Got {text!r}. Unset it."
+            f"DQAR_LEASE_S must be a number of seconds between 0 and a day. Got {text!r}. Unset "
+            "it to use 30."
         ) from error
 
 
@@ -86,9 +87,10 @@ class Lease:
         """
         if self._storage.size(_key(self.number + 1)) is not None:
             raise InputError(
-                f"{self._storage} must have one driver. Got lease {self.number + 1} by "
-                f"{_who(_read(self._storage, self.number + 1))}, who took this one's {self.number} "
-                "for dead. Nothing more is published or deleted here; leave it to finish."
+                f"{self._storage} must have one driver. Got a second, "
+                f"{_who(_read(self._storage, self.number + 1))}, which took this driver for dead "
+                f"and replaced its lease {self.number} by lease {self.number + 1}. This driver "
+                "publishes and deletes nothing more. Leave the second driver to finish."
             )
 
     def renew_every(self, seconds: float) -> None:
@@ -171,7 +173,11 @@ def _outlast(storage: Storage, number: int, patience_s: float) -> None:
         raise _refusal(storage, seen)
     deadline = time.monotonic() + patience_s
     if not _is_over(seen):
-        print(f"{storage} was left by {_who(seen)}; waiting {patience_s:g} s for it", flush=True)
+        print(
+            f"{storage} has an unreleased lease of {_who(seen)}; waiting {patience_s:g} s to see "
+            "if that driver is alive",
+            flush=True,
+        )
     while not _is_over(seen) and time.monotonic() < deadline:
         time.sleep(min(1.0, patience_s / 20))
         now = _read(storage, number)
@@ -182,8 +188,8 @@ def _outlast(storage: Storage, number: int, patience_s: float) -> None:
 
 def _refusal(storage: Storage, document: dict[str, Any]) -> InputError:
     return InputError(
-        f"{storage} must have one driver. Got a second: {_who(document)} drives it. Wait until it "
-        "has ended, or end it, and run this command again."
+        f"{storage} must have one driver. Got a second while {_who(document)} still writes there. "
+        "Wait until that process has ended, or end it, and run this command again."
     )
 
 

@@ -32,7 +32,7 @@ def read_document(
         check(document)
     except Malformed as error:
         raise InputError(
-            f"{storage}/{key} {error}. Restore it, or collect into a new folder."
+            f"{storage}/{key} {error}. Restore that file, or collect into a new folder."
         ) from error
     return document
 
@@ -60,8 +60,8 @@ def publish_manifest(storage: Storage, manifest: dict[str, Any]) -> dict[str, An
     # What another driver wrote differs; what reads the same is ours, with its answer lost.
     if not storage.create(key, as_json(manifest)) and _newest(storage)[1] != manifest:
         raise InputError(
-            f"One driver at a time must publish in {storage}. Got {key} from another. "
-            "Run the jobs/collect.py command again once that one has ended."
+            f"One driver at a time must publish in {storage}. Got {key} from another driver. "
+            "Run the jobs/collect.py command again once that driver has ended."
         )
     return manifest
 
@@ -71,8 +71,9 @@ def _refuse_missing_shards(storage: Storage, manifest: dict[str, Any]) -> None:
     for part in parts_of(manifest):
         if not is_whole(part, sizes.get):
             raise InputError(
-                f"Shards must lie in {storage} until a manifest names them. Got none of unit "
-                f"{part['units'][0]}. Run the jobs/collect.py command again to collect it anew."
+                f"All shards must be in {storage}, whole, before a manifest is published. Got a "
+                f"missing or truncated shard of unit {part['units'][0]}. Run the jobs/collect.py "
+                "command again to collect that unit again."
             )
 
 
@@ -88,8 +89,8 @@ def _check_of_this_version(manifest: dict[str, Any]) -> None:
     if manifest.get("schema_version") != TRACE_SCHEMA_VERSION:
         raise InputError(
             f"--traces must have schema version {TRACE_SCHEMA_VERSION}. Got "
-            f"{repr(manifest.get('schema_version'))[:20]} in its manifest. Collect again with this "
-            "release."
+            f"{repr(manifest.get('schema_version'))[:20]} in its manifest. Collect the traces "
+            "again with this release."
         )
     if manifest.get("units") == []:
         raise InputError(

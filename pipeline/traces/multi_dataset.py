@@ -57,21 +57,22 @@ def open_traces(uris: TraceUris) -> Traces:
     if len({part.plan["plan_hash"][:8] for part in parts}) < len(parts):
         raise InputError(
             f"--traces must name each collection once. Got {together}, of which two "
-            "have the same plan. Leave one out."
+            "have the same plan. Leave one of the two out."
         )
     return together
 
 
 def _refuse_apart(first: TraceDataset, other: TraceDataset) -> None:
     differing = [
-        f"{name} {other.plan[name]!r:.40} not {first.plan[name]!r:.40}"
+        f"{name} {other.plan[name]!r:.40} instead of {first.plan[name]!r:.40}"
         for name in ALIKE
         if _comparable(other.plan[name]) != _comparable(first.plan[name])
     ]
     if differing:
         raise InputError(
-            f"--traces must be of one model, and collected alike. Got {other.storage} with "
-            f"{', '.join(differing)}, which {first.storage} has. Train on each alone."
+            f"--traces must be of one model, and collected with the same settings. Got "
+            f"{other.storage} with {', '.join(differing)} as in {first.storage}. Train on each "
+            "collection separately."
         )
 
 

@@ -189,8 +189,9 @@ def scan_shards(
                 )
         except (pa.ArrowException, OSError) as error:
             raise InputError(
-                f"Shard {storage}/{key} must hold what was written. Got {str(error)[:100]}. Delete "
-                "it, and run the jobs/collect.py command of this place again to collect it anew."
+                f"Shard {storage}/{key} must be a Parquet file with the checksums it was written "
+                f"with. Got {str(error)[:100]}. Delete the file, and run the jobs/collect.py "
+                "command of its folder again to collect the shard's trajectories again."
             ) from error
 
 

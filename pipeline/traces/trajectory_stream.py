@@ -85,8 +85,9 @@ def _passed(block: GateBlock, is_past: np.ndarray) -> GateBlock:
     firsts = block.owner[np.flatnonzero(np.diff(block.owner, prepend=-1))]
     if is_past[firsts].any() or len(np.unique(firsts)) < len(firsts):
         raise InputError(
-            "--traces must hold the gates of a trajectory one after the other. Got some that lie "
-            "apart. Collect again with this release."
+            "--traces must hold the rows of a trajectory one after the other in the gates table. "
+            "Got a trajectory with rows of another one in between. Collect the traces again with "
+            "this release."
         )
     is_past[firsts] = True
     return block

@@ -167,7 +167,7 @@ def test_a_dead_worker_is_replaced_and_its_unit_done(pool, tmp_path):
 
 @pytest.mark.timeout(120)
 def test_a_unit_that_kills_every_worker_is_given_up(pool, tmp_path):
-    with pytest.raises(RuntimeError, match="died 2 times over 5"):
+    with pytest.raises(RuntimeError, match="2 workers died while working on 5"):
         list(pool(DiesAlways, workers=1, max_attempts=2).map_strict([5]))
     assert attempts(tmp_path) == {"5": 2}
 
@@ -217,7 +217,7 @@ def test_deaths_and_errors_do_not_stop_the_other_units(pool, tmp_path):
     done = {one.unit: one for one in crew.map_unordered(range(6))}
     assert {unit for unit, one in done.items() if one.failure} == {0, 1}
     assert (done[0].attempts, done[1].attempts) == (3, 2)
-    assert "died 3 times over 0" in str(done[0].failure.error)
+    assert "3 workers died while working on 0" in str(done[0].failure.error)
     assert attempts(tmp_path) == {"0": 3, "1": 2, "2": 1, "3": 1, "4": 1, "5": 1}
 
 
@@ -228,7 +228,7 @@ def test_a_refusal_ends_everything_whatever_the_others_do(pool):
 
 def test_what_the_cluster_cannot_hold_is_refused_at_once(pool, tmp_path):
     with pytest.raises(
-        InputError, match=r"needs 1 CPU and 1 GPU of type A100.*Nothing will add one"
+        InputError, match=r"needs 1 CPU and 1 GPU of type A100.*No autoscaler will add such a node"
     ):
         pool(Toy, accelerator_type="A100")
     with pytest.raises(InputError, match="at most 2 CPU and 0 GPU"):
@@ -240,10 +240,10 @@ def test_waiting_for_a_worker_has_an_end(pool, monkeypatch, capsys):
     monkeypatch.setattr("pipeline.cluster.actor_pool.LOOK_EVERY_S", 0.1)
     crew = pool(Toy, accelerator_type="A100", wait_minutes=0.01)
     with pytest.raises(
-        IncompleteError, match=r"^No worker could be had.*of type A100.*takes up where"
+        IncompleteError, match=r"^No worker was available.*of type A100.*again to continue"
     ):
         list(crew.map_strict([1]))
-    assert "Nothing will add one" in capsys.readouterr().out
+    assert "No autoscaler will add such a node" in capsys.readouterr().out
 
 
 def test_a_worker_that_hangs_is_killed_and_its_unit_tried_again(pool, tmp_path, monkeypatch):
@@ -258,7 +258,8 @@ def test_a_worker_that_hangs_is_killed_and_its_unit_tried_again(pool, tmp_path, 
     }
     assert attempts(tmp_path) == {"0": 1, "1": 2, "2": 2, "3": 1}
     said = map_unordered[2].failure.text
-    assert said == "It took longer than 0.05 minutes: it hangs, or needs --unit-minutes."
+    assert said.startswith("The unit took longer than 0.05 minutes. The worker hangs, or")
+    assert said.endswith("--unit-timeout-minutes.")
 
 
 def test_ray_exports_what_a_fleet_counts(pool):

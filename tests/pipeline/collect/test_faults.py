@@ -97,10 +97,10 @@ def test_the_others_are_done_and_the_same_command_finishes(local_ray, root, plan
     config = ClusterConfig(workers=2, max_attempts=2)
     units = list(plan.units())
     bad, deadly = units[BAD].unit_id, units[DEADLY].unit_id
-    with pytest.raises(IncompleteError, match=r"^2 units are quarantined and no manifest") as told:
+    with pytest.raises(IncompleteError, match=r"^2 units are quarantined and no manifest") as ended:
         collect(plan, root, config, worker=DivergesOrDies)
-    assert f"{bad}.json" in str(told.value)
-    assert f"{deadly}.json" in str(told.value)
+    assert f"{bad}.json" in str(ended.value)
+    assert f"{deadly}.json" in str(ended.value)
     assert len(list((root / "_receipts").glob("*.json"))) == 3
     assert len(list((root / "trajectories").glob("*.parquet"))) == 3
     assert not list((root / "trajectories").glob(f"{bad}*"))
@@ -128,10 +128,12 @@ def test_a_model_that_diverges_everywhere_is_refused_after_a_few_units(local_ray
 def test_diverged_trajectories_are_named(plan):
     collector = DivergesIn(plan, root="")
     _, bad, *_ = plan.units()
-    with pytest.raises(Diverged, match=rf"Got 3 of 3 that do not: {plan.trajectory_id(3)}, "):
+    with pytest.raises(
+        Diverged, match=rf"Got 3 of 3 trajectories with NaN or infinity: {plan.trajectory_id(3)}, "
+    ):
         collector.sample(bad)
     refuse_diverged(["a", "b"], torch.tensor([True, True]))
-    with pytest.raises(Diverged, match=r"Got 1 of 2 that do not: b\."):
+    with pytest.raises(Diverged, match=r"Got 1 of 2 trajectories with NaN or infinity: b\."):
         refuse_diverged(["a", "b"], torch.tensor([True, False]))
 
 
@@ -140,5 +142,5 @@ def test_one_diverged_trajectory_names_no_other(plan):
     collector = DivergesIn(replace(plan, batch_size=6), root="")
     _, bad, *_ = collector.plan.units()
     lost = [collector.plan.trajectory_id(index) for index in range(bad.start, bad.start + 3)]
-    with pytest.raises(Diverged, match=f"Got 3 of 6 that do not: {', '.join(lost)}. Pass"):
+    with pytest.raises(Diverged, match=f"Got 3 of 6 traj.* infinity: {', '.join(lost)}. Pass"):
         collector.sample(bad)

@@ -69,7 +69,7 @@ def test_any_range_is_read(storage):
 
 
 def test_what_is_not_there_cannot_be_opened(storage):
-    with pytest.raises(InputError, match="must be there to be read"):
+    with pytest.raises(InputError, match="must exist to be read"):
         storage.open("gates/x.parquet")
 
 

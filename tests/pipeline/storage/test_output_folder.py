@@ -96,7 +96,7 @@ def test_a_place_is_new_or_ours(place):
     refuse_taken(place, "policy.json")
     storage = open_storage(place)
     storage.write("thesis.txt", b"mine")
-    with pytest.raises(InputError, match=r"must be new or hold policy\.json"):
+    with pytest.raises(InputError, match=r"must be a new folder or hold policy\.json"):
         refuse_taken(place, "policy.json")
     storage.write("policy.json", b"{}")
     refuse_taken(place, "policy.json")

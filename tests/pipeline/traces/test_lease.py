@@ -53,7 +53,7 @@ def test_a_second_driver_of_this_machine_is_told_at_once(storage):
         take(storage, LeaseConfig(patience_s=3600.0))
     said = str(refused.value)
     assert f"process {os.getpid()} on" in said
-    assert "Wait until it has ended, or end it" in said
+    assert "Wait until that process has ended, or end it" in said
     assert len(documents(storage)) == 1
 
 
@@ -113,7 +113,7 @@ def test_who_was_taken_over_is_told_before_it_publishes(storage):
     with acquire_lease(storage, QUICK) as lease:
         leave(storage, 2)
         with pytest.raises(
-            InputError, match=r"lease 2 by process 1 on 'far'.*Nothing more is published"
+            InputError, match=r"second, process 1 on 'far'.*lease 2\. .* deletes nothing more"
         ):
             lease.check_not_fenced()
 
@@ -190,7 +190,7 @@ def test_a_process_is_known_by_more_than_its_number():
 @pytest.mark.parametrize("text", ["0", "-1", "soon", "inf", "nan", "1e9"])
 def test_patience_must_be_seconds(monkeypatch, text):
     monkeypatch.setenv("DQAR_LEASE_S", text)
-    with pytest.raises(InputError, match="DQAR_LEASE_S must be seconds"):
+    with pytest.raises(InputError, match="DQAR_LEASE_S must be a number of seconds"):
         lease_config()
 
 

@@ -108,9 +108,9 @@ def test_collections_of_other_settings_are_refused(little, name, value):
     plan = replace(PLAN, **changes)
     first, second = little("first"), little("second", **changes)
     shown = list(value) if isinstance(value, tuple) else value
-    with pytest.raises(InputError, match="of one model, and collected alike") as refused:
+    with pytest.raises(InputError, match="of one model, and collected with the same") as refused:
         open_traces((first, second))
-    assert f"{name} {shown!r} not" in str(refused.value)
+    assert f"{name} {shown!r} instead of" in str(refused.value)
     assert plan.plan_hash == open_traces(second).parts[0].plan["plan_hash"]
 
 
@@ -122,7 +122,7 @@ def test_sites_may_be_named_in_another_order(little):
 
 def test_a_collection_that_is_named_twice_is_refused(little, tmp_path):
     first = little("first")
-    with pytest.raises(InputError, match=r"each collection once.*Leave one out"):
+    with pytest.raises(InputError, match=r"each collection once.*Leave one of the two out"):
         open_traces((first, first))
     with pytest.raises(InputError, match="each collection once"):
         open_traces((first, little("copy")))

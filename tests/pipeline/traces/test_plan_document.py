@@ -82,6 +82,6 @@ def test_the_schedules_of_a_plan_are_part_of_its_hash():
 def test_a_folder_of_another_policys_round_is_refused_in_a_short_line(tmp_path):
     claim_output(tmp_path, NEAR)
     other = replace(NEAR, bases=(tuple(range(50)),) * 30, policy_digest="b" * 24)
-    with pytest.raises(InputError, match=r"policy_digest 'a+' not 'b+'.*Name another") as refused:
+    with pytest.raises(InputError, match=r"digest 'a+' instead of 'b+'.*Name another") as refused:
         claim_output(tmp_path, other)
     assert len(str(refused.value)) < 600
