@@ -1,4 +1,4 @@
-"""Collection under the folder's lease and tracking: throughput, the dataset and its digest."""
+"""Collection under the folder's lease, with an MLflow run: sizes, seconds, the dataset's digest."""
 
 from __future__ import annotations
 
@@ -24,11 +24,16 @@ def collect_traces(
     compact_mb: float = COMPACT_MB,
     policy_lineage: dict[str, str] | None = None,
 ) -> dict[str, Any]:
-    """:func:`collect` under tracking and the folder's lease, then compaction.
+    """Collect under the folder's lease and an MLflow run, compact, and return the manifest.
 
     Args:
-        guide_lineage: runs that made the policy that is explored around: a further round belongs
-            to the pipeline of the first.
+        compact_mb: size that a file of gates should reach, in megabytes; 0 merges nothing.
+        policy_lineage: MLflow runs that made the policy to explore around, by stage. The
+            collection then belongs to the same pipeline as these runs.
+
+    Raises:
+        InputError: as :func:`pipeline.collect.driver.collect`, or if another driver is alive.
+        IncompleteError: if units were given up.
     """
     root = open_storage(out)
     claim_output(root, plan)
