@@ -1,1 +1,1 @@
-"""Collection of traces: driver, workers, unit size, quarantine, and the columns that are written."""
+"""Collection of traces: driver, workers, unit size, quarantine, and columns of the tables."""

@@ -1,4 +1,4 @@
-"""A trained policy that a further round of collection explores around."""
+"""Trained policy whose schedules a further collection explores around."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ from pipeline.storage.fingerprint import fingerprint
 from pipeline.storage.output_folder import POLICY_FILES, fetched
 
 FITTED = ("model_hash", "steps", "sampler", "sites", "guidance_scale")
-"""Fields of a plan that must be those of the policy."""
+"""Fields of a plan that must be equal to the policy's."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ReferencePolicy:
-    """What a plan takes from a policy; its weights stay behind."""
+    """Settings and schedules that a plan takes from a policy, without the policy's weights."""
 
     uri: str
-    """Where it was read from."""
+    """Folder or URI that the policy was read from."""
     spec: PolicySpec
-    """What it was trained for."""
+    """Specification of the policy, with the settings it was trained for."""
     digest: str
-    """Of its weights, its plans and what they were fitted on: 24 hex digits. Not of its lineage,
-    which a repeated training changes."""
+    """Digest of the policy's weights, plans and training traces, 24 hex digits. The MLflow run ids
+    are left out, because repeating the training changes them."""
     schedules: tuple[StepSchedule, ...]
-    """Its plans that compute a share of the steps within
+    """Plans of the policy that compute a share of the steps within
     :data:`pipeline.exploration.gap_distributions.SHARES`."""
 
     @property
     def fields(self) -> dict[str, Any]:
-        """The fields of a plan that follow the policy."""
+        """Fields of a plan with the values that the policy gives them."""
         spec = self.spec
         return {
             "steps": spec.steps,
@@ -52,13 +52,14 @@ class ReferencePolicy:
         }
 
     def refuse_misfit(self, fields: dict[str, Any]) -> None:
-        """Schedules are explored around where they were planned for.
+        """Refuse a plan whose settings differ from those that the policy's schedules were planned
+        for.
 
         Args:
-            fields: of a plan.
+            fields: fields of the plan, by name.
 
         Raises:
-            InputError: naming what does not fit.
+            InputError: naming the fields that differ.
         """
         trained_for = self.fields | {"model_hash": self.spec.model_hash}
         misfits = [name for name in FITTED if not _is_same(fields[name], trained_for[name])]
@@ -78,14 +79,15 @@ def _is_same(one: Any, other: Any) -> bool:
 
 
 def find_reference_policy(uri: str | None, designs: str) -> ReferencePolicy | None:
-    """The policy that designs explore around; None where they explore around none.
+    """Read the policy that the designs explore around; None if no design explores around one.
 
     Args:
-        uri: a policy folder, or where it lies; None for none.
-        designs: as :func:`pipeline.exploration.designs.parse_designs` reads them.
+        uri: folder or URI of the policy; None for no policy.
+        designs: text that :func:`pipeline.exploration.designs.parse_designs` reads.
 
     Raises:
-        InputError: if one is named without the other, or the policy has no plans of such shares.
+        InputError: if a policy is given without the design ``near-policy`` or the reverse, or if
+            none of the policy's plans computes a share of the steps within ``SHARES``.
     """
     is_near = "near-policy" in checked(parse_designs, text=designs)
     if is_near and uri is None:

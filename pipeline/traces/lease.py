@@ -1,13 +1,12 @@
 """Lease of an output folder, so that one driver at a time writes there.
 
-A lease is a lock that expires unless its holder renews it (Gray and Cheriton, SOSP 1989,
-https://doi.org/10.1145/74850.74870). Leases are numbered, and a driver acquires the next number by
-creating the file of that number. The number is a fencing token (Kleppmann, *Designing
-Data-Intensive Applications*, 2017, chapter 8): a holder that finds a higher number has been
-replaced, and stops before its next publication. Storage only has to be able to create a file that
-does not exist. The holder renews by rewriting its file. An observer takes a lease for dead if the
-file has not changed for ``patience_s`` by the observer's own clock, so that no clock of another
-machine is trusted.
+A lease is a lock that expires unless its holder renews it (Gray and Cheriton, *Leases*, SOSP
+1989). Leases are numbered, and a driver acquires the next number by creating the file of that
+number. The number is a fencing token (Kleppmann, *Designing Data-Intensive Applications*, 2017,
+chapter 8): a holder that finds a higher number has been replaced, and stops before its next
+publication. Storage only has to be able to create a file that does not exist. The holder renews by
+rewriting its file. An observer takes a lease for dead if the file has not changed for
+``patience_s`` by the observer's own clock, so that no clock of another machine is trusted.
 """
 
 from __future__ import annotations
