@@ -79,7 +79,7 @@ class ActorPool:
             print(feasibility.line, flush=True)
 
     def count(self, what: str, amount: int | float) -> None:
-        """Add to a counter that Ray exports as ``ray_dqar_WHAT_total``, such as ``trajectories``."""
+        """Add to a counter that Ray exports as ``ray_dqar_WHAT_total``."""
         self._meters.count(what, amount)
 
     def map_strict(self, units: Sequence[Any]) -> Generator[tuple[Any, Any], None, None]:
@@ -102,7 +102,7 @@ class ActorPool:
 
         Raises:
             InputError: if a worker refuses its input.
-            IncompleteError: if no worker was available for ``config.wait_minutes``.
+            IncompleteError: if no worker was available for the configured time.
         """
         return self._run(units, max_errors=self.config.max_errors)
 
@@ -167,7 +167,7 @@ class ActorPool:
 
     def _start_worker(self) -> None:
         actor = self._create_actor()
-        starting = actor.__ray_call__.remote(_whereabouts)
+        starting = actor.__ray_call__.remote(_node_address)
         self._states[starting] = _ActorState(actor=actor)
 
     def _create_actor(self) -> Any:
@@ -279,7 +279,7 @@ class ActorPool:
             ) from error
 
 
-def _whereabouts(worker: Any) -> str:
+def _node_address(worker: Any) -> str:
     return f"{ray.util.get_node_ip_address()}/{ray.get_runtime_context().get_node_id()[:8]}"
 
 

@@ -69,7 +69,7 @@ def ask_worker(
     if not ray.wait([answer], timeout=timeout_s)[0]:
         ray.cancel(answer, force=True)
         raise TimeoutError(
-            f"no node with {options} was free within {timeout_s:g} s; the cluster's resources "
+            f"no node with {options} answered within {timeout_s:g} s; the cluster's resources "
             f"are {ray.cluster_resources()}"
         )
     return ray.get(answer)

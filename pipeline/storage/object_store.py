@@ -96,8 +96,7 @@ class Bucket:
     def create(self, key: str, data: bytes) -> bool:
         """Create an object; return False, and write nothing, if an object of that key exists.
 
-        False may also follow a request that succeeded unanswered: read the object to know.
-        """
+        False may also follow a request that succeeded unanswered: read the object to know."""
         with self._storage_errors():
             try:
                 obstore.put(self._store, checked_key(key), data, mode="create")

@@ -1,4 +1,4 @@
-"""A preflight says what a cluster can never satisfy, from facts alone."""
+"""Capacity check of a cluster, computed from a description of its nodes without Ray."""
 
 import re
 
@@ -57,7 +57,8 @@ def test_a_cluster_with_gpus_is_asked_for_whole_ones():
 
 
 def test_gpus_that_may_come_are_asked_for_too():
-    """Else the first worker of a cluster scaled to nothing would take a GPU node for its CPUs."""
+    """Without this, the first worker of a cluster scaled down to no GPU node would run on the CPUs
+    of a new GPU node."""
     around = cluster(HEAD, types=(NodeType(node=A100, max_nodes=4),), max_nodes=4)
     ask = resource_request(0.0, None, around)
     assert ask.gpus == 1.0
@@ -86,7 +87,7 @@ def test_a_type_is_asked_for_by_label_where_nodes_carry_it(node, by_label):
 
 
 @pytest.mark.parametrize(
-    ("around", "gpus", "kind", "told"),
+    ("around", "gpus", "kind", "message"),
     [
         (cluster(HEAD), 0.0, None, "at most 0 CPU and 0 GPU each"),
         (cluster(CPUS), 1.0, None, "at most 16 CPU and 0 GPU each.*--gpus-per-worker"),
@@ -109,11 +110,11 @@ def test_a_type_is_asked_for_by_label_where_nodes_carry_it(node, by_label):
         ),
     ],
 )
-def test_what_can_never_be_is_said_at_once(around, gpus, kind, told):
+def test_what_can_never_be_is_said_at_once(around, gpus, kind, message):
     found = feasibility(around, gpus, kind)
     assert found.when == "never"
     assert found.line.count("\n") == 0
-    assert re.search(told, found.line)
+    assert re.search(message, found.line)
 
 
 def test_an_autoscaler_that_cannot_be_read_is_waited_for():

@@ -1,4 +1,4 @@
-"""A further round follows the policy that it explores around, and refuses one that does not fit."""
+"""Plan around a policy: takes the policy's settings, and refuses a policy of other settings."""
 
 from dataclasses import replace
 
@@ -41,7 +41,8 @@ def spec():
 
 @pytest.fixture
 def reference_policy_of(tmp_path):
-    """The guide that a policy with such a spec is, with the same weights each time."""
+    """Return a function that saves a policy with a spec and reads it as a reference policy. The
+    weights are the same each time."""
 
     def build(spec):
         torch.manual_seed(0)

@@ -1,4 +1,4 @@
-"""Storage that cannot be used says so in one line with the mend, soon, and shows no secret."""
+"""Storage that cannot be used is refused soon, in one line with the fix, and without secrets."""
 
 import http.server
 import re
@@ -59,7 +59,7 @@ def test_a_bucket_that_is_not_there_is_refused(s3, act):
 
 
 class QuietServer(http.server.ThreadingHTTPServer):
-    """Says nothing of clients that left before they were answered."""
+    """HTTP server that logs no error if a client leaves before it is answered."""
 
     daemon_threads = True
 
@@ -68,7 +68,7 @@ class QuietServer(http.server.ThreadingHTTPServer):
 
 
 class Answers(http.server.BaseHTTPRequestHandler):
-    """Always the same answer, or none before the test ends."""
+    """Request handler that gives the same answer always, once ``ended`` is set."""
 
     status, body, ended = 403, b"", threading.Event()
 
@@ -85,7 +85,7 @@ class Answers(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def answering(monkeypatch):
-    """Starts a server that answers as told; returns storage that it keeps."""
+    """Return a function that starts a server with a fixed answer and returns storage on it."""
     servers = []
 
     def begin(name, *, hangs=False, **answer):

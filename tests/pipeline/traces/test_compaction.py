@@ -1,4 +1,4 @@
-"""Compaction: fewer files, the same rows in the same order, and nothing lost wherever it is cut."""
+"""Compaction: fewer files, the same rows in the same order, and nothing lost if it is killed."""
 
 import itertools
 import json
@@ -46,7 +46,7 @@ def files(storage):
 
 
 def finish(storage, compact_mb=EVERYTHING):
-    """What a driver does once all units are there."""
+    """Publish and finalize the collection, as a driver does once all units are done."""
     receipts = committed_receipts(storage, MANY)
     assert len(receipts) == len(UNITS)
     with acquire_lease(storage) as lease:
@@ -117,7 +117,7 @@ def test_units_of_a_damaged_part_alone_are_collected_again(collected):
 
 
 class Killed(BaseException):
-    """The driver's end at some request to its storage."""
+    """Death of the driver at a request to its storage."""
 
 
 @pytest.mark.parametrize("last", range(1, 18))

@@ -1,4 +1,4 @@
-"""plan.json: what is written is read again, what an earlier release wrote too, and nothing else."""
+"""plan.json: plans of this release and of earlier ones are read, any other document is refused."""
 
 import contextlib
 import json
@@ -48,7 +48,7 @@ def test_any_schedules_are_read_again(bases, number):
 @pytest.mark.parametrize("plan", [BASE, NEAR], ids=["first", "near"])
 @given(st.data())
 def test_one_field_is_anything(plan, data):
-    """Only what is the same plan is believed."""
+    """A document with one changed field is refused, unless the change leaves the plan equal."""
     path = data.draw(st.sampled_from(list(paths_of(document_of(plan)))))
     document = changed(document_of(plan), path, data.draw(ANYTHING))
     with contextlib.suppress(Malformed):

@@ -1,4 +1,4 @@
-"""Traces on disk: what is committed is read back whole, and nothing else exists for a reader."""
+"""Traces on disk: readers get exactly the rows that were committed and published."""
 
 import json
 
@@ -16,7 +16,7 @@ from tests.pipeline.little_traces import FACTS, LAYERS, PLAN, STEPS, columns_of,
 
 @pytest.fixture
 def root(tmp_path):
-    """A finished dataset of two units."""
+    """Folder of a finished dataset of two units."""
     folder = tmp_path / "traces"
     claim_output(folder, PLAN)
     write_manifest(folder, PLAN, commit_all(folder), FACTS)
@@ -148,7 +148,7 @@ def test_a_unit_with_a_truncated_shard_is_collected_again(root, table):
 
 
 @pytest.mark.parametrize("table", ["gates", "trajectories"])
-def test_a_truncated_shard_is_refused_with_the_mend(root, table):
+def test_a_truncated_shard_is_refused_with_the_fix(root, table):
     truncate(shard_of(root, table))
     with pytest.raises(InputError, match=r"must have \d+ bytes.*trajectories again"):
         read_trajectories(str(root))
