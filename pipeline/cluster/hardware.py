@@ -71,7 +71,7 @@ def refuse_other_device(name: str, accelerator_type: str | None) -> None:
     # Ray writes 80G where the GPU driver writes 80GB.
     if not all(part in found or f"{part}b" in found for part in parts):
         raise InputError(
-            "--accelerator-type must be the device that workers run on. Got "
+            "--accelerator-type must be the type of the device that workers run on. Got "
             f"{accelerator_type}, with a worker on {name}. Fix the resources or labels of that "
             "node, or ask for another type."
         )

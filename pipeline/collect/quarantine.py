@@ -96,9 +96,10 @@ def refuse_incomplete(storage: Storage, given_up: Sequence[WorkResult]) -> None:
     files = [f"{storage}/{quarantine_key(outcome.unit.unit_id)}" for outcome in given_up]
     more = f" and {len(files) - NAMED} more" if len(files) > NAMED else ""
     raise IncompleteError(
-        f"{len(files)} units are quarantined and no manifest was published: their attempts failed. "
-        f"All other units are done. The errors are in {', '.join(files[:NAMED])}{more}. Run the "
-        "same command again to retry the quarantined units."
+        f"{len(files)} units are quarantined and no manifest was published. Each attempt at these "
+        "units failed; all other units are done. The errors are in "
+        f"{', '.join(files[:NAMED])}{more}. Run the same command again to retry the quarantined "
+        "units."
     )
 
 

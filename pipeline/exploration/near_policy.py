@@ -92,8 +92,8 @@ def find_reference_policy(uri: str | None, designs: str) -> ReferencePolicy | No
     is_near = "near-policy" in checked(parse_designs, text=designs)
     if is_near and uri is None:
         raise InputError(
-            "--exploration near-policy must come with --explore-around. Got no policy. Pass the "
-            "folder of a policy that jobs/train.py wrote with --explore-around."
+            "--exploration near-policy must come with --explore-around. Got no policy. Pass "
+            "--explore-around with the folder of a policy that jobs/train.py wrote."
         )
     if uri is not None and not is_near:
         raise InputError(
