@@ -22,7 +22,7 @@ BEND = 1.2
 """Standard deviation of the linear and of the quadratic coefficient of the log density over the
 run, in the design ``paced``."""
 JITTER = 0.35
-"""Largest deviation of a gap from the inverse density in the design ``paced``, as a share of it."""
+"""Largest relative deviation of a gap from the inverse density in the design ``paced``."""
 PERIODS = (2, 3, 4, 5, 6)
 """Periods of the design ``regular``, drawn uniformly."""
 SLIP = 0.1
