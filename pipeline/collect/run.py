@@ -24,10 +24,10 @@ def collect_traces(
     compact_mb: float = COMPACT_MB,
     policy_lineage: dict[str, str] | None = None,
 ) -> dict[str, Any]:
-    """Collect under the folder's lease and an MLflow run, compact, and return the manifest.
+    """Collect under the folder's lease and an MLflow run, compact the shards as
+    :func:`pipeline.traces.compaction.finalize` does, and return the manifest.
 
     Args:
-        compact_mb: size that a file of gates should reach, in megabytes; 0 merges nothing.
         policy_lineage: MLflow runs that made the policy to explore around, by stage. The
             collection then belongs to the same pipeline as these runs.
 

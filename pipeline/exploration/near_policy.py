@@ -97,8 +97,9 @@ def find_reference_policy(uri: str | None, designs: str) -> ReferencePolicy | No
         )
     if uri is not None and not is_near:
         raise InputError(
-            "--explore-around must come with near-policy among --exploration. Got --exploration "
-            f"{designs}. Pass --exploration near-policy, or leave --explore-around out."
+            "--explore-around must come with near-policy among the designs of --exploration. Got "
+            f"--exploration {designs}. Pass --exploration near-policy, or leave --explore-around "
+            "out."
         )
     return None if uri is None else _reference_policy_of(uri)
 
