@@ -89,7 +89,7 @@ def test_collect_refuses_a_folder_with_other_files(refused, taken, size):
 
 def test_collect_refuses_another_plans_folder(refused, some_traces):
     said = refused("collect", "--model", "digits", "--out", some_traces, "--steps", "9")
-    assert "steps 2 not 9" in said
+    assert "steps 2 instead of 9" in said
 
 
 def test_collect_refuses_a_policy_that_plans_nothing_or_something_else(refused, some_policy):

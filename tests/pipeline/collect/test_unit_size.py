@@ -1,4 +1,4 @@
-"""A unit's size follows what a warm-up measured; a folder that has one keeps it."""
+"""Unit size: measured by a warm-up for a new folder, kept for a folder that has a plan."""
 
 from dataclasses import replace
 
