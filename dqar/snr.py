@@ -38,7 +38,7 @@ def scheduler_snr(scheduler: Any, timestep: float) -> float:
         return _power_snr(float(scheduler._alpha_cumprod(torch.tensor(timestep), "cpu")))
     raise ValueError(
         "scheduler must have alphas_cumprod, or a sigma for the timestep. Got "
-        f"{type(scheduler).__name__}, {timestep=}. Call scheduler.set_timesteps, and pass one of "
+        f"{type(scheduler).__name__}, {timestep=}. Call set_timesteps, and pass one of "
         "scheduler.timesteps."
     )
 
