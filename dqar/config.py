@@ -1,4 +1,4 @@
-"""The settings of a DQAR controller; the defaults are the DQAR paper's README values."""
+"""The settings of a DQAR controller; the defaults are the DQAR paper's values."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ class DQARConfig:
                 "cross_branch_threshold must come with tied branches. Got branch_mode="
                 f"{self.branch_mode!r}. Pass branch_mode='tied'."
             )
-        self._schedule()  # which refuses what it cannot follow
+        self._schedule()  # raises for values that no layer schedule has
 
     def _require_sites(self) -> None:
         for site in self.sites:

@@ -183,6 +183,7 @@ class GateInputs:
     site: Int[Tensor, " g"]
     """Index into :data:`SITES`."""
     layer: Int[Tensor, " g"]
+    """Index of the transformer block, from 0."""
     cached: Bool[Tensor, "g b"]
     """True where the cache holds a value."""
     gap: Int[Tensor, "g b"]

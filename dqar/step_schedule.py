@@ -82,7 +82,7 @@ def check_setting(order: int, gain: float) -> None:
     Raises:
         ValueError: if the order or the gain is out of range, or NaN.
     """
-    # Written so that NaN is refused.
+    # Written with "not" so that NaN is refused.
     if not 0 <= order <= MAX_ORDER or not 0.0 <= gain <= 1.0:
         raise ValueError(
             f"forecast_order must be 0 to {MAX_ORDER}, and feedback in [0, 1]. Got order {order} "

@@ -6,20 +6,21 @@ A channel's *salience* is its largest magnitude: ``a_j = max|X_j|`` in the cache
 in its *consumer*, which multiplies channel j next: the output projection's columns for V, the
 queries for K, the adaLN gate for an output. Salient channels seldom meet salient consumers, and
 CSB brings both to their geometric mean ``sqrt(a_j w_j)`` by multiplying X with
-``b_j = sqrt(w_j / a_j)`` and dividing the consumer by it, which leaves the product as it was.
+``b_j = sqrt(w_j / a_j)`` and dividing the consumer by ``b_j``, which does not change the product.
 
-Why that helps a per-tensor scale: X is stored as ``b_j X_j`` with one scale
-``s = max_k(b_k a_k) / qmax`` and read back divided by ``b_j``, so that channel j is off by at most
-``s / (2 b_j)``, and what its consumer makes of it by at most
+Effect on a per-tensor scale: X is stored as ``b_j X_j`` with one scale
+``s = max_k(b_k a_k) / qmax`` and read back divided by ``b_j``, so that the error of channel j is at
+most ``s / (2 b_j)``, and after multiplication by the consumer at most
 
     w_j s / (2 b_j) = (w_j / b_j) max_k(b_k a_k) / (2 qmax)
                     = sqrt(a_j w_j) max_k sqrt(a_k w_k) / (2 qmax).
 
-The error follows the balanced salience in place of ``w_j max_k a_k``, and its worst channel falls
-from ``max_j w_j max_k a_k`` to ``max_j(a_j w_j)``, which no other factors get below. The paper
-also quantises the consumer. Here it stays in floating point, and ``b_j = 1 / a_j`` would have the
-same worst channel and less error in the others; the square root leans half as much on the
-calibrated ``a_j``, which drift over timesteps. All saliences are finite and not negative.
+The bound of channel j is proportional to its balanced salience in place of ``w_j max_k a_k``. The
+largest bound falls from ``max_j w_j max_k a_k`` to ``max_j(a_j w_j)``, and no other factors give a
+smaller one. PTQ4DiT also quantises the consumer; here the consumer stays in floating point. The
+factors ``b_j = 1 / a_j`` would then have the same largest bound and smaller bounds for the other
+channels. The square root is used since its logarithm depends half as much on the calibrated
+``a_j``, which drift over timesteps. All saliences are finite and not negative.
 """
 
 from __future__ import annotations

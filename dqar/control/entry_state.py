@@ -97,7 +97,7 @@ class EntryState:
         """Make the inputs of the gates of a step.
 
         Args:
-            log_latent_norm: on the model's device; None if no gate reads it.
+            log_latent_norm: log of the latent's L2 norm, on the model's device; None if unread.
             reads: features that the gates read; other measurements are not copied from the device
                 and are 0 (``branch_gap``: NaN).
         """

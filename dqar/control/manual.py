@@ -34,8 +34,8 @@ class ManualControl(ABC):
         """
 
     def should_reuse(self, layer: int, branch: str = STACKED, site: str = "attn") -> Decision:
-        """Return the decision of one gate. Its reason is ``COLD`` if this branch has no cached
-        value yet.
+        """Return the decision of one gate. A decision to reuse is replaced by ``COLD`` if this
+        branch has no cached value yet.
 
         Raises:
             ValueError: if no step is open.

@@ -208,8 +208,9 @@ class StaticPlan:
             )
         if self.timesteps and self.timesteps != tuple(timesteps):
             raise ValueError(
-                f"The plan must fit the scheduler. Got a plan exported for the timesteps of "
-                f"{self.sampler or 'another scheduler'}. Export a plan for this scheduler."
+                f"The plan must be of the scheduler that samples. Got a plan exported for the "
+                f"timesteps of {self.sampler or 'another scheduler'}. Export a plan for this "
+                "scheduler."
             )
 
 
