@@ -202,8 +202,8 @@ class StaticPlan:
         """
         if (num_layers, len(timesteps)) != (self.num_layers, self.steps):
             raise ValueError(
-                f"The plan must fit the model and the sampler. Got a plan of {self.num_layers} "
-                f"layers and {self.steps} steps for {num_layers} layers and {len(timesteps)} "
+                f"The plan must fit the model and the sampler. Got one of {self.num_layers} layers "
+                f"and {self.steps} steps for {num_layers} layers and {len(timesteps)} "
                 "steps. Export a plan for this model and number of steps."
             )
         if self.timesteps and self.timesteps != tuple(timesteps):
