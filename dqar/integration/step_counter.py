@@ -1,4 +1,4 @@
-"""One sampling run: counts the transformer's calls, and opens the controller's step before each."""
+"""A sampling run: counts the transformer's calls, and opens a controller step before each."""
 
 from __future__ import annotations
 
@@ -11,7 +11,13 @@ from dqar.snr import scheduler_snr
 
 
 class Run:
-    """Counts the calls of one run and opens the controller's step before each."""
+    """One sampling run of a controller: each call of the transformer is one step.
+
+    Args:
+        scheduler: a diffusers scheduler, whose timesteps are read at the first call.
+        num_branches: number of guidance branches stacked in each batch.
+        prompt_length: tokens of the prompt, one number or one for each sample.
+    """
 
     def __init__(
         self,
@@ -29,10 +35,10 @@ class Run:
         self.snrs: list[float] = []
 
     def before_call(self, hidden_states: Tensor) -> None:
-        """Open the next step.
+        """Open the next step of the controller.
 
         Args:
-            hidden_states: the latents of all branches, ``[r, ...]``.
+            hidden_states: the latents of all guidance branches, ``[r, ...]``.
 
         Raises:
             ValueError: if the scheduler has no more steps.
@@ -55,11 +61,11 @@ class Run:
         self.calls += 1
 
     def after_call(self, output: Tensor) -> Tensor:
-        """What the sampler is shown in place of the transformer's output, ``[r, ...]``."""
+        """Return the transformer's output ``[r, ...]``, corrected by the error feedback."""
         return self.controller.corrected(output)
 
     def _read_schedule(self) -> None:
-        # Read once: a scheduler may hold its timesteps on the device.
+        # Read once a run, since a scheduler may hold its timesteps on the device.
         self.timesteps = [float(timestep) for timestep in self.scheduler.timesteps.tolist()]
         if len(set(self.timesteps)) == len(self.timesteps):
             self.snrs = [scheduler_snr(self.scheduler, timestep) for timestep in self.timesteps]
@@ -67,7 +73,7 @@ class Run:
     def _snr(self) -> float:
         if self.snrs:
             return self.snrs[self.calls]
-        # Equal timesteps are told apart by the step that the scheduler has reached by now.
+        # The step that the scheduler has reached tells equal timesteps apart.
         return scheduler_snr(self.scheduler, self.timesteps[self.calls])
 
     def _latent(self, hidden_states: Tensor) -> Tensor:

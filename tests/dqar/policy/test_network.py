@@ -210,7 +210,7 @@ def test_probability_takes_a_threshold_for_each_sample(make_inputs):
 
 
 def names_in(path: Path) -> set[str]:
-    """Modules imported and attributes read in a file."""
+    """Names of the modules imported and the attributes read in a file."""
     found: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):

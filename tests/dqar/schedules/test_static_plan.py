@@ -1,4 +1,4 @@
-"""Static plans: what they are, and the file that holds them."""
+"""Static plans: their properties, the plans that are refused, and their files."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SITES = [("attn",), ("ff",), ("attn", "ff"), ("ff", "attn"), ("block",)]
 
 
 def possible(table: list[list[Action]]) -> tuple[tuple[Action, ...], ...]:
-    """The same with forecasts of the orders that their histories allow."""
+    """Reduce the forecasts of a table to the orders that their histories allow."""
     computed, rows = [0] * len(table[0]), []
     for row in table:
         rows.append(tuple(Action(min(a, max(1, n))) for a, n in zip(row, computed, strict=True)))
@@ -54,7 +54,7 @@ def small(**changes: Any) -> StaticPlan:
     return StaticPlan(**(values | changes))
 
 
-# The noun.
+# The class.
 
 
 @given(fields())
