@@ -13,7 +13,7 @@ import numpy as np
 from pipeline.evaluate.frontier import Axis, error_at, frontier
 from pipeline.evaluate.plan_export import write_plans
 from pipeline.evaluate.tasks import PointResult
-from pipeline.markdown import padded_table
+from pipeline.markdown import markdown_table
 from pipeline.methods import registry
 
 COLUMNS = (
@@ -69,7 +69,7 @@ def points_table(rows: list[dict[str, Any]]) -> str:
         ]
         for row in rows
     ]
-    return padded_table(heads, body)
+    return markdown_table(heads, body)
 
 
 def comparison_table(rows: list[dict[str, Any]]) -> str:
@@ -84,7 +84,7 @@ def comparison_table(rows: list[dict[str, Any]]) -> str:
                 heads.append(f"{label} {value:g}")
                 columns.append(["-" if error is None else f"{error:.4f}" for error in found])
     body = [[name, *(column[index] for column in columns)] for index, name in enumerate(names)]
-    return padded_table(heads, body)
+    return markdown_table(heads, body)
 
 
 def _compared(rows: list[dict[str, Any]]) -> list[str]:

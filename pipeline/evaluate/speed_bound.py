@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -37,7 +38,7 @@ def measure_site_share(
             total = _now() - started
         for site in sites:
             shares[site].append(spent[site] / total)
-    return {site: sorted(values)[REPEATS // 2] for site, values in shares.items()}
+    return {site: statistics.median(values) for site, values in shares.items()}
 
 
 def speed_bound(site_share: dict[str, float], reuse_ratio: dict[str, float]) -> float:
