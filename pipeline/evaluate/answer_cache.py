@@ -67,7 +67,11 @@ class ResultCache:
         missing = [task for task, result in found if result is None]
         if len(missing) < len(tasks):
             kept = len(tasks) - len(missing)
-            print(f"evaluate: {kept} of {len(tasks)} answers are of an earlier run", flush=True)
+            print(
+                f"evaluate: {kept} of {len(tasks)} tasks were done before an interruption; their "
+                f"results are read from {self.folder}",
+                flush=True,
+            )
         yield from ((task, result) for task, result in found if result is not None)
         for task, result in work(missing):
             self.keep(task, result)

@@ -54,8 +54,10 @@ def write_plans(measured: list[PointResult], folder: Path) -> str:
     if not lines:
         return ""
     head = (
-        "Schedules taken: the least error on calibration noise samples among the policy's own "
-        "schedule, the alternatives of its training and uniform schedules of each order and gain."
+        "Schedule of each learned operating point: the one with the smallest error on calibration "
+        "noise samples, among the policy's own schedule (`policy`), the alternatives that its "
+        "training made (`alternative`) and uniformly spaced steps (`uniform`), each with several "
+        "forecast orders and gains of the error feedback."
     )
     return "\n".join([head, "", *lines, ""])
 
@@ -70,4 +72,4 @@ def name_of(row: dict[str, Any]) -> str:
 
 
 def _line(row: dict[str, Any], path: str) -> str:
-    return f"- {row['method']} {row['operating_point']}: {row['schedule_source']} ({path})"
+    return f"- {row['method']} {row['operating_point']}: from `{row['schedule_source']}`, in {path}"

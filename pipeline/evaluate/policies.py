@@ -23,7 +23,7 @@ def load_policies(flags: list[str], info: ModelInfo) -> dict[str, ReusePolicy]:
         name, _, folder = flag.rpartition("=")
         if not re.fullmatch(r"[\w.-]*", name):
             raise InputError(
-                f"--policy NAME must be of letters, digits, dots and dashes: files are called by "
+                f"--policy NAME must be of letters, digits, dots and dashes, as file names contain "
                 f"it. Got {name!r:.60}. Pass another name."
             )
         method = policy_method(name)
@@ -45,12 +45,12 @@ def _refuse_misfit(policy: ReusePolicy, folder: str, info: ModelInfo) -> None:
         raise InputError(
             f"--policy must be trained for --model. Got {folder}, trained for model "
             f"{spec.model_hash or 'unknown'}, with {info.name} being {info.model_hash}. "
-            "Collect and train on this model."
+            "Collect traces and train on this model."
         )
     if spec.num_layers != info.num_layers:
         raise InputError(
             f"--policy must know the model's {info.num_layers} layers. Got {spec.num_layers} in "
-            f"{folder}. Collect and train on this model."
+            f"{folder}. Collect traces and train on this model."
         )
 
 
@@ -87,7 +87,7 @@ def refuse_other_runs(steps: int, sampler: str, policies: dict[str, ReusePolicy]
         spec = policy.spec
         if spec.plans and (steps, sampler) != (spec.steps, spec.sampler):
             raise InputError(
-                f"--policy {name} must have planned for the run. Got plans of {spec.steps} steps "
-                f"of {spec.sampler} for {steps} of {sampler}. Leave --steps and --sampler out, or "
-                "collect and train for others."
+                f"--policy {name} must hold plans for --steps {steps} --sampler {sampler}. Got "
+                f"plans for {spec.steps} steps of {spec.sampler}. Leave --steps and --sampler out, "
+                "or collect traces and train with the others."
             )

@@ -26,6 +26,27 @@ COLUMNS = (
     ("SSIM", "ssim", "{:.4f}"),
     ("FID", "fid", "{:.3f}"),
 )
+POINTS_CAPTION = """\
+Each row is one operating point, a method at one setting, measured on the same noise samples. Errors
+are against the reference samples: the same noise, labels and sampler without reuse.
+
+- reuse: share of the (step, layer, site, sample) decisions that reused.
+- FLOPs x: FLOPs of the reference samples / FLOPs of the method; 2 is half the work.
+- speedup x: time of the reference samples / time of the method, first batch; above 1 is faster.
+- bound x: the largest speedup that this reuse allows on this device, if reuse itself cost nothing.
+- rel L2: relative L2 error of the final latent, mean over samples; smaller is better.
+- PSNR dB, SSIM: of the images against the reference images; larger is better.
+- FID: of the images against real images; smaller is better.
+- A dash: not measured."""
+COMPARISON_CAPTION = """\
+Relative L2 error of each method at equal reuse, and at equal FLOPs (FLOPs x 2 is half the FLOPs of
+the reference samples); smaller is better. Between two operating points of a method the log error is
+interpolated linearly. A dash: the operating points of the method do not reach there."""
+AXIS_LABELS = {
+    "reuse_ratio": "share of decisions that reused",
+    "flops_ratio": "FLOPs of the reference / FLOPs of the method",
+    "speedup": "time of the reference / time of the method",
+}
 COMPARED_AT: dict[Axis, tuple[float, ...]] = {
     "reuse_ratio": (0.3, 0.5, 0.7),
     "flops_ratio": (1.1, 2.0, 3.0, 4.0),
@@ -38,7 +59,8 @@ def write_report(measured: list[PointResult], folder: Path, title: str) -> None:
     with written_last(folder / "results.json", rows):
         plot_frontier(rows, folder / "frontier.png")
         plot_samples(measured, folder / "samples.png")
-        parts = [f"# {title}", points_table(rows), comparison_table(rows)]
+        parts = [f"# {title}", POINTS_CAPTION, points_table(rows)]
+        parts += [COMPARISON_CAPTION, comparison_table(rows)]
         parts += filter(None, [*_notes(rows), write_plans(measured, folder)])
         (folder / "report.md").write_text("\n\n".join(parts).rstrip() + "\n")
 
@@ -99,7 +121,7 @@ def _shown(row: dict[str, Any], key: str, form: str) -> str:
 
 
 def plot_frontier(rows: list[dict[str, Any]], path: Path) -> None:
-    """Error against reuse, FLOPs and time saved; points, and each method's own frontier."""
+    """Plot the error against reuse, FLOPs ratio and speed-up: points and each method's frontier."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(15, 5), layout="constrained")
@@ -118,7 +140,7 @@ def plot_frontier(rows: list[dict[str, Any]], path: Path) -> None:
             )
             if axis != "speedup" and (edge := frontier(rows, name, axis)):
                 panel.plot(*zip(*edge, strict=True), color=color, linewidth=1)
-        panel.set(xlabel=axis, ylabel="latent relative L2 to the reference", yscale="log")
+        panel.set(xlabel=AXIS_LABELS[axis], ylabel="relative L2 error of the latent", yscale="log")
         panel.grid(alpha=0.3)
     if names:
         panels[0].legend()

@@ -11,7 +11,13 @@ from pipeline.evaluate.answer_cache import FOLDER, ResultCache
 from pipeline.evaluate.config import FIGURES, EvaluateConfig
 from pipeline.evaluate.driver import evaluate
 from pipeline.evaluate.frontier import ratio_at
-from pipeline.evaluate.report import comparison_table, points_table, write_report
+from pipeline.evaluate.report import (
+    COMPARISON_CAPTION,
+    POINTS_CAPTION,
+    comparison_table,
+    points_table,
+    write_report,
+)
 from pipeline.evaluate.tasks import PointResult
 from pipeline.methods import registry
 from pipeline.methods.base import Comparison
@@ -45,14 +51,29 @@ def evaluate_methods(
         claim = (config, find_model(config.model).model_hash, cluster_config.accelerator_type)
         kept = ResultCache(folder / FOLDER, *claim)
         measured = evaluate(config, comparison, cluster_config, log, kept)
-        write_report(measured, folder, f"{config.model}, {config.num_samples} samples")
+        write_report(measured, folder, _title(config, measured))
         kept.clear()
         session.artifact(folder, "results")
         rows = [result.row for result in measured]
         session.metrics(_error_ratios(rows) | _calibration(rows))
-    print(f"{points_table(rows)}\n\n{comparison_table(rows)}\n", flush=True)
-    print(f"evaluate: results, frontier.png, samples.png and report.md in {folder}", flush=True)
+    print(
+        f"{POINTS_CAPTION}\n\n{points_table(rows)}\n\n"
+        f"{COMPARISON_CAPTION}\n\n{comparison_table(rows)}\n",
+        flush=True,
+    )
+    print(
+        f"evaluate: wrote results.json, report.md, frontier.png and samples.png to {folder}",
+        flush=True,
+    )
     return measured
+
+
+def _title(config: EvaluateConfig, measured: list[PointResult]) -> str:
+    return (
+        f"Evaluation of {config.model}: {config.num_samples} samples per operating point, "
+        f"{config.sampler} with {config.steps} steps, guidance {config.guidance_scale:g}, sites "
+        f"{','.join(config.sites)}, noise of seed {config.seed}, on {measured[0].row['device']}"
+    )
 
 
 def _log_point(tracker: Tracker, session: str, measured: PointResult) -> None:

@@ -77,12 +77,12 @@ class CalibrationSession:
         if budget is not None and asked > budget:
             raise InputError(
                 f"A method must calibrate with at most {budget} trajectories. Got tasks of {asked} "
-                "in all. Raise the calibration_budget of the Comparison, or leave the method out."
+                "in total. Raise the calibration_budget of the Comparison, or leave the method out."
             )
         if self._is_closed:
             raise InputError(
-                f"A method must calibrate in tune alone. Got tasks of {asked} trajectories after "
-                "it. Ask for them in tune, so that they count."
+                f"A method must calibrate within tune(). Got tasks of {asked} trajectories after "
+                "tune() had returned. Calibrate in tune(), so that the cost is counted."
             )
 
 
@@ -92,6 +92,6 @@ def _refuse_shared_names(tasks: Iterable[Task[Any]]) -> None:
     if len(set(names)) < len(names):
         shared = sorted({name for name in names if names.count(name) > 1})
         raise InputError(
-            f"Different calibration tasks must have different names. Got {shared} for several. "
-            "Name each by what distinguishes it."
+            f"Different calibration tasks must have different names. Got {shared} for several "
+            "tasks. Put into each name what distinguishes the task."
         )

@@ -41,7 +41,7 @@ class EvalTask:
         metrics = _metrics_of(stored, arrays)
         if metrics.samples != len(self):
             raise ValueError(
-                f"samples must be {len(self)}. Got {metrics.samples}. Measure it again."
+                f"samples must be {len(self)}. Got {metrics.samples}. Measure the task again."
             )
         return EvalTaskResult(
             metrics=metrics,

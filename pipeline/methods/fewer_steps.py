@@ -37,8 +37,10 @@ class FewerSolverSteps(Method):
     role = "context"
     shown_at = ("flops_ratio", 2.0)
     note = (
-        "`fewer-steps-dpmsolver` is compared with the same reference samples as the others. Its "
-        "latents differ from these also by the solver's own path, however many its steps."
+        "`fewer-steps-dpmsolver` samples with second-order DPM-Solver++ in place of the "
+        "evaluation's sampler. Its error is against the same reference samples as that of every "
+        "other method, so part of it is the difference between the two solvers, which more steps "
+        "do not remove."
     )
 
     @classmethod
@@ -51,8 +53,8 @@ class FewerSolverSteps(Method):
         prediction = scheduler.config.get("prediction_type", "epsilon")
         if prediction not in PREDICTIONS or not _can_lend(scheduler):
             raise InputError(
-                f"--methods {cls.name} must come with a model whose noise schedule DPM-Solver++ "
-                f"can take over. Got a {type(scheduler).__name__} that predicts "
+                f"--methods {cls.name} must come with a model whose noise schedule and prediction "
+                f"type DPM-Solver++ supports. Got a {type(scheduler).__name__} that predicts "
                 f"{prediction!r:.40} in {info.name}. Leave {cls.name} out."
             )
 

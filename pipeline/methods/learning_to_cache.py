@@ -56,8 +56,9 @@ class Routers:
     def __post_init__(self) -> None:
         if not self.share.isfinite().all():
             raise ValueError(
-                "share must be finite. Got routers that diverged. Pass --dtype fp32, or leave "
-                "router out of --methods."
+                "The computed shares that method router learns must be finite. Got NaN or "
+                "infinity: the optimization diverged. Pass --dtype fp32, or leave router out of "
+                "--methods."
             )
 
     def encode(self) -> tuple[Stored, Arrays]:

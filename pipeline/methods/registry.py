@@ -89,6 +89,7 @@ def method_of(row_name: str) -> type[Method]:
     fits = [one for one in METHODS if f"{row_name}-".startswith(f"{one.name}-")]
     if not fits:
         raise ValueError(
-            f"The row must be of one of {method_names()}. Got {row_name!r:.60}. Evaluate again."
+            f"The row must belong to one of the methods {method_names()}. Got {row_name!r:.60}. "
+            "Evaluate again."
         )
     return max(fits, key=lambda one: len(one.name))

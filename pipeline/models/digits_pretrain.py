@@ -128,7 +128,10 @@ def train_transformer(
         if (step + 1) % 100 == 0:
             rate = (step + 1) / (time.perf_counter() - started)
             recent = sum(losses[-100:]) / 100
-            report(f"pretrain step {step + 1}/{config.steps} loss {recent:.4f} {rate:.1f} steps/s")
+            report(
+                f"pretrain: optimizer step {step + 1}/{config.steps}, loss {recent:.4f} (mean of "
+                f"the last 100 steps), {rate:.1f} steps/s"
+            )
     tail = losses[-max(1, config.steps // 10) :]
     return average.module.eval(), sum(tail) / len(tail)
 
@@ -185,7 +188,10 @@ def pretrain(
     images, labels = load_digit_images()
     classifier, classifier_accuracy = train_classifier(config, images, labels)
     save_classifier(classifier, out / "classifier")
-    report(f"classifier held-out accuracy {classifier_accuracy:.4f}")
+    report(
+        f"pretrain: the digit classifier is right on {classifier_accuracy:.1%} of the real digits "
+        "that were held out from it"
+    )
     transformer, loss = train_transformer(config, images, labels, report)
     transformer.half().save_pretrained(out / "transformer")
     build_scheduler(config).save_pretrained(out / "scheduler")
@@ -199,7 +205,11 @@ def pretrain(
     }
     provenance["sample_accuracy"] = round(_sample_accuracy(out, config), 4)
     (out / "provenance.json").write_text(json.dumps(provenance, indent=2) + "\n")
-    report(f"500 samples, DDIM-50: {provenance['sample_accuracy']:.1%} are the digit asked for")
+    report(
+        f"pretrain: the classifier recognises the requested digit in "
+        f"{provenance['sample_accuracy']:.1%} of 500 samples (DDIM, 50 steps, guidance "
+        f"{config.guidance_scale:g})"
+    )
     return provenance
 
 

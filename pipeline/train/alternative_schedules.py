@@ -22,8 +22,8 @@ def averaged(one: ReusePolicy, other: ReusePolicy) -> ReusePolicy:
     """
     if one.spec.members != other.spec.members or one.spec.features != other.spec.features:
         raise ValueError(
-            "Policies must have as many members and the same features. Got "
-            f"{one.spec.members} and {other.spec.members}. Fit both from one specification."
+            "Both policies must have the same number of members and the same features. Got "
+            f"{one.spec.members} and {other.spec.members} members. Fit both from one specification."
         )
     spec = replace(one.spec, members=2 * one.spec.members, plans=(), plan_errors=(), rivals=())
     policy = ReusePolicy(spec)

@@ -164,7 +164,11 @@ def _resumed(
     if checkpoint is None or kept is None:
         return FitState()
     numbers = kept.numbers
-    print(f"train: the {checkpoint.stage} fit goes on after step {numbers['step']}", flush=True)
+    print(
+        f"train: the {checkpoint.stage} fit resumes from its checkpoint at optimizer step "
+        f"{numbers['step']}",
+        flush=True,
+    )
     objective.load_state_dict(kept.part("now"))
     for index, parameter in enumerate(objective.parameters()):
         optimizer.state[parameter] = kept.part(f"adam.{index}")

@@ -72,8 +72,8 @@ class StalenessCounts:
         """
         if not self._counts:
             raise InputError(
-                f"--traces must hold gates that reused. Got none in {traces}. Collect more "
-                "trajectories, or with --designs paced."
+                f"--traces must hold decisions to reuse. Got none in {traces}. Collect more "
+                "trajectories, or with --exploration paced."
             )
         return round(float(np.exp(_quantile(self._counts, MAX_GAP_QUANTILE))))
 

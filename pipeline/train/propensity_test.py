@@ -67,11 +67,15 @@ class PropensityTest:
 
     def __str__(self) -> str:
         if not self.strata:
-            return "propensity test: too few random draws"
+            return (
+                "Propensity test (do logged reuse probabilities match logged actions?): not done, "
+                "too few random draws in every stratum (exploration design at a sampling step)."
+            )
         figures = self.metrics
         return (
-            f"propensity test: chi^2 {figures['chi2']:.1f} over "
-            f"{len(self.strata)} strata, p {figures['p']:.3f}"
+            "Propensity test (do logged reuse probabilities match logged actions?): chi-squared "
+            f"{figures['chi2']:.1f} over {len(self.strata)} strata, p-value {figures['p']:.3f}; a "
+            "p-value near 0 means that they do not."
         )
 
 

@@ -27,7 +27,7 @@ def train_policy(config: TrainConfig, traces: Traces, out: str, tracker: Tracker
     name = f"train {config.features}" + ("" if config.label == "final" else f" {config.label}")
     with tracker.run(name, stage="train", parent=parent) as run:
         run.params(asdict(config) | {"traces": str(traces), "out": out})
-        progress = Progress("train", config.fit_config().steps, "steps")
+        progress = Progress("train", config.fit_config().steps, "optimizer steps")
 
         def report(step: int, loss: float) -> None:
             run.metrics({"train/loss": loss}, step)
@@ -42,9 +42,12 @@ def train_policy(config: TrainConfig, traces: Traces, out: str, tracker: Tracker
         _log(run, trained, folder)
     figures = trained.validation.metrics
     print(
-        f"train: {figures['fit_steps']:.0f} steps, as far as held-out noises were predicted no "
-        f"worse; policy in {folder}; held-out R^2 {figures['r2']:.3f}, AUC {figures['auc']:.3f}, "
-        f"Brier {figures['brier']:.3f}; {trained.propensity_test}",
+        f"train: policy written to {folder} after {figures['fit_steps']:.0f} optimizer steps "
+        "(early stopping by the one-standard-error rule on held-out noise samples). Prediction of "
+        f"the final error on {figures['trajectories_held_out']:.0f} held-out trajectories: "
+        f"R^2 {figures['r2']:.3f} of the log error; of ending within relative L2 error "
+        f"{figures['tolerance']:.2g}: AUC {figures['auc']:.3f}, Brier score "
+        f"{figures['brier']:.3f}. {trained.propensity_test}",
         flush=True,
     )
     return trained

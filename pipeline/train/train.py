@@ -123,8 +123,8 @@ def _print_if_sampled(validation: Validation, usable: int) -> None:
     seen = int(metrics["trajectories_fitted"] + metrics["trajectories_held_out"])
     if seen < usable:
         print(
-            f"train: fitted on {usable} trajectories in batches; held-out figures and scales are "
-            f"of {seen} of them, drawn at random",
+            f"train: the policy is fitted on all {usable} trajectories, in batches. Feature scales "
+            f"and held-out figures come from {seen} of them, drawn at random, to bound memory",
             flush=True,
         )
 

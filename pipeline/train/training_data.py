@@ -76,7 +76,7 @@ def split_trajectories(traces: Traces, config: TrainConfig, setting: ReuseSettin
     split = Split(usable=usable, fitted=usable & ~is_held_out, held_out=usable & is_held_out)
     if not split.held_out.any() or not split.fitted.any():
         raise InputError(
-            f"--traces must hold at least two noises. Got {int(noise.max()) + 1}, with "
+            f"--traces must hold at least two noise samples. Got {int(noise.max()) + 1}, with "
             f"{int(usable.sum())} trajectories to learn from. Collect more trajectories."
         )
     return split

@@ -44,7 +44,7 @@ def test_the_mean_is_the_mean():
 
 
 def test_what_cannot_be_averaged_is_refused():
-    with pytest.raises(ValueError, match="as many members"):
+    with pytest.raises(ValueError, match="the same number of members"):
         averaged(policy_of(1), policy_of(2, members=3))
 
 

@@ -30,7 +30,7 @@ def test_a_split_keeps_noise_samples_together(opened):
 
 def test_a_split_of_one_noise_sample_is_refused(opened):
     opened.__dict__["noise_index"] = opened.noise_index * 0
-    with pytest.raises(InputError, match=r"at least two noises. Got 1, with 24 trajectories"):
+    with pytest.raises(InputError, match=r"two noise samples. Got 1, with 24 trajectories"):
         split_trajectories(opened, TrainConfig(), (0, 0.0))
 
 
