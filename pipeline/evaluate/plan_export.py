@@ -1,4 +1,4 @@
-"""Schedules of learned points: as plans to sample by, and as a section of the report."""
+"""Schedules of learned operating points, exported as plans and listed in the report."""
 
 from __future__ import annotations
 
@@ -19,10 +19,13 @@ FOLDER = "plans"
 def plan_of(
     point: OperatingPoint, sites: tuple[str, ...], num_layers: int, scheduler: Any
 ) -> StaticPlan | None:
-    """The plan of a planned policy's point, gate by gate; None for other points.
+    """Return the static plan of an operating point with a schedule; None for other points.
 
     Args:
-        scheduler: whose timesteps are those of the point.
+        point: operating point.
+        sites: sites of the evaluation.
+        num_layers: transformer blocks of the model.
+        scheduler: scheduler whose timesteps are set as the operating point was sampled.
     """
     if point.schedule is None:
         return None
@@ -38,10 +41,10 @@ def plan_of(
 
 
 def write_plans(measured: list[PointResult], folder: Path) -> str:
-    """Write the plans below a results folder, in place of those of an earlier evaluation.
+    """Write the plans into a results folder and remove those of an earlier evaluation.
 
     Returns:
-        A section of the report; empty where no policy plans.
+        A section of the report that lists the plans; empty if there are none.
     """
     for old in (folder / FOLDER).glob("*.json"):
         old.unlink()
@@ -63,7 +66,7 @@ def write_plans(measured: list[PointResult], folder: Path) -> str:
 
 
 def name_of(row: dict[str, Any]) -> str:
-    """File name of a point's plan, with its forecast order and its feedback."""
+    """Return the file name of an operating point's plan, with its forecast order and gain."""
     point = row["operating_point"].partition(",order=")[0]
     point = point.replace(",computed=", "-").replace("=", "-")
     return (

@@ -1,4 +1,4 @@
-"""The policies of an evaluation: loaded, and refused where they do not fit it."""
+"""Policies of an evaluation: loaded, and refused where they do not fit the evaluation."""
 
 from __future__ import annotations
 
@@ -13,10 +13,14 @@ from pipeline.models.model_info import ModelInfo
 
 
 def load_policies(flags: list[str], info: ModelInfo) -> dict[str, ReusePolicy]:
-    """Policies of ``[NAME=]FOLDER`` flags, by the method names of their rows.
+    """Load the policies of ``[NAME=]FOLDER`` flags, by the method names of their rows.
+
+    Args:
+        flags: values of --policy.
+        info: model of the evaluation.
 
     Raises:
-        InputError: if a folder holds no policy, or one for another model.
+        InputError: if a folder holds no policy, or a policy for another model.
     """
     policies: dict[str, ReusePolicy] = {}
     for flag in flags:
@@ -55,10 +59,10 @@ def _refuse_misfit(policy: ReusePolicy, folder: str, info: ModelInfo) -> None:
 
 
 def refuse_policies_apart(config: DQARConfig, policies: dict[str, ReusePolicy]) -> None:
-    """Refuse policies that do not know the sites, or were trained for another cache.
+    """Refuse policies that were trained for other sites or for another cache.
 
     Raises:
-        InputError: naming the policy and the sites, or what else does not fit.
+        InputError: with the policy and the setting that does not fit.
     """
     for name, policy in policies.items():
         if missing := set(config.sites) - set(policy.spec.sites):
@@ -78,10 +82,10 @@ def refuse_policies_apart(config: DQARConfig, policies: dict[str, ReusePolicy]) 
 
 
 def refuse_other_runs(steps: int, sampler: str, policies: dict[str, ReusePolicy]) -> None:
-    """Refuse plans for another number of steps or another sampler.
+    """Refuse policies whose plans are for another number of steps or another sampler.
 
     Raises:
-        InputError: naming the policy and what it is for.
+        InputError: with the policy, and the steps and sampler of its plans.
     """
     for name, policy in policies.items():
         spec = policy.spec

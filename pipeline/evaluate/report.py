@@ -1,4 +1,4 @@
-"""The results folder of an evaluation: results.json, two plots and a report."""
+"""Results folder of an evaluation: results.json, report.md, two plots and the plans."""
 
 from __future__ import annotations
 
@@ -67,8 +67,10 @@ def write_report(measured: list[PointResult], folder: Path, title: str) -> None:
 
 @contextmanager
 def written_last(path: Path, document: Any) -> Iterator[None]:
-    """Remove a folder's JSON file first and write it after the others, so that a folder that holds
-    it is complete."""
+    """Remove a JSON file on entry and write it on exit, after all other files of its folder.
+
+    A folder that holds the JSON file is therefore complete.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     path.unlink(missing_ok=True)
     yield
@@ -81,7 +83,7 @@ def _notes(rows: list[dict[str, Any]]) -> list[str]:
 
 
 def points_table(rows: list[dict[str, Any]]) -> str:
-    """Every point, as a markdown table."""
+    """Return a markdown table with one row for each operating point (:data:`POINTS_CAPTION`)."""
     heads = ["method", "operating point", *(head for head, _, _ in COLUMNS)]
     body = [
         [
@@ -95,7 +97,7 @@ def points_table(rows: list[dict[str, Any]]) -> str:
 
 
 def comparison_table(rows: list[dict[str, Any]]) -> str:
-    """Error of each sweep at equal reuse and at equal FLOPs; a dash where it does not reach."""
+    """Return a markdown table of errors at equal savings (:data:`COMPARISON_CAPTION`)."""
     names = _compared(rows)
     heads, columns = ["rel L2 at"], []
     for axis, values in COMPARED_AT.items():
@@ -110,7 +112,7 @@ def comparison_table(rows: list[dict[str, Any]]) -> str:
 
 
 def _compared(rows: list[dict[str, Any]]) -> list[str]:
-    """Method names of the rows but the reference's, each once."""
+    """Return the method names of the rows without the baseline, each once."""
     names = dict.fromkeys(row["method"] for row in rows)
     return [name for name in names if registry.method_of(name).role != "reference"]
 
@@ -148,7 +150,10 @@ def plot_frontier(rows: list[dict[str, Any]], path: Path) -> None:
 
 
 def plot_samples(measured: list[PointResult], path: Path) -> None:
-    """The reference samples above a point of each method, such as the nearest to half reused."""
+    """Plot the reference images above the images of one operating point of each method.
+
+    The point is the one nearest to :attr:`pipeline.methods.base.Method.shown_at`.
+    """
     from matplotlib.figure import Figure
 
     names = _compared([result.row for result in measured])

@@ -1,4 +1,4 @@
-"""Evaluation under tracking: an MLflow run for the session, and a child run for each point."""
+"""Evaluation with MLflow: one run for the evaluation, one child run per operating point."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from pipeline.models.model_info import find_model
 from pipeline.tracking import Tracker
 
 METRICS = (*FIGURES, "speedup_bound", "peak_memory_mb")
+"""Columns of results.json that are logged to MLflow as ``eval/NAME``."""
 
 
 def evaluate_methods(
@@ -34,7 +35,19 @@ def evaluate_methods(
     out: str,
     tracker: Tracker,
 ) -> list[PointResult]:
-    """:func:`pipeline.evaluate.driver.evaluate`, logged and written to the results folder."""
+    """Evaluate the methods, log to MLflow and write the results folder.
+
+    Args:
+        config: settings of the evaluation.
+        comparison: methods, policies and sweep grid.
+        cluster_config: workers and timeouts.
+        out: results folder. An interrupted evaluation with the same settings resumes from it.
+        tracker: client of MLflow.
+
+    Raises:
+        InputError: if a worker's device is not of the requested accelerator type, or if a method
+            exceeds its calibration budget.
+    """
     folder = Path(out)
     lineage = next((policy.spec.lineage for policy in comparison.policies.values()), {})
     parent = tracker.open_pipeline(lineage, "pipeline")
@@ -102,7 +115,10 @@ def _log_point(tracker: Tracker, session: str, measured: PointResult) -> None:
 
 
 def _error_ratios(rows: list[dict[str, Any]]) -> dict[str, float | None]:
-    """Error of each policy over that of each alternative, at equal reuse ratios."""
+    """Return the error of each learned method divided by that of each alternative method.
+
+    Ratios are at equal reuse; below 1 the learned method is the more accurate.
+    """
     names = dict.fromkeys(row["method"] for row in rows)
     return {
         f"summary/error_ratio/{name}/{other.name}/reuse_{value:g}": ratio_at(
@@ -117,6 +133,6 @@ def _error_ratios(rows: list[dict[str, Any]]) -> dict[str, float | None]:
 
 
 def _calibration(rows: list[dict[str, Any]]) -> dict[str, float | None]:
-    """Calibration trajectories that each method has spent."""
+    """Return the number of calibration trajectories that each method has spent."""
     spent = {row["method"]: float(row["calibration_trajectories"]) for row in rows}
     return {f"calibration_trajectories/{name}": count for name, count in spent.items()}
