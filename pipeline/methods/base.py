@@ -49,6 +49,7 @@ COARSE = SweepGrid(
     reuse_ratios=(0.28, 0.38, 0.48, 0.58, 0.7),
 )
 GRIDS = {"fine": FINE, "coarse": COARSE}
+"""Sweep grids by name, as the command line takes them."""
 ScheduleSource = Literal["policy", "alternative", "uniform"]
 """Origin of a schedule: planned by the policy, an alternative that the policy's training made, or
 the same number of computed steps spread evenly."""

@@ -1,4 +1,4 @@
-"""Planned points leave behind what they did: as plans that load, and in the report."""
+"""Plans of operating points with a schedule: exported, loaded, and listed in the report."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The results folder: four files, rows unchanged, tables that do not extrapolate."""
+"""Results folder: its four files, unchanged rows, and tables without extrapolation."""
 
 import json
 

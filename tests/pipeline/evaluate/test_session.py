@@ -1,4 +1,4 @@
-"""Calibration of one method: counted, bounded, and run once for all who ask for the same."""
+"""Calibration of one method: counted, limited, and run once if several methods share a task."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pipeline.methods.task import ModelSampler
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Number:
-    """A result that is one number."""
+    """Result that is one number."""
 
     value: int
 
@@ -26,7 +26,7 @@ class Number:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Double:
-    """A task that doubles a number, at the cost of as many trajectories."""
+    """Task that doubles a number; its cost in trajectories is that number."""
 
     name: str
     value: int
@@ -46,7 +46,7 @@ COMPARISON = Comparison(methods=(), policies={}, grid=COARSE)
 
 
 def sessions(ran, budget=None):
-    """Makes sessions that share their results, in whichever order the workers give them."""
+    """Return a factory of sessions that share results; results arrive in reverse order."""
 
     def work(tasks):
         ran.extend(tasks)

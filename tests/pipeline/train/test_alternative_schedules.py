@@ -1,4 +1,4 @@
-"""Plans of the mean of two log damages, by order, none of them the policy's own."""
+"""Alternative schedules: plans of the mean log damage, without the policy's own plans."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_rivals_are_plans_of_explored_settings(orders, gains):
     assert {rival.setting for rival in rivals} | {own} == set(settings)
     of_own = {rival.computed for rival in rivals if rival.setting == own}
     assert of_own.isdisjoint(policy.spec.plans)
-    # Each setting has a plan for every number of computations there is.
+    # Each pair of order and gain has a plan for every number of computed steps.
     numbers = {len(plan) for plan in policy.spec.plans}
     for setting in set(settings) - {own}:
         of_it = {len(one.computed) for one in rivals if one.setting == setting}

@@ -1,4 +1,4 @@
-"""Each fit takes the trajectories that are meant for it."""
+"""Trajectories of each fit of a training."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pipeline.train.train import train
 from pipeline.train.training_data import read_training_data, split_trajectories
 
 GATES_EACH = 5 * 8
-"""Gates of a trajectory with a one-step error: all but those of the first of 6 steps."""
+"""Gates of a trajectory that have a one-step error: those of all 6 steps except the first."""
 
 
 @pytest.fixture
