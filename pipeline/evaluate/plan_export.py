@@ -59,8 +59,8 @@ def write_plans(measured: list[PointResult], folder: Path) -> str:
     head = (
         "Schedule of each learned operating point: the one with the smallest error on calibration "
         "noise samples, among the policy's own schedule (`policy`), the alternatives that its "
-        "training made (`alternative`) and uniformly spaced steps (`uniform`), each with several "
-        "forecast orders and gains of the error feedback."
+        "training made (`alternative`) and uniformly spaced steps (`uniform`), the last two with "
+        "several forecast orders and gains of the error feedback."
     )
     return "\n".join([head, "", *lines, ""])
 

@@ -26,6 +26,7 @@ COLUMNS = (
     ("SSIM", "ssim", "{:.4f}"),
     ("FID", "fid", "{:.3f}"),
 )
+"""Columns of the table of operating points: heading, column of results.json, format."""
 POINTS_CAPTION = """\
 Each row is one operating point, a method at one setting, measured on the same noise samples. Errors
 are against the reference samples: the same noise, labels and sampler without reuse.
@@ -47,10 +48,12 @@ AXIS_LABELS = {
     "flops_ratio": "FLOPs of the reference / FLOPs of the method",
     "speedup": "time of the reference / time of the method",
 }
+"""Axis labels of frontier.png by column of results.json."""
 COMPARED_AT: dict[Axis, tuple[float, ...]] = {
     "reuse_ratio": (0.3, 0.5, 0.7),
     "flops_ratio": (1.1, 2.0, 3.0, 4.0),
 }
+"""Savings at which the methods are compared; savings that no method reaches are left out."""
 
 
 def write_report(measured: list[PointResult], folder: Path, title: str) -> None:

@@ -64,13 +64,14 @@ def evaluate_methods(
         claim = (config, find_model(config.model).model_hash, cluster_config.accelerator_type)
         kept = ResultCache(folder / FOLDER, *claim)
         measured = evaluate(config, comparison, cluster_config, log, kept)
-        write_report(measured, folder, _title(config, measured))
+        title = _title(config, measured)
+        write_report(measured, folder, title)
         kept.clear()
         session.artifact(folder, "results")
         rows = [result.row for result in measured]
         session.metrics(_error_ratios(rows) | _calibration(rows))
     print(
-        f"{POINTS_CAPTION}\n\n{points_table(rows)}\n\n"
+        f"{title}\n\n{POINTS_CAPTION}\n\n{points_table(rows)}\n\n"
         f"{COMPARISON_CAPTION}\n\n{comparison_table(rows)}\n",
         flush=True,
     )
