@@ -66,7 +66,7 @@ def max_stretch_of(gates: ReusedGates, names: tuple[str, ...]) -> float:
     """Return the largest stretch up to which plans may go, infinity if no gate has a span.
 
     The stretch of a reused gate is its gap (the steps since the site computed) divided by its span
-    (the steps between the two computations before).
+    (the steps between the last two computations).
 
     Args:
         gates: reused gates of a dataset.
