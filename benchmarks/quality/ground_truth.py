@@ -18,9 +18,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
+from scipy.stats import spearmanr
 from torch import Tensor
 
 from dqar.gates.rules import MaskGate
@@ -127,9 +129,9 @@ def _by_sample(masks: Bool[Tensor, "t s"], num_samples: int) -> Bool[Tensor, "t 
 
 
 def rank_correlation(one: Tensor, other: Tensor) -> float:
-    """Spearman's rank correlation of values without ties."""
-    ranks = torch.stack([values.argsort().argsort().double() for values in (one, other)])
-    return float(torch.corrcoef(ranks)[0, 1])
+    """Compute Spearman's rank correlation."""
+    found: Any = spearmanr(one.numpy(), other.numpy())
+    return float(found.statistic)
 
 
 def compare(

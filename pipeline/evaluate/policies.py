@@ -1,4 +1,4 @@
-"""The policies of an evaluation: loaded, and refused where they do not fit it."""
+"""Policies of an evaluation: loaded, and refused where they do not fit the evaluation."""
 
 from __future__ import annotations
 
@@ -13,17 +13,21 @@ from pipeline.models.model_info import ModelInfo
 
 
 def load_policies(flags: list[str], info: ModelInfo) -> dict[str, ReusePolicy]:
-    """Policies of ``[NAME=]FOLDER`` flags, by the method names of their rows.
+    """Load the policies of ``[NAME=]FOLDER`` flags, by the method names of their rows.
+
+    Args:
+        flags: values of --policy.
+        info: model of the evaluation.
 
     Raises:
-        InputError: if a folder holds no policy, or one for another model.
+        InputError: if a folder holds no policy, or a policy for another model.
     """
     policies: dict[str, ReusePolicy] = {}
     for flag in flags:
         name, _, folder = flag.rpartition("=")
         if not re.fullmatch(r"[\w.-]*", name):
             raise InputError(
-                f"--policy NAME must be of letters, digits, dots and dashes: files are called by "
+                f"--policy NAME must be of letters, digits, dots and dashes, as file names contain "
                 f"it. Got {name!r:.60}. Pass another name."
             )
         method = policy_method(name)
@@ -45,20 +49,20 @@ def _refuse_misfit(policy: ReusePolicy, folder: str, info: ModelInfo) -> None:
         raise InputError(
             f"--policy must be trained for --model. Got {folder}, trained for model "
             f"{spec.model_hash or 'unknown'}, with {info.name} being {info.model_hash}. "
-            "Collect and train on this model."
+            "Collect traces and train on this model."
         )
     if spec.num_layers != info.num_layers:
         raise InputError(
             f"--policy must know the model's {info.num_layers} layers. Got {spec.num_layers} in "
-            f"{folder}. Collect and train on this model."
+            f"{folder}. Collect traces and train on this model."
         )
 
 
 def refuse_policies_apart(config: DQARConfig, policies: dict[str, ReusePolicy]) -> None:
-    """Refuse policies that do not know the sites, or were trained for another cache.
+    """Refuse policies that were trained for other sites or for another cache.
 
     Raises:
-        InputError: naming the policy and the sites, or what else does not fit.
+        InputError: with the policy and the setting that does not fit.
     """
     for name, policy in policies.items():
         if missing := set(config.sites) - set(policy.spec.sites):
@@ -78,16 +82,16 @@ def refuse_policies_apart(config: DQARConfig, policies: dict[str, ReusePolicy]) 
 
 
 def refuse_other_runs(steps: int, sampler: str, policies: dict[str, ReusePolicy]) -> None:
-    """Refuse plans for another number of steps or another sampler.
+    """Refuse policies whose plans are for another number of steps or another sampler.
 
     Raises:
-        InputError: naming the policy and what it is for.
+        InputError: with the policy, and the steps and sampler of its plans.
     """
     for name, policy in policies.items():
         spec = policy.spec
         if spec.plans and (steps, sampler) != (spec.steps, spec.sampler):
             raise InputError(
-                f"--policy {name} must have planned for the run. Got plans of {spec.steps} steps "
-                f"of {spec.sampler} for {steps} of {sampler}. Leave --steps and --sampler out, or "
-                "collect and train for others."
+                f"--policy {name} must hold plans for --steps {steps} --sampler {sampler}. Got "
+                f"plans for {spec.steps} steps of {spec.sampler}. Leave --steps and --sampler out, "
+                "or collect traces and train with the others."
             )

@@ -1,4 +1,4 @@
-"""Rows of results.json, from the sums of the parts of a point."""
+"""Rows of results.json, from the summed task results of an operating point."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pipeline.models.image_metrics import frechet_of_sums
 from pipeline.statistics import normal_interval
 
 GRID_IMAGES = 8
-"""First images of a point that are shown."""
+"""Number of images of an operating point that samples.png shows, the first ones."""
 NO_CALIBRATION = CalibrationCost()
 
 
@@ -27,13 +27,16 @@ def measured_of(
     parts: Sequence[EvalTaskResult],
     cost: CalibrationCost = NO_CALIBRATION,
 ) -> PointResult:
-    """The result of a point from all its parts, in the order of their samples.
+    """Merge the results of an operating point's tasks, in the order of their samples.
 
     Args:
+        point: operating point.
+        config: settings of the evaluation.
+        parts: results of all tasks of the point.
         cost: calibration that the point's method has spent.
 
     Raises:
-        InputError: if they were measured on different devices.
+        InputError: if the tasks ran on different kinds of device.
     """
     devices = sorted({part.device for part in parts})
     if len(devices) > 1:

@@ -90,7 +90,7 @@ def test_plans_of_another_run_are_refused(refused, some_policy, job, other):
     spec = replace(load_policy(some_policy).spec, plans=((0, 2),), plan_errors=(0.1,))
     save_policy(ReusePolicy(spec), some_policy)
     said = refused(job, "--model", "digits", "--policy", some_policy, "--out", "out", *other)
-    assert "must have planned for the run. Got plans of 4 steps of ddim" in said
+    assert "Got plans for 4 steps of ddim" in said
 
 
 def test_evaluate_refuses_two_policies_of_one_name(refused, some_policy):

@@ -59,10 +59,10 @@ def test_plans_are_run_as_the_policy_says(evaluator, policy):
 
 def test_a_row_says_what_a_policy_is(evaluator, policy, tmp_path):
     save_policy(policy, tmp_path / "mine")
-    heads, _, row = table(evaluator, tmp_path, ["mine"], NOISES).splitlines()
-    assert heads.startswith("| policy | held-out R^2 | order | gain | 70% computed | ")
-    assert row.startswith("| mine | 0.500 | 0 | 0.5 | 0.0000 ± 0.0000 | ")
-    cells = row.strip("| ").split(" | ")
+    lines = table(evaluator, tmp_path, ["mine"], NOISES).splitlines()
+    heads, _, cells = ([cell.strip() for cell in line.strip("|").split("|")] for line in lines)
+    assert heads[:5] == ["policy", "held-out R^2", "order", "gain", "70% computed"]
+    assert cells[:5] == ["mine", "0.500", "0", "0.5", "0.0000 ± 0.0000"]
     assert cells[-1].split(" ± ")[0] == f"{plan_errors(evaluator, policy, NOISES)[2].mean():.4f}"
 
 

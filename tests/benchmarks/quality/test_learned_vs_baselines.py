@@ -32,10 +32,11 @@ def test_a_cell_is_the_mean_with_students_interval(errors):
 def test_one_seed_has_no_interval_and_a_place_beyond_the_sweep_no_cell():
     lines = errors_table([rows_of(0.01, 0.02)]).splitlines()
     cells = lines[2].split(" | ")
-    assert cells[2] == "0.0100 ± 0.0000"
+    assert cells[2].strip() == "0.0100 ± 0.0000"
     assert cells[-1].startswith("-")
 
 
 def test_ratios_are_of_mean_errors():
     lines = ratios_table([rows_of(0.01, 0.02), rows_of(0.02, 0.10)]).splitlines()
-    assert lines[2].startswith("| interval | 0.25x | 0.25x | 0.25x |")
+    cells = [cell.strip() for cell in lines[2].split("|")]
+    assert cells[1:5] == ["interval", "0.25x", "0.25x", "0.25x"]

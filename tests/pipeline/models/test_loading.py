@@ -1,4 +1,4 @@
-"""Models by name: the shipped one, folders that diffusers wrote, and what is refused."""
+"""Models by name: the shipped model, folders that diffusers wrote, and refusals."""
 
 import json
 import shutil
@@ -21,7 +21,7 @@ from pipeline.models.model_info import DIGITS, find_model, refuse_too_many_steps
 
 @pytest.fixture(scope="module")
 def latent_folder(tmp_path_factory):
-    """A tiny random DiT of 1000 classes with a tiny VAE, as save_pretrained writes it."""
+    """Folder of a tiny random DiT with 1000 classes and a tiny VAE, by save_pretrained."""
     folder = tmp_path_factory.mktemp("latent") / "dit"
     torch.manual_seed(0)
     DiTTransformer2DModel(
@@ -33,7 +33,7 @@ def latent_folder(tmp_path_factory):
         sample_size=8,
         num_embeds_ada_norm=1000,
     ).save_pretrained(folder / "transformer")
-    # diffusers annotates the defaults' lengths, not the choices.
+    # diffusers annotates tuples of length one, the length of the defaults.
     build_vae: Any = AutoencoderKL
     build_vae(
         block_out_channels=(8, 8),
@@ -49,7 +49,7 @@ def latent_folder(tmp_path_factory):
 
 @pytest.fixture
 def copied(tmp_path):
-    """A copy of the shipped model, to be damaged."""
+    """Copy of the shipped model, for tests that damage it."""
     return shutil.copytree(DIGITS, tmp_path / "digits")
 
 
@@ -149,7 +149,7 @@ def test_truncated_weights_are_refused(copied):
 
 
 def test_the_shipped_model_draws_digits_with_stock_diffusers():
-    """DDIM-50 at its recommended guidance, with nothing of this project in the loop."""
+    """Sample with diffusers alone: DDIM, 50 steps, at the recommended guidance."""
     transformer = DiTTransformer2DModel.from_pretrained(
         DIGITS / "transformer", torch_dtype=torch.float32
     ).eval()

@@ -1,4 +1,4 @@
-"""One training opens its traces once, and reads each file of theirs once."""
+"""One training opens its traces once and reads each of their files once."""
 
 from __future__ import annotations
 
@@ -17,8 +17,7 @@ from pipeline.train.run import train_policy
 
 @pytest.fixture
 def reads(monkeypatch):
-    """Counts of opened datasets, of documents read, and of tables' files opened, below whatever
-    function asks for them."""
+    """Counts of datasets opened, documents read and table files opened."""
     counts = Counter()
 
     def count(owner, name, key_of):
