@@ -10,18 +10,16 @@ A key that a file leaves out keeps its default; ``configs/default.yaml`` shows e
 
 from __future__ import annotations
 
-import json
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import asdict, fields, make_dataclass
+from dataclasses import fields, make_dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
 from dqar.config import DQARConfig
-from dqar.validation import place, shown, validate_json
+from dqar.validation import shown, validate
 
 T = TypeVar("T")
-Keys = tuple[str | int, ...]
 
 PAPER_SECTIONS = {
     "reuse_gate": (
@@ -56,9 +54,6 @@ KEYS = {
 }
 """Fields whose key is shorter than their name."""
 
-LARGEST = 2**63 - 1
-"""The largest whole number that a tensor takes."""
-
 
 def sections() -> dict[str, dict[str, str]]:
     """Return the file's layout: section to key to field of :class:`DQARConfig`."""
@@ -89,6 +84,7 @@ def load_config(path: str | Path) -> DQARConfig:
         raise ValueError(f"{path} must hold a valid configuration: {error}") from error
 
 
+@cache
 def _layout() -> type[Any]:
     """Return a dataclass with a dataclass for each section; a section may be left empty."""
     hints = get_type_hints(DQARConfig)
@@ -129,18 +125,7 @@ def read_yaml(path: str | Path, kind: type[T]) -> T:
     Raises:
         ValueError: one line that names the file, the key, what it must be, what was got, the fix.
     """
-    given = _parse(Path(path))
-    for keys, value in _leaves(given):
-        if value != value or (isinstance(value, int) and abs(value) > LARGEST):
-            raise _refusal(path, keys, value, "a number of at most 2^63 - 1")
-    text = json.dumps(given, default=str)
-    read: Any = validate_json(text, kind, name=str(path), extra="forbid")
-    whole = {keys for keys, value in _leaves(asdict(read)) if type(value) is int}
-    for keys, value in _leaves(given):
-        # Among Literal whole numbers, pydantic takes 8 for 8.0.
-        if type(value) is float and keys in whole:
-            raise _refusal(path, keys, value, "a whole number")
-    return read
+    return validate(_parse(Path(path)), kind, name=str(path), extra="forbid", is_finite=False)
 
 
 def _parse(path: Path) -> Any:
@@ -187,17 +172,3 @@ def _check_keys(keys: list[Any], name: str) -> None:
         raise ValueError(
             f"{name} must give each key once. Got {', '.join(repeated)} again. Keep one of them."
         )
-
-
-def _leaves(value: Any, keys: Keys = ()) -> Iterator[tuple[Keys, Any]]:
-    """Yield every value that is no container, after the keys that lead to the value."""
-    if not isinstance(value, dict | list | tuple):
-        yield keys, value
-        return
-    for key, item in value.items() if isinstance(value, dict) else enumerate(value):
-        yield from _leaves(item, (*keys, key))
-
-
-def _refusal(path: str | Path, keys: Keys, value: object, must_be: str) -> ValueError:
-    where = place(str(path), keys)
-    return ValueError(f"{where} must be {must_be}. Got {shown(value)}. Fix the value.")

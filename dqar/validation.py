@@ -1,4 +1,4 @@
-"""Validation of what is read from a file: typed values, or one line that names the wrong field.
+"""Validation of values read from a file: typed, or one line that names the wrong field.
 
 pydantic fills the dataclass that owns the values; it is imported when the first file is read.
 """
@@ -7,20 +7,24 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
 import re
 import reprlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import fields, is_dataclass
+from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_type_hints
 
 if TYPE_CHECKING:
-    from pydantic import ValidationError
+    from pydantic import TypeAdapter, ValidationError
     from pydantic_core import ErrorDetails
 
 T = TypeVar("T")
+Keys = tuple[str | int, ...]
 
-UNKNOWN = ("unexpected_keyword_argument", "extra_forbidden")
-"""pydantic's error types of a key that names no field."""
+LARGEST = 2**63 - 1
+"""The largest whole number that a tensor or a table takes."""
 
 KINDS = {
     "int_type": "a whole number",
@@ -33,67 +37,126 @@ KINDS = {
     "dataclass_type": "keys with values",
     "model_type": "keys with values",
 }
-"""Required kind of value, by pydantic's error type."""
+"""Required kind of value, by pydantic's error type; its own message says all others."""
+
+UNKNOWN = ("unexpected_keyword_argument", "extra_forbidden")
+"""pydantic's error types of a key that names no field."""
 
 NUMBER = re.compile(r"[+-]?[0-9.]+(e[+-]?[0-9]+)?", re.IGNORECASE)
 QUOTED = "Write a number without quotes; YAML reads 1.0e-3 as a number and 1e-3 as text."
 
 
-def validate_json(
-    data: str | bytes,
+def read_json(path: Path, *, what: str, fix: str, max_bytes: int) -> dict[str, Any]:
+    """Return the JSON object in a file, unchecked.
+
+    Raises:
+        ValueError: one line, if the file cannot be read, is larger than ``max_bytes`` or is other
+            JSON.
+    """
+    try:
+        if path.stat().st_size > max_bytes:
+            raise ValueError(f"more than {max_bytes} bytes")
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(stored, dict):
+            raise ValueError(f"a {type(stored).__name__} in place of an object")
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path} must be {what}'s JSON. Got: {error}. {fix}") from error
+    return stored
+
+
+def validate(
+    value: Any,
     kind: type[T],
     *,
-    name: str,
+    name: str = "",
     fix: str = "Fix the value.",
     extra: Literal["ignore", "forbid"] = "ignore",
+    is_finite: bool = True,
 ) -> T:
-    """Return an instance of a dataclass, filled from a JSON object without conversions.
+    """Return an instance of a dataclass or a pydantic model, filled without conversions.
 
     A whole number may stand for a real one, and a list for a tuple; nothing else is converted.
 
     Args:
-        data: JSON text.
-        kind: a dataclass; its fields may be dataclasses.
-        name: file that is read.
+        value: values as JSON holds them, for which texts stand where JSON has no such type.
+        kind: the class; its fields may be such classes.
+        name: the file, for the line.
         fix: advice about a value of a wrong kind.
         extra: ``forbid`` refuses keys that name no field.
+        is_finite: True refuses infinite numbers.
 
     Raises:
         ValueError: one line that names the file, the field, what it must be, what was got, the fix.
     """
-    from pydantic import TypeAdapter, ValidationError
+    from pydantic import ValidationError
 
+    _refuse_beyond(value, name, fix, is_finite)
+    text, adapter = json.dumps(value, default=str), _adapter(kind)
     try:
-        return TypeAdapter(kind).validate_json(data, strict=True, extra=extra)
+        read = adapter.validate_json(text, strict=True, extra=extra)
     except ValidationError as error:
-        raise ValueError(describe(error, data, kind, name, fix)) from error
+        raise ValueError(describe(error, value, kind, name, fix)) from error
+    whole = {keys for keys, leaf in _leaves(adapter.dump_python(read)) if type(leaf) is int}
+    for keys, leaf in _leaves(value):
+        # Among Literal whole numbers, pydantic takes 8 for 8.0.
+        if type(leaf) is float and keys in whole:
+            raise _refusal(place(name, keys), "a whole number", leaf, fix)
+    return read
 
 
-def describe(error: ValidationError, data: str | bytes, kind: type, name: str, fix: str) -> str:
-    """Return one line about the first field that was refused; see :func:`validate_json`."""
+@cache
+def _adapter(kind: type[Any]) -> TypeAdapter[Any]:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(kind)
+
+
+def _leaves(value: Any, keys: Keys = ()) -> Iterator[tuple[Keys, Any]]:
+    """Yield every value that is no container, after the keys that lead to the value."""
+    if not isinstance(value, dict | list | tuple):
+        yield keys, value
+        return
+    for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+        yield from _leaves(item, (*keys, key))
+
+
+def _refuse_beyond(value: Any, name: str, fix: str, is_finite: bool) -> None:
+    try:
+        leaves = dict(_leaves(value))
+    except RecursionError:
+        raise _refusal(place(name, ()), "nested less deeply", value, fix) from None
+    for keys, leaf in leaves.items():
+        is_large = isinstance(leaf, int) and abs(leaf) > LARGEST
+        is_odd = isinstance(leaf, float) and not math.isfinite(leaf)
+        if is_large or (is_odd and (is_finite or math.isnan(leaf))):
+            raise _refusal(place(name, keys), "a number of at most 2^63 - 1", leaf, fix)
+
+
+def describe(error: ValidationError, value: Any, kind: type, name: str, fix: str) -> str:
+    """Return one line about the first field that was refused; see :func:`validate`."""
     first, *others = error.errors(include_url=False)
-    kind_of_error, last = first["type"], first["loc"][-1:]
-    if kind_of_error == "json_invalid":
-        return f"{name} must be JSON. Got: {first['msg'].removeprefix('Invalid JSON: ')}. {fix}"
-    keys = _keys(first, data)
+    keys, last = _keys(first, value), first["loc"][-1:]
     where = place(name, keys)
-    if raised := first.get("ctx", {}).get("error"):  # by the dataclass itself
-        return f"{where}: {' '.join(str(raised).split())}"
-    if kind_of_error.startswith("missing"):
+    raised = first.get("ctx", {}).get("error")
+    if isinstance(raised, ValueError):  # by the class itself
+        return " ".join(f"{where}: {raised}".removeprefix("It: ").split())
+    if first["type"] == "json_invalid":  # half of a surrogate pair, or deep nesting
+        return f"{where} must be Unicode text, nested less deeply. Got: {first['msg']}. {fix}"
+    if first["type"].startswith("missing"):
         return f"{where} must hold {last[0]!r}. Got no such key. Add it."
-    if kind_of_error in UNKNOWN:
+    if first["type"] in UNKNOWN:
         return f"{where} must have known keys. {_nearest(last[0], _names_at(kind, keys))}"
     # Each member of a union has its own error at the same place.
-    of_one_place = [first, *(other for other in others if _keys(other, data) == keys)]
+    of_one_place = [first, *(other for other in others if _keys(other, value) == keys)]
     kinds = " or ".join(dict.fromkeys(map(_kind, of_one_place)))
     is_quoted = "number" in kinds and NUMBER.fullmatch(str(first["input"]))
-    return f"{where} must be {kinds}. Got {shown(first['input'])}. {QUOTED if is_quoted else fix}"
+    return str(_refusal(where, kinds, first["input"], QUOTED if is_quoted else fix))
 
 
 def place(name: str, keys: Sequence[str | int]) -> str:
     """Return the file and the place in it, such as ``plan.json: files[0].bytes``."""
     steps = (f"[{key}]" if isinstance(key, int) else f".{key}" for key in keys)
-    return f"{name}: {''.join(steps).removeprefix('.')}" if keys else name
+    return ": ".join(filter(None, (name, "".join(steps).removeprefix(".")))) or "It"
 
 
 def shown(value: object) -> str:
@@ -102,6 +165,10 @@ def shown(value: object) -> str:
         return reprlib.repr(value)
     except ValueError:  # Python spells no whole number of thousands of digits
         return "a number of thousands of digits"
+
+
+def _refusal(where: str, must_be: str, got: object, fix: str) -> ValueError:
+    return ValueError(f"{where} must be {must_be}. Got {shown(got)}. {fix}".rstrip())
 
 
 def _nearest(given: object, names: list[str]) -> str:
@@ -114,20 +181,19 @@ def _kind(error: ErrorDetails) -> str:
     return KINDS.get(error["type"], error["msg"].removeprefix("Input should be "))
 
 
-def _keys(error: ErrorDetails, data: str | bytes) -> list[str | int]:
+def _keys(error: ErrorDetails, value: Any) -> Keys:
     """Return the keys that lead to an error, without an unknown or missing key itself and without
     the members of a union, which pydantic appends."""
-    value: Any = json.loads(data)
-    found: list[str | int] = []
+    found: Keys = ()
     for key in error["loc"]:
         if not (key in value if isinstance(value, dict) else isinstance(key, int)):
             break
         value = value[key]
-        found.append(key)
+        found = (*found, key)
     return found[:-1] if error["type"] in UNKNOWN else found
 
 
-def _names_at(kind: Any, keys: list[str | int]) -> list[str]:
+def _names_at(kind: Any, keys: Keys) -> list[str]:
     """Return the fields of the dataclass at a place; none where a list leads there."""
     for key in keys:
         hint = get_type_hints(kind)[key] if is_dataclass(kind) and isinstance(key, str) else None

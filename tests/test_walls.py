@@ -29,11 +29,12 @@ MAY_IMPORT: dict[str, str] = {
     "dqar.config": "dqar.cache dqar.layer_schedule dqar.records",
     "dqar.validation": "",
     "dqar.config_file": "dqar.config dqar.validation",
-    "dqar.policy": "dqar.records dqar.step_schedule",
+    "dqar.policy": "dqar.records dqar.step_schedule dqar.validation",
     "dqar.gates": "dqar.config dqar.layer_schedule dqar.policy dqar.records",
     "dqar.control": "dqar.cache dqar.config dqar.gates dqar.policy dqar.records dqar.signals "
     "dqar.snr",
-    "dqar.schedules": "dqar.cache dqar.config dqar.control dqar.gates dqar.records dqar.snr",
+    "dqar.schedules": "dqar.cache dqar.config dqar.control dqar.gates dqar.records dqar.snr "
+    "dqar.validation",
     "dqar.integration": "dqar.cache dqar.config dqar.control dqar.policy dqar.records "
     "dqar.schedules dqar.signals dqar.snr",
     # The plant: what every stage stands on, then the stages, which never import each other.
@@ -96,8 +97,7 @@ ONE_IMPORTER: dict[str, str] = {
     "pipeline.methods.learning_to_cache pipeline.methods.smoothcache",
     "a subject apart from its importer's": "dqar.cache.salience_balancing dqar.control.manual "
     "dqar.integration.block_site dqar.integration.compiled.step_variants "
-    "dqar.integration.custom_op dqar.integration.salience_calibration dqar.validation "
-    "pipeline.collect.columns "
+    "dqar.integration.custom_op dqar.integration.salience_calibration pipeline.collect.columns "
     "pipeline.demo.local_servers pipeline.evaluate.flops pipeline.evaluate.sweeps.dummy_dit "
     "pipeline.methods.schedule_selection pipeline.methods.site_mixing "
     "pipeline.methods.stock_runs pipeline.storage.range_reader pipeline.traces.compaction "

@@ -14,6 +14,16 @@ SCHEMA_VERSION = 1
 CACHE_BITS = {"int2": 2, "int4": 4, "int8": 8, "fp16": 16, "fp32": 32}
 """Bits of a cached value, by the name of how it is stored."""
 
+MAX_COUNT = 2**31 - 1
+"""The largest count."""
+MAX_WIDTH = 4096
+"""Most units of a hidden layer."""
+RANGES = {
+    "members": (1, 64),
+    **dict.fromkeys(("max_gap", "num_layers", "steps"), (0, MAX_COUNT)),
+}
+"""Least and largest value, by field."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PolicySpec:
@@ -90,8 +100,10 @@ class PolicySpec:
             raise ValueError(
                 f"granularity must be gate or step. Got {self.granularity!r}. Pass 'step'."
             )
-        if self.members < 1:
-            raise ValueError(f"members must be at least 1. Got {self.members=}. Pass 1.")
+        for name, (least, most) in RANGES.items():
+            _check_range(name, getattr(self, name), least, most)
+        for width in self.hidden:
+            _check_range("hidden", width, 1, MAX_WIDTH)
         if self.cache_mode not in CACHE_BITS:
             raise ValueError(
                 f"cache_mode must be one of {tuple(CACHE_BITS)}. Got {self.cache_mode!r}. "
@@ -175,6 +187,13 @@ class PolicySpec:
     def saving_of_site(self) -> list[float]:
         """Savings in the order of :data:`SITES`."""
         return [self.savings.get(site, 1.0) for site in SITES]
+
+
+def _check_range(name: str, value: int, least: int, most: int) -> None:
+    if not least <= value <= most:
+        raise ValueError(
+            f"{name} must be from {least} to {most}. Got {value}. Train the policy again."
+        )
 
 
 def _check_plans(plans: tuple[tuple[int, ...], ...], errors: tuple[float, ...], steps: int) -> None:
