@@ -10,9 +10,9 @@ import json
 import math
 import re
 import reprlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import fields, is_dataclass
-from functools import cache
+from functools import cache, reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_type_hints
 
@@ -35,7 +35,6 @@ KINDS = {
     "list_type": "a list such as [a, b]",
     "dict_type": "keys with values",
     "dataclass_type": "keys with values",
-    "model_type": "keys with values",
 }
 """Required kind of value, by pydantic's error type; its own message says all others."""
 
@@ -73,13 +72,13 @@ def validate(
     extra: Literal["ignore", "forbid"] = "ignore",
     is_finite: bool = True,
 ) -> T:
-    """Return an instance of a dataclass or a pydantic model, filled without conversions.
+    """Return an instance of a dataclass, filled without conversions.
 
     A whole number may stand for a real one, and a list for a tuple; nothing else is converted.
 
     Args:
-        value: values as JSON holds them, for which texts stand where JSON has no such type.
-        kind: the class; its fields may be such classes.
+        value: JSON values by name; what JSON cannot hold counts as its text.
+        kind: a dataclass; its fields may be dataclasses.
         name: the file, for the line.
         fix: advice about a value of a wrong kind.
         extra: ``forbid`` refuses keys that name no field.
@@ -90,17 +89,13 @@ def validate(
     """
     from pydantic import ValidationError
 
-    _refuse_beyond(value, name, fix, is_finite)
-    text, adapter = json.dumps(value, default=str), _adapter(kind)
+    text = _as_json(value, name, fix, is_finite)
     try:
-        read = adapter.validate_json(text, strict=True, extra=extra)
+        read = _adapter(kind).validate_json(text, strict=True, extra=extra)
     except ValidationError as error:
         raise ValueError(describe(error, value, kind, name, fix)) from error
-    whole = {keys for keys, leaf in _leaves(adapter.dump_python(read)) if type(leaf) is int}
-    for keys, leaf in _leaves(value):
-        # Among Literal whole numbers, pydantic takes 8 for 8.0.
-        if type(leaf) is float and keys in whole:
-            raise _refusal(place(name, keys), "a whole number", leaf, fix)
+    if (keys := _find_rounded(value, read)) is not None:
+        raise _refusal(name, keys, "a whole number", _at(value, keys), fix)
     return read
 
 
@@ -111,25 +106,45 @@ def _adapter(kind: type[Any]) -> TypeAdapter[Any]:
     return TypeAdapter(kind)
 
 
-def _leaves(value: Any, keys: Keys = ()) -> Iterator[tuple[Keys, Any]]:
-    """Yield every value that is no container, after the keys that lead to the value."""
-    if not isinstance(value, dict | list | tuple):
-        yield keys, value
-        return
-    for key, item in value.items() if isinstance(value, dict) else enumerate(value):
-        yield from _leaves(item, (*keys, key))
-
-
-def _refuse_beyond(value: Any, name: str, fix: str, is_finite: bool) -> None:
+def _as_json(value: Any, name: str, fix: str, is_finite: bool) -> str:
     try:
-        leaves = dict(_leaves(value))
+        keys = _find_beyond(value, is_finite)
+        if keys is None:
+            return json.dumps(value, default=str)
     except RecursionError:
-        raise _refusal(place(name, ()), "nested less deeply", value, fix) from None
-    for keys, leaf in leaves.items():
-        is_large = isinstance(leaf, int) and abs(leaf) > LARGEST
-        is_odd = isinstance(leaf, float) and not math.isfinite(leaf)
-        if is_large or (is_odd and (is_finite or math.isnan(leaf))):
-            raise _refusal(place(name, keys), "a number of at most 2^63 - 1", leaf, fix)
+        raise ValueError(f"{place(name, ())} must be nested less deeply. {fix}") from None
+    raise _refusal(name, keys, "a number of at most 2^63 - 1", _at(value, keys), fix)
+
+
+def _find_beyond(value: Any, is_finite: bool) -> Keys | None:
+    """Return the keys of the first number that is too large for a tensor, or not a number."""
+    for key, item in _items(value):
+        if (found := _find_beyond(item, is_finite)) is not None:
+            return (key, *found)
+    if isinstance(value, float):
+        return () if math.isnan(value) or (is_finite and math.isinf(value)) else None
+    return () if isinstance(value, int) and abs(value) > LARGEST else None
+
+
+def _find_rounded(given: Any, read: Any) -> Keys | None:
+    """Return the keys of the first 8.0 that was read as 8, which pydantic does for a Literal."""
+    if read is None:  # a key that was ignored
+        return None
+    for key, item in _items(given):
+        inner = getattr(read, str(key), None) if is_dataclass(read) else read[key]
+        if (found := _find_rounded(item, inner)) is not None:
+            return (key, *found)
+    return () if type(given) is float and type(read) is int else None
+
+
+def _items(value: Any) -> Iterable[tuple[str | int, Any]]:
+    if isinstance(value, list):
+        return enumerate(value)
+    return value.items() if isinstance(value, dict) else ()
+
+
+def _at(value: Any, keys: Keys) -> Any:
+    return reduce(lambda inner, key: inner[key], keys, value)
 
 
 def describe(error: ValidationError, value: Any, kind: type, name: str, fix: str) -> str:
@@ -138,7 +153,7 @@ def describe(error: ValidationError, value: Any, kind: type, name: str, fix: str
     keys, last = _keys(first, value), first["loc"][-1:]
     where = place(name, keys)
     raised = first.get("ctx", {}).get("error")
-    if isinstance(raised, ValueError):  # by the class itself
+    if isinstance(raised, ValueError):  # by the dataclass itself
         return " ".join(f"{where}: {raised}".removeprefix("It: ").split())
     if first["type"] == "json_invalid":  # half of a surrogate pair, or deep nesting
         return f"{where} must be Unicode text, nested less deeply. Got: {first['msg']}. {fix}"
@@ -150,7 +165,7 @@ def describe(error: ValidationError, value: Any, kind: type, name: str, fix: str
     of_one_place = [first, *(other for other in others if _keys(other, value) == keys)]
     kinds = " or ".join(dict.fromkeys(map(_kind, of_one_place)))
     is_quoted = "number" in kinds and NUMBER.fullmatch(str(first["input"]))
-    return str(_refusal(where, kinds, first["input"], QUOTED if is_quoted else fix))
+    return str(_refusal(name, keys, kinds, first["input"], QUOTED if is_quoted else fix))
 
 
 def place(name: str, keys: Sequence[str | int]) -> str:
@@ -167,8 +182,8 @@ def shown(value: object) -> str:
         return "a number of thousands of digits"
 
 
-def _refusal(where: str, must_be: str, got: object, fix: str) -> ValueError:
-    return ValueError(f"{where} must be {must_be}. Got {shown(got)}. {fix}".rstrip())
+def _refusal(name: str, keys: Keys, must_be: str, got: object, fix: str) -> ValueError:
+    return ValueError(f"{place(name, keys)} must be {must_be}. Got {shown(got)}. {fix}".rstrip())
 
 
 def _nearest(given: object, names: list[str]) -> str:

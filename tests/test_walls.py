@@ -43,7 +43,7 @@ MAY_IMPORT: dict[str, str] = {
     "pipeline.progress": "",
     "pipeline.statistics": "",
     "pipeline.cli": "pipeline.errors",
-    "pipeline.storage": "pipeline.errors",
+    "pipeline.storage": "dqar.validation pipeline.errors",
     "pipeline.tracking": "pipeline.errors pipeline.storage",
     "pipeline.models": "dqar pipeline.errors",
     "pipeline.cluster": "pipeline.errors pipeline.models pipeline.storage",

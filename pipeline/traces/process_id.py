@@ -7,6 +7,8 @@ import platform
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.storage.json_schema import Count
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Process:
@@ -16,9 +18,9 @@ class Process:
     """Name of its machine, for messages."""
     machine: str
     """Boot id and pid namespace of its machine; empty where they cannot be read."""
-    pid: int
+    pid: Count
     """Its pid there."""
-    started: int
+    started: Count
     """Clock ticks from the boot to its start; 0 where that cannot be read."""
 
     @property

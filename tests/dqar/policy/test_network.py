@@ -168,6 +168,15 @@ def test_a_wrong_field_is_named(folder, changes, line):
         load_policy(folder)
 
 
+@pytest.mark.parametrize("depth", [150, 300, 900, 980, 10_000])
+def test_deep_nesting_is_refused_in_one_line(folder, depth):
+    text = (folder / "policy.json").read_text().rstrip().removesuffix("}")
+    (folder / "policy.json").write_text(text + ', "steps": ' + "[" * depth + "]" * depth + "}")
+    with pytest.raises(ValueError, match=r"policy\.json:? [^\n]+\Z") as refused:
+        load_policy(folder)
+    assert len(str(refused.value)) < 500
+
+
 def test_fields_of_other_releases_are_left_out(folder):
     rewrite(folder, unheard_of={"a": [None]})
     assert load_policy(folder).spec == policy_of(FULL).spec

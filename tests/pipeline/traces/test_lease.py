@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 from hypothesis import given
@@ -35,7 +35,7 @@ def documents(storage):
 
 def leave(storage, number, **changes):
     """A lease as another driver would have left it."""
-    document = leases._new_document() | {"holder": ELSEWHERE} | changes
+    document = asdict(leases._new_document()) | {"holder": ELSEWHERE} | changes
     storage.write(f"_lease/{number:06d}.json", json.dumps(document).encode())
 
 
