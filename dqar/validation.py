@@ -110,7 +110,7 @@ def _as_json(value: Any, name: str, fix: str, is_finite: bool) -> str:
     try:
         keys = _find_beyond(value, is_finite)
         if keys is None:
-            return json.dumps(value, default=str)
+            return json.dumps(value, default=str, skipkeys=True)
     except RecursionError:
         raise ValueError(f"{place(name, ())} must be nested less deeply. {fix}") from None
     raise _refusal(name, keys, "a number of at most 2^63 - 1", _at(value, keys), fix)

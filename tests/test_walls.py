@@ -46,7 +46,7 @@ MAY_IMPORT: dict[str, str] = {
     "pipeline.storage": "dqar.validation pipeline.errors",
     "pipeline.tracking": "pipeline.errors pipeline.storage",
     "pipeline.models": "dqar pipeline.errors",
-    "pipeline.cluster": "pipeline.errors pipeline.models pipeline.storage",
+    "pipeline.cluster": "dqar.validation pipeline.errors pipeline.models pipeline.storage",
     "pipeline.exploration": "dqar pipeline.errors pipeline.models pipeline.storage",
     "pipeline.traces": "dqar pipeline.errors pipeline.exploration pipeline.models pipeline.storage",
     "pipeline.methods": "dqar pipeline.errors pipeline.models",

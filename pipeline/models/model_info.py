@@ -165,9 +165,7 @@ def info_of(config: Mapping[str, Any], schedule: Mapping[str, Any], **named: Any
 
 def _recommended_guidance(folder: Path) -> float:
     path = folder / "provenance.json"
-    if not path.exists():
-        return Recommended().guidance_scale
-    stored = json.loads(path.read_text())
+    stored = json.loads(path.read_text()) if path.exists() else {}
     return validate(stored, Provenance, name=path.name, fix="").recommended.guidance_scale
 
 
