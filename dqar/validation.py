@@ -149,23 +149,22 @@ def _at(value: Any, keys: Keys) -> Any:
 
 def describe(error: ValidationError, value: Any, kind: type, name: str, fix: str) -> str:
     """Return one line about the first field that was refused; see :func:`validate`."""
-    first, *others = error.errors(include_url=False)
-    keys, last = _keys(first, value), first["loc"][-1:]
-    where = place(name, keys)
-    raised = first.get("ctx", {}).get("error")
+    errors = error.errors(include_url=False)
+    first, keys = errors[0], _keys(errors[0], value)
+    where, raised = place(name, keys), first.get("ctx", {}).get("error")
     if isinstance(raised, ValueError):  # by the dataclass itself
         return " ".join(f"{where}: {raised}".removeprefix("It: ").split())
     if first["type"] == "json_invalid":  # half of a surrogate pair, or deep nesting
         return f"{where} must be Unicode text, nested less deeply. Got: {first['msg']}. {fix}"
     if first["type"].startswith("missing"):
-        return f"{where} must hold {last[0]!r}. Got no such key. Add it."
+        return f"{where} must hold {first['loc'][-1]!r}. Got no such key. Add it."
     if first["type"] in UNKNOWN:
-        return f"{where} must have known keys. {_nearest(last[0], _names_at(kind, keys))}"
+        return f"{where} must have known keys. {_nearest(first['loc'][-1], _names_at(kind, keys))}"
     # Each member of a union has its own error at the same place.
-    of_one_place = [first, *(other for other in others if _keys(other, value) == keys)]
-    kinds = " or ".join(dict.fromkeys(map(_kind, of_one_place)))
-    is_quoted = "number" in kinds and NUMBER.fullmatch(str(first["input"]))
-    return str(_refusal(name, keys, kinds, first["input"], QUOTED if is_quoted else fix))
+    kinds = " or ".join({_kind(one): None for one in errors if _keys(one, value) == keys})
+    got = first["input"]
+    is_quoted = isinstance(got, str) and "number" in kinds and NUMBER.fullmatch(got)
+    return str(_refusal(name, keys, kinds, got, QUOTED if is_quoted else fix))
 
 
 def place(name: str, keys: Sequence[str | int]) -> str:

@@ -64,7 +64,7 @@ def test_the_setting_is_the_twins(folder):
         ([row("learned", 1, 2.0, 0.01) | {"seed": 1.5}], r"rows\[0\]\.seed must be a whole number"),
         (
             [row("learned", 1, 2.0, 0.01) | {"guidance": None}],
-            r"rows\[0\]\.guidance must be a number",
+            r"rows\[0\]\.guidance must be a n",
         ),
     ],
 )
