@@ -1,4 +1,4 @@
-"""A policy as a folder: safetensors for the weights, JSON for the rest. Nothing is unpickled."""
+"""Policy folders: safetensors for the weights, JSON for all else. Nothing is unpickled."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from dqar.policy.spec import SCHEMA_VERSION, PolicySpec
 from dqar.validation import read_json, shown, validate
 
 MAX_BYTES = 64 * 2**20
-"""Size of a file beyond which it is no policy's; a policy has some thousand weights."""
+"""Largest size of a policy's file in bytes; a policy has some thousand weights."""
 DIGEST = "weights_sha256"
-"""Field of policy.json: of the bytes of policy.safetensors, which lie beside it."""
+"""Field of policy.json with the SHA-256 of policy.safetensors in the same folder."""
 FIX = "Train the policy again with jobs/train.py."
 
 
@@ -28,7 +28,7 @@ def save_policy(policy: ReusePolicy, folder: str | Path) -> None:
     """Write ``policy.safetensors`` and ``policy.json``; the folder is made if missing."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    # First gone and last written, so that weights never lie beside another policy's description.
+    # Removed first and written last, so that no reader pairs new weights with an old policy.json.
     (folder / "policy.json").unlink(missing_ok=True)
     save_file(
         {name: value.contiguous() for name, value in policy.state_dict().items()},
@@ -65,12 +65,12 @@ def _digest(path: Path) -> str:
 
 def _read_weights(path: Path, digest: object) -> dict[str, Tensor]:
     _refuse_large(path)
-    # Policies of earlier releases name none.
+    # Policies of earlier releases have no digest.
     if digest is not None and digest != _digest(path):
         raise ValueError("other bytes than those that policy.json was written for")
     weights = load_file(path)
     for name, value in weights.items():
-        # Copied into a network, other kinds would be rounded without a word.
+        # load_state_dict would round other dtypes silently.
         if value.dtype != torch.float32 or not value.isfinite().all():
             raise ValueError(f"{value.dtype} or no finite numbers in {name!r:.60}")
     return weights

@@ -1,11 +1,11 @@
-"""A static plan as a JSON file that a person can read.
+"""Static plans as JSON files that a person can read.
 
     {"schema_version": 1, "sites": ["attn"], "num_layers": 3, "actions": ["compute", "reuse"],
      "table": ["000", "111", "000"], "sampler": "DDIMScheduler", "timesteps": [999, 500, 1]}
 
-A row of the table is a step, and a digit the action of a gate by its place in ``actions``, which
-also names ``forecast1`` and ``forecast2`` where the plan has such. A plan with error feedback has
-its gain under ``feedback``.
+A string of ``table`` is a step, and a digit in it the action of one gate: the index in ``actions``,
+which also names ``forecast1`` and ``forecast2`` where the plan holds such actions. ``feedback`` is
+the gain of the error feedback; plans without error feedback leave the key out.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from dqar.validation import read_json, shown, validate
 SCHEMA_VERSION = 1
 """Version of the file."""
 MAX_BYTES = 16 * 2**20
-"""Size of a file beyond which it is no plan; 1000 steps of 100 blocks take a hundredth of it."""
+"""Largest size of a plan's file in bytes; 1000 steps of 100 blocks take a hundredth of it."""
 
 
 FIX = "Export the plan again."
@@ -44,14 +44,14 @@ class PlanDocument:
 
 
 def save_plan(plan: StaticPlan, path: str | Path) -> None:
-    """Write a plan; its folder is made if missing."""
+    """Write a plan; the folder is created where it is missing."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(plan_document(plan), indent=1) + "\n", encoding="utf-8")
 
 
 def plan_document(plan: StaticPlan) -> dict[str, Any]:
-    """A plan as its file's JSON."""
+    """Return the JSON values of a plan's file."""
     return {
         "schema_version": SCHEMA_VERSION,
         "sites": plan.sites,
@@ -60,13 +60,14 @@ def plan_document(plan: StaticPlan) -> dict[str, Any]:
         "table": ["".join(str(int(action)) for action in row) for row in plan.table],
         "sampler": plan.sampler,
         "timesteps": plan.timesteps,
-        # Only where there is some, so that earlier releases read plans without.
+        # Left out at 0, so that earlier releases read plans without error feedback.
         **({"feedback": plan.feedback} if plan.feedback else {}),
     }
 
 
 def _named(plan: StaticPlan) -> list[Action]:
-    """Up to the highest order there is, so that earlier releases read plans without forecasts."""
+    """Return the actions up to the plan's highest forecast order: earlier releases, which know no
+    forecasts, read plans without them."""
     return [action for action in Action if action.order <= plan.forecast_order]
 
 
@@ -109,7 +110,7 @@ def plan_of_document(stored: dict[str, Any]) -> StaticPlan:
 
 
 def _actions(names: tuple[str, ...]) -> dict[str, Action]:
-    """Actions by their digit in this file."""
+    """Return the actions by their digit in this file."""
     known = {action.name.lower(): action for action in Action}
     if len(names) > 10 or not known.keys() >= set(names):
         raise ValueError(
