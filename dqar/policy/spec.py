@@ -41,8 +41,8 @@ class PolicySpec:
     """Networks of the ensemble, whose mean is the prediction; choosing the least of one network's
     predictions favours that network's errors."""
     granularity: Literal["gate", "step"] = "gate"
-    """``gate`` decides each layer alone; ``step`` decides all layers of a site together, by their mean
-    predicted damage: layers that are stale at the same steps disturb each other less."""
+    """``gate`` decides each layer alone; ``step`` decides all layers of a site together, by their
+    mean predicted damage: layers that are stale at the same steps disturb each other less."""
     max_gap: int = 1_000_000
     """Staleness in steps beyond which the policy computes: training saw hardly any larger gap."""
     log_threshold: float = 0.0
