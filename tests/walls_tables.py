@@ -11,12 +11,14 @@ MAY_IMPORT: dict[str, str] = {
     "dqar.step_schedule": "dqar.records",
     "dqar.cache": "dqar.records dqar.signals",
     "dqar.config": "dqar.cache dqar.layer_schedule dqar.records",
-    "dqar.config_file": "dqar.config",
-    "dqar.policy": "dqar.records dqar.step_schedule",
+    "dqar.validation": "",
+    "dqar.config_file": "dqar.config dqar.validation",
+    "dqar.policy": "dqar.records dqar.step_schedule dqar.validation",
     "dqar.gates": "dqar.config dqar.layer_schedule dqar.policy dqar.records",
     "dqar.control": "dqar.cache dqar.config dqar.gates dqar.policy dqar.records dqar.signals "
     "dqar.snr",
-    "dqar.schedules": "dqar.cache dqar.config dqar.control dqar.gates dqar.records dqar.snr",
+    "dqar.schedules": "dqar.cache dqar.config dqar.control dqar.gates dqar.records dqar.snr "
+    "dqar.validation",
     "dqar.integration": "dqar.cache dqar.config dqar.control dqar.policy dqar.records "
     "dqar.schedules dqar.signals dqar.snr",
     # The pipeline: shared packages, then the stages, which never import each other.
@@ -25,10 +27,10 @@ MAY_IMPORT: dict[str, str] = {
     "pipeline.progress": "",
     "pipeline.statistics": "",
     "pipeline.cli": "pipeline.errors",
-    "pipeline.storage": "pipeline.errors",
+    "pipeline.storage": "dqar.validation pipeline.errors",
     "pipeline.tracking": "pipeline.errors pipeline.storage",
     "pipeline.models": "dqar pipeline.errors",
-    "pipeline.cluster": "pipeline.errors pipeline.models pipeline.storage",
+    "pipeline.cluster": "dqar.validation pipeline.errors pipeline.models pipeline.storage",
     "pipeline.exploration": "dqar pipeline.errors pipeline.models pipeline.storage",
     "pipeline.traces": "dqar pipeline.errors pipeline.exploration pipeline.models pipeline.storage",
     "pipeline.methods": "dqar pipeline.errors pipeline.models",

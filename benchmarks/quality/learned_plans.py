@@ -31,6 +31,7 @@ from dqar.schedules.static_plan import StaticPlan
 from dqar.signals import relative_error
 from pipeline.cluster.hardware import describe_machine
 from pipeline.evaluate.plan_export import FOLDER, name_of
+from pipeline.evaluate.result_rows import read_rows
 from pipeline.evaluate.worker import EvaluationWorker
 
 Schedule = dict[str, Any]
@@ -52,7 +53,7 @@ def planned(policy: ReusePolicy) -> Iterator[Schedule]:
 
 def chosen(results: Path, method: str) -> Iterator[Schedule]:
     """Yield the schedules that an evaluation chose for a method on calibration noise samples."""
-    rows = json.loads((results / "results.json").read_text())
+    rows = read_rows(results)
     for row in rows:
         if row["method"] == method and row["schedule_source"]:
             yield {

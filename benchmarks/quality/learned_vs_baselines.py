@@ -10,7 +10,6 @@ the folder. Collections, policies and results that exist are kept.
 from __future__ import annotations
 
 import argparse
-import json
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.evaluate.frontier import Axis, error_at
+from pipeline.evaluate.result_rows import read_rows
 from pipeline.markdown import markdown_table
 from pipeline.statistics import spread_of
 
@@ -81,7 +81,7 @@ def evaluate_seed(arguments: argparse.Namespace, out: Path, seed: int) -> list[d
             *("--batch-size", "64"),
             *("--methods", f"{arguments.methods},learned"),
         )
-    return json.loads((folder / "results.json").read_text())
+    return read_rows(folder)
 
 
 def _flag(name: str, out: Path) -> str:

@@ -11,7 +11,6 @@ the FLOPs ratio, with its 95% interval (Student's t).
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from benchmarks.quality.learned_vs_baselines import (
     ratios_table,
 )
 from pipeline.cli import split_names
+from pipeline.evaluate.result_rows import read_rows
 from pipeline.statistics import spread_of
 
 Rows = list[dict[str, Any]]
@@ -44,7 +44,7 @@ def by_seed_of(folders: list[Path], methods: tuple[str, ...] = ()) -> list[Rows]
     """
     found: dict[int, Rows] = {}
     for folder in folders:
-        rows: Rows = json.loads((folder / "results.json").read_text())
+        rows: Rows = read_rows(folder)
         mine = found.setdefault(rows[0]["seed"], [])
         known = {row["method"] for row in mine}
         mine += [row for row in rows if row["method"] not in known]

@@ -13,6 +13,8 @@ from typing import Any, Literal
 
 import yaml
 
+from dqar.validation import validate
+
 ACCELERATOR_LABEL = "ray.io/accelerator-type"
 ACCELERATOR_RESOURCE = "accelerator_type:"
 BOOTSTRAP = "ray_bootstrap_config.yaml"
@@ -229,21 +231,44 @@ def read_scaling() -> Scaling:
     except FileNotFoundError:
         # Under KubeRay only Kubernetes knows the worker groups.
         return Scaling(is_unseen="RAY_CLUSTER_NAME" in os.environ)
-    except (OSError, ValueError, TypeError, AttributeError, yaml.YAMLError):
+    except (OSError, ValueError, RecursionError, yaml.YAMLError):
         return Scaling(is_unseen=True)
 
 
-def parse_scaling(config: dict[str, Any]) -> Scaling:
-    """Return the node types of a Ray cluster launcher's configuration."""
-    head, most = config.get("head_node_type"), int(config.get("max_workers", 0))
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LauncherNodeType:
+    """A node type in the configuration of Ray's cluster launcher."""
+
+    resources: dict[str, float] = field(default_factory=dict)
+    labels: dict[str, str] = field(default_factory=dict)
+    max_workers: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LauncherConfig:
+    """Fields of the configuration of Ray's cluster launcher that limit its nodes."""
+
+    head_node_type: str | None = None
+    max_workers: int = 0
+    available_node_types: dict[str, LauncherNodeType] = field(default_factory=dict)
+
+    def max_of(self, name: str) -> int:
+        """Return the limit of a node type that sets none: the head's is its one node."""
+        return 0 if name == self.head_node_type else self.max_workers
+
+
+def parse_scaling(config: Any) -> Scaling:
+    """Return the node types of a Ray cluster launcher's configuration.
+
+    Raises:
+        ValueError: naming the field that is of a wrong kind.
+    """
+    launcher = validate(config, LauncherConfig)
     types = [
         NodeType(
-            node=Node(
-                resources={name: float(one) for name, one in kind.get("resources", {}).items()},
-                labels=dict(kind.get("labels", {})),
-            ),
-            max_nodes=int(kind.get("max_workers", 0 if name == head else most)),
+            node=Node(resources=kind.resources, labels=kind.labels),
+            max_nodes=launcher.max_of(name) if kind.max_workers is None else kind.max_workers,
         )
-        for name, kind in config.get("available_node_types", {}).items()
+        for name, kind in launcher.available_node_types.items()
     ]
-    return Scaling(types=tuple(types), max_nodes=most)
+    return Scaling(types=tuple(types), max_nodes=launcher.max_workers)

@@ -1,12 +1,16 @@
-"""Rows of results.json, from the summed task results of an operating point."""
+"""Rows of results.json, from the summed task results of an operating point, and read back."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from dqar.validation import validate
 from pipeline.errors import InputError
 from pipeline.evaluate.accumulator import MetricAccumulator, sum_metrics
 from pipeline.evaluate.config import EvaluateConfig
@@ -19,6 +23,57 @@ from pipeline.statistics import normal_interval
 GRID_IMAGES = 8
 """Number of images of an operating point that samples.png shows, the first ones."""
 NO_CALIBRATION = CalibrationCost()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ComparedColumns:
+    """Columns of a row that comparisons of several evaluations read."""
+
+    method: str
+    model: str
+    sites: str
+    sampler: str
+    steps: int
+    guidance: float
+    num_samples: int
+    seed: int
+    reuse_ratio: float
+    flops_ratio: float
+    latent_rel_l2: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ResultRows:
+    """Rows of one evaluation, at least one."""
+
+    rows: tuple[ComparedColumns, ...]
+
+    def __post_init__(self) -> None:
+        if not self.rows:
+            raise ValueError("rows must hold an operating point. Got none. Evaluate again.")
+
+
+def read_rows(folder: Path) -> list[dict[str, Any]]:
+    """Return the rows of an evaluation's ``results.json``, all columns of each.
+
+    Raises:
+        ValueError: one line that names the file, the row and the column that is wrong.
+    """
+    path = folder / "results.json"
+    fix = "Pass a results folder of jobs/evaluate.py."
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path} must be an evaluation's JSON. Got: {error}. {fix}") from error
+    compared = [_compared(row) for row in rows] if isinstance(rows, list) else rows
+    validate({"rows": compared}, ResultRows, name=str(path), fix=fix)
+    return rows
+
+
+def _compared(row: Any) -> Any:
+    if not isinstance(row, dict):
+        return row
+    return {entry.name: row[entry.name] for entry in fields(ComparedColumns) if entry.name in row}
 
 
 def measured_of(

@@ -11,10 +11,10 @@ from typing import Any, Literal
 
 from dqar.config import CHOICES, DQARConfig
 from dqar.step_schedule import StepSchedule, check_computed
+from dqar.validation import LARGEST
 from pipeline.exploration.designs import DEFAULT_DESIGNS, DESIGNS, Design
 from pipeline.models.loading import Dtype, Sampler
 from pipeline.models.noise import round_seed
-from pipeline.storage.json_schema import LARGEST
 
 FORECAST_ORDERS = CHOICES["forecast_order"]
 TRACE_SCHEMA_VERSION = 3

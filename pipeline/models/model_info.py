@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dqar.validation import validate
 from pipeline.errors import InputError
 
 DIGITS = Path(__file__).parent / "digits"
@@ -22,6 +23,7 @@ DIGITS = Path(__file__).parent / "digits"
 GATED = ("geglu", "swiglu")
 """Gated activations of a feed-forward network, which multiply one half of their input by the
 other."""
+FIX = "Pass a folder that diffusers' save_pretrained wrote."
 # File patterns that are downloaded from the hub.
 PARTS = ["transformer/*", "scheduler/*", "vae/*", "model_index.json"]
 
@@ -58,6 +60,57 @@ class ModelInfo:
     """Part of the FLOPs of ``attn`` that a cache of keys and values saves."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DiTConfig:
+    """Fields of a transformer's ``config.json`` that describe a DiT."""
+
+    num_layers: int
+    num_embeds_ada_norm: int
+    in_channels: int
+    sample_size: int
+    patch_size: int
+    num_attention_heads: int
+    attention_head_dim: int
+    out_channels: int | None = None
+    activation_fn: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("num_layers", "patch_size", "num_attention_heads", "attention_head_dim"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1. Got {getattr(self, name)}.")
+
+    @property
+    def width(self) -> int:
+        """Channels of a token."""
+        return self.num_attention_heads * self.attention_head_dim
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of a sample."""
+        return (self.sample_size // self.patch_size) ** 2
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SchedulerConfig:
+    """Field of a scheduler's configuration that limits its steps."""
+
+    num_train_timesteps: int = 1000
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Recommended:
+    """Settings that a model's provenance recommends."""
+
+    guidance_scale: float = 4.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Provenance:
+    """Field of ``provenance.json`` that sampling reads."""
+
+    recommended: Recommended = Recommended()
+
+
 def refuse_too_many_steps(info: ModelInfo, steps: int) -> None:
     """Refuse more sampling steps than the noise schedule has timesteps.
 
@@ -88,14 +141,12 @@ def find_model(name: str) -> ModelInfo:
             f"--model must be a class-conditional DiT (DiTTransformer2DModel). Got "
             f"{config.get('_class_name')!r} in {name}. Pass a DiT such as digits."
         )
-    return info_of(
-        config,
-        schedule,
-        name=name,
-        folder=folder,
-        model_hash=_hash_folder(folder / "transformer"),
-        guidance_scale=_recommended_guidance(folder),
-    )
+    named = {"name": name, "folder": folder, "model_hash": _hash_folder(folder / "transformer")}
+    try:
+        guidance = _recommended_guidance(folder)
+        return info_of(config, schedule, **named, guidance_scale=guidance)
+    except ValueError as error:
+        raise InputError(f"--model {name} must be a DiT. {error} {FIX}") from error
 
 
 def info_of(config: Mapping[str, Any], schedule: Mapping[str, Any], **named: Any) -> ModelInfo:
@@ -105,27 +156,30 @@ def info_of(config: Mapping[str, Any], schedule: Mapping[str, Any], **named: Any
         config: configuration of the transformer.
         schedule: configuration of the scheduler.
         named: the fields of :class:`ModelInfo` that neither configuration holds.
+
+    Raises:
+        ValueError: naming the field of a configuration that is missing or of a wrong kind.
     """
-    width, num_tokens = _shape(config)
-    size = int(config["sample_size"])
+    dit = validate(dict(config), DiTConfig, name="transformer/config.json", fix="")
+    scheduler = validate(dict(schedule), SchedulerConfig, name="scheduler_config.json", fix="")
     return ModelInfo(
         **named,
-        num_layers=int(config["num_layers"]),
-        max_steps=int(schedule.get("num_train_timesteps", 1000)),
-        num_classes=int(config["num_embeds_ada_norm"]),
-        latent_shape=(int(config["in_channels"]), size, size),
-        out_channels=int(config.get("out_channels") or config["in_channels"]),
-        width=width,
-        num_tokens=num_tokens,
-        site_flops=_site_flops(config),
-        kv_flops=0.5 * _projection_flops(config),
+        num_layers=dit.num_layers,
+        max_steps=scheduler.num_train_timesteps,
+        num_classes=dit.num_embeds_ada_norm,
+        latent_shape=(dit.in_channels, dit.sample_size, dit.sample_size),
+        out_channels=dit.out_channels or dit.in_channels,
+        width=dit.width,
+        num_tokens=dit.num_tokens,
+        site_flops=_site_flops(dit),
+        kv_flops=0.5 * _projection_flops(dit),
     )
 
 
 def _recommended_guidance(folder: Path) -> float:
-    provenance = folder / "provenance.json"
-    document = json.loads(provenance.read_text()) if provenance.exists() else {}
-    return float(document.get("recommended", {}).get("guidance_scale", 4.0))
+    path = folder / "provenance.json"
+    stored = json.loads(path.read_text()) if path.exists() else {}
+    return validate(stored, Provenance, name=path.name, fix="").recommended.guidance_scale
 
 
 def _is_dit(config: dict[str, Any]) -> bool:
@@ -135,28 +189,21 @@ def _is_dit(config: dict[str, Any]) -> bool:
     return config.get("_class_name") == "DiTTransformer2DModel" or (is_older and is_ada_norm_zero)
 
 
-def _site_flops(config: Mapping[str, Any]) -> dict[str, float]:
+def _site_flops(dit: DiTConfig) -> dict[str, float]:
     # For d channels and N tokens, in d^2 per token: projections 8, attention 4N/d, feed-forward 16.
-    width, tokens = _shape(config)
-    projections = _projection_flops(config)
-    attention = projections + 4.0 * tokens**2 * width
+    projections = _projection_flops(dit)
+    attention = projections + 4.0 * dit.num_tokens**2 * dit.width
     # A gated activation takes two halves, so that the first matrix is twice as wide.
-    feed_forward = projections * (3.0 if config.get("activation_fn") in GATED else 2.0)
+    feed_forward = projections * (3.0 if dit.activation_fn in GATED else 2.0)
     # Modulation of a row: timestep embedding (256 -> d -> d), then six adaLN factors (d -> 6d).
-    modulation = 14.0 * width**2 + 512.0 * width
+    modulation = 14.0 * dit.width**2 + 512.0 * dit.width
     whole = attention + feed_forward + modulation
     return {"attn": attention, "ff": feed_forward, "block": whole}
 
 
-def _projection_flops(config: Mapping[str, Any]) -> float:
+def _projection_flops(dit: DiTConfig) -> float:
     # Four matrices of equal size: Q, K, V and the output.
-    width, tokens = _shape(config)
-    return 8.0 * width**2 * tokens
-
-
-def _shape(config: Mapping[str, Any]) -> tuple[int, int]:
-    width = config["num_attention_heads"] * config["attention_head_dim"]
-    return width, (config["sample_size"] // config["patch_size"]) ** 2
+    return 8.0 * dit.width**2 * dit.num_tokens
 
 
 def _folder_of(name: str) -> Path:
@@ -199,12 +246,14 @@ def read_json(path: Path, name: str) -> dict[str, Any]:
         InputError: if the file is missing or not JSON.
     """
     try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+        stored = json.loads(path.read_text())
+        if not isinstance(stored, dict):
+            raise ValueError(f"a {type(stored).__name__} in place of an object")
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(
-            f"--model {name} must hold {path.parent.name}/{path.name}. Got: {error}. "
-            "Pass a folder that diffusers' save_pretrained wrote."
+            f"--model {name} must hold {path.parent.name}/{path.name}. Got: {error}. {FIX}"
         ) from error
+    return stored
 
 
 def _hash_folder(folder: Path) -> str:

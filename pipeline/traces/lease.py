@@ -19,25 +19,35 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal
 
 from pipeline.errors import InputError
-from pipeline.storage.json_schema import COUNT, TEXT, Malformed, check, one_of, parse
+from pipeline.storage.json_schema import Count, Malformed, check, parse
 from pipeline.storage.object_store import Root, Storage, open_storage
 from pipeline.traces.process_id import Process, this_process
 from pipeline.traces.shards import as_json
 
 NUMBERED = re.compile(r"([0-9]{6,18})\.json")
-HOLDER = {"host": TEXT, "machine": TEXT, "pid": COUNT, "started": COUNT}
-DOCUMENT = {
-    "token": TEXT,
-    "state": one_of("held", "released"),
-    "renewals": COUNT,
-    "since": TEXT,
-    "holder": HOLDER,
-}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LeaseDocument:
+    """JSON of a lease's file."""
+
+    token: str
+    """Random text of its own, by which a holder knows its file."""
+    state: Literal["held", "released"]
+    renewals: Count
+    since: str
+    """Time of its creation by the holder's clock, in ISO 8601."""
+    holder: Process
+
+    @property
+    def is_over(self) -> bool:
+        """True if the lease was released or its holder has certainly ended."""
+        return self.state == "released" or self.holder.is_gone
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,7 +84,7 @@ def lease_config() -> LeaseConfig:
 class Lease:
     """Lease of a folder that this process holds; :func:`acquire_lease` renews it in a thread."""
 
-    def __init__(self, storage: Storage, number: int, document: dict[str, Any]) -> None:
+    def __init__(self, storage: Storage, number: int, document: LeaseDocument) -> None:
         self.number = number
         self._storage = storage
         self._document = document
@@ -102,7 +112,7 @@ class Lease:
             with contextlib.suppress(InputError):
                 if self._storage.size(_key(self.number + 1)) is not None:
                     return
-                self._write(renewals=self._document["renewals"] + 1)
+                self._write(renewals=self._document.renewals + 1)
 
     def stop_renewing(self) -> None:
         """End the loop of :meth:`renew_every`."""
@@ -115,8 +125,8 @@ class Lease:
             self._write(state="released")
 
     def _write(self, **changes: Any) -> None:
-        self._document = self._document | changes
-        self._storage.write(_key(self.number), as_json(self._document))
+        self._document = replace(self._document, **changes)
+        self._storage.write(_key(self.number), as_json(asdict(self._document)))
 
 
 @contextmanager
@@ -156,20 +166,24 @@ def take(storage: Storage, config: LeaseConfig) -> Lease:
         if number:
             _outlast(storage, number, config.patience_s)
         mine = _new_document()
-        is_created = storage.create(_key(number + 1), as_json(mine))
+        is_created = storage.create(_key(number + 1), as_json(asdict(mine)))
         # A retried request may find the file that its first, unanswered try created.
-        if is_created or (_read(storage, number + 1) or {}).get("token") == mine["token"]:
+        if is_created or _token(_read(storage, number + 1)) == mine.token:
             return Lease(storage, number + 1, mine)
 
 
-def _new_document() -> dict[str, Any]:
-    return {
-        "token": uuid.uuid4().hex,
-        "state": "held",
-        "renewals": 0,
-        "since": datetime.now(UTC).isoformat(timespec="seconds"),
-        "holder": asdict(this_process()),
-    }
+def _new_document() -> LeaseDocument:
+    return LeaseDocument(
+        token=uuid.uuid4().hex,
+        state="held",
+        renewals=0,
+        since=datetime.now(UTC).isoformat(timespec="seconds"),
+        holder=this_process(),
+    )
+
+
+def _token(document: LeaseDocument | None) -> str | None:
+    return document.token if document else None
 
 
 def _outlast(storage: Storage, number: int, patience_s: float) -> None:
@@ -179,7 +193,7 @@ def _outlast(storage: Storage, number: int, patience_s: float) -> None:
         InputError: if the lease's file changes, which shows that its holder is alive.
     """
     seen = _read(storage, number)
-    if seen is not None and _process(seen).is_here and not _is_over(seen):
+    if seen is not None and seen.holder.is_here and not seen.is_over:
         raise _refusal(storage, seen)
     deadline = time.monotonic() + patience_s
     if not _is_over(seen):
@@ -191,33 +205,27 @@ def _outlast(storage: Storage, number: int, patience_s: float) -> None:
     while not _is_over(seen) and time.monotonic() < deadline:
         time.sleep(min(1.0, patience_s / 20))
         now = _read(storage, number)
-        if now is not None and now != seen and not _is_over(now):
+        if now is not None and now != seen and not now.is_over:
             raise _refusal(storage, now)
         seen = now
 
 
-def _refusal(storage: Storage, document: dict[str, Any]) -> InputError:
+def _refusal(storage: Storage, document: LeaseDocument) -> InputError:
     return InputError(
         f"{storage} must have one driver. Got a second while {_who(document)} still writes there. "
         "Wait until that process has ended, or end it, and run this command again."
     )
 
 
-def _is_over(document: dict[str, Any] | None) -> bool:
-    if document is None:
-        return False
-    return document["state"] == "released" or _process(document).is_gone
+def _is_over(document: LeaseDocument | None) -> bool:
+    return document is not None and document.is_over
 
 
-def _process(document: dict[str, Any]) -> Process:
-    return Process(**{name: document["holder"][name] for name in HOLDER})
-
-
-def _who(document: dict[str, Any] | None) -> str:
+def _who(document: LeaseDocument | None) -> str:
     if document is None:
         return "an unknown driver"
-    holder = document["holder"]
-    return f"process {holder['pid']} on {holder['host'][:60]!r} since {document['since'][:30]!r}"
+    holder = document.holder
+    return f"process {holder.pid} on {holder.host[:60]!r} since {document.since[:30]!r}"
 
 
 def _key(number: int) -> str:
@@ -229,11 +237,9 @@ def _newest(storage: Storage) -> int:
     return max((int(match[1]) for match in found if match), default=0)
 
 
-def _read(storage: Storage, number: int) -> dict[str, Any] | None:
+def _read(storage: Storage, number: int) -> LeaseDocument | None:
     """Read a lease's document; None if it is not valid, so that its holder is unknown."""
     try:
-        document = parse(storage.read(_key(number)) or b"")
-        check(document, DOCUMENT)
+        return check(parse(storage.read(_key(number)) or b""), LeaseDocument)
     except Malformed:
         return None
-    return document

@@ -38,7 +38,7 @@ def read_document(
         check(document)
     except Malformed as error:
         raise InputError(
-            f"{storage}/{key} {error}. Restore it, or collect into a new folder."
+            f"{storage}/{key}: {error} Restore it, or collect into a new folder."
         ) from error
     return document
 

@@ -7,6 +7,8 @@ import platform
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.storage.json_schema import Count
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Process:
@@ -16,9 +18,9 @@ class Process:
     """Name of the process's machine, for messages."""
     machine: str
     """Boot id and pid namespace of the machine; empty if they cannot be read."""
-    pid: int
+    pid: Count
     """Process id in that namespace."""
-    started: int
+    started: Count
     """Clock ticks from the boot to the start of the process; 0 if that cannot be read."""
 
     @property

@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
+from dqar.validation import validate
 from pipeline.storage.local_folder import LocalFolder
 
 FOLDER = "_checkpoint"
@@ -40,6 +41,17 @@ class CheckpointState:
             for name, value in self.tensors.items()
             if name.startswith(start)
         }
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CheckpointDocument:
+    """JSON of a checkpoint."""
+
+    format: int
+    claim: dict[str, str]
+    tensors: str
+    """Name of the file of tensors."""
+    numbers: dict[str, Any]
 
 
 class Checkpoint:
@@ -82,12 +94,13 @@ class Checkpoint:
     def read(self) -> CheckpointState | None:
         """Read the checkpoint of an interrupted run; None if there is none with the same claim."""
         try:
-            stored = json.loads((self.folder / f"{self.stage}.json").read_text())
-            if (stored["format"], stored["claim"]) != (FORMAT, self.claim):
+            text = (self.folder / f"{self.stage}.json").read_text()
+            stored = validate(json.loads(text), CheckpointDocument, is_finite=False)
+            if (stored.format, stored.claim) != (FORMAT, self.claim):
                 return None
-            name = Path(stored["tensors"]).name
-            return CheckpointState(tensors=load_file(self.folder / name), numbers=stored["numbers"])
-        except (OSError, ValueError, KeyError, TypeError, SafetensorError):
+            name = Path(stored.tensors).name
+            return CheckpointState(tensors=load_file(self.folder / name), numbers=stored.numbers)
+        except (OSError, ValueError, RecursionError, SafetensorError):
             return None
 
 

@@ -55,6 +55,26 @@ def test_the_title_has_the_setting_of_the_baseline(folder):
     assert title == "digits, attn, DDIM-50, guidance 2: 1 seeds x 64"
 
 
+@pytest.mark.parametrize(
+    ("rows", "line"),
+    [
+        ([], "rows must hold an operating point"),
+        ({}, r"rows must be a list such as \[a, b\]\. Got {}"),
+        ([3], r"rows\[0\] must be keys with values\. Got 3"),
+        ([row("learned", 1, 2.0, 0.01) | {"seed": 1.5}], r"rows\[0\]\.seed must be a whole number"),
+        (
+            [row("learned", 1, 2.0, 0.01) | {"guidance": None}],
+            r"rows\[0\]\.guidance must be a n",
+        ),
+    ],
+)
+def test_rows_that_are_no_evaluations_are_named(folder, rows, line):
+    place = folder("a")
+    (place / "results.json").write_text(json.dumps(rows))
+    with pytest.raises(ValueError, match=rf"results\.json: {line}"):
+        by_seed_of([place])
+
+
 def test_folders_of_different_settings_are_refused(folder):
     one = folder("a", row("learned", 1, 2.0, 0.01))
     other = folder("b", row("learned", 2, 2.0, 0.01, guidance=4.0))

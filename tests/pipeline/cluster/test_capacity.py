@@ -182,7 +182,17 @@ def test_what_the_head_says_of_its_autoscaler(home, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "[]", "- 1", "max_workers: x", ": :", "available_node_types: 3"]
+    "text",
+    [
+        "",
+        "[]",
+        "- 1",
+        "max_workers: x",
+        ": :",
+        "available_node_types: 3",
+        "3",
+        "max_workers: 2026-01-01",
+    ],
 )
 def test_a_configuration_that_does_not_read_is_one_not_seen(home, text):
     (home / BOOTSTRAP).write_text(text)

@@ -134,6 +134,32 @@ def test_a_folder_without_a_part_is_refused(copied, part):
         find_model(str(copied))
 
 
+@pytest.mark.parametrize(
+    ("part", "changes", "line"),
+    [
+        ("transformer/config", {"num_layers": "8"}, r"num_layers must be a whole number\. Got '8'"),
+        ("transformer/config", {"patch_size": 0}, r"patch_size must be at least 1\. Got 0"),
+        ("transformer/config", {"sample_size": None}, "sample_size must be a whole number. Got N"),
+        ("scheduler/scheduler_config", {"num_train_timesteps": 1.5}, "must be a whole number"),
+        ("provenance", {"recommended": {"guidance_scale": "2"}}, "guidance_scale must be a number"),
+    ],
+)
+def test_a_field_of_a_wrong_kind_is_named(copied, part, changes, line):
+    path = copied / f"{part}.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    with pytest.raises(InputError, match=rf"--model .* must be a DiT\. .*{line}.*save_pretrained"):
+        find_model(str(copied))
+
+
+def test_a_missing_field_is_named(copied):
+    path = copied / "transformer" / "config.json"
+    config = json.loads(path.read_text())
+    del config["in_channels"]
+    path.write_text(json.dumps(config))
+    with pytest.raises(InputError, match=r"config\.json must hold 'in_channels'"):
+        find_model(str(copied))
+
+
 def test_another_kind_of_transformer_is_refused(copied):
     path = copied / "transformer" / "config.json"
     path.write_text(path.read_text().replace("DiTTransformer2DModel", "UNet2DModel"))

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 from hypothesis import given
@@ -36,7 +36,7 @@ def documents(storage):
 
 def leave(storage, number, **changes):
     """Write a lease as a driver on another machine would leave it."""
-    document = leases._new_document() | {"holder": ELSEWHERE} | changes
+    document = asdict(leases._new_document()) | {"holder": ELSEWHERE} | changes
     storage.write(f"_lease/{number:06d}.json", json.dumps(document).encode())
 
 
