@@ -14,7 +14,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from pipeline.errors import InputError
-from pipeline.models.model_info import Dtype, ModelInfo, Sampler, read_json
+from pipeline.models.model_info import ModelInfo, read_json
+from pipeline.models.sampling_choices import Dtype, Sampler
 
 TORCH_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 DECODED_AT_ONCE = 8

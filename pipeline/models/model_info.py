@@ -12,14 +12,10 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pipeline.errors import InputError
 
-Sampler = Literal["ddim", "dpm"]
-"""Names of the samplers: DDIM and DPM-Solver++, both deterministic."""
-Dtype = Literal["fp32", "fp16", "bf16"]
-"""Names of the dtypes that a transformer computes in."""
 DIGITS = Path(__file__).parent / "digits"
 """The shipped model's folder."""
 
