@@ -40,7 +40,9 @@ MAY_IMPORT: dict[str, str] = {
     "pipeline.markdown": "",
     "pipeline.progress": "",
     "pipeline.statistics": "",
-    "pipeline.cli": "pipeline.errors",
+    "pipeline.flag_values": "",
+    "pipeline.tracking_flags": "",
+    "pipeline.cli": "pipeline.errors pipeline.flag_values",
     "pipeline.storage": "pipeline.errors",
     "pipeline.tracking": "pipeline.errors pipeline.storage",
     "pipeline.models": "dqar pipeline.errors",
@@ -97,7 +99,7 @@ ONE_IMPORTER: dict[str, str] = {
     "dqar.integration.block_site dqar.integration.compiled.step_variants "
     "dqar.integration.custom_op dqar.integration.salience_calibration pipeline.collect.columns "
     "pipeline.demo.local_servers pipeline.evaluate.flops pipeline.evaluate.sweeps.dummy_dit "
-    "pipeline.methods.schedule_selection pipeline.methods.site_mixing "
+    "pipeline.flag_values pipeline.methods.schedule_selection pipeline.methods.site_mixing "
     "pipeline.methods.stock_runs pipeline.storage.range_reader pipeline.traces.compaction "
     "pipeline.traces.process_id pipeline.train.alternative_schedules pipeline.train.fits "
     "pipeline.train.local_error_model pipeline.train.reused_gate_writer",

@@ -176,8 +176,14 @@ def _mend(ask: ResourceRequest, cluster: Cluster) -> str:
                 f"Ray finds {family} by itself but never {wanted}: pass {family}, or start those "
                 f"nodes with --labels {ACCELERATOR_LABEL}={wanted}."
             )
-        return "Pass a type that it has, add such nodes, or wait for them with --wait-minutes."
-    return "Ask for less with --gpus-per-worker, add nodes, or wait for them with --wait-minutes."
+        return (
+            "Pass a type that it has, add such nodes, or wait for them with "
+            "--worker-timeout-minutes."
+        )
+    return (
+        "Ask for less with --gpus-per-worker, add nodes, or wait for them with "
+        "--worker-timeout-minutes."
+    )
 
 
 def capacity(ask: ResourceRequest, cluster: Cluster) -> int:
