@@ -27,7 +27,8 @@ MAY_IMPORT: dict[str, str] = {
     "dqar.step_schedule": "dqar.records",
     "dqar.cache": "dqar.records dqar.signals",
     "dqar.config": "dqar.cache dqar.layer_schedule dqar.records",
-    "dqar.config_file": "dqar.config",
+    "dqar.validation": "",
+    "dqar.config_file": "dqar.config dqar.validation",
     "dqar.policy": "dqar.records dqar.step_schedule",
     "dqar.gates": "dqar.config dqar.layer_schedule dqar.policy dqar.records",
     "dqar.control": "dqar.cache dqar.config dqar.gates dqar.policy dqar.records dqar.signals "
@@ -97,7 +98,8 @@ ONE_IMPORTER: dict[str, str] = {
     "pipeline.methods.learning_to_cache pipeline.methods.smoothcache",
     "a subject apart from its importer's": "dqar.cache.salience_balancing dqar.control.manual "
     "dqar.integration.block_site dqar.integration.compiled.step_variants "
-    "dqar.integration.custom_op dqar.integration.salience_calibration pipeline.collect.columns "
+    "dqar.integration.custom_op dqar.integration.salience_calibration dqar.validation "
+    "pipeline.collect.columns "
     "pipeline.demo.local_servers pipeline.evaluate.flops pipeline.evaluate.sweeps.dummy_dit "
     "pipeline.flag_values pipeline.methods.schedule_selection pipeline.methods.site_mixing "
     "pipeline.methods.stock_runs pipeline.storage.range_reader pipeline.traces.compaction "
