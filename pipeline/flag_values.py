@@ -40,7 +40,9 @@ def split_names(text: str) -> tuple[str, ...]:
 
 def as_text(value: Any) -> str:
     """The text that a flag would be given for a value: ``0,1`` for ``(0, 1)``."""
-    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    if isinstance(value, tuple):
+        return ",".join(map(as_text, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def read_number(text: str) -> float:

@@ -43,7 +43,8 @@ MAY_IMPORT: dict[str, str] = {
     "pipeline.statistics": "",
     "pipeline.flag_values": "",
     "pipeline.tracking_flags": "",
-    "pipeline.cli": "pipeline.errors pipeline.flag_values",
+    "pipeline.flag_help": "",
+    "pipeline.cli": "pipeline.errors pipeline.flag_help pipeline.flag_values",
     "pipeline.storage": "pipeline.errors",
     "pipeline.tracking": "pipeline.errors pipeline.storage",
     "pipeline.models": "dqar pipeline.errors",
@@ -52,12 +53,13 @@ MAY_IMPORT: dict[str, str] = {
     "pipeline.traces": "dqar pipeline.errors pipeline.exploration pipeline.models pipeline.storage",
     "pipeline.methods": "dqar pipeline.errors pipeline.models",
     "pipeline.collect": "dqar pipeline.cluster pipeline.errors pipeline.exploration "
-    "pipeline.models pipeline.progress pipeline.storage pipeline.traces pipeline.tracking",
+    "pipeline.models pipeline.progress pipeline.storage pipeline.traces pipeline.tracking "
+    "pipeline.tracking_flags",
     "pipeline.train": "dqar pipeline.errors pipeline.exploration pipeline.progress "
-    "pipeline.storage pipeline.traces pipeline.tracking",
+    "pipeline.storage pipeline.traces pipeline.tracking pipeline.tracking_flags",
     "pipeline.evaluate": "dqar pipeline.cluster pipeline.errors pipeline.markdown "
     "pipeline.methods pipeline.models pipeline.progress pipeline.statistics pipeline.storage "
-    "pipeline.tracking",
+    "pipeline.tracking pipeline.tracking_flags",
     "pipeline.sample": "dqar pipeline.cluster pipeline.errors pipeline.models pipeline.progress "
     "pipeline.tracking",
     "pipeline.doctor": "pipeline.cluster pipeline.errors pipeline.models pipeline.storage "
@@ -90,7 +92,8 @@ ROOMS: dict[str, set[str]] = {
 ONE_IMPORTER: dict[str, str] = {
     "entered by its job alone": "pipeline.collect.run pipeline.collect.unit_size "
     "pipeline.demo.run pipeline.doctor.run pipeline.evaluate.run pipeline.evaluate.sweeps.run "
-    "pipeline.models.digits_pretrain pipeline.sample.run pipeline.train.run",
+    "pipeline.models.digits_pretrain pipeline.sample.run pipeline.train.run "
+    "pipeline.collect.flags",
     "one step of a stage, as every stage has it": "pipeline.evaluate.driver "
     "pipeline.evaluate.sweeps.driver pipeline.evaluate.sweeps.report pipeline.evaluate.session",
     "a method, which the registry alone names": "pipeline.methods.baseline "
@@ -101,7 +104,8 @@ ONE_IMPORTER: dict[str, str] = {
     "dqar.integration.custom_op dqar.integration.salience_calibration dqar.validation "
     "pipeline.collect.columns "
     "pipeline.demo.local_servers pipeline.evaluate.flops pipeline.evaluate.sweeps.dummy_dit "
-    "pipeline.flag_values pipeline.methods.schedule_selection pipeline.methods.site_mixing "
+    "pipeline.flag_help pipeline.flag_values pipeline.methods.defaults "
+    "pipeline.methods.schedule_selection pipeline.methods.site_mixing "
     "pipeline.methods.stock_runs pipeline.storage.range_reader pipeline.traces.compaction "
     "pipeline.traces.process_id pipeline.train.alternative_schedules pipeline.train.fits "
     "pipeline.train.local_error_model pipeline.train.reused_gate_writer",

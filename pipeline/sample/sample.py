@@ -22,9 +22,10 @@ from dqar.policy.network import ReusePolicy
 from dqar.schedules.static_plan import StaticPlan
 from dqar.signals import relative_error
 from pipeline.errors import InputError, checked
-from pipeline.models.loading import Dtype, LoadedModel, Sampler, scheduler_of_run
+from pipeline.models.loading import LoadedModel, scheduler_of_run
 from pipeline.models.model_info import ModelInfo
 from pipeline.models.noise import draw_noise
+from pipeline.models.sampling_choices import Dtype, Sampler
 from pipeline.progress import Progress
 
 WARM_UP_STEPS = 2

@@ -14,9 +14,10 @@ from dqar.integration import DQARDDIMSampler, DQARDPMSolverSampler, SamplerConfi
 from dqar.policy.network import ReusePolicy
 from dqar.policy.serialization import save_policy
 from dqar.policy.spec import PolicySpec
-from pipeline.models.loading import Sampler, load_model
+from pipeline.models.loading import load_model
 from pipeline.models.model_info import DIGITS, find_model
 from pipeline.models.noise import draw_noise
+from pipeline.models.sampling_choices import Sampler
 from pipeline.sample.sample import SampleConfig, sample
 from pipeline.tracking import Tracker
 

@@ -8,7 +8,7 @@ from typing import ClassVar
 from dqar.config import DQARConfig
 from pipeline.evaluate.config import EvaluateConfig
 from pipeline.evaluate.sweeps.grids import AblationGrid, CacheBits, ScheduleGrid
-from pipeline.models.loading import Dtype, Sampler
+from pipeline.models.sampling_choices import Dtype, Sampler
 
 MAX_STEPS = 1000
 
