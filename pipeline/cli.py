@@ -245,9 +245,10 @@ def _required(names: list[str]) -> str:
 
 
 def _unknown(flag: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches("--" + flag.strip("-").replace("_", "-"), list(known), n=1)
+    names = [one[2:] for one in known]
+    near = difflib.get_close_matches(flag.strip("-").replace("_", "-"), names, n=1)
     longer = [one for one in known if one.startswith(flag)]
-    guess = longer if len(longer) == 1 else near
+    guess = longer if len(longer) == 1 else [f"--{name}" for name in near]
     return f"There is no flag {flag}." + "".join(f" Did you mean {one}?" for one in guess)
 
 

@@ -63,7 +63,7 @@ def stages(config: DemoConfig, out: Path) -> Iterator[tuple[str, list[str]]]:
     yield "collect", ["--model", "digits", "--out", traces, *sizes]
     yield "train", ["--traces", traces, "--out", policy]
     judged = ["--model", "digits", "--policy", policy, "--num-samples", str(config.num_samples)]
-    yield "evaluate", [*judged, "--out", results, "--grid", "coarse"]
+    yield "evaluate", [*judged, "--out", results, "--sweep-density", "coarse"]
 
 
 def run_demo(config: DemoConfig) -> None:

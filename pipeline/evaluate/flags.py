@@ -70,3 +70,10 @@ class EvaluateFlags(EvaluateSettings):
     """Workers of the stage, on the Ray cluster."""
     tracking: TrackingFlags = field(default_factory=TrackingFlags)
     """MLflow store that the run is logged to."""
+
+    def __post_init__(self) -> None:
+        if self.samples_per_task < 1:
+            raise ValueError(
+                f"samples_per_task must be at least 1. Got {self.samples_per_task}. Pass "
+                f"--samples-per-task {SAMPLES_PER_TASK}."
+            )
