@@ -1,4 +1,4 @@
-"""Sample images with DQAR, and the same images without reuse, in one process.
+"""Sample images with DQAR, and reference samples without reuse, in one process.
 
     python jobs/sample.py --model digits --class-labels 1,2,3 --out runs/samples
     python jobs/sample.py --model digits --policy runs/policy --out runs/samples

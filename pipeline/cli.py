@@ -9,8 +9,8 @@ import io
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import MISSING, fields, is_dataclass
-from typing import Any, NamedTuple, NoReturn, TypeVar, cast, get_origin, get_type_hints
+from dataclasses import MISSING, Field, fields, is_dataclass
+from typing import Annotated, Any, NamedTuple, NoReturn, TypeVar, cast, get_origin, get_type_hints
 
 import tyro
 
@@ -25,6 +25,7 @@ from tyro._errors import (
 )
 
 from pipeline.errors import IncompleteError, InputError
+from pipeline.flag_help import description_of, field_texts, hint_of, is_required, wrapped
 from pipeline.flag_values import as_text, kind_of, split_names
 
 F = TypeVar("F")
@@ -196,8 +197,7 @@ def flags_of(flags: type) -> dict[str, Flag]:
         if is_dataclass(kind):
             found |= flags_of(cast(type, kind))
             continue
-        is_required = field.default is MISSING and field.default_factory is MISSING
-        found[f"--{field.name.replace('_', '-')}"] = Flag(kind, is_required)
+        found[f"--{field.name.replace('_', '-')}"] = Flag(kind, is_required(field))
     return found
 
 
@@ -256,9 +256,10 @@ def _required(names: list[str]) -> str:
 
 
 def _unknown(flag: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches("--" + flag.strip("-").replace("_", "-"), list(known), n=1)
+    names = [one[2:] for one in known]
+    near = difflib.get_close_matches(flag.strip("-").replace("_", "-"), names, n=1)
     longer = [one for one in known if one.startswith(flag)]
-    guess = longer if len(longer) == 1 else near
+    guess = longer if len(longer) == 1 else [f"--{name}" for name in near]
     return f"There is no flag {flag}." + "".join(f" Did you mean {one}?" for one in guess)
 
 
@@ -270,11 +271,18 @@ def _parse(flags: type[F], name: str, given: list[str]) -> F:
             contextlib.redirect_stderr(refused),
             on_parse_error(_refuse),
         ):
-            return tyro.cli(flags, prog=name, args=given, config=FLAG_STYLE, registry=_registry())
+            return tyro.cli(
+                flags,
+                prog=name,
+                description=description_of(flags),
+                args=given,
+                config=FLAG_STYLE,
+                registry=_registry(),
+            )
     except SystemExit as ended:
         if ended.code:
             raise InputError(refused.getvalue()) from None
-        print(_shown(printed.getvalue()))
+        print(wrapped(printed.getvalue()))
         raise
 
 
@@ -311,16 +319,44 @@ def _complaint(event: ParseErrorEvent) -> str | None:
     return None
 
 
-def _shown(text: str) -> str:
-    """Return the help without the hints ``(default: )`` of None and ``(default: False)``."""
-    text = re.sub(r"\s*\(default:\s*(False)?\)", "", text)
-    return "\n".join(line.rstrip() for line in text.strip().splitlines())
-
-
 def _registry() -> tyro.constructors.ConstructorRegistry:
     registry = tyro.constructors.ConstructorRegistry()
     registry.primitive_rule(_value_rule)
+    registry.struct_rule(_dataclass_rule)
     return registry
+
+
+def _dataclass_rule(
+    info: tyro.constructors.StructTypeInfo,
+) -> tyro.constructors.StructConstructorSpec | None:
+    """Flags of a dataclass, the required ones first. tyro's own rule keeps the line breaks of the
+    docstrings, and shows None and False as defaults."""
+    if not is_dataclass(info.type):
+        return None
+    texts, hints = field_texts(info.type), get_type_hints(info.type)
+    flags = [
+        tyro.constructors.StructFieldSpec(
+            name=field.name,
+            type=cast(type, _with_hint(hints[field.name], hint_of(field, hints[field.name]))),
+            default=_default_of(field, info.default),
+            helptext=texts.get(field.name),
+        )
+        for field in sorted(fields(info.type), key=lambda field: not is_required(field))
+    ]
+    return tyro.constructors.StructConstructorSpec(instantiate=info.type, fields=tuple(flags))
+
+
+def _with_hint(annotation: Any, hint: str | None) -> Any:
+    return Annotated[annotation, tyro.conf.arg(help_behavior_hint=hint)]
+
+
+def _default_of(field: Field[Any], whole: Any) -> Any:
+    """The default of a field: of the dataclass's own default, if it has one."""
+    if is_dataclass(whole):
+        return getattr(whole, field.name)
+    if field.default_factory is not MISSING:
+        return field.default_factory()
+    return tyro.MISSING_NONPROP if is_required(field) else field.default
 
 
 def _value_rule(

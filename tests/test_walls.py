@@ -27,7 +27,8 @@ MAY_IMPORT: dict[str, str] = {
     "dqar.step_schedule": "dqar.records",
     "dqar.cache": "dqar.records dqar.signals",
     "dqar.config": "dqar.cache dqar.layer_schedule dqar.records",
-    "dqar.config_file": "dqar.config",
+    "dqar.validation": "",
+    "dqar.config_file": "dqar.config dqar.validation",
     "dqar.policy": "dqar.records dqar.step_schedule",
     "dqar.gates": "dqar.config dqar.layer_schedule dqar.policy dqar.records",
     "dqar.control": "dqar.cache dqar.config dqar.gates dqar.policy dqar.records dqar.signals "
@@ -42,7 +43,8 @@ MAY_IMPORT: dict[str, str] = {
     "pipeline.statistics": "",
     "pipeline.flag_values": "",
     "pipeline.tracking_flags": "",
-    "pipeline.cli": "pipeline.errors pipeline.flag_values",
+    "pipeline.flag_help": "",
+    "pipeline.cli": "pipeline.errors pipeline.flag_help pipeline.flag_values",
     "pipeline.storage": "pipeline.errors",
     "pipeline.tracking": "pipeline.errors pipeline.storage",
     "pipeline.models": "dqar pipeline.errors",
@@ -51,9 +53,10 @@ MAY_IMPORT: dict[str, str] = {
     "pipeline.traces": "dqar pipeline.errors pipeline.exploration pipeline.models pipeline.storage",
     "pipeline.methods": "dqar pipeline.errors pipeline.models",
     "pipeline.collect": "dqar pipeline.cluster pipeline.errors pipeline.exploration "
-    "pipeline.models pipeline.progress pipeline.storage pipeline.traces pipeline.tracking",
+    "pipeline.models pipeline.progress pipeline.storage pipeline.traces pipeline.tracking "
+    "pipeline.tracking_flags",
     "pipeline.train": "dqar pipeline.errors pipeline.exploration pipeline.progress "
-    "pipeline.storage pipeline.traces pipeline.tracking",
+    "pipeline.storage pipeline.traces pipeline.tracking pipeline.tracking_flags",
     "pipeline.evaluate": "dqar pipeline.cluster pipeline.errors pipeline.markdown "
     "pipeline.methods pipeline.models pipeline.progress pipeline.statistics pipeline.storage "
     "pipeline.tracking pipeline.tracking_flags",
@@ -90,7 +93,7 @@ ONE_IMPORTER: dict[str, str] = {
     "entered by its job alone": "pipeline.collect.run pipeline.collect.unit_size "
     "pipeline.demo.run pipeline.doctor.run pipeline.evaluate.run pipeline.evaluate.sweeps.run "
     "pipeline.models.digits_pretrain pipeline.sample.flags pipeline.sample.run "
-    "pipeline.train.run",
+    "pipeline.train.run pipeline.collect.flags",
     "one step of a stage, as every stage has it": "pipeline.evaluate.driver "
     "pipeline.evaluate.sweeps.driver pipeline.evaluate.sweeps.report pipeline.evaluate.session",
     "a method, which the registry alone names": "pipeline.methods.baseline "
@@ -98,9 +101,11 @@ ONE_IMPORTER: dict[str, str] = {
     "pipeline.methods.learning_to_cache pipeline.methods.smoothcache",
     "a subject apart from its importer's": "dqar.cache.salience_balancing dqar.control.manual "
     "dqar.integration.block_site dqar.integration.compiled.step_variants "
-    "dqar.integration.custom_op dqar.integration.salience_calibration pipeline.collect.columns "
+    "dqar.integration.custom_op dqar.integration.salience_calibration dqar.validation "
+    "pipeline.collect.columns "
     "pipeline.demo.local_servers pipeline.evaluate.flops pipeline.evaluate.sweeps.dummy_dit "
-    "pipeline.flag_values pipeline.methods.schedule_selection pipeline.methods.site_mixing "
+    "pipeline.flag_help pipeline.flag_values pipeline.methods.defaults "
+    "pipeline.methods.schedule_selection pipeline.methods.site_mixing "
     "pipeline.methods.stock_runs pipeline.storage.range_reader pipeline.traces.compaction "
     "pipeline.traces.process_id pipeline.train.alternative_schedules pipeline.train.fits "
     "pipeline.train.local_error_model pipeline.train.reused_gate_writer",

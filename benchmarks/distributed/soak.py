@@ -27,7 +27,7 @@ from typing import Any
 from benchmarks.distributed.fault_injection import Arena, Collection, draw_kinds
 
 RESULT = Path(__file__).parents[1] / "results" / "cpu" / "soak.json"
-PLAN = {"--model": "digits", "--num-trajectories": 150, "--steps": 10, "--batch-size": 3}
+PLAN = {"--model": "digits", "--num-trajectories": 150, "--steps": 10, "--unit-size": 3}
 """Fifty light units."""
 EACH = 12
 """Faults that a collection is to meet; one that ends earlier met fewer."""

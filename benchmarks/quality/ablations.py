@@ -44,7 +44,7 @@ def prepare_designs(arguments: argparse.Namespace, out: Path) -> list[str]:
     """A collection and a policy of each design; their names."""
     for name, designs in DESIGNS.items():
         traces = out / f"traces-{name}"
-        collect(arguments, out, traces, "--designs", designs)
+        collect(arguments, out, traces, "--exploration", designs)
         train(out, traces, name)
     return list(DESIGNS)
 
@@ -52,8 +52,8 @@ def prepare_designs(arguments: argparse.Namespace, out: Path) -> list[str]:
 def prepare_features(arguments: argparse.Namespace, out: Path) -> list[str]:
     """One collection; a policy of all features, and one without each of them."""
     collect(arguments, out, out / "traces")
-    left_out = {"all": ()} | {f"no {name}": ("--without", name) for name in FEATURES}
-    left_out["none of these"] = ("--without", ",".join(FEATURES))
+    left_out = {"all": ()} | {f"no {name}": ("--drop-features", name) for name in FEATURES}
+    left_out["none of these"] = ("--drop-features", ",".join(FEATURES))
     for name, flags in left_out.items():
         train(out, out / "traces", name, *flags)
     return list(left_out)

@@ -125,8 +125,8 @@ def refuse_diverged(ids: list[str], are_finite: Bool[Tensor, " b"]) -> None:
         named = ", ".join(lost[:8]) + (" and more" if len(lost) > 8 else "")
         raise Diverged(
             f"Trajectories must end in finite numbers. Got {len(lost)} of {len(ids)} that do not: "
-            f"{named}. Pass another --dtype, lower --forecast-orders or --feedback, or other "
-            "--designs."
+            f"{named}. Pass another --dtype, lower --forecast-orders or --error-feedback, or "
+            "another --exploration."
         )
 
 

@@ -70,7 +70,7 @@ def stages(config: DemoConfig, out: Path) -> Iterator[tuple[str, list[str]]]:
     yield "collect", ["--model", "digits", "--out", traces, *sizes]
     yield "train", ["--traces", traces, "--out", policy]
     evaluated = ["--model", "digits", "--policy", policy, "--num-samples", str(config.num_samples)]
-    yield "evaluate", [*evaluated, "--out", results, "--grid", "coarse"]
+    yield "evaluate", [*evaluated, "--out", results, "--sweep-density", "coarse"]
 
 
 def run_demo(config: DemoConfig) -> None:

@@ -11,9 +11,10 @@ from typing import Any, Literal
 
 from dqar.config import CHOICES, DQARConfig
 from dqar.step_schedule import StepSchedule, check_computed
-from pipeline.exploration.designs import DEFAULT_DESIGNS, DESIGNS, Design
-from pipeline.models.loading import Dtype, Sampler
+from pipeline.exploration.collect_settings import EXPLORATION, UNIT_SIZE, CollectSettings
+from pipeline.exploration.designs import DESIGNS, Design, parse_designs
 from pipeline.models.noise import round_seed
+from pipeline.models.sampling_choices import SAMPLER, SITES, STEPS, Sampler
 from pipeline.storage.json_schema import LARGEST
 
 FORECAST_ORDERS = CHOICES["forecast_order"]
@@ -26,28 +27,26 @@ FEEDBACKS = (0.0, 0.5)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class CollectPlan:
+class CollectPlan(CollectSettings):
     """Everything that decides a dataset's rows. Two folders of one plan hold the same decisions."""
 
     model: str
     """``digits``, a folder, or a hub id."""
     model_hash: str
     """Digest of its transformer's files."""
-    num_trajectories: int = 512
-    """Randomised trajectories; twins are not counted."""
     masks_per_noise: int = 3
     """Trajectories that share one twin."""
-    batch_size: int = 48
+    batch_size: int = UNIT_SIZE
     """Trajectories of a unit."""
-    steps: int = 50
+    steps: int = STEPS
     """Sampling steps."""
     guidance_scale: float = 4.0
     """Classifier-free guidance."""
-    sampler: Sampler = "ddim"
+    sampler: Sampler = SAMPLER
     """Deterministic sampler."""
-    sites: tuple[str, ...] = ("attn",)
+    sites: tuple[str, ...] = SITES
     """Sub-modules whose reuse is explored."""
-    designs: tuple[Design, ...] = DEFAULT_DESIGNS
+    designs: tuple[Design, ...] = parse_designs(EXPLORATION)
     """Exploration designs; trajectories take them in turns, and one named twice comes twice."""
     forecast_orders: tuple[int, ...] = (0,)
     """What a reuse shows; trajectories take them in turns, so that every design meets each."""
@@ -58,12 +57,8 @@ class CollectPlan:
     """Both guidance branches of a sample share a verdict."""
     cache_bits: Literal[8, 16, 32] = 8
     """Bits of a cached value."""
-    dtype: Dtype = "fp32"
-    """Dtype of the model's arithmetic."""
     threads: int = 1
     """CPU threads of a worker's arithmetic: sums, and so floats, depend on their number."""
-    seed: int = 0
-    """Seed of noise and coins; see :attr:`noise_seed`."""
     bases: tuple[tuple[int, ...], ...] = ()
     """Computed steps of the schedules that ``near-policy`` explores around, so that no worker needs
     the policy; see :attr:`schedules`."""
@@ -93,7 +88,8 @@ class CollectPlan:
             )
         if not self.feedbacks or not all(0.0 <= gain <= 1.0 for gain in self.feedbacks):
             raise ValueError(
-                f"feedbacks must be gains from 0 to 1. Got {self.feedbacks}. Pass 0,0.5."
+                f"feedbacks must be gains from 0 to 1. Got {self.feedbacks}. Pass "
+                "--error-feedback 0,0.5."
             )
         self.dqar_config()
         unknown = set(self.designs) - set(DESIGNS)
@@ -109,7 +105,8 @@ class CollectPlan:
             raise ValueError(
                 f"bases and policy_digest must come with the design near-policy, and it with them. "
                 f"Got designs {self.designs} with {len(self.bases)} bases of policy "
-                f"{self.policy_digest!r}. Pass --policy together with --designs near-policy."
+                f"{self.policy_digest!r}. Pass --explore-around together with --exploration "
+                "near-policy."
             )
         for base in self.bases:
             check_computed(base, self.steps)

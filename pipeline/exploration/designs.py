@@ -39,9 +39,6 @@ around the plans of a trained policy. ``step-synchronised``: one coin for all ga
 """
 
 DESIGNS: tuple[Design, ...] = get_args(Design)
-DEFAULT_DESIGNS: tuple[Design, ...] = ("paced",)
-"""What planning needs: schedules like those that it chooses from (docs/results.md has what each
-design is worth)."""
 BLOCKS = 8
 """Runs of neighbouring gates that share a coin when ``layer-blocked``."""
 RATES = (0.35, 0.55, 0.75, 0.9)

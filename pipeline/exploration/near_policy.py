@@ -9,7 +9,7 @@ from dqar.policy.network import ReusePolicy
 from dqar.policy.serialization import load_policy
 from dqar.policy.spec import CACHE_BITS, PolicySpec
 from dqar.step_schedule import StepSchedule
-from pipeline.errors import InputError, checked
+from pipeline.errors import InputError, input_errors
 from pipeline.exploration.designs import parse_designs
 from pipeline.exploration.gap_distributions import SHARES
 from pipeline.storage.fingerprint import fingerprint
@@ -65,8 +65,8 @@ class ReferencePolicy:
         if misfits:
             told = [f"{name} {trained_for[name]!r} for {fields[name]!r}" for name in misfits]
             raise InputError(
-                f"--policy must be trained for what is collected. Got {self.uri}, trained for "
-                f"{', '.join(told)}. Leave those flags out, or train on such traces first."
+                f"--explore-around must be trained for what is collected. Got {self.uri}, trained "
+                f"for {', '.join(told)}. Leave those flags out, or train on such traces first."
             )
 
 
@@ -84,28 +84,30 @@ def find_reference_policy(uri: str | None, designs: str) -> ReferencePolicy | No
     Raises:
         InputError: if one is named without the other, or the policy has no plans of such shares.
     """
-    is_near = "near-policy" in checked(parse_designs, text=designs)
+    with input_errors():
+        is_near = "near-policy" in parse_designs(designs)
     if is_near and uri is None:
         raise InputError(
-            "--designs near-policy must come with --policy. Got none. Pass the folder of a policy "
-            "that jobs/train.py wrote."
+            "--exploration near-policy must come with --explore-around. Got none. Pass the "
+            "folder of a policy that jobs/train.py wrote."
         )
     if uri is not None and not is_near:
         raise InputError(
-            f"--policy must come with near-policy among --designs. Got --designs {designs}. Pass "
-            "--designs near-policy, or leave --policy out."
+            "--explore-around must come with near-policy among the designs of --exploration. Got "
+            f"--exploration {designs}. Pass --exploration near-policy, or leave --explore-around "
+            "out."
         )
     return None if uri is None else _reference_policy_of(uri)
 
 
 def _reference_policy_of(uri: str) -> ReferencePolicy:
-    with fetched(uri, POLICY_FILES) as folder:
-        policy = checked(load_policy, folder=folder)
+    with fetched(uri, POLICY_FILES) as folder, input_errors():
+        policy = load_policy(folder)
     spec, (low, high) = policy.spec, SHARES
     schedules = tuple(one for one in spec.schedules if low <= len(one) / spec.steps <= high)
     if not schedules:
         raise InputError(
-            f"--policy must have plans that compute {low} to {high} of the steps. Got "
+            f"--explore-around must have plans that compute {low} to {high} of the steps. Got "
             f"{len(spec.plans)} plans, none such, in {uri}. Train one with --features schedule."
         )
     return ReferencePolicy(uri=uri, spec=spec, digest=_digest_of(policy), schedules=schedules)

@@ -180,6 +180,9 @@ class Method(ABC):
     role: ClassVar[Role] = "alternative"
     shown_at: ClassVar[tuple[Literal["reuse_ratio", "flops_ratio"], float]] = ("reuse_ratio", 0.5)
     """Column and value nearest which a point's samples are shown in the report."""
+    is_for_paper: ClassVar[bool] = False
+    """True for a method of the DQAR paper's experiments alone, which a configuration file enables
+    in place of ``--methods``."""
     note: ClassVar[str] = ""
     """Paragraph of the report on how to read the method's rows."""
 

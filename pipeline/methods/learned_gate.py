@@ -57,6 +57,7 @@ class MajoritySchedule(Method):
     """The majority decisions of a policy as one static schedule; of policies without plans."""
 
     name = "static"
+    is_for_paper = True
 
     def __init__(self, row_name: str, policy: ReusePolicy) -> None:
         self.row_name, self.policy = row_name, policy

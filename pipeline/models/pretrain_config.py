@@ -22,7 +22,7 @@ class PretrainConfig:
     """Peak learning rate, after a linear warm-up over the first 200 steps (a tenth of a shorter
     training); cosine decay to zero follows."""
     ema_decay: float = 0.999
-    """Decay of the exponential moving average of the weights, which is what is saved."""
+    """Decay of the exponential moving average of the weights; the averaged weights are saved."""
     label_dropout: float = 0.1
     """Share of labels replaced by the null class, for classifier-free guidance."""
     num_layers: int = 8

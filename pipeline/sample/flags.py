@@ -10,13 +10,15 @@ from pipeline.tracking_flags import TrackingFlags
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SampleFlags:
-    """Sample images with DQAR, and the same images without reuse for comparison.
+    """Sample images with DQAR, and reference samples with the same noise and labels without reuse.
 
-    Reuse is decided by the DQAR paper's cascade with the values of configs/default.yaml. --config
-    gives the cascade other values; --policy lets a trained policy decide alone; --config and
-    --policy together make the policy the last gate of the cascade; --plan follows a stored plan.
-    The DQAR paper's scripts/run_inference.py calls --steps --num-steps and --out --output-dir; its
-    --enable-dqar is the default here, which --no-reuse turns off.
+    By default the DQAR paper's cascade of conditions (entropy, SNR, layer schedule, limits on age
+    and number of reuses) decides about reuse, with the values of configs/default.yaml. --config
+    gives the cascade other values. --policy lets a trained policy decide alone. --config with
+    --policy adds the policy to the cascade as its last condition. --plan follows a stored plan.
+
+    In the DQAR paper's scripts/run_inference.py, --steps is --num-steps and --out is --output-dir.
+    Reuse is on here unless --no-reuse is given, and on there if --enable-dqar is given.
     """
 
     model: str
@@ -24,7 +26,7 @@ class SampleFlags:
     out: str
     """Folder for images/, samples.png and sample.json."""
     class_labels: tuple[int, ...] | None = None
-    """Class of each image, such as 1,2,3; default: --num-samples random classes."""
+    """Class of each image, such as 1,2,3; default: random classes."""
     num_samples: int | None = None
     """Number of images, all in one batch; default: one for each of --class-labels, else 4."""
     steps: int | None = None
@@ -33,7 +35,8 @@ class SampleFlags:
     """Scale of classifier-free guidance, 1 or less for none; default: the policy's scale, else the
     scale that the model recommends."""
     sampler: Sampler | None = None
-    """Sampler, DDIM or DPM-Solver++; default: the sampler of --policy or --plan, else ddim."""
+    """Sampler: ddim, or dpm for DPM-Solver++; default: the sampler of --policy or --plan, else
+    ddim."""
     config: str | None = None
     """YAML file with thresholds, cache and layer schedule of the cascade; default: the values of
     configs/default.yaml."""
@@ -45,8 +48,8 @@ class SampleFlags:
     no_reuse: bool = False
     """Sample without any reuse: the images of the unchanged model."""
     no_reference: bool = False
-    """Leave out the reference samples: the same images without reuse, to which DQAR's are
-    compared."""
+    """Draw no reference samples (same noise and labels without reuse) and report no error against
+    them."""
     sites: tuple[str, ...] | None = None
     """Modules whose outputs are reused: attn, or attn,ff, or block; default: the sites of --config,
     --policy or --plan, else attn."""

@@ -21,9 +21,6 @@ from pipeline.traces.shards import Part, key_of, parts_of
 from pipeline.traces.tables import merge_shards
 
 MEGABYTE = 1e6
-COMPACT_MB = 100.0
-"""Megabytes that a file of gates should reach: large enough that a dataset takes few requests,
-small enough that several readers share it."""
 
 
 def finalize(

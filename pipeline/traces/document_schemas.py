@@ -10,7 +10,7 @@ import re
 from typing import Any, get_args
 
 from pipeline.exploration.collect_plan import CollectPlan, Unit
-from pipeline.models.loading import Dtype, Sampler
+from pipeline.models.sampling_choices import Dtype, Sampler
 from pipeline.storage.json_schema import (
     COUNT,
     NUMBER,

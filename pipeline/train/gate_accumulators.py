@@ -73,7 +73,7 @@ class StalenessCounts:
         if not self._counts:
             raise InputError(
                 f"--traces must hold gates that reused. Got none in {traces}. Collect more "
-                "trajectories, or with --designs paced."
+                "trajectories, or with --exploration paced."
             )
         return round(float(np.exp(_quantile(self._counts, MAX_GAP_QUANTILE))))
 

@@ -30,11 +30,12 @@ def test_every_command_parses(load_job, page):
     assert {"collect", "doctor"} <= {job for job, _ in commands}
     for job, flags in commands:
         # A comment after the command is the reader's.
-        module, words = load_job(job), shlex.split(flags, comments=True)
+        given = shlex.split(flags, comments=True)
+        module = load_job(job)
         if hasattr(module, "FLAGS"):
-            assert parse_flags(module.FLAGS, name=f"{job}.py", args=words)
+            assert parse_flags(module.FLAGS, name=f"{job}.py", args=given)
         else:
-            assert module.parser().parse_args(words)
+            assert module.parser().parse_args(given)
 
 
 def test_every_path_that_the_guide_names_is_there():

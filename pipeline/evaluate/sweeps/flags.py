@@ -20,12 +20,14 @@ class DummySweep:
     """Settings of the threshold sweep. The defaults are the DQAR talk's."""
 
     thresholds: tuple[float, ...] = (1.5, 3.0, 5.0)
-    """Entropy thresholds tau to compare, in nats."""
+    """Thresholds in nats; attention with a lower entropy may be reused. Every threshold is one
+    setting to compare."""
     reuse_limits: tuple[int, ...] = (2, 4, 6)
-    """Limits to compare on how often a cached value is reused before it is computed again."""
+    """Most reuses of a cached value before the value is computed again; every limit is one setting
+    to compare."""
     max_gap: int = 6
-    """Most steps for which a cached value is reused after it was computed (--dqar-max-gap in the
-    DQAR paper's scripts)."""
+    """Most steps between computing a value and its last reuse (--dqar-max-gap in the DQAR paper's
+    scripts)."""
     runs: int = 5
     """Repetitions of every setting, each on its own noise sample."""
     steps: int = 12
@@ -60,7 +62,7 @@ class ModelSweep:
     """Scale of classifier-free guidance; 1 or less samples without guidance. Default: the scale
     that the model recommends."""
     sampler: Sampler = "ddim"
-    """Sampler: DDIM or DPM-Solver++."""
+    """Sampler: ddim, or dpm for DPM-Solver++."""
     dtype: Dtype = "fp32"
     """Data type that the model computes in."""
     runs: int = 5
@@ -136,9 +138,11 @@ class ScheduleSweep(SweepFlags):
 
     schedule_types: ClassVar[tuple[Literal["linear", "linear-reverse"], ...]] = ("linear",)
     warmups: tuple[float, ...] = (0.2,)
-    """Warm-ups to compare: shares of the steps, from the first, in which nothing is reused."""
+    """Shares of the steps, from the first, in which nothing is reused; every share is one setting
+    to compare."""
     layer_fractions: tuple[float, ...] = (1 / 3, 1 / 2, 2 / 3, 3 / 4, 1.0)
-    """Shares of the layers to compare that may be reused by the last step."""
+    """Shares of the layers that may reuse on the last step; every share is one setting to
+    compare."""
     cache_bits: Literal[8, 16, 32] = 16
     """Bits of a cached value; the DQAR paper recommends 16."""
     sweep: ModelSweep

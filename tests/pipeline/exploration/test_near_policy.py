@@ -121,7 +121,7 @@ def test_a_policy_that_does_not_read_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("uri", "designs", "said"),
     [
-        (None, "paced,near-policy", "must come with --policy"),
+        (None, "paced,near-policy", "must come with --explore-around"),
         ("runs/policy", "paced", "must come with near-policy among --designs"),
         ("runs/policy", "near-policy:x", "Choose from paced"),
     ],
