@@ -26,7 +26,10 @@ MAY_IMPORT: dict[str, str] = {
     "pipeline.markdown": "",
     "pipeline.progress": "",
     "pipeline.statistics": "",
-    "pipeline.cli": "pipeline.errors",
+    "pipeline.flag_values": "",
+    "pipeline.tracking_flags": "",
+    "pipeline.flag_help": "",
+    "pipeline.cli": "pipeline.errors pipeline.flag_help pipeline.flag_values",
     "pipeline.storage": "dqar.validation pipeline.errors",
     "pipeline.tracking": "pipeline.errors pipeline.storage",
     "pipeline.models": "dqar pipeline.errors",
@@ -35,14 +38,15 @@ MAY_IMPORT: dict[str, str] = {
     "pipeline.traces": "dqar pipeline.errors pipeline.exploration pipeline.models pipeline.storage",
     "pipeline.methods": "dqar pipeline.errors pipeline.models",
     "pipeline.collect": "dqar pipeline.cluster pipeline.errors pipeline.exploration "
-    "pipeline.models pipeline.progress pipeline.storage pipeline.traces pipeline.tracking",
+    "pipeline.models pipeline.progress pipeline.storage pipeline.traces pipeline.tracking "
+    "pipeline.tracking_flags",
     "pipeline.train": "dqar pipeline.errors pipeline.exploration pipeline.progress "
-    "pipeline.storage pipeline.traces pipeline.tracking",
+    "pipeline.storage pipeline.traces pipeline.tracking pipeline.tracking_flags",
     "pipeline.evaluate": "dqar pipeline.cluster pipeline.errors pipeline.markdown "
     "pipeline.methods pipeline.models pipeline.progress pipeline.statistics pipeline.storage "
-    "pipeline.tracking",
+    "pipeline.tracking pipeline.tracking_flags",
     "pipeline.sample": "dqar pipeline.cluster pipeline.errors pipeline.models pipeline.progress "
-    "pipeline.tracking",
+    "pipeline.tracking pipeline.tracking_flags",
     "pipeline.doctor": "pipeline.cluster pipeline.errors pipeline.models pipeline.storage "
     "pipeline.tracking",
     "pipeline.demo": "pipeline.errors",
@@ -73,7 +77,8 @@ ROOMS: dict[str, set[str]] = {
 ONE_IMPORTER: dict[str, str] = {
     "entered by its job alone": "pipeline.collect.run pipeline.collect.unit_size "
     "pipeline.demo.run pipeline.doctor.run pipeline.evaluate.run pipeline.evaluate.sweeps.run "
-    "pipeline.models.digits_pretrain pipeline.sample.run pipeline.train.run",
+    "pipeline.models.digits_pretrain pipeline.sample.flags pipeline.sample.run "
+    "pipeline.train.run pipeline.collect.flags",
     "one step of a stage, as every stage has it": "pipeline.evaluate.driver "
     "pipeline.evaluate.sweeps.driver pipeline.evaluate.sweeps.report pipeline.evaluate.session",
     "a method, which the registry alone names": "pipeline.methods.baseline "
@@ -82,6 +87,7 @@ ONE_IMPORTER: dict[str, str] = {
     "a subject apart from its importer's": "dqar.cache.salience_balancing dqar.control.manual "
     "dqar.integration.block_site dqar.integration.compiled.step_variants "
     "dqar.integration.custom_op dqar.integration.salience_calibration pipeline.collect.columns "
+    "pipeline.flag_help pipeline.flag_values pipeline.methods.defaults "
     "pipeline.demo.local_servers pipeline.evaluate.flops pipeline.evaluate.sweeps.dummy_dit "
     "pipeline.methods.schedule_selection pipeline.methods.site_mixing "
     "pipeline.methods.stock_runs pipeline.storage.range_reader pipeline.traces.compaction "

@@ -27,7 +27,7 @@ from typing import Any
 from benchmarks.distributed.fault_injection import Arena, Collection, draw_kinds
 
 RESULT = Path(__file__).parents[1] / "results" / "cpu" / "soak.json"
-PLAN = {"--model": "digits", "--num-trajectories": 150, "--steps": 10, "--batch-size": 3}
+PLAN = {"--model": "digits", "--num-trajectories": 150, "--steps": 10, "--unit-size": 3}
 """Flags of each collection: 50 units of 3 trajectories."""
 EACH = 12
 """Faults drawn for a collection; one that ends earlier meets fewer."""

@@ -47,7 +47,7 @@ def prepare_designs(arguments: argparse.Namespace, out: Path) -> list[str]:
     """Collect and train for each design; return the names of the policies."""
     for name, designs in DESIGNS.items():
         traces = out / f"traces-{name}"
-        collect(arguments, out, traces, "--designs", designs)
+        collect(arguments, out, traces, "--exploration", designs)
         train(out, traces, name)
     return list(DESIGNS)
 
@@ -55,8 +55,8 @@ def prepare_designs(arguments: argparse.Namespace, out: Path) -> list[str]:
 def prepare_features(arguments: argparse.Namespace, out: Path) -> list[str]:
     """Collect once; train on all features, without each and without all; return the names."""
     collect(arguments, out, out / "traces")
-    left_out = {"all": ()} | {f"no {name}": ("--without", name) for name in FEATURES}
-    left_out["none of these"] = ("--without", ",".join(FEATURES))
+    left_out = {"all": ()} | {f"no {name}": ("--drop-features", name) for name in FEATURES}
+    left_out["none of these"] = ("--drop-features", ",".join(FEATURES))
     for name, flags in left_out.items():
         train(out, out / "traces", name, *flags)
     return list(left_out)

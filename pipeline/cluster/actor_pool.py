@@ -73,7 +73,7 @@ class ActorPool:
 
     def _check_capacity(self, cluster: Cluster) -> None:
         feasibility = check_feasible(self.ask, cluster)
-        if feasibility.when == "never" and self.config.wait_minutes is None:
+        if feasibility.when == "never" and self.config.worker_timeout_minutes is None:
             raise InputError(feasibility.line)
         if feasibility.line:
             print(feasibility.line, flush=True)
@@ -145,13 +145,13 @@ class ActorPool:
                 self._kill(state.actor)
 
     def _is_hung(self, state: _ActorState) -> bool:
-        limit = 60.0 * self.config.unit_minutes
+        limit = 60.0 * self.config.unit_timeout_minutes
         return state.item is not None and time.monotonic() - state.since > limit
 
     def _check_worker_timeout(self, now: float, *, is_anyone_working: bool) -> None:
         if is_anyone_working:
             self._staffed_at = now
-        waited, limit = now - self._staffed_at, self.config.wait_minutes
+        waited, limit = now - self._staffed_at, self.config.worker_timeout_minutes
         if limit is not None and waited > 60.0 * limit:
             raise IncompleteError(
                 f"No worker was available for {waited / 60:.0f} minutes; each needs {self.ask}. "
@@ -238,7 +238,7 @@ class ActorPool:
             return None
         item, why = state.item.died(), str(error)
         if self._is_hung(state):
-            minutes = self.config.unit_minutes
+            minutes = self.config.unit_timeout_minutes
             why = (
                 f"The unit took longer than {minutes:g} minutes. The worker hangs, or the unit "
                 "needs a larger --unit-timeout-minutes."

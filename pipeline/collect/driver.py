@@ -20,20 +20,21 @@ from pipeline.collect.quarantine import (
     release,
 )
 from pipeline.collect.worker import Collector
-from pipeline.errors import checked
-from pipeline.exploration.collect_plan import FEEDBACKS, CollectPlan, Unit
+from pipeline.errors import input_errors
+from pipeline.exploration.collect_plan import FEEDBACKS, FORECAST_ORDERS, CollectPlan, Unit
 from pipeline.exploration.designs import parse_designs
 from pipeline.exploration.near_policy import ReferencePolicy
 from pipeline.models.model_info import find_model, refuse_too_many_steps
+from pipeline.models.sampling_choices import SAMPLER, SITES, STEPS
 from pipeline.progress import Progress, fields_line
 from pipeline.storage.object_store import Root, open_storage
 from pipeline.traces.commit import committed_receipts, write_manifest
 
 FIRST_ROUND = {
-    "steps": 50,
-    "sampler": "ddim",
-    "sites": ("attn",),
-    "forecast_orders": (0, 1, 2),
+    "steps": STEPS,
+    "sampler": SAMPLER,
+    "sites": SITES,
+    "forecast_orders": FORECAST_ORDERS,
     "feedbacks": FEEDBACKS,
 }
 """Fields of a plan where neither a flag nor the policy to explore around sets them."""
@@ -146,4 +147,5 @@ def plan_for(
     refuse_too_many_steps(info, fields["steps"])
     if reference_policy:
         reference_policy.refuse_misfit(fields)
-    return checked(CollectPlan, designs=checked(parse_designs, text=designs), **fields)
+    with input_errors():
+        return CollectPlan(designs=parse_designs(designs), **fields)

@@ -10,7 +10,7 @@ from pipeline.collect.driver import collect
 from pipeline.exploration.collect_plan import CollectPlan
 from pipeline.storage.object_store import Root, Storage, open_storage
 from pipeline.traces.commit import claim_output
-from pipeline.traces.compaction import COMPACT_MB, finalize
+from pipeline.traces.compaction import finalize
 from pipeline.traces.lease import acquire_lease
 from pipeline.traces.shards import parts_of
 from pipeline.tracking import Run, Tracker, read_lineage, write_lineage
@@ -21,7 +21,7 @@ def collect_traces(
     out: Root,
     cluster_config: ClusterConfig,
     tracker: Tracker,
-    compact_mb: float = COMPACT_MB,
+    target_file_mb: float,
     policy_lineage: dict[str, str] | None = None,
 ) -> dict[str, Any]:
     """Collect under the folder's lease and an MLflow run, compact the shards as
@@ -47,7 +47,7 @@ def collect_traces(
             started = time.perf_counter()
             manifest = collect(plan, root, cluster_config, check_not_fenced=lease.check_not_fenced)
             seconds = time.perf_counter() - started
-            manifest = finalize(root, manifest, compact_mb, lease)
+            manifest = finalize(root, manifest, target_file_mb, lease)
             _log(run, manifest, seconds, root)
             write_lineage(root, {"parent": parent, "collect": run.run_id})
     print(

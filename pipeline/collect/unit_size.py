@@ -11,7 +11,6 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 
 import torch
 
@@ -19,7 +18,7 @@ from pipeline.cluster.actor_pool import ActorPool
 from pipeline.cluster.config import ClusterConfig
 from pipeline.collect.quarantine import Diverged
 from pipeline.collect.worker import Collector
-from pipeline.errors import checked
+from pipeline.errors import input_errors
 from pipeline.exploration.collect_plan import CollectPlan, Unit
 from pipeline.storage.object_store import Storage
 from pipeline.traces.commit import refuse_other_contents
@@ -64,7 +63,8 @@ def choose_unit_size(
             "earlier run wrote",
             flush=True,
         )
-        return checked(partial(replace, plan), batch_size=planned)
+        with input_errors():
+            return replace(plan, batch_size=planned)
     refuse_other_contents(storage)
     pool = ActorPool(WarmUp, {"plan": plan}, cluster_config)
     ((_, probes),) = pool.map_strict([plan.num_trajectories])

@@ -21,9 +21,10 @@ from dqar.integration import (
 from dqar.records import GateRecord, PartKey
 from pipeline.cluster.hardware import device_name, refuse_other_device
 from pipeline.evaluate.config import EvaluateConfig
-from pipeline.models.loading import LoadedModel, Sampler, load_model, pick_device
+from pipeline.models.loading import LoadedModel, load_model, pick_device
 from pipeline.models.model_info import find_model
 from pipeline.models.noise import Purpose, draw_noise
+from pipeline.models.sampling_choices import Sampler
 
 
 class ModelRunner:

@@ -7,7 +7,8 @@ import re
 from dqar.config import DQARConfig
 from dqar.policy.network import ReusePolicy
 from dqar.policy.serialization import load_policy
-from pipeline.errors import InputError, checked
+from pipeline.errors import InputError, input_errors
+from pipeline.evaluate.config import EvaluateConfig
 from pipeline.methods.base import policy_method
 from pipeline.models.model_info import ModelInfo
 
@@ -35,10 +36,8 @@ def load_policies(flags: list[str], info: ModelInfo) -> dict[str, ReusePolicy]:
             raise InputError(
                 f"--policy must name each policy once. Got {method} twice. Pass NAME=FOLDER."
             )
-        try:
+        with input_errors():
             policies[method] = load_policy(folder)
-        except ValueError as error:
-            raise InputError(str(error)) from error
         _refuse_misfit(policies[method], folder, info)
     return policies
 
@@ -58,6 +57,30 @@ def _refuse_misfit(policy: ReusePolicy, folder: str, info: ModelInfo) -> None:
         )
 
 
+def refuse_misfits(
+    config: EvaluateConfig, policies: dict[str, ReusePolicy], *, allow_greedy: bool
+) -> None:
+    """Refuse policies that do not fit the evaluation.
+
+    Args:
+        allow_greedy: True admits policies without plans, which decide step by step.
+
+    Raises:
+        InputError: naming the policy and the setting that does not fit.
+    """
+    refuse_other_runs(config.steps, config.sampler, policies)
+    for name, policy in policies.items():
+        spec = policy.spec
+        with input_errors():
+            followed = config.with_reuse_setting(spec.forecast_order, spec.feedback)
+        refuse_policies_apart(followed.dqar_config(), {name: policy})
+        if not (spec.plans or allow_greedy):
+            raise InputError(
+                f"--policy {name} must have plans. Got one that decides step by step. Train with "
+                "--features schedule, or give greedy_policies: true in the file of --config."
+            )
+
+
 def refuse_policies_apart(config: DQARConfig, policies: dict[str, ReusePolicy]) -> None:
     """Refuse policies that were trained for other sites or for another cache.
 
@@ -71,14 +94,14 @@ def refuse_policies_apart(config: DQARConfig, policies: dict[str, ReusePolicy]) 
                 f"{policy.spec.sites}, without {sorted(missing)}. Pass --sites "
                 f"{','.join(policy.spec.sites)}."
             )
-        checked(
-            policy.spec.refuse_misfit,
-            sites=config.sites,
-            branch_mode=config.branch_mode,
-            cached=config.cached,
-            forecast_order=config.forecast_order,
-            feedback=config.feedback,
-        )
+        with input_errors():
+            policy.spec.refuse_misfit(
+                sites=config.sites,
+                branch_mode=config.branch_mode,
+                cached=config.cached,
+                forecast_order=config.forecast_order,
+                feedback=config.feedback,
+            )
 
 
 def refuse_other_runs(steps: int, sampler: str, policies: dict[str, ReusePolicy]) -> None:

@@ -12,9 +12,10 @@ from typing import Any, Literal
 from dqar.config import CHOICES, DQARConfig
 from dqar.step_schedule import StepSchedule, check_computed
 from dqar.validation import LARGEST
-from pipeline.exploration.designs import DEFAULT_DESIGNS, DESIGNS, Design
-from pipeline.models.loading import Dtype, Sampler
+from pipeline.exploration.collect_settings import EXPLORATION, UNIT_SIZE, CollectSettings
+from pipeline.exploration.designs import DESIGNS, Design, parse_designs
 from pipeline.models.noise import round_seed
+from pipeline.models.sampling_choices import SAMPLER, SITES, STEPS, Sampler
 
 FORECAST_ORDERS = CHOICES["forecast_order"]
 TRACE_SCHEMA_VERSION = 3
@@ -27,7 +28,7 @@ FEEDBACKS = (0.0, 0.5)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class CollectPlan:
+class CollectPlan(CollectSettings):
     """Settings that determine a dataset's rows. Two folders of one plan hold the same reuse
     decisions."""
 
@@ -35,21 +36,19 @@ class CollectPlan:
     """``digits``, a folder, or a hub id."""
     model_hash: str
     """Digest of the files of the model's transformer."""
-    num_trajectories: int = 512
-    """Randomised trajectories; reference samples are not counted."""
     masks_per_noise: int = 3
     """Trajectories that start from the same noise sample and share one reference sample."""
-    batch_size: int = 48
+    batch_size: int = UNIT_SIZE
     """Trajectories of a unit."""
-    steps: int = 50
+    steps: int = STEPS
     """Sampling steps."""
     guidance_scale: float = 4.0
     """Classifier-free guidance."""
-    sampler: Sampler = "ddim"
+    sampler: Sampler = SAMPLER
     """Name of the deterministic sampler."""
-    sites: tuple[str, ...] = ("attn",)
+    sites: tuple[str, ...] = SITES
     """Sub-modules whose reuse is explored."""
-    designs: tuple[Design, ...] = DEFAULT_DESIGNS
+    designs: tuple[Design, ...] = parse_designs(EXPLORATION)
     """Exploration designs, assigned to the trajectories in turns; a design named twice takes two
     turns."""
     forecast_orders: tuple[int, ...] = (0,)
@@ -62,12 +61,8 @@ class CollectPlan:
     """Both guidance branches of a sample share one reuse decision."""
     cache_bits: Literal[8, 16, 32] = 8
     """Bits of a cached value."""
-    dtype: Dtype = "fp32"
-    """Dtype of the model's arithmetic."""
     threads: int = 1
     """CPU threads of a worker. Floating-point sums depend on the number of threads."""
-    seed: int = 0
-    """Random seed of noise samples and reuse decisions; see :attr:`noise_seed`."""
     bases: tuple[tuple[int, ...], ...] = ()
     """Computed steps of each schedule that the design ``near-policy`` explores around. With them in
     the plan, workers do not need the policy; see :attr:`schedules`."""
@@ -97,7 +92,8 @@ class CollectPlan:
             )
         if not self.feedbacks or not all(0.0 <= gain <= 1.0 for gain in self.feedbacks):
             raise ValueError(
-                f"feedbacks must be gains from 0 to 1. Got {self.feedbacks}. Pass 0,0.5."
+                f"feedbacks must be gains from 0 to 1. Got {self.feedbacks}. Pass "
+                "--error-feedback 0,0.5."
             )
         self.dqar_config()
         unknown = set(self.designs) - set(DESIGNS)

@@ -42,9 +42,6 @@ neighbouring gates, ``independent`` once for each gate.
 """
 
 DESIGNS: tuple[Design, ...] = get_args(Design)
-DEFAULT_DESIGNS: tuple[Design, ...] = ("paced",)
-"""Designs of a collection by default. ``paced`` draws whole-step schedules, which are also what
-planning chooses from; docs/results.md compares the designs."""
 BLOCKS = 8
 """Number of runs of neighbouring gates that share a draw in the design ``layer-blocked``."""
 RATES = (0.35, 0.55, 0.75, 0.9)

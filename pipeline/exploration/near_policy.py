@@ -9,7 +9,7 @@ from dqar.policy.network import ReusePolicy
 from dqar.policy.serialization import load_policy
 from dqar.policy.spec import CACHE_BITS, PolicySpec
 from dqar.step_schedule import StepSchedule
-from pipeline.errors import InputError, checked
+from pipeline.errors import InputError, input_errors
 from pipeline.exploration.designs import parse_designs
 from pipeline.exploration.gap_distributions import SHARES
 from pipeline.storage.fingerprint import fingerprint
@@ -89,7 +89,8 @@ def find_reference_policy(uri: str | None, designs: str) -> ReferencePolicy | No
         InputError: if a policy is given without the design ``near-policy`` or the reverse, or if
             none of the policy's plans computes a share of the steps within ``SHARES``.
     """
-    is_near = "near-policy" in checked(parse_designs, text=designs)
+    with input_errors():
+        is_near = "near-policy" in parse_designs(designs)
     if is_near and uri is None:
         raise InputError(
             "--exploration near-policy must come with --explore-around. Got no policy. Pass "
@@ -105,8 +106,8 @@ def find_reference_policy(uri: str | None, designs: str) -> ReferencePolicy | No
 
 
 def _reference_policy_of(uri: str) -> ReferencePolicy:
-    with fetched(uri, POLICY_FILES) as folder:
-        policy = checked(load_policy, folder=folder)
+    with fetched(uri, POLICY_FILES) as folder, input_errors():
+        policy = load_policy(folder)
     spec, (low, high) = policy.spec, SHARES
     schedules = tuple(one for one in spec.schedules if low <= len(one) / spec.steps <= high)
     if not schedules:

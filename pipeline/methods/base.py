@@ -191,6 +191,9 @@ class Method(ABC):
     """Role in the report."""
     shown_at: ClassVar[tuple[Literal["reuse_ratio", "flops_ratio"], float]] = ("reuse_ratio", 0.5)
     """A column of results.json and a value: samples.png shows the operating point nearest to it."""
+    is_for_paper: ClassVar[bool] = False
+    """True for a method of the DQAR paper's experiments alone, which a configuration file enables
+    in place of ``--methods``."""
     note: ClassVar[str] = ""
     """Paragraph of the report on how to read the method's rows; empty for none."""
 

@@ -63,6 +63,7 @@ class MajoritySchedule(Method):
     """
 
     name = "static"
+    is_for_paper = True
 
     def __init__(self, row_name: str, policy: ReusePolicy) -> None:
         self.row_name, self.policy = row_name, policy

@@ -42,21 +42,45 @@ METHODS: tuple[type[Method], ...] = (
 
 
 def method_names() -> tuple[str, ...]:
-    """Return the names of all methods, as the command line takes them."""
+    """Return the names of all methods."""
     return tuple(method.name for method in METHODS)
 
 
-def refuse_unknown(names: tuple[str, ...]) -> None:
+def offered_names() -> tuple[str, ...]:
+    """Return the names that ``--methods`` takes."""
+    return tuple(method.name for method in METHODS if not method.is_for_paper)
+
+
+def paper_names() -> tuple[str, ...]:
+    """Return the names that only the key ``methods`` of a configuration file takes."""
+    return tuple(method.name for method in METHODS if method.is_for_paper)
+
+
+def refuse_unknown(names: tuple[str, ...], for_paper: tuple[str, ...] = ()) -> None:
     """Refuse unknown method names, and an empty list of names.
 
+    Args:
+        names: of ``--methods``.
+        for_paper: of the key ``methods`` of a configuration file.
+
     Raises:
-        InputError: with the names of all methods.
+        InputError: with the names of all methods that may be chosen there.
     """
-    unknown = sorted(set(names) - set(method_names()))
+    unknown = sorted(set(names) - set(offered_names()))
+    if moved := sorted(set(unknown) & set(paper_names())):
+        raise InputError(
+            f"--methods must leave out the methods of the DQAR paper's experiments. Got {moved}. "
+            f"Give methods: [{', '.join(moved)}] in the file of --config."
+        )
     if unknown or not names:
         raise InputError(
-            f"--methods must be among {', '.join(method_names())}. Got {unknown or 'none'}. "
+            f"--methods must be among {', '.join(offered_names())}. Got {unknown or 'none'}. "
             "Check the spelling."
+        )
+    if unknown := sorted(set(for_paper) - set(paper_names())):
+        raise InputError(
+            f"methods of --config must be among {', '.join(paper_names())}. Got {unknown}. Pass "
+            "other methods with --methods."
         )
 
 

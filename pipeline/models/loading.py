@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -14,9 +14,8 @@ from torch import Tensor
 
 from pipeline.errors import InputError
 from pipeline.models.model_info import ModelInfo, read_json
+from pipeline.models.sampling_choices import Dtype, Sampler
 
-Sampler = Literal["ddim", "dpm"]
-Dtype = Literal["fp32", "fp16", "bf16"]
 TORCH_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 DECODED_AT_ONCE = 8
 """Latents that a VAE decodes in one batch."""

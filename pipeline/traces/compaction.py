@@ -22,9 +22,6 @@ from pipeline.traces.shards import Part, key_of, parts_of
 from pipeline.traces.tables import merge_shards
 
 MEGABYTE = 1e6
-COMPACT_MB = 100.0
-"""Megabytes that a file of gates should reach by default. Larger files take fewer storage requests;
-smaller files can be divided among more readers."""
 
 
 def finalize(

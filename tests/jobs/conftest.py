@@ -43,7 +43,7 @@ def run_job(load_job, monkeypatch, tmp_path, capsys):
         monkeypatch.setattr("sys.argv", [f"{name}.py", *map(str, flags)])
         job = load_job(name)
         try:
-            code = enter(job.parser(), job.run)
+            code = job.main() if hasattr(job, "main") else enter(job.parser(), job.run)
         except SystemExit as ended:
             code = ended.code
         captured = capsys.readouterr()

@@ -27,7 +27,7 @@ def results(tmp_path_factory):
         "--out": out,
         "--sites": "attn,ff",
         "--methods": ",".join(("interval", *HARD)),
-        "--grid": "coarse",
+        "--sweep-density": "coarse",
         "--num-samples": 4,
         "--batch-size": 4,
         "--steps": STEPS,

@@ -72,7 +72,7 @@ def test_a_policy_plans_without_a_feature(traces, tmp_path, name):
     ],
 )
 def test_what_cannot_be_left_out_is_refused(features, without, said):
-    with pytest.raises(ValueError, match=f"without must.*{said}.*--without"):
+    with pytest.raises(ValueError, match=f"without must.*{said}.*--drop-features"):
         TrainConfig(features=features, without=without)
 
 
@@ -174,7 +174,9 @@ def test_orders_that_the_traces_lack_are_refused(traces):
 
 def test_gains_that_the_traces_lack_are_refused(traces):
     config = TrainConfig(feedbacks=(0.5,), members=1)
-    with pytest.raises(InputError, match=r"--feedback.*\(0.0,\). Got \[0.5\].*Collect with those"):
+    with pytest.raises(
+        InputError, match=r"--error-feedback.*\(0.0,\). Got \[0.5\].*Collect with those"
+    ):
         train(config, open_traces(traces))
 
 
