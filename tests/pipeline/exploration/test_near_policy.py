@@ -122,7 +122,7 @@ def test_a_policy_that_does_not_read_is_refused(tmp_path):
     ("uri", "designs", "said"),
     [
         (None, "paced,near-policy", "must come with --explore-around"),
-        ("runs/policy", "paced", "must come with near-policy among --designs"),
+        ("runs/policy", "paced", "must come with near-policy among the designs"),
         ("runs/policy", "near-policy:x", "Choose from paced"),
     ],
 )
