@@ -173,6 +173,7 @@ def parse_flags(
     given = sys.argv[1:] if args is None else list(args)
     if isinstance(flags, Mapping):
         word = _first_word(flags, given, name)
+        _refuse_flags_of_other_words(flags, word, given[1:])
         return parse_flags(flags[word], name=f"{name} {word}", args=given[1:])
     if not {"-h", "--help"} & set(given):
         _check_names(flags_of(flags), given, name)
@@ -210,6 +211,16 @@ def _first_word(kinds: Mapping[str, type], given: list[str], name: str) -> str:
             f"The first argument must be one of {', '.join(kinds)}. Got {got}. See {name} --help."
         )
     return given[0]
+
+
+def _refuse_flags_of_other_words(kinds: Mapping[str, type], word: str, given: list[str]) -> None:
+    known = {one: flags_of(kind) for one, kind in kinds.items()}
+    for flag in (one.partition("=")[0] for one in given):
+        others = [one for one in known if flag in known[one]]
+        if others and word not in others:
+            raise InputError(
+                f"{flag} must come with {' or '.join(others)}. Got it with {word}. Leave it out."
+            )
 
 
 def _help_of_words(kinds: Mapping[str, type], name: str) -> str:

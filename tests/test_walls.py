@@ -61,7 +61,7 @@ MAY_IMPORT: dict[str, str] = {
     "pipeline.methods pipeline.models pipeline.progress pipeline.statistics pipeline.storage "
     "pipeline.tracking pipeline.tracking_flags",
     "pipeline.sample": "dqar pipeline.cluster pipeline.errors pipeline.models pipeline.progress "
-    "pipeline.tracking",
+    "pipeline.tracking pipeline.tracking_flags",
     "pipeline.doctor": "pipeline.cluster pipeline.errors pipeline.models pipeline.storage "
     "pipeline.tracking",
     "pipeline.demo": "pipeline.errors",
@@ -92,8 +92,8 @@ ROOMS: dict[str, set[str]] = {
 ONE_IMPORTER: dict[str, str] = {
     "entered by its job alone": "pipeline.collect.run pipeline.collect.unit_size "
     "pipeline.demo.run pipeline.doctor.run pipeline.evaluate.run pipeline.evaluate.sweeps.run "
-    "pipeline.models.digits_pretrain pipeline.sample.run pipeline.train.run "
-    "pipeline.collect.flags",
+    "pipeline.models.digits_pretrain pipeline.sample.flags pipeline.sample.run "
+    "pipeline.train.run pipeline.collect.flags",
     "one step of a stage, as every stage has it": "pipeline.evaluate.driver "
     "pipeline.evaluate.sweeps.driver pipeline.evaluate.sweeps.report pipeline.evaluate.session",
     "a method, which the registry alone names": "pipeline.methods.baseline "

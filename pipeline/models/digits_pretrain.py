@@ -9,9 +9,9 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -26,50 +26,11 @@ from pipeline.models.digits_classifier import (
     save_classifier,
 )
 from pipeline.models.digits_data import load_digit_images
+from pipeline.models.pretrain_config import PretrainConfig
 
 NUM_CLASSES = 10
 HELD_OUT_SHARE = 5
 """Every fifth digit is held out from the classifier, so that its accuracy is an honest one."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PretrainConfig:
-    """Everything that decides the shipped model's weights."""
-
-    steps: int = 5000
-    """AdamW steps of the transformer."""
-    batch_size: int = 128
-    """Digits per step."""
-    learning_rate: float = 1e-3
-    """Peak learning rate; linear warm-up over the first 200 steps, cosine to zero."""
-    ema_decay: float = 0.999
-    """Decay of the weight average that is shipped."""
-    label_dropout: float = 0.1
-    """Share of labels replaced by the null class, for classifier-free guidance."""
-    num_layers: int = 8
-    """Transformer blocks."""
-    num_heads: int = 4
-    """Attention heads per block."""
-    head_dim: int = 24
-    """Width of a head; the model's width is heads times this."""
-    beta_schedule: Literal["linear", "squaredcos_cap_v2"] = "linear"
-    """Noise schedule: DiT's, or the cosine one of Nichol and Dhariwal 2021."""
-    classifier_epochs: int = 40
-    """Passes of the digit classifier over its training share."""
-    guidance_scale: float = 2.0
-    """Guidance that the accuracy is measured at and that the model recommends."""
-    seed: int = 0
-    """Seed of weights, batches and noise."""
-
-    def __post_init__(self) -> None:
-        for name, usual in (("steps", 5000), ("num_layers", 8), ("head_dim", 24)):
-            value = getattr(self, name)
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1. Got {value}. Pass {usual}.")
-        if not 0 <= self.label_dropout < 1:
-            raise ValueError(
-                f"label_dropout must be in [0, 1). Got {self.label_dropout=}. Pass 0.1."
-            )
 
 
 def build_transformer(config: PretrainConfig) -> Any:

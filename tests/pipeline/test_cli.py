@@ -280,7 +280,10 @@ def test_a_first_word_chooses_the_flags():
     [
         ([], "The first argument must be one of small, large. Got nothing. See job.py --help."),
         (["s"], "The first argument must be one of small, large. Got 's'. See job.py --help."),
-        (["small", "--workers", "1"], "There is no flag --workers. See job.py small --help."),
+        (
+            ["small", "--workers", "1"],
+            "--workers must come with large. Got it with small. Leave it out.",
+        ),
     ],
 )
 def test_bad_first_words_are_one_line(args, said):

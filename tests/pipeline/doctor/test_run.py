@@ -1,4 +1,4 @@
-"""The doctor's visit on a real Ray that pretends to have an A100."""
+"""Checks of the doctor on a real Ray that claims to have an A100."""
 
 import os
 
@@ -6,8 +6,9 @@ import pytest
 import ray
 
 from pipeline.cluster.ray_cluster import ask_worker, leave_ray, living_nodes
+from pipeline.doctor.config import DoctorConfig
 from pipeline.doctor.host_info import find_mark, leave_mark, read_host_info, remove_mark
-from pipeline.doctor.run import DoctorConfig, examine
+from pipeline.doctor.run import examine
 from pipeline.errors import InputError
 
 CPU = {"num_cpus": 1}
@@ -15,7 +16,7 @@ CPU = {"num_cpus": 1}
 
 @pytest.fixture(scope="module")
 def pretended():
-    """Ray of this module's own: two CPUs, and one GPU that is not there."""
+    """A local Ray with two CPUs and one GPU that does not exist."""
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("RAY_ADDRESS", raising=False)
         ray.init(
@@ -33,7 +34,7 @@ def pretended():
 
 @pytest.fixture
 def visit(pretended, monkeypatch):
-    """Findings by name; the visit leaves the module's Ray running."""
+    """Run all checks; return the findings by name. Ray of this module keeps running."""
     monkeypatch.setattr("pipeline.doctor.run.leave_ray", lambda: None)
 
     def run(**fields):
@@ -71,24 +72,24 @@ def test_a_sound_machine_has_nothing_but_sound_findings(visit, tmp_path):
     }
     assert set(findings) == names
     bad = {name: finding.said for name, finding in findings.items() if not finding.is_ok}
-    # This machine is what it is.
+    # The test cannot choose how much disk and memory is free.
     assert set(bad) <= {"disk", "memory"}, bad
     assert list((tmp_path / "traces").iterdir()) == []
 
 
-def test_a_gpu_that_torch_does_not_find_is_told(visit):
+def test_a_gpu_that_torch_does_not_find_is_a_finding(visit):
     finding = visit(accelerator_type="A100")["accelerator"]
     assert not finding.is_ok
     assert "torch finds no GPU" in finding.said
 
 
-def test_an_accelerator_that_never_comes_ends_the_visit(visit):
+def test_an_accelerator_that_never_comes_ends_the_checks(visit):
     findings = visit(accelerator_type="H100", timeout_s=2.0)
     assert list(findings) == ["driver versions", "ray", "accelerator"]
     assert '"accelerator_type:H100"' in findings["accelerator"].said
 
 
-def test_a_worker_that_fails_is_told_in_one_line(visit, monkeypatch):
+def test_a_worker_that_fails_is_a_finding_in_one_line(visit, monkeypatch):
     def fail(*_, **__):
         raise RuntimeError("Traceback:\n  many lines\nModuleNotFoundError: No module named 'dqar'")
 
@@ -98,7 +99,7 @@ def test_a_worker_that_fails_is_told_in_one_line(visit, monkeypatch):
     assert finding.said.startswith("ModuleNotFoundError: No module named 'dqar'.")
 
 
-def test_storage_and_mlflow_that_do_not_answer_are_told(visit, tmp_path):
+def test_storage_and_mlflow_that_do_not_answer_are_findings(visit, tmp_path):
     (tmp_path / "file").write_text("in the way")
     findings = visit(out=str(tmp_path / "file" / "traces"), tracking_uri="http://127.0.0.1:1")
     assert not findings["storage"].is_ok
@@ -121,7 +122,7 @@ def test_a_mark_is_left_found_and_removed(tmp_path):
     assert remove_mark(str(tmp_path), "a") is None
 
 
-def test_vitals_of_this_machine_are_plausible():
+def test_facts_about_this_machine_are_plausible():
     found = read_host_info(["ray", "no-such-library"])
     assert found.libraries["ray"] == ray.__version__
     assert found.libraries["no-such-library"] is None
