@@ -41,10 +41,9 @@ MAY_IMPORT: dict[str, str] = {
     "pipeline.markdown": "",
     "pipeline.progress": "",
     "pipeline.statistics": "",
-    "pipeline.flag_values": "",
+    "pipeline.flags": "pipeline.errors",
     "pipeline.tracking_flags": "",
-    "pipeline.flag_help": "",
-    "pipeline.cli": "pipeline.errors pipeline.flag_help pipeline.flag_values",
+    "pipeline.cli": "pipeline.errors pipeline.flags",
     "pipeline.storage": "pipeline.errors",
     "pipeline.tracking": "pipeline.errors pipeline.storage",
     "pipeline.models": "dqar pipeline.errors",
@@ -104,7 +103,7 @@ ONE_IMPORTER: dict[str, str] = {
     "dqar.integration.custom_op dqar.integration.salience_calibration dqar.validation "
     "pipeline.collect.columns "
     "pipeline.demo.local_servers pipeline.evaluate.flops pipeline.evaluate.sweeps.dummy_dit "
-    "pipeline.flag_help pipeline.flag_values pipeline.methods.defaults "
+    "pipeline.flags.names pipeline.methods.defaults "
     "pipeline.methods.schedule_selection pipeline.methods.site_mixing "
     "pipeline.methods.stock_runs pipeline.storage.range_reader pipeline.traces.compaction "
     "pipeline.traces.process_id pipeline.train.alternative_schedules pipeline.train.fits "

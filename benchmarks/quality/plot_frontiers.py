@@ -22,7 +22,7 @@ from benchmarks.quality.learned_vs_baselines import (
     names_of,
     ratios_table,
 )
-from pipeline.cli import split_names
+from pipeline.flags.values import split_names
 from pipeline.statistics import spread_of
 
 Rows = list[dict[str, Any]]

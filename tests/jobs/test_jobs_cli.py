@@ -13,13 +13,13 @@ import pytest
 
 from dqar.policy.network import ReusePolicy
 from dqar.policy.serialization import load_policy, save_policy
-from pipeline.cli import flags_of
 from pipeline.collect.driver import FIRST_ROUND
 from pipeline.collect.flags import CollectFlags
 from pipeline.evaluate.flags import EvaluateFlags
 from pipeline.exploration.designs import DESIGNS
-from pipeline.flag_help import field_texts
-from pipeline.flag_values import as_text
+from pipeline.flags.help import field_texts
+from pipeline.flags.names import flags_of
+from pipeline.flags.values import as_text
 from pipeline.methods.base import GRIDS
 from pipeline.methods.defaults import DEFAULT_METHODS, SweepDensity
 from pipeline.methods.registry import offered_names, paper_names
@@ -44,8 +44,6 @@ def words_of(module):
 @pytest.mark.parametrize("name", NAMES)
 def test_help_documents_every_flag(run_job, load_job, name):
     module = load_job(name)
-    if not hasattr(module, "FLAGS"):
-        pytest.skip("flags by argparse")
     for words, kind in words_of(module).items():
         code, out, _ = run_job(name, *words, "--help")
         assert code == 0
@@ -66,9 +64,7 @@ HEAVY = ("torch", "ray", "mlflow", "pyarrow", "diffusers", "numpy", "pandas")
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_help_imports_nothing_heavy(load_job, name):
-    if not hasattr(load_job(name), "FLAGS"):
-        pytest.skip("flags by argparse")
+def test_help_imports_nothing_heavy(name):
     code = (
         "import runpy, sys\n"
         "sys.argv = [sys.argv[1], '--help']\n"
