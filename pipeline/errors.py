@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TypeVar
-
-T = TypeVar("T")
 
 
 class InputError(ValueError):
@@ -38,13 +35,5 @@ def input_errors() -> Iterator[None]:
         yield
     except InputError:
         raise
-    except ValueError as error:
-        raise InputError(str(error)) from error
-
-
-def checked(build: Callable[..., T], **fields: object) -> T:
-    """Build a configuration; what its ``__post_init__`` refuses becomes a :class:`InputError`."""
-    try:
-        return build(**fields)
     except ValueError as error:
         raise InputError(str(error)) from error

@@ -26,10 +26,9 @@ MAY_IMPORT: dict[str, str] = {
     "pipeline.markdown": "",
     "pipeline.progress": "",
     "pipeline.statistics": "",
-    "pipeline.flag_values": "",
+    "pipeline.flags": "pipeline.errors",
     "pipeline.tracking_flags": "",
-    "pipeline.flag_help": "",
-    "pipeline.cli": "pipeline.errors pipeline.flag_help pipeline.flag_values",
+    "pipeline.cli": "pipeline.errors pipeline.flags",
     "pipeline.storage": "dqar.validation pipeline.errors",
     "pipeline.tracking": "pipeline.errors pipeline.storage",
     "pipeline.models": "dqar pipeline.errors",
@@ -87,7 +86,7 @@ ONE_IMPORTER: dict[str, str] = {
     "a subject apart from its importer's": "dqar.cache.salience_balancing dqar.control.manual "
     "dqar.integration.block_site dqar.integration.compiled.step_variants "
     "dqar.integration.custom_op dqar.integration.salience_calibration pipeline.collect.columns "
-    "pipeline.flag_help pipeline.flag_values pipeline.methods.defaults "
+    "pipeline.flags.names pipeline.methods.defaults "
     "pipeline.demo.local_servers pipeline.evaluate.flops pipeline.evaluate.sweeps.dummy_dit "
     "pipeline.methods.schedule_selection pipeline.methods.site_mixing "
     "pipeline.methods.stock_runs pipeline.storage.range_reader pipeline.traces.compaction "

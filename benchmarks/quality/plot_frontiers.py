@@ -21,8 +21,8 @@ from benchmarks.quality.learned_vs_baselines import (
     names_of,
     ratios_table,
 )
-from pipeline.cli import split_names
 from pipeline.evaluate.result_rows import read_rows
+from pipeline.flags.values import split_names
 from pipeline.statistics import spread_of
 
 Rows = list[dict[str, Any]]

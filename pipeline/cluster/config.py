@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import argparse
 import math
 from dataclasses import asdict, dataclass
-
-from pipeline.errors import input_errors
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,15 +58,3 @@ class ClusterConfig(ClusterFlags):
 def cluster_config(flags: ClusterFlags) -> ClusterConfig:
     """The configuration that a job's flags ask for."""
     return ClusterConfig(**asdict(flags))
-
-
-def config_of(arguments: argparse.Namespace) -> ClusterConfig:
-    """The configuration that a job's cluster flags ask for."""
-    with input_errors():
-        return ClusterConfig(
-            workers=arguments.workers,
-            gpus_per_worker=arguments.gpus_per_worker,
-            accelerator_type=arguments.accelerator_type,
-            worker_timeout_minutes=arguments.worker_timeout_minutes,
-            unit_timeout_minutes=arguments.unit_timeout_minutes,
-        )

@@ -18,7 +18,7 @@ class CollectFlags(CollectSettings):
     error that it caused. The same command again resumes."""
 
     model: str
-    """Model to sample: digits, a diffusers folder, or a hub id."""
+    """Model to sample: digits (shipped), a diffusers folder, or a Hub id."""
     out: str
     """Folder or storage URI of the dataset, shared by all workers."""
     steps: int | None = None
@@ -27,7 +27,8 @@ class CollectFlags(CollectSettings):
     """Scale of classifier-free guidance; default: the one of the policy that is explored around, or
     the one that the model recommends."""
     sampler: Sampler | None = None
-    """Sampler; default: the one of the policy that is explored around, or ddim."""
+    """Sampler: ddim, or dpm for DPM-Solver++; default: the one of the policy that is explored
+    around, or ddim."""
     sites: tuple[str, ...] | None = None
     """Sub-modules whose reuse is explored: attn, or attn,ff, or block; default: those of the policy
     that is explored around, or attn."""

@@ -105,13 +105,13 @@ class EvaluateConfig(EvaluateSettings):
         is_integer = self.cache_bits < 16
         if self.balanced and (not is_integer or "block" in self.sites):
             raise ValueError(
-                "balanced must come with 2, 4 or 8 bits and the sites attn or ff. Got "
+                "salience_balancing must come with 2, 4 or 8 bits and the sites attn or ff. Got "
                 f"{self.cache_bits} bits, {self.sites}. Leave salience_balancing out of "
                 "--config, or give it cache_bits: 8 and pass --sites attn."
             )
         if not self.quantize_keys and (not is_integer or self.cached != "kv"):
             raise ValueError(
-                "quantize_keys=False must come with cached keys of 2, 4 or 8 bits. Got "
+                "fp16_keys must come with cached keys of 2, 4 or 8 bits. Got "
                 f"cached={self.cached!r}, {self.cache_bits} bits. Leave fp16_keys out of "
                 "--config, or give it cached: kv and cache_bits: 8."
             )

@@ -34,7 +34,7 @@ class EvaluateFlags(EvaluateSettings):
     --ablations of the DQAR paper's evaluate.py are jobs/sweep.py ablations."""
 
     model: str
-    """Model to sample: digits, a diffusers folder, or a hub id."""
+    """Model to sample: digits (shipped), a diffusers folder, or a Hub id."""
     out: str
     """Folder or URI of the results to write."""
     policy: list[str] = field(default_factory=list)
@@ -49,7 +49,7 @@ class EvaluateFlags(EvaluateSettings):
     """Scale of classifier-free guidance; default: the one of the first policy, or the one that the
     model recommends."""
     sampler: Sampler | None = None
-    """Sampler; default: the one of the first policy, or ddim."""
+    """Sampler: ddim, or dpm for DPM-Solver++; default: the one of the first policy, or ddim."""
     sites: tuple[str, ...] | None = None
     """Sub-modules whose values are reused: attn, or attn,ff, or block; default: those of the first
     policy, or attn."""

@@ -31,11 +31,7 @@ def test_every_command_parses(load_job, page):
     for job, flags in commands:
         # A comment after the command is the reader's.
         given = shlex.split(flags, comments=True)
-        module = load_job(job)
-        if hasattr(module, "FLAGS"):
-            assert parse_flags(module.FLAGS, name=f"{job}.py", args=given)
-        else:
-            assert module.parser().parse_args(given)
+        assert parse_flags(load_job(job).FLAGS, name=f"{job}.py", args=given)
 
 
 def test_every_path_that_the_guide_names_is_there():

@@ -52,9 +52,9 @@ def test_evaluate_refuses(refused, flags, said):
 @pytest.mark.parametrize(
     ("text", "flags", "said"),
     [
-        ("salience_balancing: true", ["--sites", "block"], "balanced must come with"),
-        ("{salience_balancing: true, cache_bits: 16}", [], "balanced must come with"),
-        ("fp16_keys: true", [], "Leave fp16_keys out"),
+        ("salience_balancing: true", ["--sites", "block"], "salience_balancing must come with"),
+        ("{salience_balancing: true, cache_bits: 16}", [], "salience_balancing must come with"),
+        ("fp16_keys: true", [], "fp16_keys must come with"),
         ("{fp16_keys: true, cached: kv, cache_bits: 32}", [], "cached keys of 2, 4 or 8 bits"),
         ("cross_branch_threshold: -1", [], "cross_branch_threshold must be in"),
         ("cross_branch_threshold: .nan", [], "cross_branch_threshold"),

@@ -15,7 +15,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from dqar.gates.rules import Interval, Learned, MaskGate, NeverReuse
 from dqar.policy.serialization import load_policy
-from pipeline.cli import enter
 from pipeline.collect.worker import Collector
 from pipeline.errors import InputError
 from pipeline.evaluate.accumulator import MetricAccumulator
@@ -282,7 +281,7 @@ def test_blocks_beside_another_site_are_refused(name, sites, monkeypatch, tmp_pa
     flags = [f"{name}.py", "--model", "digits", "--sites", sites, *DOORS[name]]
     monkeypatch.setattr("sys.argv", flags)
     job = runpy.run_path(str(JOBS / f"{name}.py"))
-    assert (job["main"]() if "main" in job else enter(job["parser"](), job["run"])) == 2
+    assert job["main"]() == 2
     shown = capsys.readouterr()
     assert shown.out == ""
     assert shown.err.count("\n") == 1

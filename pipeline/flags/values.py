@@ -39,10 +39,10 @@ def split_names(text: str) -> tuple[str, ...]:
 
 
 def as_text(value: Any) -> str:
-    """The text that a flag would be given for a value: ``0,1`` for ``(0, 1)``."""
+    """The text that the help shows for a value: ``0,1`` for ``(0, 1)``, ``0.3333`` for 1/3."""
     if isinstance(value, tuple):
         return ",".join(map(as_text, value))
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def read_number(text: str) -> float:
