@@ -124,8 +124,8 @@ class EntryKey:
 
 @dataclass(frozen=True, slots=True)
 class PartKey:
-    """The name of one cached tensor of a site, such as ``PartKey("attn", 3, "values")``; guidance
-    branches are not told apart."""
+    """The name of one cached tensor of a site, such as ``PartKey("attn", 3, "values")``; all
+    guidance branches have one name."""
 
     site: str
     layer: int

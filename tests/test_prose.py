@@ -31,7 +31,6 @@ ON_DISK: dict[tuple[str, str], str] = {
     ("benchmarks/distributed/collection_overhead.py", "twins"): "key of the result's JSON",
     ("benchmarks/quality/ground_truth.py", "noises"): "key of the result's JSON",
     ("benchmarks/quality/paper_claims.py", "twin"): "operating point in the file of a seed",
-    ("dqar/policy/serialization.py", "rivals"): "field of policy.json",
     ("pipeline/evaluate/tasks.py", "twin"): "prefix of arrays in the cache of results",
     ("pipeline/methods/baseline.py", "twin"): "operating point of the baseline in results.json",
 }

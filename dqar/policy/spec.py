@@ -66,13 +66,14 @@ class PolicySpec:
     actions: tuple[str, ...] = ("compute", "reuse")
     """Actions that the policy chooses from."""
     cache_mode: str = "int8"
-    """How the cache stored values during collection."""
+    """Storage format of cached values during collection, such as ``int8``."""
     forecast_order: int = 0
     """Order of the forecasts that reuse showed in the training traces; 0 for the cached value."""
     feedback: float = 0.0
     """Gain of the error feedback in the policy's runs, as :attr:`dqar.DQARConfig.feedback`."""
     branch_mode: str = "tied"
-    """How guidance branches were gated during collection."""
+    """``tied`` if guidance branches shared their reuse decisions during collection, else
+    ``independent``."""
     num_layers: int = 0
     """Transformer blocks of the model; 0 for a policy that is tied to no model."""
     steps: int = 0
@@ -113,8 +114,8 @@ class PolicySpec:
             )
         _check_plans(self.plans, self.plan_errors, self.steps)
         check_setting(self.forecast_order, self.feedback)
-        for rival in self.rivals:
-            check_computed(rival.computed, self.steps)
+        for alternative in self.rivals:
+            check_computed(alternative.computed, self.steps)
         for name in ("means", "scales"):
             given = getattr(self, name)
             if given and len(given) != len(self.features):
