@@ -180,7 +180,7 @@ def check_accelerator(
     nodes = list(nodes)
     gpus = sum(node["Resources"].get("GPU", 0) for node in nodes)
     if wanted is None:
-        said = f"{gpus:g} GPUs on {len(nodes)} nodes; --accelerator-type asks for no type"
+        said = f"{gpus:g} GPUs on {len(nodes)} nodes; without --accelerator-type no type is checked"
         return Finding(name="accelerator", is_ok=True, said=said)
     if worker is None:
         said = f"no node offered a GPU and accelerator_type:{wanted} in time. {_declare(wanted)}"

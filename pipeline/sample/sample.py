@@ -91,7 +91,7 @@ class Sampled:
     seconds_per_sample: float
     """Wall time of the sampling loop, without decoding, divided by the number of samples."""
     reference_seconds_per_sample: float | None
-    """The same for the reference samples."""
+    """Wall time of the sampling loop of the reference samples, divided by their number."""
     summary: ReuseSummary
     """Reuse decisions counted by reason, site, layer and step."""
 
@@ -150,7 +150,7 @@ def sample(
     policy: ReusePolicy | None,
     plan: StaticPlan | None = None,
 ) -> Sampled:
-    """Sample with DQAR, and before that the same noise and labels on the unchanged model."""
+    """Draw reference samples without reuse, then sample the same noise and labels with DQAR."""
     noise, labels = _draw(config, model)
     controller = controller_for(config, policy, plan)
     wrapper = DQARDiTWrapper(model.transformer, controller=controller)

@@ -255,7 +255,7 @@ def test_bad_input_is_refused(refused, flags, said):
         ("reuse_gate: {tau: 2}", "known keys. Got 'tau'"),
         (f"reuse_gate: {{entropy_threshold: {10**400}}}", "must be a number"),
         ("[" * 2000, "must be a YAML file"),
-        ("reuse_gate: {snr_low: 1e-3}", "write 1.0e-3 for 1e-3"),
+        ("reuse_gate: {snr_low: 1e-3}", "YAML reads 1.0e-3 as a number and 1e-3 as text"),
         ("reuse: {}\nreuse: {}", "must give each key once"),
     ],
 )

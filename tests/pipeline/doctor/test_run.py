@@ -33,8 +33,8 @@ def pretended():
 
 
 @pytest.fixture
-def visit(pretended, monkeypatch):
-    """Run all checks; return the findings by name. Ray of this module keeps running."""
+def check_all(pretended, monkeypatch):
+    """Run all checks; return the findings by name. The Ray of this module keeps running."""
     monkeypatch.setattr("pipeline.doctor.run.leave_ray", lambda: None)
 
     def run(**fields):
@@ -60,8 +60,8 @@ def test_nodes_carry_resources_and_labels(pretended):
     assert node["Labels"]["ray.io/accelerator-type"] == "A100"
 
 
-def test_a_sound_machine_has_nothing_but_sound_findings(visit, tmp_path):
-    findings = visit(
+def test_a_sound_machine_has_nothing_but_sound_findings(check_all, tmp_path):
+    findings = check_all(
         out=str(tmp_path / "traces"),
         tracking_uri=f"sqlite:///{tmp_path}/mlflow.db",
         model="digits",
@@ -77,40 +77,40 @@ def test_a_sound_machine_has_nothing_but_sound_findings(visit, tmp_path):
     assert list((tmp_path / "traces").iterdir()) == []
 
 
-def test_a_gpu_that_torch_does_not_find_is_a_finding(visit):
-    finding = visit(accelerator_type="A100")["accelerator"]
+def test_a_gpu_that_torch_does_not_find_is_a_finding(check_all):
+    finding = check_all(accelerator_type="A100")["accelerator"]
     assert not finding.is_ok
     assert "torch finds no GPU" in finding.said
 
 
-def test_an_accelerator_that_never_comes_ends_the_checks(visit):
-    findings = visit(accelerator_type="H100", timeout_s=2.0)
+def test_an_accelerator_that_never_comes_ends_the_checks(check_all):
+    findings = check_all(accelerator_type="H100", timeout_s=2.0)
     assert list(findings) == ["driver versions", "ray", "accelerator"]
     assert '"accelerator_type:H100"' in findings["accelerator"].said
 
 
-def test_a_worker_that_fails_is_a_finding_in_one_line(visit, monkeypatch):
+def test_a_worker_that_fails_is_a_finding_in_one_line(check_all, monkeypatch):
     def fail(*_, **__):
         raise RuntimeError("Traceback:\n  many lines\nModuleNotFoundError: No module named 'dqar'")
 
     monkeypatch.setattr("pipeline.doctor.run.ask_worker", fail)
-    finding = visit()["worker"]
+    finding = check_all()["worker"]
     assert not finding.is_ok
     assert finding.said.startswith("ModuleNotFoundError: No module named 'dqar'.")
 
 
-def test_storage_and_mlflow_that_do_not_answer_are_findings(visit, tmp_path):
+def test_storage_and_mlflow_that_do_not_answer_are_findings(check_all, tmp_path):
     (tmp_path / "file").write_text("in the way")
-    findings = visit(out=str(tmp_path / "file" / "traces"), tracking_uri="http://127.0.0.1:1")
+    findings = check_all(out=str(tmp_path / "file" / "traces"), tracking_uri="http://127.0.0.1:1")
     assert not findings["storage"].is_ok
     assert "cannot write" in findings["storage"].said
     assert not findings["mlflow"].is_ok
     assert "Start mlflow server" in findings["mlflow"].said
 
 
-def test_a_model_that_the_driver_cannot_find_is_bad_input(visit):
+def test_a_model_that_the_driver_cannot_find_is_bad_input(check_all):
     with pytest.raises(InputError, match="--model must be"):
-        visit(model="./nowhere")
+        check_all(model="./nowhere")
 
 
 def test_a_mark_is_left_found_and_removed(tmp_path):
