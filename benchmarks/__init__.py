@@ -1,1 +1,1 @@
-"""Benchmarks: `timing/` on the clock, `quality/` of final errors, `distributed/` of the plant."""
+"""Benchmarks of run time (``timing``), final errors (``quality``), pipeline (``distributed``)."""

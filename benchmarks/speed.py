@@ -1,4 +1,4 @@
-"""``python -m benchmarks.speed``, the short address of :mod:`benchmarks.timing.speed`."""
+"""Alias of :mod:`benchmarks.timing.speed` for ``python -m benchmarks.speed``."""
 
 from benchmarks.timing.speed import main
 

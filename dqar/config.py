@@ -1,4 +1,4 @@
-"""What a user sets: the seed README's YAML values are the defaults."""
+"""The settings of a DQAR controller; the defaults are the DQAR paper's values."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dqar.records import MAX_ORDER, SITES
 
 CACHE_DTYPES: dict[int, CacheDtype] = {32: "fp32", 16: "fp16", 8: "int8", 4: "int4", 2: "int2"}
 CachedParts = Literal["output", "kv"]
-"""What the ``attn`` site caches."""
+"""The tensors that the ``attn`` site caches: its output, or its keys and values."""
 
 CHOICES = {
     "quantization_bits": tuple(CACHE_DTYPES),
@@ -38,63 +38,67 @@ RANGES = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DQARConfig:
-    """The reuse gate, the quantised cache and the layer schedule."""
+    """Settings of the reuse rules, the quantised cache and the layer schedule."""
 
     enabled: bool = True
-    """False closes every gate: the model runs as if it had not been touched."""
+    """False never reuses: the model runs as if it were not patched."""
     entropy_threshold: float = 2.0
-    """tau_base in nats per row; ``tau(p) = tau_base * sqrt(p / 16)``."""
+    """tau_base, in nats per query row: attention is reused where its entropy is below
+    ``tau(p) = tau_base * sqrt(p / 16)`` for a prompt of p tokens."""
     adaptive_entropy: bool = True
-    """Whether tau follows the prompt length; otherwise tau is tau_base."""
+    """True scales tau with the prompt length; False uses tau_base for every prompt."""
     snr_low: float = 0.1
     """Lower end of the SNR window in which reuse is allowed."""
     snr_high: float = 10.0
-    """Upper end of that window."""
+    """Upper end of the SNR window in which reuse is allowed."""
     warmup_fraction: float = 0.2
-    """Share of the steps, from the first, that never reuse."""
+    """Share of the steps, counted from the first, that never reuse."""
     cooldown_fraction: float = 0.0
-    """Share of the steps, up to the last, that never reuse."""
+    """Share of the steps, counted back from the last, that never reuse."""
     max_gap: int = 6
-    """Most steps since the cached value was computed (staleness)."""
+    """Largest age, in steps, of a cached value that may be reused (staleness)."""
     max_reuse_per_block: int = 6
-    """Most reuses since an entry's last commit (budget)."""
+    """Largest number of reuses of one cached value (budget)."""
     min_probability: float = 0.5
-    """Least reuse probability that a policy must give."""
+    """Smallest reuse probability, predicted by a policy, at which a cached value is reused."""
     quantization_mode: Granularity = "per_tensor"
-    """Granularity of an integer cache's scales, within each sample."""
+    """Granularity of an integer cache's scales; every sample has scales of its own."""
     quantization_bits: Literal[2, 4, 8, 16, 32] = 8
-    """Bits of a cached value: 2, 4 and 8 are integers, 16 is fp16 (bf16 of a model in bf16), 32 is
+    """Bits of a cached value: 2, 4 and 8 are integers, 16 is fp16 (bf16 for a model in bf16), 32 is
     fp32."""
     quantize_keys: bool = True
-    """False keeps cached keys in 16 bits and quantises values alone (mixed K16/V8)."""
+    """False caches keys in 16 bits and quantises only values (mixed K16/V8)."""
     cached: CachedParts = "output"
-    """What ``attn`` caches: its output, or its keys and values, read by fresh queries."""
+    """Tensors that ``attn`` caches: its output, or its keys and values, which the current step's
+    queries then attend to."""
     forecast_order: Literal[0, 1, 2] = 0
-    """What a reuse shows: the cached value as it is, or continued along its first difference in
-    the step (1), or its first and second (2), as far as it was computed often enough. Each order
-    keeps one more tensor an entry."""
+    """Order of the forecast that a reuse shows: 0 is the cached value unchanged, 1 continues it
+    along its first divided difference over the steps, 2 along its first and second
+    (:mod:`dqar.cache.forecast`). Order k needs k + 1 earlier computations; a value computed less
+    often is forecast at a lower order. Each order caches one more tensor per value."""
     feedback: float = 0.0
-    """Share of what reuse left out of the model's output that is made up for at the next step that
-    computes everything (:mod:`dqar.control.error_feedback`); 0 makes up for nothing and keeps
-    nothing."""
+    """Gain of the error feedback: the share of the model output's estimated error over the steps
+    that reused, which is added back at the next step that computes everything
+    (:mod:`dqar.control.error_feedback`). 0 adds nothing and stores nothing."""
     cross_branch_threshold: float | None = None
-    """Largest relative L2 distance between the two guidance branches of what is cached, when
-    both were last computed, at which the unconditional rows take the conditional value instead
-    of computing. None computes both."""
+    """Largest relative L2 distance between the guidance branches of a site's result, as measured
+    at the last step that computed both, at which the unconditional rows take the conditional
+    rows' value. None computes both branches."""
     use_layer_scheduling: bool = True
-    """Whether the layer schedule applies."""
+    """False lets every layer reuse at every step."""
     schedule_type: ScheduleType = "step"
-    """Which layer schedule."""
+    """Layer schedule: how the set of layers that may reuse grows with the steps."""
     layer_fraction: float = 1.0
-    """Share of layers that the linear schedules reach."""
+    """Share of layers that the linear schedules reach at the last step."""
     deep_layer_snr_threshold: float | None = None
-    """SNR from which the deepest third of the layers may reuse; None lets them."""
+    """Smallest SNR at which the deepest third of the layers may reuse; None sets no limit."""
     sites: tuple[str, ...] = ("attn",)
-    """What is reused: ``attn``, ``ff`` or both, or whole blocks (``block``)."""
+    """Sites whose result is reused: ``attn``, ``ff`` or both, or whole blocks (``block``)."""
     branch_mode: Literal["tied", "independent"] = "tied"
-    """Whether a sample's two guidance branches share one verdict."""
+    """``tied`` takes one decision for both guidance branches of a sample; ``independent`` decides
+    each branch separately."""
     entropy_rows: int = 32
-    """Query rows, spread over all, that estimate an attention entropy."""
+    """Number of query rows, spread over the sequence, from which attention entropy is estimated."""
 
     def __post_init__(self) -> None:
         for name, choices in CHOICES.items():
@@ -112,14 +116,14 @@ class DQARConfig:
                 "cross_branch_threshold must come with tied branches. Got branch_mode="
                 f"{self.branch_mode!r}. Pass branch_mode='tied'."
             )
-        self._schedule()  # which refuses what it cannot follow
+        self._schedule()  # raises for values that no layer schedule has
 
     def _require_sites(self) -> None:
         for site in self.sites:
             _require_choice("sites", site, SITES)
         if "block" in self.sites and len(self.sites) > 1:
             raise ValueError(
-                f"block must be the only site, since it holds the others. Got {self.sites}. "
+                f"block must be the only site, since a block holds attn and ff. Got {self.sites}. "
                 "Pass ('block',)."
             )
         if not self.sites or len(set(self.sites)) < len(self.sites):
@@ -133,7 +137,7 @@ class DQARConfig:
             )
 
     def layer_schedule(self) -> LayerSchedule:
-        """The layer schedule these values describe."""
+        """The layer schedule that these settings describe."""
         return self._schedule() if self.use_layer_scheduling else LayerSchedule(schedule_type="all")
 
     def _schedule(self) -> LayerSchedule:
@@ -146,18 +150,18 @@ class DQARConfig:
 
     @property
     def cache_dtype(self) -> CacheDtype:
-        """How the cache stores a value."""
+        """Storage type of a cached value."""
         return CACHE_DTYPES[self.quantization_bits]
 
     def cache_formats(self, num_heads: int | None) -> dict[str, CacheFormat]:
-        """How the cache stores each part.
+        """Storage format of each cached part (``output``, ``keys``, ``values``).
 
         Raises:
             ValueError: if scales are per head and the number of heads is unknown.
         """
         if self.quantization_mode == "per_head" and num_heads is None:
             raise ValueError(
-                "num_heads must be known to scale per head. Got None. "
+                "num_heads must be known for per_head scales. Got None. "
                 "Pass num_heads=, or attach the controller to a model."
             )
         form = CacheFormat(
@@ -169,17 +173,17 @@ class DQARConfig:
 
     @classmethod
     def slides(cls) -> DQARConfig:
-        """The talk's values: tau 2.5, SNR in [0.1, 100]."""
+        """The DQAR talk's values (slide 5): tau 2.5, SNR in [0.1, 100]."""
         return cls(entropy_threshold=2.5, snr_high=100.0)
 
     @classmethod
     def never(cls) -> DQARConfig:
-        """Every gate closed."""
+        """Settings that never reuse."""
         return cls(enabled=False)
 
 
 def _require_range(name: str, value: int | float | None, low: int | float, high: float) -> None:
-    # Written so that what is not a number is out of range.
+    # Written as "not low <= value" so that NaN is out of range.
     if value is not None and not low <= value <= high:
         raise ValueError(
             f"{name} must be in [{low:g}, {high:g}]. Got {value}. Pass a number in that range."

@@ -1,29 +1,27 @@
-"""The configuration as a YAML file, under the seed README's keys.
+"""Configurations as YAML files: any dataclass by the names of its fields, and
+:class:`~dqar.config.DQARConfig` under the keys of the DQAR paper's README.
 
     reuse_gate: {entropy_threshold: 2.0, snr_low: 0.1, snr_high: 10.0, adaptive_entropy: true}
     quantization: {mode: per_tensor, bits: 8}
     layer_scheduling: {enabled: true, schedule_type: step}
 
-What a file leaves out keeps its default; ``configs/default.yaml`` shows every key.
+A key that a file leaves out keeps its default; ``configs/default.yaml`` shows every key.
 """
 
 from __future__ import annotations
 
-import difflib
-import math
-import reprlib
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, make_dataclass
+from functools import cache
 from pathlib import Path
-from types import NoneType
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, get_type_hints
 
 from dqar.config import DQARConfig
+from dqar.validation import shown, validate
 
 T = TypeVar("T")
 
-SEED_SECTIONS = {
+PAPER_SECTIONS = {
     "reuse_gate": (
         "enabled",
         "entropy_threshold",
@@ -45,7 +43,7 @@ SEED_SECTIONS = {
         "deep_layer_snr_threshold",
     ),
 }
-"""The fields of the seed's sections; every other field stands under :data:`OWN_SECTION`."""
+"""Fields of the README's sections; all other fields are keys of the section :data:`OWN_SECTION`."""
 
 OWN_SECTION = "reuse"
 
@@ -56,39 +54,48 @@ KEYS = {
 }
 """Fields whose key is shorter than their name."""
 
-LARGEST = 2**63 - 1
-"""The largest whole number that a tensor takes; a much larger one has no float either."""
-
-KINDS = {float: "a number", int: "a whole number", bool: "true or false", NoneType: "null"}
-
 
 def sections() -> dict[str, dict[str, str]]:
-    """The file's layout: section to key to field of :class:`DQARConfig`."""
-    placed = {name for names in SEED_SECTIONS.values() for name in names}
+    """Return the file's layout: section to key to field of :class:`DQARConfig`."""
+    placed = {name for names in PAPER_SECTIONS.values() for name in names}
     rest = tuple(entry.name for entry in fields(DQARConfig) if entry.name not in placed)
     return {
         section: {KEYS.get(name, name): name for name in names}
-        for section, names in (SEED_SECTIONS | {OWN_SECTION: rest}).items()
+        for section, names in (PAPER_SECTIONS | {OWN_SECTION: rest}).items()
     }
 
 
 def load_config(path: str | Path) -> DQARConfig:
-    """Read a configuration.
+    """Read the configuration of the reuse gate, the cache and the layer schedule.
 
     Raises:
-        ValueError: naming the file, the section and key, and the mend.
+        ValueError: one line that names the file, the section and key, and the fix.
     """
-    hints = get_type_hints(DQARConfig)
-    values: dict[str, Any] = {}
-    for section, given in _mapping(_parse(Path(path)), f"{path}").items():
-        names = _known(sections(), section, f"{path} must have known sections")
-        for key, value in _mapping(given, f"{path}: {section}").items():
-            name = _known(names, key, f"{path}: {section} must have known keys")
-            values[name] = _typed(hints[name], value, f"{path}: {section}.{key}")
+    layout = read_yaml(path, _layout())
+    values = {
+        name: getattr(section, key)
+        for title, names in sections().items()
+        if (section := getattr(layout, title)) is not None
+        for key, name in names.items()
+    }
     try:
         return DQARConfig(**values)
     except ValueError as error:
         raise ValueError(f"{path} must hold a valid configuration: {error}") from error
+
+
+@cache
+def _layout() -> type[Any]:
+    """Return a dataclass with a dataclass for each section; a section may be left empty."""
+    hints = get_type_hints(DQARConfig)
+    owned = {entry.name: entry for entry in fields(DQARConfig)}
+    made = {
+        title: make_dataclass(
+            title, [(key, hints[name], owned[name].default) for key, name in names.items()]
+        )
+        for title, names in sections().items()
+    }
+    return make_dataclass("Layout", [(title, made[title] | None, None) for title in made])
 
 
 def save_config(config: DQARConfig, path: str | Path) -> None:
@@ -106,7 +113,23 @@ def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
+def read_yaml(path: str | Path, kind: type[T]) -> T:
+    """Read a dataclass from a YAML file whose keys are the names of its fields.
+
+    Nested dataclasses are nested keys. Fields that the file leaves out keep their defaults.
+
+    Args:
+        path: the file.
+        kind: a dataclass.
+
+    Raises:
+        ValueError: one line that names the file, the key, what it must be, what was got, the fix.
+    """
+    return validate(_parse(Path(path)), kind, name=str(path), extra="forbid", is_finite=False)
+
+
 def _parse(path: Path) -> Any:
+    """Return the values of a YAML file; an empty file has no keys."""
     import yaml
 
     try:
@@ -116,97 +139,36 @@ def _parse(path: Path) -> Any:
     # large an OverflowError, a tag that does not fit its text one of three others.
     except Exception as error:
         reason = " ".join(str(error).split())
+        raise ValueError(f"{path} must be a YAML file. Got: {reason}. Fix the file.") from error
+    _check_nodes(root, str(path))
+    return {} if value is None else value
+
+
+def _check_nodes(root: Any, name: str) -> None:
+    """Refuse keys that are no text or given twice, of which YAML takes the last, and lists and
+    sections that an alias repeats: nested aliases repeat them exponentially often."""
+    waiting, seen = [root] if root else [], set()
+    while waiting:
+        node = waiting.pop()
+        if node.id == "scalar":
+            continue
+        if node in seen:
+            raise ValueError(
+                f"{name} must repeat no list or section. Got an alias of the one in line "
+                f"{node.start_mark.line + 1}. Write it out."
+            )
+        seen.add(node)
+        if node.id == "mapping":
+            _check_keys([key for key, _ in node.value], name)
+        waiting += [value for _, value in node.value] if node.id == "mapping" else node.value
+
+
+def _check_keys(keys: list[Any], name: str) -> None:
+    for key in keys:
+        if key.tag != "tag:yaml.org,2002:str":
+            raise ValueError(f"{name} must have texts as keys. Got {shown(key.value)}. Quote it.")
+    counts = Counter(key.value for key in keys)
+    if repeated := [shown(key) for key, count in counts.items() if count > 1]:
         raise ValueError(
-            f"{path} must be a YAML file. Got: {reason}. Start from configs/default.yaml."
-        ) from error
-    if repeated := _repeated(root):
-        raise ValueError(
-            f"{path} must give each key once. Got {', '.join(repeated)} again. Keep one of them."
+            f"{name} must give each key once. Got {', '.join(repeated)} again. Keep one of them."
         )
-    return value
-
-
-def _repeated(root: Any) -> list[str]:
-    """Keys that the file or one of its sections holds again; YAML would take the last."""
-    found: list[str] = []
-    for section in (root, *(value for _, value in _pairs(root))):
-        keys = [key.value for key, _ in _pairs(section) if key.id == "scalar"]
-        found += [_shown(key) for key, count in Counter(keys).items() if count > 1]
-    return found
-
-
-def _pairs(node: Any) -> list[tuple[Any, Any]]:
-    return node.value if getattr(node, "id", None) == "mapping" else []
-
-
-def _mapping(value: Any, where: str) -> dict[Any, Any]:
-    if value is None:  # an empty file or section
-        return {}
-    if not isinstance(value, dict):
-        raise ValueError(
-            f"{where} must hold keys with values. Got {_shown(value)}. "
-            "Start from configs/default.yaml."
-        )
-    return value
-
-
-def _known(names: Mapping[str, T], given: Any, must_hold: str) -> T:
-    if isinstance(given, str) and given in names:
-        return names[given]
-    name = given if isinstance(given, str) else _shown(given)
-    (nearest,) = difflib.get_close_matches(name, names, n=1, cutoff=0.0)
-    raise ValueError(
-        f"{must_hold}. Got {_shown(given)}. The nearest is {nearest!r}; all are {', '.join(names)}."
-    )
-
-
-def _typed(hint: Any, value: Any, where: str) -> Any:
-    if not _fits(hint, value):
-        raise ValueError(f"{where} must be {_kind(hint)}. Got {_shown(value)}. {_mend(value)}")
-    if isinstance(value, list):
-        return tuple(value)
-    # A whole number may stand for a real one, but an int field must not become a float.
-    is_real = float in (hint, *get_args(hint)) and type(value) is int
-    return float(value) if is_real else value
-
-
-def _mend(value: Any) -> str:
-    try:
-        is_quoted = isinstance(value, str) and math.isfinite(float(value))
-    except ValueError:
-        is_quoted = False
-    if not is_quoted:
-        return "Mend the value."
-    return "YAML takes it for text: write 1.0e-3 for 1e-3, 1.0e+3 for 1e3, and no quotes."
-
-
-def _shown(value: Any) -> str:
-    try:
-        return reprlib.repr(value)
-    except ValueError:  # Python spells no whole number of thousands of digits
-        return "a number of thousands of digits"
-
-
-def _fits(hint: Any, value: Any) -> bool:
-    choices = get_args(hint)
-    if get_origin(hint) is Literal:
-        return any(value == choice and type(value) is type(choice) for choice in choices)
-    if get_origin(hint) is tuple:
-        return isinstance(value, list) and all(_fits(choices[0], item) for item in value)
-    if choices:
-        return any(_fits(choice, value) for choice in choices)
-    if type(value) is int and abs(value) > LARGEST:
-        return False
-    if hint is float:
-        return type(value) in (int, float) and value == value  # not a number is no threshold
-    # To isinstance, true would be a whole number.
-    return type(value) is hint
-
-
-def _kind(hint: Any) -> str:
-    choices = get_args(hint)
-    if get_origin(hint) is Literal:
-        return f"one of {', '.join(map(str, choices))}"
-    if get_origin(hint) is tuple:
-        return "a list such as [attn]"
-    return " or ".join(KINDS.get(choice, str(choice)) for choice in choices or (hint,))

@@ -1,4 +1,4 @@
-"""Which layers may reuse at a step, by depth, progress and SNR (the seeds' layer schedules)."""
+"""Layer schedules of the DQAR paper and talk: the layers that may reuse, by progress and SNR."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ SCHEDULE_TYPES = ("step", "linear", "linear-reverse", "exponential", "all")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LayerSchedule:
-    """The share of layers that may reuse grows with progress; the shallowest come first, except
-    under ``linear-reverse``."""
+    """A set of layers that may reuse, which grows with progress from the shallowest layer on, or
+    under ``linear-reverse`` from the deepest."""
 
     schedule_type: ScheduleType = "step"
-    """``step``: thirds at 30% and 70%; ``linear``: a growing share after warm-up;
-    ``linear-reverse``: the same share of the deepest layers; ``exponential``: the square of the
-    progress; ``all``: no limit."""
+    """``step``: one third of the layers, two thirds from 30% progress, all from 70%; ``linear``: a
+    share that grows linearly after warm-up; ``linear-reverse``: the same share of the deepest
+    layers; ``exponential``: a share equal to the square of the progress; ``all``: every layer."""
     warmup_fraction: float = 0.2
-    """Progress before which ``linear`` and ``linear-reverse`` let nothing reuse."""
+    """Progress before which ``linear`` and ``linear-reverse`` let no layer reuse."""
     layer_fraction: float = 1.0
     """Share of layers that ``linear`` and ``linear-reverse`` reach on the last step."""
     deep_layer_snr_threshold: float | None = None
-    """The deepest third of the layers reuse only from this SNR up; None lets them."""
+    """Smallest SNR at which the deepest third of the layers may reuse; None sets no limit."""
 
     def __post_init__(self) -> None:
         if self.schedule_type not in SCHEDULE_TYPES:
@@ -37,7 +37,9 @@ class LayerSchedule:
         for name in ("warmup_fraction", "layer_fraction"):
             value = getattr(self, name)
             if not 0.0 <= value <= 1.0:
-                raise ValueError(f"{name} must be in [0, 1]. Got {value}. Pass a share.")
+                raise ValueError(
+                    f"{name} must be in [0, 1]. Got {value}. Pass a share such as 0.2."
+                )
         if self.deep_layer_snr_threshold is not None and not self.deep_layer_snr_threshold >= 0:
             raise ValueError(
                 "deep_layer_snr_threshold must not be negative. Got "
@@ -45,7 +47,7 @@ class LayerSchedule:
             )
 
     def num_eligible(self, progress: float, num_layers: int) -> int:
-        """How many layers may reuse at ``progress`` in [0, 1], SNR aside."""
+        """Number of layers that may reuse at ``progress`` in [0, 1], before the SNR limit."""
         match self.schedule_type:
             case "all":
                 return num_layers
@@ -58,7 +60,7 @@ class LayerSchedule:
     def eligible(
         self, layer: Int[Tensor, " g"], progress: float, num_layers: int, snr: float
     ) -> Bool[Tensor, " g"]:
-        """Which of these layers may reuse."""
+        """Mask of the given layers, true for each that may reuse."""
         limit = self.num_eligible(progress, num_layers)
         is_reached = layer < limit
         if self.schedule_type == "linear-reverse":

@@ -1,9 +1,10 @@
-"""Frozen nouns that the library's rooms hand to each other, and the features in their one order.
+"""The frozen records that the packages of ``dqar`` exchange, and the features of a policy.
 
-Axes, wherever a shape is written:
+A *gate* is one reuse decision: one site of one layer at one step. Axes of tensors:
 
-    b  decisions taken side by side: samples, or batch rows when branches are independent
-    r  rows of the model's batch, branch-major: [cond; uncond] or the other way round
+    b  columns that are decided separately: samples, or batch rows when branches are independent
+    r  rows of the model's batch, branch-major: [cond; uncond] or [uncond; cond]
+    s  some of these samples or rows
     g  gates of one step, site-major: site * num_layers + layer
     t  denoising steps        h  attention heads      n  tokens
     d  model width            e  head width           f  features
@@ -20,8 +21,8 @@ from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
 SITES = ("attn", "ff", "block")
-"""What may be reused: the output of self-attention or of the feed-forward, each cached before its
-adaLN gate is applied, or the residual of a whole block, in place of both."""
+"""Sites whose result may be reused: the output of self-attention or of the feed-forward, each
+cached before its adaLN gate is applied, or the residual of a whole block in place of both."""
 
 FEATURES = (
     "entropy",
@@ -43,8 +44,8 @@ FEATURES = (
     "order",
     "feedback",
 )
-"""Every feature of a gate, as the policy reads it; all are known when the gate's step starts.
-Damage is close to a power of staleness and drift, hence the logarithms."""
+"""Every feature that a policy may read, in the order of its input. All of them are known when the
+step starts. Damage is close to a power of staleness and drift, hence the logarithms."""
 
 FEATURE_SETS = {
     "seed": ("entropy", "log_snr", "log_latent_norm", "progress", "prompt_length"),
@@ -63,22 +64,24 @@ FEATURE_SETS = {
     ),
     "full": FEATURES,
 }
-"""The named choices of ``jobs/train.py --features``. ``schedule`` holds what is known before a run
-starts, so that a whole run can be planned."""
+"""The named choices of ``jobs/train.py --features``. ``seed`` is the DQAR paper's set.
+``schedule`` holds the features that are known before a run starts, so that a policy over them can
+plan a whole run."""
 
 ACTIONS = ("reuse", "forecast1", "forecast2")
-"""What a gate that does not compute shows, by order: the cached value as it is, or continued along
-its first difference, or its first and second."""
+"""Names of the ways to reuse a cached value, by forecast order: unchanged (0), continued along its
+first divided difference (1), or along its first and second (2)."""
 
 MAX_ORDER = len(ACTIONS) - 1
+"""Highest forecast order."""
 
 
 class DecisionReason(IntEnum):
-    """Why a gate reused or refused. The names are what traces and summaries show.
+    """The reason why a gate reused or refused, under the name that traces and summaries show.
 
-    ``SHARED`` refuses to reuse over time, and lets the unconditional row take the conditional
-    row's fresh value. ``DECLINED`` is in summaries alone: the gate let it reuse, and the caller
-    computed.
+    ``SHARED`` refuses the cached value, and gives the unconditional row the value that the
+    conditional row computes in the same step. ``DECLINED`` occurs in summaries only: the gate
+    allowed reuse, and the caller computed anyway.
     """
 
     REUSE = 0
@@ -109,18 +112,20 @@ STACKED = "stacked"
 
 @dataclass(frozen=True, slots=True)
 class EntryKey:
-    """Which value: ``EntryKey("attn", 3, "cond")``."""
+    """The name of one cached value, such as ``EntryKey("attn", 3, "cond")``."""
 
     site: str
     layer: int
     branch: str = STACKED
     lender: str | None = None
-    """The branch whose value this one is to take over, where a decision says so."""
+    """The guidance branch whose value this entry takes over (reason ``SHARED``); None for an
+    entry that is read from the cache."""
 
 
 @dataclass(frozen=True, slots=True)
 class PartKey:
-    """Which tensor of a site, all branches alike: ``PartKey("attn", 3, "values")``."""
+    """The name of one cached tensor of a site, such as ``PartKey("attn", 3, "values")``; all
+    guidance branches have one name."""
 
     site: str
     layer: int
@@ -129,7 +134,7 @@ class PartKey:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Step:
-    """Where the sampler is. Example: ``Step(index=3, total=50, timestep=920.0, snr=0.012)``."""
+    """One sampling step. Example: ``Step(index=3, total=50, timestep=920.0, snr=0.012)``."""
 
     index: int
     """Steps done so far, from 0."""
@@ -138,7 +143,7 @@ class Step:
     timestep: float
     """The scheduler's timestep."""
     snr: float
-    """Signal-to-noise ratio (a ratio of powers)."""
+    """Signal-to-noise ratio of the latent before the step (a ratio of powers)."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.index < self.total:
@@ -154,12 +159,13 @@ class Step:
 
     @property
     def log_progress(self) -> float:
-        """``log(progress + 1/50)``: tells the first steps apart."""
+        """``log(progress + 1/50)``, which differs most between the first steps."""
         return math.log(self.progress + 0.02)
 
     @property
     def log_remaining(self) -> float:
-        """``log(1 - progress + 1/50)``: tells the last steps apart, whose errors nothing mends."""
+        """``log(1 - progress + 1/50)``, which differs most between the last steps: an error made
+        there has few steps left in which the sampler can correct it."""
         return math.log(1.02 - self.progress)
 
     @property
@@ -170,28 +176,29 @@ class Step:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GateInputs:
-    """All that a gate may look at: one step, every gate of it, every sample of the batch."""
+    """The inputs of a reuse rule: all gates of one step, for every sample of the batch."""
 
     step: Step
     num_layers: int
     site: Int[Tensor, " g"]
     """Index into :data:`SITES`."""
     layer: Int[Tensor, " g"]
+    """Index of the transformer block, from 0."""
     cached: Bool[Tensor, "g b"]
-    """Whether there is a value to reuse."""
+    """True where the cache holds a value."""
     gap: Int[Tensor, "g b"]
     """Steps since the cached value was computed (staleness)."""
     reuses: Int[Tensor, "g b"]
-    """Reuses since the entry's last commit (budget)."""
+    """Reuses of the cached value since it was computed (budget)."""
     span: Int[Tensor, "g b"]
     """Steps between the last two computations; 0 with fewer than two."""
     span_before: Int[Tensor, "g b"]
     """Steps between the two computations before the last; 0 with fewer than three."""
     order: Int[Tensor, "g b"]
-    """Order of the forecast that a reuse would show: 0 is the cached value as it is. No more than
-    the computations so far allow."""
+    """Order of the forecast that a reuse would show; 0 is the cached value unchanged. Never more
+    than the number of earlier computations allows."""
     feedback: Float[Tensor, " b"]
-    """Gain of the error feedback that the run has (:mod:`dqar.control.error_feedback`)."""
+    """Gain of the run's error feedback (:mod:`dqar.control.error_feedback`)."""
     entropy: Float[Tensor, "g b"]
     """Attention entropy at the last computation, nats, mean over rows, heads and branches."""
     drift: Float[Tensor, "g b"]
@@ -199,17 +206,20 @@ class GateInputs:
     quant_error: Float[Tensor, "g b"]
     """Relative L2 error of the cached value's quantisation."""
     branch_gap: Float[Tensor, "g b"]
-    """Relative L2 distance between the guidance branches of what is cached, when both were last
-    computed; NaN before."""
+    """Relative L2 distance of the unconditional to the conditional branch of the site's result, at
+    the last step that computed both; NaN before that step."""
     branch_age: Int[Tensor, "g b"]
-    """Steps since then."""
+    """Steps since ``branch_gap`` was measured."""
     log_latent_norm: Float[Tensor, " b"]
+    """Natural logarithm of the latent's L2 norm."""
     prompt_length: Float[Tensor, " b"]
     """Tokens of the prompt; 16 for a class label."""
     share_attn: Float[Tensor, " b"]
-    """Share of the previous step's ``attn`` gates that reused; of whole blocks, where they do."""
+    """Share of the previous step's ``attn`` gates that reused; with the ``block`` site, share of
+    its blocks."""
     share_ff: Float[Tensor, " b"]
-    """Share of the previous step's ``ff`` gates that reused; of whole blocks, where they do."""
+    """Share of the previous step's ``ff`` gates that reused; with the ``block`` site, share of its
+    blocks."""
 
     @property
     def shape(self) -> torch.Size:
@@ -218,11 +228,11 @@ class GateInputs:
 
     @property
     def depth(self) -> Float[Tensor, " g"]:
-        """``layer / (num_layers - 1)``."""
+        """``layer / (num_layers - 1)``: 0 for the first block, 1 for the last."""
         return self.layer.float() / max(1, self.num_layers - 1)
 
     def columns(self, names: tuple[str, ...]) -> Float[Tensor, "g b f"]:
-        """The named features, unscaled, in the order asked for."""
+        """The named features, unscaled, in the order of ``names``."""
         return torch.stack([self._column(name).float().expand(self.shape) for name in names], -1)
 
     def _column(self, name: str) -> Tensor:
@@ -236,7 +246,7 @@ class GateInputs:
             case "site_code":
                 return self.site[:, None]
             case "log_gap" | "log_span" | "log_span_before":
-                # Half a step stands for "none yet".
+                # A count of 0 means that nothing was computed yet; half a step stands for it.
                 return getattr(self, name[4:]).float().clamp_min(0.5).log()
             case "log_drift":
                 return self.drift.clamp_min(1e-4).log()
@@ -246,23 +256,24 @@ class GateInputs:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GateDecision:
-    """What a gate decided for every gate of a step and every sample, with the reasons."""
+    """The decisions of a reuse rule for every gate of a step and every sample, with reasons."""
 
     reason: UInt8[Tensor, "g b"]
     """A :class:`DecisionReason`; reuse is the reason ``REUSE``."""
 
     @property
     def reuse(self) -> Bool[Tensor, "g b"]:
-        """Where the cached value is to be used."""
+        """True where the cached value is to be used."""
         return self.reason == DecisionReason.REUSE
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GateRecord:
-    """One step as it happened: what was seen, what was done, and (in exposure) what it cost."""
+    """One finished step: the inputs of its decisions, the decisions, and (in exposure) the local
+    error of each."""
 
     inputs: GateInputs
     decision: GateDecision
     local_rel_error: Float[Tensor, "g b"]
-    """Relative L2 distance of the cached from the fresh output; NaN where nothing was cached
-    or the fresh output was not computed."""
+    """Relative L2 distance between the value that a reuse shows and the computed one; NaN where
+    nothing was cached or the value was not computed."""

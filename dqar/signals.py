@@ -1,4 +1,7 @@
-"""What the gates look at, as pure functions: entropy, norms, drift (SNR has a room beside)."""
+"""Signals that reuse rules read: attention entropy, latent norm, relative change.
+
+All are pure functions; the signal-to-noise ratio is in :mod:`dqar.snr`.
+"""
 
 from __future__ import annotations
 
@@ -15,12 +18,13 @@ GOLDEN = (math.sqrt(5.0) - 1.0) / 2.0
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EntropyEstimate:
-    """Mean attention entropy from some of the query rows, and how far off it may be."""
+    """Mean attention entropy estimated from some query rows, with its standard error."""
 
     mean: Float[Tensor, " r"]
-    """Nats, mean over heads and the query rows that were read."""
+    """Entropy in nats, mean over heads and the query rows that were read."""
     standard_error: Float[Tensor, " r"]
-    """Nats; 0 where every query row was read, infinite where a single one of several was."""
+    """Standard error of ``mean`` in nats; 0 if every query row was read, infinite if only one of
+    several was read."""
 
 
 def attention_entropy(
@@ -33,17 +37,17 @@ def attention_entropy(
 ) -> Float[Tensor, " r"]:
     """Shannon entropy of softmax attention in nats, mean over heads and query rows.
 
-    ``H_i = logsumexp_j(s_ij) - sum_j p_ij s_ij`` with ``s_ij = scale * q_i . k_j``, in float32:
-    the entropy of the exact distribution (the seed's epsilon form, :func:`map_entropy`, differs
-    from it by at most ``m * epsilon``). With ``max_rows`` a spread subset of query rows
-    estimates the mean, so that no n x m map is formed; :func:`sampled_entropy` tells how well.
+    ``H_i = logsumexp_j(s_ij) - sum_j p_ij s_ij`` with ``s_ij = scale * q_i . k_j``, in float32.
+    This is the exact entropy; the DQAR talk's form with an epsilon (:func:`map_entropy`) is lower
+    by at most ``m * epsilon``. With ``max_rows`` the mean is estimated from query rows spread over
+    the sequence, and no n x m map is formed; :func:`sampled_entropy` adds the standard error.
 
     Args:
         scale: softmax scale; ``1 / sqrt(e)`` by default.
-        mask: as SDPA's ``attn_mask``, broadcastable to ``[r, h, n, m]``: true where a key is
-            seen, or added to the scores. A masked key has ``p = 0``; a query row that sees no
-            key has entropy 0.
-        max_rows: at most this many query rows.
+        mask: the ``attn_mask`` of ``scaled_dot_product_attention``, broadcastable to
+            ``[r, h, n, m]``: a boolean mask is true where a key is seen, a float mask is added to
+            the scores. A masked key has ``p = 0``; a query row that sees no key has entropy 0.
+        max_rows: the largest number of query rows to read; None reads all.
 
     Raises:
         ValueError: if ``max_rows`` is less than 1.
@@ -59,11 +63,11 @@ def sampled_entropy(
     mask: Bool[Tensor, "..."] | Float[Tensor, "..."] | None = None,
     max_rows: int,
 ) -> EntropyEstimate:
-    """:func:`attention_entropy` of some query rows, with the standard error of that mean.
+    """Estimate :func:`attention_entropy` from some query rows, with its standard error.
 
-    A query row's entropy, averaged over heads, is one observation of ``k`` among ``n``:
-    ``s / sqrt(k) * sqrt(1 - k / n)``, as for rows drawn at random without replacement (Cochran
-    1977, eq. 2.20).
+    The entropy of a query row, averaged over heads, is one of ``k`` observations from a population
+    of ``n``. The standard error is ``s / sqrt(k) * sqrt(1 - k / n)``, that of simple random
+    sampling without replacement (Cochran 1977, eq. 2.20).
 
     Raises:
         ValueError: if ``max_rows`` is less than 1.
@@ -82,12 +86,13 @@ def sampled_entropy(
 def _row_entropy(
     query: Tensor, key: Tensor, scale: float | None, mask: Tensor | None, max_rows: int | None
 ) -> Float[Tensor, "r h k"]:
-    """Entropy of each query row that is read, nats."""
+    """Entropy in nats of each query row that is read."""
     rows = spread_rows(query.shape[2], max_rows, query.device)
     scores = _scores(query, key, scale, mask, rows)
-    # The peak of a row without a key is -inf, which the floor keeps from giving inf - inf.
+    # A row that sees no key has a peak of -inf; the floor avoids -inf - -inf, which is NaN.
     peak = scores.amax(dim=-1, keepdim=True).clamp_min(torch.finfo(scores.dtype).min)
-    # exp(-200) is 0 in float32: nothing is lost, and a masked key adds 0 * -200, not 0 * -inf.
+    # exp(-200) is 0 in float32, so the floor changes no weight, and a masked key adds 0 * -200
+    # in place of 0 * -inf, which is NaN.
     below = (scores - peak).clamp_min(-200.0)
     weight = below.exp()
     total = weight.sum(dim=-1).clamp_min(1.0)
@@ -101,7 +106,7 @@ def _scores(
     # Autocast would round the scores to half precision, and the entropy with them.
     with _full_precision(query.device.type):
         asking = query if rows is None else query[:, :, rows]
-        # matmul copies keys that are split by head in any case, but transposed, which costs more.
+        # Keys split by head are not contiguous, and matmul would copy them in a slower order.
         scores = scale * asking.float() @ key.float().contiguous().transpose(-1, -2)
     if mask is None:
         return scores
@@ -121,7 +126,7 @@ def _full_precision(device_type: str) -> AbstractContextManager:
 def spread_rows(
     num_rows: int, max_rows: int | None, device: torch.device
 ) -> Int[Tensor, " k"] | None:
-    """Which query rows an estimate reads, spread over all of them; None reads all.
+    """Return the indices of ``max_rows`` query rows spread over the sequence, or None for all.
 
     Raises:
         ValueError: if ``max_rows`` is less than 1.
@@ -132,8 +137,8 @@ def spread_rows(
         raise ValueError(f"max_rows must be at least 1. Got {max_rows=}. Pass 32, or None for all.")
     if max_rows >= num_rows:
         return None
-    # Steps of the golden ratio spread over the rows; a plain stride that divides an image's width
-    # would read the same columns of every line.
+    # Golden-ratio steps, a low-discrepancy sequence: a fixed stride that divides the width of the
+    # image in tokens would read the same columns of every image row.
     step = round(num_rows * GOLDEN)
     while math.gcd(step, num_rows) > 1:
         step += 1
@@ -146,8 +151,8 @@ def map_entropy(
     """Entropy of a materialised attention map in nats, mean over heads and query rows.
 
     Args:
-        epsilon: 0 for the exact entropy; above it the seed's ``-sum A log(A + epsilon)`` (its
-            epsilon is 1e-6), which is less by at most ``m * epsilon``.
+        epsilon: 0 for the exact entropy; above 0 for the DQAR talk's ``-sum A log(A + epsilon)``
+            (slide 4, with 1e-6), which is lower by at most ``m * epsilon``.
     """
     attention = attention.float()
     if epsilon == 0.0:

@@ -1,4 +1,4 @@
-"""Signal-to-noise ratio of a diffusion step, from a scheduler, a formula or a prediction."""
+"""Signal-to-noise ratio of a diffusion step, from a scheduler, a formula or a noise prediction."""
 
 from __future__ import annotations
 
@@ -16,15 +16,16 @@ SMALLEST_POWER = 1e-12
 def scheduler_snr(scheduler: Any, timestep: float) -> float:
     """SNR of a diffusers scheduler at a timestep: ``(alpha_t / sigma_t)^2``.
 
-    That is the ratio for data of unit variance (Kingma et al. 2021, eq. 2), whatever the
-    scheduler's own ``sigma_data`` says, so that equally noisy latents have equal SNR under every
-    scheduler. One that samples by sigmas is read at the step which has this timestep: flow
-    (``1 - sigma, sigma``) or exploding variance (``1, sigma``; EDM, consistency models). Others,
-    and timesteps between the steps, are read from ``alphas_cumprod``, linearly in log SNR
-    between integer timesteps. At most 1e12.
+    The ratio assumes data of unit variance (Kingma et al. 2021, eq. 2) and ignores the scheduler's
+    own ``sigma_data``, so that equally noisy latents have equal SNR under every scheduler.
+
+    A scheduler with ``sigmas`` is read at its step of this timestep: ``(alpha, sigma)`` is
+    ``(1 - sigma, sigma)`` for a flow, and ``(1, sigma)`` for exploding variance (EDM, consistency
+    models). Every other scheduler, and a timestep between two steps, is read from
+    ``alphas_cumprod``, linearly in log SNR between integer timesteps. At most 1e12.
 
     Raises:
-        ValueError: if the scheduler tells no noise level at that timestep.
+        ValueError: if the scheduler has no noise level for that timestep.
     """
     sigma = _step_sigma(scheduler, timestep)
     if sigma is not None:
@@ -37,7 +38,8 @@ def scheduler_snr(scheduler: Any, timestep: float) -> float:
         return _power_snr(float(scheduler._alpha_cumprod(torch.tensor(timestep), "cpu")))
     raise ValueError(
         "scheduler must have alphas_cumprod, or a sigma for the timestep. Got "
-        f"{type(scheduler).__name__}, {timestep=}. Call set_timesteps, and pass its timesteps."
+        f"{type(scheduler).__name__}, {timestep=}. Call set_timesteps, and pass one of "
+        "scheduler.timesteps."
     )
 
 
@@ -45,7 +47,7 @@ def _step_sigma(scheduler: Any, timestep: float) -> float | None:
     """The scheduler's sigma at the step with this timestep, if it has such a step."""
     steps, sigmas = (getattr(scheduler, name, None) for name in ("timesteps", "sigmas"))
     if steps is None or sigmas is None or not 0 <= len(sigmas) - len(steps) <= 2:
-        return None  # one or two end the sampling; K-DPM-2 has more, and calls between them too
+        return None  # one or two extra sigmas end a run; K-DPM-2 has more, for its midpoints
     if hasattr(scheduler, "mid_point_sigma"):
         return None  # DPM-Solver SDE calls the model between its sigmas as well
     if _has_table(scheduler) and getattr(scheduler, "num_inference_steps", None) is None:
@@ -53,7 +55,7 @@ def _step_sigma(scheduler: Any, timestep: float) -> float | None:
     places = [place for place, step in enumerate(steps.tolist()) if step == timestep]
     if not places:
         return None
-    # Rounding makes timesteps equal whose sigmas are not: the sampler is at the next of them.
+    # Rounding makes timesteps equal whose sigmas differ: take the first one not yet passed.
     reached = getattr(scheduler, "step_index", None) or 0
     sigma = float(sigmas[next((place for place in places if place >= reached), places[0])])
     return 1.0 - sigma if _config(scheduler, "invert_sigmas") else sigma
@@ -67,7 +69,7 @@ def _is_flow(scheduler: Any) -> bool:
     if _has_table(scheduler):
         return bool(_config(scheduler, "use_flow_sigmas"))
     sigmas = getattr(scheduler, "sigmas", None)
-    # A flow's sigmas end at 1, but for rounding; those of exploding variance start far above.
+    # A flow's largest sigma is 1 up to rounding; exploding variance starts far above 1.
     return sigmas is not None and float(sigmas.max()) < 1.01
 
 
@@ -78,7 +80,9 @@ def _config(scheduler: Any, name: str) -> Any:
 def _table_snr(alphas: Float[Tensor, " t"], timestep: float) -> float:
     last = len(alphas) - 1
     if not 0 <= timestep <= last:
-        raise ValueError(f"timestep must be in [0, {last}]. Got {timestep=}. Pass a scheduler's.")
+        raise ValueError(
+            f"timestep must be in [0, {last}]. Got {timestep=}. Pass one of scheduler.timesteps."
+        )
     below, above = math.floor(timestep), math.ceil(timestep)
     low, high = (_power_snr(float(alphas[place])) for place in (below, above))
     if below == above:
@@ -96,12 +100,17 @@ def _ratio(inputs: float, noise: float) -> float:
 
 
 def cosine_snr(progress: float) -> float:
-    """SNR of the talk's cosine schedule, ``alpha_bar = cos(pi/2 * progress)^2``."""
+    """SNR of the DQAR talk's cosine schedule, ``alpha_bar = cos(pi/2 * progress)^2``.
+
+    Args:
+        progress: share of the noising process, from 0 (clean) to 1 (pure noise).
+    """
     return _power_snr(math.cos(0.5 * math.pi * progress) ** 2)
 
 
 def flow_snr(sigma: float) -> float:
-    """SNR of a rectified flow, ``x_t = (1 - sigma) x_0 + sigma noise``: the ratio squared."""
+    """SNR of a rectified flow, ``x_t = (1 - sigma) x_0 + sigma noise``:
+    ``((1 - sigma) / sigma)^2``."""
     return _ratio((1.0 - sigma) ** 2, sigma**2)
 
 
@@ -112,18 +121,18 @@ def predicted_snr(
     *,
     epsilon: float = 1e-6,
 ) -> Float[Tensor, " b"]:
-    """SNR of each sample from the model's own noise prediction (the talk's slide 4).
+    """SNR of each sample from the model's own noise prediction (the DQAR talk, slide 4).
 
     ``||x0_hat||^2 / (||x_t - x0_hat||^2 + epsilon)`` with
-    ``x0_hat = (x_t - sqrt(1 - alpha_bar) noise) / sqrt(alpha_bar)``. Another scale than
-    :func:`scheduler_snr`: about ``1 / (2 - 2 sqrt(alpha_bar))`` for data of unit variance.
+    ``x0_hat = (x_t - sqrt(1 - alpha_bar) noise) / sqrt(alpha_bar)``. For data of unit variance this
+    is about ``1 / (2 - 2 sqrt(alpha_bar))``, which differs from :func:`scheduler_snr`.
 
     Raises:
         ValueError: if ``alpha_bar`` is outside (0, 1].
     """
     if not 0.0 < alpha_bar <= 1.0:
         raise ValueError(
-            f"alpha_bar must be in (0, 1]. Got {alpha_bar=}. Skip the step of pure noise."
+            f"alpha_bar must be in (0, 1]. Got {alpha_bar=}. Skip steps whose latent is pure noise."
         )
     latent, noise = latent.float().flatten(1), noise_prediction.float().flatten(1)
     clean = (latent - math.sqrt(1.0 - alpha_bar) * noise) / math.sqrt(alpha_bar)

@@ -1,4 +1,4 @@
-"""A schedule of a whole run: the steps that compute every gate, where all other steps reuse."""
+"""Schedules of whole runs: some steps compute every gate, and all other steps reuse."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from torch import Tensor
 from dqar.records import MAX_ORDER
 
 ReuseSetting: TypeAlias = tuple[int, float]
-"""Order of the forecasts that a run shows, and gain of its error feedback."""
+"""Forecast order of a run, and gain of its error feedback."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StepSchedule:
-    """Steps that compute every gate; all others show forecasts of one order.
+    """The steps of a run that compute every gate; all other steps reuse at one forecast order.
 
     Example: ``StepSchedule(computed=(0, 2, 5), forecast_order=1)``.
     """
 
     computed: tuple[int, ...]
-    """The steps that compute, growing, from step 0 on."""
+    """Indices of the steps that compute, in ascending order, the first of them 0."""
     forecast_order: int = 0
-    """Order of the forecasts that the other steps show; 0 shows cached values."""
+    """Forecast order of the steps that reuse; 0 shows cached values unchanged."""
     feedback: float = 0.0
     """Gain of the error feedback (:mod:`dqar.control.error_feedback`)."""
 
@@ -38,23 +38,23 @@ class StepSchedule:
 
     @property
     def setting(self) -> ReuseSetting:
-        """Order of forecasts and gain of the error feedback."""
+        """Forecast order, and gain of the error feedback."""
         return self.forecast_order, self.feedback
 
     def mask(self, steps: int) -> Bool[Tensor, " t"]:
-        """Steps of a run that reuse, True for each."""
+        """Mask of the steps of a run, true for each step that reuses."""
         reuse = torch.ones(steps, dtype=torch.bool)
         reuse[list(self.computed)] = False
         return reuse
 
     def with_feedback(self, gain: float) -> StepSchedule:
-        """The same steps with another gain of the error feedback."""
+        """Return the schedule with another gain of the error feedback."""
         return replace(self, feedback=gain)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ScoredSchedule:
-    """A schedule and the error that it was predicted, or measured, to end at."""
+    """A schedule with the predicted or measured error of its final latent."""
 
     schedule: StepSchedule
     error: float
@@ -62,28 +62,29 @@ class ScoredSchedule:
 
 
 def check_computed(computed: tuple[int, ...], steps: int) -> None:
-    """Check the computed steps of a run: step 0 computes, and no step twice.
+    """Check the computed steps of a run of ``steps`` steps.
 
     Raises:
-        ValueError: if they are not growing steps of a run of ``steps`` steps.
+        ValueError: if the indices do not start at 0, do not ascend strictly, or exceed the run.
     """
     is_growing = computed == tuple(sorted(set(computed)))
     if not computed or computed[0] != 0 or not is_growing or computed[-1] >= steps:
         raise ValueError(
-            f"A plan must be growing steps from 0 to below {steps}. Got {computed!r:.80}. "
+            f"A plan's computed steps must be growing steps from 0 to below {steps}. Got "
+            f"{computed!r:.80}. "
             "Train the policy again."
         )
 
 
 def check_setting(order: int, gain: float) -> None:
-    """Check an order of forecasts and a gain of the error feedback.
+    """Check a forecast order and a gain of the error feedback.
 
     Raises:
-        ValueError: if one of them is out of range, or not a number.
+        ValueError: if the order or the gain is out of range, or NaN.
     """
-    # Written so that NaN is refused.
+    # Written with "not" so that NaN is refused.
     if not 0 <= order <= MAX_ORDER or not 0.0 <= gain <= 1.0:
         raise ValueError(
-            f"forecast_order must be 0 to {MAX_ORDER}, and feedback in [0, 1]. Got {order} and "
-            f"{gain}. Train the policy again."
+            f"forecast_order must be 0 to {MAX_ORDER}, and feedback in [0, 1]. Got order {order} "
+            f"and gain {gain}. Train the policy again."
         )

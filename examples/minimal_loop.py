@@ -1,6 +1,7 @@
-"""The controller's verbs alone, around plain attention: no diffusers, no pipeline.
+"""Reuse of keys and values in a hand-written attention model, without diffusers.
 
-python examples/minimal_loop.py
+Run ``python examples/minimal_loop.py``. It prints how many decisions reused cached keys and values,
+and how far the result is from that of a run without reuse.
 """
 
 import torch
@@ -18,11 +19,11 @@ def split_heads(hidden: Tensor) -> Tensor:
 
 
 def attend(controller: DQARController, layer: int, hidden: Tensor, weight: Tensor) -> Tensor:
-    """Fresh queries; keys and values from the cache where the gates allow it."""
+    """Attend with computed queries, and with keys and values from the cache if the gates allow."""
     decision = controller.should_reuse(layer)
     if decision:
         keys, values, _ = controller.reuse(decision.entry)
-        assert keys is not None  # what commit was given comes back
+        assert keys is not None  # commit cached keys and values
         assert values is not None
     else:
         keys, values = hidden @ weight[1], hidden @ weight[2]
@@ -34,7 +35,7 @@ def attend(controller: DQARController, layer: int, hidden: Tensor, weight: Tenso
 
 
 def denoise(controller: DQARController) -> Tensor:
-    """A stand-in for a sampler: each step moves the latent a little towards the model's output."""
+    """Run a toy sampler: each step moves the latent a little along the model's output."""
     torch.manual_seed(0)
     weights = 1.5 * torch.randn(LAYERS, 3, WIDTH, WIDTH) / WIDTH**0.5
     latent = torch.randn(1, TOKENS, WIDTH)

@@ -1,39 +1,34 @@
-"""Draw samples with DQAR, and the same samples without, on one process.
+"""Sample images with DQAR, and reference samples without reuse, in one process.
 
     python jobs/sample.py --model digits --class-labels 1,2,3 --out runs/samples
     python jobs/sample.py --model digits --policy runs/policy --out runs/samples
     python jobs/sample.py --model digits --plan runs/results/plans/NAME.json --out runs/samples
     python jobs/sample.py --model facebook/DiT-XL-2-256 --config configs/default.yaml \\
         --num-samples 8 --dtype fp16 --out runs/samples
-
-What gates: --config alone, the seed's cascade of that file; --policy alone, the policy and nothing
-else; both, the cascade with the policy as its last gate; --plan alone, a schedule that an
-evaluation measured; none of them, the cascade of configs/default.yaml.
-
-The seed's scripts/run_inference.py takes --num-steps, --output-dir and --enable-dqar; here they are
---steps, --out and the default, which --no-reuse turns off.
 """
 
-import argparse
 import shlex
 import sys
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
-from pipeline.cli import JobParser, add_tracking_flags, enter, split_names
-from pipeline.errors import InputError, checked
+from pipeline.cli import run_job
+from pipeline.errors import input_errors
+from pipeline.models.sampling_choices import SAMPLER, STEPS
+from pipeline.sample.flags import SampleFlags
 from pipeline.storage.output_checks import (
     refuse_other_files,
     refuse_relative_inside_job,
     refuse_unwritable,
 )
 
+FLAGS = SampleFlags
 
-def run(arguments: argparse.Namespace) -> int:
-    paths = {name: getattr(arguments, name) for name in ("out", "config", "policy", "plan")}
-    refuse_relative_inside_job(**paths)
-    refuse_plan_beside(arguments)
+
+def run(flags: SampleFlags) -> int:
+    refuse_relative_inside_job(
+        out=flags.out, config=flags.config, policy=flags.policy, plan=flags.plan
+    )
     from pipeline.evaluate.policies import refuse_other_runs
     from pipeline.models.loading import load_model, pick_device
     from pipeline.models.model_info import find_model, refuse_too_many_steps
@@ -41,26 +36,26 @@ def run(arguments: argparse.Namespace) -> int:
     from pipeline.sample.sample import refuse_misfit, refuse_unknown_labels
     from pipeline.tracking import Tracker, resolve_tracking_uri
 
-    info = find_model(arguments.model)
-    policy = load_fitting_policy(arguments.policy, info)
-    plan = load_given_plan(arguments.plan)
-    config = configure(arguments, info, policy, plan)
+    info = find_model(flags.model)
+    policy = load_fitting_policy(flags.policy, info)
+    plan = load_given_plan(flags.plan)
+    config = configure(flags, info, policy, plan)
     refuse_too_many_steps(info, config.steps)
     refuse_misfit(info, config, plan)
     refuse_other_runs(config.steps, config.sampler, {} if policy is None else {"learned": policy})
     refuse_unknown_labels(info, config.class_labels)
-    refuse_other_files(arguments.out, "sample.json")
-    refuse_unwritable(arguments.out)
-    resolve_tracking_uri(arguments.tracking_uri)
+    refuse_other_files(flags.out, "sample.json")
+    refuse_unwritable(flags.out)
+    resolve_tracking_uri(flags.tracking.tracking_uri)
     model = load_model(info, sampler=config.sampler, dtype=config.dtype, device=pick_device())
-    tracker = Tracker(arguments.tracking_uri, arguments.experiment)
+    tracker = Tracker(flags.tracking.tracking_uri, flags.tracking.experiment)
     command = "python jobs/sample.py " + shlex.join(sys.argv[1:])
-    sample_images(config, model, policy, Path(arguments.out), tracker, command, plan)
+    sample_images(config, model, policy, Path(flags.out), tracker, command, plan)
     return 0
 
 
 def load_fitting_policy(folder: str | None, info):
-    """The policy of --policy, if it knows this model; None without the flag."""
+    """Load the policy of --policy, which must be trained for the model; None without the flag."""
     if folder is None:
         return None
     from pipeline.evaluate.policies import load_policies
@@ -69,143 +64,68 @@ def load_fitting_policy(folder: str | None, info):
 
 
 def load_given_plan(path: str | None):
-    """The plan of --plan; None without the flag."""
+    """Load the plan of --plan; None without the flag."""
     if path is None:
         return None
     from dqar.schedules.serialization import load_plan
 
-    return checked(load_plan, path=path)
+    with input_errors():
+        return load_plan(path)
 
 
-def refuse_plan_beside(arguments: argparse.Namespace) -> None:
-    """A plan decides alone, at its own sites."""
-    others = [
-        name for name in ("policy", "config", "sites") if getattr(arguments, name) is not None
-    ]
-    if arguments.plan is not None and others:
-        raise InputError(
-            "--plan must come without --policy, --config and --sites. Got "
-            f"{' and '.join(f'--{name}' for name in others)}. Leave out the one or the other."
-        )
-
-
-def configure(arguments: argparse.Namespace, info, policy, plan):
-    """What was left out follows the policy or the plan, else the model."""
+def configure(flags: SampleFlags, info, policy, plan):
+    """Return the settings; a flag left out follows the policy or the plan, else the model."""
     from dqar.policy.spec import PolicySpec
     from pipeline.sample.sample import SampleConfig
 
-    labels = parse_labels(arguments.class_labels)
+    labels = flags.class_labels or ()
     spec = policy.spec if policy else PolicySpec()
     follows = {
-        "steps": (plan.steps if plan else spec.steps) or 50,
+        "steps": (plan.steps if plan else spec.steps) or STEPS,
         "guidance_scale": spec.guidance or info.guidance_scale,
-        "sampler": ("dpm" if plan and "DPM" in plan.sampler else spec.sampler) or "ddim",
+        "sampler": ("dpm" if plan and "DPM" in plan.sampler else spec.sampler) or SAMPLER,
         "num_samples": len(labels) or 4,
     }
-    given = {name: getattr(arguments, name) for name in follows}
-    return checked(
-        SampleConfig,
-        model=arguments.model,
-        dqar=configure_reuse(arguments, policy, plan),
-        cascade=(policy is None and plan is None) or arguments.config is not None,
-        class_labels=labels,
-        twin=not (arguments.no_twin or arguments.no_reuse),
-        dtype=arguments.dtype,
-        seed=arguments.seed,
-        **{name: follows[name] if value is None else value for name, value in given.items()},
-    )
+    given = {name: getattr(flags, name) for name in follows}
+    with input_errors():
+        return SampleConfig(
+            model=flags.model,
+            dqar=configure_reuse(flags, policy, plan),
+            cascade=(policy is None and plan is None) or flags.config is not None,
+            class_labels=labels,
+            twin=not (flags.no_reference or flags.no_reuse),
+            dtype=flags.dtype,
+            seed=flags.seed,
+            **{name: follows[name] if value is None else value for name, value in given.items()},
+        )
 
 
-def configure_reuse(arguments: argparse.Namespace, policy, plan):
-    """The configuration of --config, else the policy's or the plan's, else the default; then the
-    flags."""
+def configure_reuse(flags: SampleFlags, policy, plan):
+    """Return the configuration of reuse: that of --config, else that of the policy or the plan,
+    else the default; --sites and --no-reuse change it."""
     from dqar.config import DQARConfig
     from dqar.config_file import load_config
     from dqar.gates.paper_cascade import policy_config
     from pipeline.evaluate.policies import refuse_policies_apart
 
-    if arguments.config is not None:
-        config = checked(load_config, path=arguments.config)
-    elif plan is not None:
-        config = checked(plan.config)
-    else:
-        config = DQARConfig() if policy is None else policy_config(policy.spec)
-    changes = {}
-    if arguments.sites is not None:
-        changes["sites"] = split_names(arguments.sites)
-    if arguments.no_reuse:
+    changes: dict[str, object] = {} if flags.sites is None else {"sites": flags.sites}
+    if flags.no_reuse:
         changes["enabled"] = False
-    config = checked(partial(replace, config), **changes)
+    with input_errors():
+        if flags.config is not None:
+            config = load_config(flags.config)
+        elif plan is not None:
+            config = plan.config()
+        else:
+            config = DQARConfig() if policy is None else policy_config(policy.spec)
+        config = replace(config, **changes)
     refuse_policies_apart(config, {} if policy is None else {"learned": policy})
     return config
 
 
-def parse_labels(text: str | None) -> tuple[int, ...]:
-    """``"1,2,3"`` to classes; none without the flag."""
-    if text is None:
-        return ()
-    names = split_names(text)
-    try:
-        labels = tuple(map(int, names))
-    except ValueError:
-        labels = ()
-    if not labels:
-        raise InputError(
-            f"--class-labels must be whole numbers with commas. Got {text!r}. Pass 1,2,3."
-        )
-    return labels
-
-
-def parser() -> JobParser:
-    job = JobParser(
-        "Draw samples with DQAR, and the same samples without. The seed's --num-steps, "
-        "--output-dir and --enable-dqar are --steps, --out and the default."
-    )
-    job.add_argument("--model", required=True, help="digits, a diffusers folder, or a hub id")
-    job.add_argument("--out", required=True, help="folder to write (the seed's --output-dir)")
-    what = job.add_mutually_exclusive_group()
-    what.add_argument("--class-labels", metavar="1,2,3", help="the class of each sample")
-    what.add_argument("--num-samples", type=int, help="samples of drawn classes; default: 4")
-    job.add_argument(
-        "--steps",
-        type=int,
-        help="the seed's --num-steps; default: the policy's or the plan's, or 50",
-    )
-    job.add_argument(
-        "--guidance-scale",
-        type=float,
-        help="default: the policy's, or the model's; a plan does not say its own",
-    )
-    job.add_argument(
-        "--sampler", choices=["ddim", "dpm"], help="default: the policy's or the plan's, or ddim"
-    )
-    job.add_argument(
-        "--config",
-        metavar="YAML",
-        help="thresholds, cache and layer schedule; default: configs/default.yaml's values",
-    )
-    job.add_argument(
-        "--policy",
-        metavar="FOLDER",
-        help="gates by this policy alone; with --config, as the last gate of its cascade",
-    )
-    job.add_argument(
-        "--plan", metavar="JSON", help="follow this plan alone, such as one of an evaluation's"
-    )
-    job.add_argument(
-        "--no-reuse",
-        action="store_true",
-        help="close every gate: the stock model's samples (the seed without --enable-dqar)",
-    )
-    job.add_argument("--no-twin", action="store_true", help="leave out the samples without reuse")
-    job.add_argument(
-        "--sites", help="attn, or attn,ff, or block; default: --config's, or the policy's"
-    )
-    job.add_argument("--seed", type=int, default=0, help="seed of the noise")
-    job.add_argument("--dtype", choices=["fp32", "fp16", "bf16"], default="fp32", help="arithmetic")
-    add_tracking_flags(job)
-    return job
+def main() -> int:
+    return run_job(FLAGS, run, name="sample.py")
 
 
 if __name__ == "__main__":
-    sys.exit(enter(parser(), run))
+    sys.exit(main())

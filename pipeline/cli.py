@@ -1,136 +1,64 @@
-"""The command line of every job: one parser style, one line for bad input, exit code 2."""
+"""The command line of every job: flags from a dataclass, one line and exit code 2 for bad input."""
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import io
 import sys
-from collections.abc import Callable, Sequence
-from itertools import takewhile
-from typing import Any, NoReturn, TypeVar, get_args
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, Field, fields, is_dataclass
+from typing import Annotated, Any, TypeVar, cast, get_type_hints
 
 import tyro
 
+# A private module of tyro, whose version is therefore bounded in pyproject.toml. Its public
+# alternative is to read the messages back from panels wrapped at the width of the terminal.
+from tyro._errors import (
+    BadValue,
+    InstantiationFailure,
+    ParseErrorEvent,
+    UnrecognizedArgs,
+    on_parse_error,
+)
+
 from pipeline.errors import IncompleteError, InputError
+from pipeline.flags.help import description_of, field_texts, hint_of, is_required, wrapped
+from pipeline.flags.names import check_names, first_word, flags_of, refuse_flags_of_other_words
+from pipeline.flags.values import as_text, kind_of
 
 F = TypeVar("F")
 
 BAD_INPUT = 2
-"""Exit code of a job that was given something it cannot work with."""
+"""Exit code of a job that refused its input."""
 UNFINISHED = 1
-"""Exit code of a job that left work undone, as of one that met a bug."""
-AUTO = "auto"
-"""A size that is to be measured."""
-
-
-class JobParser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line, and whose help shows the defaults."""
-
-    def __init__(self, description: str) -> None:
-        super().__init__(
-            description=description,
-            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-            allow_abbrev=False,
-        )
-
-    def error(self, message: str) -> NoReturn:
-        """One line on stderr, then exit code 2."""
-        line = " ".join(message.split())
-        self.exit(BAD_INPUT, f"{self.prog}: {line}. See {self.prog} --help.\n")
-
-
-def enter(parser: JobParser, run: Callable[[argparse.Namespace], int]) -> int:
-    """Parse, run, and turn a :class:`InputError` into one line and exit code 2, work that was left
-    undone into its lines and exit code 1."""
-    arguments = parser.parse_args()
-    try:
-        return run(arguments)
-    except (InputError, IncompleteError) as ended:
-        print(f"{parser.prog}: {ended}", file=sys.stderr, flush=True)
-        return BAD_INPUT if isinstance(ended, InputError) else UNFINISHED
-
-
-def add_cluster_flags(parser: JobParser) -> None:
-    """What a stage that runs on workers asks of the cluster."""
-    parser.add_argument("--workers", type=int, default=0, help="workers; 0: one a GPU, or a CPU")
-    parser.add_argument(
-        "--gpus-per-worker", type=float, default=0.0, help="GPU share; 0: a whole one, if any"
-    )
-    parser.add_argument(
-        "--accelerator-type", help="Ray accelerator type, such as A100, or A100-80G where labelled"
-    )
-    parser.add_argument(
-        "--wait-minutes",
-        type=float,
-        help="for how long to be without any worker; default: as long as nodes may come",
-    )
-    parser.add_argument(
-        "--unit-minutes",
-        type=float,
-        default=60.0,
-        help="a worker that takes longer over one unit is taken for hung, and killed",
-    )
-
-
-def add_tracking_flags(parser: JobParser) -> None:
-    """Where a stage is tracked."""
-    parser.add_argument(
-        "--tracking-uri", help="MLflow store; default MLFLOW_TRACKING_URI, else ./mlflow.db"
-    )
-    parser.add_argument("--experiment", default="dqar", help="MLflow experiment")
-
-
-def split_names(text: str) -> tuple[str, ...]:
-    """``"attn,ff"`` to ``("attn", "ff")``."""
-    return tuple(name.strip() for name in text.split(",") if name.strip())
-
-
-def whole_numbers(flag: str, text: str) -> tuple[int, ...]:
-    """``"0,1,2"`` to ``(0, 1, 2)``.
-
-    Raises:
-        InputError: if something else stands between the commas.
-    """
-    numbers = split_names(text)
-    if not all(number.isdecimal() for number in numbers):
-        raise InputError(f"{flag} must be whole numbers. Got {text!r}. Pass 0,1,2.")
-    return tuple(map(int, numbers))
-
-
-def gains(flag: str, text: str) -> tuple[float, ...]:
-    """``"0,0.5"`` to ``(0.0, 0.5)``.
-
-    Raises:
-        InputError: if something else stands between the commas.
-    """
-    try:
-        return tuple(map(float, split_names(text)))
-    except ValueError:
-        raise InputError(f"{flag} must be numbers from 0 to 1. Got {text!r}. Pass 0,0.5.") from None
-
-
-def size_or_auto(text: str) -> int | str:
-    """``"48"`` to 48, ``"auto"`` to itself: the type of a flag.
-
-    Raises:
-        ValueError: for anything else.
-    """
-    return AUTO if text == AUTO else int(text)
+"""Exit code of a job that left work undone, and of one that raised."""
+FLAG_STYLE = (
+    tyro.conf.OmitArgPrefixes,
+    tyro.conf.UseAppendAction,
+    tyro.conf.FlagCreatePairsOff,
+    tyro.conf.DisallowNone,
+)
+"""Flat flags; a repeated flag appends; a switch has no negative; ``None`` cannot be typed."""
 
 
 def run_job(
-    flags: type[F], run: Callable[[F], int], *, name: str, args: Sequence[str] | None = None
+    flags: type[F] | Mapping[str, type[F]],
+    run: Callable[[F], int],
+    *,
+    name: str,
+    args: Sequence[str] | None = None,
 ) -> int:
     """Parse a job's flags from a dataclass and run the job.
 
     The docstring of the dataclass is the description in ``--help``; the docstring under a field is
     the help of its flag, and the field's default is the flag's. Fields of nested dataclasses are
     flags of the same name. Fields of type ``tuple[X, ...]`` are given with commas
-    (``--sites attn,ff``), fields of type ``list[X]`` by repeating the flag.
+    (``--sites attn,ff``), fields of type ``list[X]`` by repeating the flag; ``None`` is a default
+    that no flag can state, and the help does not show it.
 
     Args:
-        flags: dataclass of the flags.
+        flags: dataclass of the flags; or, for a job whose first argument is a word such as
+            ``warmup``, the dataclass for each word.
         run: the job; gets an instance of ``flags`` and returns the exit code.
         name: name of the job in its messages, such as ``collect.py``.
         args: arguments to parse; None for those of the process.
@@ -146,58 +74,121 @@ def run_job(
         return BAD_INPUT if isinstance(ended, InputError) else UNFINISHED
 
 
-def parse_flags(flags: type[F], *, name: str, args: Sequence[str] | None = None) -> F:
+def parse_flags(
+    flags: type[F] | Mapping[str, type[F]], *, name: str, args: Sequence[str] | None = None
+) -> F:
     """An instance of a dataclass of flags from the command line.
 
     Raises:
-        InputError: if a flag is unknown, missing or refused.
+        InputError: if a flag is unknown, missing, given twice or refused.
         SystemExit: with code 0 after ``--help``.
     """
-    printed = io.StringIO()
+    given = sys.argv[1:] if args is None else list(args)
+    if isinstance(flags, Mapping):
+        word = first_word(flags, given, name)
+        refuse_flags_of_other_words(flags, word, given[1:])
+        return parse_flags(flags[word], name=f"{name} {word}", args=given[1:])
+    if not {"-h", "--help"} & set(given):
+        check_names(flags_of(flags), given, name)
+    return _parse(flags, name, given)
+
+
+def _parse(flags: type[F], name: str, given: list[str]) -> F:
+    printed, refused = io.StringIO(), io.StringIO()
     try:
-        with contextlib.redirect_stderr(printed):
+        with (
+            contextlib.redirect_stdout(printed),
+            contextlib.redirect_stderr(refused),
+            on_parse_error(_refuse),
+        ):
             return tyro.cli(
-                flags, prog=name, args=args, config=FLAG_STYLE, registry=_comma_registry()
+                flags,
+                prog=name,
+                description=description_of(flags),
+                args=given,
+                config=FLAG_STYLE,
+                registry=_registry(),
             )
     except SystemExit as ended:
-        if ended.code != BAD_INPUT:
-            raise
-        raise InputError(f"{_first_panel(printed.getvalue())} See {name} --help.") from None
+        if ended.code:
+            raise InputError(refused.getvalue()) from None
+        print(wrapped(printed.getvalue()))
+        raise
 
 
-FLAG_STYLE = (
-    tyro.conf.OmitArgPrefixes,
-    tyro.conf.UseAppendAction,
-    tyro.conf.FlagCreatePairsOff,
-    tyro.conf.DisallowNone,
-)
-"""Flat flags; a repeated flag appends; a switch has no negative; ``None`` cannot be typed."""
+def _refuse(event: ParseErrorEvent) -> None:
+    """Raise the one line for a failure that tyro is about to report.
+
+    Raises:
+        InputError: always, except for an event that no flags of ours can cause.
+    """
+    if isinstance(event, InstantiationFailure) and event.argument is None:
+        # The message of a __post_init__, which has its own fix.
+        raise InputError(event.message)
+    if complaint := _complaint(event):
+        raise InputError(f"{complaint} See {event.prog} --help.")
 
 
-def _first_panel(text: str) -> str:
-    """The message of tyro's error panel in one line, without the frame and the flags' help."""
-    lines = [line.strip("│ ") for line in text.splitlines() if line[:1] == "│"]
-    message = takewhile(lambda line: not line.startswith("──"), lines)
-    return " ".join(" ".join(message).split()).rstrip(".") + "."
+def _complaint(event: ParseErrorEvent) -> str | None:
+    match event:
+        case UnrecognizedArgs():
+            return f"Every value must follow its flag. Got {event.tokens[0]!r}."
+        case BadValue():
+            return f"{event.argument.lowered.name_or_flags[0]} must have a value."
+        case InstantiationFailure(argument=argument) if argument is not None:
+            return f"{argument.lowered.name_or_flags[0]} {event.message}"
+    return None
 
 
-def _comma_registry() -> tyro.constructors.ConstructorRegistry:
+def _registry() -> tyro.constructors.ConstructorRegistry:
     registry = tyro.constructors.ConstructorRegistry()
-    registry.primitive_rule(_comma_rule)
+    registry.primitive_rule(_value_rule)
+    registry.struct_rule(_dataclass_rule)
     return registry
 
 
-def _comma_rule(
+def _dataclass_rule(
+    info: tyro.constructors.StructTypeInfo,
+) -> tyro.constructors.StructConstructorSpec | None:
+    """Flags of a dataclass, the required ones first. tyro's own rule keeps the line breaks of the
+    docstrings, and shows None and False as defaults."""
+    if not is_dataclass(info.type):
+        return None
+    texts, hints = field_texts(info.type), get_type_hints(info.type)
+    flags = [
+        tyro.constructors.StructFieldSpec(
+            name=field.name,
+            type=cast(type, _with_hint(hints[field.name], hint_of(field, hints[field.name]))),
+            default=_default_of(field, info.default),
+            helptext=texts.get(field.name),
+        )
+        for field in sorted(fields(info.type), key=lambda field: not is_required(field))
+    ]
+    return tyro.constructors.StructConstructorSpec(instantiate=info.type, fields=tuple(flags))
+
+
+def _with_hint(annotation: Any, hint: str | None) -> Any:
+    return Annotated[annotation, tyro.conf.arg(help_behavior_hint=hint)]
+
+
+def _default_of(field: Field[Any], whole: Any) -> Any:
+    """The default of a field: of the dataclass's own default, if it has one."""
+    if is_dataclass(whole):
+        return getattr(whole, field.name)
+    if field.default_factory is not MISSING:
+        return field.default_factory()
+    return tyro.MISSING_NONPROP if is_required(field) else field.default
+
+
+def _value_rule(
     info: tyro.constructors.PrimitiveTypeInfo,
 ) -> tyro.constructors.PrimitiveConstructorSpec[Any] | None:
-    """Values between commas for ``tuple[X, ...]``: ``0,1,2`` for ``tuple[int, ...]``."""
-    if info.type_origin is not tuple or get_args(info.type)[1:] != (Ellipsis,):
+    if (kind := kind_of(info.type)) is None:
         return None
-    item = get_args(info.type)[0]
     return tyro.constructors.PrimitiveConstructorSpec(
         nargs=1,
-        metavar={int: "0,1,...", float: "0.1,0.5,..."}.get(item, "NAME,NAME,..."),
-        instance_from_str=lambda given: tuple(map(item, split_names(given[0]))),
-        is_instance=lambda value: isinstance(value, tuple),
-        str_from_instance=lambda value: [",".join(map(str, value))],
+        metavar=kind.metavar,
+        instance_from_str=lambda given: kind.parse(given[0]),
+        is_instance=lambda value: True,
+        str_from_instance=lambda value: [] if value is None else [as_text(value)],
     )

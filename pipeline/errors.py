@@ -3,35 +3,37 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from typing import TypeVar
-
-T = TypeVar("T")
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 class InputError(ValueError):
-    """Bad input: what is wrong and how to mend it, in one line. Nothing was overwritten."""
+    """Bad input. The message is one line: what must hold, what was given, how to fix it. Nothing
+    was overwritten."""
 
     def __init__(self, message: str) -> None:
         super().__init__(" ".join(message.split()))
 
 
 class IncompleteError(RuntimeError):
-    """Some of the work is not done; what is done is kept, and the same command goes on from it."""
+    """Work left undone. The finished part is kept, and the same command resumes from it."""
 
 
 class StorageError(InputError):
-    """Storage that did not answer as it should: bad input at first, later a failure like others."""
+    """Storage that is missing or refuses access: bad input before the work, a failure during it."""
 
 
 def without_secrets(text: str) -> str:
-    """A line to print: what stands before the @ of a URI may be a password."""
+    """Return a line to print, without the text before the @ of a URI, which may be a password."""
     return re.sub(r"//\S*@", "//...@", text)
 
 
-def checked(build: Callable[..., T], **fields: object) -> T:
-    """Build a configuration; what its ``__post_init__`` refuses becomes a :class:`InputError`."""
+@contextmanager
+def input_errors() -> Iterator[None]:
+    """Raise a ValueError of the block, such as one of a ``__post_init__``, as an InputError."""
     try:
-        return build(**fields)
+        yield
+    except InputError:
+        raise
     except ValueError as error:
         raise InputError(str(error)) from error

@@ -1,4 +1,4 @@
-"""Progress that reads well on a terminal and in a job's log: rate and time to go."""
+"""Progress lines for a terminal or a job's log: work done, rate and remaining time."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import time
 
 
 class Progress:
-    """Reports work done. A terminal gets one line that moves; a log gets a line now and then."""
+    """Report of the work done: one line redrawn in place on a terminal, a new line every
+    ``every_s`` seconds in a log."""
 
     def __init__(self, what: str, total: int, unit: str, *, every_s: float = 5.0) -> None:
         self.what = what
@@ -21,15 +22,15 @@ class Progress:
         self.done = 0
 
     def start_at(self, done: int) -> None:
-        """Work that an earlier run finished does not count for the rate."""
+        """Set the work that an earlier run finished, which does not count for the rate."""
         self.first = self.done = done
 
     def log(self, line: str) -> None:
-        """A line of its own; on a terminal the line that moves is drawn again below it later."""
+        """Print a separate line; on a terminal the next report redraws the progress line below."""
         print(f"\r\033[K{line}" if sys.stdout.isatty() else line, flush=True)
 
     def advance(self, count: int) -> None:
-        """Some more is done."""
+        """Add finished work, and print a report if one is due."""
         self.done += count
         now = time.monotonic()
         is_last = self.done >= self.total
@@ -38,7 +39,7 @@ class Progress:
             self._show(now, is_last)
 
     def finish(self) -> None:
-        """There is no more to do, though less was done than was thought."""
+        """End the report at the work done so far, where less was done than planned."""
         if self.done < self.total:
             self.total = self.done
             self.advance(0)
@@ -57,7 +58,7 @@ class Progress:
 
 
 def fields_line(what: str, **fields: object) -> str:
-    """``what key=value ...``; a value that is not one plain word is quoted as JSON does it."""
+    """Format ``what key=value ...``; a value that is not one plain word is quoted as in JSON."""
     words = [f"{name}={_word(value)}" for name, value in fields.items()]
     return " ".join([what, *words])
 

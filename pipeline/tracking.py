@@ -1,6 +1,7 @@
-"""MLflow: parameters, metrics, datasets, artifacts and the model registry. The only such room.
+"""MLflow: parameters, metrics, datasets, artifacts and the model registry.
 
-Everything goes through one client with explicit run ids: nothing is global, and no worker logs.
+This is the only module that imports mlflow. Every call goes through one client with explicit run
+ids: there is no global active run, and workers log nothing.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from pipeline.storage.output_checks import inside_ray_job
 
 REGISTERED_POLICY = "dqar-policy"
 CANDIDATE = "candidate"
-"""Alias of the newest trained version."""
+"""Alias of the newest trained version of the registered policy."""
 LINEAGE = "lineage.json"
 
 
@@ -38,12 +39,12 @@ class Run:
     run_id: str
 
     def params(self, values: dict[str, Any]) -> None:
-        """Log parameters; they cannot change later."""
+        """Log parameters, which MLflow never lets change."""
         entries = [Param(key, str(value)[:6000]) for key, value in values.items()]
         self.client.log_batch(self.run_id, params=entries)
 
     def metrics(self, values: dict[str, float | None], step: int = 0) -> None:
-        """Log finite metrics; None and NaN are left out."""
+        """Log finite metrics; None, NaN and infinities are left out."""
         entries = [
             Metric(key, float(value), 0, step)
             for key, value in values.items()
@@ -62,7 +63,7 @@ class Run:
         upload(self.run_id, str(path), folder)
 
     def dataset(self, name: str, digest: str, uri: str, context: str) -> None:
-        """Tie the run to a dataset by the digest of its manifest."""
+        """Log a dataset as an input of the run, identified by a digest of its contents."""
         dataset = Dataset(
             name=name, digest=digest, source_type="local", source=json.dumps({"uri": uri})
         )
@@ -70,7 +71,7 @@ class Run:
         self.client.log_inputs(self.run_id, datasets=[DatasetInput(dataset, [tag])])
 
     def register_policy(self, folder: str) -> str:
-        """Register the artifact folder as the newest policy; returns its version."""
+        """Register an artifact folder of the run as the newest policy; return its version."""
         try:
             self.client.create_registered_model(REGISTERED_POLICY)
         except MlflowException as error:
@@ -85,7 +86,7 @@ class Run:
 
 
 class Tracker:
-    """One tracking store and one experiment."""
+    """Client of one MLflow tracking store and one experiment in it."""
 
     def __init__(self, uri: str | None, experiment: str) -> None:
         self.uri = resolve_tracking_uri(uri)
@@ -95,18 +96,18 @@ class Tracker:
             self.client = MlflowClient(self.uri, self.uri)
             self.experiment_id = self._experiment(experiment)
         except (MlflowException, OSError, ImportError, ValueError) as error:
-            told = without_secrets(f"{self.uri}: {str(error)[:200]}")
+            reported = without_secrets(f"{self.uri}: {str(error)[:200]}")
             raise InputError(
-                f"--tracking-uri must be an MLflow store that answers. Got {told}. Start the "
-                "server, or leave the flag out."
+                f"--tracking-uri must be an MLflow tracking store that answers. Got {reported}. "
+                "Start its server, or leave the flag out."
             ) from error
 
     def _experiment(self, name: str) -> str:
         found = self.client.get_experiment_by_name(name)
         if found is not None and found.lifecycle_stage == "deleted":
             raise InputError(
-                f"--experiment must be one that is there. Got {name!r}, which was deleted. Restore "
-                "it, or name another."
+                f"--experiment must not be a deleted MLflow experiment. Got {name!r}. Restore it "
+                "in MLflow, or name another experiment."
             )
         if found is not None:
             return found.experiment_id
@@ -117,7 +118,10 @@ class Tracker:
         return self.client.create_experiment(name, artifact_location=location)
 
     def open_pipeline(self, lineage: dict[str, str], name: str) -> str:
-        """The run above all stages of one pipeline; made where this store has none yet."""
+        """Return the id of the parent run of all stages of one pipeline.
+
+        The run is created if ``lineage`` names none that this store has.
+        """
         try:
             return self.client.get_run(lineage["parent"]).info.run_id
         except (KeyError, MlflowException):
@@ -130,7 +134,7 @@ class Tracker:
     def run(
         self, name: str, *, stage: str, parent: str, tags: dict[str, str] | None = None
     ) -> Iterator[Run]:
-        """A child run; it ends as finished, or as failed when the block raises."""
+        """Open a child run, which ends as finished, or as failed when the block raises."""
         tags = {"stage": stage, "mlflow.parentRunId": parent, **(tags or {})}
         run_id = self.client.create_run(self.experiment_id, tags=tags, run_name=name).info.run_id
         status = "FAILED"
@@ -142,10 +146,10 @@ class Tracker:
 
 
 def resolve_tracking_uri(flag: str | None) -> str:
-    """The flag, else ``MLFLOW_TRACKING_URI``, else sqlite in the working folder.
+    """Return the flag, else ``MLFLOW_TRACKING_URI``, else sqlite in the working folder.
 
     Raises:
-        InputError: inside a Ray job where the store would be lost with the job's folder.
+        InputError: inside a Ray job, if the store would be lost with the job's working folder.
     """
     uri = flag or os.environ.get("MLFLOW_TRACKING_URI")
     is_relative = uri is None or (
@@ -153,15 +157,16 @@ def resolve_tracking_uri(flag: str | None) -> str:
     )
     if inside_ray_job() and is_relative:
         raise InputError(
-            f"--tracking-uri must be given inside a Ray job, whose folder is temporary. Got {uri}. "
-            "Pass http://HOST:5000 or sqlite:////ABSOLUTE/mlflow.db, or set MLFLOW_TRACKING_URI."
+            "--tracking-uri must be given inside a Ray job, whose working folder is temporary, and "
+            f"not relative to that folder. Got {uri}. Pass http://HOST:5000 or "
+            "sqlite:////ABSOLUTE/mlflow.db, or set MLFLOW_TRACKING_URI."
         )
     return uri or f"sqlite:///{Path.cwd() / 'mlflow.db'}"
 
 
 def call_store(uri: str) -> str | None:
-    """One API call, made once and soon given up; what went wrong, or None."""
-    # MLflow's own seven tries take minutes. It reads these at each request.
+    """Make one API call without retries; return the text of its error, or None."""
+    # MLflow's seven retries take minutes. It reads these variables at each request.
     os.environ |= {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
     try:
         MlflowClient(uri, uri).search_experiments(max_results=1)
@@ -171,7 +176,7 @@ def call_store(uri: str) -> str | None:
 
 
 def read_lineage(root: Root) -> dict[str, str]:
-    """Runs that made a traces folder; empty where it was made without tracking."""
+    """Read the MLflow run ids of a traces folder, by stage; empty if it has none that read."""
     try:
         found = parse(open_storage(root).read(LINEAGE) or b"{}")
     except Malformed:
@@ -180,12 +185,12 @@ def read_lineage(root: Root) -> dict[str, str]:
 
 
 def write_lineage(root: Root, lineage: dict[str, str]) -> None:
-    """Leave the run ids for the next stage."""
+    """Write the MLflow run ids into a traces folder, where the next stage reads them."""
     open_storage(root).write(LINEAGE, (json.dumps(lineage, indent=2) + "\n").encode())
 
 
 def flat(fields: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Every value under its dotted name. Example: ``{"a": {"b": 1}}`` gives ``{"a.b": 1}``."""
+    """Flatten nested fields to dotted names. Example: ``{"a": {"b": 1}}`` gives ``{"a.b": 1}``."""
     found: dict[str, Any] = {}
     for name, value in fields.items():
         if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""What every test shares: a home of its own, no network, so many threads, a tiny model."""
+"""Fixtures and settings of all tests: temporary home, no network, fixed threads, a tiny model."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-# Set before any library reads them: nothing may touch the user's home or the network.
-# Short, since Ray's sockets have long names under it and a limit of 107 bytes.
+# Set before any library reads them, so that no test touches the user's home or the network. The
+# path is short, since Ray puts sockets below it whose paths may have 107 bytes at most.
 HOME = tempfile.mkdtemp(prefix="dq-")
 os.environ |= {
     "HOME": HOME,
@@ -30,7 +30,7 @@ os.environ |= {
     "MPLBACKEND": "Agg",
 }
 
-# Derandomised, so that a red run is red again; no database, so that no files appear.
+# Derandomised, so that a failure repeats; no database, so that no files are written.
 settings.register_profile("quick", deadline=None, max_examples=25, derandomize=True, database=None)
 settings.load_profile("quick")
 
@@ -40,7 +40,7 @@ def pytest_configure(config):
 
 
 def set_threads():
-    """One thread, or as many as DQAR_TEST_THREADS says, which no test may depend on."""
+    """Use DQAR_TEST_THREADS threads, one by default; no test may depend on the number."""
     import torch
 
     torch.set_num_threads(int(os.environ.get("DQAR_TEST_THREADS", "1")))
@@ -52,13 +52,13 @@ def pytest_unconfigure(config):
 
 @pytest.fixture(scope="module", autouse=True)
 def threads():
-    """As many threads as at the start: a worker that a test builds keeps its process to one."""
+    """Restore the number of threads, since a worker built by a test sets it to one."""
     set_threads()
 
 
 @pytest.fixture
 def tiny_dit():
-    """A random DiT of 3 blocks, 16 tokens and 10 classes whose adaLN gates are not zero."""
+    """DiT with random weights: 3 blocks, 16 tokens, 10 classes, adaLN gates that are not zero."""
     import torch
     from diffusers import DiTTransformer2DModel
 
@@ -82,7 +82,7 @@ def tiny_dit():
 
 @pytest.fixture
 def ddim():
-    """A DDIM scheduler that leaves values outside [-1, 1] alone."""
+    """DDIM scheduler that does not clip samples to [-1, 1]."""
     from diffusers import DDIMScheduler
 
     return DDIMScheduler(num_train_timesteps=1000, clip_sample=False)
@@ -90,7 +90,7 @@ def ddim():
 
 @pytest.fixture(scope="session")
 def s3_server(tmp_path_factory):
-    """Address of an S3 server, a process of its own."""
+    """Address of an S3 server in a separate process."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -118,7 +118,7 @@ def _answers(port: int) -> bool:
 
 @pytest.fixture
 def s3(s3_server, monkeypatch):
-    """URI of a fresh bucket of the server, which the environment leads to."""
+    """URI of a new bucket of the S3 server, with the environment variables to reach the server."""
     settings_of = {
         "AWS_ENDPOINT_URL": s3_server,
         "AWS_ALLOW_HTTP": "true",
@@ -136,7 +136,7 @@ def s3(s3_server, monkeypatch):
 
 @pytest.fixture(params=["folder", "s3"])
 def place(request, tmp_path):
-    """A place that nothing was written to: a folder here, or a prefix of a bucket."""
+    """URI that nothing was written to: a local folder, or a prefix in a bucket."""
     if request.param == "folder":
         return str(tmp_path / "place")
     return f"{request.getfixturevalue('s3')}/some/place"

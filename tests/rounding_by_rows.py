@@ -1,8 +1,9 @@
-"""A pytest plugin under which every linear layer and convolution rounds by where a row lies and by
-how many there are: ``python -m pytest -p tests.rounding_by_rows``.
+"""Pytest plugin that makes rounding depend on the index of a row and on the number of rows.
 
-Kernels of some processors do so and those of others do not. With this, an equality to the bit
-between batches of other sizes or orders fails on all of them.
+    python -m pytest -p tests.rounding_by_rows
+
+Kernels of some processors round linear layers and convolutions in this way, others do not. With the
+plugin, a test that asserts equality to the bit between batch sizes or orders fails everywhere.
 """
 
 import torch
@@ -10,13 +11,13 @@ from torch import Tensor
 from torch.nn import functional
 
 LARGEST = 2
-"""Units in the last place of float32 that a value is moved by at most."""
+"""Largest change of a value, in units in the last place of float32."""
 
 linear, convolve = functional.linear, functional.conv2d
 
 
 def moved(exact: Tensor, rows: int, dtype: torch.dtype) -> Tensor:
-    """The values a little larger or smaller, equal only for the same row of as many rows."""
+    """Change values by a few units in the last place, by row index and number of rows."""
     if not exact.numel():
         return exact.to(dtype)
     row = torch.arange(rows, device=exact.device)[:, None]
@@ -27,7 +28,7 @@ def moved(exact: Tensor, rows: int, dtype: torch.dtype) -> Tensor:
 
 
 def exactly(*tensors: Tensor | None) -> list[Tensor | None]:
-    """In float32 at least: kernels of half precision add up in it, and round once at the end."""
+    """Cast to float32 at least, in which half-precision kernels add up before they round once."""
     return [
         None if one is None else one.to(torch.promote_types(one.dtype, torch.float32))
         for one in tensors

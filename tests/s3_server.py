@@ -1,4 +1,4 @@
-"""An S3 server for tests, by moto, as a process of its own: ``python s3_server.py PORT``."""
+"""S3 server of moto for tests, in a separate process: ``python s3_server.py PORT``."""
 
 import sys
 import threading
@@ -9,7 +9,7 @@ from werkzeug.serving import run_simple
 
 
 class OneCreationAtATime:
-    """S3 decides a conditional PUT as one; moto looks first and stores later."""
+    """Lock around conditional PUTs, which are atomic in S3 but not in moto."""
 
     def __init__(self, app):
         self.app = app
@@ -23,7 +23,7 @@ class OneCreationAtATime:
 
 
 class Held:
-    """Parts of uploads below ``/BUCKET/held/`` are not answered: their writer is in the middle."""
+    """Delay of upload parts below ``/BUCKET/held/``, so that their writer stays in mid-upload."""
 
     def __init__(self, app):
         self.app = app

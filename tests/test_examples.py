@@ -1,4 +1,4 @@
-"""The examples run as a user starts them, and need no more than they say."""
+"""Examples run as a user starts them, and import nothing but torch and the library."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every test that docs/paper.md names exists, and every row of things to prove names one."""
+"""Tests and sections named in docs/paper.md exist, and each of its claims names a test."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_named_test_exists(file, name):
 def test_rows_without_a_test_are_known():
     rows = [line.split(" | ") for line in ACCOUNT.splitlines() if line.startswith("| ")]
     bare = [row[0] for row in rows if len(row) == 4 and "::" not in row[2]]
-    headings = {"| the seed says"}
+    headings = {"| the paper says"}
     assert set(bare) - headings == {"| CLIP score"}
 
 

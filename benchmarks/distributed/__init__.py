@@ -1,1 +1,1 @@
-"""Collections under faults, dispatch rate and memory of the plant."""
+"""Collections under faults, dispatch rate of the driver, memory of training."""

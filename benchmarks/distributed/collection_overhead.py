@@ -1,11 +1,11 @@
-"""What collection costs beside plain sampling of the same model, and how large its rows are.
+"""Throughput of collection beside plain sampling of the same model, and bytes of its rows.
 
     python -m benchmarks.distributed.collection_overhead
 
-A unit is one batch of twins and one of trajectories, three of which share a twin. All are samples,
-so a collection that decided, measured and logged at no cost would make as many a second as the
-stock sampler does; of trajectories alone it would make three quarters as many, which is the most
-that any collection with these twins can.
+A unit is one batch of reference samples and one of trajectories; three trajectories share a
+reference sample. A collection that decided, measured and logged at no cost would make as many
+samples a second as the stock sampler, counting reference samples and trajectories. Counting
+trajectories alone, it would make three quarters as many, the upper bound of any such collection.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ from pipeline.traces.commit import claim_output
 
 
 @dataclass(slots=True)
-class Stand:
-    """A collector, the first unit of its plan, and what became of it."""
+class TimedCollection:
+    """A collector, the first unit of its plan, and the receipts of each run of that unit."""
 
     collector: Collector
     folder: Path
@@ -42,21 +42,21 @@ class Stand:
 
     @property
     def plan(self) -> CollectPlan:
-        """What is collected."""
+        """The plan of the collection."""
         return self.collector.plan
 
     @property
     def unit(self) -> Unit:
-        """The first unit."""
+        """The first unit of the plan."""
         return next(self.plan.units())
 
     def variants(self) -> Iterator[Variant]:
-        """What a round times."""
+        """Yield what a round times: plain sampling and collection."""
         yield Variant(name="sampling", run=self.sample)
         yield Variant(name="collecting", run=self.collect)
 
     def sample(self) -> Ran:
-        """Seconds of the stock model in the sampler, on the noise of the unit's trajectories."""
+        """Time the stock model in the sampler, on the noise of the unit's trajectories."""
         plan, model = self.plan, self.collector.model
         noise_ids = [plan.noise_id(index) for index in range(self.unit.start, self.unit.stop)]
         shape, classes = model.info.latent_shape, model.info.num_classes
@@ -65,12 +65,12 @@ class Stand:
         config = SamplerConfig(num_inference_steps=plan.steps, guidance_scale=plan.guidance_scale)
         sampler = DQARSampler(model.transformer, model.scheduler, config)
         started = time.perf_counter()
-        # To the host, which waits for the device.
+        # The copy to the host waits for the device.
         sampler.sample(len(noise), labels.to(noise.device), latents=noise).cpu()
         return Ran(seconds=time.perf_counter() - started)
 
     def collect(self) -> Ran:
-        """Seconds of the unit as a worker does it, from noise to receipt, in a new folder."""
+        """Time the unit as a worker collects it, from noise to receipt, in a new folder."""
         root = Path(tempfile.mkdtemp(dir=self.folder)) / "traces"
         claim_output(root, self.plan)
         self.collector.root = root
@@ -79,15 +79,15 @@ class Stand:
         return Ran(seconds=time.perf_counter() - started)
 
 
-def report(stand: Stand, rounds: Rounds) -> dict[str, Any]:
-    """Throughput of a collection over that of plain sampling, and bytes."""
-    trajectories = len(stand.unit)
-    references = -(-trajectories // stand.plan.masks_per_noise)
+def report(collection: TimedCollection, rounds: Rounds) -> dict[str, Any]:
+    """Throughput of collection over that of plain sampling, and bytes of a gate row."""
+    trajectories = len(collection.unit)
+    references = -(-trajectories // collection.plan.masks_per_noise)
     ratio = ratio_of(rounds.seconds["sampling"], rounds.seconds["collecting"])
     both = {
         name: value * (trajectories + references) / trajectories for name, value in ratio.items()
     }
-    receipt = stand.receipts[-1]
+    receipt = collection.receipts[-1]
     written = sum(file["bytes"] for file in receipt["files"].values())
     return {
         "trajectories": trajectories,
@@ -102,12 +102,12 @@ def report(stand: Stand, rounds: Rounds) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Time collection; ends with JSON.")
-    parser.add_argument("--model", default="digits")
-    parser.add_argument("--sites", default="attn,ff")
+    parser = argparse.ArgumentParser(description="Time collection; the last line is JSON.")
+    parser.add_argument("--model", default="digits", help="model, as for jobs/collect.py")
+    parser.add_argument("--sites", default="attn,ff", help="modules whose output may be reused")
     parser.add_argument("--batch-size", type=count, default=48, help="trajectories of the unit")
-    parser.add_argument("--steps", type=count, default=50, help="of sampling")
-    parser.add_argument("--rounds", type=count, default=12)
+    parser.add_argument("--steps", type=count, default=50, help="sampling steps")
+    parser.add_argument("--rounds", type=count, default=12, help="rounds of both variants")
     parser.add_argument("--out", type=Path, help="also write the JSON line to this file")
     arguments = parser.parse_args()
     plan = plan_for(
@@ -122,18 +122,18 @@ def main() -> None:
     )
     kept = {"keeps_memory": keep_memory()}
     with tempfile.TemporaryDirectory() as folder:
-        stand = Stand(collector=Collector(plan, folder), folder=Path(folder))
-        device = stand.collector.device
-        rounds = time_rounds(list(stand.variants()), arguments.rounds, device)
+        collection = TimedCollection(collector=Collector(plan, folder), folder=Path(folder))
+        device = collection.collector.device
+        rounds = time_rounds(list(collection.variants()), arguments.rounds, device)
     facts = {
         "model": plan.model,
-        "width": stand.collector.model.info.width,
-        "tokens": stand.collector.model.info.num_tokens,
+        "width": collection.collector.model.info.width,
+        "tokens": collection.collector.model.info.num_tokens,
         "sites": arguments.sites,
         "steps": plan.steps,
         "device": device_name(device),
     }
-    hand_over(facts | machine_facts() | kept | report(stand, rounds), arguments.out)
+    hand_over(facts | machine_facts() | kept | report(collection, rounds), arguments.out)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""How many units a driver hands out a second, and what each costs it, by how many are in flight.
+"""Dispatch rate of a driver and its CPU time for a unit, by the number of units in flight.
 
     python -m benchmarks.distributed.dispatch_rate
 
-Units sleep, in a few processes with many slots each, so that a laptop stands for a large cluster:
-what is measured is the driver's own work and Ray's. No GPU and no storage take part.
+Units sleep for a second in a few processes with many slots each, so that a laptop can simulate a
+large cluster: the figures show the work of the driver and of Ray. No GPU and no storage take part.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from pipeline.cluster.config import ClusterConfig
 SLOTS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 SLOTS_OF_A_PROCESS = 64
 SLEEP_S = 1.0
-"""Of a unit. Those of a collection take a minute or two."""
+"""Seconds that a unit sleeps; a unit of a collection takes a minute or two."""
 WAVES = 12
-"""Units of a slot."""
+"""Units that each slot runs, one after the other."""
 
 
 class Sleeper:
-    """Does nothing for a second, and gives back as much as a unit's receipt holds."""
+    """Worker that sleeps for :data:`SLEEP_S` and returns a dictionary like a unit's receipt."""
 
     async def do(self, unit: int) -> dict[str, Any]:
         await asyncio.sleep(SLEEP_S)
@@ -37,7 +37,7 @@ class Sleeper:
 
 
 class Slots(ActorPool):
-    """A fleet whose workers share processes."""
+    """Actor pool whose workers share processes."""
 
     def _create_actor(self) -> Any:
         processes = -(-self.num_workers // SLOTS_OF_A_PROCESS)
@@ -48,11 +48,11 @@ class Slots(ActorPool):
         return self._actors[self._made % len(self._actors)]
 
     def _kill(self, actor: Any) -> None:
-        """Its process has other slots."""
+        """Do nothing: other slots share the process of the actor."""
 
 
 def measure(slots: int) -> dict[str, float]:
-    """One run."""
+    """Run :data:`WAVES` units in each slot; return one row of the result."""
     pool, num_units = Slots(Sleeper, {}, ClusterConfig(workers=slots)), slots * WAVES
     arrivals, spent = [], time.process_time()
     for _ in pool.map_unordered(range(num_units)):
@@ -69,8 +69,8 @@ def measure(slots: int) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Time a driver by slots; ends with JSON.")
-    parser.add_argument("--slots", type=int, nargs="+", default=list(SLOTS))
+    parser = argparse.ArgumentParser(description="Time a driver; the last line is JSON.")
+    parser.add_argument("--slots", type=int, nargs="+", default=list(SLOTS), help="units in flight")
     parser.add_argument("--out", type=Path, help="also write the JSON line to this file")
     arguments = parser.parse_args()
     processes = -(-max(arguments.slots) // SLOTS_OF_A_PROCESS)

@@ -1,8 +1,8 @@
-"""What a spot cluster does to a collection, done to a small one on this machine, from outside.
+"""Fault injection into collections: workers, nodes, drivers and file writes are killed.
 
-A Ray cluster of this process's own, collections on it by the real command, and real signals: no
-hook in the code that is tested. Used by :mod:`benchmarks.distributed.soak` and by
-``tests/jobs/test_chaos.py``.
+The Ray cluster runs on this machine and belongs to this process. Collections are started by
+``jobs/collect.py`` and killed by signals; the code under test has no hook for faults. Used by
+:mod:`benchmarks.distributed.soak` and ``tests/jobs/test_chaos.py``.
 """
 
 from __future__ import annotations
@@ -22,16 +22,18 @@ from typing import Any, Literal, get_args
 import psutil
 
 Kind = Literal["worker", "node", "driver", "write"]
-"""What is killed: a worker's process, a node with all of its processes (a new one joins), the
-driver (the same command is given again), or whichever worker is writing a file right now."""
+"""Target of a fault: a worker's process; a node with all of its processes, after which a new node
+joins; the driver, whose command is then started again; or every worker that is writing a file at
+that moment."""
 KINDS: tuple[Kind, ...] = get_args(Kind)
 WEIGHTS = (4, 3, 1, 4)
+"""Relative frequency of each of :data:`KINDS`."""
 JOB = Path(__file__).parents[2] / "jobs" / "collect.py"
 NODES = 3
 LIMIT_S = 600.0
-"""A collection that takes longer has lost something: it is ended and reported."""
+"""Seconds to wait for progress or for the end of a collection."""
 WRITE_WAIT_S = 20.0
-"""For how long to look for a file that is being written."""
+"""Seconds to look for a file that is being written."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,10 +42,11 @@ class Fault:
 
     kind: Kind
     second: float
-    """After the first command."""
+    """Seconds since the first start of the driver."""
     receipts: int
-    """Units that were committed by then."""
+    """Units committed when the fault was inflicted."""
     detail: str = ""
+    """Process, node or file that was hit."""
 
 
 class Arena:
@@ -59,22 +62,22 @@ class Arena:
 
     @property
     def address(self) -> str:
-        """What ``RAY_ADDRESS`` of a driver must be."""
+        """Value of ``RAY_ADDRESS`` for a driver on this cluster."""
         return str(self.cluster.address)
 
     def add_node(self) -> None:
-        """One more node; its one CPU holds one worker."""
+        """Add a node, whose one CPU holds one worker."""
         self.cluster.add_node(num_cpus=1, object_store_memory=80 * 2**20)
 
     def remove_node(self, rng: random.Random) -> str:
-        """Kill a node as a reclaimed machine dies: all at once."""
+        """Kill all processes of a random node at once, as when a cloud reclaims a spot machine."""
         nodes = sorted(self.cluster.worker_nodes, key=lambda node: node.node_id)
         node = rng.choice(nodes)
         self.cluster.remove_node(node, allow_graceful=False)
         return node.node_id[:8]
 
     def workers(self) -> list[psutil.Process]:
-        """Processes that collect, of this cluster alone."""
+        """Processes of the collection workers on this cluster."""
         found = []
         for child in psutil.Process().children(recursive=True):
             try:
@@ -85,12 +88,12 @@ class Arena:
         return found
 
     def close(self) -> None:
-        """End the cluster, and nothing else."""
+        """Shut this cluster down."""
         self.cluster.shutdown()
 
 
 class Collection:
-    """``jobs/collect.py`` on an arena, into one folder, as often as its driver is killed."""
+    """Run of ``jobs/collect.py`` into one folder, started again after each kill of its driver."""
 
     def __init__(self, arena: Arena, out: Path, flags: dict[str, Any]) -> None:
         self.arena = arena
@@ -115,15 +118,15 @@ class Collection:
             )
 
     def receipts(self) -> int:
-        """Units that are committed."""
+        """Count the committed units."""
         return len(list((self.out / "_receipts").glob("[!_]*.json")))
 
     def is_running(self) -> bool:
-        """Whether the driver lives."""
+        """Return True if the driver's process has not ended."""
         return self.driver.poll() is None
 
     def await_that(self, holds: Callable[[], bool], seconds: float = LIMIT_S) -> bool:
-        """Whether something came to hold before the driver ended and the time was up."""
+        """Return True once ``holds()`` is true; False if the driver or the time ends before."""
         deadline = time.monotonic() + seconds
         while not holds():
             if time.monotonic() > deadline or not self.is_running():
@@ -132,7 +135,11 @@ class Collection:
         return True
 
     def disturb(self, kind: Kind, rng: random.Random) -> Fault | None:
-        """Inflict one fault once there was progress since the last; None if it ended before."""
+        """Inflict one fault after a further unit was committed.
+
+        Returns:
+            The fault, or None if the collection ended first or had no target for this kind.
+        """
         before = self.receipts()
         is_on = self.await_that(lambda: self.receipts() > before and bool(self.arena.workers()))
         time.sleep(rng.uniform(0.0, 2.0))
@@ -177,7 +184,7 @@ class Collection:
         return None
 
     def _kill_writers(self, workers: list[psutil.Process]) -> str | None:
-        # Held still first: a file is written in milliseconds, and must be found half done.
+        # Workers are stopped first: a file is written in milliseconds and must be hit half written.
         for worker in workers:
             _signal(worker, signal.SIGSTOP)
         partial = self.partial_files()
@@ -189,7 +196,7 @@ class Collection:
         return f"pid {writers[0].pid} in {min(partial)}" if writers else None
 
     def partial_files(self) -> set[str]:
-        """Files that are being written, or were when their writer died."""
+        """Files that are being written, or that a killed worker left half written."""
         return {
             f"{folder}/{entry.name}"
             for folder in ("trajectories", "gates", "_receipts")
@@ -199,18 +206,18 @@ class Collection:
         }
 
     def finish(self) -> int:
-        """Wait for the driver; its exit code."""
+        """Wait for the driver to end; return its exit code."""
         return self.driver.wait(timeout=LIMIT_S)
 
     def end(self) -> None:
-        """Kill the driver, if it lives."""
+        """Kill the driver if its process has not ended."""
         if self.is_running():
             os.killpg(self.driver.pid, signal.SIGKILL)
             self.driver.wait()
 
 
 def _signal(process: psutil.Process, number: int) -> None:
-    # Gone already is what was wanted.
+    # A process that has ended needs no signal.
     with suppress(ProcessLookupError):
         os.kill(process.pid, number)
 
@@ -225,8 +232,10 @@ def _has_open(process: psutil.Process, names: set[str]) -> bool:
 
 
 def draw_kinds(rng: random.Random, count: int) -> list[Kind]:
-    """Kinds in random order, each at least once where ``count`` allows it; the others are mostly
-    deaths of workers, since a driver takes long to start."""
+    """Draw kinds of faults in random order, each at least once if ``count`` allows.
+
+    Further kinds follow :data:`WEIGHTS`; drivers are rarest, since a driver starts slowly.
+    """
     more = rng.choices(KINDS, weights=WEIGHTS, k=max(0, count - len(KINDS)))
     kinds: list[Kind] = [*KINDS, *more]
     rng.shuffle(kinds)

@@ -1,11 +1,11 @@
-"""Hundreds of faults over many small collections: is each dataset the one that was planned?
+"""Soak test: hundreds of faults over many small collections, whose datasets must be as planned.
 
     python -m benchmarks.distributed.soak --faults 200 --minutes 30
 
-Each collection is disturbed by :mod:`benchmarks.distributed.fault_injection` and compared with one
-that nobody disturbed. What was done is kept in ``--work``, a line a collection: the same command
-again adds to it until there were ``--faults``, then nothing is left to do. The sum goes to
-``--out``.
+:mod:`benchmarks.distributed.fault_injection` inflicts the faults. The dataset of each collection is
+compared with the dataset of a collection without faults. The folder ``--work`` keeps one record for
+each collection. The same command adds collections until ``--faults`` faults were inflicted, and
+writes the summary of all records to ``--out``.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ from typing import Any
 from benchmarks.distributed.fault_injection import Arena, Collection, draw_kinds
 
 RESULT = Path(__file__).parents[1] / "results" / "cpu" / "soak.json"
-PLAN = {"--model": "digits", "--num-trajectories": 150, "--steps": 10, "--batch-size": 3}
-"""Fifty light units."""
+PLAN = {"--model": "digits", "--num-trajectories": 150, "--steps": 10, "--unit-size": 3}
+"""Flags of each collection: 50 units of 3 trajectories."""
 EACH = 12
-"""Faults that a collection is to meet; one that ends earlier met fewer."""
+"""Faults drawn for a collection; one that ends earlier meets fewer."""
 FOUND = ("decision_digest", "data_digest", "rows_conserved")
 GATES = 10 * 8
-"""Rows of the gates table, a trajectory: steps by layers."""
+"""Rows of the gates table for each trajectory: steps x layers."""
 
 
 def soak(work: Path, faults: int, minutes: float) -> bool:
-    """Add collections to ``work`` until there were enough faults; whether all were as planned."""
+    """Add collections until there are enough faults; return True if all were as planned."""
     deadline = time.monotonic() + 60.0 * minutes
     arena = Arena()
     try:
@@ -51,7 +51,7 @@ def soak(work: Path, faults: int, minutes: float) -> bool:
 def _add_one(arena: Arena, work: Path) -> None:
     done = records(work)
     if not done:
-        # What all others are compared with.
+        # The first collection meets no fault; all later ones are compared with it.
         record = collected(arena, work, seed=0, faults=0)
     else:
         record = collected(arena, work, seed=random.SystemRandom().randrange(2**32), faults=EACH)
@@ -62,14 +62,14 @@ def _add_one(arena: Arena, work: Path) -> None:
         lines.write(json.dumps(record) + "\n")
     print(
         f"seed {record['seed']}: {len(record['faults'])} faults in {record['seconds']:.0f} s, "
-        f"{'as planned' if is_as_planned(record) else f'NOT AS PLANNED: {record}'}; "
-        f"{_count(done) + len(record['faults'])} faults so far",
+        f"dataset {'as planned' if is_as_planned(record) else f'NOT AS PLANNED: {record}'}; "
+        f"{_count(done) + len(record['faults'])} faults in all collections",
         flush=True,
     )
 
 
 def collected(arena: Arena, work: Path, *, seed: int, faults: int) -> dict[str, Any]:
-    """One collection, disturbed by as many faults as it lives to see; what became of it."""
+    """Run one collection, inflict up to ``faults`` faults, and return its record."""
     rng = random.Random(seed)
     folder = Path(tempfile.mkdtemp(prefix="collection-", dir=work))
     started = time.monotonic()
@@ -112,7 +112,7 @@ def _found(out: Path) -> dict[str, Any]:
 
 
 def is_as_planned(record: dict[str, Any]) -> bool:
-    """Whether a collection ended well, with the rows and the decisions of the undisturbed one."""
+    """Return True if a collection exited with 0, lost no row and decided as the undisturbed one."""
     return (
         record["exit_code"] == 0
         and bool(record["rows_conserved"])
@@ -122,7 +122,7 @@ def is_as_planned(record: dict[str, Any]) -> bool:
 
 
 def records(work: Path) -> list[dict[str, Any]]:
-    """What was done so far, the undisturbed collection first."""
+    """Read the records of all collections in ``work``, the undisturbed one first."""
     path = work / "collections.jsonl"
     lines = path.read_text().splitlines() if path.exists() else []
     return [json.loads(line) for line in lines]
@@ -133,7 +133,7 @@ def _count(done: list[dict[str, Any]]) -> int:
 
 
 def summary(done: list[dict[str, Any]]) -> dict[str, Any]:
-    """The figures of docs/reliability.md."""
+    """Sum records up into the figures of docs/reliability.md."""
     disturbed = done[1:]
     kinds = Counter(fault["kind"] for record in disturbed for fault in record["faults"])
     return {
@@ -151,8 +151,8 @@ def summary(done: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def keep_to_itself() -> None:
-    """Let Ray and MLflow write into a folder of this process's own, and talk to nobody."""
-    # Short, since Ray's sockets have long names under it and a limit of 107 bytes.
+    """Give Ray and MLflow a new temporary home folder, and turn their telemetry off."""
+    # The path is short, since Ray puts sockets below it whose paths may have 107 bytes at most.
     home = tempfile.mkdtemp(prefix="dq-")
     os.environ |= {
         "HOME": home,
@@ -164,11 +164,15 @@ def keep_to_itself() -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description="Disturb collections, and compare them.")
-    parser.add_argument("--faults", type=int, default=200, help="in all, earlier runs included")
-    parser.add_argument("--minutes", type=float, default=60.0, help="after which none begins")
-    parser.add_argument("--work", type=Path, default=Path("runs/soak"), help="what was done so far")
-    parser.add_argument("--out", type=Path, default=RESULT, help="the figures")
+    parser = argparse.ArgumentParser(description="Inflict faults on collections and check them.")
+    parser.add_argument(
+        "--faults", type=int, default=200, help="total number, faults of earlier runs included"
+    )
+    parser.add_argument(
+        "--minutes", type=float, default=60.0, help="minutes after which no collection begins"
+    )
+    parser.add_argument("--work", type=Path, default=Path("runs/soak"), help="folder of records")
+    parser.add_argument("--out", type=Path, default=RESULT, help="file of the summary")
     arguments = parser.parse_args(argv)
     keep_to_itself()
     work = arguments.work.absolute()

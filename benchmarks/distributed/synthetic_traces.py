@@ -1,7 +1,7 @@
-"""Synthetic traces, for which no model is sampled.
+"""Synthetic traces, written without sampling a model.
 
-Schedules are drawn as the design ``paced`` draws them, errors follow from a known damage, and all
-layers of a step are alike.
+Schedules are drawn by the exploration design ``paced``, errors follow from a known damage, and all
+layers of a step have the same values.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ DISTINCT = 720
 
 
 def write_traces(root: Path, rows: int) -> dict[str, Any]:
-    """Write a finished collection with at least ``rows`` gate rows; returns its sizes."""
+    """Write a finished collection with at least ``rows`` gate rows; return its row counts."""
     count = -(-rows // (LAYERS * STEPS * MASKS)) * MASKS
     plan = CollectPlan(
         model="synthetic",
@@ -116,14 +116,14 @@ def _gates(scripts: tuple[int, ...]) -> tuple[dict[str, Any], np.ndarray]:
 
 
 def _spans(computed: np.ndarray) -> np.ndarray:
-    """Steps between the last two computations at each step; half a step stands for none yet."""
+    """Steps between the last two computations at each step; 0.5 if there was only one."""
     places = np.unique(computed)
     spans = np.concatenate([[0.5], np.diff(places)])
     return spans[np.searchsorted(places, computed)]
 
 
 def _script(index: int) -> dict[str, np.ndarray]:
-    """Values of a schedule's columns at each step, and the damage of a gate there."""
+    """Values of a schedule's columns at each step, and the damage of one gate at that step."""
     script = explore(("paced",), 0, index, STEPS, 1)
     eligible = torch.ones(STEPS, 1, dtype=torch.bool)
     eligible[0] = False

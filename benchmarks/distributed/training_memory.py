@@ -2,9 +2,9 @@
 
     python -m benchmarks.distributed.training_memory --out benchmarks/results/cpu
 
-Each size is trained in a process of its own, whose peak resident memory and wall time are measured.
-Rows follow the schema, columns repeat, and errors follow from a known damage; the model is as deep
-as DiT-XL/2, so that a trajectory has 1,400 gates. The last line is JSON.
+Each size is trained in a separate process, whose peak resident memory and wall time are measured.
+:mod:`benchmarks.distributed.synthetic_traces` writes the rows; a trajectory has 1,400 gates: 50
+steps of the 28 layers of DiT-XL/2. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from benchmarks.distributed.synthetic_traces import write_traces
 from pipeline.cluster.hardware import describe_machine, peak_resident_mb
 
 SIZES = (1_000_000, 5_000_000, 50_000_000)
-"""Gate rows."""
+"""Gate rows of each training."""
 CHILD = (
     "from benchmarks.distributed.training_memory import train_once; import sys; "
     "train_once(*sys.argv[1:])"
@@ -32,7 +32,7 @@ CHILD = (
 
 
 def train_once(uri: str, features: str) -> None:
-    """Train on traces, and print the time and peak memory; runs in a process of its own."""
+    """Train on traces, and print time and peak memory as JSON; runs in a separate process."""
     import torch
 
     from pipeline.traces.multi_dataset import open_traces
@@ -65,8 +65,10 @@ def measure(rows: int, features: str, folder: Path) -> dict[str, Any]:
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Peak memory of training by gate rows.")
-    parser.add_argument("--rows", type=int, nargs="+", default=list(SIZES), help="gate rows")
-    parser.add_argument("--features", default="schedule", help="as of jobs/train.py")
+    parser.add_argument(
+        "--rows", type=int, nargs="+", default=list(SIZES), help="gate rows of each training"
+    )
+    parser.add_argument("--features", default="schedule", help="feature set, as for jobs/train.py")
     parser.add_argument("--scratch", type=Path, help="folder for the traces; default: temporary")
     parser.add_argument("--out", type=Path, help="folder for the result's file")
     arguments = parser.parse_args(argv)

@@ -1,1 +1,1 @@
-"""Errors of methods and policies over seeds of noise, and tables and pictures of them."""
+"""Errors of methods and policies over several noise seeds, with their tables and plots."""

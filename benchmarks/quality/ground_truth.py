@@ -1,11 +1,13 @@
-"""Does the model of damage know what one step costs? Single steps toggled, on the same noise.
+"""Test of a policy's damage model: predicted against measured change when one step is toggled.
 
     python -m benchmarks.quality.ground_truth --model digits --policy runs/bench-both/policy
 
-Schedules are drawn as in a collection, from keys that no collection uses, and of each a few steps
-are toggled: a step that computed reuses, or the other way round. All of them are fixed before any
-is run. The expected change of D^2 over calibration noise is compared with the change that the
-policy predicts; how well two halves of the noise agree bounds what any prediction could reach.
+Schedules are drawn by the exploration design ``paced`` with trajectory indices that no collection
+uses. In each schedule 4 steps are toggled, one at a time: a step that computed reuses, or a step
+that reused computes. All toggles are drawn before any sample runs. D is the relative L2 distance of
+the final latent to the reference sample, which has the same noise and no reuse. The mean change of
+D^2 over calibration noise is compared with the change that the policy predicts. The rank
+correlation of two halves of the noise samples bounds the one that any prediction could reach.
 """
 
 from __future__ import annotations
@@ -16,9 +18,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
+from scipy.stats import spearmanr
 from torch import Tensor
 
 from dqar.gates.rules import MaskGate
@@ -32,30 +36,32 @@ from pipeline.exploration.designs import explore
 from pipeline.methods.calibration import CalibrationTask
 
 FIRST_KEY = 1_000_000
-"""Trajectories of collections have smaller indices."""
+"""Trajectory index of the first schedule; collections use smaller indices."""
 TOGGLES = 4
-"""Toggled steps of a schedule."""
+"""Steps toggled in each schedule."""
 ROWS = 96
-"""Samples of a calibration task."""
+"""Samples that one calibration task holds, unless one schedule needs more."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Toggle:
-    """A schedule and one of its steps."""
+    """A schedule and the step of it that is toggled."""
 
     computes: tuple[bool, ...]
+    """True for each step that computes."""
     step: int
+    """Index of the toggled step."""
 
     @property
     def toggled(self) -> tuple[bool, ...]:
-        """The schedule with that step the other way round."""
+        """The schedule with the decision of :attr:`step` inverted."""
         flipped = list(self.computes)
         flipped[self.step] = not flipped[self.step]
         return tuple(flipped)
 
 
 def draw_toggles(seed: int, schedules: int, steps: int, max_gap: int) -> list[Toggle]:
-    """Toggles of random schedules, none of which goes beyond the staleness that is known."""
+    """Draw toggles of random schedules, with no gap above ``max_gap`` before or after a toggle."""
     toggles: list[Toggle] = []
     key = FIRST_KEY
     while len(toggles) < schedules * TOGGLES:
@@ -83,7 +89,7 @@ def _steps(computes: tuple[bool, ...]) -> list[int]:
 
 
 def predicted_damage(damage: Float[Tensor, "t k s c"], computes: tuple[bool, ...]) -> float:
-    """D^2 of a schedule by the model: the sum over its stale steps."""
+    """Predict D^2 of a schedule as the sum of the damage of its steps that reuse."""
     total, behind = 0.0, [0]
     for step, does in enumerate(computes):
         if not does:
@@ -96,40 +102,50 @@ def predicted_damage(damage: Float[Tensor, "t k s c"], computes: tuple[bool, ...
 
 
 def measured_damage(
-    worker: EvaluationWorker, schedules: list[tuple[bool, ...]], noises: int, setting: ReuseSetting
-) -> Float[Tensor, "schedules noises"]:
-    """D^2 of each schedule on each noise."""
+    worker: EvaluationWorker,
+    schedules: list[tuple[bool, ...]],
+    num_samples: int,
+    setting: ReuseSetting,
+) -> Float[Tensor, "schedules samples"]:
+    """Measure D^2 of each schedule on each of the first calibration noise samples."""
     errors = []
-    for chunk in torch.arange(len(schedules)).split(max(1, ROWS // noises)):
+    for chunk in torch.arange(len(schedules)).split(max(1, ROWS // num_samples)):
         masks = torch.tensor([schedules[index] for index in chunk]).T.logical_not()
         task = CalibrationTask(
             name="ground truth",
-            gate=MaskGate(_by_sample(masks, noises)),
-            num_samples=len(chunk) * noises,
-            noise_ids=tuple(range(noises)) * len(chunk),
+            gate=MaskGate(_by_sample(masks, num_samples)),
+            num_samples=len(chunk) * num_samples,
+            noise_ids=tuple(range(num_samples)) * len(chunk),
             forecast_order=setting[0],
             feedback=setting[1],
         )
-        errors.append(worker.calibrate(task).error.view(-1, noises))
-        print(f"{int(chunk[-1]) + 1} of {len(schedules)} schedules", flush=True)
+        errors.append(worker.calibrate(task).error.view(-1, num_samples))
+        print(f"measured {int(chunk[-1]) + 1} of {len(schedules)} schedules", flush=True)
     return torch.cat(errors).square()
 
 
-def _by_sample(masks: Bool[Tensor, "t s"], noises: int) -> Bool[Tensor, "t 1 b"]:
-    return masks.repeat_interleave(noises, dim=1)[:, None, :]
+def _by_sample(masks: Bool[Tensor, "t s"], num_samples: int) -> Bool[Tensor, "t 1 b"]:
+    return masks.repeat_interleave(num_samples, dim=1)[:, None, :]
 
 
 def rank_correlation(one: Tensor, other: Tensor) -> float:
-    """Spearman's, of values without ties."""
-    ranks = torch.stack([values.argsort().argsort().double() for values in (one, other)])
-    return float(torch.corrcoef(ranks)[0, 1])
+    """Compute Spearman's rank correlation."""
+    found: Any = spearmanr(one.numpy(), other.numpy())
+    return float(found.statistic)
 
 
 def compare(
-    changes: Float[Tensor, "toggles noises"], predicted: Float[Tensor, " toggles"]
+    changes: Float[Tensor, "toggles samples"], predicted: Float[Tensor, " toggles"]
 ) -> dict[str, float]:
-    """The prediction's rank correlation with the expected change, and its ceiling: two halves of
-    the noise against each other, for the length of the whole (Spearman and Brown)."""
+    """Compare predicted changes of D^2 with measured ones.
+
+    Returns:
+        ``rank_correlation`` of the prediction with the mean measured change. ``split_half``: rank
+        correlation of the mean changes over two halves of the samples. ``ceiling``: rank
+        correlation that the true mean changes would have with the measured ones, the square root
+        of the reliability that the Spearman-Brown formula gives for ``split_half``.
+        ``right_sign``: share of toggles whose predicted change has the measured sign.
+    """
     halves = rank_correlation(changes[:, ::2].mean(dim=1), changes[:, 1::2].mean(dim=1))
     reliability = 2 * halves / (1 + halves)
     return {
@@ -141,14 +157,14 @@ def compare(
 
 
 def measure(policy: ReusePolicy, arguments: argparse.Namespace) -> dict[str, float]:
-    """All figures of a policy."""
+    """Measure all figures of a policy, as the result's JSON."""
     spec = policy.spec
     toggles = draw_toggles(arguments.seed, arguments.schedules, spec.steps, spec.max_gap)
     worker = worker_of(policy, arguments.model, arguments.seed)
     bases = list(dict.fromkeys(toggle.computes for toggle in toggles))
     every = [*bases, *(toggle.toggled for toggle in toggles)]
-    noises = arguments.noises
-    squared = measured_damage(worker, every, noises, spec.setting)
+    num_samples = arguments.noise_samples
+    squared = measured_damage(worker, every, num_samples, spec.setting)
     snrs = worker.calibrate(
         CalibrationTask(name="snr", gate=MaskGate(_none(spec.steps)), num_samples=1)
     ).snrs
@@ -159,11 +175,12 @@ def measure(policy: ReusePolicy, arguments: argparse.Namespace) -> dict[str, flo
     changes = squared[first:] - squared[of_base]
     figures = compare(changes.double(), totals[first:] - totals[of_base])
     whole = rank_correlation(squared.mean(dim=1), totals)
-    return figures | {"toggles": len(toggles), "noises": noises, "whole_schedules": whole}
+    sizes = {"toggles": len(toggles), "noises": num_samples}
+    return figures | sizes | {"whole_schedules": whole}
 
 
 def worker_of(policy: ReusePolicy, model: str, seed: int) -> EvaluationWorker:
-    """A worker in this process that runs what a policy was trained for, on noise of a seed."""
+    """Build a worker in this process with a policy's steps, guidance and sites."""
     spec = policy.spec
     config = EvaluateConfig(
         model=model,
@@ -180,12 +197,14 @@ def _none(steps: int) -> Bool[Tensor, "t 1 1"]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", default="digits")
-    parser.add_argument("--policy", required=True)
-    parser.add_argument("--schedules", type=int, default=60, help="each with 4 toggled steps")
-    parser.add_argument("--noises", type=int, default=16)
-    parser.add_argument("--seed", type=int, default=30)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", default="digits", help="model, as for jobs/evaluate.py")
+    parser.add_argument("--policy", required=True, help="folder of the policy to test")
+    parser.add_argument("--schedules", type=int, default=60, help="schedules, 4 toggles in each")
+    parser.add_argument("--noise-samples", type=int, default=16, help="samples of each schedule")
+    parser.add_argument("--seed", type=int, default=30, help="seed of schedules and noise")
     parser.add_argument("--out", type=Path, help="also write the JSON line to this file")
     arguments = parser.parse_args()
     figures = measure(load_policy(arguments.policy), arguments)

@@ -1,11 +1,12 @@
-"""A policy's plans, and those that an evaluation took, with their errors sample by sample.
+"""Learned schedules with the error of each sample: planned by a policy or chosen by an evaluation.
 
     python -m benchmarks.quality.learned_plans --policy runs/bench-both/policy \\
         --results runs/bench-both/results-21 --out benchmarks/results/plans/digits.json
 
-Each schedule is one run of the same unseen samples: the steps that compute, the order of forecasts
-and the gain of the error feedback of all others, and the relative L2 distance of each final latent
-to the same sample without reuse. Later planners are compared with these, on the same samples.
+Every schedule runs on the same evaluation samples. The file has the steps of each schedule that
+compute, the forecast order and the feedback gain of its other steps, and for each sample the
+relative L2 distance of the final latent to the reference sample (same noise, no reuse). A new
+planner can be compared with these errors on the same samples.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from dqar.schedules.static_plan import StaticPlan
 from dqar.signals import relative_error
 from pipeline.cluster.hardware import describe_machine
 from pipeline.evaluate.plan_export import FOLDER, name_of
+from pipeline.evaluate.result_rows import read_rows
 from pipeline.evaluate.worker import EvaluationWorker
 
 Schedule = dict[str, Any]
@@ -37,7 +39,7 @@ Schedule = dict[str, Any]
 
 
 def planned(policy: ReusePolicy) -> Iterator[Schedule]:
-    """The policy's own plan for each number of computed steps."""
+    """Yield the policy's own plan for each number of computed steps."""
     spec = policy.spec
     for computed, error in zip(spec.plans, spec.plan_errors, strict=True):
         yield {
@@ -50,8 +52,8 @@ def planned(policy: ReusePolicy) -> Iterator[Schedule]:
 
 
 def chosen(results: Path, method: str) -> Iterator[Schedule]:
-    """Schedules that an evaluation chose for a method on calibration noise samples."""
-    rows = json.loads((results / "results.json").read_text())
+    """Yield the schedules that an evaluation chose for a method on calibration noise samples."""
+    rows = read_rows(results)
     for row in rows:
         if row["method"] == method and row["schedule_source"]:
             yield {
@@ -64,14 +66,14 @@ def chosen(results: Path, method: str) -> Iterator[Schedule]:
 
 
 def computed_of(plan: StaticPlan) -> list[int]:
-    """Steps of a plan that compute every gate."""
+    """Steps of a plan at which no gate reuses."""
     return [step for step, reuses in enumerate(plan.mask.any(dim=1).tolist()) if not reuses]
 
 
 def errors_of(
     worker: EvaluationWorker, schedule: Schedule, count: int
 ) -> Float[Tensor, " samples"]:
-    """Relative L2 distance to the sample without reuse, of the first evaluation samples."""
+    """Relative L2 distance of the first evaluation samples to their reference samples."""
     runner = worker.runner
     noise, labels = runner.draw("evaluate", list(range(count)))
     steps = worker.config.steps
@@ -86,14 +88,14 @@ def errors_of(
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
-    """All schedules with their errors, and what they are of."""
+    """Measure the errors of all schedules; return the content of the result file."""
     policy = load_policy(arguments.policy)
     schedules = [*planned(policy), *chosen(Path(arguments.results), "learned")]
     worker = worker_of(policy, arguments.model, arguments.seed)
     for index, schedule in enumerate(schedules):
         errors = errors_of(worker, schedule, arguments.num_samples)
         schedule["latent_rel_l2"] = [round(float(error), 7) for error in errors]
-        print(f"{index + 1} of {len(schedules)} schedules", flush=True)
+        print(f"measured {index + 1} of {len(schedules)} schedules", flush=True)
     spec = policy.spec
     return {
         "model": Path(arguments.model).name,
@@ -112,16 +114,18 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", default="digits")
-    parser.add_argument("--policy", required=True)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", default="digits", help="model, as for jobs/evaluate.py")
+    parser.add_argument("--policy", required=True, help="folder of the policy")
     parser.add_argument("--results", required=True, help="folder of an evaluation of the policy")
-    parser.add_argument("--num-samples", type=int, default=64)
-    parser.add_argument("--seed", type=int, default=21, help="of the evaluation noise")
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--num-samples", type=int, default=64, help="samples of each schedule")
+    parser.add_argument("--seed", type=int, default=21, help="seed of the evaluation noise")
+    parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
     arguments = parser.parse_args()
     text = json.dumps(measure(arguments))
-    # A line a schedule, so that a difference shows where it is.
+    # One line for each schedule, so that a diff shows which schedule changed.
     text = text.replace('{"source"', '\n{"source"') + "\n"
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.write_text(text)

@@ -1,15 +1,15 @@
-"""Learned reuse against schedules, thresholds and fewer steps, on 5 seeds x 64 unseen samples.
+"""Comparison of learned reuse with fixed schedules, thresholds and fewer steps over 5 seeds.
 
     python -m benchmarks.quality.learned_vs_baselines --sites attn,ff --out runs/bench-both
 
-Collects 512 trajectories and trains once, with the defaults, then evaluates each seed; the tables
-go to standard output and to ``table.md`` in the folder. Finished steps are not repeated.
+Collects 512 trajectories, trains each policy of ``--fits`` on them, then evaluates all methods and
+policies on 64 noise samples of each seed. The tables go to standard output and to ``table.md`` in
+the folder. Collections, policies and results that exist are kept.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -17,23 +17,26 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.evaluate.frontier import Axis, error_at
+from pipeline.evaluate.result_rows import read_rows
 from pipeline.markdown import markdown_table
 from pipeline.statistics import spread_of
 
 SEEDS = (21, 22, 23, 24, 25)
-"""Fixed before any of them was run. Defaults were chosen on others, so those prove nothing."""
+"""Noise seeds, fixed before any of them was run; defaults were chosen on other seeds."""
+ONE_STEP = ("--config", "configs/one_step_error.yaml")
 FITS = {
     "policy": (),
     "plain": ("--forecast-orders", "0"),
-    "no-feedback": ("--feedback", "0"),
-    "plain-no-feedback": ("--forecast-orders", "0", "--feedback", "0"),
-    "local": ("--label", "local"),
+    "no-feedback": ("--error-feedback", "0"),
+    "plain-no-feedback": ("--forecast-orders", "0", "--error-feedback", "0"),
+    "local": ONE_STEP,
     "full": ("--features", "full"),
-    "local-full": ("--label", "local", "--features", "full"),
+    "local-full": (*ONE_STEP, "--features", "full"),
 }
-"""The default, and what it is compared with: no forecasts, no error feedback, neither; one-step
-errors in the same planner; step by step with all features, from the final error and, as published
-routers learn, from one-step ones."""
+"""Flags of ``jobs/train.py`` for each policy. ``policy`` is the default. Three policies leave out
+forecasts, error feedback or both; ``local`` learns one-step errors and plans in the same way.
+``full`` and ``local-full`` read all features and decide step by step: ``full`` learns the final
+error, ``local-full`` one-step errors, as published routers do."""
 METHODS = "fewer-steps,interval,interval-forecast1,interval-forecast2,threshold,threshold-tuned"
 PLACES: tuple[tuple[Axis, float], ...] = (
     *(("reuse_ratio", ratio) for ratio in (0.3, 0.5, 0.7)),
@@ -43,13 +46,13 @@ HEADS = {"reuse_ratio": "reuse", "flops_ratio": "FLOPs x"}
 
 
 def run_job(job: str, out: Path, *flags: str) -> None:
-    """One of the jobs, exactly as a user starts it."""
+    """Run a job as a user starts it, with MLflow's store in ``out``."""
     tracking = ("--tracking-uri", f"sqlite:///{out / 'mlflow.db'}")
     subprocess.run([sys.executable, f"jobs/{job}.py", *flags, *tracking], check=True)
 
 
 def prepare(arguments: argparse.Namespace, out: Path) -> None:
-    """Traces, the policy, and the policies that it is compared with."""
+    """Collect traces, and train each policy of ``--fits`` that has no file yet."""
     guidance = (
         () if arguments.guidance_scale is None else ("--guidance-scale", arguments.guidance_scale)
     )
@@ -67,7 +70,7 @@ def prepare(arguments: argparse.Namespace, out: Path) -> None:
 
 
 def evaluate_seed(arguments: argparse.Namespace, out: Path, seed: int) -> list[dict[str, Any]]:
-    """Results of one seed; read back where they are there already."""
+    """Evaluate one seed unless its results exist; return their rows."""
     folder = out / f"results-{seed}"
     if not (folder / "results.json").exists():
         policies = [f"--policy={_flag(name, out)}" for name in arguments.fits.split(",")]
@@ -76,10 +79,10 @@ def evaluate_seed(arguments: argparse.Namespace, out: Path, seed: int) -> list[d
             out,
             *("--model", arguments.model, "--out", str(folder), "--seed", str(seed), *policies),
             *("--num-samples", arguments.num_samples, "--workers", arguments.workers),
-            *("--batch-size", "64"),
+            *("--batch-size", "64", "--config", "configs/greedy_policies.yaml"),
             *("--methods", f"{arguments.methods},learned"),
         )
-    return json.loads((folder / "results.json").read_text())
+    return read_rows(folder)
 
 
 def _flag(name: str, out: Path) -> str:
@@ -96,7 +99,7 @@ def errors_table(by_seed: list[list[dict[str, Any]]]) -> str:
 
 
 def ratios_table(by_seed: list[list[dict[str, Any]]]) -> str:
-    """Mean error of the default policy over each rival's, at equal reuse ratio or FLOPs."""
+    """Mean error of the default policy over each other method's, at equal reuse ratio or FLOPs."""
     rows = [
         [name, *(_ratio(by_seed, name, axis, value) for axis, value in PLACES)]
         for name in names_of(by_seed)
@@ -110,14 +113,14 @@ def _heads() -> list[str]:
 
 
 def names_of(by_seed: list[list[dict[str, Any]]]) -> list[str]:
-    """Methods, in their order."""
+    """Methods of the results in the order of their rows, without the baseline."""
     return list(dict.fromkeys(row["method"] for row in by_seed[0] if row["method"] != "baseline"))
 
 
 def errors_at(
     by_seed: list[list[dict[str, Any]]], name: str, axis: Axis, value: float
 ) -> list[float]:
-    """A method's error on each seed; none where a seed's sweep does not reach there."""
+    """A method's error on each seed; empty if the sweep of a seed does not reach ``value``."""
     found = [error_at(rows, name, axis, value) for rows in by_seed]
     errors = [error for error in found if error is not None]
     return errors if len(errors) == len(by_seed) else []
@@ -133,17 +136,19 @@ def _ratio(by_seed: list[list[dict[str, Any]]], name: str, axis: Axis, value: fl
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", required=True)
-    parser.add_argument("--model", default="digits")
-    parser.add_argument("--sites", default="attn,ff")
-    parser.add_argument("--guidance-scale")
-    parser.add_argument("--num-trajectories", default="512")
-    parser.add_argument("--num-samples", default="64")
-    parser.add_argument("--workers", default="2")
-    parser.add_argument("--methods", default=METHODS, help="besides learned")
-    parser.add_argument("--fits", default=",".join(FITS), help="policies, the default first")
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", required=True, help="folder of traces, policies and results")
+    parser.add_argument("--model", default="digits", help="model, as for jobs/collect.py")
+    parser.add_argument("--sites", default="attn,ff", help="modules whose output may be reused")
+    parser.add_argument("--guidance-scale", help="default: the value that the model recommends")
+    parser.add_argument("--num-trajectories", default="512", help="trajectories to train on")
+    parser.add_argument("--num-samples", default="64", help="samples of each seed")
+    parser.add_argument("--workers", default="2", help="workers of collection and evaluation")
+    parser.add_argument("--methods", default=METHODS, help="methods to compare with learned")
+    parser.add_argument("--fits", default=",".join(FITS), help="policies to train, default first")
     return parser.parse_args(argv)
 
 

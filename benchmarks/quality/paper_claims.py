@@ -1,9 +1,10 @@
-"""The seeds' claims on the shipped model: what to cache, how finely, and which signal decides.
+"""Claims of the DQAR paper and talk on the shipped model: cached value, cache format, signal.
 
     python -m benchmarks.quality.paper_claims --out runs/seed-claims
 
-Each of 5 seeds samples every case on the same unseen noise; the tables go to standard output and
-to ``table.md`` in the folder. Seeds that are finished are not repeated.
+Every case runs with each of 5 random seeds, on the same evaluation noise for all cases of a seed.
+The tables go to standard output and to ``table.md`` in the folder. A seed whose file exists there
+is read and not sampled again.
 """
 
 from __future__ import annotations
@@ -51,16 +52,17 @@ RATIOS = (0.2, 0.3, 0.4)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Case:
-    """One cache with the gates that are run on it."""
+    """A cache setting, and the gates to run with it."""
 
     name: str
+    """Value of ``method`` in the rows of this case."""
     cache: dict[str, Any] = field(default_factory=dict)
     """Fields of :class:`EvaluateConfig`."""
     gates: tuple[tuple[str, Gate], ...] = (("interval=2", Interval(2)),)
 
 
 def cache_cases() -> Iterator[Case]:
-    """Formats at equal reuse, for the output and for keys and values."""
+    """Yield cache formats at equal reuse, for outputs and for keys and values."""
     periods = tuple((f"interval={period}", Interval(period)) for period in (2, 3, 4))
     for cached in ("output", "kv"):
         keep = {"cached": cached}
@@ -77,11 +79,11 @@ def cache_cases() -> Iterator[Case]:
         yield Case(name=f"kv K16/V{bits} per_tensor", cache=fields)
 
 
-def seed_cases() -> Case:
-    """The seeds' own settings, the recommended one among them."""
+def paper_case() -> Case:
+    """Gates with the settings of the DQAR paper and talk, the recommended setting among them."""
     linear = partial(LayerSchedule, schedule_type="linear", warmup_fraction=PAPER_WARMUP)
     reverse = partial(LayerSchedule, schedule_type="linear-reverse", warmup_fraction=PAPER_WARMUP)
-    # Bounded staleness separates what depth does from what never refreshing does.
+    # A bounded gap separates the effect of depth from the effect of an entry never refreshed.
     fresh = Staleness(2)
     gates = {
         "LINEAR 1/2 (recommended)": Scheduled(linear(layer_fraction=0.5)),
@@ -97,20 +99,20 @@ def seed_cases() -> Case:
 
 
 def signal_case(entropies: Any) -> Case:
-    """Entropy alone, SNR alone and both, under the seed's warm-up, gap and budget."""
+    """Gates of entropy, SNR and both, each with the DQAR paper's warm-up, gap and reuse limits."""
     taus = {q: float(entropies.quantile(q)) * (1.0 + 1e-6) for q in QUANTILES}
     windows = [(0.0, high) for high in (0.02, 0.06, 0.2, 0.6, 2.0, 10.0, 100.0, INFINITE)]
     gates: list[tuple[str, Gate]] = []
     for quantile, tau in taus.items():
-        gates.append((f"entropy alone q{quantile:g}", _seed_gate(tau, 0.0, INFINITE)))
-        gates.append((f"entropy and SNR q{quantile:g}", _seed_gate(tau, 0.1, 10.0)))
+        gates.append((f"entropy alone q{quantile:g}", _signal_gate(tau, 0.0, INFINITE)))
+        gates.append((f"entropy and SNR q{quantile:g}", _signal_gate(tau, 0.1, 10.0)))
     gates += [
-        (f"SNR alone [0, {high:g}]", _seed_gate(INFINITE, low, high)) for low, high in windows
+        (f"SNR alone [0, {high:g}]", _signal_gate(INFINITE, low, high)) for low, high in windows
     ]
     return Case(name="signals", gates=tuple(gates))
 
 
-def _seed_gate(tau: float, low: float, high: float) -> Gate:
+def _signal_gate(tau: float, low: float, high: float) -> Gate:
     limits = Staleness(PAPER_MAX_GAP), MaxReuses(PAPER_MAX_GAP)
     return AllOf(
         Warmup(PAPER_WARMUP), RequireCached(), *limits, EntropyBelow(tau), SnrBand(low, high)
@@ -118,7 +120,7 @@ def _seed_gate(tau: float, low: float, high: float) -> Gate:
 
 
 def measure_seed(seed: int, num_samples: int) -> list[dict[str, Any]]:
-    """Rows of one seed; twins are sampled once and serve every case."""
+    """Rows of one random seed; its reference samples are sampled once for all cases."""
     config = partial(
         EvaluateConfig, model="digits", guidance_scale=2.0, num_samples=num_samples, seed=seed
     )
@@ -128,7 +130,7 @@ def measure_seed(seed: int, num_samples: int) -> list[dict[str, Any]]:
     ).row
     observed = first.calibrate(CalibrationTask(name="observe", gate=NeverReuse(), num_samples=32))
     rows = [reference]
-    for case in [*cache_cases(), seed_cases(), signal_case(observed.entropies)]:
+    for case in [*cache_cases(), paper_case(), signal_case(observed.entropies)]:
         worker = EvaluationWorker(config(**case.cache))
         worker.references = first.references
         for label, gate in case.gates:
@@ -139,7 +141,7 @@ def measure_seed(seed: int, num_samples: int) -> list[dict[str, Any]]:
 
 
 def finished_seed(out: Path, num_samples: int, seed: int) -> list[dict[str, Any]]:
-    """Rows of one seed; read back where they are there already."""
+    """Rows of one random seed, read from its file if that exists."""
     path = out / f"seed-{seed}-{num_samples}.json"
     if not path.exists():
         rows = measure_seed(seed, num_samples)
@@ -149,14 +151,14 @@ def finished_seed(out: Path, num_samples: int, seed: int) -> list[dict[str, Any]
 
 
 def points_table(by_seed: list[list[dict[str, Any]]], keep: Callable[[str], bool]) -> str:
-    """One line a point: reuse, error, lost FID, cache size."""
+    """Markdown table with one row for each gate: reuse ratio, error, FID increase, cache size."""
     heads = ["case", "gate", "reuse", "rel L2", "FID lost", "cache MB"]
     points = zip(*by_seed, strict=True)
     return markdown_table(heads, [_cells(point) for point in points if keep(point[0]["method"])])
 
 
 def _cells(point: Sequence[dict[str, Any]]) -> list[str]:
-    """One point, by its rows of all seeds."""
+    """Cells of one gate, with means over its rows of all seeds."""
     error, lost, reuse = (
         spread_of([row[name] for row in point])
         for name in ("latent_rel_l2", "fid_lost", "reuse_ratio")
@@ -169,7 +171,7 @@ def _cells(point: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def signals_table(by_seed: list[list[dict[str, Any]]]) -> str:
-    """Error of each signal's sweep at equal reuse, its worse points given its better ones'."""
+    """Markdown table of each signal's error at equal reuse ratio, on the frontier of its sweep."""
     heads = ["signal", *(f"at reuse {ratio:g}" for ratio in RATIOS)]
     names = ("SNR alone", "entropy and SNR", "entropy alone")
     rows = [[name, *(_signal_cell(by_seed, name, ratio) for ratio in RATIOS)] for name in names]
@@ -192,22 +194,24 @@ def _signal_error(rows: list[dict[str, Any]], name: str, ratio: float) -> float 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", default="runs/seed-claims")
-    parser.add_argument("--num-samples", type=int, default=128)
-    parser.add_argument("--processes", type=int, default=2)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", default="runs/seed-claims", help="folder of rows and table.md")
+    parser.add_argument("--num-samples", type=int, default=128, help="samples of each case")
+    parser.add_argument("--processes", type=int, default=2, help="seeds that run side by side")
     arguments = parser.parse_args()
     out = Path(arguments.out)
     out.mkdir(parents=True, exist_ok=True)
     work = partial(finished_seed, out, arguments.num_samples)
     with ProcessPoolExecutor(arguments.processes, mp_context=get_context("spawn")) as pool:
         by_seed = list(pool.map(work, SEEDS))
-    twin_fid = spread_of([rows[0]["fid"] for rows in by_seed]).shown(".2f")
+    reference_fid = spread_of([rows[0]["fid"] for rows in by_seed]).shown(".2f")
     text = (
         f"{points_table(by_seed, lambda name: name.startswith(('output', 'kv')))}\n\n"
         f"{points_table(by_seed, lambda name: name == 'seed')}\n\n{signals_table(by_seed)}\n\n"
-        f"FID of the twins {twin_fid}. `python -m benchmarks.quality.paper_claims --num-samples "
-        f"{arguments.num_samples}`, {len(SEEDS)} seeds, digits, DDIM-50, "
+        f"FID of the reference samples {reference_fid}. `python -m benchmarks.quality.paper_claims "
+        f"--num-samples {arguments.num_samples}`, {len(SEEDS)} seeds, digits, DDIM-50, "
         f"{by_seed[0][0]['device']}, {datetime.now(UTC).date().isoformat()}\n"
     )
     (out / "table.md").write_text(text)

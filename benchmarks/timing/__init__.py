@@ -1,1 +1,1 @@
-"""Reuse on the clock, beside its bounds: no Ray, no MLflow."""
+"""Run time of reuse beside its upper bounds; needs neither Ray nor MLflow."""

@@ -1,10 +1,11 @@
-"""What the cache, sampled entropy and partial rows cost, beside a stock step: random weights.
+"""Cost of the cache, of sampled entropy and of partial rows as shares of a stock step.
 
     python -m benchmarks.timing.cache_cost --model dit-s-2-256 --device cpu --batch 4 --quick
 
-Needs torch and diffusers alone. Every round times a stock step and each piece once, in an order
-that rotates; a share is the median over rounds of a ratio within the round, with its 95% interval.
-A piece is timed for all gates of a step: ``attn`` and ``ff`` of every layer. The last line is JSON.
+Needs torch, diffusers, jaxtyping and safetensors; weights are random. Every round times a stock
+step and each piece once, in an order that rotates; a share is the median over rounds of a ratio
+within the round, with its 95% interval. A piece is timed for all gates of a step: ``attn`` and
+``ff`` of every layer. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ WEIGHTS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 SITES = {"attn": "attn1", "ff": "ff"}
 
 Pieces = dict[str, Callable[[], Any]]
-"""What is timed, by name."""
+"""Functions to time, by name."""
 
 
 def features(model: Any, batch: Batch) -> list[Tensor]:
@@ -47,7 +48,7 @@ def features(model: Any, batch: Batch) -> list[Tensor]:
 
 
 def cache_pieces(values: list[Tensor], dtype: CacheDtype) -> Pieces:
-    """Stores and fetches of all gates: as the cache does them, and the reference's."""
+    """Stores and fetches of all gates, by the cache's in-place kernels and by the reference."""
     form = CacheFormat(dtype=dtype)
     held = [quantize(value, form) for value in values]
     replaced: dict[int, QuantizedTensor] = {}
@@ -65,13 +66,13 @@ def cache_pieces(values: list[Tensor], dtype: CacheDtype) -> Pieces:
 
 
 def in_turn(function: Callable[..., Any], *arguments: list[Any]) -> None:
-    """One gate after the other, each result dropped, as a block drops it."""
+    """Call a function gate by gate and drop each result, as a block does."""
     for given in zip(*arguments, strict=True):
         function(*given)
 
 
 def entropy_piece(model: Any, values: list[Tensor]) -> Pieces:
-    """Entropy of every attention from a sample of its query rows."""
+    """Entropy of every attention layer from a sample of its query rows."""
     layers, rows = len(model.transformer_blocks), DQARConfig().entropy_rows
     heads = model.config.num_attention_heads
     queries = [value.unflatten(-1, (heads, -1)).transpose(1, 2) for value in values]
@@ -83,8 +84,8 @@ def entropy_piece(model: Any, values: list[Tensor]) -> Pieces:
 
 
 def norm_piece(model: Any, values: list[Tensor]) -> Pieces:
-    """The norms before the sites and their modulation: what reuse of ``attn`` and ``ff`` leaves to
-    the block, though nothing reads it."""
+    """Norms and modulation before the sites: a block runs them even where ``attn`` and ``ff`` are
+    reused and nothing reads the result."""
     shift = values[0][:, :1]
 
     def norm(value: Tensor) -> Tensor:
@@ -94,7 +95,7 @@ def norm_piece(model: Any, values: list[Tensor]) -> Pieces:
 
 
 def row_pieces(model: Any, value: Tensor, site: str) -> Pieces:
-    """One site of which some samples compute: their rows alone, or all and then selected."""
+    """One site at which some samples compute: on their rows alone, or on all rows and selected."""
     module = getattr(model.transformer_blocks[0], SITES[site])
     samples, pieces = len(value) // 2, {}
     for k in range(1, samples + 1):
@@ -113,13 +114,13 @@ def row_pieces(model: Any, value: Tensor, site: str) -> Pieces:
 
 
 def entered(fresh: Tensor, rows: Tensor, stored: QuantizedTensor) -> Tensor:
-    """Fresh rows stored, and laid over the cached ones."""
+    """Store fresh rows, and return them merged with the cached rows."""
     overwrite_rows(stored, fresh, rows)
     return fetch(stored).index_copy(0, rows, fresh)
 
 
 def all_pieces(model: Any, batch: Batch) -> Pieces:
-    """Everything that a round times."""
+    """All pieces that a round times."""
     values = features(model, batch)
     pieces: Pieces = {"step": lambda: batch.call(model, 500.0)}
     for dtype in DTYPES:
@@ -132,7 +133,7 @@ def all_pieces(model: Any, batch: Batch) -> Pieces:
 
 @torch.no_grad()
 def time_rounds(pieces: Pieces, rounds: int, device: str) -> dict[str, list[float]]:
-    """Seconds by piece and round; the first round is thrown away."""
+    """Time every piece once a round; the first round warms up and does not count."""
     seconds: dict[str, list[float]] = {name: [] for name in pieces}
     for index in range(rounds + 1):
         names = list(pieces)
@@ -154,8 +155,12 @@ def rounded(ratio: dict[str, float]) -> dict[str, float]:
 
 
 def switch_over(seconds: dict[str, list[float]], site: str) -> dict[str, Any]:
-    """Time of gathered rows over that of all rows and a selection, by samples that compute, and
-    the fewest at which gathering is surely slower; null where it never is."""
+    """Compare gathered rows with all rows and a selection, by the number of samples that compute.
+
+    Returns:
+        ``gathered_over_selected``: ratio of times by number of samples. ``switch_over``: smallest
+        number whose 95% interval lies above 1, where gathering is slower; None if there is none.
+    """
     counts = [int(name.split()[1]) for name in seconds if name.startswith(f"{site} ")]
     ratios = {
         k: rounded(ratio_of(seconds[f"{site} {k} gathered"], seconds[f"{site} {k} selected"]))
@@ -175,7 +180,7 @@ def byte_ratios(value: Tensor) -> dict[str, float]:
 
 
 def shares(seconds: dict[str, list[float]]) -> Iterator[tuple[str, dict[str, float]]]:
-    """Each piece of a whole step over the step."""
+    """Yield the time of each piece of a whole step over the time of the step."""
     for name, taken in seconds.items():
         if name != "step" and name.split()[0] not in SITES:
             yield name, rounded(ratio_of(taken, seconds["step"]))
@@ -184,7 +189,7 @@ def shares(seconds: dict[str, list[float]]) -> Iterator[tuple[str, dict[str, flo
 def report(
     seconds: dict[str, list[float]], value: Tensor, arguments: argparse.Namespace
 ) -> dict[str, Any]:
-    """The JSON line."""
+    """Figures and settings of the run, as the result's JSON."""
     return {
         "model": arguments.model,
         "weights": "random",
@@ -204,12 +209,16 @@ def report(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Time the cache beside a step; ends with JSON.")
-    parser.add_argument("--model", choices=sorted(ARCHITECTURES), required=True)
-    parser.add_argument("--device", choices=["cpu", "cuda"], required=True)
+    parser = argparse.ArgumentParser(description="Time the cache; the last line is JSON.")
+    parser.add_argument(
+        "--model", choices=sorted(ARCHITECTURES), required=True, help="architecture"
+    )
+    parser.add_argument("--device", choices=["cpu", "cuda"], required=True, help="device to time")
     parser.add_argument("--batch", type=int, default=4, help="samples; rows are twice as many")
-    parser.add_argument("--dtype", choices=sorted(WEIGHTS), default="fp32")
-    parser.add_argument("--rounds", type=int, default=24)
+    parser.add_argument(
+        "--dtype", choices=sorted(WEIGHTS), default="fp32", help="type of weights and activations"
+    )
+    parser.add_argument("--rounds", type=int, default=24, help="rounds that count")
     parser.add_argument("--quick", action="store_true", help="8 rounds")
     parser.add_argument("--out", type=Path, help="also write the JSON line to this file")
     arguments = parser.parse_args()

@@ -1,4 +1,4 @@
-"""What it costs to cache in fewer bits: half of the steps forced to reuse, by cache format."""
+"""Cost of caching in fewer bits: half of the steps forced to reuse, by cache format."""
 
 from __future__ import annotations
 
@@ -10,25 +10,27 @@ from benchmarks.timing.support.architectures import Architecture
 from benchmarks.timing.support.flags import CACHE_BITS
 from benchmarks.timing.support.interleaved_rounds import Rounds, Variant
 from benchmarks.timing.support.median_interval import figures_of
-from benchmarks.timing.support.timed_model import Stand
+from benchmarks.timing.support.timed_model import TimedModel
 
 SITES, RATIO = ("attn", "ff"), 0.5
 
 
 def formats(own_bits: int) -> list[int]:
-    """Bits to compare, widest first: those that the run caches in, and fewer. A wider cache may
-    not fit where the run's own does."""
+    """Bits of the compared formats, widest first: the run's own format and all narrower ones.
+
+    Wider formats are left out because they may not fit into the device's memory.
+    """
     return sorted((bits for bits in CACHE_BITS if bits <= own_bits), reverse=True)
 
 
-def format_variants(stand: Stand) -> Iterator[Variant]:
-    """Each format but the stand's own, which forced reuse times already."""
-    for bits in formats(stand.cache_bits)[1:]:
-        yield forced(stand, SITES, RATIO, quantization_bits=bits)
+def format_variants(timed_model: TimedModel) -> Iterator[Variant]:
+    """Yield each format except the run's own, which ``forced_reuse.py`` times already."""
+    for bits in formats(timed_model.cache_bits)[1:]:
+        yield forced(timed_model, SITES, RATIO, quantization_bits=bits)
 
 
 def format_figures(rounds: Rounds, sizes: Architecture, own_bits: int) -> list[dict[str, Any]]:
-    """A row for each format, beside the same bound, and its time over that of the run's own."""
+    """One row for each format: speed-up, bound, and time over that of the run's own format."""
     own = forced_name(SITES, RATIO, own_bits)
     return [
         {"cache_bits": bits, "sites": ",".join(SITES), "reuse_ratio": RATIO}

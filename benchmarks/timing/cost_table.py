@@ -1,9 +1,9 @@
-"""Seconds of a gate that computes, measures or reuses, by site: what a schedule planner weighs.
+"""Cost table for a schedule planner: seconds of a gate that computes, measures or reuses, by site.
 
     python -m benchmarks.timing.cost_table --model dit-s-2-256 --device cpu --batch 4
 
-A gate's time is what a step takes more than one whose sites of that kind cost nothing, over the
-number of layers, paired within the round. The last line is JSON; its keys are in
+The time of a gate is the difference between a step and a step whose sites of that kind cost
+nothing, divided by the number of layers, within each round. The last line is JSON; its keys are in
 docs/performance.md.
 """
 
@@ -15,48 +15,50 @@ from collections.abc import Iterator
 from typing import Any
 
 from benchmarks.timing.gate_overhead import SURE, forced_policy
-from benchmarks.timing.speed import stand_of
+from benchmarks.timing.speed import timed_model_of
 from benchmarks.timing.support.allocator import keep_memory
 from benchmarks.timing.support.architectures import Architecture
 from benchmarks.timing.support.flags import Settings, add_flags, count, hand_over, settings_of
 from benchmarks.timing.support.interleaved_rounds import Rounds, Variant, time_rounds
 from benchmarks.timing.support.median_interval import figures_of, to_digits
 from benchmarks.timing.support.reuse_masks import mask_of
-from benchmarks.timing.support.timed_model import STEPS, Stand, name_of
+from benchmarks.timing.support.timed_model import STEPS, TimedModel, name_of
 from dqar.gates.base import Gate
 from dqar.gates.rules import Learned, MaskGate
 from pipeline.statistics import median_spread_of
 
 ROUNDS, QUICK_ROUNDS = 24, 6
 WAYS = ("computed", "measured", "reused")
-"""Computed and cached; the same with every feature measured; taken from the cache."""
+"""Computed and cached; computed and cached with every feature measured; read from the cache."""
 
 
 def sites_of(sizes: Architecture) -> list[str]:
-    """Sites that may be reused, each on its own."""
+    """Names of all sites that can be reused, without repetition."""
     return list(dict.fromkeys(site for sites in sizes.site_sets for site in sites))
 
 
-def cost_variants(stand: Stand, sizes: Architecture) -> Iterator[Variant]:
-    """The stock model, and each site free and in each way."""
-    yield stand.stock()
-    yield stand.free(("attn", "ff"))
+def cost_variants(timed_model: TimedModel, sizes: Architecture) -> Iterator[Variant]:
+    """Yield the stock model, and each site at no cost and in each of :data:`WAYS`."""
+    yield timed_model.stock()
+    yield timed_model.free(("attn", "ff"))
     for site in sites_of(sizes):
-        yield stand.free((site,))
+        yield timed_model.free((site,))
         for way in WAYS:
-            yield stand.patched(name_of(way, (site,)), (site,), gate_of(way, site, stand))
+            yield timed_model.patched(
+                name_of(way, (site,)), (site,), gate_of(way, site, timed_model)
+            )
 
 
-def gate_of(way: str, site: str, stand: Stand) -> Gate:
-    """What sends every timed step of a site the same way."""
+def gate_of(way: str, site: str, timed_model: TimedModel) -> Gate:
+    """Gate that treats every timed step of a site in the given one of :data:`WAYS`."""
     if way == "measured":
         return Learned(forced_policy("full", (site,)), log_threshold=-SURE)
     steps = [way == "reused"] * STEPS
-    return MaskGate(mask_of(steps, stand.num_gates((site,)), stand.batch.num_samples))
+    return MaskGate(mask_of(steps, timed_model.num_gates((site,)), timed_model.batch.num_samples))
 
 
 def cost_rows(rounds: Rounds, settings: Settings) -> list[dict[str, Any]]:
-    """A row for each site."""
+    """One row for each site."""
     return [_row(rounds, settings, site) for site in sites_of(settings.sizes)]
 
 
@@ -76,14 +78,14 @@ def _row(rounds: Rounds, settings: Settings, site: str) -> dict[str, Any]:
 
 
 def of_a_gate(seconds: list[float], free: list[float], layers: int) -> list[float]:
-    """Seconds of one gate, round by round. Noise may leave less than nothing."""
+    """Seconds of one gate, round by round; noise can make a value negative."""
     return [(taken - rest) / layers for taken, rest in zip(seconds, free, strict=True)]
 
 
 def measure_costs(settings: Settings, rounds: int, budget_s: float | None = None) -> dict[str, Any]:
-    """The table of one model at one batch."""
-    stand = stand_of(settings)
-    variants = list(cost_variants(stand, settings.sizes))
+    """Measure the cost table of one model at one batch size."""
+    timed_model = timed_model_of(settings)
+    variants = list(cost_variants(timed_model, settings.sizes))
     timed = time_rounds(variants, rounds, settings.device, budget_s)
     steps = {"step_s": "stock", "rest_s": name_of("free", ("attn", "ff"))}
     medians = {key: statistics.median(timed.seconds[name]) for key, name in steps.items()}
@@ -95,9 +97,9 @@ def measure_costs(settings: Settings, rounds: int, budget_s: float | None = None
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description="Time gates by site; ends with JSON.")
+    parser = argparse.ArgumentParser(description="Time gates by site; the last line is JSON.")
     add_flags(parser)
-    parser.add_argument("--rounds", type=count, help=f"default {ROUNDS}")
+    parser.add_argument("--rounds", type=count, help=f"default: {ROUNDS}")
     parser.add_argument("--budget", type=float, help="seconds after which no round begins")
     parser.add_argument("--quick", action="store_true", help=f"{QUICK_ROUNDS} rounds")
     arguments = parser.parse_args(argv)

@@ -1,4 +1,4 @@
-"""Forced reuse of 25, 50, 75 and 100% of the timed steps, beside what reuse could take at most."""
+"""Forced reuse of 25, 50, 75 and 100% of the timed steps, beside the bounds of its speed-up."""
 
 from __future__ import annotations
 
@@ -10,36 +10,38 @@ from benchmarks.timing.support.architectures import Architecture, flops_bound
 from benchmarks.timing.support.interleaved_rounds import Rounds, Variant
 from benchmarks.timing.support.median_interval import figures_of, to_digits
 from benchmarks.timing.support.reuse_masks import forced_steps, mask_of
-from benchmarks.timing.support.timed_model import STEPS, Stand, name_of
+from benchmarks.timing.support.timed_model import STEPS, TimedModel, name_of
 from dqar.gates.rules import MaskGate
 from pipeline.statistics import ratio_of
 
 RATIOS = (0.25, 0.5, 0.75, 1.0)
 
 
-def forced(stand: Stand, sites: tuple[str, ...], ratio: float, **changes: Any) -> Variant:
-    """Reuse of whole steps, at what reuse costs and no decision does."""
-    gates, samples = stand.num_gates(sites), stand.batch.num_samples
+def forced(
+    timed_model: TimedModel, sites: tuple[str, ...], ratio: float, **changes: Any
+) -> Variant:
+    """Variant that reuses a share of whole steps by a mask, so that decisions take no time."""
+    gates, samples = timed_model.num_gates(sites), timed_model.batch.num_samples
     gate = MaskGate(mask_of(forced_steps(ratio, STEPS), gates, samples))
-    bits = changes.get("quantization_bits", stand.cache_bits)
-    return stand.patched(forced_name(sites, ratio, bits), sites, gate, **changes)
+    bits = changes.get("quantization_bits", timed_model.cache_bits)
+    return timed_model.patched(forced_name(sites, ratio, bits), sites, gate, **changes)
 
 
 def forced_name(sites: tuple[str, ...], ratio: float, bits: int) -> str:
-    """Of the variant."""
+    """Name of a variant of :func:`forced`."""
     return name_of("forced", sites, f"{ratio:g}", f"{bits} bits")
 
 
-def forced_variants(stand: Stand, sizes: Architecture) -> Iterator[Variant]:
-    """Each set of sites at each ratio, and what is left when the sites cost nothing."""
+def forced_variants(timed_model: TimedModel, sizes: Architecture) -> Iterator[Variant]:
+    """Yield each set of sites at each ratio, and the model whose sites cost nothing."""
     for sites in sizes.site_sets:
-        yield stand.free(sites)
+        yield timed_model.free(sites)
         for ratio in RATIOS:
-            yield forced(stand, sites, ratio)
+            yield forced(timed_model, sites, ratio)
 
 
 def forced_figures(rounds: Rounds, sizes: Architecture, bits: int) -> list[dict[str, Any]]:
-    """A row for each."""
+    """One row for each set of sites and each ratio."""
     return [
         {"sites": ",".join(sites), "reuse_ratio": ratio}
         | beside_bounds(rounds, sizes, sites, ratio, forced_name(sites, ratio, bits))
@@ -49,14 +51,14 @@ def forced_figures(rounds: Rounds, sizes: Architecture, bits: int) -> list[dict[
 
 
 def least_seconds(stock: float, free: float, ratio: float) -> float:
-    """A step's time if a share ``ratio`` of steps did without the sites at no cost."""
+    """Mean time of a step if a share ``ratio`` of the steps skips the sites at no cost."""
     return stock - ratio * (stock - free)
 
 
 def beside_bounds(
     rounds: Rounds, sizes: Architecture, sites: tuple[str, ...], ratio: float, name: str
 ) -> dict[str, Any]:
-    """Speed-up of a variant beside its bounds; what is compared is of the same round."""
+    """Speed-up of a variant beside its bounds, from ratios within each round."""
     stock, reused = rounds.seconds["stock"], rounds.seconds[name]
     free = rounds.seconds[name_of("free", sites)]
     least = [least_seconds(t, rest, ratio) for t, rest in zip(stock, free, strict=True)]
@@ -74,7 +76,7 @@ def beside_bounds(
 
 
 def memory_of(rounds: Rounds, name: str) -> dict[str, Any]:
-    """MB (10^6 bytes) that a variant's cache held, and that all tensors did at most."""
+    """MB (10^6 bytes) of a variant's cache, and the peak of all tensors."""
     peak = rounds.peak_bytes[name]
     return {
         "cache_mb": to_digits(rounds.cache_bytes[name] / 1e6),

@@ -1,8 +1,8 @@
-"""How long the gates of one step take to decide on the host: DiT-XL/2, 28 layers, 16 samples.
+"""Latency of the reuse decisions of one step on the host, for 28 layers (DiT-XL/2) and 16 samples.
 
     python -m benchmarks.timing.gate_latency
 
-Median over 300 steps; one thread. The last line is JSON.
+Figures are medians over 300 steps on one thread. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ LAYERS, SAMPLES, STEPS, RUNS = 28, 16, 10, 30
 
 
 def learned(features: str, members: int) -> Gate:
-    """A policy with random weights, deciding by step."""
+    """Gate of a policy with random weights that decides once for all layers of a step."""
     spec = PolicySpec(features=FEATURE_SETS[features], members=members, granularity="step")
     return Learned(ReusePolicy(spec))
 
 
 def gates() -> dict[str, Gate]:
-    """What is timed."""
+    """Gates to time, by name."""
     controller = DQARController(num_layers=LAYERS)
     plan = torch.rand(STEPS, LAYERS, SAMPLES) < 0.5
     return {
@@ -51,7 +51,8 @@ def gates() -> dict[str, Gate]:
 
 @torch.no_grad()
 def milliseconds(gate: Gate) -> dict[str, float]:
-    """Of a decision, and of all that a step begins with, its books included."""
+    """Median milliseconds of the decisions of a step, and of ``begin_step``, which decides and
+    updates the state of the controller."""
     controller = DQARController(num_layers=LAYERS, gate=gate)
     latent = torch.randn(SAMPLES, 4, 32, 32)
     deciding, beginning = [], []
@@ -69,7 +70,7 @@ def milliseconds(gate: Gate) -> dict[str, float]:
 
 
 class Idle(nn.Module):
-    """Stands in for a transformer: all that a planned step takes besides it."""
+    """Transformer that computes nothing, which leaves the other costs of a planned step."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -84,8 +85,12 @@ class Idle(nn.Module):
 
 @torch.no_grad()
 def planned_milliseconds(plan: StaticPlan) -> dict[str, float]:
-    """Of a step of a planned transformer that computes nothing: finding out what it does, and of
-    one that is the first of its kind in a run, and builds its variant."""
+    """Median milliseconds of a step of a planned transformer that computes nothing.
+
+    Returns:
+        ``step_ms`` of a step whose variant was built earlier in the run, and
+        ``first_of_its_kind_ms`` of a step that builds its variant.
+    """
     planned = PlannedDiT(Idle(), plan)
     scheduler = SimpleNamespace(timesteps=torch.arange(plan.steps))
     latent = torch.randn(SAMPLES, 4, 32, 32)
@@ -105,7 +110,7 @@ def planned_milliseconds(plan: StaticPlan) -> dict[str, float]:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description="Time the gates of a step; ends with JSON.")
+    parser = argparse.ArgumentParser(description="Time gates on the host; the last line is JSON.")
     parser.add_argument("--out", type=Path, help="also write the JSON line to this file")
     arguments = parser.parse_args(argv)
     torch.set_num_threads(1)

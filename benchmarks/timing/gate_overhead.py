@@ -1,4 +1,4 @@
-"""What gates cost that measure and decide, against a script of the same decisions."""
+"""Overhead of gates that measure and decide, against a mask that replays the same decisions."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from benchmarks.timing.support.architectures import Architecture
 from benchmarks.timing.support.interleaved_rounds import Rounds, Variant
 from benchmarks.timing.support.median_interval import figures_of, to_digits
 from benchmarks.timing.support.reuse_masks import ratio_of_mask
-from benchmarks.timing.support.timed_model import STEPS, Schedule, Stand, name_of
+from benchmarks.timing.support.timed_model import STEPS, Schedule, TimedModel, name_of
 from dqar import DQARConfig, DQARController, PolicySpec, ReusePolicy
 from dqar.gates.base import Gate
 from dqar.gates.paper_cascade import paper_cascade
@@ -24,46 +24,48 @@ from dqar.records import FEATURE_SETS, GateRecord
 
 SITES = ("attn", "ff")
 SURE = 1e9
-"""Above any predicted damage: the policy's own choice is to reuse."""
+"""Threshold above any predicted damage, with which a policy always chooses to reuse."""
 MEMBERS = 5
-"""Networks, as many as training ships."""
+"""Networks of the timed policies; training makes 4 by default."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Decider:
-    """A gate that decides by what it measures."""
+    """A gate that decides by measured features."""
 
     name: str
     gate: Gate
     note: str
-    """How far it is from one that a user runs."""
+    """Difference from a gate that a user runs, written to the result."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Decided:
-    """What a gate decided on this model, and where it is timed."""
+    """Decisions of a gate on this model, and the names of its two timed variants."""
 
     decider: Decider
     mask: Bool[Tensor, "t g b"]
 
     @property
     def named(self) -> str:
-        """Of the variant that decides."""
+        """Name of the variant that decides."""
         return name_of(self.decider.name, SITES)
 
     @property
     def replayed(self) -> str:
-        """Of the variant that follows the script."""
+        """Name of the variant that replays the decisions."""
         return name_of(f"replayed {self.decider.name}", SITES)
 
 
 def deciders(feature_sets: Iterable[str]) -> Iterator[Decider]:
-    """The seed's threshold cascade, and a learned policy for each set of features; weights are
-    random, costs are not."""
+    """Yield the DQAR paper's threshold cascade and a learned policy for each set of features.
+
+    Weights are random; the run time of a network does not depend on their values.
+    """
     yield Decider(
         name="threshold",
         gate=paper_cascade(_open_thresholds()),
-        note="seed's cascade, entropy and SNR let through, gap at most 1",
+        note="the DQAR paper's cascade, entropy and SNR let through, gap at most 1",
     )
     for features in feature_sets:
         yield Decider(
@@ -79,7 +81,7 @@ def _open_thresholds() -> DQARConfig:
 
 
 def forced_policy(features: str, sites: tuple[str, ...] = SITES) -> ReusePolicy:
-    """A policy of the size that training ships, with random weights; refuses gaps above 1."""
+    """Policy with :data:`MEMBERS` networks of random weights that refuses gaps above 1."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         spec = PolicySpec(
@@ -92,37 +94,37 @@ def forced_policy(features: str, sites: tuple[str, ...] = SITES) -> ReusePolicy:
         return ReusePolicy(spec).eval().requires_grad_(False)
 
 
-def decide_all(stand: Stand, feature_sets: Iterable[str]) -> list[Decided]:
-    """Run each once, and note what it decided."""
+def decide_all(timed_model: TimedModel, feature_sets: Iterable[str]) -> list[Decided]:
+    """Run each gate of :func:`deciders` once and record its decisions."""
     return [
-        Decided(decider=found, mask=mask_chosen(stand, found.gate))
+        Decided(decider=found, mask=mask_chosen(timed_model, found.gate))
         for found in deciders(feature_sets)
     ]
 
 
 @torch.no_grad()
-def mask_chosen(stand: Stand, gate: Gate) -> Bool[Tensor, "t g b"]:
-    """What a gate decides in a run of this length."""
+def mask_chosen(timed_model: TimedModel, gate: Gate) -> Bool[Tensor, "t g b"]:
+    """Decisions of a gate in a run of a first step and :data:`STEPS` timed ones."""
     records: list[GateRecord] = []
-    controller = DQARController(stand.config(SITES), gate=gate, sink=records.append)
-    wrapper, schedule = stand.wrapper(SITES), Schedule(STEPS)
+    controller = DQARController(timed_model.config(SITES), gate=gate, sink=records.append)
+    wrapper, schedule = timed_model.wrapper(SITES), Schedule(STEPS)
     with wrapper.run(schedule, num_branches=2, controller=controller):
         for timestep in schedule.timesteps.tolist():
-            stand.batch.call(wrapper, timestep)
+            timed_model.batch.call(wrapper, timestep)
     return torch.stack([record.decision.reuse for record in records])
 
 
-def deciding_variants(stand: Stand, decided: list[Decided]) -> Iterator[Variant]:
-    """Each gate, and a script of what it decided."""
+def deciding_variants(timed_model: TimedModel, decided: list[Decided]) -> Iterator[Variant]:
+    """Yield each gate, and a mask that replays its decisions."""
     for found in decided:
-        yield stand.patched(found.named, SITES, found.decider.gate)
-        yield stand.patched(found.replayed, SITES, MaskGate(found.mask))
+        yield timed_model.patched(found.named, SITES, found.decider.gate)
+        yield timed_model.patched(found.replayed, SITES, MaskGate(found.mask))
 
 
 def deciding_figures(
     rounds: Rounds, sizes: Architecture, decided: list[Decided]
 ) -> list[dict[str, Any]]:
-    """A row for each gate; ``overhead`` is its time over the script's."""
+    """One row for each gate; ``overhead`` is its time over that of the replayed decisions."""
     return [_figures(rounds, sizes, found) for found in decided]
 
 

@@ -1,10 +1,10 @@
-"""Everything that is to be measured on a GPU, in bf16: one command, taken up where it stopped.
+"""All benchmarks of a GPU in bf16; the same command continues an interrupted run.
 
     python -m benchmarks.timing.gpu_suite                      # on the GPU machine
     python -m benchmarks.timing.gpu_suite --prove /tmp/proof   # the same jobs, tiny, on a CPU
 
-Needs torch, diffusers with what it imports, safetensors and jaxtyping; no Ray, no MLflow, no
-weights. Further flags are those of :mod:`benchmarks.timing.suite`. Results go to
+Needs torch, diffusers, safetensors and jaxtyping; neither Ray nor MLflow nor trained weights.
+Further flags are those of :mod:`benchmarks.timing.suite`. Results go to
 ``benchmarks/results/DEVICE/``.
 """
 
@@ -27,7 +27,7 @@ PROOF = (
 
 
 def flags_of(argv: Sequence[str]) -> list[str]:
-    """The series' flags: the GPU's, or those of a proof; what is given comes last and counts."""
+    """Flags of the suite: those of a GPU or of ``--prove``, then ``argv``, which overrides them."""
     if argv and argv[0] == "--prove":
         return [*PROOF, *([] if len(argv) < 2 else ["--out", argv[1], *argv[2:]])]
     return [*ON_GPU, *argv]

@@ -1,4 +1,4 @@
-"""Plain reuse at an interval of 3, and whole blocks against their sites one by one."""
+"""Reuse at an interval of 3, of ``attn,ff`` and of whole blocks."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ from benchmarks.timing.support.architectures import Architecture
 from benchmarks.timing.support.interleaved_rounds import Rounds, Variant
 from benchmarks.timing.support.median_interval import figures_of
 from benchmarks.timing.support.reuse_masks import interval_steps, mask_of, ratio_of_mask
-from benchmarks.timing.support.timed_model import Stand, name_of
+from benchmarks.timing.support.timed_model import TimedModel, name_of
 from dqar.gates.rules import MaskGate
 
 PERIOD = 3
-"""Two steps of three reuse, at gaps 1 and 2."""
+"""Steps from one computation to the next: two of three steps reuse, at gaps 1 and 2."""
 STEPS_OF_PERIODS = 6
-"""Timed steps: two whole periods, so that what is timed computes as often as the interval does."""
+"""Timed steps: two whole periods, so that one third of the timed steps computes."""
 
 
 def compared(sizes: Architecture) -> list[tuple[str, ...]]:
-    """What leaves next to nothing of a block: ``attn,ff``, and whole blocks where they may."""
+    """Sets of sites that leave little work: ``attn,ff``, and ``block`` if the model allows it."""
     return [sites for sites in sizes.site_sets if sites != ("attn",)]
 
 
-def interval_variants(stand: Stand, sizes: Architecture) -> Iterator[Variant]:
-    """Each of those sites."""
+def interval_variants(timed_model: TimedModel, sizes: Architecture) -> Iterator[Variant]:
+    """Yield a variant for each of the :func:`compared` sets of sites."""
     for sites in compared(sizes):
-        mask = _mask(stand.num_gates(sites), stand.batch.num_samples)
+        mask = _mask(timed_model.num_gates(sites), timed_model.batch.num_samples)
         name = name_of("interval", sites, PERIOD)
-        yield stand.patched(name, sites, MaskGate(mask), num_steps=STEPS_OF_PERIODS)
+        yield timed_model.patched(name, sites, MaskGate(mask), num_steps=STEPS_OF_PERIODS)
 
 
 def _mask(num_gates: int, num_samples: int) -> Any:
@@ -37,7 +37,7 @@ def _mask(num_gates: int, num_samples: int) -> Any:
 
 
 def interval_figures(rounds: Rounds, sizes: Architecture) -> list[dict[str, Any]]:
-    """A row for each."""
+    """One row for each of the :func:`compared` sets of sites."""
     ratio = ratio_of_mask(_mask(1, 1))
     return [
         {"sites": ",".join(sites), "interval": PERIOD, "reuse_ratio": round(ratio, 4)}
@@ -47,8 +47,8 @@ def interval_figures(rounds: Rounds, sizes: Architecture) -> list[dict[str, Any]
 
 
 def block_against_sites(rounds: Rounds, sizes: Architecture) -> dict[str, Any] | None:
-    """How much faster whole blocks are than ``attn,ff`` at the same interval; None where blocks
-    cannot be reused whole."""
+    """Time of ``attn,ff`` over that of whole blocks at the same interval; None for a model whose
+    blocks cannot be reused whole."""
     if ("block",) not in compared(sizes):
         return None
     sites, block = (name_of("interval", of, PERIOD) for of in (("attn", "ff"), ("block",)))

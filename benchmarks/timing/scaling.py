@@ -1,8 +1,8 @@
-"""How the time of a step, and what reuse saves of it, grow with tokens, layers and batch.
+"""Scaling of the time of a step, and of the time that reuse saves, with tokens, layers and batch.
 
     python -m benchmarks.timing.scaling --device cpu
 
-On a CPU a DiT of a small width, so that it ends soon: an exponent in tokens is that of its width,
+On a CPU the model is a DiT of width 128, to save time: the exponent in tokens holds for that width
 and rises with ``tokens / width``. One round times every point once; an exponent is fitted within
 each round. The last line is JSON; its keys are in docs/performance.md.
 """
@@ -25,7 +25,7 @@ from benchmarks.timing.support.interleaved_rounds import Rounds, Variant, time_r
 from benchmarks.timing.support.median_interval import to_digits
 from benchmarks.timing.support.models import batch_of, model_of
 from benchmarks.timing.support.power_fit import exponent_figures
-from benchmarks.timing.support.timed_model import Stand
+from benchmarks.timing.support.timed_model import TimedModel
 
 BASE_BATCH = 2
 ROUNDS, QUICK_ROUNDS = 12, 6
@@ -34,7 +34,7 @@ CACHE_BITS = 32
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Line:
-    """Points along one axis; all else is the base."""
+    """Points along one axis; all other sizes are those of the base."""
 
     axis: str
     values: tuple[int, ...]
@@ -42,7 +42,7 @@ class Line:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Plan:
-    """What is timed on a device."""
+    """Base model and axes to time on a device."""
 
     base: Architecture
     lines: tuple[Line, ...]
@@ -57,7 +57,7 @@ PLANS = {
             Line(axis="batch", values=(1, 2, 4, 8)),
         ),
     ),
-    # The width of DiT-XL: a small one would time launches.
+    # The width of DiT-XL: a narrow model would measure kernel launches.
     "cuda": Plan(
         base=Architecture(num_layers=4, num_heads=16, head_dim=72, latent_size=32),
         lines=(
@@ -77,12 +77,12 @@ class Point:
     batch: int
 
     def named(self, what: str) -> str:
-        """Of a variant at this point."""
+        """Name of a variant at this point."""
         return f"{self.sizes.num_tokens}t {self.sizes.num_layers}l {self.batch}b: {what}"
 
 
 def point(axis: str, value: int, base: Architecture) -> Point:
-    """The base with one thing changed.
+    """Change one size of the base.
 
     Raises:
         ValueError: if no square image has that many tokens, or the axis is unknown.
@@ -101,17 +101,20 @@ def point(axis: str, value: int, base: Architecture) -> Point:
 
 
 def point_variants(at: Point, device: str, dtype: str) -> Iterator[Variant]:
-    """The stock model, and all steps reused, for each set of sites."""
+    """Yield the stock model, and reuse of every step for each set of sites."""
     given = at.sizes, at.batch, device, DTYPES[dtype]
     model = model_of(at.sizes, device, DTYPES[dtype])
-    stand = Stand(model, batch_of(*given), cache_bits=CACHE_BITS)
-    found = [stand.stock(), *(forced(stand, sites, 1.0) for sites in at.sizes.site_sets)]
+    timed_model = TimedModel(model, batch_of(*given), cache_bits=CACHE_BITS)
+    found = [
+        timed_model.stock(),
+        *(forced(timed_model, sites, 1.0) for sites in at.sizes.site_sets),
+    ]
     for variant in found:
         yield replace(variant, name=at.named(variant.name))
 
 
 def costs_of(rounds: Rounds, at: Point) -> dict[str, list[float]]:
-    """Seconds of a stock step, and what reuse of each set of sites saves of it, by round."""
+    """Seconds of a stock step, and seconds that reuse of each set of sites saves, by round."""
     stock = rounds.seconds[at.named("stock")]
     costs = {"step": stock}
     for sites in at.sizes.site_sets:
@@ -122,7 +125,7 @@ def costs_of(rounds: Rounds, at: Point) -> dict[str, list[float]]:
 
 
 def line_figures(rounds: Rounds, line: Line, base: Architecture) -> dict[str, Any]:
-    """Exponents along one axis, with the medians that they were fitted to."""
+    """Exponents along one axis, with the median seconds at each point."""
     by_value = {value: costs_of(rounds, point(line.axis, value, base)) for value in line.values}
     figures = {}
     for what in by_value[line.values[0]]:
@@ -139,7 +142,7 @@ def measure_scaling(
     budget_s: float | None = None,
     plan: Plan | None = None,
 ) -> dict[str, Any]:
-    """Every line of a plan, by default the device's, as the result's JSON."""
+    """Time every line of a plan (default: the device's); return the result's JSON."""
     plan = plan or PLANS[device]
     base, lines = plan.base, plan.lines
     points = {point(line.axis, value, base) for line in lines for value in line.values}
@@ -156,10 +159,12 @@ def measure_scaling(
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description="Fit how time grows; ends with JSON.")
-    parser.add_argument("--device", choices=DEVICES, required=True)
-    parser.add_argument("--dtype", choices=sorted(DTYPES), default="fp32")
-    parser.add_argument("--rounds", type=count, help=f"default {ROUNDS}")
+    parser = argparse.ArgumentParser(description="Fit scaling exponents; the last line is JSON.")
+    parser.add_argument("--device", choices=DEVICES, required=True, help="device to time")
+    parser.add_argument(
+        "--dtype", choices=sorted(DTYPES), default="fp32", help="type of weights and activations"
+    )
+    parser.add_argument("--rounds", type=count, help=f"default: {ROUNDS}")
     parser.add_argument("--budget", type=float, help="seconds after which no round begins")
     parser.add_argument("--quick", action="store_true", help=f"{QUICK_ROUNDS} rounds")
     parser.add_argument("--out", type=Path, help="also write the JSON line to this file")

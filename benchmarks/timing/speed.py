@@ -1,12 +1,12 @@
-"""Time of reuse beside its bound: random weights, interleaved rounds.
+"""Speed-up by reuse beside its upper bound, on models with random weights.
 
     python -m benchmarks.timing.speed --model dit-s-2-256 --device cpu --batch 4 --quick
 
-Needs torch and diffusers alone (and jaxtyping and safetensors, which dqar imports). Every round
-times each variant once, in an order that rotates; a figure is the median over rounds of a ratio
-within the round, with its 95% interval. The bound of reuse at ratio r is ``T / (T - r * T_sites)``:
-T_sites is what a step takes less when the sites return at once. The last line is JSON; its keys
-are in docs/performance.md.
+Needs torch, diffusers, jaxtyping and safetensors. Every round times each variant once, in an order
+that rotates; a figure is the median over rounds of a ratio within the round, with its 95% interval.
+The upper bound of reuse at ratio r is ``T / (T - r * T_sites)``: T is the time of a stock step, and
+T_sites the time that a step saves when the sites return their input at once. The last line is JSON;
+its keys are in docs/performance.md.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from benchmarks.timing.support.flags import Settings, add_flags, count, hand_ove
 from benchmarks.timing.support.interleaved_rounds import Rounds, Variant, time_rounds
 from benchmarks.timing.support.median_interval import figures_of, to_digits
 from benchmarks.timing.support.models import build_batch, build_model
-from benchmarks.timing.support.timed_model import Stand
+from benchmarks.timing.support.timed_model import TimedModel
 from pipeline.statistics import ratio_of
 
 __all__ = ["ARCHITECTURES", "build_batch", "build_model", "clock", "device_name", "ratio_of"]
@@ -42,14 +42,14 @@ __all__ = ["ARCHITECTURES", "build_batch", "build_model", "clock", "device_name"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Effort:
-    """Amount of what is timed."""
+    """Numbers of rounds and pairs, time budget and policies of one measurement."""
 
     rounds: int = 24
-    """Most rounds that count. Under 6 there is no 95% interval."""
+    """Largest number of rounds; fewer than 6 give no 95% interval."""
     pairs: int = 100
-    """Most pairs of rounds of stock and closed gates."""
+    """Largest number of pairs of stock steps and steps whose gates never reuse."""
     budget_s: float | None = None
-    """No round begins that would end later."""
+    """Seconds; no round begins that would end later."""
     feature_sets: tuple[str, ...] = ("full", "schedule")
     """Feature sets of the learned policies."""
 
@@ -61,23 +61,23 @@ class Effort:
             )
 
 
-# Ten minutes for DiT-S/2 at batch 4 on two slow cores, with one to spare.
+# DiT-S/2 at batch 4 takes under ten minutes on two slow cores: 9 for rounds, 1 to spare.
 QUICK = Effort(rounds=8, pairs=40, budget_s=540.0, feature_sets=("full",))
 SHARE_OF_PAIRS = 1 / 6
-"""Largest share of the budget for the pairs of stock and closed gates."""
+"""Largest share of the budget for pairs of stock steps and steps whose gates never reuse."""
 
 
 def measure(
     settings: Settings, effort: Effort, tell: Callable[[str], None] = print
 ) -> dict[str, Any]:
-    """Everything about one model at one batch, as the result's JSON."""
+    """Time all variants of one model at one batch size; return the result's JSON."""
     started, budget = time.monotonic(), effort.budget_s
-    stand = stand_of(settings)
-    pairs = closed_pairs(stand, effort.pairs, budget and SHARE_OF_PAIRS * budget)
-    decided = decide_all(stand, effort.feature_sets)
-    variants = list(variants_of(stand, settings, decided))
+    timed_model = timed_model_of(settings)
+    pairs = closed_pairs(timed_model, effort.pairs, budget and SHARE_OF_PAIRS * budget)
+    decided = decide_all(timed_model, effort.feature_sets)
+    variants = list(variants_of(timed_model, settings, decided))
     left = None if budget is None else budget - (time.monotonic() - started)
-    # What compiles, or wakes a GPU, must not be counted.
+    # A first round that compiles models or wakes a GPU must not count.
     may_be_cold = settings.device == "cpu" and not settings.compiled
     timed = time_rounds(
         variants, effort.rounds, settings.device, left, tell, may_be_cold=may_be_cold
@@ -92,10 +92,10 @@ def measure(
     }
 
 
-def stand_of(settings: Settings) -> Stand:
-    """The model and its inputs, ready to be timed."""
+def timed_model_of(settings: Settings) -> TimedModel:
+    """Build the model and its inputs, ready to be timed."""
     what = settings.device, settings.torch_dtype
-    return Stand(
+    return TimedModel(
         build_model(settings.model, *what),
         build_batch(settings.model, settings.batch, *what),
         cache_bits=settings.cache_bits,
@@ -103,20 +103,25 @@ def stand_of(settings: Settings) -> Stand:
     )
 
 
-def variants_of(stand: Stand, settings: Settings, decided: list[Decided]) -> Iterator[Variant]:
-    """Everything that a round times. A further way to run a model, such as a static plan, is a
-    file of its own beside these, with its variants here and its figures in :func:`report`."""
-    yield stand.stock()
+def variants_of(
+    timed_model: TimedModel, settings: Settings, decided: list[Decided]
+) -> Iterator[Variant]:
+    """Yield all variants that a round times.
+
+    To time a further way to run a model, add a file with its variants and its figures beside
+    ``forced_reuse.py``, yield the variants here and add the figures to :func:`report`.
+    """
+    yield timed_model.stock()
     if settings.compiled:
-        yield stand.uncompiled()
-    yield from forced_variants(stand, settings.sizes)
-    yield from interval_variants(stand, settings.sizes)
-    yield from deciding_variants(stand, decided)
-    yield from format_variants(stand)
+        yield timed_model.uncompiled()
+    yield from forced_variants(timed_model, settings.sizes)
+    yield from interval_variants(timed_model, settings.sizes)
+    yield from deciding_variants(timed_model, decided)
+    yield from format_variants(timed_model)
 
 
 def report(rounds: Rounds, settings: Settings, decided: list[Decided]) -> dict[str, Any]:
-    """Figures of the rounds."""
+    """Figures of the timed rounds, as in the result's JSON."""
     sizes, peak = settings.sizes, rounds.peak_bytes["stock"]
     return {
         "step_seconds": to_digits(statistics.median(rounds.seconds["stock"])),
@@ -141,12 +146,16 @@ def compile_speedup(rounds: Rounds) -> dict[str, Any] | None:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description="Time reuse beside its bound; ends with JSON.")
+    parser = argparse.ArgumentParser(description="Time reuse; the last line is JSON.")
     add_flags(parser)
-    parser.add_argument("--rounds", type=count, help="at most; 24 by default")
-    parser.add_argument("--pairs", type=count, help="of closed gates, at most; 100 by default")
+    parser.add_argument("--rounds", type=count, help="largest number of rounds; default: 24")
+    parser.add_argument(
+        "--pairs",
+        type=count,
+        help="largest number of pairs of stock steps and steps that never reuse; default: 100",
+    )
     parser.add_argument("--budget", type=float, help="seconds after which no round begins")
-    parser.add_argument("--quick", action="store_true", help="8 rounds, 40 pairs, ten minutes")
+    parser.add_argument("--quick", action="store_true", help="8 rounds, 40 pairs, 10 minutes")
     arguments = parser.parse_args(argv)
     settings = settings_of(parser, arguments)
     given = {"rounds": arguments.rounds, "pairs": arguments.pairs, "budget_s": arguments.budget}

@@ -1,10 +1,10 @@
-"""Where a step's time goes: torch's profiler on a stock step and on steps that reuse everything.
+"""Profile of a step by torch's profiler: a stock step, and steps that reuse everything.
 
     python -m benchmarks.timing.step_profile --model dit-s-2-256 --device cpu --batch 4
 
-On a GPU it tells how long the device was busy, so what is left is time that it waited for the
-host: the largest gap that is left to close. The last line is JSON; its keys are in
-docs/performance.md.
+On a GPU the profile has the time for which the device was busy. In the rest of the wall time the
+device waited for the host, so the rest bounds what a faster host path could save. The last line is
+JSON; its keys are in docs/performance.md.
 """
 
 from __future__ import annotations
@@ -20,53 +20,53 @@ from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.timing.forced_reuse import forced
 from benchmarks.timing.gate_overhead import SITES, deciders
-from benchmarks.timing.speed import stand_of
+from benchmarks.timing.speed import timed_model_of
 from benchmarks.timing.support.allocator import keep_memory
 from benchmarks.timing.support.architectures import Architecture
 from benchmarks.timing.support.flags import Settings, add_flags, hand_over, settings_of
 from benchmarks.timing.support.interleaved_rounds import Variant
 from benchmarks.timing.support.median_interval import to_digits
-from benchmarks.timing.support.timed_model import STEPS, Stand, name_of
+from benchmarks.timing.support.timed_model import STEPS, TimedModel, name_of
 
 RUNS = 5
-"""Unprofiled runs, whose median is the wall time; a profiler slows what it watches."""
+"""Runs without the profiler, whose median is the wall time; the profiler slows a step."""
 TOP = 8
-"""Operators or kernels named, by their own time."""
+"""Operators or kernels in the result, those with the largest own time."""
 
 
-def watched_variants(stand: Stand, sizes: Architecture) -> Iterator[Variant]:
-    """Stock, everything reused, and each gate that measures."""
-    yield stand.stock()
+def watched_variants(timed_model: TimedModel, sizes: Architecture) -> Iterator[Variant]:
+    """Yield the stock model, reuse of every step, and each gate that measures."""
+    yield timed_model.stock()
     for sites in sizes.site_sets:
-        yield forced(stand, sites, 1.0)
+        yield forced(timed_model, sites, 1.0)
     for found in deciders(["full"]):
-        yield stand.patched(name_of(found.name, SITES), SITES, found.gate)
+        yield timed_model.patched(name_of(found.name, SITES), SITES, found.gate)
 
 
-def gap_of(stand: Stand, variant: Variant) -> dict[str, Any]:
-    """Wall time of a step, how much of it the device worked, and on what."""
-    on_gpu = stand.device == "cuda"
+def gap_of(timed_model: TimedModel, variant: Variant) -> dict[str, Any]:
+    """Profile a variant: wall time of a step, busy time of the device, costliest operators."""
+    on_gpu = timed_model.device == "cuda"
     wall = statistics.median(variant.run().seconds for _ in range(RUNS))
-    # The first profile of a process pays for setting up, inside what it watches.
-    averages = [profiled(stand, variant, on_gpu) for _ in range(2)][-1]
+    # The first profile of a process includes the set-up of the profiler, so the second counts.
+    averages = [profiled(timed_model, variant, on_gpu) for _ in range(2)][-1]
     named = {"variant": variant.name, "wall_s": to_digits(wall)}
     return named | account(averages, on_gpu, wall)
 
 
-def profiled(stand: Stand, variant: Variant, on_gpu: bool) -> Any:
-    """What the profiler saw in the timed steps of one run, by operator and kernel."""
+def profiled(timed_model: TimedModel, variant: Variant, on_gpu: bool) -> Any:
+    """Profile the timed steps of one run; return the averages by operator and kernel."""
     both = [ProfilerActivity.CPU, ProfilerActivity.CUDA]
     seen = profile(activities=both if on_gpu else both[:1])
-    stand.watch = lambda: seen
+    timed_model.watch = lambda: seen
     try:
         variant.run()
     finally:
-        stand.watch = nullcontext
+        timed_model.watch = nullcontext
     return seen.key_averages()
 
 
 def account(averages: Any, on_gpu: bool, wall: float) -> dict[str, Any]:
-    """What a profile holds, per step. On a GPU the kernels and copies, else the operators."""
+    """Sum a profile up, per step: kernels and copies on a GPU, operators on a CPU."""
     kind = DeviceType.CUDA if on_gpu else DeviceType.CPU
     rows = [_row(found, on_gpu) for found in averages if found.device_type == kind]
     rows.sort(key=lambda row: -row["self_s"])
@@ -91,14 +91,14 @@ def _row(found: Any, on_gpu: bool) -> dict[str, Any]:
 
 
 def measure_gaps(settings: Settings) -> dict[str, Any]:
-    """Every variant, as the result's JSON."""
-    stand = stand_of(settings)
-    variants = list(watched_variants(stand, settings.sizes))
-    return settings.facts() | {"gaps": [gap_of(stand, variant) for variant in variants]}
+    """Profile every variant; return the result's JSON."""
+    timed_model = timed_model_of(settings)
+    variants = list(watched_variants(timed_model, settings.sizes))
+    return settings.facts() | {"gaps": [gap_of(timed_model, variant) for variant in variants]}
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description="Profile what is left of a step; ends with JSON.")
+    parser = argparse.ArgumentParser(description="Profile a step; the last line is JSON.")
     add_flags(parser)
     arguments = parser.parse_args(argv)
     settings = settings_of(parser, arguments)

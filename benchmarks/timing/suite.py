@@ -1,9 +1,9 @@
-"""Several models and batches one after the other, each in a process and a result of its own.
+"""Timing benchmarks over models and batch sizes, each in a separate process with its result file.
 
     python -m benchmarks.timing.suite --device cpu --models dit-s-2-256 dit-b-2-256 --batches 1 4 16
 
-Results go to ``benchmarks/results/DEVICE/``. One that is there already is not measured again, and
-one that fails does not stop the others, so that a run broken off is taken up by starting it again.
+Results go to ``benchmarks/results/DEVICE/``. A result that exists is not measured again, and a
+benchmark that fails does not stop the next one, so the same command continues an interrupted run.
 """
 
 from __future__ import annotations
@@ -22,29 +22,30 @@ from benchmarks.timing.support.flags import DEVICES, DTYPES, count
 
 RESULTS = Path(__file__).parents[1] / "results"
 KINDS = ("speed", "costs", "gaps", "decide", "scaling", "compiled")
-"""What can be measured, in the order in which it is."""
+"""Kinds of results, in the order in which they are measured."""
 DEFAULTS = {"cpu": ("fp32", 32), "cuda": ("bf16", 16)}
-"""Dtype and cache bits of a device."""
+"""Dtype and cache bits by device."""
 COMPILING_S = 300.0
-"""More of a budget, where models are compiled first."""
+"""Seconds added to the budget of a benchmark that compiles its models first."""
 GRACE_S = 240.0
-"""Beyond its budget, for building and a last round."""
+"""Seconds beyond the budget for building a model and for the last round."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Job:
-    """One process, and where its result goes."""
+    """One process, and the file of its result."""
 
     module: str
     """Module of :mod:`benchmarks.timing` that is run."""
     flags: tuple[str, ...]
+    """Flags of the module, without ``--out``."""
     result: str
-    """Name of the file."""
+    """Name of the result file."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Series:
-    """What is to be measured on a device."""
+    """Models, batch sizes and kinds of results to measure on one device."""
 
     device: str
     models: tuple[str, ...]
@@ -53,7 +54,7 @@ class Series:
     dtype: str
     quick: bool = False
     budget_s: float = 540.0
-    """Of one job: no round of it begins that would end later."""
+    """Seconds of one job; no round of it begins that would end later."""
 
     def __post_init__(self) -> None:
         unknown = set(self.kinds) - set(KINDS)
@@ -61,7 +62,7 @@ class Series:
             raise ValueError(f"kinds must be of {KINDS}. Got {sorted(unknown)}. Pass {KINDS[0]!r}.")
 
     def jobs(self) -> Iterator[Job]:
-        """By kind; then by model, since the first results are then of every model."""
+        """Yield jobs by kind, batch and model, so that the first results cover every model."""
         for kind in (kind for kind in KINDS if kind in self.kinds):
             if kind in ("decide", "scaling"):
                 yield self._of_the_device(kind)
@@ -93,7 +94,7 @@ class Series:
 
 
 def folder_of(device: str) -> str:
-    """``cpu``, or the GPU's name: ``h200``."""
+    """Folder name of a device: ``cpu``, or the name of the GPU such as ``h200``."""
     name = "cpu" if device == "cpu" else device_name(device)
     return name.lower().removeprefix("nvidia ").replace(" ", "-")
 
@@ -101,25 +102,25 @@ def folder_of(device: str) -> str:
 def run_series(
     series: Series, folder: Path, run: Callable[[Job, Path], bool], minutes: float | None = None
 ) -> list[str]:
-    """Measure what is not there yet; the names of results that failed.
+    """Run each job whose result file does not exist; return the names of results that failed.
 
     Args:
-        minutes: after which no job begins.
+        minutes: no job begins later than this many minutes after the start.
     """
     started, failed = time.monotonic(), []
     for job in series.jobs():
         out = folder / job.result
         if out.exists():
-            print(f"{job.result}: is there already", flush=True)
+            print(f"{job.result}: exists, not measured again", flush=True)
         elif minutes is not None and time.monotonic() - started > 60.0 * minutes:
-            print(f"{job.result}: left for the next start", flush=True)
+            print(f"{job.result}: time is up, left for the next run", flush=True)
         elif not run(job, out):
             failed.append(job.result)
     return failed
 
 
 def run_process(job: Job, out: Path, timeout_s: float) -> bool:
-    """A job in a process of its own, which frees all memory. Whether it wrote its result."""
+    """Run a job in a separate process, to free all memory; return True if its result exists."""
     module = f"benchmarks.timing.{job.module}"
     command = [sys.executable, "-m", module, *job.flags, "--out", str(out)]
     print(" ".join(command[1:]), flush=True)
@@ -130,18 +131,26 @@ def run_process(job: Job, out: Path, timeout_s: float) -> bool:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description="Measure several models and batches.")
-    parser.add_argument("--device", choices=DEVICES, required=True)
+    parser = argparse.ArgumentParser(description="Time several models and batch sizes.")
+    parser.add_argument("--device", choices=DEVICES, required=True, help="device to time")
     parser.add_argument(
-        "--models", nargs="+", choices=sorted(ARCHITECTURES), default=list(PUBLISHED)
+        "--models",
+        nargs="+",
+        choices=sorted(ARCHITECTURES),
+        default=list(PUBLISHED),
+        help="architectures",
     )
-    parser.add_argument("--batches", nargs="+", type=count, default=[1, 4, 16, 64])
-    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=["speed"])
-    parser.add_argument("--dtype", choices=sorted(DTYPES), help="default bf16 on a GPU")
-    parser.add_argument("--quick", action="store_true", help="few rounds of each")
-    parser.add_argument("--budget", type=float, default=540.0, help="seconds of one result")
-    parser.add_argument("--minutes", type=float, help="after which no further one begins")
-    parser.add_argument("--out", type=Path, help="folder; default benchmarks/results/DEVICE")
+    parser.add_argument(
+        "--batches", nargs="+", type=count, default=[1, 4, 16, 64], help="samples side by side"
+    )
+    parser.add_argument(
+        "--kinds", nargs="+", choices=KINDS, default=["speed"], help="kinds of results"
+    )
+    parser.add_argument("--dtype", choices=sorted(DTYPES), help="default: fp32 on CPU, else bf16")
+    parser.add_argument("--quick", action="store_true", help="few rounds in each benchmark")
+    parser.add_argument("--budget", type=float, default=540.0, help="seconds for each result")
+    parser.add_argument("--minutes", type=float, help="minutes after which no benchmark begins")
+    parser.add_argument("--out", type=Path, help="folder; default: benchmarks/results/DEVICE")
     arguments = parser.parse_args(argv)
     series = Series(
         device=arguments.device,
@@ -159,7 +168,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         arguments.minutes,
     )
     if failed:
-        sys.exit(f"These gave no result: {', '.join(failed)}. Their own lines above say why.")
+        sys.exit(f"No result: {', '.join(failed)}. The error of each benchmark is printed above.")
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""Cached tensors: quantised entries, their histories and forecasts, kernels."""
+"""The cache: quantised values, their divided differences and forecasts, and fast kernels."""

@@ -1,4 +1,4 @@
-"""Cached values: ``(site, layer, branch)`` to quantised tensors, one row a sample and branch."""
+"""The cache of quantised tensors by ``(site, layer, branch)``, one row for each batch row."""
 
 from __future__ import annotations
 
@@ -23,15 +23,16 @@ from dqar.cache.quantization import CacheFormat, QuantizedTensor, quantize
 from dqar.records import EntryKey, PartKey
 
 Balance = Mapping[PartKey, Float[Tensor, " d"]]
-"""Salience balance factors of a site's part, one a channel; parts left out have none."""
+"""Salience balance factors by cached tensor, one factor for each channel
+(:mod:`dqar.cache.salience_balancing`); a tensor without an entry is not balanced."""
 
 BFLOAT16 = CacheFormat(dtype="bf16")
-"""16 bits of a model in bf16, whose range fp16 cannot hold."""
+"""The 16-bit format of a model in bf16: fp16 cannot hold the range of its values."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CachedValue:
-    """What :meth:`ReuseCache.fetch` returns; a part that was not cached is None."""
+    """The dequantised tensors of one cache entry; a part that was not cached is None."""
 
     keys: Tensor | None
     values: Tensor | None
@@ -39,19 +40,20 @@ class CachedValue:
 
     @classmethod
     def of(cls, parts: Mapping[str, Tensor]) -> CachedValue:
-        """The parts by name."""
+        """Make a value from its parts by name."""
         return cls(keys=parts.get("keys"), values=parts.get("values"), output=parts.get("output"))
 
 
 class ReuseCache:
-    """Quantised tensors by entry. It stores and returns; it decides nothing.
+    """Quantised tensors by entry.
 
-    An entry's tensors are allocated when it is first stored, and written in place from then on
-    for as long as what is stored keeps its shape, dtype and device: their addresses are stable.
+    An entry's tensors are allocated when it is first stored. Later values of the same shape, dtype
+    and device are written in place, so that the addresses stay the same.
 
     Args:
-        formats: how each part is stored.
-        balance: shared by all entries, so that :attr:`nbytes` leaves it out.
+        formats: storage format of each part (``keys``, ``values``, ``output``).
+        balance: salience balance factors. :attr:`nbytes` leaves them out, since all entries share
+            them.
     """
 
     def __init__(self, formats: Mapping[str, CacheFormat], balance: Balance | None = None) -> None:
@@ -70,8 +72,8 @@ class ReuseCache:
     def store(
         self, key: EntryKey, parts: dict[str, Tensor], rows: Int[Tensor, " s"] | None = None
     ) -> None:
-        """Store named parts (``keys``, ``values``, ``output``); with ``rows``, only those rows
-        of an entry that already exists. Without, nothing of an earlier entry is left."""
+        """Store named parts (``keys``, ``values``, ``output``). With ``rows``, overwrite only
+        these rows of an existing entry; without, replace the whole entry."""
         if rows is not None:
             for name, value in parts.items():
                 overwrite_rows(self._parts[key][name], value, rows)
@@ -83,59 +85,66 @@ class ReuseCache:
         }
 
     def _stored(
-        self, part: PartKey, value: Tensor, room: QuantizedTensor | None
+        self, part: PartKey, value: Tensor, target: QuantizedTensor | None
     ) -> QuantizedTensor:
         form, balance = self._form(part.part, value), self.balance.get(part)
-        if room is None or not _fits(room, value, form, balance):
+        if target is None or not _fits(target, value, form, balance):
             return quantize(value, form, balance)
-        overwrite(room, value)
-        return room
+        overwrite(target, value)
+        return target
 
     def _form(self, name: str, value: Tensor) -> CacheFormat:
         form = self.formats[name]
         return BFLOAT16 if form.dtype == "fp16" and value.dtype == torch.bfloat16 else form
 
     def lend(self, key: EntryKey, borrower: EntryKey) -> None:
-        """Let another entry hold what this one holds now, in tensors of its own."""
-        room = self._parts.get(borrower, {})
+        """Copy the entry ``key`` to the entry ``borrower``, into separate tensors."""
+        target = self._parts.get(borrower, {})
         self._parts[borrower] = {
-            name: duplicate(part, room.get(name)) for name, part in self._parts[key].items()
+            name: duplicate(part, target.get(name)) for name, part in self._parts[key].items()
         }
 
     def fetch(self, key: EntryKey) -> CachedValue:
-        """The parts of an entry, dequantised, all rows: the caller's own."""
+        """Return the parts of an entry, dequantised, all rows, in tensors that the caller owns."""
         stored = self._parts[key]
         found = {name: _owned(part, stored[name]) for name, part in self.read(key).items()}
         return CachedValue.of(found)
 
     def read(self, key: EntryKey) -> dict[str, Tensor]:
-        """The parts of an entry, dequantised, all rows. Not to be written to, and good until the
-        entry is stored again: a float cache hands out the tensors that it stores."""
+        """Return the parts of an entry, dequantised, all rows. A float cache returns the tensors
+        that it stores: do not write to them, nor read them after the entry is stored again."""
         return {name: fetch(part) for name, part in self._parts[key].items()}
 
     def continued(
         self, key: EntryKey, parts: dict[str, Tensor], weight: Factor
     ) -> dict[str, Tensor]:
-        """Parts that another cache of the same formats read, plus ``weight`` times those of this
-        one's entry."""
+        """Return ``parts + weight * entry``, one term of a forecast.
+
+        Args:
+            parts: tensors that another cache with the same formats read; they may be overwritten.
+        """
         stored = self._parts[key]
         return {name: continued(value, stored[name], weight) for name, value in parts.items()}
 
     def divided(
         self, key: EntryKey, parts: dict[str, Tensor], rate: Factor, rows: Int[Tensor, " s"] | None
     ) -> dict[str, Tensor]:
-        """The divided differences of parts from those of an entry, or of some rows of it."""
+        """Return the divided differences ``(parts - entry) * rate``.
+
+        Args:
+            rows: rows of the entry that ``parts`` corresponds to; all by default.
+        """
         stored = self._parts[key]
         if rows is not None:
             stored = {name: take(part, rows) for name, part in stored.items()}
         return {name: divided(value.detach(), stored[name], rate) for name, value in parts.items()}
 
     def num_rows(self, key: EntryKey) -> int:
-        """Rows of an entry."""
+        """Number of rows of an entry."""
         return len(next(iter(self._parts[key].values())).values)
 
     def holds_like(self, key: EntryKey, parts: dict[str, Tensor]) -> bool:
-        """Whether an entry holds the same parts, in the same shapes and dtypes."""
+        """True if an entry holds the same parts in the same shapes and dtypes."""
         held = {
             name: (torch.Size([len(part.values), *part.axes]), part.dtype)
             for name, part in self._parts.get(key, {}).items()
@@ -143,13 +152,15 @@ class ReuseCache:
         return held == {name: (value.shape, value.dtype) for name, value in parts.items()}
 
 
-def _fits(room: QuantizedTensor, value: Tensor, form: CacheFormat, balance: Tensor | None) -> bool:
-    """Whether a value can be written where another of its part lies."""
-    if room.values.is_inference() and not torch.is_inference_mode_enabled():
-        return False  # torch refuses to write to it here
-    same_shape = len(room.values) == len(value) and room.axes == tuple(value.shape[1:])
-    same_place = room.values.device == value.device and room.balance is balance
-    return same_shape and same_place and (room.form, room.dtype) == (form, value.dtype)
+def _fits(
+    target: QuantizedTensor, value: Tensor, form: CacheFormat, balance: Tensor | None
+) -> bool:
+    """True if ``value`` can be written into the tensors of ``target``, an earlier stored value."""
+    if target.values.is_inference() and not torch.is_inference_mode_enabled():
+        return False  # torch refuses to write to an inference tensor outside inference mode
+    same_shape = len(target.values) == len(value) and target.axes == tuple(value.shape[1:])
+    same_place = target.values.device == value.device and target.balance is balance
+    return same_shape and same_place and (target.form, target.dtype) == (form, value.dtype)
 
 
 def _owned(value: Tensor, stored: QuantizedTensor) -> Tensor:

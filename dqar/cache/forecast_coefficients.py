@@ -1,4 +1,4 @@
-"""The factors of forecasts at one step, known on the host before it runs."""
+"""Weights and rates of forecasts at one step, computed on the host before the step runs."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ from dqar.records import EntryKey, GateInputs
 
 
 class StepCoefficients:
-    """The coefficients of all gates of a step, up to an order.
+    """Weights and rates of all gates of a step, up to a maximum order.
 
-    Where all samples agree a factor is a number, which the device needs no copy of. What differs
-    by sample goes there in one copy a step, of all gates together.
+    Where all samples of a gate have the same factor, the factor is a Python number and needs no
+    copy to the device. Factors that differ between samples are copied to the device once a step,
+    for all gates together.
 
     Args:
         gap: steps since the last computation; 0 before the first.
-        span: steps between the last two; 0 with fewer.
-        order: of the forecast that a reuse shows.
-        max_order: differences that are kept.
+        span: steps between the last two computations; 0 before the second.
+        order: order of the forecast that a reuse shows.
+        max_order: number of differences that the cache keeps.
     """
 
     def __init__(
@@ -41,13 +42,18 @@ class StepCoefficients:
 
     @classmethod
     def of(cls, inputs: GateInputs, max_order: int) -> StepCoefficients | None:
-        """Of what the gates saw; None where nothing is forecast."""
+        """Make the coefficients of a step from its gates' inputs; None if ``max_order`` is 0."""
         if not max_order:
             return None
         return cls(inputs.gap, inputs.span, inputs.order, max_order)
 
     def factor(self, which: int, gate: int, num_rows: int, device: torch.device) -> Factor:
-        """One coefficient of one gate, for a batch of so many rows, branch-major."""
+        """Return one factor of one gate.
+
+        Args:
+            which: index into the weights by order, followed by the rates by order.
+            num_rows: rows of the branch-major batch.
+        """
         if self._alike[which][gate]:
             return self._first[which][gate]
         if num_rows not in self._by_rows:
@@ -58,20 +64,22 @@ class StepCoefficients:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Coefficients:
-    """Those of one gate."""
+    """Weights and rates of one gate at one step."""
 
     step: StepCoefficients
+    """Coefficients of all gates of the step."""
     gate: int
+    """Index of the gate in ``step``."""
 
     def weights(self, num_rows: int, device: torch.device) -> tuple[Factor, ...]:
-        """What each difference is multiplied by in a forecast, for so many rows."""
+        """Weight of each difference in a forecast, for a batch of ``num_rows`` rows."""
         orders = range(self.step.max_order)
         return tuple(self.step.factor(order, self.gate, num_rows, device) for order in orders)
 
     def rates(
         self, num_rows: int, device: torch.device, rows: Int[Tensor, " s"] | None = None
     ) -> tuple[Factor, ...]:
-        """What makes a difference of a change, order by order, for some of so many rows."""
+        """Rate of each difference, for a batch of ``num_rows`` rows, or for some of its rows."""
         orders = range(self.step.max_order, 2 * self.step.max_order)
         rates = tuple(self.step.factor(order, self.gate, num_rows, device) for order in orders)
         if rows is None:
@@ -80,12 +88,16 @@ class Coefficients:
 
 
 class ManualForecastHistory:
-    """When entries driven by hand were computed. The books hold one line for all branches of a
-    gate, and by hand a branch may compute while another reuses.
+    """Steps at which each entry was computed under manual control
+    (:class:`dqar.control.manual.ManualControl`).
+
+    :class:`dqar.control.entry_state.EntryState` has one row for all guidance branches of a gate.
+    Under manual control one branch may compute while the other reuses, so the steps are kept here
+    for each branch.
 
     Args:
-        wanted_order: of the forecasts, by sample.
-        max_order: differences that are kept.
+        wanted_order: order of the forecasts, by sample.
+        max_order: number of differences that the cache keeps.
     """
 
     def __init__(self, wanted_order: Int[Tensor, " b"], max_order: int) -> None:
@@ -94,18 +106,18 @@ class ManualForecastHistory:
         self._steps: dict[EntryKey, list[int]] = {}
 
     def note(self, key: EntryKey, step: int) -> None:
-        """An entry was computed, in all its rows. Its past begins anew if that was not after the
-        last time."""
+        """Record that all rows of an entry were computed at ``step``. If the last recorded step is
+        not before ``step``, the earlier steps are forgotten."""
         past = self._steps.get(key, [])
         past = past if past and past[0] < step else []
         self._steps[key] = [step, *past][: self.max_order + 1]
 
     def lend(self, key: EntryKey, borrower: EntryKey) -> None:
-        """An entry was given another's value with its past."""
+        """Record that ``borrower`` took over the value and the earlier steps of ``key``."""
         self._steps[borrower] = self._steps.get(key, [])
 
     def coefficients(self, key: EntryKey, step: int) -> Coefficients | None:
-        """An entry's, at a step; None where nothing is forecast."""
+        """Coefficients of an entry at a step; None without forecasts or earlier computation."""
         past = self._steps.get(key, [])
         if not self.max_order or not past:
             return None

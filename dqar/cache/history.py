@@ -1,4 +1,4 @@
-"""What reuse has of an entry's past: its last value, and its differences up to an order."""
+"""The cached history of each entry: its last value and its divided differences up to an order."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from dqar.records import EntryKey
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class History:
-    """One cache of values, and one of divided differences for each order.
+    """A cache of values, and one cache of divided differences for each forecast order.
 
-    Differences are stored in their value's format, each with scales of its own, since they are
-    much smaller. They are balanced by the value's factors: a channel's consumer weighs an error of
-    the difference as it does one of the value.
+    A difference is stored in the format of its value, but with separate scales, since differences
+    are much smaller. The value's salience balance factors apply to its differences too: the
+    module that reads a channel weighs errors of both equally.
     """
 
     values: ReuseCache
-    """The values as they were computed."""
+    """The values as they were last computed."""
     differences: tuple[ReuseCache, ...] = ()
-    """Of the first order, then of the second."""
+    """The divided differences: first order, then second order."""
 
     @classmethod
     def of(cls, formats: Mapping[str, CacheFormat], balance: Balance | None, order: int) -> History:
-        """An empty one that keeps differences up to an order."""
+        """Make an empty history that keeps differences up to ``order``."""
         values, *differences = (ReuseCache(formats, balance) for _ in range(order + 1))
         return cls(values=values, differences=tuple(differences))
 
@@ -46,8 +46,8 @@ class History:
         return sum(cache.nbytes for cache in (self.values, *self.differences))
 
     def read(self, key: EntryKey, coefficients: Coefficients | None = None) -> Parts:
-        """The parts of an entry, forecast where there are coefficients, as they were computed where
-        not. Not to be written to, and good until the entry is stored again."""
+        """Return the parts of an entry: with coefficients their forecast, without them the values
+        as last computed. Do not write to them, nor read them after the entry is stored again."""
         parts = self.values.read(key)
         if coefficients is None:
             return parts
@@ -58,7 +58,8 @@ class History:
         return parts
 
     def fetch(self, key: EntryKey, coefficients: Coefficients | None = None) -> CachedValue:
-        """:meth:`read`, the caller's own; a part that was not cached is None."""
+        """Return the result of :meth:`read` in tensors that the caller owns; a part that was not
+        cached is None."""
         if coefficients is None:
             return self.values.fetch(key)
         read = self.read(key, coefficients)
@@ -72,12 +73,13 @@ class History:
         rows: Int[Tensor, " s"] | None = None,
         continued: Int[Tensor, " s"] | None = None,
     ) -> None:
-        """Store what was computed, with its differences from what was held until now.
+        """Store computed parts, and the divided differences from the values stored before.
 
         Args:
-            coefficients: those of the step; None starts the entry's past anew.
-            rows: those that ``parts`` holds, of an entry that exists; all by default.
-            continued: the row whose past each of them continues; its own by default.
+            coefficients: coefficients of the step; None sets all differences to zero.
+            rows: rows of an existing entry that ``parts`` holds; all rows by default.
+            continued: for each row of ``parts``, the row whose stored values the differences are
+                taken from; the same row by default.
         """
         past = rows if continued is None else continued
         caches, fresh = (self.values, *self.differences), parts
@@ -94,14 +96,14 @@ class History:
         coefficients: Coefficients | None,
         rows: Int[Tensor, " s"] | None,
     ) -> tuple[Factor | None, ...]:
-        """Of each order; None where there is no past to continue."""
+        """Rate of each order; None for an order where no earlier value is stored."""
         is_known = rows is not None or self.values.holds_like(key, parts)
         if not self.differences or coefficients is None or not is_known:
             return (None,) * len(self.differences)
         return coefficients.rates(self.values.num_rows(key), _device(parts), rows)
 
     def lend(self, key: EntryKey, borrower: EntryKey) -> None:
-        """Let another entry hold what this one holds now, its past included."""
+        """Copy the values and differences of the entry ``key`` to the entry ``borrower``."""
         for cache in (self.values, *self.differences):
             cache.lend(key, borrower)
 

@@ -1,9 +1,10 @@
-"""Quantised tensors overwritten in place and read back, in few passes over memory.
+"""Write and read quantised tensors in place, with few passes over memory.
 
-The same bits as the reference, :mod:`dqar.cache.quantization`, which also does what is rare: int2,
-odd widths of int4, salience balance. On a CPU a pass over memory is what costs, and a fresh page
-more than that, so that nothing is allocated that is kept. On a GPU a launch is: with one scale a
-row :mod:`dqar.cache.triton_kernels` does it in one or two, where Triton is installed.
+The results are equal to the bit to those of the reference, :mod:`dqar.cache.quantization`, which is
+called for the rare formats: int2, int4 of odd width, salience balance. On a CPU the cost is passes
+over memory and page faults of fresh memory, so nothing that stays allocated is allocated here. On a
+GPU the cost is kernel launches: with one scale for each row, :mod:`dqar.cache.triton_kernels` needs
+one launch to read and two to write, if Triton is installed.
 """
 
 from __future__ import annotations
@@ -31,10 +32,10 @@ from dqar.cache.triton_kernels import fetch_codes, is_proven, overwrite_codes
 
 
 def overwrite(stored: QuantizedTensor, value: Float[Tensor, "r *axes"]) -> None:
-    """Store ``value`` where ``stored`` lies, as :func:`quantize` would store it anew.
+    """Write ``value`` into the tensors of ``stored``, with the result of :func:`quantize`.
 
     Args:
-        stored: of a value of the same shape, dtype and device; its addresses stay.
+        stored: holds an earlier value of the same shape, dtype and device.
     """
     value = value.detach()
     if stored.scale is None:
@@ -51,28 +52,29 @@ def overwrite(stored: QuantizedTensor, value: Float[Tensor, "r *axes"]) -> None:
 def overwrite_rows(
     stored: QuantizedTensor, value: Float[Tensor, "s *axes"], rows: Int[Tensor, " s"]
 ) -> None:
-    """:func:`overwrite` for some rows, each named at most once."""
+    """Write ``value`` into some rows of ``stored``; ``rows`` holds each row at most once."""
     fresh = _blank(stored, len(value))
     overwrite(fresh, value)
     write_rows(stored, fresh, rows)
 
 
-def duplicate(stored: QuantizedTensor, room: QuantizedTensor | None) -> QuantizedTensor:
-    """A copy of ``stored`` with tensors of its own: those of ``room``, if they hold the like."""
-    if room is None or not is_alike(room, stored):
-        room = _blank(stored, len(stored.values))
-    _copy(stored, room)
-    return room
+def duplicate(stored: QuantizedTensor, target: QuantizedTensor | None) -> QuantizedTensor:
+    """Return a copy of ``stored``, in the tensors of ``target`` if they have the same layout."""
+    if target is None or not is_alike(target, stored):
+        target = _blank(stored, len(stored.values))
+    _copy(stored, target)
+    return target
 
 
 def fetch(stored: QuantizedTensor) -> Float[Tensor, "r *axes"]:
-    """:func:`dequantize`. Floats stored in their own dtype are handed out as they are."""
+    """Return the dequantised value; floats stored in their own dtype are returned without copy."""
     if stored.scale is None or not _is_plain(stored):
         return dequantize(stored)
     if _is_fused(stored):
         return fetch_codes(stored)
     codes, scale = _groups(stored, stored.scale)
-    # One pass: the multiplication casts. In float32 no product is out of range (see scale_of).
+    # The multiplication casts the codes, which saves a pass. In float32 no product overflows
+    # (see scale_of).
     value = torch.mul(codes, scale).flatten(-2)
     return value if stored.dtype == torch.float32 else saturate_(value.to(stored.dtype))
 
@@ -80,11 +82,11 @@ def fetch(stored: QuantizedTensor) -> Float[Tensor, "r *axes"]:
 def continued(
     value: Float[Tensor, "r *axes"], difference: QuantizedTensor, weight: Factor
 ) -> Float[Tensor, "r *axes"]:
-    """:func:`forecast` of one order, in a pass that reads the codes themselves.
+    """Return ``value + weight * difference``, reading the difference's codes in one pass.
 
     Args:
-        value: fetched from a tensor stored in the difference's format; what is not a float there
-            is the reader's own, and overwritten.
+        value: dequantised from a tensor of the difference's format. Of an integer format it is
+            overwritten; of a float format it may be the cache's own tensor and is not.
     """
     if difference.scale is None or not _is_plain(difference):
         return forecast(value, [fetch(difference)], [weight])
@@ -97,7 +99,7 @@ def continued(
 def divided(
     value: Float[Tensor, "r *axes"], earlier: QuantizedTensor, rate: Factor
 ) -> Float[Tensor, "r *axes"]:
-    """:func:`divided_difference` from what is stored, likewise."""
+    """Return ``(value - earlier) * rate``, reading the codes of ``earlier`` in one pass."""
     if earlier.scale is None or not _is_plain(earlier):
         return divided_difference(value, fetch(earlier), rate)
     codes, scale = _groups(earlier, earlier.scale)
@@ -107,13 +109,13 @@ def divided(
 
 
 def take(stored: QuantizedTensor, rows: Int[Tensor, " s"]) -> QuantizedTensor:
-    """A copy of some rows."""
+    """Return a copy of some rows."""
     scale = None if stored.scale is None else stored.scale[rows]
     return replace(stored, values=stored.values[rows], scale=scale)
 
 
 def is_alike(one: QuantizedTensor, other: QuantizedTensor) -> bool:
-    """Whether what one holds can be copied into the other's tensors."""
+    """True if the content of either tensor can be copied into the other."""
     same_values = one.values.shape == other.values.shape and one.values.dtype == other.values.dtype
     same_device = one.values.device == other.values.device
     same_meaning = (one.form, one.dtype, one.axes) == (other.form, other.dtype, other.axes)
@@ -121,16 +123,16 @@ def is_alike(one: QuantizedTensor, other: QuantizedTensor) -> bool:
 
 
 def _is_plain(stored: QuantizedTensor) -> bool:
-    """Whether the fast path applies."""
+    """True if the in-place kernels of this module handle the format."""
     if stored.balance is not None or not stored.axes or stored.dtype not in FLOATS.values():
         return False
-    # Two codes of int4 are handled as one 16-bit word, the first in its lower byte.
+    # Two int4 codes are read as one 16-bit word with the first code in its lower byte.
     is_paired = stored.axes[-1] % 2 == 0 and sys.byteorder == "little"
     return stored.form.dtype == "int8" or (stored.form.dtype == "int4" and is_paired)
 
 
 def _is_fused(stored: QuantizedTensor) -> bool:
-    """Whether the Triton kernels apply to what is plain."""
+    """True if the Triton kernels handle a tensor for which :func:`_is_plain` holds."""
     values, scale = stored.values, stored.scale
     if not values.is_cuda or scale is None or scale.shape[-1] > 1 or not values.numel():
         return False
@@ -138,13 +140,13 @@ def _is_fused(stored: QuantizedTensor) -> bool:
 
 
 def _groups(stored: QuantizedTensor, scale: Tensor) -> tuple[Int8[Tensor, "r *tokens g c"], Tensor]:
-    """Codes by group, and the scales beside them."""
+    """Codes by group, and scales in a shape that broadcasts over them."""
     codes = stored.values if stored.form.dtype == "int8" else _unpacked(stored.values)
     return codes.unflatten(-1, (scale.shape[-1], -1)), scale.unsqueeze(-1)
 
 
 def _blank(stored: QuantizedTensor, num_rows: int) -> QuantizedTensor:
-    """Tensors for another number of rows of the same, not written yet."""
+    """Allocate the tensors of ``stored`` for another number of rows, uninitialised."""
     scale = stored.scale
     return replace(
         stored,
@@ -170,19 +172,20 @@ def _overwrite_floats(stored: Tensor, value: Tensor) -> None:
 def _overwrite_codes(stored: Tensor, scale: Tensor, value: Tensor, bits: int) -> None:
     groups = value.unflatten(-1, (scale.shape[-1], -1))
     shared = [axis for axis in range(1, groups.ndim) if axis != groups.ndim - 2]
-    room = groups.abs()
-    fresh = scale_of(room.amax(dim=shared, keepdim=True).float(), bits)
+    magnitudes = groups.abs()
+    fresh = scale_of(magnitudes.amax(dim=shared, keepdim=True).float(), bits)
     scale.copy_(fresh.squeeze(-1))
-    # In the magnitudes' place, where they are as wide.
-    codes = torch.div(groups, fresh, out=room if room.dtype == torch.float32 else None)
+    # The quotients overwrite the magnitudes, if those are float32 too, to save an allocation.
+    codes = torch.div(groups, fresh, out=magnitudes if magnitudes.dtype == torch.float32 else None)
     largest = largest_code(bits)
     codes = codes.round_().clamp_(-largest, largest).nan_to_num_(0.0).flatten(-2)
     stored.copy_(codes if bits == 8 else _packed(codes.add_(largest)))
 
 
 def _packed(offset: Float[Tensor, "*axes d"]) -> Shaped[Tensor, "*axes d/2"]:
-    """Codes of int4, offset to 0..14, two to a word: the second belongs 4 bits above the first,
-    and lies 8 above. The upper byte is left over; a cast to bytes drops it."""
+    """Pack int4 codes, offset to 0..14, two to a 16-bit word. In the word the second code lies 8
+    bits above the first, and the packed byte holds it 4 bits above; the word's upper byte is
+    dropped by the later cast to uint8."""
     words = offset.to(torch.uint8, memory_format=torch.contiguous_format).view(torch.int16)
     return words >> 4 | words
 

@@ -1,16 +1,17 @@
-"""How a cached tensor is stored: as floats, or as symmetric integers of 8, 4 or 2 bits.
+"""Storage of cached tensors: as floats, or as symmetric integers of 8, 4 or 2 bits.
 
-The reference, which allocates and says what is meant; :mod:`dqar.cache.kernels` gives the same bits
-in fewer passes and in place.
+This module is the reference implementation; :mod:`dqar.cache.kernels` gives the same bits in fewer
+passes over memory, and in place.
 
-The seeds' formula over a group of values: ``q = clip(round(x / s), -qmax, qmax)`` with
-``s = max|x| / qmax`` and ``qmax`` = 127, 7 or 1, so that no value in range is off by more than
-``s / 2``. A group never crosses a batch row, so that one sample never depends on its batch mates.
+A group of values is quantised by the DQAR paper's formula: ``q = clip(round(x / s), -qmax, qmax)``
+with ``s = max|x| / qmax`` and ``qmax`` = 127, 7 or 1, so that the error of a value in range is at
+most ``s / 2``. A group never crosses a batch row, so no sample depends on the rest of its batch.
 
-Out of range: a scale stays within what float32 can divide by and multiply with, so that zeros and
-extreme magnitudes come back finite. What the stored or the returned dtype cannot hold, an infinity
-included, becomes the largest value that it can. NaN stays NaN, and in an integer format takes its
-group with it: a sample that diverged is seen to have diverged.
+Extreme values: a scale is clamped to the range in which float32 can divide by it and multiply with
+it, so that zeros and extreme magnitudes come back finite. A value outside the range of the stored
+or the returned dtype, including an infinity, becomes the largest finite value of that dtype. NaN
+stays NaN, and in an integer format makes its whole group NaN, so that a diverged sample stays
+recognisable.
 """
 
 from __future__ import annotations
@@ -24,11 +25,12 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 CacheDtype = Literal["fp32", "fp16", "bf16", "int8", "int4", "int2"]
-"""How a cached value is stored. int4 lies two to a byte, int2 four, along the last axis."""
+"""Storage types of a cached value. Two int4 or four int2 values share a byte on the last axis."""
 
 Granularity = Literal["per_tensor", "per_channel", "per_head"]
-"""What shares a scale, within a row: everything; a channel of the last axis over all tokens; a
-head, which is one of ``num_heads`` equal runs of the last axis, over all tokens."""
+"""The values of a batch row that share a scale: all of them; one channel of the last axis, over all
+tokens; or one attention head, which is one of ``num_heads`` equal slices of the last axis, over all
+tokens."""
 
 FLOATS: dict[CacheDtype, torch.dtype] = {
     "fp32": torch.float32,
@@ -40,14 +42,15 @@ BITS: dict[CacheDtype, int] = {"int8": 8, "int4": 4, "int2": 2}
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CacheFormat:
-    """How a cached tensor is stored. Mixed K16/V8 is one format for keys, another for values."""
+    """The storage format of a cached tensor. Mixed K16/V8 uses one format for keys and another for
+    values."""
 
     dtype: CacheDtype = "int8"
-    """Of the stored values."""
+    """Storage type of the values."""
     granularity: Granularity = "per_tensor"
-    """Of the scales of an integer dtype; floats have none."""
+    """Granularity of the scales of an integer type; floats have no scales."""
     num_heads: int = 1
-    """For ``per_head`` only: a divisor of the last axis."""
+    """Number of attention heads, for ``per_head`` only; must divide the last axis."""
 
     def __post_init__(self) -> None:
         for name, choices in (("dtype", CacheDtype), ("granularity", Granularity)):
@@ -58,11 +61,16 @@ class CacheFormat:
                 )
         if self.num_heads < 1:
             raise ValueError(
-                f"num_heads must be positive. Got {self.num_heads=}. Pass the model's heads."
+                f"num_heads must be positive. Got {self.num_heads=}. Pass the model's number of "
+                "heads."
             )
 
     def num_groups(self, shape: tuple[int, ...]) -> int:
-        """Scales along the last axis of a value of this shape: 1, its width or its heads."""
+        """Number of scales along the last axis of a value: 1, its width, or ``num_heads``.
+
+        Raises:
+            ValueError: if the granularity does not fit the shape.
+        """
         if self.granularity == "per_tensor":
             return 1
         if len(shape) < 3:
@@ -74,32 +82,32 @@ class CacheFormat:
         if shape[-1] % groups:
             raise ValueError(
                 f"num_heads must divide the last axis. Got {groups=}, {shape=}. "
-                "Pass the model's heads."
+                "Pass the model's number of heads."
             )
         return groups
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class QuantizedTensor:
-    """A stored tensor, with all that :func:`dequantize` needs."""
+    """A stored tensor, and everything that :func:`dequantize` needs to read it."""
 
     values: Shaped[Tensor, "r *packed"]
-    """Floats, int8, or bytes that hold int4 or int2."""
+    """Floats, int8 codes, or bytes that hold packed int4 or int2 codes."""
     scale: Float[Tensor, "r *groups"] | None
-    """float32, one a group: the value's axes, with 1 for tokens and the groups last. None for
-    floats."""
+    """One float32 scale for each group: the value's axes, with 1 for tokens and the number of
+    groups last. None for floats."""
     dtype: torch.dtype
     """The dtype that :func:`dequantize` returns."""
     axes: tuple[int, ...]
-    """Shape of a row. Its last is the width before packing."""
+    """Shape of one row of the value before packing."""
     form: CacheFormat
-    """How ``values`` is stored."""
+    """Storage format of ``values``."""
     balance: Float[Tensor, " d"] | None = None
-    """Factors that the value was multiplied by before it was quantised."""
+    """Factors by which the value's channels were multiplied before quantisation."""
 
     @property
     def nbytes(self) -> int:
-        """Bytes held: packed values and scales. ``balance`` is left out, since entries share it."""
+        """Bytes of packed values and scales, without ``balance``, which all entries share."""
         return self.values.nbytes + (0 if self.scale is None else self.scale.nbytes)
 
 
@@ -108,16 +116,16 @@ def quantize(
     form: CacheFormat,
     balance: Float[Tensor, " d"] | None = None,
 ) -> QuantizedTensor:
-    """Store a copy of ``value``, without its graph and without waiting for the device.
+    """Store a copy of ``value``, detached from autograd and without waiting for the device.
 
-    The round trip is within half a scale for integers, within ``scale / (2 * balance)`` where
-    balanced, and then within the rounding of the dtype that comes back.
+    For integers the error of the round trip is at most half a scale, or ``scale / (2 * balance)``
+    with balance factors, plus the rounding of the returned dtype.
 
     Args:
-        balance: positive factors of the last axis, such as
-            :func:`dqar.cache.salience_balancing.balance_factors`, on the value's device. The value
-            is multiplied by them before its scale is taken and divided by them when it is read.
-            Floats ignore them; with ``per_channel`` scales they cancel.
+        balance: positive factors of the last axis on the value's device, such as those of
+            :func:`dqar.cache.salience_balancing.balance_factors`. The value is multiplied by the
+            factors before its scale is taken, and divided by them when it is read. Float formats
+            ignore the factors; with ``per_channel`` scales they cancel.
 
     Raises:
         ValueError: if the scales or the factors do not fit the value's axes.
@@ -140,8 +148,8 @@ def quantize(
 
 
 def dequantize(stored: QuantizedTensor) -> Float[Tensor, "r *axes"]:
-    """The tensor as it can be used again, in the shape and dtype it was given in. Not to be
-    written to: floats stored in their own dtype are handed out as they are."""
+    """Return the stored tensor in the shape and dtype in which it was given. Do not write to the
+    result: floats stored in their own dtype are returned without a copy."""
     if stored.scale is None:
         as_given = stored.values.dtype == stored.dtype
         return stored.values if as_given else saturate_(stored.values.to(stored.dtype))
@@ -153,22 +161,25 @@ def dequantize(stored: QuantizedTensor) -> Float[Tensor, "r *axes"]:
 
 
 def write_rows(stored: QuantizedTensor, fresh: QuantizedTensor, rows: Int[Tensor, " s"]) -> None:
-    """Overwrite some rows of ``stored`` in place, as if the merged tensor had been quantised.
-    Both must be in one format and balanced alike; ``rows`` holds each row at most once."""
+    """Overwrite some rows of ``stored`` in place; the result equals quantising the merged tensor.
+    Both tensors must have the same format and balance; ``rows`` holds each row at most once."""
     stored.values.index_copy_(0, rows, fresh.values)
     if stored.scale is not None and fresh.scale is not None:
         stored.scale.index_copy_(0, rows, fresh.scale)
 
 
 def saturate_(value: Tensor) -> Tensor:
-    """Infinities to the dtype's largest values, in place. After a cast rather than before it: in
-    bfloat16 the bound of float16 would itself round up to infinity."""
+    """Clamp infinities to the dtype's largest finite values, in place.
+
+    Call it after a cast: before a cast from bfloat16 to float16, the bound 65504 would round to
+    65536 in bfloat16, which becomes infinity in float16.
+    """
     largest = torch.finfo(value.dtype).max
     return value.clamp_(-largest, largest)
 
 
 def _balanced(value: Tensor, balance: Tensor | None) -> Tensor:
-    """float32 with a last axis of channels, which a row of one number lacks."""
+    """Cast to float32 and multiply by the balance; a value of one axis gets a channel axis."""
     rows = value.detach().float()
     rows = rows.unsqueeze(-1) if rows.ndim == 1 else rows
     if balance is None:
@@ -176,7 +187,7 @@ def _balanced(value: Tensor, balance: Tensor | None) -> Tensor:
     if balance.shape != rows.shape[-1:]:
         raise ValueError(
             f"balance must hold one factor a channel. Got {balance.shape=}, {value.shape=}. "
-            "Pass factors of the last axis."
+            "Pass one factor for each channel of the last axis."
         )
     return rows * balance.float()
 
@@ -191,27 +202,27 @@ def _scale(grouped: Float[Tensor, "r *tokens g c"], bits: int) -> Float[Tensor, 
 
 
 def scale_of(largest: Float[Tensor, "*groups"], bits: int) -> Float[Tensor, "*groups"]:
-    """Scale of groups whose largest magnitudes are given, in float32."""
-    # From below: zeros would divide by zero, and any positive scale stores them exactly.
-    # From above: qmax * s must not round past float32; 0.1% short of it is within s / 2.
+    """Return the float32 scales of groups, given their largest magnitudes."""
+    # Lower bound: a scale of 0 would divide by zero; any positive scale stores zeros exactly.
+    # Upper bound: qmax * s must not overflow float32; the 0.1% below its maximum is within s / 2.
     return largest.clamp(1e-30, 3.4e38) / largest_code(bits)
 
 
 def _codes(grouped: Tensor, scale: Tensor, bits: int) -> Float[Tensor, "r *tokens d"]:
     largest = largest_code(bits)
     codes = (grouped / scale).round_().clamp_(-largest, largest)
-    # What an integer cast makes of NaN is undefined and could spoil the rest of a byte. Its
-    # scale is NaN and brings it back.
+    # An integer cast of NaN is undefined and could overwrite the other codes of a byte. The code
+    # becomes 0; the group's scale is NaN, so the value reads back as NaN.
     return codes.nan_to_num_(0.0).flatten(-2)
 
 
 def largest_code(bits: int) -> int:
-    """Codes lie between this and its negative."""
+    """Return ``qmax``: codes lie in ``[-qmax, qmax]``."""
     return 2 ** (bits - 1) - 1
 
 
 def _pack(codes: Float[Tensor, "*axes d"], bits: int) -> Shaped[Tensor, "*axes packed"]:
-    """Codes side by side in bytes, the first in the lowest bits; the last byte filled up."""
+    """Pack codes into bytes, the first in the lowest bits, and pad the last byte with 0 bits."""
     if bits == 8:
         return codes.to(torch.int8)
     in_byte = 8 // bits

@@ -1,4 +1,4 @@
-"""What the controller and a site hand each other."""
+"""Tensors and decisions exchanged between the controller and a site of the model."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from dqar.records import DecisionReason, EntryKey
 from dqar.signals import relative_error
 
 Parts = dict[str, Tensor]
-"""What is cached of one site, by name: ``output``, or ``keys`` and ``values``; ``[r, n, d]``."""
+"""Cached tensors of one site by name: ``output``, or ``keys`` and ``values``; ``[r, n, d]``."""
 
 Compute = Callable[[Int[Tensor, " s"] | None], "Fresh"]
-"""Computes a site's parts for some rows of the batch, or for all of them (None)."""
+"""A function that computes a site's parts for some rows of the batch, or for all rows (None)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Fresh:
-    """A site's newly computed parts for the rows asked for."""
+    """Newly computed parts of a site, for the requested rows."""
 
     parts: Parts
     entropy: Float[Tensor, " s"] | None = None
-    """Attention entropy in nats, where the site has attention and it was asked for."""
+    """Attention entropy in nats; None if the site has no attention or no gate reads entropy."""
 
     def take(self, rows: Int[Tensor, " s"]) -> Fresh:
-        """Only some rows."""
+        """Return the parts and the entropy of some rows."""
         entropy = None if self.entropy is None else self.entropy[rows]
         parts = {name: part[rows] for name, part in self.parts.items()}
         return Fresh(parts=parts, entropy=entropy)
@@ -36,20 +36,20 @@ class Fresh:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Decision:
-    """The answer to ``should_reuse``. True when every sample reuses."""
+    """The result of ``should_reuse``; true in a condition if every sample reuses."""
 
     mask: tuple[bool, ...]
-    """Reuse, by sample."""
+    """True for each sample that reuses."""
     reasons: tuple[DecisionReason, ...]
-    """Why, by sample."""
+    """Reason of the decision, for each sample."""
     entry: EntryKey
-    """What to hand to ``reuse``."""
+    """The cache entry to pass to ``reuse``."""
 
     def __bool__(self) -> bool:
         return all(self.mask)
 
 
 def parts_error(parts: Parts, reference: Parts) -> Float[Tensor, " r"]:
-    """Relative L2 distance by row, mean over the parts."""
+    """Relative L2 distance of ``parts`` to ``reference`` by row, mean over the parts."""
     errors = [relative_error(part, reference[name]) for name, part in parts.items()]
     return torch.stack(errors).mean(dim=0)

@@ -1,8 +1,8 @@
-"""Integer codes written and read by Triton kernels on a GPU: two launches a store, one a fetch.
+"""Triton kernels that write and read integer codes on a GPU: two launches to write, one to read.
 
-For int8 and int4 with one scale a row. No machine of this project's development had a GPU, so that
-nothing here is proven beforehand: :func:`is_proven` compares the kernels with the reference, to the
-bit, on the device that is to run them, and they are used where they agree.
+The kernels handle int8 and int4 with one scale for each row. They were written without a GPU, so
+:func:`is_proven` compares their results with the reference, to the bit, on the device that is to
+run them; the kernels are used only if the results are equal.
 """
 
 from __future__ import annotations
@@ -30,32 +30,42 @@ from dqar.cache.quantization import (
 )
 
 BLOCK = 1024
-"""Values that one program handles; of int4, pairs of values."""
+"""Number of values that one program handles; for int4, of pairs of values."""
 
-# The kernels' own names, which Triton looks up among this module's: see _compiled.
+# Triton resolves the kernels' names in this module's globals; _compiled sets this one.
 tl: Any = None
 
 
 @cache
 def is_proven(device: torch.device) -> bool:
-    """Whether Triton is there, and its kernels agree with the reference on this device. The first
-    call compiles them and waits for the device; where it fails or they differ, it warns."""
+    """True if Triton is installed and its kernels equal the reference on this device.
+
+    The first call compiles the kernels and waits for the device. It warns if they do not compile,
+    or if their results differ.
+    """
     if device.type != "cuda" or find_spec("triton") is None:
         return False
     try:
         differing = [
             name for name in ("int8", "int4") if not agrees(CacheFormat(dtype=name), device)
         ]
-    except Exception as error:  # whatever a compiler or a driver of another version raises
+    except Exception as error:  # compilers and drivers raise many types
         differing = [repr(error)]
     if differing:
-        warnings.warn(f"Triton kernels are left out, torch's stand in: {differing}", stacklevel=2)
+        warnings.warn(
+            f"Triton kernels are not used, torch's stand in: {differing}. Results are the same, "
+            "storing and reading the cache is slower.",
+            stacklevel=2,
+        )
     return not differing
 
 
 def agrees(form: CacheFormat, device: torch.device) -> bool:
-    """Whether both kernels give the reference's bits: values of all magnitudes and kinds, rows
-    that fill no whole number of blocks, every dtype of a model."""
+    """True if the writing and the reading kernel of a format equal the reference to the bit.
+
+    The test values cover the magnitudes 1e-40 to 1e38, zeros, NaN and infinities, rows that do not
+    fill a whole number of blocks, and the dtypes float32, float16 and bfloat16.
+    """
     exponents = torch.linspace(-40, 38, 14)[:, None, None]
     noise = torch.randn(14, 3, 6 * BLOCK // 8 + 2, generator=torch.Generator().manual_seed(0))
     value = noise * 10.0**exponents
@@ -85,7 +95,10 @@ def overwrite_codes(
     value: Float[Tensor, "r *axes"],
     bits: int,
 ) -> None:
-    """Codes and scales of ``value`` where they lie; all contiguous, the width of int4 even."""
+    """Write the codes and scales of ``value`` in place.
+
+    All tensors must be contiguous; for int4 the width must be even.
+    """
     in_row, rows = value[0].numel(), len(value)
     blocks = -(-in_row // BLOCK)
     partial = torch.empty(rows, blocks, dtype=torch.float32, device=value.device)
@@ -93,14 +106,15 @@ def overwrite_codes(
     size, largest = stored[0].numel(), largest_code(bits)
     with torch.cuda.device(value.device):
         _compiled(_magnitudes)[(rows, blocks)](value, partial, in_row, BLOCK=BLOCK)
-        # Few numbers, and so by the reference itself.
+        # One number for each row: the reference computes the scales.
         scale.copy_(scale_of(partial.amax(dim=1), bits).view_as(scale))
         grid = rows, -(-size // BLOCK)
         encode[grid](value, scale, stored, size, LARGEST=largest, BLOCK=BLOCK)
 
 
 def fetch_codes(stored: QuantizedTensor) -> Float[Tensor, "r *axes"]:
-    """What contiguous codes and scales mean, in one launch; one more where it is not float32."""
+    """Return the values of contiguous codes and scales, in one launch for float32 and two for
+    other dtypes."""
     rows, size = len(stored.values), stored.values[0].numel()
     device = stored.values.device
     value = torch.empty(rows, *stored.axes, dtype=stored.dtype, device=device)
@@ -115,20 +129,21 @@ def fetch_codes(stored: QuantizedTensor) -> Float[Tensor, "r *axes"]:
 def _compiled(kernel: Any) -> Any:
     triton, language = import_module("triton"), import_module("triton.language")
     globals()["tl"] = language
-    written = inspect.unwrap(kernel)  # whatever checks types around it
-    # Here rather than where they are defined, which is read where there is no Triton.
+    written = inspect.unwrap(kernel)  # removes a type checker's wrapper
+    # Set here, since the kernels are also imported where Triton is not installed.
     written.__annotations__ = dict.fromkeys(("LARGEST", "BLOCK"), language.constexpr)
     return triton.jit(written)
 
 
-# The kernels. Programs: rows by blocks. Addresses in 64 bits, since a batch may pass 2^31 values.
+# The kernels run one program for each row and block. Addresses have 64 bits, since a batch may hold
+# more than 2^31 values.
 
 
 def _magnitudes(value, partial, size, BLOCK):
     row = tl.program_id(0).to(tl.int64)
     at = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     x = tl.load(value + row * size + at, mask=at < size, other=0.0).to(tl.float32)
-    # A maximum passes over NaN, which is to spoil its group.
+    # tl.max ignores NaN, but a NaN must make the scale of its group NaN.
     has_nan = tl.max((x != x).to(tl.int32), axis=0) > 0
     largest = tl.where(has_nan, float("nan"), tl.max(tl.abs(x), axis=0))
     tl.store(partial + row * tl.num_programs(1) + tl.program_id(1), largest)
@@ -138,10 +153,10 @@ def _encode(value, scale, codes, size, LARGEST, BLOCK):
     row = tl.program_id(0).to(tl.int64)
     at = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     x = tl.load(value + row * size + at, mask=at < size, other=0.0).to(tl.float32)
-    # Rounded as IEEE says: a plain division is an approximation.
+    # div_rn rounds as IEEE 754 requires; Triton's plain division is an approximation.
     x = tl.div_rn(x, tl.zeros_like(x) + tl.load(scale + row))
     x = tl.where(x > LARGEST, LARGEST, tl.where(x < -LARGEST, -LARGEST, x))
-    # 1.5 * 2^23, whose last place is 1: the sum rounds to the nearest integer, halves to even.
+    # At 1.5 * 2^23 the spacing of float32 is 1: the sum rounds to an integer, halves to even.
     x = (x + 12582912.0) - 12582912.0
     x = tl.where(x != x, 0.0, x)
     tl.store(codes + row * size + at, x.to(tl.int8), mask=at < size)

@@ -1,1 +1,1 @@
-"""The controller: the state of each cached entry, one step's decisions and their execution."""
+"""The controller: state of the cached entries, decisions of a step, and their execution."""

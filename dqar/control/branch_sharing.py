@@ -1,7 +1,8 @@
-"""Reuse across guidance branches: the unconditional rows take the conditional rows' value.
+"""Sharing between guidance branches: the unconditional rows take the conditional rows' value.
 
-After DiTFastAttn (Yuan et al. 2024), which shares attention between the branches where they
-agree; there the plan is fixed beforehand, here it follows what was last measured.
+DiTFastAttn (Yuan et al. 2024, arXiv 2406.08552) shares attention between the branches by a plan
+made before sampling. Here the decision at each step follows from the last measured distance
+between the branches.
 """
 
 from __future__ import annotations
@@ -24,21 +25,21 @@ OVERRULED = (
     DecisionReason.COOLDOWN,
     DecisionReason.CLOSED,
 )
-"""Where a branch is not shared: it reuses already, or nothing may be approximated."""
+"""Decisions that sharing does not replace: the sample reuses, or must not be approximated."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BranchSharing:
-    """Which samples that compute may compute their conditional row alone. Pure."""
+    """The rule by which a computing sample computes only its conditional row. Pure."""
 
     threshold: float
-    """Largest relative L2 distance between the branches when both were last computed."""
+    """Largest relative L2 distance between the branches, as last measured, that allows sharing."""
     max_age: int
-    """Most steps since then."""
+    """Largest age of that measurement, in steps, that allows sharing."""
 
     @classmethod
     def of(cls, config: DQARConfig, *, exposure: bool) -> BranchSharing | None:
-        """What a configuration asks for; None where branches are not shared.
+        """Make the rule of a configuration; None if the configuration shares no branches.
 
         Raises:
             ValueError: in exposure, which must compute both branches.
@@ -49,13 +50,14 @@ class BranchSharing:
         if exposure:
             raise ValueError(
                 "Exposure must compute both branches. Got cross_branch_threshold="
-                f"{threshold}. Pass None."
+                f"{threshold}. Pass cross_branch_threshold=None."
             )
         return cls(threshold=threshold, max_age=config.max_gap)
 
     def decide(self, inputs: GateInputs, decision: GateDecision) -> GateDecision:
-        """``SHARED`` in place of a refusal, where the branches were close not long ago."""
-        # A distance never measured is NaN, which no comparison passes.
+        """Replace a refusal by ``SHARED`` where the last measured distance between the branches is
+        within the threshold and recent enough."""
+        # A distance that was never measured is NaN, for which the comparison is false.
         is_close = inputs.branch_gap <= self.threshold
         is_open = torch.ones_like(is_close)
         for reason in OVERRULED:
@@ -66,31 +68,33 @@ class BranchSharing:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BranchRows:
-    """Where the branches of a stacked batch lie."""
+    """The rows of the guidance branches in a stacked batch."""
 
     branches: tuple[str, ...]
-    """Their order in the batch, such as ``("cond", "uncond")``."""
+    """Guidance branches in the order of the batch, such as ``("cond", "uncond")``."""
     num_samples: int
+    """Samples in the batch, each with one row per branch."""
 
     @property
     def has_both(self) -> bool:
-        """Whether there is anything to share."""
+        """True if the batch holds the conditional and the unconditional branch."""
         return set(self.branches) == {CONDITIONAL, UNCONDITIONAL}
 
     def of(self, branch: str, samples: Int[Tensor, " s"]) -> Int[Tensor, " s"]:
-        """Rows of a branch."""
+        """Rows of some samples in one branch."""
         return self.branches.index(branch) * self.num_samples + samples
 
     def donors(self, rows: Int[Tensor, " r"], shared: Bool[Tensor, " b"]) -> Int[Tensor, " r"]:
-        """For each row the row that is computed for it: of a shared sample the conditional."""
+        """Return, for each row, the row whose computed value it takes: the conditional row of its
+        sample if the sample shares, else the row itself."""
         samples = rows % self.num_samples
         return torch.where(shared[samples], self.of(CONDITIONAL, samples), rows)
 
     def distance(self, parts: Parts) -> Float[Tensor, " s"]:
-        """Relative L2 distance of the unconditional from the conditional rows, by sample.
+        """Relative L2 distance of the unconditional to the conditional rows, by sample.
 
         Args:
-            parts: values of all branches of some samples, branch-major.
+            parts: values of both branches of some samples, branch-major.
         """
         split = {name: part.unflatten(0, (len(self.branches), -1)) for name, part in parts.items()}
         uncond, cond = (

@@ -1,8 +1,7 @@
-"""The controller acts on what the gates decide. It alone touches the cache.
+"""The DQAR controller: runs the gate once a step, and serves the sites of a model from the cache.
 
-The seed's other verbs drive one site at a time by hand (:mod:`dqar.control.manual`);
-:meth:`DQARController.through` is the same in one call, for a module that can compute some rows of a
-batch.
+A patched model calls :meth:`DQARController.through` once for each site. A hand-written model calls
+the DQAR paper's ``should_reuse``, ``commit`` and ``reuse`` instead (:mod:`dqar.control.manual`).
 """
 
 from __future__ import annotations
@@ -36,26 +35,32 @@ from dqar.signals import log_norm
 from dqar.snr import cosine_snr
 
 CLASS_PROMPT_LENGTH = 16
-"""Prompt length of a class-conditional model, so that tau(p) = tau_base."""
+"""Prompt length that stands for a class label; it makes tau(p) = tau_base."""
 
 
 class DQARController(ManualControl):
-    """Runs the gates once a step and keeps the cache.
+    """The controller of one sampling run at a time: decides each step, and owns the cache.
 
     Args:
-        config: gate, cache and schedule values.
-        num_layers: transformer blocks; an integration fills it in with :meth:`bind`.
-        num_heads: attention heads, for a cache with scales per head; likewise.
-        gate: replaces the seed's cascade that ``config`` describes.
-        policy: the last gate of that cascade.
-        exposure: compute every site, so that the local error is known, and let the verdict
-            decide only what the sampler sees.
+        config: settings of gate, cache and layer schedule.
+        num_layers: transformer blocks of the model; set by :meth:`bind` for a patched model.
+        num_heads: attention heads of the model, for a cache with scales per head; set by
+            :meth:`bind` for a patched model.
+        gate: replaces the DQAR paper's cascade, which ``config`` describes.
+        policy: a learned policy that becomes the last gate of the cascade.
+        exposure: collection mode. Every site computes, so that the local error of a reuse is
+            measured, and the decision selects only the value that the sampler sees.
         sink: receives a :class:`GateRecord` after each step. With a sink every feature is
-            measured; without one, only what the gate needs.
+            measured; without a sink, only the features that the gate reads.
         balance: salience balance factors of the cache, from
             :func:`dqar.integration.calibrate_balance`.
-        forecast_order: one a sample, none above the configuration's, in its place.
-        feedback: one a sample, in the configuration's place.
+        forecast_order: a forecast order for each sample, in place of the configuration's, which
+            is the largest that takes effect.
+        feedback: a gain of the error feedback for each sample, in place of the configuration's.
+
+    Raises:
+        ValueError: if a policy does not fit the configuration, or if the configuration shares
+            branches in exposure.
     """
 
     def __init__(
@@ -88,7 +93,8 @@ class DQARController(ManualControl):
         self.exposure = exposure
         self.sink = sink
         self.is_idle = False
-        """Whether this step's sites are left to the model: nothing to reuse, measure or keep."""
+        """True while the open step needs nothing from the controller (no reuse, measurement or
+        caching), so that the model runs its sites itself."""
         self.balance = balance
         self.forecast_order = forecast_order
         self.feedback = feedback
@@ -98,43 +104,46 @@ class DQARController(ManualControl):
     def _reset(self) -> None:
         self.history = History.of({}, None, 0)
         self._feedback = ErrorFeedback(0.0)
-        self._ledger: EntryState | None = None
+        self._entry_state: EntryState | None = None
         self._step: Step | None = None
-        self._asked: list[Tensor] = []
+        self._reasons: list[Tensor] = []
         self._orders_shown: list[Tensor] = []
 
     @classmethod
     def of_policy(cls, policy: ReusePolicy, **options: Any) -> DQARController:
-        """A controller that a policy decides for alone, on the sites, with the cache and the
-        forecasts that it was trained with; patch the model for its :attr:`config`.
+        """Make a controller whose only gate is a policy, with the sites, cache and forecasts that
+        the policy was trained with. Patch the model with the controller's :attr:`config`.
 
         Args:
-            options: as for the constructor.
+            options: further arguments of the constructor.
         """
         return cls(policy_config(policy.spec), gate=policy_gate(policy), **options)
 
     @property
     def cache(self) -> ReuseCache:
-        """The cached values as they were computed."""
+        """The cache of last computed values, without their differences."""
         return self.history.values
 
     @property
     def needs(self) -> frozenset[str]:
-        """What is measured of :data:`dqar.gates.base.MEASURED`."""
+        """The features of :data:`dqar.gates.base.MEASURED` that are measured."""
         return MEASURED if self.sink or self.exposure else self.gate.needs
 
     def bind(
         self, num_layers: int, num_heads: int | None = None, branches: tuple[str, ...] = ()
     ) -> None:
-        """Tell what the model is like. Refuses a controller bound to another depth.
+        """Set the shape of the model.
 
         Args:
             branches: guidance branches in the order in which the batch stacks them.
+
+        Raises:
+            ValueError: if the controller belongs to a model with another number of blocks.
         """
         if self.num_layers not in (None, num_layers):
             raise ValueError(
                 f"num_layers must be the model's. Got {self.num_layers} for a model of "
-                f"{num_layers}. Make a controller for each model."
+                f"{num_layers} blocks. Make a controller for each model."
             )
         self.num_layers = num_layers
         self.num_heads = num_heads or self.num_heads
@@ -156,14 +165,22 @@ class DQARController(ManualControl):
         latent: Float[Tensor, "b *axes"] | None = None,
         num_samples: int | None = None,
     ) -> None:
-        """Decide every gate of a step. Step 0 forgets the previous run.
+        """Close the open step, and decide every gate of the next. Step 0 clears the cache.
 
         Args:
-            prompt_length: tokens of the prompt, one for all or one a sample.
-            timestep: the scheduler's timestep; steps to go by default.
-            snr: estimated from a cosine schedule when not given.
-            latent: the sampler's latent, for its norm and for the number of samples.
-            num_samples: decisions side by side; 1 by default.
+            step: index of the step, from 0.
+            total_steps: number of steps of the run.
+            prompt_length: tokens of the prompt, one number or one for each sample; 16 for a class
+                label.
+            timestep: the scheduler's timestep; by default the number of remaining steps.
+            snr: signal-to-noise ratio at the step; by default that of a cosine schedule.
+            latent: the sampler's latent, which gives its norm and the number of samples.
+            num_samples: number of samples that are decided separately; by default the length of
+                ``latent``, or the number at step 0, or 1.
+
+        Raises:
+            ValueError: if the step is outside the run, the number of layers is unknown, or a
+                length or number of samples does not fit.
         """
         self.finish_step()
         if step == 0:
@@ -171,21 +188,21 @@ class DQARController(ManualControl):
         snr = cosine_snr(1.0 - step / total_steps) if snr is None else snr
         timestep = float(total_steps - step) if timestep is None else timestep
         opening = Step(index=step, total=total_steps, timestep=timestep, snr=snr)
-        entry_state = self._open_ledger(latent, num_samples)
+        entry_state = self._make_entry_state(latent, num_samples)
         lengths = entry_state.lengths(prompt_length, self._columns_of_a_sample())
         self._signal = entry_state.inputs(
             opening, self._latent_norm(latent), lengths, self._reads()
         )
         self._decide(self.gate.decide(self._signal))
-        # Last, so that a step that was refused is not open.
+        # Set last, so that a step whose arguments were refused is not open.
         self._step = opening
 
-    def _open_ledger(self, latent: Tensor | None, num_samples: int | None) -> EntryState:
+    def _make_entry_state(self, latent: Tensor | None, num_samples: int | None) -> EntryState:
         if num_samples is None:
             num_samples = len(latent) if latent is not None else 1
-            if self._ledger is not None and latent is None:
-                num_samples = self._ledger.shape[1]
-        if self._ledger is None:
+            if self._entry_state is not None and latent is None:
+                num_samples = self._entry_state.shape[1]
+        if self._entry_state is None:
             device = torch.device("cpu") if latent is None else latent.device
             formats, kept = self.config.cache_formats(self.num_heads), self.config.forecast_order
             self.history = History.of(formats, self.balance, kept)
@@ -193,15 +210,15 @@ class DQARController(ManualControl):
             order = orders_of(self.config, self.forecast_order, *columns)
             gain = gains_of(self.config, self.feedback, *columns)
             shape = (self._depth(), num_samples)
-            self._ledger = EntryState(self.config.sites, *shape, device, order, gain)
-            self._by_hand = ManualForecastHistory(self._ledger.wanted_order, kept)
+            self._entry_state = EntryState(self.config.sites, *shape, device, order, gain)
+            self._by_hand = ManualForecastHistory(self._entry_state.wanted_order, kept)
             self._feedback = ErrorFeedback(gain)
-        if self._ledger.shape[1] != num_samples:
+        if self._entry_state.shape[1] != num_samples:
             raise ValueError(
                 "The number of samples must stay the same from step 0 on. Got "
-                f"{num_samples} after {self._ledger.shape[1]}. Begin a new run with step 0."
+                f"{num_samples} after {self._entry_state.shape[1]}. Begin a new run with step 0."
             )
-        return self._ledger
+        return self._entry_state
 
     def _depth(self) -> int:
         if self.num_layers is None:
@@ -226,13 +243,13 @@ class DQARController(ManualControl):
         if self.sharing is not None:
             decision = self.sharing.decide(self._signal, decision)
         self._codes: list[list[int]] = decision.reason.tolist()
-        # A run that never reuses has no use for a cache either.
+        # A step that refuses with CLOSED belongs to a run that never reuses and needs no cache.
         is_closed = all(code == DecisionReason.CLOSED for codes in self._codes for code in codes)
         self.is_idle = is_closed and not self.needs
-        self._tape = StepLog(decision)
-        self._passage = SiteExecutor(
+        self._step_log = StepLog(decision)
+        self._executor = SiteExecutor(
             history=self.history,
-            step_log=self._tape,
+            step_log=self._step_log,
             codes=self._codes,
             branches=BranchRows(branches=self.branches, num_samples=self._signal.shape[1]),
             needs=self.needs,
@@ -243,51 +260,62 @@ class DQARController(ManualControl):
             by_hand=self._by_hand,
         )
 
-    def _books(self) -> EntryState:
-        if self._ledger is None or self._step is None:
+    def _open_state(self) -> EntryState:
+        if self._entry_state is None or self._step is None:
             raise ValueError("A step must be open. Got none. Call begin_step first.")
-        return self._ledger
+        return self._entry_state
 
     def through(self, layer: int, site: str, compute: Compute) -> Parts:
-        """A site's parts for the whole stacked batch: computed, reused, or some rows of each. Not
-        to be written to, and good until the step ends: what is reused may be the cache's own."""
-        gate = self._books().gate(site, layer)
-        return self._passage.through(EntryKey(site, layer), gate, compute)
+        """Return a site's parts for the whole batch, where each row is computed or reused.
+
+        The tensors may belong to the cache: do not write to them, nor read them after the step.
+
+        Args:
+            compute: called with the rows to compute, or None for all rows; not called if every
+                row reuses.
+
+        Raises:
+            ValueError: if no step is open.
+        """
+        gate = self._open_state().gate(site, layer)
+        return self._executor.through(EntryKey(site, layer), gate, compute)
 
     def corrected(self, output: Float[Tensor, "r *axes"]) -> Float[Tensor, "r *axes"]:
-        """What the sampler is to see in place of the model's output at the open step, which is the
-        output itself unless there is something to make up for; call it once a step."""
-        self._books()
+        """Return the model's output at the open step, corrected by the error feedback. Without
+        feedback, or at a step without correction, the output itself. Call it once a step."""
+        self._open_state()
         if not self._feedback.is_on:
             return output
         reused = torch.tensor(self._codes) == DecisionReason.REUSE
         return self._feedback.through(output, reused.double().mean(dim=0))
 
     def finish_step(self) -> None:
-        """Close the step that is open: enter it into the books and tell the sink."""
-        if self._step is None or self._ledger is None:
+        """Close the open step: update the state of the entries, and pass the record to the sink.
+        Without an open step nothing happens."""
+        if self._step is None or self._entry_state is None:
             return
-        step_log = self._tape
-        self._asked.append(step_log.outcome)
+        step_log = self._step_log
+        self._reasons.append(step_log.outcome)
         self._orders_shown.append(self._signal.order)
         if self.sink is not None:
             error = step_log.local_error
             self.sink(
                 GateRecord(inputs=self._signal, decision=step_log.decision, local_rel_error=error)
             )
-        self._ledger.close_step(
+        self._entry_state.close_step(
             self._step, step_log.computed, step_log.reused, step_log.measured, step_log.compared
         )
         self._step = None
 
     def drop_step(self) -> None:
-        """Forget a step that was broken off; nothing of it reaches the books or the sink."""
+        """Discard the open step, as after an exception: neither the state of the entries nor the
+        sink receives it."""
         self._step = None
 
     def summary(self) -> ReuseSummary:
-        """What fired since step 0, as far as the open step has come."""
-        asked, orders = self._asked, self._orders_shown
+        """Counts of reuses and refusals since step 0, including the open step so far."""
+        reasons, orders = self._reasons, self._orders_shown
         if self._step is not None:
-            asked, orders = [*asked, self._tape.outcome], [*orders, self._signal.order]
+            reasons, orders = [*reasons, self._step_log.outcome], [*orders, self._signal.order]
         kept = self.history.nbytes + self._feedback.nbytes
-        return summarize(asked, self.config.sites, self._depth(), kept, orders)
+        return summarize(reasons, self.config.sites, self._depth(), kept, orders)

@@ -1,8 +1,10 @@
-"""The books behind the gates: when each entry was computed, how often it was reused, and what
-was measured then. One row a gate, one column a decision; written once a step, not once a gate.
+"""State of the cached entries between steps, from which the inputs of the gates are made.
 
-The books lie on the host, where the gates decide. What was measured lies on the model's device,
-and comes over in one copy a step, of what the gates read alone.
+For each gate (row) and sample (column): the step of the last computation, the spans between
+computations, the number of reuses, and the last measurements. The state is updated once a step.
+
+Counters are kept on the host, where gates decide. Measurements are kept on the model's device, and
+those that the gates read are copied to the host together, once a step.
 """
 
 from __future__ import annotations
@@ -15,16 +17,20 @@ from dqar.records import SITES, GateInputs, Step
 
 NEVER = -1
 MEASURES = {"entropy": "entropy", "drift": "log_drift", "quant_error": "quant_error"}
-"""What is measured at a computation, with the feature that is made of it."""
+"""Measurements taken at a computation, and the feature that is made of each."""
 BRANCH_GAP = "branch_gap"
 
 
 class EntryState:
-    """State of all entries at the start of a step; :meth:`inputs` shows it to the gates.
+    """State of all cached entries at the start of a step.
 
     Args:
-        order: of the forecasts that reuse is to show, one for all or one a column.
-        feedback: gain of the error feedback, likewise.
+        sites: sites whose result is cached.
+        num_layers: transformer blocks of the model.
+        num_columns: columns that are decided separately: samples, or rows of independent branches.
+        device: device of the model, where measurements are kept.
+        order: wanted order of the forecasts that reuse shows, one number or one for each column.
+        feedback: gain of the error feedback, one number or one for each column.
     """
 
     def __init__(
@@ -57,19 +63,19 @@ class EntryState:
         self.measured = {name: blank.to(device) for name, blank in self.blank.items()}
 
     def gate(self, site: str, layer: int) -> int:
-        """Row of a gate."""
+        """Index of a gate, its row in the state."""
         return self.sites.index(site) * self.num_layers + layer
 
     def lengths(
         self, prompt_length: int | Float[Tensor, " s"], num_branches: int
     ) -> Float[Tensor, " b"]:
-        """Prompt lengths by column: one for all, or one a sample.
+        """Prompt lengths by column, from one number or one for each sample.
 
         Args:
-            num_branches: columns of one sample.
+            num_branches: number of columns of each sample.
 
         Raises:
-            ValueError: if there is neither one length nor one a sample.
+            ValueError: if the number of lengths is neither 1 nor the number of samples.
         """
         lengths = torch.as_tensor(prompt_length, dtype=torch.float32, device="cpu")
         if lengths.numel() == 1:
@@ -88,11 +94,12 @@ class EntryState:
         prompt_length: Float[Tensor, " b"],
         reads: frozenset[str],
     ) -> GateInputs:
-        """What the gates of ``step`` may look at.
+        """Make the inputs of the gates of a step.
 
         Args:
-            log_latent_norm: on the model's device; None where no gate reads it.
-            reads: features that gates read; what no gate reads is not copied, and blank.
+            log_latent_norm: log of the latent's L2 norm, on the model's device; None if unread.
+            reads: features that the gates read; other measurements are not copied from the device
+                and are 0 (``branch_gap``: NaN).
         """
         cached = self.committed_at != NEVER
         seen = self._on_host(reads, log_latent_norm)
@@ -115,7 +122,7 @@ class EntryState:
             branch_age=step.index - self.branch_at,
             log_latent_norm=seen["log_latent_norm"][0],
             prompt_length=prompt_length,
-            # A reused block is its attention and its feed-forward reused; never both kinds.
+            # A reused block reuses attention and feed-forward; ``block`` excludes other sites.
             share_attn=self.shares["attn"] + self.shares["block"],
             share_ff=self.shares["ff"] + self.shares["block"],
         )
@@ -127,7 +134,7 @@ class EntryState:
     def _on_host(
         self, reads: frozenset[str], log_latent_norm: Float[Tensor, " b"] | None
     ) -> dict[str, Float[Tensor, "rows b"]]:
-        """Everything that was measured, in one copy; what nobody reads is blank."""
+        """Copy the measurements that gates read to the host, all at once; others are blank."""
         features = MEASURES | {BRANCH_GAP: BRANCH_GAP}
         wanted = {name: self.measured[name] for name in features if features[name] in reads}
         if log_latent_norm is not None:
@@ -147,11 +154,15 @@ class EntryState:
         measured: dict[str, Float[Tensor, "g b"]],
         compared: Bool[Tensor, "g b"] | None = None,
     ) -> None:
-        """Enter what the step did. Every array is replaced, so that a Signal stays true.
+        """Update the state with the events of a finished step.
+
+        Every tensor is replaced, not written to, so that earlier :class:`GateInputs` keep theirs.
 
         Args:
-            measured: on the model's device.
-            compared: where the guidance branches were compared.
+            computed: gates that computed a new value.
+            reused: gates that reused the cached value.
+            measured: measurements by name, on the model's device.
+            compared: gates whose distance between guidance branches was measured.
         """
         is_second = computed & (self.committed_at != NEVER)
         self.span_before = torch.where(is_second, self.span, self.span_before)
@@ -175,7 +186,7 @@ class EntryState:
             self.measured[name] = torch.where(where, value, self.measured[name])
 
     def _follow(self, device: torch.device) -> None:
-        # By hand the first step may be begun without a latent that tells the device.
+        # Under manual control step 0 may begin without a latent, and so without a known device.
         if device != self.device:
             self.device = device
             self.measured = {name: value.to(device) for name, value in self.measured.items()}

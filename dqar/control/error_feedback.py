@@ -1,16 +1,17 @@
-"""Error feedback: what reuse left out of the model's output, made up for at the next computation.
+"""Error feedback: correct the model's output for the estimated error of the steps that reused.
 
-A step that reuses shows an approximate output ``o_t``. When the model is next computed in full,
-``k`` steps after the last time, its outputs at both ends of the stretch are known, and the
-trapezoid between them says better than was known at the time what it should have added up to:
+A step that reuses gives an approximate output ``o_t``. When the model is next computed in full,
+``k`` steps after the previous full computation, its outputs at both ends of the stretch are known.
+The trapezoidal rule between them estimates the sum of the exact outputs of the ``k - 1`` steps
+between, so that the missing part of that sum is about
 
     missing = (k - 1) / 2 * (o_last + o_now) - sum of o_t,
 
-and the sampler is shown ``o_now + gain * missing``. Gradient compression feeds its errors back
-likewise (Seide et al. 2014, Interspeech; Karimireddy et al. 2019, arXiv 1901.09847); samplers are
-linear in the model's output from step to step, with weights that change slowly. A gain of 1 would
-be right if nothing else mended errors; what is best is less, and another for each order of
-forecasts (docs/LOG.md, 2026-11-22), perhaps since a denoiser removes part of an error as noise.
+and the sampler receives ``o_now + gain * missing``. Error feedback is used in gradient compression
+(Seide et al. 2014, Interspeech; Karimireddy et al. 2019, arXiv 1901.09847). It applies here because
+a sampler is linear in the model's output, with weights that change slowly from step to step. The
+best measured gain is below 1 and differs between forecast orders (docs/LOG.md, 2026-11-22); a
+possible reason is that the denoiser itself removes part of an error as noise.
 """
 
 from __future__ import annotations
@@ -20,18 +21,20 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 Gain = float | Float[Tensor, " b"]
-"""Share of the missing sum that is fed back, one for all samples or one a sample."""
+"""Share of the missing sum that is added back, one number or one for each sample."""
 
 
 class ErrorFeedback:
-    """The outputs of one run, row by row: the last full one, and the sum of those after it.
+    """The error feedback of one run: by batch row, the last fully computed output and the sum of
+    the approximate outputs since.
 
-    A stretch is made up for where each of its stale steps reused everything. Where some gates
-    compute and others reuse, outputs are nearly right and full steps far between: the trapezoid
-    over so many steps would be the worse account (docs/LOG.md), so such a step ends the stretch.
+    A stretch of steps is corrected only if each of its steps reused every gate. A step in which
+    some gates compute has a nearly exact output, and full computations are then far apart, so that
+    the trapezoidal rule would be less accurate than the outputs (docs/LOG.md). Such a step
+    excludes its stretch from correction.
 
     Args:
-        gain: from 0, which changes nothing and keeps nothing, to 1.
+        gain: from 0, which corrects nothing and stores nothing, to 1.
     """
 
     def __init__(self, gain: Gain) -> None:
@@ -44,17 +47,17 @@ class ErrorFeedback:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of what is kept."""
+        """Bytes of the stored outputs."""
         return sum(kept.nbytes for kept in (self._last, self._sum) if kept is not None)
 
     def through(
         self, output: Float[Tensor, "r *axes"], share: Float[Tensor, " b"]
     ) -> Float[Tensor, "r *axes"]:
-        """What the sampler is shown in place of the model's output.
+        """Return the corrected output of a step.
 
         Args:
-            output: of all guidance branches, branch-major; not written to.
-            share: of each sample's gates that reused in this step; 0 in the first.
+            output: the model's output for all guidance branches, branch-major; not written to.
+            share: share of each sample's gates that reused in this step; 0 in the first step.
         """
         if not self.is_on:
             return output
@@ -80,8 +83,8 @@ class ErrorFeedback:
         return (output.to(exact) + missing).to(output.dtype)
 
     def _keep(self, output: Tensor, last: Tensor, is_stale: Bool[Tensor, " b"]) -> None:
-        """Rows that were computed begin anew; of the others the outputs are added up, in 32 bits
-        at least, since they are many and nearly alike."""
+        """Store the output of each fully computed row and reset its sum; add the output of every
+        other row to its sum, in float32 or wider, since many nearly equal numbers are added."""
         if not bool(is_stale.any()):
             last.copy_(output)
             self._sum = None
@@ -101,13 +104,14 @@ def _exact(output: Tensor) -> torch.dtype:
 
 
 def _factor(by_sample: Float[Tensor, " b"], output: Tensor) -> float | Tensor:
-    """One number where samples agree, which the device needs no copy of."""
+    """Return a Python number if all samples have the same factor, which saves a copy to the
+    device, else one factor for each row."""
     if bool((by_sample == by_sample[0]).all()):
         return float(by_sample[0])
     return _by_row(by_sample.to(_exact(output)), output)
 
 
 def _by_row(by_sample: Tensor, output: Tensor) -> Tensor:
-    """A value by sample in the axes of an output of all branches."""
+    """Repeat a value by sample for all branches, and broadcast it over the axes of ``output``."""
     by_row = by_sample.repeat(len(output) // len(by_sample))
     return by_row.to(output.device, non_blocking=True).view(-1, *(1,) * (output.ndim - 1))

@@ -1,4 +1,5 @@
-"""The seed's verbs, by which a caller drives one site at a time by hand inside an open step."""
+"""Manual control: the DQAR paper's ``should_reuse``, ``commit`` and ``reuse`` for one site at a
+time."""
 
 from __future__ import annotations
 
@@ -17,22 +18,32 @@ from dqar.signals import map_entropy
 
 
 class ManualControl(ABC):
-    """``should_reuse``, then ``commit`` or ``reuse``, for whoever has decided a step's gates."""
+    """The calls by which a hand-written model uses a controller inside an open step: first
+    ``should_reuse``, then ``commit`` (after computing) or ``reuse``."""
 
     history: History
     _codes: list[list[int]]
-    _passage: SiteExecutor
+    _executor: SiteExecutor
 
     @abstractmethod
-    def _books(self) -> EntryState:
-        """The books of the open step; a ``ValueError`` where none is open."""
+    def _open_state(self) -> EntryState:
+        """Return the state of the entries in the open step.
+
+        Raises:
+            ValueError: if no step is open.
+        """
 
     def should_reuse(self, layer: int, branch: str = STACKED, site: str = "attn") -> Decision:
-        """The verdict for one gate; refuses as ``cold`` where this branch has no entry yet."""
+        """Return the decision of one gate. A decision to reuse is replaced by ``COLD`` if this
+        branch has no cached value yet.
+
+        Raises:
+            ValueError: if no step is open.
+        """
         key = EntryKey(site, layer, branch)
-        gate = self._books().gate(site, layer)
+        gate = self._open_state().gate(site, layer)
         codes = self._codes[gate]
-        if self._passage.is_lent(gate, branch):
+        if self._executor.is_lent(gate, branch):
             lent = EntryKey(site, layer, branch, lender=CONDITIONAL)
             reasons = (DecisionReason.SHARED,) * len(codes)
             return Decision(mask=(True,) * len(codes), reasons=reasons, entry=lent)
@@ -56,24 +67,36 @@ class ManualControl(ABC):
         entropy: Float[Tensor, " r"] | None = None,
         site: str = "attn",
     ) -> None:
-        """Cache what was computed: K and V, or the output, with the entropy or the map.
+        """Cache the computed keys and values, or the output, of one site.
 
-        ``latent`` is accepted for the seed's signature; its norm is taken at ``begin_step``.
+        Args:
+            attn_map: attention map, from which the entropy is computed if ``entropy`` is None.
+            latent: ignored; it is accepted since the DQAR paper's signature has it. The latent
+                norm is measured by ``begin_step``.
+            entropy: attention entropy in nats.
+
+        Raises:
+            ValueError: if no part is given, or no step is open.
         """
         del latent
         given = {"keys": keys, "values": values, "output": output}
         parts = {name: value for name, value in given.items() if value is not None}
         if not parts:
             raise ValueError(
-                "commit must be given something. Got nothing. Pass keys and values, or output."
+                "commit must be given something to cache. Got nothing. Pass keys and values, or "
+                "output."
             )
         if entropy is None and attn_map is not None:
             entropy = map_entropy(attn_map)
-        gate = self._books().gate(site, layer)
-        self._passage.commit(EntryKey(site, layer, branch), gate, parts, entropy)
+        gate = self._open_state().gate(site, layer)
+        self._executor.commit(EntryKey(site, layer, branch), gate, parts, entropy)
 
     def reuse(self, entry: EntryKey) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        """Keys, values and output (residual) of an entry; None for what was not cached."""
-        gate = self._books().gate(entry.site, entry.layer)
-        found = self._passage.hand_out(entry, gate)
+        """Return keys, values and output (residual) of an entry; None for a part not cached.
+
+        Raises:
+            ValueError: if no step is open.
+        """
+        gate = self._open_state().gate(entry.site, entry.layer)
+        found = self._executor.hand_out(entry, gate)
         return found.keys, found.values, found.output

@@ -1,4 +1,4 @@
-"""Settings that each sample of a batch may have of its own."""
+"""Settings that may differ between the samples of a batch."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from dqar.gates.base import AllOf, Gate
 
 
 def gate_for(gate: Gate, samples: slice) -> Gate:
-    """The gate as some samples of a batch have it: parameters that differ by sample are theirs.
+    """Return the gate restricted to some samples of a batch.
 
-    A gate's tensors hold samples along their last axis, which is 1 long where all share one.
+    The tensors of a gate hold samples along their last axis, or have length 1 there if all samples
+    share one value.
     """
     if isinstance(gate, AllOf):
         return AllOf(*(gate_for(one, samples) for one in gate.gates))
@@ -29,14 +30,14 @@ def gate_for(gate: Gate, samples: slice) -> Gate:
 def orders_of(
     config: DQARConfig, given: Int[Tensor, " s"] | None, branches: int, num_columns: int
 ) -> int | Int[Tensor, " b"]:
-    """Orders of forecasts, none above the configuration's.
+    """Return the forecast orders by column, limited to the configuration's order.
 
     Args:
-        given: one a sample; None for the configuration's for all.
-        branches: columns of one sample.
+        given: one order for each sample, or None to use the configuration's for all.
+        branches: number of columns of each sample.
 
     Raises:
-        ValueError: if there is not one a sample.
+        ValueError: if the number of orders is not the number of samples.
     """
     if given is None:
         return config.forecast_order
@@ -47,15 +48,20 @@ def orders_of(
 def gains_of(
     config: DQARConfig, given: Float[Tensor, " s"] | None, branches: int, num_columns: int
 ) -> Gain:
-    """Gains of the error feedback, in the configuration's place; as :func:`orders_of`.
+    """Return the gains of the error feedback by column.
+
+    Args:
+        given: one gain for each sample, or None to use the configuration's for all.
+        branches: number of columns of each sample.
 
     Raises:
-        ValueError: if there is not one a sample, or one lies outside of [0, 1].
+        ValueError: if the number of gains is not the number of samples, or a gain is outside
+            [0, 1].
     """
     if given is None:
         return config.feedback
     gains = _by_column("feedback", "gain", given, branches, num_columns)
-    # Written so that what is not a number is refused.
+    # Written as "not (gain >= 0 and gain <= 1)" so that NaN is refused.
     if not bool(((gains >= 0.0) & (gains <= 1.0)).all()):
         raise ValueError(f"feedback must be in [0, 1]. Got {gains}. Pass gains in that range.")
     return gains

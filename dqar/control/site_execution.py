@@ -1,6 +1,6 @@
-"""How one site passes through an open step: computed, taken from the cache, or some rows of each.
+"""Execution of a step's decisions at one site: compute rows, or read them from the cache.
 
-The controller's hand on the cache; what is to happen was decided when the step began.
+The decisions were taken when the step began; this module carries them out and updates the cache.
 """
 
 from __future__ import annotations
@@ -22,32 +22,33 @@ from dqar.records import DecisionReason, EntryKey
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SiteExecutor:
-    """One step's way through the sites of a model."""
+    """The executor of one step's decisions, called once for each site of the model."""
 
     history: History
     step_log: StepLog
     codes: list[list[int]]
-    """The verdict's reasons on the host, by gate and sample."""
+    """Reasons of the decisions on the host, by gate and sample."""
     branches: BranchRows
     needs: frozenset[str]
-    """What is to be measured of :data:`dqar.gates.base.MEASURED`."""
+    """The features of :data:`dqar.gates.base.MEASURED` that are measured."""
     shares_branches: bool
-    """Whether the distance between guidance branches is to be measured."""
+    """True if the distance between guidance branches is measured."""
     exposure: bool
-    """Compute every site; the verdict decides only what the sampler sees."""
+    """Collection mode: every site computes, and the decision selects only the value that the
+    sampler sees."""
     step: int
-    """Which step of the run."""
+    """Index of the step in the run."""
     coefficients: StepCoefficients | None
-    """Of the forecasts that reuse shows; None where it shows values as they are."""
+    """Coefficients of the step's forecasts; None if reuse shows cached values unchanged."""
     by_hand: ManualForecastHistory
-    """When entries driven by hand were computed."""
+    """Steps at which entries under manual control were computed."""
     rows_of: dict[tuple[int, ...], Rows] = field(default_factory=dict)
-    """Rows that compute, by what a gate decided."""
+    """Rows that compute, by the reasons of a gate; gates with equal reasons share them."""
 
     def commit(
         self, key: EntryKey, gate: int, parts: Parts, entropy: Float[Tensor, " r"] | None
     ) -> None:
-        """Cache what one branch computed by hand."""
+        """Cache the parts that one branch computed under manual control."""
         if entropy is not None:
             self.step_log.measure("entropy", gate, entropy, None)
         self.history.store(key, parts, self.by_hand.coefficients(key, self.step))
@@ -58,7 +59,8 @@ class SiteExecutor:
         self.step_log.mark_committed(gate, None, key.branch)
 
     def hand_out(self, entry: EntryKey, gate: int) -> CachedValue:
-        """What a decision's entry holds, forecast for this step, or what another branch lends."""
+        """Return the forecast of an entry under manual control; if the entry names a lender, the
+        value that the lending branch computed in this step."""
         key = EntryKey(entry.site, entry.layer, entry.branch)
         if entry.lender is None:
             self.step_log.mark_reused(gate, entry.branch)
@@ -70,7 +72,8 @@ class SiteExecutor:
         return self.history.fetch(key, self.by_hand.coefficients(key, self.step))
 
     def is_lent(self, gate: int, branch: str) -> bool:
-        """Whether a branch driven by hand may take over what the conditional one committed."""
+        """True if an unconditional branch under manual control may take over the value that the
+        conditional branch committed in this step."""
         everyone_shares = set(self.codes[gate]) == {int(DecisionReason.SHARED)}
         return everyone_shares and self._follows(gate, branch)
 
@@ -78,7 +81,7 @@ class SiteExecutor:
         return branch == UNCONDITIONAL and CONDITIONAL in self.step_log.branches_committed(gate)
 
     def through(self, key: EntryKey, gate: int, compute: Compute) -> Parts:
-        """The parts of one site for the whole stacked batch."""
+        """Return the parts of one site for the whole batch, each row computed or reused."""
         if self.exposure:
             return self._expose(key, gate, compute)
         codes = set(self.codes[gate])
@@ -97,7 +100,7 @@ class SiteExecutor:
         return Coefficients(step=self.coefficients, gate=gate)
 
     def _shown(self, key: EntryKey, gate: int) -> Parts:
-        """What rows that reuse see."""
+        """Read the cached parts of all rows, as forecasts if the step has coefficients."""
         return self.history.read(key, self._coefficients(gate))
 
     def _mix(self, key: EntryKey, gate: int, compute: Compute) -> Parts:
@@ -111,7 +114,7 @@ class SiteExecutor:
         }
 
     def _rows(self, gate: int, value: Tensor) -> Rows:
-        """The rows that compute; gates that decide alike share them."""
+        """Return the rows that compute; gates with equal decisions share one result."""
         decided = tuple(self.codes[gate])
         if decided not in self.rows_of:
             reuse = self.step_log.decision.reuse[gate]
@@ -119,7 +122,8 @@ class SiteExecutor:
         return self.rows_of[decided]
 
     def _compute(self, gate: int, compute: Compute, rows: Rows) -> tuple[Fresh, Tensor | None]:
-        """What rows are given; and where that matters, the row that each was computed as."""
+        """Compute the given rows. With branch sharing and forecasts, also return for each row the
+        row whose value it took."""
         if DecisionReason.SHARED not in self.codes[gate]:
             return compute(rows.rows_at), None
         shared = self.step_log.decision.reason[gate] == DecisionReason.SHARED
@@ -153,11 +157,11 @@ class SiteExecutor:
         rows: Rows | None,
         donors: Int[Tensor, " r"] | None = None,
     ) -> None:
-        """Cache what some rows (or all) computed.
+        """Measure and cache the computed parts of some rows, or of all (None).
 
         Args:
-            donors: the row that each was computed as; its own by default. A row that took another's
-                value goes on from the other's past: from its own, the next difference would hold
+            donors: for each row, the row whose value it took; itself by default. The differences
+                are taken from the donor's history: from the row's own history they would contain
                 the distance between the branches.
         """
         if fresh.entropy is not None:
@@ -182,6 +186,6 @@ class SiteExecutor:
 
 
 def _seen(cached: Parts, fresh: Parts, reuse: Bool[Tensor, " r"]) -> Parts:
-    """What the sampler sees in exposure: the cached value where it reuses."""
+    """Select the parts that the sampler sees in exposure: cached where a row reuses, else fresh."""
     where = reuse[:, None, None]
     return {name: torch.where(where, part, fresh[name]) for name, part in cached.items()}

@@ -1,4 +1,4 @@
-"""What happened in the open step: which gates computed or reused, and what was measured."""
+"""Events of the open step: the gates that computed or reused, and the measurements taken."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from dqar.records import STACKED, DecisionReason, GateDecision
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Rows:
-    """The part of a stacked batch that computes: some samples, in each of its branches."""
+    """The rows of a stacked batch that compute: those of some samples, in every branch."""
 
     samples: Int[Tensor, " s"]
-    """Which decisions, on the host."""
+    """Indices of the samples that compute, on the host."""
     rows: Int[Tensor, " r"]
-    """Their rows in the batch, branch-major, on the host."""
+    """Indices of their rows in the branch-major batch, on the host."""
     samples_at: Int[Tensor, " s"]
     """``samples`` on the model's device."""
     rows_at: Int[Tensor, " r"]
@@ -29,10 +29,11 @@ class Rows:
 def rows_that_compute(
     reuse: Bool[Tensor, " b"], num_rows: int, device: torch.device | str = "cpu"
 ) -> Rows:
-    """The rows of a branch-major batch whose sample does not reuse.
+    """Return the rows of a branch-major batch whose sample does not reuse.
 
     Args:
-        reuse: on the host, so that nothing waits for the device.
+        reuse: decision of each sample, on the host, so that reading it does not wait for the
+            device.
     """
     samples = torch.nonzero(~reuse).flatten()
     branches = torch.arange(num_rows // len(reuse))
@@ -42,7 +43,7 @@ def rows_that_compute(
 
 
 class StepLog:
-    """Collects one step's events gate by gate, and hands them to the ledger as arrays."""
+    """The events of one step, collected gate by gate and read as tensors over all gates."""
 
     def __init__(self, decision: GateDecision) -> None:
         self.decision = decision
@@ -55,32 +56,32 @@ class StepLog:
         self._local_error: dict[int, Tensor] = {}
 
     def mark_committed(self, gate: int, rows: Rows | None, branch: str = STACKED) -> None:
-        """A gate cached new values, for some rows or (None) for all."""
+        """Record that a gate cached new values, for some rows or (None) for all."""
         self._committed[gate] = rows
         self._branches.setdefault(gate, set()).add(branch)
 
     def mark_reused(self, gate: int, branch: str = STACKED) -> None:
-        """A gate handed out cached values where its verdict says so."""
+        """Record that a gate returned cached values where its decision is to reuse."""
         self._reused.setdefault(gate, set()).add(branch)
 
     def measure(self, name: str, gate: int, value: Float[Tensor, " r"], rows: Rows | None) -> None:
-        """Note a measurement by batch row; branches of one sample share their mean."""
+        """Record a measurement by batch row; a sample's value is the mean over its branches."""
         by_sample = self._by_sample(value, rows)
         earlier = self._measured[name].get(gate)
-        # Branches committed one by one end with the mean that a stacked batch gives.
+        # Two branches committed one after the other get the same mean as in a stacked batch.
         self._measured[name][gate] = by_sample if earlier is None else (earlier + by_sample) / 2
 
     def note_local_error(self, gate: int, value: Float[Tensor, " r"]) -> None:
-        """Relative error of the cached against the fresh output, by batch row."""
+        """Record the relative error of the reused against the computed value, by batch row."""
         self._local_error[gate] = self._by_sample(value, None)
 
     def note_branch_gap(self, gate: int, value: Float[Tensor, " s"], rows: Rows | None) -> None:
-        """Distance between the branches of the samples that computed; of one that shared its
-        branches it says nothing, and is left out of :attr:`compared`."""
+        """Record the distance between the branches of the samples that computed. For a sample
+        that shared its branches the distance is meaningless, and :attr:`compared` is false."""
         self._measured[BRANCH_GAP][gate] = self._by_sample(value, rows)
 
     def branches_committed(self, gate: int) -> set[str]:
-        """Branches that cached new values in this step."""
+        """Guidance branches that cached new values in this step."""
         return self._branches.get(gate, set())
 
     def _by_sample(self, value: Tensor, rows: Rows | None) -> Tensor:
@@ -92,11 +93,12 @@ class StepLog:
 
     @property
     def computed(self) -> Bool[Tensor, "g b"]:
-        """Where a new value was cached."""
+        """True where a new value was cached."""
         computed = torch.zeros_like(self.decision.reuse)
         for gate, rows in self._committed.items():
             if rows is None:
-                # By hand one branch may reuse while another commits: the older value counts.
+                # Under manual control one branch may reuse while the other commits: the gate then
+                # counts as reused, with the age of the older value.
                 is_split = self._reused.get(gate, set()) - self._branches[gate]
                 computed[gate] = ~self.decision.reuse[gate] if is_split else True
             else:
@@ -105,7 +107,7 @@ class StepLog:
 
     @property
     def reused(self) -> Bool[Tensor, "g b"]:
-        """Where a cached value was handed out and not computed after all."""
+        """True where a cached value was returned and no new value was computed."""
         used = torch.zeros_like(self.decision.reuse)
         for gate in self._reused:
             used[gate] = True
@@ -113,23 +115,24 @@ class StepLog:
 
     @property
     def outcome(self) -> UInt8[Tensor, "g b"]:
-        """The verdict's reasons, with ``DECLINED`` where reuse was allowed and not taken."""
+        """Reasons of the decisions, with ``DECLINED`` where reuse was allowed and not used."""
         is_declined = self.decision.reuse & ~self.reused
         return torch.where(is_declined, int(DecisionReason.DECLINED), self.decision.reason)
 
     @property
     def measured(self) -> dict[str, Float[Tensor, "g b"]]:
-        """Every measurement; 0 where nothing was measured."""
+        """All measurements by name; 0 where a gate measured nothing."""
         return {name: self._filled(found, 0.0) for name, found in self._measured.items() if found}
 
     @property
     def local_error(self) -> Float[Tensor, "g b"]:
-        """NaN where no cached value met a fresh one."""
+        """Relative error of a reuse; NaN where no cached value was compared to a computed one."""
         return self._filled(self._local_error, float("nan"))
 
     @property
     def compared(self) -> Bool[Tensor, "g b"] | None:
-        """Where the branches were both computed; None where nobody asked."""
+        """True where the distance between the branches was measured on two computed branches;
+        None if no distance was measured in this step."""
         if not self._measured[BRANCH_GAP]:
             return None
         asked = torch.zeros_like(self.decision.reuse)

@@ -1,4 +1,4 @@
-"""The account of a run: what fired, what refused and why, what the cache holds."""
+"""Summary of a run: counts of reuses and of refusals by reason, and the size of the cache."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ from dqar.records import ACTIONS, DecisionReason
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ReuseSummary:
-    """Counts over gates times samples. ``reuse_ratio`` is reused / all, first step included."""
+    """Counts of the reuse decisions of a run, one decision for each gate, step and sample, the
+    first step included."""
 
     gates: int
-    """Decisions taken."""
+    """Number of decisions."""
     reused: int
-    """Decisions that reused."""
+    """Number of decisions that reused."""
     by_reason: dict[str, int]
-    """Decisions by reason; ``reuse`` is a reason."""
+    """Decisions by reason; ``reuse`` is one of the reasons."""
     by_site: dict[str, int]
     """Reuses by site."""
     by_layer: list[int]
@@ -29,24 +30,24 @@ class ReuseSummary:
     by_step: list[int]
     """Reuses by step."""
     shared_by_site: dict[str, int]
-    """Decisions by site that computed the conditional branch for both."""
+    """Decisions by site in which the unconditional branch took the conditional branch's value."""
     reasons_by_layer: list[dict[str, int]]
     """Decisions by reason, for each layer, all sites together."""
     reasons_by_step: list[dict[str, int]]
     """Decisions by reason, for each step."""
     cache_bytes: int
-    """Bytes that the cache held at the end."""
+    """Bytes of the cache and of the error feedback's outputs at the end of the run."""
     actions_by_site: dict[str, dict[str, int]]
-    """Reuses by site and by what they showed, of :data:`dqar.records.ACTIONS`."""
+    """Reuses by site and by action of :data:`dqar.records.ACTIONS`."""
 
     @property
     def reuse_ratio(self) -> float:
-        """Gates not computed / all gates."""
+        """Share of the decisions that reused: ``reused / gates``."""
         return self.reused / max(1, self.gates)
 
     @property
     def note(self) -> str:
-        """One sentence; says so when a run never reused although it was asked to."""
+        """One sentence about the run; if the run never reused, the reasons of the refusals."""
         if not self.gates:
             return "No step ran under this controller."
         if not self.reused and not any(self.shared_by_site.values()):
@@ -64,12 +65,14 @@ def summarize(
     cache_bytes: int,
     orders: Sequence[Int[Tensor, "g b"]] | None = None,
 ) -> ReuseSummary:
-    """Count the reasons of every step.
+    """Count the decisions of a run.
 
     Args:
-        orders: of the forecasts that reuse showed in each step; none by default.
+        reasons: reason of each decision, one tensor for each step.
+        cache_bytes: bytes that the cache holds.
+        orders: forecast order of each gate in each step; 0 by default.
     """
-    # A run without steps counts nothing, in the same shapes.
+    # A run without steps gives zero counts of the same shapes.
     shape = (len(sites) * num_layers, 1)
     stacked = torch.stack(list(reasons)) if reasons else torch.zeros(0, *shape, dtype=torch.uint8)
     by_place = stacked.unflatten(1, (len(sites), num_layers))

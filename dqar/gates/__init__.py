@@ -1,4 +1,4 @@
-"""Gates: pure rules that decide between reuse and computation.
+"""Gates: pure rules that decide, for each site of a step, between reuse and computation.
 
-Copy a class of `rules.py` for a new gate.
+A class of ``rules.py`` is the pattern for a new gate.
 """

@@ -1,4 +1,4 @@
-"""The gate interface and its composition: gates decide and touch nothing."""
+"""The interface of a gate, and the conjunction of several gates. Gates are pure functions."""
 
 from __future__ import annotations
 
@@ -12,35 +12,36 @@ from dqar.policy.network import ReusePolicy
 from dqar.records import DecisionReason, GateDecision, GateInputs
 
 MEASURED = frozenset({"entropy", "log_drift", "quant_error", "log_latent_norm"})
-"""Features that cost device work; the controller measures only what is needed."""
+"""Features that need computation on the model's device; a controller measures those that its gate
+reads."""
 
 
 class Gate(ABC):
-    """One question about every gate of a step. Pure: same signal, same verdict."""
+    """A rule that decides every gate of a step at once. Pure: equal inputs, equal decisions."""
 
     @property
     def needs(self) -> frozenset[str]:
-        """Which of :data:`MEASURED` this gate reads."""
+        """The features of :data:`MEASURED` that this gate reads."""
         return frozenset()
 
     @property
     def policies(self) -> tuple[ReusePolicy, ...]:
-        """The policies that decide here."""
+        """The learned policies that this gate consults."""
         return ()
 
     @abstractmethod
     def decide(self, inputs: GateInputs) -> GateDecision:
-        """Reuse, or the reason not to, for each gate and sample."""
+        """Return, for each gate and sample, ``REUSE`` or the reason to compute."""
 
 
 def refuse_where(refused: Tensor, reason: DecisionReason, inputs: GateInputs) -> GateDecision:
-    """Refuse with ``reason`` where ``refused`` (which broadcasts to ``[g, b]``), else reuse."""
+    """Return ``reason`` where ``refused`` is true, else ``REUSE``; broadcasts to ``[g, b]``."""
     code = refused.to(torch.uint8) * int(reason)
     return GateDecision(reason=code.to(inputs.cached.device).expand(inputs.shape))
 
 
 def everywhere(refused: bool, reason: DecisionReason, inputs: GateInputs) -> GateDecision:
-    """Refuse every gate of the step with ``reason``, or reuse at each."""
+    """Return one decision for all gates of the step: ``reason`` if ``refused``, else ``REUSE``."""
     code = int(reason) if refused else int(DecisionReason.REUSE)
     shape, device = inputs.shape, inputs.cached.device
     return GateDecision(reason=torch.full(shape, code, dtype=torch.uint8, device=device))
@@ -48,7 +49,7 @@ def everywhere(refused: bool, reason: DecisionReason, inputs: GateInputs) -> Gat
 
 @final
 class AllOf(Gate):
-    """Reuse where every gate agrees; the first that refuses gives the reason."""
+    """Reuse where all of several gates allow it; the first that refuses gives the reason."""
 
     def __init__(self, *gates: Gate) -> None:
         self.gates = gates

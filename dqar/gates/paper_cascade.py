@@ -1,4 +1,4 @@
-"""The seed's cascade of eight gates, composed from small ones."""
+"""The DQAR paper's cascade of eight gates, and the gate and configuration of a policy."""
 
 from __future__ import annotations
 
@@ -24,8 +24,9 @@ from dqar.policy.spec import CACHE_BITS, PolicySpec
 
 
 def paper_cascade(config: DQARConfig, policy: ReusePolicy | None = None) -> Gate:
-    """The talk's cascade in its order: warm-up (and cool-down), schedule, cache, staleness,
-    budget, entropy, SNR, policy. Each gate can block alone."""
+    """Build the DQAR talk's cascade in its order: warm-up, layer schedule, cache, staleness,
+    budget, entropy, SNR, policy. A cool-down, off by default, follows the warm-up. Each gate can
+    refuse on its own."""
     if not config.enabled:
         return NeverReuse()
     gates: list[Gate] = [
@@ -44,7 +45,7 @@ def paper_cascade(config: DQARConfig, policy: ReusePolicy | None = None) -> Gate
 
 
 def policy_config(spec: PolicySpec) -> DQARConfig:
-    """The configuration that a policy was trained with."""
+    """Return the configuration that a policy was trained with."""
     trained_with: dict[str, Any] = {
         name: getattr(spec, name) for name in ("sites", "branch_mode", "forecast_order", "feedback")
     }
@@ -52,7 +53,7 @@ def policy_config(spec: PolicySpec) -> DQARConfig:
 
 
 def policy_gate(policy: ReusePolicy, min_probability: float = 0.5) -> Gate:
-    """A policy at its own operating point: its plan where it has one, else gate by gate."""
+    """Return the gate that follows a policy: by its plan if it has plans, else gate by gate."""
     if policy.spec.plans:
         return ScheduleGate(policy)
     return Learned(policy, min_probability=min_probability)

@@ -1,4 +1,4 @@
-"""A gate that follows a plan made before the run."""
+"""A gate that follows one of a policy's plans, made before the run."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from dqar.records import DecisionReason, GateDecision, GateInputs
 
 @final
 class ScheduleGate(Gate):
-    """Compute every gate at the steps of one of the policy's plans, reuse at all others.
+    """Compute every site at the steps of one of the policy's plans, reuse at all other steps.
 
     Args:
-        num_computed: how many steps compute; the policy's own choice by default.
+        num_computed: number of computed steps of the plan to follow; by default the choice of
+            :meth:`dqar.PolicySpec.schedule_of`.
 
     Raises:
-        ValueError: if the policy has no such plan.
+        ValueError: if the policy has no plan with that number of computed steps.
     """
 
     def __init__(self, policy: ReusePolicy, num_computed: int | None = None) -> None:
@@ -32,7 +33,8 @@ class ScheduleGate(Gate):
         steps = self.policy.spec.steps
         if inputs.step.total != steps:
             raise ValueError(
-                f"A plan must be for this many steps. Got one for {steps}, at a run of "
-                f"{inputs.step.total}. Sample with {steps} steps, or collect and train for others."
+                f"A plan must have the run's number of steps. Got one for {steps}, at a run of "
+                f"{inputs.step.total}. Sample with {steps} steps, or collect and train for "
+                f"{inputs.step.total}."
             )
         return everywhere(inputs.step.index in self.computed, DecisionReason.POLICY, inputs)

@@ -1,7 +1,8 @@
-"""Gates decide and touch nothing: a :class:`GateInputs` goes in, a :class:`GateDecision` comes out.
+"""The reuse rules: pure functions from :class:`GateInputs` to :class:`GateDecision`.
 
-Behaviour is added by composing small final classes with :class:`AllOf`; the seed's cascade of eight
-is :func:`dqar.gates.paper_cascade.paper_cascade`. All gates of a step are decided in one batch.
+Each rule is a small final class, and :class:`dqar.gates.base.AllOf` composes several; the DQAR
+paper's cascade of eight is :func:`dqar.gates.paper_cascade.paper_cascade`. A rule decides all gates
+of a step in one batch.
 """
 
 from __future__ import annotations
@@ -18,11 +19,12 @@ from dqar.policy.network import ReusePolicy
 from dqar.records import SITES, DecisionReason, GateDecision, GateInputs
 
 ROUNDING = 1e-9
-"""A share of the steps is not one step more for the rounding of a product."""
+"""Tolerance, in steps, of ``fraction * total``: 0.07 * 100 is 7.000000000000001 in floating point,
+and must count 7 steps."""
 
 
 def _beside(parameter: Any, inputs: GateInputs) -> Any:
-    """A gate's own parameter on the device of what it is compared with."""
+    """Move a gate's parameter to the device of its inputs."""
     return parameter.to(inputs.cached.device) if isinstance(parameter, Tensor) else parameter
 
 
@@ -95,7 +97,7 @@ class Staleness(Gate):
 
 @final
 class MaxReuses(Gate):
-    """Refuse an entry already reused ``max_reuses`` times since its commit."""
+    """Refuse a cached value that was reused ``max_reuses`` times since it was computed."""
 
     def __init__(self, max_reuses: int) -> None:
         self.max_reuses = max_reuses
@@ -106,8 +108,8 @@ class MaxReuses(Gate):
 
 @final
 class EntropyBelow(Gate):
-    """Refuse where the entropy is not below ``tau(p) = tau_base * sqrt(p / 16)``, or was never
-    measured. A feed-forward has none, and is let through."""
+    """Refuse where the attention entropy is not below ``tau(p) = tau_base * sqrt(p / 16)`` for a
+    prompt of p tokens, or was never measured. A feed-forward has no entropy and passes."""
 
     def __init__(self, tau_base: float | Float[Tensor, " b"], adaptive: bool = True) -> None:
         self.tau_base = tau_base
@@ -120,7 +122,7 @@ class EntropyBelow(Gate):
     def decide(self, inputs: GateInputs) -> GateDecision:
         stretch = (inputs.prompt_length / 16.0).sqrt() if self.adaptive else 1.0
         is_below = inputs.entropy < _beside(self.tau_base, inputs) * stretch
-        # Attention that was measured is never quite 0; and what is not a number is not below.
+        # 0 stands for "not measured"; measured entropy is not exactly 0. NaN is not below tau.
         has_none = (inputs.site == SITES.index("ff"))[:, None]
         is_fine = has_none | (is_below & (inputs.entropy > 0))
         return refuse_where(~is_fine, DecisionReason.ENTROPY, inputs)
@@ -128,7 +130,7 @@ class EntropyBelow(Gate):
 
 @final
 class SnrBand(Gate):
-    """Refuse outside the SNR window ``[low, high]``, which may differ from sample to sample."""
+    """Refuse outside the SNR window ``[low, high]``; the ends may be one number for each sample."""
 
     def __init__(self, low: float | Float[Tensor, " b"], high: float | Float[Tensor, " b"]) -> None:
         self.low = torch.as_tensor(low)
@@ -142,9 +144,10 @@ class SnrBand(Gate):
 @final
 class Learned(Gate):
     """Refuse where the policy's reuse probability is below ``min_probability``, or where the
-    cached value is staler than any that the policy was trained on.
+    cached value is older than any that the policy was trained on.
 
-    ``log_threshold`` may differ from sample to sample, which sweeps operating points in a batch.
+    ``log_threshold`` may be one number for each sample, so that one batch measures several
+    operating points.
     """
 
     def __init__(
@@ -179,7 +182,8 @@ class Learned(Gate):
 
 @final
 class Interval(Gate):
-    """Compute every ``period``-th step, reuse between (as PAB and FORA do)."""
+    """Compute every ``period``-th step and reuse at the steps between, as FORA (Selvaraju et al.
+    2024) and PAB (Zhao et al. 2024) do."""
 
     def __init__(self, period: int) -> None:
         self.period = period
@@ -190,7 +194,7 @@ class Interval(Gate):
 
 @final
 class MaskGate(Gate):
-    """Reuse where a mask says so: exploration, replay of a trace, a static plan."""
+    """Reuse where a mask is true; used for exploration, replay of traces and static plans."""
 
     def __init__(self, reuse: Bool[Tensor, "t g b"]) -> None:
         self.reuse = reuse
@@ -198,8 +202,8 @@ class MaskGate(Gate):
     def decide(self, inputs: GateInputs) -> GateDecision:
         if inputs.step.total != len(self.reuse):
             raise ValueError(
-                f"A script must be of the run's {inputs.step.total} steps. Got one of "
-                f"{len(self.reuse)}. Sample with as many steps."
+                f"A reuse mask must be of the run's {inputs.step.total} steps. Got one of "
+                f"{len(self.reuse)}. Sample with {len(self.reuse)} steps."
             )
         wanted = _beside(self.reuse[inputs.step.index], inputs)
         return refuse_where(~wanted, DecisionReason.SCRIPT, inputs)

@@ -1,4 +1,7 @@
-"""The only seam to diffusers. Models are recognised by their parts; diffusers is not imported."""
+"""Integration with diffusers: patched models and pipelines, samplers, compiled plans.
+
+Models are recognised by their attributes; diffusers itself is imported only inside functions.
+"""
 
 from dqar.integration.compiled.compilation import Compilation
 from dqar.integration.compiled.planned_transformer import PlannedDiT

@@ -1,4 +1,4 @@
-"""Reads queries and keys of a diffusers attention, and finishes one from given keys and values."""
+"""Diffusers attention: capture queries and keys for entropy, attend to given keys and values."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ from dqar.control.controller import DQARController
 from dqar.signals import attention_entropy
 
 PLAIN_PROCESSOR = "AttnProcessor2_0"
-"""The processor whose arithmetic :func:`attend` follows, to the bit."""
+"""The diffusers attention processor whose results :func:`attend` reproduces to the bit."""
 
 
 class QueryKeyCapture:
-    """Reads the queries and keys of one attention call, whatever processor computes it."""
+    """A context in which the queries and keys of one attention call are captured by hooks, for any
+    attention processor."""
 
     def __init__(self, attention: Any) -> None:
         self.attention = attention
@@ -40,7 +41,7 @@ class QueryKeyCapture:
     def _keep(self, name: str) -> Any:
         def hook(module: nn.Module, args: Any, output: Tensor) -> None:
             del module, args
-            # Another thread may run the same module meanwhile.
+            # Another thread may run the same module at the same time.
             if threading.get_ident() == self._thread:
                 self.found[name] = output
 
@@ -51,8 +52,8 @@ class QueryKeyCapture:
             hook.remove()
 
     def entropy(self, max_rows: int) -> Float[Tensor, " r"]:
-        """Entropy of the captured call in nats, mean over heads and ``max_rows`` query rows that
-        are spread over all by golden-ratio steps.
+        """Entropy of the captured call in nats, mean over heads and over ``max_rows`` query rows
+        spread over the sequence (:func:`dqar.signals.spread_rows`).
 
         Raises:
             ValueError: if the processor computed no separate queries and keys.
@@ -60,7 +61,7 @@ class QueryKeyCapture:
         if len(self.found) < 2:
             raise ValueError(
                 "Entropy must see queries and keys. Got an attention that fuses its projections. "
-                "Call unfuse_qkv_projections(), or choose a gate without entropy."
+                "Call transformer.unfuse_qkv_projections(), or choose a gate without entropy."
             )
         query, key = (by_head(self.attention, self.found[name]) for name in ("query", "key"))
         scale = float(self.attention.scale)
@@ -70,7 +71,8 @@ class QueryKeyCapture:
 def computed_with_entropy(
     attention: Any, controller: DQARController, compute: Callable[[], Float[Tensor, "s n d"]]
 ) -> Fresh:
-    """What ``compute`` returns, with the entropy of the attention call in it if that is needed."""
+    """Return the result of ``compute``, with the entropy of the attention call that it makes if a
+    gate or a sink reads entropy."""
     if "entropy" not in controller.needs:
         return Fresh(parts={"output": compute()})
     with QueryKeyCapture(attention) as capture:
@@ -80,8 +82,8 @@ def computed_with_entropy(
 
 
 def by_head(attention: Any, projected: Tensor) -> Float[Tensor, "r h n e"]:
-    """Split the width into heads."""
-    if projected.ndim == 4:  # a per-head norm_q sees its heads already
+    """Split the width into attention heads."""
+    if projected.ndim == 4:  # the output of a norm_q or norm_k that acts on each head
         return projected
     return projected.unflatten(-1, (attention.heads, -1)).transpose(1, 2)
 
@@ -89,7 +91,7 @@ def by_head(attention: Any, projected: Tensor) -> Float[Tensor, "r h n e"]:
 def projected_entropy(
     attention: Any, query: Float[Tensor, "r n d"], key: Float[Tensor, "r n d"], max_rows: int
 ) -> Float[Tensor, " r"]:
-    """Entropy in nats of attention between projections that are not normed yet."""
+    """Entropy in nats of attention between projections before their query and key norms."""
     query, key = _normed(attention, query, key)
     return attention_entropy(query, key, scale=float(attention.scale), max_rows=max_rows)
 
@@ -100,7 +102,7 @@ def attend(
     key: Float[Tensor, "r n d"],
     value: Float[Tensor, "r n d"],
 ) -> Float[Tensor, "r n d"]:
-    """Self-attention from its projections on, as :data:`PLAIN_PROCESSOR` does it."""
+    """Compute self-attention from its projections, as :data:`PLAIN_PROCESSOR` does."""
     query, key = _normed(attention, query, key)
     mixed = scaled_dot_product_attention(query, key, by_head(attention, value))
     hidden = mixed.transpose(1, 2).flatten(2).to(query.dtype)
@@ -109,10 +111,11 @@ def attend(
 
 
 def refuse_other_arithmetic(attention: Any) -> None:
-    """K/V reuse computes attention from the projections on, and so must know how.
+    """Refuse K/V reuse of an attention that :func:`attend` does not reproduce.
 
     Raises:
-        ValueError: for a processor, a fusion or a norm that :func:`attend` does not follow.
+        ValueError: for another processor, fused projections, a group or spatial norm, or a residual
+            connection inside the attention.
     """
     processor = type(attention.processor).__name__
     extras = attention.group_norm, attention.spatial_norm
@@ -120,7 +123,7 @@ def refuse_other_arithmetic(attention: Any) -> None:
     if processor != PLAIN_PROCESSOR or is_fused or any(extras) or attention.residual_connection:
         raise ValueError(
             f"K/V reuse must know the attention's arithmetic. Got {processor}, fused or with "
-            f"norms or a residual of its own. Set {PLAIN_PROCESSOR}, or cache the output."
+            f"norms or a residual of its own. Set {PLAIN_PROCESSOR}, or pass cached='output'."
         )
 
 

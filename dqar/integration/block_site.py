@@ -1,4 +1,5 @@
-"""Reuse of whole blocks: the residual that a block adds, norms and modulation skipped with it."""
+"""Reuse of whole transformer blocks: the residual that a block adds to its hidden states is cached,
+and its norms and modulation are skipped too."""
 
 from __future__ import annotations
 
@@ -14,14 +15,14 @@ from dqar.integration.attention_site import computed_with_entropy
 from dqar.integration.forward_patch import SiteCall, SiteFn
 
 BY_ROW = frozenset({"timestep", "class_labels"})
-"""What a block is given one of a row, besides its hidden states."""
+"""Arguments of a block, besides its hidden states, that hold one value for each row."""
 
 
 class _Residual:
-    """What a block adds for some rows, and what it really returned for them.
+    """The residual of a block for some rows, together with the block's exact output for them.
 
-    The sum of hidden states and residual is a rounding away from what the block returned, so rows
-    that see their own fresh value are given that itself.
+    Hidden states plus residual differ from the block's output by a rounding error, so a row that
+    takes its own computed value gets the block's output itself.
     """
 
     def __init__(self, call: SiteCall) -> None:
@@ -40,7 +41,7 @@ class _Residual:
         return returned - given
 
     def seen(self, residual: Float[Tensor, "r n d"], exposure: bool) -> Float[Tensor, "r n d"]:
-        """The block's output, given the residual that each row is to see."""
+        """Return the block's output, given the computed or cached residual of each row."""
         hidden = self.call.hidden
         if self.returned is None:
             return hidden + residual
@@ -53,7 +54,7 @@ class _Residual:
 
 
 def block_act(block: Any, layer: int) -> SiteFn:
-    """Let a controller decide whether a block is computed."""
+    """Return the function that runs a block under a controller."""
 
     def act(controller: DQARController, call: SiteCall) -> Float[Tensor, "r n d"]:
         _refuse_other_inputs(call)
@@ -69,7 +70,7 @@ def block_act(block: Any, layer: int) -> SiteFn:
 
 
 def _of_rows(value: Tensor | None, rows: Int[Tensor, " s"]) -> Tensor | None:
-    # A single timestep or label stands for all rows.
+    # A tensor of length 1 holds the timestep or label of all rows.
     return value if value is None or len(value) == 1 else value[rows]
 
 
@@ -79,7 +80,7 @@ def _refuse_other_inputs(call: SiteCall) -> None:
     if any(map(_holds_tensor, others)):
         raise ValueError(
             "A block must take hidden states, timesteps and labels alone. Got a mask, encoder "
-            "states, or inputs without their names. Reuse another site of this model."
+            "states, or unnamed arguments. Reuse another site of this model, such as attn."
         )
 
 

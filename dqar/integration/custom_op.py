@@ -1,6 +1,6 @@
-"""A rerouted site as one operator, which a compiler calls and does not look into.
+"""A patched site as one custom operator, which ``torch.compile`` calls without tracing into it.
 
-So a compiled model stays one graph, whatever the controller of a run decides within its sites.
+The compiled model stays one graph for every decision that a controller takes inside its sites.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from torch import Tensor
 
 SCHEMA = "(Tensor hidden, Tensor? timestep, Tensor? class_labels, int number) -> Tensor"
 NAMED = ("timestep", "class_labels")
-"""What a block is given besides hidden states; other sites take neither."""
+"""Arguments of a block besides hidden states; other sites take none of them."""
 
 
 @runtime_checkable
 class Site(Protocol):
-    """What the operator runs."""
+    """A patched site, as the operator calls it."""
 
     def acted(self, hidden: Tensor, args: tuple, kwargs: dict[str, Any]) -> Tensor:
-        """The site's output, whoever acts in this thread."""
+        """Return the site's output, under this thread's controller or, without one, computed."""
         ...
 
 
@@ -35,7 +35,8 @@ _defining = Lock()
 
 
 def number_of(site: Site) -> int:
-    """What the operator is to be told to run a site, for as long as the site lives."""
+    """Register a site, and return the number under which the operator finds it. The registration
+    ends with the site's lifetime."""
     with _defining:
         _operator()
     number = next(_numbers)
@@ -43,12 +44,13 @@ def number_of(site: Site) -> int:
     return number
 
 
-# Traced: dynamo is not to find a type checker here.
+# Dynamo traces this function and cannot trace a run-time type checker.
 @no_type_check
 def fits(args: tuple, kwargs: dict[str, Any]) -> bool:
-    """Whether the operator can stand in a graph for a call with these arguments.
+    """True if a graph can call the operator with these arguments.
 
-    It has no gradient, its output has its input's dtype, and of other arguments it takes a block's.
+    The operator has no gradient, returns its input's dtype (so no autocast), and takes no arguments
+    but those of :data:`NAMED`.
     """
     is_cast = torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda")
     others = [*args, *(value for name, value in kwargs.items() if name not in NAMED)]
@@ -57,14 +59,14 @@ def fits(args: tuple, kwargs: dict[str, Any]) -> bool:
 
 @no_type_check
 def called(number: int, hidden: Float[Tensor, "r n d"], kwargs: dict[str, Any]) -> Tensor:
-    """The operator's call in a graph."""
+    """Call the operator, in a graph, for the site of this number."""
     return torch.ops.dqar.site.default(hidden, *map(kwargs.get, NAMED), number)
 
 
 @cache
 def _operator() -> Any:
-    # Here, since nothing is registered at import.
-    # CUDA graphs are split at it: which kernels it launches is decided anew in each call.
+    # Defined on first use, so that importing the library registers no operator.
+    # The tag splits CUDA graphs at the operator, since each call may launch different kernels.
     tags = (torch.Tag.cudagraph_unsafe,)
     run = torch.library.custom_op("dqar::site", _run, mutates_args=(), schema=SCHEMA, tags=tags)
     run.register_fake(_shape_of)
@@ -77,7 +79,7 @@ def _run(
     given = zip(NAMED, (timestep, class_labels), strict=True)
     named = {name: value for name, value in given if value is not None}
     output = _sites[number].acted(hidden, (), named)
-    # A copy, since a graph may write to what it was given and this may be the cache's own.
+    # A copy, since the graph may write to the output, which may be a tensor of the cache.
     return output.clone(memory_format=torch.contiguous_format)
 
 

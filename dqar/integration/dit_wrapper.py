@@ -1,4 +1,4 @@
-"""A diffusers DiT with a controller in it: as a callable model, or inside a stock pipeline."""
+"""A diffusers DiT under a controller, as a callable model or inside a patched pipeline."""
 
 from __future__ import annotations
 
@@ -20,18 +20,26 @@ from dqar.integration.step_counter import Run
 from dqar.policy.network import ReusePolicy
 
 BRANCHES = (CONDITIONAL, UNCONDITIONAL)
-"""The order in which DiT stacks its guidance branches."""
+"""The order in which DiT pipelines stack the guidance branches of a batch."""
 
 
 class DQARDiTWrapper:
-    """A patched transformer, called like the transformer.
+    """A patched transformer, which is called like the transformer itself.
 
-    Steps are counted, one call each, inside :meth:`run`; outside a run the model is stock. A copy
-    of the wrapper is patched and has a controller of its own; a copy of the transformer alone is
-    not patched. The transformer may be compiled, before or after.
+    Inside :meth:`run` each call is one sampling step; outside a run the model behaves as if it
+    were not patched. A copy of the wrapper is patched and has its own controller; a copy of the
+    transformer alone is not patched. The transformer may be compiled before or after patching.
+
+    Args:
+        transformer: a diffusers transformer with ``transformer_blocks``.
+        config: settings of the wrapper's controller; the DQAR paper's by default.
+        policy: a learned policy that becomes the last gate of the wrapper's controller.
+        controller: the wrapper's controller, in place of ``config`` and ``policy``.
+        sites: sites to patch; by default those of the controller's configuration.
 
     Raises:
-        ValueError: if the configuration or the controller is none, or the model cannot be patched.
+        ValueError: if ``config`` or ``controller`` has another type, or the model cannot be
+            patched.
     """
 
     def __init__(
@@ -54,7 +62,7 @@ class DQARDiTWrapper:
         ]
 
     def __reduce__(self) -> tuple:
-        # A copied transformer is not patched, so its wrapper patches it anew.
+        # A copied transformer is not patched, so the copied wrapper patches it.
         return _rewrapped, (self.transformer, self.controller, self.slot.sites)
 
     @property
@@ -81,18 +89,20 @@ class DQARDiTWrapper:
         prompt_length: int | Tensor = CLASS_PROMPT_LENGTH,
         controller: DQARController | None = None,
     ) -> Iterator[DQARController]:
-        """One sampling run: each call of the transformer is the step of its ``timestep``.
+        """Enter a sampling run, in which each call of the transformer is the step of its timestep.
 
         The first call may come at any of the scheduler's timesteps, each later call at the next.
 
         Args:
             scheduler: its timesteps may be set inside the run, before the first call.
-            num_branches: guidance branches stacked in each batch.
-            controller: sits in for the wrapper's own.
+            num_branches: number of guidance branches stacked in each batch.
+            prompt_length: tokens of the prompt, one number or one for each sample.
+            controller: used in place of the wrapper's controller.
 
         Raises:
-            ValueError: if the controller runs already, is of other sites or of another depth, or
-                if the model was set to what cannot be rerouted since it was patched.
+            ValueError: if the controller is in another run, or is made for other sites or another
+                number of blocks, or if the model's settings changed after patching so that reuse
+                is not possible.
         """
         _refuse_strangers(None, controller)
         controller = controller or self.controller
@@ -120,7 +130,7 @@ class DQARDiTWrapper:
             raise ValueError(
                 "The controller's sites must be the patched ones. Got "
                 f"{config.sites} caching {config.cached} on a model patched for {slot.sites} "
-                f"caching {slot.cached}. Patch it with a configuration of the same sites."
+                f"caching {slot.cached}. Patch the model with the controller's configuration."
             )
 
     def __call__(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
@@ -141,7 +151,7 @@ def _rewrapped(
 
 
 def _uncompiled(transformer: Any) -> Any:
-    # torch.compile(model) stands before the model, and calls it.
+    # torch.compile(model) returns a module that holds the model as _orig_mod.
     return getattr(transformer, "_orig_mod", transformer)
 
 
@@ -158,10 +168,10 @@ def _refuse_strangers(config: Any, controller: Any) -> None:
 
 
 def patch_dit_pipeline(pipe: Any, config: DQARConfig | None = None) -> Any:
-    """Patch a stock diffusers DiT pipeline in place; it then takes ``controller=``.
+    """Patch a stock diffusers DiT pipeline in place, so that its calls take ``controller=``.
 
-    Without ``controller=`` it runs with one that ``config`` describes. Any other controller must
-    have the ``sites`` and ``cached`` of ``config``, since they say what is patched.
+    A call without ``controller=`` uses a controller made from ``config``. Any other controller must
+    have the ``sites`` and ``cached`` of ``config``, which determine the modules that are patched.
 
     Example::
 
@@ -171,12 +181,15 @@ def patch_dit_pipeline(pipe: Any, config: DQARConfig | None = None) -> Any:
         print(controller.summary().note)
 
     Raises:
-        ValueError: if the pipeline is patched already, or its transformer cannot be patched. The
-            patched pipeline raises it for a controller that is none or does not fit, and where
-            its transformer was replaced since.
+        ValueError: if the pipeline is patched already, or its transformer cannot be patched. A
+            call of the patched pipeline raises it if ``controller`` has another type or other
+            sites, or if the pipeline's transformer was replaced after patching.
     """
     if hasattr(pipe, "dqar"):
-        raise ValueError("A pipeline must be patched once. Got a patched one. Unpatch it first.")
+        raise ValueError(
+            "A pipeline must be patched once. Got a patched one. Call unpatch_dit_pipeline(pipe) "
+            "first."
+        )
     stock = type(pipe)
     call = stock.__call__
     signature = inspect.signature(call)
@@ -190,7 +203,7 @@ def patch_dit_pipeline(pipe: Any, config: DQARConfig | None = None) -> Any:
         with self.dqar.run(self.scheduler, num_branches=num_branches, controller=controller):
             return call(self, *args, **kwargs)
 
-    # The name stays, since diffusers writes it into saved configurations.
+    # The class keeps its name, since diffusers writes the name into saved configurations.
     patched = type(stock.__name__, (stock,), {"__call__": __call__, "_dqar_stock": stock})
     object.__setattr__(pipe, "dqar", DQARDiTWrapper(pipe.transformer, config))
     pipe.__class__ = patched
@@ -206,7 +219,7 @@ def _refuse_another_transformer(pipe: Any) -> None:
 
 
 def unpatch_dit_pipeline(pipe: Any) -> Any:
-    """Undo :func:`patch_dit_pipeline`; the model is bit for bit what it was."""
+    """Undo :func:`patch_dit_pipeline`; the model then computes the same bits as before it."""
     pipe.dqar.unpatch()
     object.__delattr__(pipe, "dqar")
     pipe.__class__ = pipe._dqar_stock

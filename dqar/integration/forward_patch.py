@@ -1,8 +1,8 @@
-"""A site's ``forward`` replaced on the instance and put back; a hook that counts the steps.
+"""Patching of a model: replace ``forward`` of a site on the instance, and hook the transformer.
 
-A model may be compiled before or after it is patched. Dynamo runs the hook instead of tracing it,
-which is the one break of a step; in a run the sites are operators that it calls
-(:mod:`dqar.integration.custom_op`), and outside of runs the model is compiled as stock.
+A model may be compiled before or after it is patched. Dynamo runs the hooks without tracing them,
+which breaks the graph once a step. In a run each site is one custom operator of the graph
+(:mod:`dqar.integration.custom_op`); outside a run the model is compiled as if not patched.
 """
 
 from __future__ import annotations
@@ -25,32 +25,32 @@ from dqar.integration.run_slot import RunSlot
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SiteCall:
-    """One call of a site: what it was given, and how it computes."""
+    """One call of a site: its arguments, and the function that computes it."""
 
     inner: Callable[..., Any]
-    """The site's own forward."""
+    """The site's original ``forward``."""
     hidden: Float[Tensor, "r n d"]
     args: tuple
     kwargs: dict[str, Any]
 
     def given(self, rows: Int[Tensor, " s"] | None) -> Float[Tensor, "s n d"]:
-        """Hidden states of some rows, or of all (None)."""
+        """Hidden states of some rows, or of all rows (None)."""
         return self.hidden if rows is None else self.hidden[rows]
 
     def computed(self, rows: Int[Tensor, " s"] | None) -> Float[Tensor, "s n d"]:
-        """The site's output for those rows; the other arguments are the same for each row."""
+        """Compute the site for some rows, or for all rows (None); all rows share the other
+        arguments."""
         return self.inner(self.given(rows), *self.args, **self.kwargs)
 
 
 SiteFn = Callable[[DQARController, SiteCall], Tensor]
-"""Computes a site for a controller."""
+"""A function that runs a site under a controller, and returns the site's output."""
 
 
 class Replacement:
-    """Stands in for a module's forward.
+    """A replacement of a module's ``forward``, kept on the instance until it is restored.
 
-    A deep copy or a pickle of the module is not patched: in it the inner forward, its own, stands
-    in this one's place.
+    A deep copy or a pickle of the module is not patched: it has the original ``forward``.
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -65,11 +65,11 @@ class Replacement:
 
     @property
     def is_on_top(self) -> bool:
-        """Whether nothing else was patched over it since."""
+        """True if the module's ``forward`` is still this replacement."""
         return self.module.__dict__.get("forward") is self
 
     def restore(self) -> None:
-        """Put the inner forward back."""
+        """Put the original ``forward`` back."""
         if getattr(self.inner, "__self__", None) is self.module:
             del self.module.__dict__["forward"]
         else:
@@ -77,7 +77,8 @@ class Replacement:
 
 
 class PatchedForward(Replacement):
-    """Asks this thread's controller, unless that leaves the step to the model."""
+    """The patched ``forward`` of a site: runs the site under this thread's controller, or as the
+    original ``forward`` if the thread has none or its controller is idle."""
 
     def __init__(self, module: nn.Module, slot: RunSlot, act: SiteFn) -> None:
         super().__init__(module)
@@ -86,7 +87,7 @@ class PatchedForward(Replacement):
         self.number = number_of(self)
         self._through: Any = torch.compiler.disable(self.acted)
 
-    # Dynamo traces this, and so it reads nothing of a thread and has no types to check.
+    # Dynamo traces this method, so it reads no thread-local state and has no type checker.
     @no_type_check
     def __call__(self, hidden_states, *args, **kwargs):
         if not self.slot.is_taken:
@@ -96,7 +97,7 @@ class PatchedForward(Replacement):
         return self._through(hidden_states, args, kwargs)
 
     def acted(self, hidden: Tensor, args: tuple, kwargs: dict[str, Any]) -> Tensor:
-        """The site's output, from this thread's controller or, without one, computed."""
+        """Return the site's output, under this thread's controller or, without one, computed."""
         controller = self.slot.acting
         if controller is None:
             return self.inner(hidden, *args, **kwargs)
@@ -105,7 +106,7 @@ class PatchedForward(Replacement):
 
 
 def reroute(module: nn.Module, slot: RunSlot, act: SiteFn) -> PatchedForward:
-    """Let a controller act in a module's place."""
+    """Replace ``forward`` of a module by one that runs under a controller."""
     module.forward = rerouted = PatchedForward(module, slot, act)
     return rerouted
 
@@ -127,15 +128,17 @@ def latents_and_timestep(args: tuple, kwargs: dict[str, Any]) -> tuple[Tensor, A
 
 
 class StepHook:
-    """Opens the next step of this thread's run before each call of the transformer.
+    """A hook that opens the next step of this thread's run before each call of the transformer.
 
-    A copy of the transformer gets one of its own, whose seat stays empty.
+    A copy of the transformer gets a copy of the hook with an empty :class:`RunSlot`, which does
+    nothing.
     """
 
     def __init__(self, slot: RunSlot) -> None:
         self.slot = slot
 
-    # Without kwargs where another thread calls the model while this hook comes or goes.
+    # torch passes no kwargs if another thread calls the model while the hook is registered or
+    # removed.
     def __call__(self, module: nn.Module, args: tuple, kwargs: dict | None = None) -> None:
         del module
         if self.slot.run is not None:
@@ -146,9 +149,10 @@ class StepHook:
 
 
 class OutputHook:
-    """Shows the sampler what this thread's run makes of the transformer's output.
+    """A hook that replaces the transformer's output by the corrected output of this thread's run.
 
-    A copy of the transformer gets one of its own, whose seat stays empty.
+    A copy of the transformer gets a copy of the hook with an empty :class:`RunSlot`, which does
+    nothing.
     """
 
     def __init__(self, slot: RunSlot) -> None:
@@ -163,8 +167,8 @@ class OutputHook:
 
 
 def with_output(output: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    """A transformer's answer, a tuple or of a class of diffusers', with its tensor changed; itself
-    where the tensor is the same."""
+    """Apply ``change`` to the tensor in a transformer's output, which is a tuple or a diffusers
+    output class. If ``change`` returns the same tensor, the output itself is returned."""
     is_tuple = isinstance(output, tuple)
     before = output[0] if is_tuple else output.sample
     after = change(before)
@@ -174,8 +178,7 @@ def with_output(output: Any, change: Callable[[Tensor], Tensor]) -> Any:
 
 
 def hook_outputs(transformer: nn.Module, slot: RunSlot) -> RemovableHandle:
-    """Let each call of a transformer show what its run makes of the output; a hook as
-    :func:`hook_steps`."""
+    """Register the hook that corrects each output of a transformer; see :func:`hook_steps`."""
     return transformer.register_forward_hook(_output_hook(slot))
 
 
@@ -184,10 +187,11 @@ def _output_hook(slot: RunSlot) -> OutputHook:
 
 
 def hook_steps(transformer: nn.Module, slot: RunSlot) -> RemovableHandle:
-    """Let each call of a transformer open a step.
+    """Register the hook that opens a step at each call of a transformer.
 
-    A hook, since offloading replaces the forward of the whole model between two runs; and for as
-    long as the model is patched, since dynamo does not notice a hook that comes or goes later.
+    A hook is used, not a replaced ``forward``, since offloading replaces the transformer's
+    ``forward`` between runs. The hook stays registered while the model is patched, since dynamo
+    does not notice hooks that are added or removed after compilation.
     """
     return transformer.register_forward_pre_hook(_step_hook(slot), with_kwargs=True)
 
@@ -198,6 +202,6 @@ def _step_hook(slot: RunSlot) -> StepHook:
 
 @cache
 def untraced_class(kind: Any) -> Any:
-    """A class like this one, whose calls dynamo runs and does not trace."""
-    # Not a decorator of the class, since decorating imports dynamo, which takes a second.
+    """Return a subclass whose ``__call__`` dynamo runs without tracing it."""
+    # Made on first use: torch.compiler.disable imports dynamo, which takes a second.
     return type(kind.__name__, (kind,), {"__call__": torch.compiler.disable(kind.__call__)})

@@ -1,4 +1,4 @@
-"""Where a sampling run sits in a patched model."""
+"""The slot of a patched model that holds the current sampling run of each thread."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from dqar.integration.step_counter import Run
 
 
 class RunSlot:
-    """Where a run and its controller sit; empty between runs, and then the model is stock.
+    """The current run of each thread, shared by all patched sites of a model.
 
-    Each thread has a seat of its own, so that threads may share a model.
+    Threads may share a model, since each thread sees only its own run. A thread without a run
+    uses the model as if it were not patched.
     """
 
     def __init__(self, sites: tuple[str, ...], cached: CachedParts) -> None:
@@ -24,35 +25,37 @@ class RunSlot:
         self._taken: set[DQARController] = set()
         self._lock = threading.Lock()
         self.is_taken = False
-        """Whether a run sits here in any thread; a plain value, which compiled code can guard."""
+        """True if any thread has a run; a plain attribute, so that compiled code can guard it."""
 
     def __reduce__(self) -> tuple:
-        # A copy is another seat, and empty: threads and their locks are not copied.
+        # A copy is empty: runs and locks belong to threads and cannot be copied.
         return RunSlot, (self.sites, self.cached)
 
     @property
     def run(self) -> Run | None:
-        """What this thread runs."""
+        """The run of this thread, or None."""
         return getattr(self._of_thread, "run", None)
 
     @property
     def acting(self) -> DQARController | None:
-        """The controller of this thread's run, unless it leaves this step to the model."""
+        """The controller of this thread's run; None without a run or if the controller is idle."""
         run = self.run
         return None if run is None or run.controller.is_idle else run.controller
 
     @contextmanager
     def taken_by(self, run: Run) -> Iterator[None]:
-        """Seat a run in this thread, in place of what it runs already.
+        """Make ``run`` the run of this thread, until the context ends.
+
+        An outer run of the same thread is suspended meanwhile.
 
         Raises:
-            ValueError: if the controller runs already, in this or another thread.
+            ValueError: if the controller is in another run, in this or another thread.
         """
         with self._lock:
             if run.controller in self._taken:
                 raise ValueError(
                     "A controller must serve one run at a time. Got one that is running. "
-                    "Pass each run a controller= of its own."
+                    "Pass a separate controller= to each run."
                 )
             self._taken.add(run.controller)
             self.is_taken = True

@@ -1,4 +1,4 @@
-"""Salience balance factors of a model's cached tensors, measured over the steps of a stock run."""
+"""Calibration of salience balance factors over one sampling run of an unpatched model."""
 
 from __future__ import annotations
 
@@ -16,9 +16,11 @@ from dqar.integration.samplers import DQARSampler
 from dqar.records import PartKey
 
 GATES = {"attn": 1, "ff": 4}
-"""Where AdaLayerNormZero returns the factor that multiplies a site's output channels next."""
+"""Position of each site's adaLN gate, which multiplies the site's output channels, in the output of
+diffusers' ``AdaLayerNormZero``."""
 
 Salience = dict[tuple[PartKey, str], list[Tensor]]
+"""Channel saliences of each step, by cached tensor and role (``own`` or ``consumer``)."""
 
 
 def calibrate_balance(
@@ -28,15 +30,17 @@ def calibrate_balance(
     latents: Float[Tensor, "b c height width"] | None = None,
     generator: torch.Generator | None = None,
 ) -> dict[PartKey, Float[Tensor, " d"]]:
-    """Balance factors of keys, values and outputs of every layer
+    """Measure the balance factors of keys, values and outputs of every layer
     (:mod:`dqar.cache.salience_balancing`).
 
-    A channel's salience is its largest magnitude in a step; it is balanced against that of what
-    multiplies the channel next: the queries for keys, the output projection for values, the
-    adaLN gate for outputs.
+    The salience of a channel is its largest magnitude in a step. It is balanced against the
+    salience of the tensor that multiplies the channel next: the queries for keys, the output
+    projection for values, the adaLN gate for outputs.
 
     Args:
-        sampler: of a stock (not patched) transformer; it samples once.
+        sampler: a sampler of an unpatched transformer, which is run once.
+        class_labels: labels of the samples.
+        latents: initial noise; drawn from ``generator`` by default.
 
     Raises:
         ValueError: if the sampler's model is a wrapper.
@@ -45,7 +49,7 @@ def calibrate_balance(
     if not isinstance(transformer, nn.Module):
         raise ValueError(
             f"Calibration must see the stock model. Got {type(transformer).__name__}. "
-            "Pass a sampler of the transformer itself."
+            "Pass a sampler whose model is the transformer itself."
         )
     salience: Salience = defaultdict(list)
     with _watched(transformer, salience):
@@ -56,7 +60,7 @@ def calibrate_balance(
 
 def _factors(salience: Salience, key: PartKey) -> Float[Tensor, " d"]:
     own, consumer = (torch.stack(salience[key, role]) for role in ("own", "consumer"))
-    # The weights of the timesteps are the same both ways, since rank correlation is symmetric.
+    # Both calls weigh the timesteps equally, since rank correlation is symmetric.
     return balance_factors(calibrated_salience(own, consumer), calibrated_salience(consumer, own))
 
 

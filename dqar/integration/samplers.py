@@ -1,4 +1,4 @@
-"""The sampling loop of a class-conditional DiT: DiTPipeline's arithmetic without its VAE."""
+"""Samplers of class-conditional DiTs: the arithmetic of diffusers' DiTPipeline without its VAE."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from dqar.integration.noise_schedules import convert_scheduler
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SamplerConfig:
-    """How to sample."""
+    """Number of steps and guidance scale of a sampler."""
 
     num_inference_steps: int = 50
-    """Denoising steps."""
+    """Number of denoising steps."""
     guidance_scale: float = 4.0
-    """Classifier-free guidance; 1 or less samples without."""
+    """Scale of classifier-free guidance; 1 or less samples without guidance."""
 
     def __post_init__(self) -> None:
         if self.num_inference_steps < 1:
@@ -40,11 +40,10 @@ class SamplerConfig:
 
 
 class DQARSampler:
-    """Samples latents from a wrapped (or stock) transformer with a diffusers scheduler that
-    calls the model once a step.
+    """A sampler of latents, for a diffusers scheduler that calls the model once a step.
 
-    A stock transformer in the wrapper's place samples without reuse, by the same arithmetic; a
-    :class:`PlannedDiT` samples by its plan.
+    The model is a :class:`DQARDiTWrapper` (reuse decided by a controller), a :class:`PlannedDiT`
+    (reuse by its plan), or an unpatched transformer (no reuse, with the same arithmetic).
     """
 
     def __init__(self, model: Any, scheduler: Any, config: SamplerConfig | None = None) -> None:
@@ -63,16 +62,19 @@ class DQARSampler:
         controller: DQARController | None = None,
         on_step: Callable[[int], None] = lambda _: None,
     ) -> Float[Tensor, "b c height width"]:
-        """Denoise to final latents (undecoded).
+        """Sample final latents, not decoded by a VAE.
 
         Args:
-            latents: the initial noise, of unit variance; drawn from ``generator`` by default.
-                Given or drawn, it is multiplied by the scheduler's ``init_noise_sigma``, where
-                there is one, as diffusers' pipelines do (DiTPipeline, for schedulers that start
-                at 1, does not).
-            generator: noise is drawn on its device, and on the CPU without one.
-            controller: sits in for the wrapper's own.
-            on_step: called with the number of steps done.
+            batch_size: number of samples.
+            class_labels: class label of each sample.
+            latents: initial noise of unit variance; drawn from ``generator`` by default. It is
+                multiplied by the scheduler's ``init_noise_sigma``, if the scheduler has one, as
+                most diffusers pipelines do. DiTPipeline does not, which is equal for schedulers
+                whose ``init_noise_sigma`` is 1.
+            generator: source of the initial noise, which is drawn on the generator's device;
+                without a generator, on the CPU.
+            controller: used in place of the wrapper's controller.
+            on_step: called after each step with the number of steps done.
 
         Raises:
             ValueError: if the labels do not match the batch size, or if a transformer without a
@@ -86,7 +88,7 @@ class DQARSampler:
         current = self._noise(batch_size, generator) if latents is None else latents
         labels = torch.as_tensor(class_labels, device=current.device)
         self.scheduler.set_timesteps(self.config.num_inference_steps)
-        # Only now: some schedulers know it once they know their timesteps.
+        # After set_timesteps, on which init_noise_sigma of some schedulers depends.
         current = current * getattr(self.scheduler, "init_noise_sigma", 1.0)
         with self._running(controller):
             for done, timestep in enumerate(self.scheduler.timesteps):
@@ -97,7 +99,7 @@ class DQARSampler:
 
     @property
     def num_branches(self) -> int:
-        """Guidance branches stacked in a batch: [cond; uncond], or cond alone."""
+        """Number of guidance branches stacked in a batch: 2 for [cond; uncond], 1 for cond."""
         return 2 if self.config.guidance_scale > 1 else 1
 
     def _running(self, controller: DQARController | None) -> Any:
@@ -107,7 +109,7 @@ class DQARSampler:
         if controller is not None:
             raise ValueError(
                 "A controller must sit in a patched model. Got a stock one, or one that "
-                "follows a plan. Pass the sampler a DQARDiTWrapper of it."
+                "follows a plan. Make the sampler with a DQARDiTWrapper of the model."
             )
         return (
             self.model.run(self.scheduler) if isinstance(self.model, PlannedDiT) else nullcontext()
@@ -116,7 +118,7 @@ class DQARSampler:
     def _noise(self, batch_size: int, generator: torch.Generator | None) -> Tensor:
         config = self.model.config
         shape = (batch_size, config.in_channels, config.sample_size, config.sample_size)
-        # By default on the CPU, so that a seed gives the same noise on every device.
+        # On the CPU by default, so that a random seed gives the same noise on every device.
         device = "cpu" if generator is None else generator.device
         noise = torch.randn(shape, generator=generator, device=device, dtype=torch.float32)
         return noise.to(self.model.device, self.model.dtype)
@@ -133,8 +135,8 @@ class DQARSampler:
     def guided(
         self, output: Float[Tensor, "r k height width"]
     ) -> Float[Tensor, "b c height width"]:
-        """What the scheduler is given of a stacked batch: its branches combined, without the
-        variance that some models learn."""
+        """Combine the branches of a batch by classifier-free guidance, and drop the variance
+        channels that some models predict."""
         noise = output[:, : self.model.config.in_channels]
         if self.num_branches == 1:
             return noise
@@ -143,8 +145,8 @@ class DQARSampler:
 
 
 class DQARDDIMSampler(DQARSampler):
-    """Samples with DDIM (Song et al. 2021), deterministic; another scheduler lends its noise
-    schedule, and one that cannot is refused with ``ValueError``."""
+    """A deterministic DDIM sampler (Song et al. 2021). A scheduler of another class is converted to
+    DDIM with its noise schedule; ``ValueError`` if DDIM cannot represent that schedule."""
 
     def __init__(self, model: Any, scheduler: Any, config: SamplerConfig | None = None) -> None:
         from diffusers import DDIMScheduler
@@ -153,8 +155,8 @@ class DQARDDIMSampler(DQARSampler):
 
 
 class DQARDPMSolverSampler(DQARSampler):
-    """Samples with DPM-Solver++ (Lu et al. 2022), second order, multistep; another scheduler
-    lends its noise schedule, and one that cannot is refused with ``ValueError``."""
+    """A second-order multistep DPM-Solver++ sampler (Lu et al. 2022). A scheduler of another class
+    is converted with its noise schedule; ``ValueError`` if the solver cannot represent it."""
 
     def __init__(self, model: Any, scheduler: Any, config: SamplerConfig | None = None) -> None:
         from diffusers import DPMSolverMultistepScheduler

@@ -1,7 +1,7 @@
-"""Reroutes the sites of a diffusers transformer through a controller, and puts them back.
+"""Patch the sites of a diffusers transformer to run under a controller, and undo the patch.
 
-Only the ``forward`` of the modules is replaced, on the instance: the module tree, the parameter
-names and the attention processors stay as they are, so that adapters and checkpoints do too.
+Only ``forward`` of the modules is replaced, on the instances. The module tree, the parameter names
+and the attention processors do not change, so adapters and checkpoints load as before.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from dqar.integration.run_slot import RunSlot
 
 
 def attach(transformer: nn.Module, slot: RunSlot) -> list[Replacement]:
-    """Reroute ``attn1`` and ``ff`` of every block, or the blocks themselves.
+    """Patch ``attn1`` and ``ff`` of every block, or the blocks themselves.
 
     Raises:
-        ValueError: if the model has no ``transformer_blocks``, chunks its feed-forward, or its
-            attention is to cache keys and values and is not a plain one.
+        ValueError: if the model has no ``transformer_blocks``, chunks its feed-forward, or has to
+            cache keys and values of an attention with unknown arithmetic.
     """
     blocks = blocks_of(transformer)
     refuse_misfits(transformer, slot)
@@ -45,23 +45,23 @@ def blocks_of(transformer: Any) -> Any:
     """The transformer's blocks, in order.
 
     Raises:
-        ValueError: if it has no ``transformer_blocks``.
+        ValueError: if the model has no ``transformer_blocks``.
     """
     blocks = getattr(transformer, "transformer_blocks", None)
     if blocks is None:
         raise ValueError(
             f"The model must have transformer_blocks. Got {type(transformer).__name__}. "
-            "Pass a diffusers DiT transformer."
+            "Pass a diffusers transformer such as DiTTransformer2DModel."
         )
     return blocks
 
 
 def refuse_misfits(transformer: Any, slot: RunSlot) -> None:
-    """Refuse what a model may also be set to after it was patched.
+    """Refuse settings of a model that make reuse impossible; they may also change after patching.
 
     Raises:
-        ValueError: if it chunks a rerouted feed-forward, or if its attention is to cache keys and
-            values and is not a plain one.
+        ValueError: if the model chunks a patched feed-forward, or has to cache keys and values of
+            an attention with unknown arithmetic.
     """
     for block in transformer.transformer_blocks:
         if not {"ff", "block"}.isdisjoint(slot.sites):
@@ -71,15 +71,15 @@ def refuse_misfits(transformer: Any, slot: RunSlot) -> None:
 
 
 def detach(reroutes: list[Replacement]) -> None:
-    """Put every forward back, and empty the list.
+    """Put every original ``forward`` back, and empty the list.
 
     Raises:
-        ValueError: if something else was patched on top since.
+        ValueError: if a module was patched again later.
     """
     if not all(rerouted.is_on_top for rerouted in reroutes):
         raise ValueError(
-            "Patches must come off in the reverse order. Got a module patched again since. "
-            "Remove the later patch first."
+            "Patches must come off in the reverse order. Got a module that was patched again "
+            "later. Remove the later patch first."
         )
     for rerouted in reroutes:
         rerouted.restore()
@@ -142,8 +142,8 @@ def _feed_forward_act(feed_forward: nn.Module, layer: int) -> SiteFn:
 
 
 def _kept(module: nn.Module, output: Float[Tensor, "r n d"]) -> Float[Tensor, "r n d"]:
-    """The output, in a copy where a hook sees it and may keep it: it can be the cache's own tensor,
-    which a later step overwrites. The block itself has read it by then."""
+    """Return the output, copied if the module has a forward hook. A hook may keep the tensor, which
+    can belong to the cache and be overwritten by a later step; the block reads it before that."""
     is_seen = bool(module._forward_hooks) or _has_any_global_hook()
     return output.clone() if is_seen else output
 
@@ -152,7 +152,7 @@ def _refuse_chunks(block: Any) -> None:
     if getattr(block, "_chunk_size", None) is not None:
         raise ValueError(
             "Feed-forward and block reuse must see whole batches. Got a chunked feed-forward. "
-            "Call set_chunk_feed_forward(None), or reuse only attn."
+            "Call set_chunk_feed_forward(None), or reuse only the site attn."
         )
 
 
@@ -161,5 +161,5 @@ def _refuse_batched_extras(call: SiteCall) -> None:
     if any(isinstance(extra, Tensor) for extra in extras):
         raise ValueError(
             "Self-attention must take hidden states alone. Got a mask or encoder states. "
-            "Reuse another site of this model."
+            "Reuse another site of this model, such as ff."
         )

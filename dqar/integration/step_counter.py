@@ -1,4 +1,4 @@
-"""One sampling run: opens the controller's step before each call of the transformer."""
+"""A sampling run: opens a controller step before each call of the transformer."""
 
 from __future__ import annotations
 
@@ -12,7 +12,13 @@ from dqar.snr import scheduler_snr
 
 
 class Run:
-    """Opens the controller's step before each call of one run, and corrects the output after it."""
+    """One sampling run of a controller, which opens a step before each call of the transformer.
+
+    Args:
+        scheduler: a diffusers scheduler, whose timesteps are read at the first call.
+        num_branches: number of guidance branches stacked in each batch.
+        prompt_length: tokens of the prompt, one number or one for each sample.
+    """
 
     def __init__(
         self,
@@ -29,10 +35,10 @@ class Run:
         self.snrs: list[float] = []
 
     def before_call(self, hidden_states: Tensor, timestep: Timestep) -> None:
-        """Open the step of this call.
+        """Open the controller's step of this call.
 
         Args:
-            hidden_states: the latents of all branches, ``[r, ...]``.
+            hidden_states: the latents of all guidance branches, ``[r, ...]``.
             timestep: the timestep that the transformer is called with.
 
         Raises:
@@ -54,7 +60,7 @@ class Run:
         )
 
     def after_call(self, output: Tensor) -> Tensor:
-        """What the sampler is shown in place of the transformer's output, ``[r, ...]``."""
+        """Return the transformer's output ``[r, ...]``, corrected by the error feedback."""
         return self.controller.corrected(output)
 
     def finish(self) -> None:
@@ -71,7 +77,7 @@ class Run:
             self.snrs = [scheduler_snr(self.scheduler, timestep) for timestep in timesteps]
 
     def _snr(self, step: int, timestep: float) -> float:
-        # Equal timesteps are told apart by the step that the scheduler has reached by now.
+        # The step that the scheduler has reached distinguishes equal timesteps.
         return self.snrs[step] if self.snrs else scheduler_snr(self.scheduler, timestep)
 
     def _latent(self, hidden_states: Tensor) -> Tensor:

@@ -1,1 +1,1 @@
-"""The learned policy: its network, its specification and files, the planner of schedules."""
+"""The learned reuse policy: its network, specification and files, and the planner of schedules."""

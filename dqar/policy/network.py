@@ -1,8 +1,8 @@
-"""The learned reuse policy: a small MLP that predicts what a reuse costs the final result.
+"""The learned reuse policy: a small MLP that predicts how much a reuse changes the final latent.
 
-``f(x)`` is the predicted log damage of reusing at a gate: its share of the squared relative
-error of the final latent. ``sigmoid((log_threshold - f(x)) / temperature)`` is the seed's reuse
-probability.
+The *damage* of a reuse is its share of the squared relative L2 error of the final latent. The
+network's output ``f(x)`` is the predicted natural logarithm of the damage, and
+``sigmoid((log_threshold - f(x)) / temperature)`` is the reuse probability of the DQAR paper.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from dqar.records import GateInputs
 
 
 class ReusePolicy(nn.Module):
-    """MLP over gate features; the default is the seed's 5-32-32-1 (1,281 parameters)."""
+    """An MLP over the features of a gate; the default is the DQAR paper's 5-32-32-1 (1,281
+    parameters)."""
 
     means: Tensor
     scales: Tensor
@@ -39,23 +40,24 @@ class ReusePolicy(nn.Module):
         self.networks = nn.ModuleList(networks)
 
     def with_spec(self, **changes: Any) -> ReusePolicy:
-        """A policy of the same weights whose specification differs, in eval mode and without
-        gradients."""
+        """Return a policy with the same weights and a changed specification, in eval mode and
+        without gradients."""
         changed = ReusePolicy(replace(self.spec, **changes))
         changed.load_state_dict(self.state_dict())
         return changed.eval().requires_grad_(False)
 
     def forward(self, features: Float[Tensor, "*rows f"]) -> Float[Tensor, "*rows"]:
-        """Predicted log damage of unscaled features."""
+        """Predict the log damage from unscaled features, mean over the ensemble's networks."""
         return self.by_member(features).mean(dim=0)
 
     def by_member(self, features: Float[Tensor, "*rows f"]) -> Float[Tensor, "members *rows"]:
-        """The prediction of each network."""
+        """Predict the log damage with each network of the ensemble."""
         scaled = (features - self.means) / self.scales
         return torch.stack([network(scaled).squeeze(-1) for network in self.networks])
 
     def score(self, inputs: GateInputs) -> Float[Tensor, "g b"]:
-        """Predicted log damage per unit of cost saved, for every gate of a step."""
+        """Predicted log damage per unit of cost that a reuse saves, for every gate of a step. With
+        granularity ``step`` all layers of a site have the log of their mean damage."""
         damage = self(inputs.columns(self.spec.features))
         if self.spec.granularity == "step":
             by_site = damage.unflatten(0, (-1, inputs.num_layers))
@@ -66,7 +68,7 @@ class ReusePolicy(nn.Module):
     def probability(
         self, inputs: GateInputs, log_threshold: float | Float[Tensor, " b"] | None = None
     ) -> Float[Tensor, "g b"]:
-        """The seed's reuse probability; 0.5 where the score meets the threshold."""
+        """The DQAR paper's reuse probability; 0.5 where the score equals the threshold."""
         threshold = self.spec.log_threshold if log_threshold is None else log_threshold
         return torch.sigmoid((threshold - self.score(inputs)) / self.spec.temperature)
 

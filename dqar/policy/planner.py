@@ -1,9 +1,10 @@
-"""From damage to a plan: which steps compute, for every number of them.
+"""Plan by dynamic programming the best steps to compute, for every number of computed steps.
 
-A dynamic programme over gap states. All gates of a step compute together or not at all, so a
-state is a computed step with the spans before it, which a forecast continues; a transition is the
-gap to the next computed step, and costs the predicted damage of the stale steps between. The sum
-over a run is what :mod:`pipeline.train.damage_model` fits, so the plan is optimal for that model.
+All gates of a step compute together or not at all. A state is a computed step together with the
+two spans (steps between computations) before it, on which a forecast depends. A transition is the
+gap to the next computed step, and its cost is the predicted damage of the steps between. The total
+over a run is the quantity that :mod:`pipeline.train.damage_model` fits, so a plan is optimal under
+that model.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from dqar.records import FEATURE_SETS, SITES, GateInputs, Step
 from dqar.step_schedule import ReuseSetting, ScoredSchedule, StepSchedule
 
 BATCH_ROWS = 200_000
-"""Hypothetical gates that are judged at once."""
+"""Number of hypothetical gates whose damage is predicted in one forward pass."""
 
 
 def plan_steps(
@@ -30,20 +31,20 @@ def plan_steps(
     max_stretch: float = math.inf,
     feedback: float = 0.0,
 ) -> list[ScoredSchedule]:
-    """The best plan for each number of computed steps, fewest first.
+    """Return the best schedule for each number of computed steps, fewest first.
 
     Args:
         policy: predicts log damage from features that are known before a run.
-        snrs: of each step.
-        order: of the forecasts that reuse shows.
-        max_gap: longest staleness to consider.
-        max_stretch: by what factor a gap may exceed the span before it, and spans that follow each
-            other may differ, where forecasts read them. What exploration has not seen, an
-            optimiser takes for cheap.
-        feedback: gain of the error feedback that the runs have.
+        snrs: signal-to-noise ratio of each step.
+        order: order of the forecasts that reuse shows.
+        max_gap: largest number of steps since the last computation to consider.
+        max_stretch: with forecasts, the largest ratio of a gap to the span before it, and of two
+            successive spans to each other. Larger ratios are excluded, since exploration did not
+            sample them and the policy's prediction there is an extrapolation.
+        feedback: gain of the runs' error feedback.
 
     Raises:
-        ValueError: if the policy reads what is only known in a run.
+        ValueError: if the policy reads a feature that is only known during a run.
     """
     damage = step_damage(policy, snrs, order, max_gap, feedback)
     damage = damage.masked_fill(_is_unknown(damage, order, max_stretch), math.inf)
@@ -53,7 +54,8 @@ def plan_steps(
 def _is_unknown(
     damage: Float[Tensor, "t k s c"], order: int, max_stretch: float
 ) -> Bool[Tensor, "k s c"]:
-    """Histories unlike those that were explored. Without forecasts none matters."""
+    """Mask of the (gap, span, span before) states outside the explored ratios; all false without
+    forecasts, which alone depend on the spans."""
     gap = torch.arange(1, damage.shape[1] + 1)[:, None, None]
     span, before = torch.arange(damage.shape[2])[:, None], torch.arange(damage.shape[3])
     is_long = (span > 0) & (gap > max_stretch * span)
@@ -65,7 +67,14 @@ def _is_unknown(
 def step_damage(
     policy: ReusePolicy, snrs: list[float], order: int, max_gap: int, feedback: float = 0.0
 ) -> Float[Tensor, "t k s c"]:
-    """Predicted damage of a stale step, by its gap, the span before and the one before that."""
+    """Predict the damage of a step that reuses, all its gates together.
+
+    Indexed by step, gap since the last computation (from 1), span between the last two
+    computations, and the span before that one; a span of 0 means too few computations.
+
+    Raises:
+        ValueError: if the policy reads a feature that is only known during a run.
+    """
     _refuse_measured(policy)
     gaps, spans = torch.arange(1, max_gap + 1), torch.arange(max_gap + 2)
     states = torch.cartesian_prod(gaps, spans, spans)
@@ -82,7 +91,7 @@ def _refuse_measured(policy: ReusePolicy) -> None:
     if measured:
         raise ValueError(
             f"A plan must be made from what is known before a run. Got {sorted(measured)}. "
-            "Train with --features schedule."
+            "Train the policy with --features schedule."
         )
 
 
@@ -91,7 +100,7 @@ def _of_step(
     policy: ReusePolicy, step: Step, states: Int[Tensor, "n 3"], order: int, feedback: float
 ) -> Float[Tensor, " n"]:
     spec = policy.spec
-    # Layers that no feature tells apart are judged once.
+    # Without the feature depth all layers have one prediction, which is multiplied.
     layers = max(1, spec.num_layers) if "depth" in spec.features else 1
     repeats = max(1, spec.num_layers) / layers
     damage = [
@@ -109,11 +118,11 @@ def _hypothetical(
     order: int,
     feedback: float,
 ) -> GateInputs:
-    """All gates of a step, one column a state."""
+    """Inputs of all gates of a step, one column for each (gap, span, span before) state."""
     shape = (len(sites) * num_layers, len(states))
     gap, span, before = (column.expand(shape) for column in states.T)
     codes = torch.tensor([SITES.index(site) for site in sites])
-    zeros, nobody = torch.zeros(shape), torch.zeros(shape[1])
+    zeros, per_column = torch.zeros(shape), torch.zeros(shape[1])
     return GateInputs(
         step=step,
         num_layers=num_layers,
@@ -125,24 +134,25 @@ def _hypothetical(
         span=span,
         span_before=before,
         order=((span > 0).long() + ((span > 0) & (before > 0))).clamp(max=order),
-        feedback=torch.full_like(nobody, feedback),
+        feedback=torch.full_like(per_column, feedback),
         entropy=zeros,
         drift=zeros,
         quant_error=zeros,
         branch_gap=zeros,
         branch_age=gap,
-        log_latent_norm=nobody,
-        prompt_length=nobody,
-        share_attn=nobody,
-        share_ff=nobody,
+        log_latent_norm=per_column,
+        prompt_length=per_column,
+        share_attn=per_column,
+        share_ff=per_column,
     )
 
 
 def _solve(damage: Float[Tensor, "t k s c"], setting: ReuseSetting) -> list[ScoredSchedule]:
-    """Bellman's recursion over the number of computed steps.
+    """Solve Bellman's recursion over the number of computed steps.
 
-    ``best[t, s, c]`` is the least damage before step ``t`` computes, when the spans behind it are
-    ``s`` and ``c``; a chosen ``c`` is kept for the way back.
+    ``best[t, s, c]`` is the least damage of the steps before step ``t``, which computes, where the
+    last span is ``s`` and the one before it ``c``. The ``c`` that attains each minimum is kept to
+    trace the schedule back.
     """
     until = _until_next(damage)
     steps, spans = len(damage), damage.shape[2]
@@ -160,13 +170,13 @@ def _solve(damage: Float[Tensor, "t k s c"], setting: ReuseSetting) -> list[Scor
 
 
 def _until_next(damage: Float[Tensor, "t k s c"]) -> Float[Tensor, "t s c j"]:
-    """Damage of the steps between a computed one and the next, ``j`` steps later; the last entry
-    is for a gap that is too long."""
+    """Damage of the steps between a computed step and the next computed one ``j`` steps later.
+    The last index stands for every gap above the largest, and is infinite."""
     steps, gaps, spans, _ = damage.shape
     until = torch.zeros(steps, spans, spans, gaps + 3, dtype=torch.float64)
     until[..., 0] = until[..., -1] = math.inf
     for gap in range(1, gaps + 1):
-        # The end of a run lies behind its last step, so that a gap may reach just past it.
+        # The end of the run counts as a computed step after the last, which closes the last gap.
         stale = torch.full((steps, spans, spans), math.inf, dtype=torch.float64)
         stale[: steps - gap] = damage[gap:, gap - 1].double()
         until[..., gap + 1] = until[..., gap] + stale
@@ -180,7 +190,7 @@ def _gap_to_end(steps: int, until: Tensor) -> Int[Tensor, " t"]:
 def _advance(
     best: Float[Tensor, "t s c"], until: Float[Tensor, "t s c j"]
 ) -> tuple[Float[Tensor, "t s c"], Int[Tensor, "t s c"]]:
-    """One more computed step."""
+    """Extend every state by one computed step; return the damages and the minimising spans."""
     longest = best.shape[1] - 1
     new = torch.full_like(best, math.inf)
     way = torch.zeros(best.shape, dtype=torch.long)

@@ -1,4 +1,4 @@
-"""What a policy is besides its weights: what it reads, what it was trained for, its plans."""
+"""Description of a policy without its weights: features, training setting and schedules."""
 
 from __future__ import annotations
 
@@ -14,10 +14,20 @@ SCHEMA_VERSION = 1
 CACHE_BITS = {"int2": 2, "int4": 4, "int8": 8, "fp16": 16, "fp32": 32}
 """Bits of a cached value, by the name of how it is stored."""
 
+MAX_COUNT = 2**31 - 1
+"""The largest count."""
+MAX_WIDTH = 4096
+"""Most units of a hidden layer."""
+RANGES = {
+    "members": (1, 64),
+    **dict.fromkeys(("max_gap", "num_layers", "steps"), (0, MAX_COUNT)),
+}
+"""Least and largest value, by field."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PolicySpec:
-    """All that a policy is besides its weights: what it reads, and what it was trained for."""
+    """Features, network sizes, training setting and schedules of a policy: ``policy.json``."""
 
     features: tuple[str, ...] = FEATURE_SETS["seed"]
     """Feature names in the order of the input."""
@@ -28,55 +38,58 @@ class PolicySpec:
     hidden: tuple[int, ...] = (32, 32)
     """Widths of the hidden layers."""
     members: int = 1
-    """Networks whose mean is the prediction; greedy choices by one alone favour its errors."""
+    """Networks of the ensemble, whose mean is the prediction; choosing the least of one network's
+    predictions favours that network's errors."""
     granularity: Literal["gate", "step"] = "gate"
     """``gate`` decides each layer alone; ``step`` decides all layers of a site together, by their
-    mean damage: layers that are stale together disturb each other less."""
+    mean predicted damage: layers that are stale at the same steps disturb each other less."""
     max_gap: int = 1_000_000
-    """Staleness beyond which the policy knows nothing, so that it refuses."""
+    """Staleness in steps beyond which the policy computes: training saw hardly any larger gap."""
     log_threshold: float = 0.0
     """Default operating point: reuse where the predicted log damage is below it."""
     plans: tuple[tuple[int, ...], ...] = ()
-    """Steps that compute every gate, a plan for each number of them; empty where gates are decided
-    one by one."""
+    """Computed steps of one schedule for each number of computed steps; empty for a policy that
+    decides gate by gate."""
     plan_errors: tuple[float, ...] = ()
-    """Predicted relative L2 error of each plan."""
+    """Predicted relative L2 error of the final latent, for each of ``plans``."""
     rivals: tuple[StepSchedule, ...] = ()
     """Alternative schedules that an evaluation compares with the policy's own on samples."""
     error_budget: float = 0.01
-    """Default operating point of the plans: the fewest computations predicted to stay below it."""
+    """Relative L2 error that sets the default schedule: the one with the fewest computed steps
+    whose predicted error stays within the budget."""
     temperature: float = 1.0
     """Softness of the reuse probability, in units of log damage."""
     savings: dict[str, float] = field(default_factory=lambda: dict.fromkeys(SITES, 1.0))
-    """Relative cost that one reuse saves, by site; damage is weighed per unit saved."""
+    """Relative cost that one reuse saves, by site; predicted damage is divided by the saving."""
     sites: tuple[str, ...] = ("attn",)
     """Sites that the policy was trained on."""
     actions: tuple[str, ...] = ("compute", "reuse")
-    """Actions that it chooses from."""
+    """Actions that the policy chooses from."""
     cache_mode: str = "int8"
-    """How the cache stored values during collection."""
+    """Storage format of cached values during collection, such as ``int8``."""
     forecast_order: int = 0
-    """What a reuse showed in training: the value as it is, or its forecast of this order."""
+    """Order of the forecasts that reuse showed in the training traces; 0 for the cached value."""
     feedback: float = 0.0
-    """Gain of the error feedback that its runs have, as :attr:`dqar.DQARConfig.feedback`."""
+    """Gain of the error feedback in the policy's runs, as :attr:`dqar.DQARConfig.feedback`."""
     branch_mode: str = "tied"
-    """How guidance branches were gated during collection."""
+    """``tied`` if guidance branches shared their reuse decisions during collection, else
+    ``independent``."""
     num_layers: int = 0
-    """Transformer blocks of the model; 0 when not tied to a model."""
+    """Transformer blocks of the model; 0 for a policy that is tied to no model."""
     steps: int = 0
-    """Sampling steps; 0 when not tied to a sampler."""
+    """Sampling steps; 0 for a policy that is tied to no sampler."""
     sampler: str = ""
-    """Sampler trained for."""
+    """Sampler of the training traces."""
     guidance: float = 0.0
-    """Guidance scale trained for."""
+    """Guidance scale of the training traces."""
     model_hash: str = ""
     """Digest of the transformer's files."""
     trace_digest: str = ""
-    """Digest of the manifest that it was fitted on."""
+    """Digest of the traces that the policy was fitted on."""
     metrics: dict[str, float] = field(default_factory=dict)
-    """Held-out metrics of the fit."""
+    """Metrics of the fit on held-out trajectories."""
     lineage: dict[str, str] = field(default_factory=dict)
-    """Tracking runs that led here: parent, collect, train."""
+    """MLflow run ids of the stages before: parent, collect, train."""
     schema_version: int = SCHEMA_VERSION
     """Version of this record."""
 
@@ -90,8 +103,10 @@ class PolicySpec:
             raise ValueError(
                 f"granularity must be gate or step. Got {self.granularity!r}. Pass 'step'."
             )
-        if self.members < 1:
-            raise ValueError(f"members must be at least 1. Got {self.members=}. Pass 1.")
+        for name, (least, most) in RANGES.items():
+            _check_range(name, getattr(self, name), least, most)
+        for width in self.hidden:
+            _check_range("hidden", width, 1, MAX_WIDTH)
         if self.cache_mode not in CACHE_BITS:
             raise ValueError(
                 f"cache_mode must be one of {tuple(CACHE_BITS)}. Got {self.cache_mode!r}. "
@@ -99,8 +114,8 @@ class PolicySpec:
             )
         _check_plans(self.plans, self.plan_errors, self.steps)
         check_setting(self.forecast_order, self.feedback)
-        for rival in self.rivals:
-            check_computed(rival.computed, self.steps)
+        for alternative in self.rivals:
+            check_computed(alternative.computed, self.steps)
         for name in ("means", "scales"):
             given = getattr(self, name)
             if given and len(given) != len(self.features):
@@ -111,7 +126,7 @@ class PolicySpec:
 
     @property
     def setting(self) -> ReuseSetting:
-        """Order of forecasts and gain of the error feedback that its runs have."""
+        """Order of forecasts and gain of the error feedback in the policy's runs."""
         return self.forecast_order, self.feedback
 
     @property
@@ -123,11 +138,14 @@ class PolicySpec:
         )
 
     def schedule_of(self, num_computed: int | None = None) -> StepSchedule:
-        """The schedule of so many computed steps; by default of the error budget, or the most
-        accurate.
+        """Return the schedule with a number of computed steps.
+
+        Args:
+            num_computed: number of computed steps; by default the fewest whose predicted error is
+                within the error budget, or the most where none is.
 
         Raises:
-            ValueError: if there is none.
+            ValueError: if the policy has no such schedule.
         """
         by_number = {len(schedule): schedule for schedule in self.schedules}
         if num_computed is None and self.plans:
@@ -148,12 +166,12 @@ class PolicySpec:
         forecast_order: int = 0,
         feedback: float = 0.0,
     ) -> None:
-        """A policy decides only on what it was trained on.
+        """Refuse a configuration that the policy was not trained on.
 
         Raises:
             ValueError: naming what does not fit.
         """
-        # A plan is one for all its sites together.
+        # A schedule holds for all of the policy's sites together.
         misses = set(sites) != set(self.sites) if self.plans else set(sites) - set(self.sites)
         if misses or branch_mode != self.branch_mode or cached == "kv":
             raise ValueError(
@@ -173,8 +191,15 @@ class PolicySpec:
             )
 
     def saving_of_site(self) -> list[float]:
-        """Savings in the order of :data:`SITES`."""
+        """Return the savings in the order of :data:`SITES`."""
         return [self.savings.get(site, 1.0) for site in SITES]
+
+
+def _check_range(name: str, value: int, least: int, most: int) -> None:
+    if not least <= value <= most:
+        raise ValueError(
+            f"{name} must be from {least} to {most}. Got {value}. Train the policy again."
+        )
 
 
 def _check_plans(plans: tuple[tuple[int, ...], ...], errors: tuple[float, ...], steps: int) -> None:

@@ -1,1 +1,1 @@
-"""Static plans: made from gates that measure nothing, stored as JSON, read back."""
+"""Static plans: exported from gates that read no measurements, and stored as JSON files."""

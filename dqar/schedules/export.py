@@ -1,4 +1,4 @@
-"""Makes a static plan from a gate that reads the schedule alone, without running a model."""
+"""Export a static plan from a reuse rule that needs no measurement, without running a model."""
 
 from __future__ import annotations
 
@@ -29,22 +29,29 @@ def export_plan(
     forecast_order: int | None = None,
     feedback: float | None = None,
 ) -> StaticPlan:
-    """What a gate decides in a run, without running a model.
+    """Return the decisions that a reuse rule takes over a whole run, without running a model.
 
     Args:
-        gate: reads the schedule alone: step, SNR, layer, site, gap, span, budget, the shares that
-            it reused itself. A policy over such features (``--features schedule``) is one.
-        steps: of a sampler that is not known; the SNR is then a cosine schedule's, as
-            :meth:`dqar.DQARController.begin_step` estimates it.
-        scheduler: in place of ``steps``, a diffusers scheduler whose timesteps are set.
-        prompt_length: tokens of the prompt; a gate that looks at it has a plan for each length.
-        forecast_order: of the forecasts that reuse shows, 0 to 2, each as far as its gate was
-            computed often enough; by default what the gate's policy was trained on, or 0.
-        feedback: as :attr:`dqar.DQARConfig.feedback`; by default likewise.
+        gate: a rule that reads only what is known before a run: step, SNR, layer, site, age and
+            number of reuses of a cached value, spans, and the shares of gates that reused. A
+            policy trained with ``--features schedule`` is such a rule.
+        sites: sites whose result is reused, as in :attr:`dqar.DQARConfig.sites`.
+        num_layers: transformer blocks of the model.
+        steps: number of sampling steps, where no scheduler is given; the SNR is then that of a
+            cosine schedule, as in :meth:`dqar.DQARController.begin_step`.
+        scheduler: a diffusers scheduler whose timesteps are set, in place of ``steps``.
+        prompt_length: tokens of the prompt; a rule that reads the prompt length needs one plan
+            for each length.
+        forecast_order: order of the forecasts that reuse shows, 0 to 2; a value computed less
+            often than its order needs is forecast at a lower order. By default the order that
+            the rule's policy was trained on, or 0.
+        feedback: gain of the error feedback, as :attr:`dqar.DQARConfig.feedback`; by default the
+            gain of the rule's policy, or 0.
 
     Raises:
-        ValueError: if the gate reads measurements, decides sample by sample, or was trained on
-            forecasts of another order.
+        ValueError: if the rule reads measurements, decides sample by sample, or was trained with
+            another forecast order or gain, or if not exactly one of ``steps`` and ``scheduler``
+            is given.
     """
     order = (
         max(_trained(gate, "forecast_order"), default=0)
@@ -57,7 +64,8 @@ def export_plan(
     if gate.needs:
         raise ValueError(
             f"A plan must come from a gate that measures nothing. Got one that reads "
-            f"{sorted(gate.needs)}. Train with --features schedule, or sample with a controller."
+            f"{sorted(gate.needs)}. Train the policy with --features schedule, or sample with a "
+            "DQARController in place of a plan."
         )
     if (steps is None) == (scheduler is None):
         raise ValueError(
@@ -92,8 +100,8 @@ def _steps_of(scheduler: Any) -> list[Step]:
     timesteps = [float(timestep) for timestep in scheduler.timesteps.tolist()]
     if len(set(timesteps)) < len(timesteps):
         raise ValueError(
-            "A plan's scheduler must have a timestep of its own for each step. Got equal ones, "
-            "whose SNR only a running sampler knows. Pass steps= in its place."
+            "A plan's scheduler must have a timestep of its own for each step. Got equal "
+            "timesteps, whose SNR is known only during sampling. Pass steps=, not scheduler=."
         )
     total = len(timesteps)
     return [
@@ -120,9 +128,10 @@ def _decisions(
 def _decided(gate: Gate, inputs: GateInputs) -> Bool[Tensor, "g 1"]:
     try:
         return gate.decide(inputs).reuse
-    except RuntimeError as error:  # a mask of other gates or samples
+    except RuntimeError as error:  # the gate holds a mask of another number of gates or samples
         reason = " ".join(str(error).split())
         raise ValueError(
             "A plan's gate must decide every gate of every step, for all samples alike. Got: "
-            f"{reason}. Export a gate of these steps and sites, with one threshold for all."
+            f"{reason}. Export a gate made for these steps, sites and layers, with one threshold "
+            "for all samples."
         ) from error

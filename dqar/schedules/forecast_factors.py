@@ -1,7 +1,8 @@
-"""What the forecasts of a static plan read of the past, and by which factors; pure.
+"""Coefficients of a static plan's forecasts, and the earlier values that each forecast reads.
 
-The same books and factors as a controller's that follows the plan (:mod:`dqar.control.entry_state`,
-:mod:`dqar.cache.forecast`), for all steps at once, since all of them are known before the first.
+A controller that follows the plan computes the same coefficients step by step
+(:mod:`dqar.control.entry_state`, :mod:`dqar.cache.forecast`). Here all steps are computed at once,
+since the plan fixes them before the first. All functions are pure.
 """
 
 from __future__ import annotations
@@ -20,11 +21,11 @@ NOTHING = -1
 
 
 def orders_read(plan: StaticPlan) -> Int[Tensor, "t g"]:
-    """The highest difference that later steps read of what a gate computes: 0 is the value
-    itself, -1 nothing. It is -1 where a gate does not compute.
+    """Return the highest divided difference of each computed value that a later step reads.
 
-    A reuse reads up to its own order. A computation whose difference of some order is read makes
-    it of the differences below, and so reads one order less.
+    0 stands for the value itself, and -1 for a gate that computes nothing that is read later, or
+    does not compute at all. A reuse reads the differences up to its own order. A computation that
+    makes the difference of order k reads the previous computation's difference of order k - 1.
     """
     later = torch.full((plan.mask.shape[1],), NOTHING)
     read = []
@@ -35,11 +36,12 @@ def orders_read(plan: StaticPlan) -> Int[Tensor, "t g"]:
 
 
 def step_factors(plan: StaticPlan) -> Float[Tensor, "t g 2 2"]:
-    """Factors of each gate at each step: ``[..., 0, :]`` are the weights of both differences in
-    the forecast that it shows, ``[..., 1, :]`` the rates that make them at a computation.
+    """Return the forecast coefficients of each gate at each step.
 
-    A weight is 0 where the forecast's order leaves the difference out, and a rate where too little
-    was computed before.
+    ``[..., 0, :]`` are the weights of the first and second difference in the gate's forecast,
+    ``[..., 1, :]`` the rates that turn a change into these differences at a computation. A weight
+    is 0 where the order of the forecast leaves the difference out; a rate is 0 where the gate was
+    computed too rarely before for the difference to exist.
     """
     entry_state = EntryState(plan.sites, plan.num_layers, 1, CPU)
     factors = []

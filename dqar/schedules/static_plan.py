@@ -1,8 +1,9 @@
-"""A static plan: what every gate of every step does, known before sampling.
+"""Static plans: a table, fixed before sampling, of the action of every gate at every step.
 
-It holds for one number of steps and one sampler. :mod:`dqar.schedules.export` makes it from a gate,
-:mod:`dqar.schedules.serialization` reads and writes it, :mod:`dqar.schedules.forecast_factors` says
-what its forecasts need, and :mod:`dqar.integration.compiled.planned_transformer` follows it.
+A plan holds for one number of steps and one sampler. :mod:`dqar.schedules.export` makes a plan from
+a reuse rule, :mod:`dqar.schedules.serialization` reads and writes plans,
+:mod:`dqar.schedules.forecast_factors` computes the coefficients of their forecasts, and
+:mod:`dqar.integration.compiled.planned_transformer` samples by them.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ from dqar.records import MAX_ORDER
 
 
 class Action(IntEnum):
-    """What a gate of a plan does: it computes, or shows what was cached, as
-    :data:`dqar.records.ACTIONS`. Stored by name, so that others may join."""
+    """The action of one gate: compute, or reuse the cached value in one of the ways of
+    :data:`dqar.records.ACTIONS`. Files store the name, so that later releases may add actions."""
 
     COMPUTE = 0
     REUSE = 1
@@ -33,33 +34,34 @@ class Action(IntEnum):
 
     @property
     def order(self) -> int:
-        """Differences along which it continues the cached value."""
+        """Forecast order: the number of divided differences along which the action continues the
+        cached value; 0 for ``COMPUTE`` and ``REUSE``."""
         return max(0, self - Action.REUSE)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StaticPlan:
-    """What every gate of every step does.
+    """The action of every gate at every step of a run.
 
     Example: ``export_plan(Interval(2), steps=50, sites=("attn", "ff"), num_layers=28)``.
     """
 
     sites: tuple[str, ...]
-    """What is reused, as in :attr:`dqar.DQARConfig.sites`."""
+    """Sites whose result is reused, as in :attr:`dqar.DQARConfig.sites`."""
     num_layers: int
     """Transformer blocks of the model."""
     table: tuple[tuple[Action, ...], ...]
-    """An action for each step and gate ``[t, g]``, gates site-major. Step 0 computes everything,
-    and a forecast needs one computation more than its order before it."""
+    """Action of each gate at each step, ``[t, g]``, gates site-major. Step 0 computes every gate,
+    and a forecast of order k comes after at least k + 1 computations of its gate."""
     sampler: str = ""
-    """Class of the scheduler that it was exported for; empty when tied to none."""
+    """Class name of the scheduler that the plan was exported for; empty for any scheduler."""
     timesteps: tuple[float, ...] = ()
-    """That scheduler's timesteps; empty when tied to none."""
+    """Timesteps of the scheduler that the plan was exported for; empty for any scheduler."""
     feedback: float = 0.0
-    """As :attr:`dqar.DQARConfig.feedback`."""
+    """Gain of the error feedback, as :attr:`dqar.DQARConfig.feedback`."""
 
     def __post_init__(self) -> None:
-        DQARConfig(sites=self.sites, feedback=self.feedback)  # which refuses unknown sites
+        DQARConfig(sites=self.sites, feedback=self.feedback)  # refuses unknown sites and gains
         if self.num_layers < 1:
             raise ValueError(
                 f"num_layers must be at least 1. Got {self.num_layers}. "
@@ -69,28 +71,32 @@ class StaticPlan:
         if self.timesteps and len(self.timesteps) != len(self.table):
             raise ValueError(
                 f"timesteps must be one a step, or none. Got {len(self.timesteps)} for "
-                f"{len(self.table)} steps. Export the plan with the scheduler it is for."
+                f"{len(self.table)} steps. Export the plan with the scheduler that it is for."
             )
         if not all(map(math.isfinite, self.timesteps)):
-            raise ValueError("timesteps must be finite numbers. Got others. Pass the scheduler's.")
+            raise ValueError(
+                f"timesteps must be finite numbers. Got others in {self.timesteps!s:.60}. "
+                "Pass scheduler.timesteps."
+            )
 
     def _require_table(self) -> None:
         num_gates = len(self.sites) * self.num_layers
         if not self.table or any(len(row) != num_gates for row in self.table):
             raise ValueError(
                 f"table must have {num_gates} gates in each of its steps. Got "
-                f"{[len(row) for row in self.table[:3]]}, {len(self.sites)} sites and "
-                f"{self.num_layers} layers. Export the plan for that model."
+                f"{[len(row) for row in self.table[:3]]} in the first steps, for "
+                f"{len(self.sites)} sites and {self.num_layers} layers. Export the plan for that "
+                "model."
             )
         if set(self.table[0]) != {Action.COMPUTE}:
             raise ValueError(
-                "Step 0 must compute every gate. Got a reuse of what was never computed. "
+                "Step 0 must compute every gate. Got a step 0 that reuses. "
                 "Let the plan reuse from step 1 on."
             )
         if (self.orders > _orders_within(self.mask, MAX_ORDER)).any():
             raise ValueError(
-                "A forecast must come after one computation more than its order. Got one that "
-                "comes too early. Make the plan with of_mask or export_plan."
+                "A forecast must come after one computation more than its order. Got a forecast "
+                "that comes earlier. Make the plan with StaticPlan.of_mask or export_plan."
             )
 
     @classmethod
@@ -104,16 +110,19 @@ class StaticPlan:
         timesteps: Sequence[float] = (),
         feedback: float = 0.0,
     ) -> StaticPlan:
-        """The plan that reuses where a mask says so.
+        """Make the plan that reuses where a mask is true.
 
         Args:
-            forecast_order: of the forecasts that reuse shows, as far as a gate was computed often
-                enough (:attr:`dqar.DQARConfig.forecast_order`).
-            feedback: as :attr:`dqar.DQARConfig.feedback`.
+            forecast_order: order of the forecasts that reuse shows, lower where a gate was
+                computed too rarely before (:attr:`dqar.DQARConfig.forecast_order`).
+            feedback: gain of the error feedback, as :attr:`dqar.DQARConfig.feedback`.
+
+        Raises:
+            ValueError: if the order is out of range, or a field of the plan is invalid.
         """
         if not 0 <= forecast_order <= MAX_ORDER:
             raise ValueError(
-                f"forecast_order must be 0 to {MAX_ORDER}. Got {forecast_order}. Pass one of them."
+                f"forecast_order must be 0 to {MAX_ORDER}. Got {forecast_order}. Pass 0, 1 or 2."
             )
         actions = torch.where(reuse, Action.REUSE + _orders_within(reuse, forecast_order), 0)
         return cls(
@@ -127,46 +136,47 @@ class StaticPlan:
 
     @property
     def steps(self) -> int:
-        """Sampling steps."""
+        """Number of sampling steps."""
         return len(self.table)
 
     @property
     def mask(self) -> Bool[Tensor, "t g"]:
-        """Where it reuses, forecasts among them."""
+        """True where a gate reuses, with or without a forecast."""
         return torch.tensor(self.table) != Action.COMPUTE
 
     @property
     def orders(self) -> Int[Tensor, "t g"]:
-        """Of the forecasts that it shows; 0 where it shows values as they are, or computes."""
+        """Forecast order of each gate; 0 where a gate computes or reuses the value unchanged."""
         return (torch.tensor(self.table) - Action.REUSE).clamp_min(0)
 
     @property
     def forecast_order(self) -> int:
-        """The highest of its orders."""
+        """Highest forecast order in the plan."""
         return int(self.orders.max())
 
     @property
     def num_distinct_steps(self) -> int:
-        """Steps that differ in what is computed: graphs that compiling whole steps needs."""
+        """Number of different sets of gates that a step computes, which is the number of graphs
+        that compiling whole steps takes."""
         return len(set(map(tuple, self.mask.tolist())))
 
     @property
     def reuse_ratio(self) -> float:
-        """Gates that are not computed, of all gates; step 0 included."""
+        """Share of the gates of all steps, step 0 included, that reuse."""
         return self.mask.double().mean().item()
 
     def config(self) -> DQARConfig:
-        """The configuration of a controller that follows the plan by :meth:`gate`; its cache is the
-        default one, since a plan does not say how finely it was measured.
+        """Configuration of a controller that follows the plan with :meth:`gate`. Its cache has the
+        default format, since a plan does not record one.
 
         Raises:
-            ValueError: if the plan mixes orders of forecasts, of which a controller has one.
+            ValueError: if the plan mixes forecast orders; a controller has a single one.
         """
         shown = _orders_within(self.mask, self.forecast_order) * self.mask
         if not torch.equal(self.orders, shown):
             raise ValueError(
-                "A controller's plan must forecast to one order throughout. Got a mixture. Follow "
-                "it with PlannedDiT."
+                "A controller's plan must forecast to one order throughout. Got several orders. "
+                "Sample with PlannedDiT in place of a controller."
             )
         return DQARConfig(
             sites=self.sites,
@@ -190,43 +200,45 @@ class StaticPlan:
         return replace(self, table=table, timesteps=self.timesteps[step:])
 
     def gate(self) -> Gate:
-        """The gate by which a controller follows the plan:
+        """Reuse rule of a controller that follows the plan:
         ``DQARController(plan.config(), gate=plan.gate())``."""
         return MaskGate(self.mask[:, :, None])
 
     def refuse_misfit(self, num_layers: int, timesteps: Sequence[float]) -> None:
-        """A plan is for one depth, one number of steps, and the sampler it was exported for.
+        """Refuse a model or a scheduler that the plan was not made for.
 
         Args:
-            num_layers: the model's.
-            timesteps: the scheduler's.
+            num_layers: transformer blocks of the model.
+            timesteps: timesteps of the scheduler.
 
         Raises:
-            ValueError: naming what does not fit.
+            ValueError: if the number of layers or steps differs from the plan's, or the timesteps
+                differ from those that the plan was exported for.
         """
         if (num_layers, len(timesteps)) != (self.num_layers, self.steps):
             raise ValueError(
-                f"The plan must fit the model and the steps. Got one of {self.num_layers} layers "
-                f"and {self.steps} steps for {num_layers} layers and {len(timesteps)} steps. "
-                "Export one for them."
+                f"The plan must fit the model and the sampler. Got one of {self.num_layers} layers "
+                f"and {self.steps} steps for {num_layers} layers and {len(timesteps)} "
+                "steps. Export a plan for this model and number of steps."
             )
         if self.timesteps and self.timesteps != tuple(timesteps):
             raise ValueError(
-                f"The plan must be of the scheduler. Got one exported for the timesteps of "
-                f"{self.sampler or 'another'}. Export one for this scheduler."
+                f"The plan must be of the scheduler that samples. Got a plan exported for the "
+                f"timesteps of {self.sampler or 'another scheduler'}. Export a plan for this "
+                "scheduler."
             )
 
 
 def majority(share: Float[Tensor, "t g"]) -> Bool[Tensor, "t g"]:
-    """The plan that most samples follow: reuse where more than half of them do.
+    """Return the majority decision of several samples: reuse where more than half of them reused.
 
     Args:
-        share: samples that reused, by step and gate.
+        share: share of the samples that reused, by step and gate.
     """
     return share > 0.5
 
 
 def _orders_within(reuse: Bool[Tensor, "t g"], wanted: int) -> Int[Tensor, "t g"]:
-    """Orders that reuse can show at most: one less than the computations before."""
+    """Highest forecast orders up to ``wanted``: one less than the gate's computations before."""
     computations_before = (~reuse).cumsum(dim=0) - (~reuse).long()
     return (computations_before - 1).clamp(0, wanted)

@@ -1,2 +1,1 @@
-"""Ray: the actor pool, its work queue, the capacity of a cluster. The only package that imports
-ray."""
+"""Ray: actor pool, work queue, capacity and hardware of a cluster. No other package imports ray."""

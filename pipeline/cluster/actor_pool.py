@@ -1,9 +1,10 @@
-"""A fleet of Ray actors works through units: one in flight each, dead workers replaced.
+"""Pool of Ray actors that works through units: one unit in flight for each actor.
 
-An actor loads its model once; a unit goes to whichever actor is ready, and workers are added as
-nodes join. Ray retries nothing by itself: a unit whose worker died or that raised is handed out
-again, as often as :class:`pipeline.cluster.work_queue.WorkQueue` says. Ray is imported here and in
-:mod:`pipeline.cluster.ray_cluster` alone.
+An actor loads its model once; a unit goes to the next actor that is ready. Actors are added as
+nodes join, and dead or hanging ones are replaced. Ray's own retries are off: a unit whose worker
+died or that raised is handed out again, as often as
+:class:`pipeline.cluster.work_queue.WorkQueue` allows. Ray is imported only here and in
+:mod:`pipeline.cluster.ray_cluster`.
 """
 
 from __future__ import annotations
@@ -26,26 +27,32 @@ from pipeline.cluster.work_queue import Failure, WorkItem, WorkQueue, WorkResult
 from pipeline.errors import IncompleteError, InputError, StorageError
 
 LOOK_EVERY_S = 5.0
-"""How often the fleet looks for nodes that joined."""
+"""Seconds between two checks for new nodes, hanging workers and timeouts."""
 HINT_EVERY_S = 60.0
+"""Seconds between two lines about waiting for a worker."""
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")
-"""Of a terminal, which Ray writes into tracebacks."""
+"""Terminal colour codes, which Ray writes into tracebacks."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _ActorState:
-    """What an actor does right now."""
+    """State of an actor: starting, or working on a unit."""
 
     actor: Any
     node: str = ""
-    """Address of its node, once it runs."""
+    """Address of the actor's node; empty while the actor starts."""
     item: WorkItem | None = None
-    """Its unit; None while it starts."""
+    """Unit that the actor works on; None while it starts."""
     since: float = 0.0
+    """Monotonic time at which the actor was given the unit."""
 
 
 class ActorPool:
-    """Actors of one class, each built with the same arguments, each with a method ``do``."""
+    """Pool of actors of one class, built with the same arguments; each has a method ``do(unit)``.
+
+    Raises:
+        InputError: if no node can ever hold an actor and no time to wait for one is configured.
+    """
 
     def __init__(self, worker: type, arguments: dict[str, Any], config: ClusterConfig) -> None:
         join_ray()
@@ -66,23 +73,23 @@ class ActorPool:
 
     def _check_capacity(self, cluster: Cluster) -> None:
         feasibility = check_feasible(self.ask, cluster)
-        if feasibility.when == "never" and self.config.wait_minutes is None:
+        if feasibility.when == "never" and self.config.worker_timeout_minutes is None:
             raise InputError(feasibility.line)
         if feasibility.line:
             print(feasibility.line, flush=True)
 
     def count(self, what: str, amount: int | float) -> None:
-        """Add to one of the counters that Ray exports: ``trajectories`` or ``gate_rows``."""
+        """Add to a counter that Ray exports as ``ray_dqar_WHAT_total``."""
         self._meters.count(what, amount)
 
     def map_strict(self, units: Sequence[Any]) -> Generator[tuple[Any, Any], None, None]:
-        """Yield ``(unit, result)`` as units finish, in any order; one that fails ends the work.
+        """Yield ``(unit, result)`` as units finish, in any order; a unit that fails ends the work.
 
         Raises:
-            RuntimeError: if a unit's worker died ``max_attempts`` times.
-            Exception: what a unit raised.
+            RuntimeError: if workers died ``max_attempts`` times over one unit.
+            Exception: the error that a unit raised.
         """
-        # Closed here rather than when it is collected, so that no worker outlives a failure.
+        # Closing the generator shuts the workers down at once, not at garbage collection.
         with closing(self._run(units, max_errors=1)) as results:
             for outcome in results:
                 if outcome.failure is not None:
@@ -90,10 +97,12 @@ class ActorPool:
                 yield outcome.unit, outcome.result
 
     def map_unordered(self, units: Sequence[Any]) -> Generator[WorkResult, None, None]:
-        """Yield what became of each unit, in any order; one that fails does not stop the others.
+        """Yield the result or the failure of each unit, in any order; a unit that fails does not
+        stop the remaining units.
 
         Raises:
             InputError: if a worker refuses its input.
+            IncompleteError: if no worker was available for the configured time.
         """
         return self._run(units, max_errors=self.config.max_errors)
 
@@ -114,7 +123,7 @@ class ActorPool:
 
     def _ready(self) -> list[Any]:
         ready, others = ray.wait(list(self._states), num_returns=1, timeout=LOOK_EVERY_S)
-        # Whatever else is ready by now: waiting for one costs as much as all references.
+        # Each wait costs time proportional to all references, so take all that are ready at once.
         return ready + (ray.wait(others, num_returns=len(others), timeout=0)[0] if others else [])
 
     def _check_cluster(self, queue: WorkQueue) -> None:
@@ -124,7 +133,7 @@ class ActorPool:
         self._looked_at = now
         at_work = sum(state.item is not None for state in self._states.values())
         self._meters.show(units_in_flight=at_work, queue_depth=len(queue.waiting))
-        # Nodes that joined are used, unless the number of workers was given.
+        # New nodes get workers, unless the number of workers was given.
         if self.config.workers == 0 and queue.waiting:
             wanted = min(capacity(self.ask, cluster_around()), len(queue.waiting) + at_work)
             for _ in range(wanted - len(self._states)):
@@ -132,33 +141,33 @@ class ActorPool:
         self._check_worker_timeout(now, is_anyone_working=at_work > 0)
         for state in self._states.values():
             if self._is_hung(state):
-                # Its unit comes back as that of any dead worker.
+                # The death of the killed actor then gives its unit back to the queue.
                 self._kill(state.actor)
 
     def _is_hung(self, state: _ActorState) -> bool:
-        limit = 60.0 * self.config.unit_minutes
+        limit = 60.0 * self.config.unit_timeout_minutes
         return state.item is not None and time.monotonic() - state.since > limit
 
     def _check_worker_timeout(self, now: float, *, is_anyone_working: bool) -> None:
         if is_anyone_working:
             self._staffed_at = now
-        waited, limit = now - self._staffed_at, self.config.wait_minutes
+        waited, limit = now - self._staffed_at, self.config.worker_timeout_minutes
         if limit is not None and waited > 60.0 * limit:
             raise IncompleteError(
-                f"No worker could be had for {waited / 60:.0f} minutes; each needs {self.ask}. "
-                "The same command again takes up where this one stopped."
+                f"No worker was available for {waited / 60:.0f} minutes; each needs {self.ask}. "
+                "Run the same command again to continue from the work that is done."
             )
         if min(waited, now - self._hinted_at) > HINT_EVERY_S:
             self._hinted_at = now
             why = (
                 check_feasible(self.ask, cluster_around()).line
-                or "Its node is busy, or it is starting."
+                or "Every node that can hold one is in use, or a worker is still starting."
             )
             print(f"Still waiting for a worker. {why}", flush=True)
 
     def _start_worker(self) -> None:
         actor = self._create_actor()
-        starting = actor.__ray_call__.remote(_whereabouts)
+        starting = actor.__ray_call__.remote(_node_address)
         self._states[starting] = _ActorState(actor=actor)
 
     def _create_actor(self) -> Any:
@@ -199,7 +208,7 @@ class ActorPool:
         nodes = {node} | {state.node for state in self._states.values() if state.item is not None}
         item = queue.take(node, nodes)
         if item is None:
-            # An idle worker would keep its GPU from the one that takes over a dead one's unit.
+            # An idle worker would occupy a GPU that the replacement of a dead worker may need.
             self._kill(actor)
             return
         reference = actor.do.remote(item.unit)
@@ -210,12 +219,12 @@ class ActorPool:
     def _handle_error(
         self, queue: WorkQueue, state: _ActorState, error: RayTaskError
     ) -> WorkResult | None:
-        # A full disk or a broken mount of one node is no bad input.
+        # A StorageError may come from a full disk or a broken mount of one node: try elsewhere.
         if isinstance(error.cause, InputError) and not isinstance(error.cause, StorageError):
             raise InputError(str(error.cause)) from error
         if state.item is None:
             raise error
-        # After some errors a process can do no more, as when its CUDA context is lost.
+        # After some errors, such as a lost CUDA context, the process cannot work any more.
         item = state.item.failed(state.node)
         return self._replace(queue, state, item, error, COLOURS.sub("", str(error)))
 
@@ -229,15 +238,18 @@ class ActorPool:
             return None
         item, why = state.item.died(), str(error)
         if self._is_hung(state):
-            minutes = self.config.unit_minutes
-            why = f"It took longer than {minutes:g} minutes: it hangs, or needs --unit-minutes."
-        told = f"A worker died {item.deaths} times over {item.unit}. The last: {why}"
-        return self._replace(queue, state, item, RuntimeError(told), why)
+            minutes = self.config.unit_timeout_minutes
+            why = (
+                f"The unit took longer than {minutes:g} minutes. The worker hangs, or the unit "
+                "needs a larger --unit-timeout-minutes."
+            )
+        message = f"{item.deaths} workers died while working on {item.unit}. The last one: {why}"
+        return self._replace(queue, state, item, RuntimeError(message), why)
 
     def _replace(
         self, queue: WorkQueue, state: _ActorState, item: WorkItem, error: Exception, text: str
     ) -> WorkResult | None:
-        # Not only the dead: one that cannot be reached may still write.
+        # A worker that cannot be reached may still write, so kill it even if it seems dead.
         self._kill(state.actor)
         is_tried_again = queue.give_back(item)
         if queue.waiting:
@@ -254,20 +266,20 @@ class ActorPool:
         self._failed_starts += 1
         last_line = str(error).strip().splitlines()[-1]
         kind, _, message = last_line.partition(": ")
-        # Once workers have started, one that refuses is on a node that is not like the others.
+        # If workers have started before, a refusal is due to the node and not to the input.
         if kind.endswith("InputError") and not self._has_started:
             raise InputError(message) from error
         is_bug = isinstance(error, RayActorError) and error.actor_init_failed
-        # A reclaimed node takes all of its starting workers with it, which says nothing of them.
+        # The loss of a node kills all workers that start there, so one loss counts many times.
         is_too_often = self._failed_starts >= self.config.max_attempts * self.num_workers
         if is_too_often or (is_bug and not self._has_started):
             raise RuntimeError(
-                f"No worker could start: {self._failed_starts} in a row failed. The last: "
-                f"{last_line}"
+                f"No worker could start: {self._failed_starts} in a row failed. Error of the last "
+                f"one: {last_line}"
             ) from error
 
 
-def _whereabouts(worker: Any) -> str:
+def _node_address(worker: Any) -> str:
     return f"{ray.util.get_node_ip_address()}/{ray.get_runtime_context().get_node_id()[:8]}"
 
 

@@ -1,4 +1,4 @@
-"""What a measurement ran on, and how much memory this process holds."""
+"""Description of the machine that a measurement ran on; memory of this process."""
 
 from __future__ import annotations
 
@@ -18,23 +18,26 @@ from pipeline.models.loading import pick_device
 
 
 def choose_device(wanted: str) -> str:
-    """The device that :func:`pipeline.models.loading.pick_device` finds, if it is the one asked
-    for.
+    """Return the device that :func:`pipeline.models.loading.pick_device` finds.
+
+    Args:
+        wanted: ``auto``, ``cpu`` or ``cuda``.
 
     Raises:
-        InputError: if ``wanted`` names the other one.
+        InputError: if ``wanted`` names another device than the one found.
     """
     found = pick_device()
     if wanted not in ("auto", found):
-        mend = "Hide the GPU with CUDA_VISIBLE_DEVICES=''" if found == "cuda" else "Pass cpu"
+        fix = "Hide the GPU with CUDA_VISIBLE_DEVICES=''" if found == "cuda" else "Pass cpu"
         raise InputError(
-            f"--device must be what torch finds here. Got {wanted}, found {found}. {mend}."
+            "--device must be the device that torch finds on this machine. Got "
+            f"{wanted}, but torch finds {found}. {fix}."
         )
     return found
 
 
 def describe_machine(device: str) -> dict[str, Any]:
-    """Names and numbers to read a timing by; the date is UTC."""
+    """Return hardware, software versions and the date in UTC, as context of a timing."""
     return {
         "cpu": _cpu_name(),
         "gpu": device_name(device) if device == "cuda" else None,
@@ -47,29 +50,30 @@ def describe_machine(device: str) -> dict[str, Any]:
 
 
 def device_name(device: str) -> str:
-    """The GPU's own name, or ``cpu``."""
+    """Return the name of the GPU, or ``cpu``."""
     return torch.cuda.get_device_name() if device == "cuda" else "cpu"
 
 
 def refuse_other_device(name: str, accelerator_type: str | None) -> None:
-    """A measurement must be of the device that was asked for.
+    """Refuse a device that is not of the accelerator type that was asked for.
 
     Args:
-        name: of the device, such as ``NVIDIA A100-SXM4-80GB``.
-        accelerator_type: Ray's, such as ``A100`` or ``A100-80G``; None takes any.
+        name: name of the device, such as ``NVIDIA A100-SXM4-80GB``.
+        accelerator_type: Ray's name, such as ``A100`` or ``A100-80G``; None accepts any device.
 
     Raises:
-        InputError: if the name does not say each part of the type.
+        InputError: if a part of the type is missing in the name.
     """
     if accelerator_type is None:
         return
     found = set(re.findall(r"[a-z0-9]+", name.lower()))
     parts = accelerator_type.lower().split("-")
-    # Ray says 80G of what the driver calls 80GB.
+    # Ray writes 80G where the GPU driver writes 80GB.
     if not all(part in found or f"{part}b" in found for part in parts):
         raise InputError(
-            f"--accelerator-type must be what workers run on. Got {accelerator_type}, with a "
-            f"worker on {name}. Mend the resources or labels of that node, or ask for another."
+            "--accelerator-type must be the type of the device that workers run on. Got "
+            f"{accelerator_type}, with a worker on {name}. Fix the resources or labels of that "
+            "node, or ask for another type."
         )
 
 
@@ -83,9 +87,9 @@ def _cpu_name() -> str:
 
 
 def resident_mb() -> float:
-    """Resident memory of this process now, in MiB.
+    """Return the resident memory of this process, in MiB.
 
-    Where the system does not tell, the most it ever had: that mark cannot fall.
+    Without ``/proc``, the peak is returned instead, which never falls.
     """
     try:
         pages = int(Path("/proc/self/statm").read_text().split()[1])
@@ -95,15 +99,15 @@ def resident_mb() -> float:
 
 
 def peak_resident_mb() -> float:
-    """The most resident memory that this process ever had, in MiB."""
-    # Kilobytes on Linux, bytes on macOS.
+    """Return the peak resident memory of this process, in MiB."""
+    # ru_maxrss is in kilobytes on Linux, in bytes on macOS.
     unit = 1 if sys.platform == "darwin" else 2**10
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
 
 
 def peak_memory_mb(device: str) -> float:
-    """The most that this process ever held, in MiB: of the GPU's memory since its mark was reset,
-    or resident."""
+    """Return the peak memory of this process, in MiB: GPU memory since torch's peak statistics
+    were reset, or resident memory on a CPU."""
     if device == "cuda":
         return torch.cuda.max_memory_allocated() / 2**20
     return peak_resident_mb()

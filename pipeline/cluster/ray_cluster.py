@@ -1,4 +1,4 @@
-"""The Ray cluster that a stage runs on: joined or started here, its nodes, its metrics."""
+"""Ray cluster that a stage runs on: joining or starting it, its nodes, its exported metrics."""
 
 from __future__ import annotations
 
@@ -22,29 +22,33 @@ def join_ray() -> None:
         ray.init(log_to_driver=True)
         return
     if address := os.environ.get("RAY_ADDRESS"):
-        # That is where jobs are submitted to; a driver outside the cluster cannot join it.
-        print(f"RAY_ADDRESS={address} takes jobs (ray job submit); running locally", flush=True)
+        # An http address is a job server.
+        print(
+            f"RAY_ADDRESS={address} is for ray job submit only: a driver outside the cluster "
+            "cannot join it. Running on a local Ray instead",
+            flush=True,
+        )
     ray.init(address="local", include_dashboard=False, logging_level=logging.ERROR)
 
 
 def is_on_a_cluster() -> bool:
-    """Whether :func:`join_ray` joins one; else it starts a Ray of this process alone."""
+    """Return True if :func:`join_ray` joins a cluster; else it starts a local Ray."""
     address = os.environ.get("RAY_ADDRESS", "")
     return inside_ray_job() or bool(address and not address.startswith("http"))
 
 
 def leave_ray() -> None:
-    """Disconnect; stops a cluster that :func:`join_ray` started, and no other."""
+    """Disconnect from Ray, and stop a local Ray that :func:`join_ray` started."""
     ray.shutdown()
 
 
 def living_nodes() -> list[dict[str, Any]]:
-    """Nodes of the joined cluster, each with ``Resources`` and ``Labels``."""
+    """Return the living nodes of the joined cluster, each with ``Resources`` and ``Labels``."""
     return [node for node in ray.nodes() if node["Alive"]]
 
 
 def cluster_around() -> Cluster:
-    """The nodes of the cluster that was joined, and those that its autoscaler may add."""
+    """Describe the joined cluster: its nodes, and the nodes that its autoscaler may add."""
     nodes = tuple(
         Node(resources=node["Resources"], labels=node.get("Labels", {})) for node in living_nodes()
     )
@@ -54,23 +58,26 @@ def cluster_around() -> Cluster:
 def ask_worker(
     question: Callable[..., Any], *arguments: Any, options: dict[str, Any], timeout_s: float
 ) -> Any:
-    """What a function answers on a node that has what Ray's ``options`` ask for.
+    """Call a function on a node with the resources in Ray's ``options``, and return its result.
+
+    An error that the function raises there is raised here.
 
     Raises:
-        TimeoutError: if no node took it in time; whatever it raised there is raised here.
+        TimeoutError: if the call has not finished within ``timeout_s`` seconds.
     """
     answer = ray.remote(**options, max_retries=0)(question).remote(*arguments)
     if not ray.wait([answer], timeout=timeout_s)[0]:
         ray.cancel(answer, force=True)
         raise TimeoutError(
-            f"no node took {options} within {timeout_s:g} s; the cluster has "
-            f"{ray.cluster_resources()}"
+            f"no node with {options} answered within {timeout_s:g} s; the cluster's resources "
+            f"are {ray.cluster_resources()}"
         )
     return ray.get(answer)
 
 
 class Meters:
-    """What Ray exports of a fleet, as ``ray_dqar_...``, tagged with the class of its workers."""
+    """Metrics of an actor pool that Ray exports as ``ray_dqar_...``, tagged with the class of the
+    workers."""
 
     def __init__(self, worker: str) -> None:
         self._tags = {"worker": worker}
@@ -78,14 +85,14 @@ class Meters:
         self._gauges: dict[str, Gauge] = {}
 
     def count(self, what: str, amount: int | float) -> None:
-        """Add to a counter."""
+        """Add an amount to a counter."""
         if what not in self._counters:
             self._counters[what] = Counter(f"dqar_{what}", tag_keys=("worker",))
         if amount:
             self._counters[what].inc(amount, self._tags)
 
     def show(self, **values: int | float) -> None:
-        """Set gauges."""
+        """Set gauges to values."""
         for what, value in values.items():
             if what not in self._gauges:
                 self._gauges[what] = Gauge(f"dqar_{what}", tag_keys=("worker",))

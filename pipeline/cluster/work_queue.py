@@ -1,4 +1,7 @@
-"""Who is given which unit next, and when a unit is given up. No Ray: the fleet asks it."""
+"""Queue of units that decides which unit a worker gets next, and when a unit is given up.
+
+:class:`pipeline.cluster.actor_pool.ActorPool` uses the queue. This module does not import ray.
+"""
 
 from __future__ import annotations
 
@@ -10,70 +13,84 @@ from typing import Any
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WorkItem:
-    """A unit and what became of its attempts so far."""
+    """Unit with the failed attempts at it so far."""
 
     unit: Any
     deaths: int = 0
-    """Attempts whose worker died."""
+    """Number of attempts whose worker died."""
     errors: int = 0
-    """Attempts that raised."""
+    """Number of attempts that raised."""
     failed_on: frozenset[str] = frozenset()
-    """Nodes of the attempts that raised."""
+    """Nodes on which attempts raised."""
 
     @property
     def attempts(self) -> int:
-        """Attempts that came to nothing."""
+        """Number of failed attempts."""
         return self.deaths + self.errors
 
     def died(self) -> WorkItem:
-        """After one more death."""
+        """Return the item with one more death of a worker."""
         return replace(self, deaths=self.deaths + 1)
 
     def failed(self, node: str) -> WorkItem:
-        """After one more error."""
+        """Return the item with one more error, raised on ``node``."""
         return replace(self, errors=self.errors + 1, failed_on=self.failed_on | {node})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Failure:
-    """Why a unit was given up."""
+    """Reason why a unit was given up."""
 
     error: Exception
-    """What its last attempt ended with."""
+    """Error of the last attempt."""
     text: str
-    """The traceback, where there is one."""
+    """Traceback of the error, or a message if the worker died."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WorkResult:
-    """A unit that is done or given up."""
+    """Outcome of a unit that is done or given up."""
 
     unit: Any
     attempts: int
-    """Times that it was handed out, the last one included."""
+    """Number of attempts, the last one included."""
     node: str
-    """Address of the last attempt's node."""
+    """Address of the node of the last attempt."""
     seconds: float
-    """From handing it out for the last time to its end."""
+    """Duration of the last attempt."""
     result: Any = None
+    """Return value of the worker; None if the unit was given up."""
     failure: Failure | None = None
+    """Reason why the unit was given up; None if it is done."""
 
 
 class WorkQueue:
-    """Units that wait. A failed one comes back first, so that what is wrong shows early."""
+    """Queue of units that wait for a worker.
+
+    A failed unit returns to the front, so that a unit that always fails is found early.
+
+    Args:
+        units: the units, in the order in which they are handed out.
+        max_deaths: deaths of workers after which a unit is given up.
+        max_errors: errors after which a unit is given up.
+    """
 
     def __init__(self, units: Sequence[Any], *, max_deaths: int, max_errors: int) -> None:
         self.max_deaths = max_deaths
         self.max_errors = max_errors
         self.waiting = deque(WorkItem(unit=unit) for unit in units)
         self.left = len(units)
-        """Units that are neither done nor given up."""
+        """Number of units that are neither done nor given up."""
 
     def take(self, node: str, nodes: Collection[str]) -> WorkItem | None:
-        """The next ticket for a worker on ``node``; None if there is none for it.
+        """Take the next unit for a worker on ``node``; None if no unit is for that node.
 
-        A unit that raised on a node is left to another of ``nodes``, where workers are, if one of
-        them has not tried it: a bad GPU must not spend the unit's attempts.
+        A unit that raised on ``node`` is kept for a worker on another node as long as one of
+        ``nodes`` has not tried it, so that a broken GPU does not use up the unit's attempts.
+
+        Args:
+            node: address of the worker's node.
+            nodes: addresses of all nodes with workers.
         """
         for item in self.waiting:
             if node not in item.failed_on or set(nodes) <= item.failed_on:
@@ -82,7 +99,7 @@ class WorkQueue:
         return None
 
     def give_back(self, item: WorkItem) -> bool:
-        """Whether a ticket that came to nothing is tried again."""
+        """Return a failed unit to the front of the queue, and True, unless it is given up."""
         if item.deaths >= self.max_deaths or item.errors >= self.max_errors:
             self.left -= 1
             return False
@@ -90,5 +107,5 @@ class WorkQueue:
         return True
 
     def finish(self) -> None:
-        """One more unit is done."""
+        """Count one more unit as done."""
         self.left -= 1

@@ -1,1 +1,1 @@
-"""Collection: the driver, its workers, the columns that they write."""
+"""Collection of traces: driver, workers, unit size, quarantine, and columns of the tables."""

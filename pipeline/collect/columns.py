@@ -1,4 +1,4 @@
-"""What a run logged, as columns of the two tables."""
+"""Columns of the trajectories table and of the gates table, from the log of one batch."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pipeline.exploration.designs import RandomSchedule
 from pipeline.models.image_metrics import Deltas
 
 Columns = dict[str, Any]
-"""Column name to a sequence, or to one value that stands for all rows."""
+"""Column name to one value a row, or to a single value that all rows share."""
 
 
 def trajectory_columns(
@@ -25,16 +25,16 @@ def trajectory_columns(
     ids: list[str],
     noise_ids: list[int],
     labels: Tensor,
-    scripts: list[RandomSchedule],
+    schedules: list[RandomSchedule],
     orders: list[int],
     feedback: Tensor,
     deltas: Deltas,
 ) -> Columns:
-    """The trajectories table's columns; one value stands for a whole column.
+    """Return the columns of the trajectories table.
 
     Args:
-        orders: what a reuse shows, by trajectory.
-        feedback: gain of the error feedback, likewise.
+        orders: forecast order of each trajectory; 0 shows cached values.
+        feedback: gain of the error feedback of each trajectory.
     """
     distance = deltas.feature_distance
     return {
@@ -43,9 +43,9 @@ def trajectory_columns(
         "label": labels.cpu().numpy(),
         "prompt": None,
         "prompt_length": CLASS_PROMPT_LENGTH,
-        "design": [script.design for script in scripts],
-        "exploration_rate": [script.rate for script in scripts],
-        "max_gap": [script.max_gap for script in scripts],
+        "design": [schedule.design for schedule in schedules],
+        "exploration_rate": [schedule.rate for schedule in schedules],
+        "max_gap": [schedule.max_gap for schedule in schedules],
         "forecast_order": orders,
         "feedback": feedback.numpy(),
         "latent_rel_l2": deltas.latent_rel_l2.cpu().numpy(),
@@ -65,24 +65,25 @@ def trajectory_columns(
 
 
 def gate_columns(
-    plan: CollectPlan, ids: list[str], scripts: list[RandomSchedule], records: list[GateRecord]
+    plan: CollectPlan, ids: list[str], schedules: list[RandomSchedule], records: list[GateRecord]
 ) -> Columns:
-    """The gates table's columns, rows ordered by trajectory, step, gate."""
+    """Return the columns of the gates table: one row for each reuse decision, which is one
+    (trajectory, step, layer, site), ordered by trajectory, step and gate."""
     shape = (len(ids), len(records), records[0].inputs.shape[0])
     cached = _by_trajectory([record.inputs.cached for record in records])
     gap = _by_trajectory([record.inputs.gap for record in records])
-    limit = torch.tensor([script.max_gap for script in scripts])
+    limit = torch.tensor([schedule.max_gap for schedule in schedules])
     eligible = cached & (gap <= limit[:, None, None])
     reasons = _by_trajectory([record.decision.reason for record in records])
     propensity = torch.stack(
-        [script.propensity(live) for script, live in zip(scripts, eligible, strict=True)]
+        [schedule.propensity(live) for schedule, live in zip(schedules, eligible, strict=True)]
     )
     columns = torch.stack([record.inputs.columns(FEATURES).cpu() for record in records])
     features = columns.permute(2, 0, 1, 3).flatten(0, 2).numpy()
     site_names = np.array(SITES)[records[0].inputs.site.cpu().numpy()]
     labels = np.array([reason.label for reason in DecisionReason])[reasons.flatten().numpy()]
     shown = np.array(ACTIONS)[_by_trajectory([one.inputs.order for one in records]).flatten()]
-    draws = torch.stack([script.draw_id for script in scripts])
+    draws = torch.stack([schedule.draw_id for schedule in schedules])
     errors = _by_trajectory([record.local_rel_error for record in records])
     frame = {
         "trajectory_id": np.repeat(ids, shape[1] * shape[2]),

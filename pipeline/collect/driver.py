@@ -1,7 +1,7 @@
-"""The driver of a collection: hands out what is missing of a plan, and publishes what is whole.
+"""Driver of a collection: hands the missing units of a plan to workers, then publishes a manifest.
 
-:func:`collect` drives an actor pool of :class:`pipeline.collect.worker.Collector`; no tensor passes
-by here.
+:func:`collect` runs an actor pool of :class:`pipeline.collect.worker.Collector`. Workers write the
+tables; the driver receives their receipts and no tensor.
 """
 
 from __future__ import annotations
@@ -20,23 +20,24 @@ from pipeline.collect.quarantine import (
     release,
 )
 from pipeline.collect.worker import Collector
-from pipeline.errors import checked
-from pipeline.exploration.collect_plan import FEEDBACKS, CollectPlan, Unit
+from pipeline.errors import input_errors
+from pipeline.exploration.collect_plan import FEEDBACKS, FORECAST_ORDERS, CollectPlan, Unit
 from pipeline.exploration.designs import parse_designs
 from pipeline.exploration.near_policy import ReferencePolicy
 from pipeline.models.model_info import find_model, refuse_too_many_steps
+from pipeline.models.sampling_choices import SAMPLER, SITES, STEPS
 from pipeline.progress import Progress, fields_line
 from pipeline.storage.object_store import Root, open_storage
 from pipeline.traces.commit import committed_receipts, write_manifest
 
 FIRST_ROUND = {
-    "steps": 50,
-    "sampler": "ddim",
-    "sites": ("attn",),
-    "forecast_orders": (0, 1, 2),
+    "steps": STEPS,
+    "sampler": SAMPLER,
+    "sites": SITES,
+    "forecast_orders": FORECAST_ORDERS,
     "feedbacks": FEEDBACKS,
 }
-"""What is collected where neither a flag nor a policy says otherwise."""
+"""Fields of a plan where neither a flag nor the policy to explore around sets them."""
 
 
 def collect(
@@ -47,17 +48,20 @@ def collect(
     check_not_fenced: Callable[[], None] = lambda: None,
     worker: type[Collector] = Collector,
 ) -> dict[str, Any]:
-    """Collect what is missing of a plan, then publish the manifest, which is returned.
+    """Collect the missing units of a plan, then publish the manifest and return it.
 
-    Running it again resumes: units with a receipt and whole shards are not collected again, those
-    in quarantine are. A unit that fails does not stop the others.
+    A repeated call resumes: units with a receipt and sound shards are not collected again, units
+    in quarantine are. A unit that fails does not stop the remaining units.
 
     Args:
-        refuse_fenced: raises, before anything is published, where another driver has taken over.
+        on_receipt: called with the receipt of each unit that is done.
+        check_not_fenced: raises if another driver has taken over the folder; called before
+            anything is published.
+        worker: class of the workers.
 
     Raises:
-        Refusal: if a worker refuses its input, or the model diverges whatever it samples.
-        Unfinished: if units were given up. No manifest is published then.
+        InputError: if a worker refuses its input, or all of the first units diverge.
+        IncompleteError: if units were given up. No manifest is published then.
     """
     storage = open_storage(root)
     receipts = committed_receipts(storage, plan)
@@ -65,11 +69,14 @@ def collect(
     release(storage, put_aside & receipts.keys())
     missing = [unit for unit in plan.units() if unit.unit_id not in receipts]
     if done := plan.num_trajectories - sum(map(len, missing)):
-        print(f"collect: {done} trajectories were committed before", flush=True)
+        print(
+            f"collect: {done} trajectories were committed before, by an earlier run into {storage}",
+            flush=True,
+        )
     given_up: list[WorkResult] = []
     if missing:
         pool = ActorPool(worker, {"plan": plan, "root": storage}, cluster_config)
-        for outcome in _followed(pool, plan, missing):
+        for outcome in _results_with_progress(pool, plan, missing):
             if outcome.failure is None:
                 receipts[outcome.unit.unit_id] = outcome.result
                 release(storage, put_aside & {outcome.unit.unit_id})
@@ -86,8 +93,10 @@ def collect(
     return write_manifest(storage, plan, receipts, facts)
 
 
-def _followed(pool: ActorPool, plan: CollectPlan, missing: list[Unit]) -> Iterator[WorkResult]:
-    """What becomes of the units, with a line for each and for the whole, and metrics."""
+def _results_with_progress(
+    pool: ActorPool, plan: CollectPlan, missing: list[Unit]
+) -> Iterator[WorkResult]:
+    """Yield the result of each unit, with a log line a unit, a progress line and Ray metrics."""
     progress = Progress("collect", plan.num_trajectories, "trajectories")
     progress.start_at(plan.num_trajectories - sum(map(len, missing)))
     for outcome in pool.map_unordered(missing):
@@ -100,7 +109,7 @@ def _followed(pool: ActorPool, plan: CollectPlan, missing: list[Unit]) -> Iterat
 
 
 def unit_line(outcome: WorkResult) -> str:
-    """What a log says of a unit, as ``key=value`` words."""
+    """Format the log line of a unit that is done or given up, as ``key=value`` words."""
     unit, receipt = outcome.unit, outcome.result or {}
     return fields_line(
         "collect:",
@@ -118,11 +127,14 @@ def unit_line(outcome: WorkResult) -> str:
 def plan_for(
     model: str, *, designs: str, reference_policy: ReferencePolicy | None = None, **fields: Any
 ) -> CollectPlan:
-    """The plan of a command line; what was left out (None) follows the policy that is explored
-    around, else the model.
+    """Return the plan of a command line.
+
+    A field that is None takes the value of the policy to explore around. Without such a policy,
+    :data:`FIRST_ROUND` and the guidance scale that the model recommends apply.
 
     Raises:
-        Refusal: if the model cannot be found, a field is out of range, or the policy is for others.
+        InputError: if the model cannot be found, a field is out of range, or the policy was
+            trained for other settings.
     """
     info = find_model(model)
     follows = (
@@ -135,4 +147,5 @@ def plan_for(
     refuse_too_many_steps(info, fields["steps"])
     if reference_policy:
         reference_policy.refuse_misfit(fields)
-    return checked(CollectPlan, designs=checked(parse_designs, text=designs), **fields)
+    with input_errors():
+        return CollectPlan(designs=parse_designs(designs), **fields)

@@ -1,4 +1,8 @@
-"""Units that were given up: a file each in the traces folder, for as long as they are missing."""
+"""Quarantine of a collection: a file for each unit that was given up, until the unit is done.
+
+It is the dead-letter queue of the collection: a unit that fails on every attempt is set aside with
+its error, so that the remaining units are collected.
+"""
 
 from __future__ import annotations
 
@@ -12,22 +16,22 @@ from pipeline.traces.shards import as_json
 
 FOLDER = "_quarantine"
 HOPELESS = 3
-"""Units given up, with none done, after which the others are not tried."""
+"""Number of units given up, with none done, after which the remaining units are not tried."""
 NAMED = 5
-"""Files that a message names."""
+"""Most files that a message names."""
 
 
 class Diverged(ArithmeticError):
-    """Trajectories that ended in numbers that are not finite."""
+    """Trajectories with NaN or infinity in their latents or their metrics."""
 
 
 def quarantine_key(unit_id: str) -> str:
-    """Where it is written why a unit was given up."""
+    """Return the storage key of the file that says why a unit was given up."""
     return f"{FOLDER}/{unit_id}.json"
 
 
 def quarantine(storage: Storage, outcome: WorkResult) -> None:
-    """Write down why a unit was given up; an earlier run's reason is overwritten."""
+    """Write the error of a unit that was given up; a file of an earlier run is overwritten."""
     assert outcome.failure is not None
     document = {
         "unit_id": outcome.unit.unit_id,
@@ -42,26 +46,27 @@ def quarantine(storage: Storage, outcome: WorkResult) -> None:
 
 
 def quarantined(storage: Storage) -> set[str]:
-    """Units that are put aside."""
+    """Return the ids of the units in quarantine."""
     return {name.removesuffix(".json") for name in storage.sizes(FOLDER)}
 
 
 def release(storage: Storage, unit_ids: Iterable[str]) -> None:
-    """Remove what is written of units that are done after all."""
+    """Delete the quarantine files of units that are done now."""
     for unit_id in unit_ids:
         storage.delete(quarantine_key(unit_id))
 
 
 def refuse_hopeless(given_up: Sequence[WorkResult], *, num_done: int, num_missing: int) -> None:
-    """Give up a collection of which nothing can be done, rather than unit after unit.
+    """End a collection whose first :data:`HOPELESS` units, or all units if there are fewer, were
+    given up, with no unit done.
 
     Args:
         num_done: units that have a receipt, those of earlier runs included.
-        num_missing: units that this run was to do.
+        num_missing: units that this run has to collect.
 
     Raises:
-        InputError: if its model diverges.
-        IncompleteError: if it fails in another way.
+        InputError: if all of these units diverged.
+        IncompleteError: if any of them failed in another way.
     """
     if num_done or len(given_up) < min(HOPELESS, num_missing):
         return
@@ -69,29 +74,32 @@ def refuse_hopeless(given_up: Sequence[WorkResult], *, num_done: int, num_missin
     line = _last_line(given_up[-1])
     if all(failure is not None and isinstance(failure.error, Diverged) for failure in failures):
         raise InputError(
-            f"--model must sample without diverging. Got {len(failures)} units of "
-            f"{len(failures)} that did, the last with {line}. Pass another --dtype or "
-            "--guidance-scale, or mend the weights."
+            f"--model must sample without diverging. Got {len(failures)} units, all of which "
+            f"diverged, the last one with the error: {line}. Pass another --dtype or "
+            "--guidance-scale, or fix the weights."
         )
     raise IncompleteError(
-        f"The first {len(failures)} units all failed, so the others were not tried. The last: "
-        f"{line}. The traceback is in {FOLDER}/{given_up[-1].unit.unit_id}.json."
+        f"The first {len(failures)} units all failed, so the remaining units were not tried. Error "
+        f"of the last one: {line}. Its traceback is in {FOLDER}/{given_up[-1].unit.unit_id}.json "
+        "in the traces folder."
     )
 
 
 def refuse_incomplete(storage: Storage, given_up: Sequence[WorkResult]) -> None:
-    """A dataset is what was planned or it is not published.
+    """Refuse to publish a dataset that lacks planned units.
 
     Raises:
-        IncompleteError: naming units that were given up, and their files.
+        IncompleteError: naming the quarantine files of units that were given up.
     """
     if not given_up:
         return
     files = [f"{storage}/{quarantine_key(outcome.unit.unit_id)}" for outcome in given_up]
     more = f" and {len(files) - NAMED} more" if len(files) > NAMED else ""
     raise IncompleteError(
-        f"{len(files)} units are quarantined and no manifest was published; all others are done. "
-        f"See {', '.join(files[:NAMED])}{more}. The same command again tries them again."
+        f"{len(files)} units are quarantined and no manifest was published. Each attempt at these "
+        "units failed; all other units are done. The errors are in "
+        f"{', '.join(files[:NAMED])}{more}. Run the same command again to retry the quarantined "
+        "units."
     )
 
 

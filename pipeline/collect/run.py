@@ -1,4 +1,4 @@
-"""Collection under the folder's lease and tracking: throughput, the dataset and its digest."""
+"""Collection under the folder's lease, with an MLflow run: sizes, seconds, the dataset's digest."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pipeline.collect.driver import collect
 from pipeline.exploration.collect_plan import CollectPlan
 from pipeline.storage.object_store import Root, Storage, open_storage
 from pipeline.traces.commit import claim_output
-from pipeline.traces.compaction import COMPACT_MB, finalize
+from pipeline.traces.compaction import finalize
 from pipeline.traces.lease import acquire_lease
 from pipeline.traces.shards import parts_of
 from pipeline.tracking import Run, Tracker, read_lineage, write_lineage
@@ -21,14 +21,19 @@ def collect_traces(
     out: Root,
     cluster_config: ClusterConfig,
     tracker: Tracker,
-    compact_mb: float = COMPACT_MB,
+    target_file_mb: float,
     policy_lineage: dict[str, str] | None = None,
 ) -> dict[str, Any]:
-    """:func:`collect` under tracking and the folder's lease, then compaction.
+    """Collect under the folder's lease and an MLflow run, compact the shards as
+    :func:`pipeline.traces.compaction.finalize` does, and return the manifest.
 
     Args:
-        guide_lineage: runs that made the policy that is explored around: a further round belongs
-            to the pipeline of the first.
+        policy_lineage: MLflow runs that made the policy to explore around, by stage. The
+            collection then belongs to the same pipeline as these runs.
+
+    Raises:
+        InputError: as :func:`pipeline.collect.driver.collect`, or if another driver is alive.
+        IncompleteError: if units were given up.
     """
     root = open_storage(out)
     claim_output(root, plan)
@@ -42,12 +47,12 @@ def collect_traces(
             started = time.perf_counter()
             manifest = collect(plan, root, cluster_config, check_not_fenced=lease.check_not_fenced)
             seconds = time.perf_counter() - started
-            manifest = finalize(root, manifest, compact_mb, lease)
+            manifest = finalize(root, manifest, target_file_mb, lease)
             _log(run, manifest, seconds, root)
             write_lineage(root, {"parent": parent, "collect": run.run_id})
     print(
-        f"collect: {manifest['trajectories']} trajectories, {manifest['gates']} gates in {root}, "
-        f"decisions {manifest['decision_digest']}",
+        f"collect: {root} holds {manifest['trajectories']} trajectories with {manifest['gates']} "
+        f"reuse decisions; digest of the decisions {manifest['decision_digest']}",
         flush=True,
     )
     return manifest

@@ -1,7 +1,7 @@
-"""How many trajectories a unit has: given, as planned before, or measured by a warm-up.
+"""Number of trajectories in a unit: as the folder's plan has it, or measured by a warm-up.
 
-A unit is what dies with a node: long enough that handing it out costs nothing, short enough that
-losing it costs little.
+The work on a unit is lost if its node dies. A unit of :data:`TARGET_S` seconds keeps that loss
+small, and is still long against the time that handing out a unit takes.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 
 import torch
 
@@ -19,7 +18,7 @@ from pipeline.cluster.actor_pool import ActorPool
 from pipeline.cluster.config import ClusterConfig
 from pipeline.collect.quarantine import Diverged
 from pipeline.collect.worker import Collector
-from pipeline.errors import checked
+from pipeline.errors import input_errors
 from pipeline.exploration.collect_plan import CollectPlan, Unit
 from pipeline.storage.object_store import Storage
 from pipeline.traces.commit import refuse_other_contents
@@ -27,46 +26,52 @@ from pipeline.traces.document_schemas import check_plan
 from pipeline.traces.manifest import read_document
 
 TARGET_S = 80.0
-"""Seconds that a unit of a measured size is to take."""
+"""Seconds that a unit of a measured size should take."""
 PROBE_S = 8.0
-"""A batch that took so long tells enough of larger ones."""
+"""Seconds that a warm-up batch must take before its time is extrapolated to larger batches."""
 MEMORY_SHARE = 0.8
-"""Of the GPU's memory that a unit may take."""
+"""Largest share of the GPU's memory that a unit may take."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WarmUpBatch:
-    """One batch of a warm-up."""
+    """Measurement of one batch of a warm-up."""
 
     size: int
-    """Trajectories."""
+    """Trajectories in the batch."""
     seconds: float
+    """Wall-clock time of the batch."""
     memory_share: float = 0.0
-    """Of the GPU's memory that it took; 0 on a CPU."""
+    """Largest share of the GPU's memory that the batch held; 0 on a CPU."""
     is_limit: bool = False
-    """Whether a batch twice as large did not fit into memory."""
+    """True if a batch twice as large did not fit into memory."""
 
 
 def choose_unit_size(
     plan: CollectPlan, storage: Storage, cluster_config: ClusterConfig
 ) -> CollectPlan:
-    """The plan with a unit size of its folder's own or, for a new folder, a measured one.
+    """Return the plan with the unit size of its folder or, for a new folder, a measured one.
 
     Raises:
-        Refusal: if the folder holds something that is no collection.
+        InputError: if the folder holds files and no plan, or a plan that does not read.
     """
     found = read_document(storage, "plan.json", check_plan)
     if found is not None:
         planned = found["batch_size"]
-        print(f"collect: units of {planned} trajectories, as in {storage}/plan.json", flush=True)
-        return checked(partial(replace, plan), batch_size=planned)
+        print(
+            f"collect: units of {planned} trajectories, as in {storage}/plan.json, which an "
+            "earlier run wrote",
+            flush=True,
+        )
+        with input_errors():
+            return replace(plan, batch_size=planned)
     refuse_other_contents(storage)
     pool = ActorPool(WarmUp, {"plan": plan}, cluster_config)
     ((_, probes),) = pool.map_strict([plan.num_trajectories])
     size = fit_unit_size(probes, plan, pool.num_workers, gpu_share=min(1.0, pool.ask.gpus or 1.0))
     print(
-        f"collect: units of {size} trajectories; a batch of {probes[-1].size} took "
-        f"{probes[-1].seconds:.1f} s",
+        f"collect: units of {size} trajectories, chosen after a warm-up batch of "
+        f"{probes[-1].size} trajectories took {probes[-1].seconds:.1f} s",
         flush=True,
     )
     return replace(plan, batch_size=size)
@@ -75,11 +80,16 @@ def choose_unit_size(
 def fit_unit_size(
     probes: Sequence[WarmUpBatch], plan: CollectPlan, workers: int, *, gpu_share: float = 1.0
 ) -> int:
-    """Trajectories of a unit: so many as take :data:`TARGET_S`, as fit into memory, and as leave
-    no worker without a unit; a multiple of those that share a twin.
+    """Return the largest unit that takes at most :data:`TARGET_S`, fits into memory and leaves no
+    worker without a unit, in trajectories.
+
+    The result is a multiple of the trajectories that share a reference sample, and at least one
+    such multiple.
 
     Args:
-        gpu_share: of a GPU, which others share with a worker; the warm-up had it alone.
+        probes: batches of the warm-up; the last one is extrapolated linearly.
+        workers: workers that the trajectories are divided among.
+        gpu_share: share of a GPU that a worker gets; the warm-up had the GPU alone.
     """
     last = probes[-1]
     bounds = [
@@ -95,16 +105,16 @@ def fit_unit_size(
 
 
 class WarmUp:
-    """A worker that samples larger and larger batches and writes nothing."""
+    """Worker that measures batches of doubling size and writes nothing."""
 
     def __init__(self, plan: CollectPlan) -> None:
         self.collector = Collector(plan, root="")
         self.masks = plan.masks_per_noise
 
     def do(self, most: int) -> list[WarmUpBatch]:
-        """Probes of doubling batches, of at most ``most`` trajectories or a few seconds."""
+        """Measure batches of doubling size, up to ``most`` trajectories or :data:`PROBE_S`."""
         probes = [self._probe(self.masks)]
-        # The first one paid for what is set up lazily, so its size is measured again.
+        # The first batch pays for lazy initialisation, so its size is measured a second time.
         size = self.masks
         while len(probes) == 1 or (probes[-1].seconds < PROBE_S and size <= most):
             try:
@@ -119,7 +129,7 @@ class WarmUp:
         if is_on_gpu:
             torch.cuda.reset_peak_memory_stats()
         started = time.perf_counter()
-        # Only its time is asked for; a unit that diverges is put aside when it is collected.
+        # Divergence does not matter to the time; the collection itself quarantines such a unit.
         with contextlib.suppress(Diverged):
             self.collector.sample(Unit(unit_id="warm-up", index=0, start=0, stop=size))
         seconds = time.perf_counter() - started

@@ -1,6 +1,7 @@
-"""A collector samples under randomised reuse in exposure mode and logs what each gate saw and did.
+"""Worker of a collection: samples under randomised reuse and logs every reuse decision.
 
-A plain class, which runs without Ray.
+Sampling runs in exposure mode: every site computes, so that the local error of a reuse is known,
+and the decision selects only which output the sampler sees. :class:`Collector` runs without Ray.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from pipeline.traces.tables import commit_unit
 
 
 class Collector:
-    """Loads a model once, then collects and commits units."""
+    """Worker that loads a model once, then collects and commits units."""
 
     def __init__(self, plan: CollectPlan, root: Root) -> None:
         self.plan = plan
@@ -41,8 +42,9 @@ class Collector:
         info = find_model(plan.model)
         if info.model_hash != plan.model_hash:
             raise InputError(
-                f"--model {plan.model} must be the one that was planned, {plan.model_hash}, on "
-                f"every node. Got {info.model_hash} here. Copy the same files everywhere."
+                f"--model {plan.model} must have the same files on every node, with the digest "
+                f"{plan.model_hash} that the driver found. Got {info.model_hash} on this node. "
+                "Copy the same model files to every node."
             )
         self.model = load_model(info, sampler=plan.sampler, dtype=plan.dtype, device=self.device)
         self.wrapper = DQARDiTWrapper(self.model.transformer, plan.dqar_config())
@@ -50,10 +52,11 @@ class Collector:
         self.sampler = DQARSampler(self.wrapper, self.model.scheduler, config)
 
     def do(self, unit: Unit) -> dict[str, Any]:
-        """Collect one unit, commit it, return its receipt.
+        """Collect one unit, commit it and return its receipt.
 
         Raises:
-            Diverged: if a trajectory or its twin did; nothing of the unit is written.
+            Diverged: if a trajectory or its reference sample diverged; nothing of the unit is
+                written.
         """
         started = time.perf_counter()
         trajectories, gates = self.sample(unit)
@@ -61,7 +64,12 @@ class Collector:
         return commit_unit(self.root, unit, trajectories, gates, notes)
 
     def sample(self, unit: Unit) -> tuple[Columns, Columns]:
-        """One batch of twins, one batch of trajectories: the columns of both tables."""
+        """Sample a unit's reference samples, then its trajectories; return the columns of both
+        tables.
+
+        Raises:
+            Diverged: if a trajectory or its reference sample diverged.
+        """
         plan = self.plan
         trajectories = range(unit.start, unit.stop)
         noise_ids = [plan.noise_id(index) for index in trajectories]
@@ -69,12 +77,12 @@ class Collector:
         noise, labels = self._draw(unique)
         of_noise = torch.tensor([unique.index(noise_id) for noise_id in noise_ids])
         references = self._run(noise, labels, DQARController(plan.dqar_config(enabled=False)))
-        scripts = [self._script(index) for index in trajectories]
+        schedules = [self._draw_schedule(index) for index in trajectories]
         orders = [plan.forecast_order(index) for index in trajectories]
         feedback = torch.tensor([plan.feedback(index) for index in trajectories])
         records: list[GateRecord] = []
-        wants_reuse = torch.stack([script.wants_reuse for script in scripts], dim=-1)
-        max_gap = torch.tensor([script.max_gap for script in scripts], device=self.device)
+        wants_reuse = torch.stack([one.wants_reuse for one in schedules], dim=-1)
+        max_gap = torch.tensor([one.max_gap for one in schedules], device=self.device)
         controller = DQARController(
             plan.dqar_config(),
             gate=AllOf(RequireCached(), Staleness(max_gap), MaskGate(wants_reuse.to(self.device))),
@@ -90,16 +98,16 @@ class Collector:
             ids, _are_finite(latents, references[of_noise.to(references.device)], deltas)
         )
         rows = trajectory_columns(
-            plan, self.device, ids, noise_ids, labels[of_noise], scripts, orders, feedback, deltas
+            plan, self.device, ids, noise_ids, labels[of_noise], schedules, orders, feedback, deltas
         )
-        return rows, gate_columns(plan, ids, scripts, records)
+        return rows, gate_columns(plan, ids, schedules, records)
 
     def _draw(self, noise_ids: list[int]) -> tuple[Tensor, Tensor]:
         info = self.model.info
         seed = self.plan.noise_seed
         return draw_noise("collect", seed, noise_ids, info.latent_shape, info.num_classes)
 
-    def _script(self, trajectory: int) -> RandomSchedule:
+    def _draw_schedule(self, trajectory: int) -> RandomSchedule:
         plan = self.plan
         num_gates = len(plan.sites) * self.model.info.num_layers
         seed, schedules = plan.noise_seed, plan.schedules
@@ -115,7 +123,8 @@ class Collector:
 
 
 def refuse_diverged(ids: list[str], are_finite: Bool[Tensor, " b"]) -> None:
-    """What is not finite must not be averaged in, and a unit is committed whole.
+    """Refuse a unit with diverged trajectories: a unit is committed whole, and NaN or infinity
+    would spoil every average over the dataset.
 
     Raises:
         Diverged: naming the trajectories that are not finite.
@@ -124,9 +133,9 @@ def refuse_diverged(ids: list[str], are_finite: Bool[Tensor, " b"]) -> None:
         lost = [name for name, is_finite in zip(ids, are_finite, strict=True) if not is_finite]
         named = ", ".join(lost[:8]) + (" and more" if len(lost) > 8 else "")
         raise Diverged(
-            f"Trajectories must end in finite numbers. Got {len(lost)} of {len(ids)} that do not: "
-            f"{named}. Pass another --dtype, lower --forecast-orders or --feedback, or other "
-            "--designs."
+            f"Trajectories must end in finite numbers. Got {len(lost)} of {len(ids)} trajectories "
+            f"with NaN or infinity: {named}. Pass another --dtype, lower --forecast-orders or "
+            "--error-feedback, or another --exploration."
         )
 
 

@@ -1,7 +1,7 @@
-"""A Ray head and an MLflow server of one's own, on this machine.
+"""Start a Ray head and an MLflow server for the demonstration, on this machine.
 
-They get free ports, a folder and a token of their own, and only they are stopped: ``ray stop``
-would end every Ray on the machine.
+Both listen on free ports; Ray gets a temporary folder and a random token. Only these two servers
+are stopped at the end: ``ray stop`` would stop every Ray on the machine.
 """
 
 from __future__ import annotations
@@ -24,17 +24,22 @@ from pathlib import Path
 from pipeline.errors import InputError
 
 START_TIMEOUT_S = 180.0
+"""Longest wait for a server to answer its first request, in seconds."""
 
 
 class Servers:
-    """Processes that this one started, each in a process group of its own."""
+    """Server processes that this process started, each in a separate process group.
+
+    Args:
+        logs: folder for a log file of each server.
+    """
 
     def __init__(self, logs: Path) -> None:
         self.logs = logs
         self._started: list[subprocess.Popen] = []
 
     def start(self, name: str, command: list[str], environment: dict[str, str]) -> None:
-        """Start a server; its output goes to a log of its own."""
+        """Start a server with its output in ``NAME.log``."""
         with (self.logs / f"{name}.log").open("wb") as log:
             self._started.append(
                 subprocess.Popen(
@@ -48,10 +53,10 @@ class Servers:
             )
 
     def await_answer(self, name: str, url: str, environment: dict[str, str]) -> None:
-        """Wait until a server answers.
+        """Wait until the server that was started last answers.
 
         Raises:
-            InputError: if it ends or stays silent.
+            InputError: if the server ends, or does not answer in time.
         """
         server, deadline = self._started[-1], time.monotonic() + START_TIMEOUT_S
         while time.monotonic() < deadline and server.poll() is None:
@@ -59,11 +64,11 @@ class Servers:
                 return
             time.sleep(0.5)
         raise InputError(
-            f"The {name} server must answer at {url}. It did not; see {self.logs / name}.log."
+            f"The {name} server must answer at {url}. It did not; read {self.logs / name}.log."
         )
 
     def stop(self) -> None:
-        """End what was started, politely first."""
+        """Stop all servers: SIGTERM, then SIGKILL to those that live after 10 s."""
         for process in reversed(self._started):
             _signal_group(process, signal.SIGTERM)
         for process in self._started:
@@ -74,7 +79,7 @@ class Servers:
 
 
 def _signal_group(process: subprocess.Popen, number: int) -> None:
-    # Gone already is what was wanted.
+    # A process group that has ended needs no signal.
     with suppress(ProcessLookupError):
         os.killpg(process.pid, number)
 
@@ -90,7 +95,7 @@ def _answers(url: str, environment: dict[str, str]) -> bool:
 
 
 def free_port() -> int:
-    """A TCP port that nobody listens on right now."""
+    """Return a TCP port that no process listens on at this moment."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
@@ -98,10 +103,10 @@ def free_port() -> int:
 
 @contextmanager
 def ray_and_mlflow(out: Path) -> Iterator[dict[str, str]]:
-    """A Ray head and an MLflow server; yields the environment that reaches both."""
+    """Run a Ray head and an MLflow server; yield the environment variables that point to both."""
     logs = out / "logs"
     logs.mkdir(parents=True, exist_ok=True)
-    # Ray's sockets have long names under this folder and a limit of 107 bytes.
+    # Unix socket paths are limited to 107 bytes, and Ray appends long names to this folder.
     scratch = Path(tempfile.mkdtemp(prefix="dqar-"))
     servers = Servers(logs)
     environment = os.environ | {
@@ -123,10 +128,10 @@ def ray_and_mlflow(out: Path) -> Iterator[dict[str, str]]:
 def start_mlflow(
     servers: Servers, out: Path, environment: dict[str, str], port: int | None = None
 ) -> str:
-    """An MLflow server on a store under ``out``; its address, once it answers.
+    """Start an MLflow server on the store under ``out``; return its address once it answers.
 
     Args:
-        port: a free one by default.
+        port: port of the server; None takes a free port.
     """
     port = port or free_port()
     command = [
@@ -143,7 +148,7 @@ def start_mlflow(
         "--artifacts-destination",
         str(out / "mlartifacts"),
     ]
-    # Its job runners would take the cores that the samplers need.
+    # MLflow's job runners would compete with the samplers for the cores.
     servers.start("mlflow", command, environment | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"})
     url = f"http://127.0.0.1:{port}"
     servers.await_answer("mlflow", f"{url}/health", environment)
@@ -180,5 +185,5 @@ def _start_ray(servers: Servers, scratch: Path, environment: dict[str, str]) -> 
 
 
 def tool(name: str) -> str:
-    """A command of this Python's environment, which need not be active."""
+    """Return the path of a command beside this Python, whose environment need not be active."""
     return str(Path(sys.executable).parent / name)

@@ -1,4 +1,4 @@
-"""The whole flow on one machine: a Ray head, an MLflow server, three submitted jobs."""
+"""Demonstration on one machine: a Ray head, an MLflow server, three submitted jobs."""
 
 from __future__ import annotations
 
@@ -19,16 +19,23 @@ CHECKOUT = Path(__file__).parents[2]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DemoConfig:
-    """How large the demonstration is."""
+    """Collect traces, train a policy and evaluate it on this machine, through Ray and MLflow.
 
-    out: Path
-    """Folder of traces, policy, results, and the MLflow store."""
+    A Ray head and an MLflow server start on free ports and stop at the end.
+    """
+
+    out: Path = Path("runs/demo")
+    """Folder for traces, policy, results, logs and the MLflow store."""
     num_trajectories: int = 192
-    """Randomised trajectories."""
+    """Trajectories with random reuse that are collected for training."""
     num_samples: int = 32
-    """Unseen samples of each point."""
+    """Images that the evaluation samples at each operating point."""
     steps: int = 50
     """Sampling steps."""
+    ui: bool = False
+    """Run no job: show the MLflow store of an earlier demonstration in the MLflow UI."""
+    port: int = 5000
+    """Port of the MLflow UI."""
 
     def __post_init__(self) -> None:
         least = {"num_trajectories": 2, "num_samples": 1, "steps": 2}
@@ -39,7 +46,7 @@ class DemoConfig:
 
 
 def submit(job: str, flags: list[str], environment: dict[str, str]) -> None:
-    """``ray job submit -- python jobs/JOB.py FLAGS``, its log on this terminal.
+    """Submit ``python jobs/JOB.py FLAGS`` to Ray, and show its log on this terminal.
 
     Raises:
         InputError: if the job fails.
@@ -50,24 +57,24 @@ def submit(job: str, flags: list[str], environment: dict[str, str]) -> None:
     code = subprocess.run(command, env=environment, cwd=CHECKOUT, check=False).returncode
     if code != 0:
         raise InputError(
-            f"The stage jobs/{job}.py must succeed. It ended with exit code {code}; its "
-            "last lines above say why."
+            f"The stage jobs/{job}.py must succeed. It ended with exit code {code}; the last "
+            "lines of its log above give the reason."
         )
 
 
 def stages(config: DemoConfig, out: Path) -> Iterator[tuple[str, list[str]]]:
-    """The jobs, in their order, with their flags."""
+    """Yield the jobs in their order, each with its flags."""
     traces, policy, results = (str(out / name) for name in ("traces", "policy", "results"))
     size = {"--steps": config.steps, "--num-trajectories": config.num_trajectories}
     sizes = [word for flag, value in size.items() for word in (flag, str(value))]
     yield "collect", ["--model", "digits", "--out", traces, *sizes]
     yield "train", ["--traces", traces, "--out", policy]
-    judged = ["--model", "digits", "--policy", policy, "--num-samples", str(config.num_samples)]
-    yield "evaluate", [*judged, "--out", results, "--grid", "coarse"]
+    evaluated = ["--model", "digits", "--policy", policy, "--num-samples", str(config.num_samples)]
+    yield "evaluate", [*evaluated, "--out", results, "--sweep-density", "coarse"]
 
 
 def run_demo(config: DemoConfig) -> None:
-    """Collect, train, evaluate; print where everything is."""
+    """Collect, train and evaluate; print the report and the paths of the results."""
     out = config.out.absolute()
     out.mkdir(parents=True, exist_ok=True)
     policy, results = out / "policy", out / "results"
@@ -88,12 +95,16 @@ MLflow UI:       make ui   (open the experiment, mark the runs of stage "point",
 
 
 def serve_ui(out: Path, port: int) -> None:
-    """Serve the MLflow UI on what a demonstration wrote, until interrupted."""
+    """Serve the MLflow UI on the store of an earlier demonstration, until interrupted.
+
+    Raises:
+        InputError: if ``out`` has no MLflow store.
+    """
     out = out.absolute()
     if not (out / "mlflow.db").exists():
         raise InputError(
-            f"--out must hold a demonstration. Got {out}, which has no mlflow.db. "
-            "Run make demo first."
+            f"--out must be the folder of an earlier demonstration. Got {out}, which has no "
+            "mlflow.db. Run make demo first."
         )
     servers = Servers(out / "logs")
     try:

@@ -1,4 +1,4 @@
 """Checks of a cluster before a job: versions, storage, tracking, accelerators.
 
-A check is a function of `checks.py`, called in `run.py`.
+A check is a function in `checks.py` that `run.py` calls.
 """

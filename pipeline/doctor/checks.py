@@ -1,4 +1,4 @@
-"""Verdicts on a cluster: facts in, findings out. Nothing here asks anything of a machine."""
+"""Checks of a cluster: pure functions from facts about machines to findings."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from pipeline.doctor.host_info import HostInfo
 from pipeline.errors import InputError, without_secrets
 
 LEAST_DISK_GIB = 10.0
-"""A day of logs, spilled objects and a model's weights; an assumption, no measurement."""
+"""Room for a day of logs, spilled objects and a model's weights: assumed, not measured."""
 LEAST_MEMORY_GIB = 4.0
-"""A worker with torch, diffusers and a small model; an assumption, no measurement."""
+"""Room for a worker with torch, diffusers and a small model: assumed, not measured."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Finding:
-    """What one check found."""
+    """Result of one check."""
 
     name: str
-    """What was checked, in a word or two."""
+    """Subject of the check in a word or two, such as ``worker versions``."""
     is_ok: bool
-    """Whether jobs can rely on it."""
+    """True if jobs can rely on the subject."""
     said: str
-    """What was found; where it is not right, the mend."""
+    """Facts that were found; for a failed check also its fix."""
 
     def __str__(self) -> str:
         return f"{'ok' if self.is_ok else 'FAIL':4}  {self.name:15}  {' '.join(self.said.split())}"
@@ -36,16 +36,16 @@ class Finding:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Pins:
-    """What ``pyproject.toml`` needs and ``constraints.txt`` pins."""
+    """Libraries that ``pyproject.toml`` requires, and versions that ``constraints.txt`` pins."""
 
     needed: tuple[str, ...]
-    """Libraries that a worker cannot do without."""
+    """Normalised names of the libraries that a worker requires."""
     versions: dict[str, str]
-    """Pinned version of each library, by its normal name."""
+    """Pinned version of each library, by its normalised name."""
 
 
 def read_pins(pyproject: str, constraints: str) -> Pins:
-    """Parse both files' texts."""
+    """Parse the texts of ``pyproject.toml`` and ``constraints.txt``."""
     wanted = tomllib.loads(pyproject)["project"]["dependencies"]
     pinned = (line.split("==") for line in constraints.split() if "==" in line)
     return Pins(
@@ -58,27 +58,36 @@ def _normal(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-def check_libraries(where: str, vitals: HostInfo, pins: Pins) -> Finding:
-    """Every needed library is there, in the pinned version; a local label such as +cpu is free."""
+def check_libraries(where: str, host: HostInfo, pins: Pins) -> Finding:
+    """Check that each required library is installed in the pinned version.
+
+    A local label of a version, such as ``+cpu``, may differ.
+
+    Args:
+        where: role of the machine, such as ``driver``.
+    """
     wrong = []
     for name in pins.needed:
-        found, wanted = vitals.libraries.get(name), pins.versions.get(name)
+        found, wanted = host.libraries.get(name), pins.versions.get(name)
         if found is None:
             wrong.append(f"{name} is missing")
         elif wanted is not None and found.partition("+")[0] != wanted:
             wrong.append(f"{name} {found}, not {wanted}")
     if not wrong:
-        said = f"{len(pins.needed)} as pinned on {vitals.host}, python {vitals.python}"
+        said = f"{len(pins.needed)} libraries as pinned on {host.host}, python {host.python}"
         return Finding(name=f"{where} versions", is_ok=True, said=said)
     said = (
-        f"{vitals.host}: {'; '.join(wrong)}. Install there: pip install -c constraints.txt -e ., "
-        "or use the image that holds them."
+        f"{host.host}: {'; '.join(wrong)}. Run pip install -c constraints.txt -e . on that "
+        "machine, or use an image that has the pinned versions."
     )
     return Finding(name=f"{where} versions", is_ok=False, said=said)
 
 
 def check_python(driver: HostInfo, worker: HostInfo) -> Finding:
-    """Driver and workers run the same minor version, 3.11 or later: pickles need it."""
+    """Check that driver and worker run the same minor version of Python, 3.11 or later.
+
+    Ray pickles functions by their bytecode, which differs between minor versions.
+    """
     versions = [tuple(map(int, found.python.split(".")[:2])) for found in (driver, worker)]
     said = f"{driver.python} on the driver, {worker.python} on the worker"
     if versions[0] == versions[1] >= (3, 11):
@@ -86,92 +95,99 @@ def check_python(driver: HostInfo, worker: HostInfo) -> Finding:
     return Finding(
         name="python",
         is_ok=False,
-        said=f"{said}. Give both the same, 3.11 or later: one image for head and workers.",
+        said=f"{said}. Use the same minor version of Python, 3.11 or later, on both: one image for "
+        "head and workers.",
     )
 
 
 def check_auth(mode: str | None, *, is_private: bool) -> Finding:
-    """A cluster that others can reach asks for a token.
+    """Check that a cluster which others can reach asks for a token.
 
     Args:
-        mode: ``RAY_AUTH_MODE`` of the cluster's processes.
-        is_private: whether Ray was started inside this process, without Jobs API.
+        mode: ``RAY_AUTH_MODE`` of the processes of the cluster.
+        is_private: True if this process started Ray for itself, without the Jobs API.
     """
     if mode == "token":
         return Finding(name="auth", is_ok=True, said="RAY_AUTH_MODE=token")
     if is_private:
-        return Finding(name="auth", is_ok=True, said="a local Ray of this process, no Jobs API")
+        return Finding(
+            name="auth", is_ok=True, said="local Ray inside this process, without Jobs API"
+        )
     return Finding(
         name="auth",
         is_ok=False,
-        said=f"RAY_AUTH_MODE is {mode or 'not set'}: whoever reaches the Jobs API runs what they "
-        "like. Set RAY_AUTH_MODE=token on all nodes before ray start (docs/cluster.md).",
+        said=f"RAY_AUTH_MODE is {mode or 'not set'}: anyone who reaches the Jobs API can run any "
+        "command. Set RAY_AUTH_MODE=token on all nodes before ray start (docs/cluster.md).",
     )
 
 
 def check_storage(uri: str, *, wrote: str | None, is_seen: bool) -> Finding:
-    """A worker could write, read and delete, and the driver saw what it wrote.
+    """Check that a worker can write, read and delete, and that the driver sees the worker's file.
 
     Args:
-        uri: where.
-        wrote: what went wrong on the worker; None for nothing.
-        is_seen: whether the driver found the worker's mark.
+        uri: folder or storage URI that was tried.
+        wrote: error of the worker; None for success.
+        is_seen: True if the driver read the file that the worker wrote.
     """
     if wrote is None and is_seen:
-        said = f"a worker wrote, the driver read, the worker deleted in {uri}"
+        said = f"a worker wrote a file in {uri}, the driver read it, the worker deleted it"
         return Finding(name="storage", is_ok=True, said=said)
     if wrote is None:
-        mend = "Pass s3:// or gs://, or a folder that all nodes mount at the same path."
-        said = f"the driver does not see what a worker wrote to {uri}. {mend}"
+        fix = "Pass s3:// or gs://, or a folder that all nodes mount at the same path."
+        said = f"the driver does not see the file that a worker wrote to {uri}. {fix}"
     else:
         said = (
-            f"a worker cannot write to {uri}: {wrote}. Check the name, and that the workers' "
-            "profile (IamInstanceProfile, serviceAccounts) may write there."
+            f"a worker cannot write to {uri}: {wrote}. Check the URI, and that the profile of the "
+            "workers (IamInstanceProfile, serviceAccounts) may write to that storage."
         )
     return Finding(name="storage", is_ok=False, said=said)
 
 
 def check_tracking(uri: str, error: str | None) -> Finding:
-    """MLflow answered a worker's API call."""
+    """Check that MLflow answered the API call of a worker.
+
+    Args:
+        error: error of the call; None for an answer.
+    """
     if error is None:
-        said = without_secrets(f"{uri} answered a worker")
+        said = without_secrets(f"{uri} answered the call of a worker")
         return Finding(name="mlflow", is_ok=True, said=said)
     if re.search(r"error code 403\b", error) or "Invalid Host header" in error:
         host = uri.partition("://")[2].partition("/")[0].partition(":")[0]
         allowed = f"{host},{host}:*,localhost:*,127.0.0.1:*"
-        mend = (
-            f"It answers, but not under this name. Start it with --allowed-hosts '{allowed}', "
-            "which replaces its defaults."
+        fix = (
+            "The server answers, but refuses this host name. Start mlflow server with "
+            f"--allowed-hosts '{allowed}', which replaces the default list."
         )
     elif re.search(r"error code 401\b", error):
-        mend = "Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD on the nodes."
+        fix = "Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD on the nodes."
     else:
-        mend = "Start mlflow server on an address that the workers reach, and open its port."
-    said = f"{uri} did not answer a worker: {error[:200]}. {mend}"
+        fix = "Start mlflow server on an address that the workers reach, and open its port."
+    said = f"{uri} did not answer the call of a worker: {error[:200]}. {fix}"
     return Finding(name="mlflow", is_ok=False, said=without_secrets(said))
 
 
 def check_accelerator(
     wanted: str | None, nodes: Iterable[Mapping[str, Any]], worker: HostInfo | None
 ) -> Finding:
-    """A worker that asked for an accelerator got it.
+    """Check that a worker that asked for an accelerator got one of that type.
 
     Args:
-        wanted: Ray's accelerator type, such as A100 or A100-40G; None for whatever is there.
+        wanted: Ray's accelerator type, such as A100 or A100-40G; None accepts any machine.
         nodes: living nodes, each with its ``Resources`` and ``Labels``, after the worker ran.
-        worker: of the worker; None where no node could hold one in time.
+        worker: facts of the worker's machine; None if no node could start the worker in time.
     """
     nodes = list(nodes)
     gpus = sum(node["Resources"].get("GPU", 0) for node in nodes)
     if wanted is None:
-        said = f"{gpus:g} GPUs on {len(nodes)} nodes; no type asked for (--accelerator-type)"
+        said = f"{gpus:g} GPUs on {len(nodes)} nodes; without --accelerator-type no type is checked"
         return Finding(name="accelerator", is_ok=True, said=said)
     if worker is None:
-        said = f"no node has a GPU and accelerator_type:{wanted} in time. {_declare(wanted)}"
+        said = f"no node offered a GPU and accelerator_type:{wanted} in time. {_declare(wanted)}"
     elif not any(_is_of(wanted, name) for name in worker.gpus):
         said = (
-            f"{worker.host} is said to have {wanted}, but torch finds {worker.gpus or 'no GPU'}. "
-            "Take the resource away from nodes that lack it; check the driver with nvidia-smi."
+            f"{worker.host} declares {wanted}, but torch finds {worker.gpus or 'no GPU'}. Remove "
+            "that resource from nodes without such a GPU; check the GPU driver with nvidia-smi."
         )
     else:
         said = f"{worker.gpus[0]} on {worker.host}; {gpus:g} GPUs on {len(nodes)} nodes"
@@ -180,7 +196,7 @@ def check_accelerator(
 
 
 def _is_of(wanted: str, name: str) -> bool:
-    # As workers of an evaluation judge it.
+    # The same comparison refuses a worker of an evaluation on another GPU.
     try:
         refuse_other_device(name, wanted)
     except InputError:
@@ -191,31 +207,38 @@ def _is_of(wanted: str, name: str) -> bool:
 def _declare(wanted: str) -> str:
     return (
         f'Declare resources GPU and "accelerator_type:{wanted}" and the label {ACCELERATOR_LABEL} '
-        "of the node type, as cluster.yaml does; look at ray status for nodes that cannot start."
+        "of the node type, as cluster.yaml does; ray status lists nodes that cannot start."
     )
 
 
-def check_room(vitals: HostInfo) -> list[Finding]:
-    """Free disk and memory of a worker's machine."""
+def check_room(host: HostInfo) -> list[Finding]:
+    """Check the free disk and the free memory of a worker's machine."""
     room = (
-        ("disk", vitals.free_disk_gib, LEAST_DISK_GIB, "Give the nodes a larger disk"),
-        ("memory", vitals.free_memory_gib, LEAST_MEMORY_GIB, "Give the nodes more memory"),
+        ("disk", host.free_disk_gib, LEAST_DISK_GIB, "Give the nodes a larger disk"),
+        ("memory", host.free_memory_gib, LEAST_MEMORY_GIB, "Give the nodes more memory"),
     )
     return [
         Finding(
             name=name,
             is_ok=free >= least,
-            said=f"{free:.1f} GiB free on {vitals.host}"
-            + ("" if free >= least else f", fewer than {least:g}. {mend}, or end what fills it."),
+            said=f"{free:.1f} GiB free on {host.host}"
+            + ("" if free >= least else f", fewer than {least:g}. {fix}, or free some {name}."),
         )
-        for name, free, least, mend in room
+        for name, free, least, fix in room
     ]
 
 
 def check_model(model: str, driver: str, worker: str) -> Finding:
-    """Driver and worker find the same weights, by their hash or by what went wrong."""
+    """Check that driver and worker find the same weights.
+
+    Args:
+        driver: hash of the weights that the driver finds, or its error.
+        worker: hash of the weights that a worker finds, or its error.
+    """
     if driver == worker:
-        return Finding(name="model", is_ok=True, said=f"{model}: {driver} on driver and worker")
+        return Finding(
+            name="model", is_ok=True, said=f"{model}: hash {driver} on driver and worker"
+        )
     return Finding(
         name="model",
         is_ok=False,

@@ -1,4 +1,4 @@
-"""What one machine says of itself: asked on the driver and, through Ray, on a worker."""
+"""Facts about one machine, collected on the driver and, through Ray, on a worker."""
 
 from __future__ import annotations
 
@@ -20,26 +20,30 @@ CGROUP = Path("/sys/fs/cgroup")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HostInfo:
-    """Versions and room of one machine, as the process that asked sees them."""
+    """Versions and free room of one machine, as a process on that machine sees them."""
 
     host: str
-    """Its name on the network."""
+    """Network name of the machine."""
     python: str
-    """Version, such as 3.11.9."""
+    """Version of Python, such as 3.11.9."""
     libraries: dict[str, str | None]
-    """Installed version of each library that was asked about; None where there is none."""
+    """Installed version of each requested library; None for a library that is not installed."""
     auth_mode: str | None
-    """``RAY_AUTH_MODE`` of the process: token, disabled, or None where nobody set it."""
+    """``RAY_AUTH_MODE`` of the process: token, disabled, or None if the variable is not set."""
     gpus: tuple[str, ...]
     """Names of the GPUs that torch may use."""
     free_disk_gib: float
-    """Free where Ray keeps its logs and spilled objects, the temporary folder."""
+    """Free disk in the temporary folder, where Ray keeps its logs and spilled objects, GiB."""
     free_memory_gib: float
-    """Available memory, within the container's limit where there is one."""
+    """Available memory, within the limit of the container if there is one, GiB."""
 
 
 def read_host_info(names: Iterable[str]) -> HostInfo:
-    """Ask this machine."""
+    """Collect the facts about this machine.
+
+    Args:
+        names: libraries whose versions are looked up.
+    """
     return HostInfo(
         host=platform.node(),
         python=platform.python_version(),
@@ -59,7 +63,7 @@ def _installed(name: str) -> str | None:
 
 
 def _gpu_names() -> tuple[str, ...]:
-    # A machine on which torch is missing or broken is one that the doctor is asked about.
+    # A missing or broken torch must end as a finding, not as an error of the doctor.
     try:
         import torch
 
@@ -69,7 +73,7 @@ def _gpu_names() -> tuple[str, ...]:
 
 
 def _free_memory() -> int:
-    """Bytes that a process may still take; all there are where the system does not tell."""
+    """Return the bytes that a process may still take; all memory on systems without /proc."""
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
     except OSError:
@@ -80,7 +84,7 @@ def _free_memory() -> int:
         limit = int((CGROUP / "memory.max").read_text())
         return min(available, limit - int((CGROUP / "memory.current").read_text()))
     except (OSError, ValueError):
-        # No such limit: another kind of machine, or the word "max".
+        # There is no limit: no cgroup v2, or the limit reads "max".
         return available
 
 
@@ -88,17 +92,22 @@ MARK = b"written by jobs/doctor.py, which removes it\n"
 
 
 def leave_mark(uri: str, name: str) -> str | None:
-    """Write a mark and read it back; what went wrong, or None."""
+    """Write a small file and read it back; return the error, or None.
+
+    Args:
+        uri: folder or storage URI.
+        name: name of the file, without its prefix.
+    """
     try:
         storage = open_storage(uri)
         storage.write(_key(name), MARK)
-        return None if storage.read(_key(name)) == MARK else "it gave back other bytes"
+        return None if storage.read(_key(name)) == MARK else "other bytes were read back"
     except InputError as refusal:
         return str(refusal)
 
 
 def find_mark(uri: str, name: str) -> bool:
-    """Whether a mark can be read here."""
+    """Return True if the file of :func:`leave_mark` can be read on this machine."""
     try:
         return open_storage(uri).read(_key(name)) == MARK
     except InputError:
@@ -106,7 +115,7 @@ def find_mark(uri: str, name: str) -> bool:
 
 
 def remove_mark(uri: str, name: str) -> str | None:
-    """Delete a mark; what went wrong, or None."""
+    """Delete the file of :func:`leave_mark`; return the error, or None."""
     try:
         open_storage(uri).delete(_key(name))
     except InputError as refusal:
@@ -115,5 +124,5 @@ def remove_mark(uri: str, name: str) -> str | None:
 
 
 def _key(name: str) -> str:
-    # Readers of a dataset pass over names with an underscore.
+    # Readers of a dataset ignore names that start with an underscore.
     return f"_doctor-{name}"

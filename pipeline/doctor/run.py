@@ -1,8 +1,7 @@
-"""The doctor's visit: gather facts on the driver and on a worker, give verdicts.
+"""Collect facts on the driver and on a worker, and check them with ``pipeline.doctor.checks``.
 
-Facts are asked for here, judged in ``pipeline.doctor.checks``. Each question that needs a worker
-goes where a worker of a collection would run, so that a cluster which scales from nothing starts a
-node.
+Facts about workers come from Ray tasks with the resources of a worker of a collection, so that a
+cluster which scales from zero starts a node.
 """
 
 from __future__ import annotations
@@ -11,7 +10,6 @@ import os
 import socket
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -38,6 +36,7 @@ from pipeline.doctor.checks import (
     check_tracking,
     read_pins,
 )
+from pipeline.doctor.config import DoctorConfig
 from pipeline.doctor.host_info import HostInfo, find_mark, leave_mark, read_host_info, remove_mark
 from pipeline.errors import InputError
 from pipeline.models.model_info import find_model
@@ -46,31 +45,11 @@ from pipeline.tracking import call_store
 CHECKOUT = Path(__file__).parents[2]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class DoctorConfig:
-    """What the doctor is asked to look at; what is left out is not looked at."""
-
-    model: str | None = None
-    """Model whose weights workers must find."""
-    out: str | None = None
-    """Storage that workers must be able to write to."""
-    tracking_uri: str | None = None
-    """MLflow that workers must reach."""
-    accelerator_type: str | None = None
-    """Ray's accelerator type that a worker must get."""
-    timeout_s: float = 300.0
-    """Longest wait for one answer of a worker; an autoscaler needs minutes for a first node."""
-
-    def __post_init__(self) -> None:
-        if not self.timeout_s > 0:
-            raise ValueError(f"timeout_s must be positive. Got {self.timeout_s}. Pass 300.")
-
-
 def pins_of(checkout: Path = CHECKOUT) -> Pins:
-    """What this checkout needs and pins.
+    """Read the libraries that this checkout requires and the versions that it pins.
 
     Raises:
-        InputError: outside a checkout, where the files are not.
+        InputError: if ``checkout`` has no pyproject.toml or no constraints.txt.
     """
     try:
         texts = [(checkout / name).read_text() for name in ("pyproject.toml", "constraints.txt")]
@@ -83,34 +62,34 @@ def pins_of(checkout: Path = CHECKOUT) -> Pins:
 
 
 def examine(config: DoctorConfig) -> Iterator[Finding]:
-    """Look at everything, yielding each finding as it is made.
+    """Run all checks that the configuration asks for; yield each finding at once.
 
     Raises:
-        InputError: if the driver itself cannot find the model.
+        InputError: if the driver cannot find the model.
     """
     pins = pins_of()
     here = None if config.model is None else find_model(config.model).model_hash
     yield check_libraries("driver", read_host_info(pins.needed), pins)
     try:
-        _knock()
+        _refuse_silent_address()
         join_ray()
     except Exception as error:
-        # Whatever keeps Ray away is a finding: a dead head, a wrong token, another version.
-        said = f"{_last_line(error)}. Start the head; check the token."
+        # Every error of joining Ray is a finding: a dead head, a wrong token, another version.
+        said = f"{_last_line(error)}. Start the head with ray start; check RAY_AUTH_TOKEN."
         yield Finding(name="ray", is_ok=False, said=said)
         return
     try:
         yield Finding(name="ray", is_ok=True, said=f"{len(living_nodes())} nodes answer")
-        yield from _visit(config, pins, here)
+        yield from _check_worker(config, pins, here)
     except Exception as error:
-        # So is a worker that dies, hangs, or cannot import this project.
-        said = f"{_last_line(error)}. See ray status, ray list nodes, and the image."
+        # A worker that dies, hangs or cannot import this project is a finding too.
+        said = f"{_last_line(error)}. Look at ray status and ray list nodes, and check the image."
         yield Finding(name="worker", is_ok=False, said=said)
     finally:
         leave_ray()
 
 
-def _visit(config: DoctorConfig, pins: Pins, here: str | None) -> Iterator[Finding]:
+def _check_worker(config: DoctorConfig, pins: Pins, here: str | None) -> Iterator[Finding]:
     options = resource_request(0.0, config.accelerator_type, cluster_around()).options()
     ask = partial(ask_worker, options=options, timeout_s=config.timeout_s)
     try:
@@ -120,21 +99,21 @@ def _visit(config: DoctorConfig, pins: Pins, here: str | None) -> Iterator[Findi
             raise
         yield check_accelerator(config.accelerator_type, living_nodes(), None)
         return
-    yield from _look_at(worker, pins)
+    yield from _check_host(worker, pins)
     yield check_accelerator(config.accelerator_type, living_nodes(), worker)
-    yield from _look_around(config, ask)
+    yield from _check_services(config, ask)
     if config.model is not None and here is not None:
         yield check_model(config.model, here, ask(_hash_there, config.model))
 
 
-def _look_at(worker: HostInfo, pins: Pins) -> Iterator[Finding]:
+def _check_host(worker: HostInfo, pins: Pins) -> Iterator[Finding]:
     yield check_libraries("worker", worker, pins)
     yield check_python(read_host_info(()), worker)
     yield check_auth(worker.auth_mode, is_private=not is_on_a_cluster())
     yield from check_room(worker)
 
 
-def _look_around(config: DoctorConfig, ask: Callable[..., Any]) -> Iterator[Finding]:
+def _check_services(config: DoctorConfig, ask: Callable[..., Any]) -> Iterator[Finding]:
     if config.out is not None:
         yield _try_storage(config.out, ask)
     if config.tracking_uri is not None:
@@ -158,12 +137,12 @@ def _hash_there(model: str) -> str:
 
 
 def _last_line(error: Exception) -> str:
-    # Ray hands on a worker's whole traceback.
+    # The message of Ray's error is the whole traceback of the worker.
     return (str(error).strip() or type(error).__name__).splitlines()[-1]
 
 
-def _knock() -> None:
-    # At an address where nobody listens, Ray tries for more than four minutes.
+def _refuse_silent_address() -> None:
+    # Ray tries for more than four minutes at an address where nothing listens.
     host, _, port = os.environ.get("RAY_ADDRESS", "").rpartition("://")[2].rpartition(":")
     if is_on_a_cluster() and port.isdecimal():
         socket.create_connection((host, int(port)), timeout=10).close()

@@ -1,1 +1,1 @@
-"""Evaluation: calibration and measurement of operating points on workers, results and report."""
+"""Evaluation: methods are calibrated and measured on workers, compared, and reported."""

@@ -1,4 +1,4 @@
-"""Metrics of one operating point as sums: those of parts of its samples add up to those of all."""
+"""Metrics of one operating point as sums over samples, which add up over tasks and workers."""
 
 from __future__ import annotations
 
@@ -15,50 +15,54 @@ from pipeline.models.image_metrics import Deltas, FeatureSums
 from pipeline.statistics import standard_error
 
 SUMS = ("latent_rel_l2", "psnr", "ssim")
-"""Metrics that are averaged over samples."""
+"""Metrics that are averaged over samples, by their name in :class:`Deltas`."""
 
 
 @dataclass(slots=True)
 class MetricAccumulator:
-    """Sums over samples, filled batch by batch."""
+    """Sums of metrics over samples, filled batch by batch."""
 
     samples: int = 0
+    """Number of samples."""
     sums: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
     """Sum over the samples of each of :data:`SUMS`, and of its square as ``NAME_squared``."""
     matches: int | None = None
-    """Number of images that show the class asked for; None without a classifier."""
+    """Number of images that the classifier takes for the requested class; None without one."""
     features: FeatureSums | None = None
-    """Features of the images; None where the model has none."""
+    """Sums of the image features for FID; None if the model has no features."""
     flops: float = 0.0
-    """FLOPs of the method, its own arithmetic included."""
+    """FLOPs of the method: transformer, entropies, policy, forecasts and error feedback."""
     reference_flops: float = 0.0
     """FLOPs of the reference samples."""
     timed: int = 0
-    """Samples that were timed."""
+    """Number of samples that were timed."""
     seconds: float = 0.0
-    """Time of the timed samples."""
+    """Sampling time of the timed samples."""
     reference_seconds: float = 0.0
-    """Time of their reference samples, each sampled right before."""
+    """Sampling time of their reference samples, each batch sampled right before the method's."""
     images: list[np.ndarray] = field(default_factory=list)
     """The first images, ``[height, width, channels]`` in [0, 1]."""
     references: list[np.ndarray] = field(default_factory=list)
-    """Their reference images."""
+    """Reference images of :attr:`images`."""
     reused: int = 0
+    """Number of reuse decisions (step, layer, site, sample) that reused."""
     gates: int = 0
+    """Number of all reuse decisions."""
     reused_by_site: Counter[str] = field(default_factory=Counter)
+    """:attr:`reused` by site."""
     shared_by_site: Counter[str] = field(default_factory=Counter)
-    """Gates that computed one guidance branch for both."""
+    """Number of decisions, by site, that computed one guidance branch for both."""
     actions_by_site: defaultdict[str, Counter[str]] = field(
         default_factory=lambda: defaultdict(Counter)
     )
-    """Reuses by action (:data:`dqar.records.ACTIONS`)."""
+    """Number of reuses by site and action (:data:`dqar.records.ACTIONS`)."""
     cache_bytes: int = 0
-    """Largest cache of any batch."""
+    """Largest cache of any batch, in bytes."""
     peak_memory_mb: float | None = None
-    """Largest memory of any worker's device; None where it is unknown."""
+    """Largest device memory of any worker, in MB; None if the device does not report it."""
 
     def count(self, summary: ReuseSummary) -> None:
-        """Add the decisions of a batch's controller."""
+        """Add the counts of decisions that a batch's controller made."""
         self.reused += summary.reused
         self.gates += summary.gates
         self.reused_by_site.update(summary.by_site)
@@ -68,7 +72,7 @@ class MetricAccumulator:
         self.cache_bytes = max(self.cache_bytes, summary.cache_bytes)
 
     def judge(self, deltas: Deltas) -> None:
-        """Add a batch's distances from its reference samples."""
+        """Add the distances of a batch from its reference samples."""
         self.samples += len(deltas.latent_rel_l2)
         for name in SUMS:
             values: Tensor = getattr(deltas, name).double().cpu()
@@ -76,7 +80,7 @@ class MetricAccumulator:
             self.sums[f"{name}_squared"] += float(values.square().sum())
 
     def add(self, other: MetricAccumulator) -> None:
-        """Add the sums over the samples that follow."""
+        """Add the sums over the next samples of the same operating point."""
         for name in (
             "samples",
             "flops",
@@ -101,20 +105,24 @@ class MetricAccumulator:
         self.peak_memory_mb = max(peaks, default=None)
 
     def mean(self, name: str) -> float:
-        """Mean over the samples of one of :data:`SUMS`."""
+        """Return the mean over samples of one of :data:`SUMS`."""
         return self.sums[name] / self.samples
 
     def standard_error(self, name: str) -> float:
-        """Standard error of that mean; 0 of a single sample."""
+        """Return the standard error of :meth:`mean`; 0 for a single sample."""
         return standard_error(self.sums[name], self.sums[f"{name}_squared"], self.samples)
 
     @property
     def reuse_ratio(self) -> float:
-        """Gates not computed / all gates."""
+        """Share of the reuse decisions that reused, in [0, 1]."""
         return self.reused / self.gates if self.gates else 0.0
 
     def skipped_by_site(self, sites: tuple[str, ...], branches: int) -> dict[str, float]:
-        """Share of each site's rows that were not computed; a shared gate skips one branch."""
+        """Return the share of each site's rows that were not computed.
+
+        A row is one guidance branch of one sample. A decision that computes one guidance branch for
+        both skips one row.
+        """
         rows = self.gates / len(sites) * branches
         return {
             site: (self.reused_by_site[site] * branches + self.shared_by_site[site]) / rows
@@ -123,7 +131,7 @@ class MetricAccumulator:
 
 
 def sum_metrics(parts: Iterable[MetricAccumulator]) -> MetricAccumulator:
-    """Total of the sums of parts, in the order of their samples."""
+    """Add up the sums of several tasks, in the order of their samples."""
     total = MetricAccumulator()
     for metrics in parts:
         total.add(metrics)

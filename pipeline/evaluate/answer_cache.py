@@ -1,10 +1,10 @@
-"""Results of an evaluation's workers on disk, so that a run that was cut off does only the rest.
+"""Results of an evaluation's tasks on disk: an interrupted evaluation resumes with the rest.
 
-A result is ``KEY.npz`` (arrays, never pickled) and ``KEY.json`` (the rest), which appears last, by
-an atomic rename. KEY digests the task, the configuration and the model's weights, so that the
-result of anything else is not found. A result that cannot be read counts as missing.
+A result is ``KEY.npz`` (arrays, never pickled) and ``KEY.json`` (all other values), which appears
+last, by an atomic rename. KEY is a digest of the task, the configuration and the model's weights,
+so that no other result is found under it. A result that cannot be read counts as missing.
 
-The cache knows no type of task: a task decodes its result, and a result encodes itself.
+The cache does not depend on the type of a task: a task decodes its result, a result encodes itself.
 """
 
 from __future__ import annotations
@@ -26,35 +26,36 @@ from pipeline.storage.fingerprint import fingerprint
 from pipeline.storage.local_folder import LocalFolder
 
 FOLDER = "_points"
-"""Folder of the results of tasks within a results folder; gone when results.json is written."""
+"""Folder of task results within a results folder; removed after results.json is written."""
 VERSION = 1
-"""Version of the format on disk."""
+"""Version of the format on disk, part of every key."""
 MAX_BYTES = 2**30
-"""Size of a file beyond which it counts as damaged."""
+"""Size in bytes beyond which a file counts as damaged."""
 UNREADABLE = (
     *(OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, RecursionError),
     *(zipfile.BadZipFile, zlib.error, NotImplementedError),
 )
 """Exceptions that reading a damaged result may raise."""
 Work = Callable[[Sequence[Any]], Iterator[tuple[Any, Any]]]
-"""Runs tasks: yields each with its result, in any order."""
+"""Runs tasks and yields each task with its result, in any order."""
 
 
 @runtime_checkable
 class CachedTask(Protocol):
-    """A task whose result can be read back."""
+    """Task whose result can be read back from disk."""
 
     def decode(self, stored: Stored, arrays: Arrays) -> Result:
-        """The result from its encoded form."""
+        """Rebuild a result from its encoded form."""
         ...
 
 
 class ResultCache:
-    """The results of one evaluation's tasks on disk.
+    """Results of one evaluation's tasks on disk.
 
     Args:
-        folder: made when the first result is kept.
-        claim: settings that all tasks share: the configuration, the model's digest.
+        folder: created when the first result is written.
+        claim: values that all tasks share and that a result depends on, such as the configuration
+            and the digest of the model.
     """
 
     def __init__(self, folder: Path, *claim: Any) -> None:
@@ -62,19 +63,23 @@ class ResultCache:
         self.claim = fingerprint(VERSION, *claim)
 
     def work(self, tasks: Sequence[CachedTask], work: Work) -> Iterator[tuple[CachedTask, Result]]:
-        """Yield each task with its result: those kept first, then the others as they are done."""
+        """Yield each task with its result: those on disk first, others as ``work`` yields them."""
         found = [(task, self.take(task)) for task in tasks]
         missing = [task for task, result in found if result is None]
         if len(missing) < len(tasks):
             kept = len(tasks) - len(missing)
-            print(f"evaluate: {kept} of {len(tasks)} answers are of an earlier run", flush=True)
+            print(
+                f"evaluate: {kept} of {len(tasks)} tasks were done before an interruption; their "
+                f"results are read from {self.folder}",
+                flush=True,
+            )
         yield from ((task, result) for task, result in found if result is not None)
         for task, result in work(missing):
             self.keep(task, result)
             yield task, result
 
     def take(self, task: CachedTask) -> Result | None:
-        """The result of a task, or None."""
+        """Return the stored result of a task; None if there is none, or if it cannot be read."""
         path = self._path(task)
         arrays = path.with_suffix(".npz")
         try:
@@ -89,13 +94,13 @@ class ResultCache:
             return None
 
     def keep(self, task: CachedTask, result: Result) -> None:
-        """Write a result; it appears whole or not at all."""
+        """Write a result, atomically: a reader finds the whole result or none."""
         path, folder = self._path(task), LocalFolder(path=self.folder)
         stored, arrays = result.encode()
         named: Any = arrays
         buffer = io.BytesIO()
         np.savez(buffer, **named)
-        # As it is read back: names in JSON are always texts.
+        # JSON turns all keys into strings, so the digest is of the document after a round trip.
         stored = json.loads(json.dumps(stored))
         stored["digest"] = _digest(stored, buffer.getvalue())
         folder.write(path.with_suffix(".npz").name, buffer.getvalue())
@@ -105,11 +110,11 @@ class ResultCache:
         return self.folder / f"{fingerprint(self.claim, task)}.json"
 
     def clear(self) -> None:
-        """Remove all results."""
+        """Remove all stored results."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def _digest(stored: dict[str, Any], data: bytes) -> str:
-    """Digest of both files, so that a damaged or a mismatched one is noticed."""
+    """Return the digest of both files, which detects a damaged file and files that do not match."""
     text = json.dumps(stored, sort_keys=True).encode()
     return hashlib.sha256(text + b"\n" + data).hexdigest()

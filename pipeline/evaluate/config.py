@@ -8,9 +8,13 @@ from typing import Any, Literal, get_args
 
 from dqar.cache.quantization import Granularity
 from dqar.config import CachedParts, DQARConfig
+from dqar.config_file import read_yaml
+from dqar.policy.network import ReusePolicy
+from pipeline.evaluate.flags import SAMPLES_PER_TASK, EvaluateFlags, EvaluateSettings
 from pipeline.evaluate.tasks import EvalTask
-from pipeline.methods.base import OperatingPoint
-from pipeline.models.loading import Dtype, Sampler
+from pipeline.methods.base import GRIDS, Comparison, OperatingPoint
+from pipeline.models.model_info import ModelInfo
+from pipeline.models.sampling_choices import SAMPLER, SITES, STEPS, Sampler
 
 FIGURES = (
     "reuse_ratio",
@@ -28,38 +32,55 @@ FIGURES = (
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class EvaluateConfig:
-    """Settings that all operating points of an evaluation share."""
+class PaperSettings:
+    """Settings of the DQAR paper's experiments: the keys of ``jobs/evaluate.py --config``."""
 
-    model: str
-    steps: int = 50
-    guidance_scale: float = 4.0
-    sampler: Sampler = "ddim"
-    sites: tuple[str, ...] = ("attn",)
-    num_samples: int = 64
-    """Unseen samples of each point."""
-    batch_size: int = 32
-    """Samples side by side."""
     cached: CachedParts = "output"
     """Cached part of ``attn``: its output, or its keys and values."""
     cache_bits: Literal[2, 4, 8, 16, 32] = 8
     """Bits of a cached value."""
     cache_granularity: Granularity = "per_tensor"
     """Granularity of an integer cache's scales."""
-    quantize_keys: bool = True
+    fp16_keys: bool = False
+    """True keeps cached keys in fp16 (the paper's K16/V8)."""
+    salience_balancing: bool = False
+    """True balances the cache's channels by salience (the paper's CSB), measured on calibration
+    noise samples."""
+    cross_branch_threshold: float | None = None
+    """Relative L2 distance of the guidance branches within which the unconditional rows take the
+    conditional value; None never."""
+    greedy_policies: bool = False
+    """True evaluates policies without plans, which decide step by step."""
+    methods: tuple[str, ...] = ()
+    """Methods beside those of ``--methods``, of :func:`pipeline.methods.registry.paper_names`."""
+
+
+PAPER = PaperSettings()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EvaluateConfig(EvaluateSettings):
+    """Settings that all operating points of an evaluation share. Fields that :class:`PaperSettings`
+    names otherwise keep their names in results.json and in MLflow."""
+
+    model: str
+    steps: int = STEPS
+    guidance_scale: float = 4.0
+    sampler: Sampler = SAMPLER
+    sites: tuple[str, ...] = SITES
+    cached: CachedParts = PAPER.cached
+    cache_bits: Literal[2, 4, 8, 16, 32] = PAPER.cache_bits
+    cache_granularity: Granularity = PAPER.cache_granularity
+    quantize_keys: bool = not PAPER.fp16_keys
     """False keeps cached keys in fp16."""
     forecast_order: Literal[0, 1, 2] = 0
     """Order of the forecasts that a reuse shows; each point and task sets its own."""
     feedback: float = 0.0
     """Gain of the error feedback; each point and task sets its own."""
-    balanced: bool = False
-    """Balance the cache's channels by salience, measured on calibration noise."""
-    cross_branch_threshold: float | None = None
-    """Distance at which the unconditional rows take the conditional value; None never."""
-    dtype: Dtype = "fp32"
-    seed: int = 0
-    """Seed of the evaluation noise."""
-    part_samples: int = 1024
+    balanced: bool = PAPER.salience_balancing
+    """Balance the cache's channels by salience, measured on calibration noise samples."""
+    cross_branch_threshold: float | None = PAPER.cross_branch_threshold
+    part_samples: int = SAMPLES_PER_TASK
     """Samples of a task, rounded up to whole batches. A point of more samples is split into several
     tasks, whose sums add up to the same row."""
 
@@ -84,15 +105,15 @@ class EvaluateConfig:
         is_integer = self.cache_bits < 16
         if self.balanced and (not is_integer or "block" in self.sites):
             raise ValueError(
-                "balanced must come with 2, 4 or 8 bits and the sites attn or ff. Got "
-                f"{self.cache_bits} bits, {self.sites}. Leave --balanced out, or pass "
-                "--cache-bits 8 --sites attn."
+                "salience_balancing must come with 2, 4 or 8 bits and the sites attn or ff. Got "
+                f"{self.cache_bits} bits, {self.sites}. Leave salience_balancing out of "
+                "--config, or give it cache_bits: 8 and pass --sites attn."
             )
         if not self.quantize_keys and (not is_integer or self.cached != "kv"):
             raise ValueError(
-                "quantize_keys=False must come with cached keys of 2, 4 or 8 bits. Got "
-                f"cached={self.cached!r}, {self.cache_bits} bits. Leave --keep-keys out, or pass "
-                "--cached kv --cache-bits 8."
+                "fp16_keys must come with cached keys of 2, 4 or 8 bits. Got "
+                f"cached={self.cached!r}, {self.cache_bits} bits. Leave fp16_keys out of "
+                "--config, or give it cached: kv and cache_bits: 8."
             )
         if self.cross_branch_threshold is not None and self.num_branches == 1:
             raise ValueError(
@@ -149,3 +170,62 @@ class EvaluateConfig:
             cross_branch_threshold=self.cross_branch_threshold,
             sites=self.sites,
         )
+
+
+def read_paper_settings(path: str | None) -> PaperSettings:
+    """The settings of the file of ``--config``; the defaults without a file.
+
+    Raises:
+        ValueError: one line, if the file cannot be read.
+    """
+    return read_yaml(path, PaperSettings) if path else PAPER
+
+
+def evaluate_config(
+    flags: EvaluateFlags, paper: PaperSettings, info: ModelInfo, policy: ReusePolicy | None
+) -> EvaluateConfig:
+    """The settings of an evaluation. Flags left out follow the policy, else the model.
+
+    Args:
+        policy: the first of the evaluation; None without any.
+
+    Raises:
+        ValueError: if a value is out of range or has no effect.
+    """
+    spec = policy.spec if policy else None
+    follows = {
+        "steps": spec.steps if spec else STEPS,
+        "guidance_scale": spec.guidance if spec else info.guidance_scale,
+        "sampler": spec.sampler if spec else SAMPLER,
+        "sites": spec.sites if spec else SITES,
+    }
+    given = {name: getattr(flags, name) for name in follows}
+    shared = {name: getattr(flags, name) for name in EvaluateSettings.__dataclass_fields__}
+    return EvaluateConfig(
+        model=flags.model,
+        part_samples=flags.samples_per_task,
+        cached=paper.cached,
+        cache_bits=paper.cache_bits,
+        cache_granularity=paper.cache_granularity,
+        quantize_keys=not paper.fp16_keys,
+        balanced=paper.salience_balancing,
+        cross_branch_threshold=paper.cross_branch_threshold,
+        **shared,
+        **{name: follows[name] if value is None else value for name, value in given.items()},
+    )
+
+
+def comparison_of(
+    flags: EvaluateFlags, paper: PaperSettings, policies: dict[str, ReusePolicy]
+) -> Comparison:
+    """The methods and policies of an evaluation, and the density of its sweeps.
+
+    Raises:
+        ValueError: if the error budget is out of range or has no effect.
+    """
+    return Comparison(
+        methods=tuple(dict.fromkeys((*flags.methods, *paper.methods))),
+        policies=policies,
+        grid=GRIDS[flags.sweep_density],
+        error_budget=flags.error_budget,
+    )

@@ -1,4 +1,4 @@
-"""Evaluation: every method at every operating point, on the same unseen noise samples."""
+"""Driver of an evaluation: measures every operating point on the same evaluation noise samples."""
 
 from __future__ import annotations
 
@@ -19,14 +19,17 @@ from pipeline.methods.registry import build_methods
 from pipeline.progress import Progress
 
 PointId = tuple[str, str]
+"""Method and operating point, which together identify a row of results.json."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TunedPoint:
-    """An operating point and the calibration that its method has spent."""
+    """An operating point, with the calibration that its method has spent."""
 
     point: OperatingPoint
+    """The operating point."""
     cost: CalibrationCost
+    """Calibration of the method, the same for all of its operating points."""
 
 
 def evaluate(
@@ -36,14 +39,14 @@ def evaluate(
     on_measured: Callable[[PointResult], None] = lambda measured: None,
     kept: ResultCache | None = None,
 ) -> list[PointResult]:
-    """Calibrate every method, then measure every point; results in the order of the methods.
+    """Calibrate every method, then measure every operating point; return results by method order.
 
     Args:
-        on_measured: called with each point when the last of its parts is done.
-        kept: results of an earlier run; those of this run are added.
+        on_measured: called with the result of an operating point when its last task is done.
+        kept: cache on disk; stored results are used, new results are added.
 
     Raises:
-        InputError: if a worker's device is not of the accelerator type asked for.
+        InputError: if a worker's device is not of the requested accelerator type.
     """
     wanted = cluster_config.accelerator_type
     pool = ActorPool(
@@ -54,7 +57,7 @@ def evaluate(
         done = pool.map_strict(tasks) if kept is None else kept.work(tasks, pool.map_strict)
         return done if tasks else iter(())
 
-    # With few steps some points of a sweep coincide.
+    # With few sampling steps several settings of a method are the same operating point.
     tuned = {id_of(one.point): one for one in tune_methods(config.steps, comparison, work)}
     measured: dict[PointId, PointResult] = {}
     for point, parts in _by_point(config, [one.point for one in tuned.values()], work):
@@ -65,13 +68,14 @@ def evaluate(
 
 
 def tune_methods(steps: int, comparison: Comparison, work: Work) -> Iterator[TunedPoint]:
-    """The operating points of every method, after its calibration.
+    """Calibrate every method and yield its operating points.
 
     Args:
+        steps: sampling steps of the evaluation.
         work: runs tasks on the evaluation's workers.
 
     Raises:
-        InputError: if a method goes beyond its calibration budget.
+        InputError: if a method exceeds its calibration budget.
     """
     shared = SharedCalibration(work)
     for method in build_methods(comparison):
@@ -85,7 +89,7 @@ def tune_methods(steps: int, comparison: Comparison, work: Work) -> Iterator[Tun
 def _by_point(
     config: EvaluateConfig, points: list[OperatingPoint], work: Work
 ) -> Iterator[tuple[OperatingPoint, list[EvalTaskResult]]]:
-    """Each point with its parts, in the order of their samples, when the last of them is done."""
+    """Yield each operating point with its task results, sorted by sample, once all are done."""
     tasks: list[EvalTask] = [part for point in points for part in config.parts_of(point)]
     progress = Progress("evaluate", sum(map(len, tasks)), "samples")
     done: dict[PointId, dict[int, EvalTaskResult]] = {id_of(point): {} for point in points}
@@ -95,10 +99,10 @@ def _by_point(
         progress.advance(len(part))
         if len(mine) == len(config.parts_of(part.point)):
             yield part.point, [mine[start] for start in sorted(mine)]
-            # Frees the images and sums, which the caller has turned into a row.
+            # Frees the memory of images and sums, which the caller has turned into a row.
             mine.clear()
 
 
 def id_of(point: OperatingPoint) -> PointId:
-    """Method and operating point, which together name a point."""
+    """Return the method and operating point that identify a point."""
     return point.method, point.operating_point

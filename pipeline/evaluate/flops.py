@@ -1,4 +1,7 @@
-"""FLOPs of the transformer and of what a method adds; a multiply-add counts as two."""
+"""FLOPs of the transformer, and of the arithmetic that a method adds or saves.
+
+A multiply-add counts as two FLOPs.
+"""
 
 from __future__ import annotations
 
@@ -18,35 +21,44 @@ from pipeline.models.loading import LoadedModel
 from pipeline.models.model_info import ModelInfo
 
 MEASURING = ("attn", "block")
-"""Sites that hold an attention whose entropy is measured."""
+"""Sites with an attention whose entropy is measured."""
 
 
 def transformer_flops(model: LoadedModel) -> float:
-    """FLOPs of one forward of one row, matrix products as torch counts them."""
+    """Return the FLOPs of one forward pass of one row, by torch's count of matrix products."""
     device, dtype = model.transformer.device, model.transformer.dtype
     latent = torch.zeros(1, *model.info.latent_shape, device=device, dtype=dtype)
     label = torch.zeros(1, dtype=torch.long, device=device)
-    # The counter knows no fused CPU kernel; the plain one is a pair of products it can see.
+    # The counter does not count the fused CPU kernel; the MATH backend is two matrix products.
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH), torch.no_grad():
         model.transformer(latent, timestep=label, class_labels=label)
     return float(counter.get_total_flops())
 
 
 def policy_flops(policy: ReusePolicy) -> float:
-    """FLOPs of one gate's prediction."""
+    """Return the FLOPs of the policy's prediction for one reuse decision."""
     weights = sum(value.numel() for value in policy.parameters() if value.ndim == 2)
     return 2.0 * weights
 
 
 def entropy_flops(num_rows: int, num_tokens: int, width: int) -> float:
-    """FLOPs of one sampled entropy: the scores of some query rows and their expectation."""
+    """Return the FLOPs of one sampled entropy, those of the scores of the sampled query rows.
+
+    Args:
+        num_rows: query rows that are sampled, of one sample.
+        num_tokens: tokens of the attention.
+        width: channels over all heads.
+    """
     return 2.0 * min(num_rows, num_tokens) * num_tokens * width
 
 
 def saved_flops(
     config: EvaluateConfig, info: ModelInfo, metrics: MetricAccumulator, branches: int
 ) -> float:
-    """FLOPs of the sites that were not computed; a shared gate saves one branch."""
+    """Return the FLOPs of the sites that were not computed.
+
+    A decision that computes one guidance branch for both saves one branch.
+    """
     saved = 0.0
     for site in config.sites:
         rows = metrics.reused_by_site[site] * branches + metrics.shared_by_site[site]
@@ -58,8 +70,10 @@ def saved_flops(
 def gate_flops(
     gate: Gate, config: EvaluateConfig, info: ModelInfo, metrics: MetricAccumulator, branches: int
 ) -> float:
-    """FLOPs of the method's own arithmetic: sampled entropies, the policy, forecasts, error
-    feedback."""
+    """Return the FLOPs of a method's own arithmetic.
+
+    These are the sampled entropies, the policy, the forecasts and the error feedback.
+    """
     own = forecast_flops(config, info, metrics, branches)
     own += feedback_flops(config, info, metrics, branches)
     if "entropy" in gate.needs:
@@ -74,8 +88,11 @@ def gate_flops(
 def forecast_flops(
     config: EvaluateConfig, info: ModelInfo, metrics: MetricAccumulator, branches: int
 ) -> float:
-    """FLOPs of forecasts and of the differences behind them: of each order two an element, where a
-    reuse shows it (a product and a sum) and at each computation (a difference and a product)."""
+    """Return the FLOPs of forecasts and of the finite differences that they use.
+
+    Each forecast order costs two FLOPs per element: a product and a sum where a reuse shows the
+    forecast, a difference and a product where a site computes.
+    """
     own = 0.0
     for site in config.sites:
         shown = sum(ACTIONS.index(name) * n for name, n in metrics.actions_by_site[site].items())
@@ -89,8 +106,11 @@ def forecast_flops(
 def feedback_flops(
     config: EvaluateConfig, info: ModelInfo, metrics: MetricAccumulator, branches: int
 ) -> float:
-    """FLOPs of the error feedback: a sum an element of the output at each step, and five more
-    where it is made up for, counted at every step."""
+    """Return the FLOPs of the error feedback: six per element of the model's output and step.
+
+    One is the sum at each step. Five belong to the correction; they are counted at every step,
+    though only some steps correct, so that the count is an upper bound.
+    """
     if not config.feedback:
         return 0.0
     steps = metrics.gates / (len(config.sites) * info.num_layers)

@@ -1,4 +1,4 @@
-"""The model of an evaluation's worker: loaded once, sampled with or without a controller."""
+"""Model of an evaluation's worker, loaded once and sampled with or without a controller."""
 
 from __future__ import annotations
 
@@ -21,20 +21,23 @@ from dqar.integration import (
 from dqar.records import GateRecord, PartKey
 from pipeline.cluster.hardware import device_name, refuse_other_device
 from pipeline.evaluate.config import EvaluateConfig
-from pipeline.models.loading import LoadedModel, Sampler, load_model, pick_device
+from pipeline.models.loading import LoadedModel, load_model, pick_device
 from pipeline.models.model_info import find_model
 from pipeline.models.noise import Purpose, draw_noise
+from pipeline.models.sampling_choices import Sampler
 
 
 class ModelRunner:
-    """Loads a model once, then samples it; the sampler of calibration tasks.
+    """Loads a model once and samples it; implements :class:`pipeline.methods.task.ModelSampler`.
 
     Args:
-        model: a loaded model in place of the one that the configuration names; it is sampled on
-            the device of its weights.
+        config: settings of the evaluation.
+        accelerator_type: type of accelerator that the device must have; None for any.
+        model: loaded model to use instead of the model that ``config`` names; it is sampled on the
+            device of its weights.
 
     Raises:
-        InputError: if the device is not of the accelerator type asked for.
+        InputError: if the device is not of the requested accelerator type.
     """
 
     def __init__(
@@ -62,24 +65,25 @@ class ModelRunner:
         feedback: float = 0.0,
         sink: Callable[[GateRecord], None] | None = None,
     ) -> DQARController:
-        """A controller that decides by a gate.
+        """Return a controller that decides by a gate.
 
         Args:
+            gate: rule that decides where to reuse.
             forecast_order: order of the forecasts that a reuse shows.
             feedback: gain of the error feedback.
-            sink: called with a record of each step's gates.
+            sink: called with a record of the decisions of each step.
         """
         config = self.config.with_reuse_setting(forecast_order, feedback).dqar_config()
         return DQARController(config, gate=gate, sink=sink, balance=self.balance)
 
     def sampler(self, model: Any, steps: int, other: Sampler | None = None) -> DQARSampler:
-        """The evaluation's sampler, or ``other`` in its place, over a transformer."""
+        """Return the evaluation's sampler, or ``other`` in place of it, for a transformer."""
         config = SamplerConfig(num_inference_steps=steps, guidance_scale=self.config.guidance_scale)
         kind = DQARDPMSolverSampler if other == "dpm" else DQARSampler
         return kind(model, self.model.scheduler, config)
 
     def draw(self, purpose: Purpose, indices: list[int]) -> tuple[Tensor, Tensor]:
-        """Noise samples and labels of a purpose, on the device."""
+        """Return the noise samples and class labels of some indices, drawn for one purpose."""
         info = self.model.info
         noise, labels = draw_noise(
             purpose, self.config.seed, indices, info.latent_shape, info.num_classes
@@ -96,10 +100,15 @@ class ModelRunner:
         other: Sampler | None = None,
         on_step: Callable[[int], None] = lambda done: None,
     ) -> tuple[Tensor, float]:
-        """Final latents and the seconds spent; without a controller, of the stock model.
+        """Sample and return the final latents and the seconds spent.
 
         Args:
-            on_step: called with the number of steps done, within the time that is measured.
+            noise: initial latents.
+            labels: class labels.
+            steps: sampling steps.
+            controller: decides where to reuse; None samples the stock (unpatched) model.
+            other: sampler to use in place of the evaluation's.
+            on_step: called with the number of steps done; its time counts as sampling time.
         """
         model = self.model.transformer if controller is None else self.wrapper
         sampler = self.sampler(model, steps, other)
@@ -112,7 +121,7 @@ class ModelRunner:
         return latents, time.perf_counter() - started
 
     def calibration_references(self, noise_ids: Sequence[int]) -> Tensor:
-        """Final latents of calibration noise samples without reuse; each is sampled once."""
+        """Return final latents of calibration noise samples without reuse, sampled at most once."""
         missing = [one for one in dict.fromkeys(noise_ids) if one not in self._references]
         if missing:
             noise, labels = self.draw("calibrate", missing)

@@ -1,4 +1,4 @@
-"""Schedules of learned points: as plans to sample by, and as a section of the report."""
+"""Schedules of learned operating points, exported as plans and listed in the report."""
 
 from __future__ import annotations
 
@@ -19,10 +19,13 @@ FOLDER = "plans"
 def plan_of(
     point: OperatingPoint, sites: tuple[str, ...], num_layers: int, scheduler: Any
 ) -> StaticPlan | None:
-    """The plan of a planned policy's point, gate by gate; None for other points.
+    """Return the static plan of an operating point with a schedule; None for other points.
 
     Args:
-        scheduler: whose timesteps are those of the point.
+        point: operating point.
+        sites: sites of the evaluation.
+        num_layers: transformer blocks of the model.
+        scheduler: scheduler whose timesteps are set as the operating point was sampled.
     """
     if point.schedule is None:
         return None
@@ -38,10 +41,10 @@ def plan_of(
 
 
 def write_plans(measured: list[PointResult], folder: Path) -> str:
-    """Write the plans below a results folder, in place of those of an earlier evaluation.
+    """Write the plans into a results folder and remove those of an earlier evaluation.
 
     Returns:
-        A section of the report; empty where no policy plans.
+        A section of the report that lists the plans; empty if there are none.
     """
     for old in (folder / FOLDER).glob("*.json"):
         old.unlink()
@@ -54,14 +57,16 @@ def write_plans(measured: list[PointResult], folder: Path) -> str:
     if not lines:
         return ""
     head = (
-        "Schedules taken: the least error on calibration noise samples among the policy's own "
-        "schedule, the alternatives of its training and uniform schedules of each order and gain."
+        "Schedule of each learned operating point: the one with the smallest error on calibration "
+        "noise samples, among the policy's own schedule (`policy`), the alternatives that its "
+        "training made (`alternative`) and uniformly spaced steps (`uniform`), the last two with "
+        "several forecast orders and gains of the error feedback."
     )
     return "\n".join([head, "", *lines, ""])
 
 
 def name_of(row: dict[str, Any]) -> str:
-    """File name of a point's plan, with its forecast order and its feedback."""
+    """Return the file name of an operating point's plan, with its forecast order and gain."""
     point = row["operating_point"].partition(",order=")[0]
     point = point.replace(",computed=", "-").replace("=", "-")
     return (
@@ -70,4 +75,4 @@ def name_of(row: dict[str, Any]) -> str:
 
 
 def _line(row: dict[str, Any], path: str) -> str:
-    return f"- {row['method']} {row['operating_point']}: {row['schedule_source']} ({path})"
+    return f"- {row['method']} {row['operating_point']}: from `{row['schedule_source']}`, in {path}"

@@ -1,4 +1,4 @@
-"""The policies of an evaluation: loaded, and refused where they do not fit it."""
+"""Policies of an evaluation: loaded, and refused where they do not fit the evaluation."""
 
 from __future__ import annotations
 
@@ -7,23 +7,28 @@ import re
 from dqar.config import DQARConfig
 from dqar.policy.network import ReusePolicy
 from dqar.policy.serialization import load_policy
-from pipeline.errors import InputError, checked
+from pipeline.errors import InputError, input_errors
+from pipeline.evaluate.config import EvaluateConfig
 from pipeline.methods.base import policy_method
 from pipeline.models.model_info import ModelInfo
 
 
 def load_policies(flags: list[str], info: ModelInfo) -> dict[str, ReusePolicy]:
-    """Policies of ``[NAME=]FOLDER`` flags, by the method names of their rows.
+    """Load the policies of ``[NAME=]FOLDER`` flags, by the method names of their rows.
+
+    Args:
+        flags: values of --policy.
+        info: model of the evaluation.
 
     Raises:
-        InputError: if a folder holds no policy, or one for another model.
+        InputError: if a folder holds no policy, or a policy for another model.
     """
     policies: dict[str, ReusePolicy] = {}
     for flag in flags:
         name, _, folder = flag.rpartition("=")
         if not re.fullmatch(r"[\w.-]*", name):
             raise InputError(
-                f"--policy NAME must be of letters, digits, dots and dashes: files are called by "
+                f"--policy NAME must be of letters, digits, dots and dashes, as file names contain "
                 f"it. Got {name!r:.60}. Pass another name."
             )
         method = policy_method(name)
@@ -31,10 +36,8 @@ def load_policies(flags: list[str], info: ModelInfo) -> dict[str, ReusePolicy]:
             raise InputError(
                 f"--policy must name each policy once. Got {method} twice. Pass NAME=FOLDER."
             )
-        try:
+        with input_errors():
             policies[method] = load_policy(folder)
-        except ValueError as error:
-            raise InputError(str(error)) from error
         _refuse_misfit(policies[method], folder, info)
     return policies
 
@@ -45,20 +48,44 @@ def _refuse_misfit(policy: ReusePolicy, folder: str, info: ModelInfo) -> None:
         raise InputError(
             f"--policy must be trained for --model. Got {folder}, trained for model "
             f"{spec.model_hash or 'unknown'}, with {info.name} being {info.model_hash}. "
-            "Collect and train on this model."
+            "Collect traces and train on this model."
         )
     if spec.num_layers != info.num_layers:
         raise InputError(
             f"--policy must know the model's {info.num_layers} layers. Got {spec.num_layers} in "
-            f"{folder}. Collect and train on this model."
+            f"{folder}. Collect traces and train on this model."
         )
 
 
-def refuse_policies_apart(config: DQARConfig, policies: dict[str, ReusePolicy]) -> None:
-    """Refuse policies that do not know the sites, or were trained for another cache.
+def refuse_misfits(
+    config: EvaluateConfig, policies: dict[str, ReusePolicy], *, allow_greedy: bool
+) -> None:
+    """Refuse policies that do not fit the evaluation.
+
+    Args:
+        allow_greedy: True admits policies without plans, which decide step by step.
 
     Raises:
-        InputError: naming the policy and the sites, or what else does not fit.
+        InputError: naming the policy and the setting that does not fit.
+    """
+    refuse_other_runs(config.steps, config.sampler, policies)
+    for name, policy in policies.items():
+        spec = policy.spec
+        with input_errors():
+            followed = config.with_reuse_setting(spec.forecast_order, spec.feedback)
+        refuse_policies_apart(followed.dqar_config(), {name: policy})
+        if not (spec.plans or allow_greedy):
+            raise InputError(
+                f"--policy {name} must have plans. Got one that decides step by step. Train with "
+                "--features schedule, or give greedy_policies: true in the file of --config."
+            )
+
+
+def refuse_policies_apart(config: DQARConfig, policies: dict[str, ReusePolicy]) -> None:
+    """Refuse policies that were trained for other sites or for another cache.
+
+    Raises:
+        InputError: with the policy and the setting that does not fit.
     """
     for name, policy in policies.items():
         if missing := set(config.sites) - set(policy.spec.sites):
@@ -67,27 +94,27 @@ def refuse_policies_apart(config: DQARConfig, policies: dict[str, ReusePolicy]) 
                 f"{policy.spec.sites}, without {sorted(missing)}. Pass --sites "
                 f"{','.join(policy.spec.sites)}."
             )
-        checked(
-            policy.spec.refuse_misfit,
-            sites=config.sites,
-            branch_mode=config.branch_mode,
-            cached=config.cached,
-            forecast_order=config.forecast_order,
-            feedback=config.feedback,
-        )
+        with input_errors():
+            policy.spec.refuse_misfit(
+                sites=config.sites,
+                branch_mode=config.branch_mode,
+                cached=config.cached,
+                forecast_order=config.forecast_order,
+                feedback=config.feedback,
+            )
 
 
 def refuse_other_runs(steps: int, sampler: str, policies: dict[str, ReusePolicy]) -> None:
-    """Refuse plans for another number of steps or another sampler.
+    """Refuse policies whose plans are for another number of steps or another sampler.
 
     Raises:
-        InputError: naming the policy and what it is for.
+        InputError: with the policy, and the steps and sampler of its plans.
     """
     for name, policy in policies.items():
         spec = policy.spec
         if spec.plans and (steps, sampler) != (spec.steps, spec.sampler):
             raise InputError(
-                f"--policy {name} must have planned for the run. Got plans of {spec.steps} steps "
-                f"of {spec.sampler} for {steps} of {sampler}. Leave --steps and --sampler out, or "
-                "collect and train for others."
+                f"--policy {name} must hold plans for --steps {steps} --sampler {sampler}. Got "
+                f"plans for {spec.steps} steps of {spec.sampler}. Leave --steps and --sampler out, "
+                "or collect traces and train with the others."
             )

@@ -1,4 +1,4 @@
-"""The results folder of an evaluation: results.json, two plots and a report."""
+"""Results folder of an evaluation: results.json, report.md, two plots and the plans."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 from pipeline.evaluate.frontier import Axis, error_at, frontier
 from pipeline.evaluate.plan_export import write_plans
 from pipeline.evaluate.tasks import PointResult
-from pipeline.markdown import padded_table
+from pipeline.markdown import markdown_table
 from pipeline.methods import registry
 
 COLUMNS = (
@@ -26,10 +26,34 @@ COLUMNS = (
     ("SSIM", "ssim", "{:.4f}"),
     ("FID", "fid", "{:.3f}"),
 )
+"""Columns of the table of operating points: heading, column of results.json, format."""
+POINTS_CAPTION = """\
+Each row is one operating point, a method at one setting, measured on the same noise samples. Errors
+are against the reference samples: the same noise, labels and sampler without reuse.
+
+- reuse: share of the (step, layer, site, sample) decisions that reused.
+- FLOPs x: FLOPs of the reference samples / FLOPs of the method; 2 is half the work.
+- speedup x: time of the reference samples / time of the method, first batch; above 1 is faster.
+- bound x: the largest speedup that this reuse allows on this device, if reuse itself cost nothing.
+- rel L2: relative L2 error of the final latent, mean over samples; smaller is better.
+- PSNR dB, SSIM: of the images against the reference images; larger is better.
+- FID: of the images against real images; smaller is better.
+- A dash: not measured."""
+COMPARISON_CAPTION = """\
+Relative L2 error of each method at equal reuse, and at equal FLOPs (FLOPs x 2 is half the FLOPs of
+the reference samples); smaller is better. Between two operating points of a method the log error is
+interpolated linearly. A dash: the operating points of the method do not reach there."""
+AXIS_LABELS = {
+    "reuse_ratio": "share of decisions that reused",
+    "flops_ratio": "FLOPs of the reference / FLOPs of the method",
+    "speedup": "time of the reference / time of the method",
+}
+"""Axis labels of frontier.png by column of results.json."""
 COMPARED_AT: dict[Axis, tuple[float, ...]] = {
     "reuse_ratio": (0.3, 0.5, 0.7),
     "flops_ratio": (1.1, 2.0, 3.0, 4.0),
 }
+"""Savings at which the methods are compared; savings that no method reaches are left out."""
 
 
 def write_report(measured: list[PointResult], folder: Path, title: str) -> None:
@@ -38,15 +62,18 @@ def write_report(measured: list[PointResult], folder: Path, title: str) -> None:
     with written_last(folder / "results.json", rows):
         plot_frontier(rows, folder / "frontier.png")
         plot_samples(measured, folder / "samples.png")
-        parts = [f"# {title}", points_table(rows), comparison_table(rows)]
+        parts = [f"# {title}", POINTS_CAPTION, points_table(rows)]
+        parts += [COMPARISON_CAPTION, comparison_table(rows)]
         parts += filter(None, [*_notes(rows), write_plans(measured, folder)])
         (folder / "report.md").write_text("\n\n".join(parts).rstrip() + "\n")
 
 
 @contextmanager
 def written_last(path: Path, document: Any) -> Iterator[None]:
-    """Remove a folder's JSON file first and write it after the others, so that a folder that holds
-    it is complete."""
+    """Remove a JSON file on entry and write it on exit, after all other files of its folder.
+
+    A folder that holds the JSON file is therefore complete.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     path.unlink(missing_ok=True)
     yield
@@ -59,7 +86,7 @@ def _notes(rows: list[dict[str, Any]]) -> list[str]:
 
 
 def points_table(rows: list[dict[str, Any]]) -> str:
-    """Every point, as a markdown table."""
+    """Return a markdown table with one row for each operating point (:data:`POINTS_CAPTION`)."""
     heads = ["method", "operating point", *(head for head, _, _ in COLUMNS)]
     body = [
         [
@@ -69,11 +96,11 @@ def points_table(rows: list[dict[str, Any]]) -> str:
         ]
         for row in rows
     ]
-    return padded_table(heads, body)
+    return markdown_table(heads, body)
 
 
 def comparison_table(rows: list[dict[str, Any]]) -> str:
-    """Error of each sweep at equal reuse and at equal FLOPs; a dash where it does not reach."""
+    """Return a markdown table of errors at equal savings (:data:`COMPARISON_CAPTION`)."""
     names = _compared(rows)
     heads, columns = ["rel L2 at"], []
     for axis, values in COMPARED_AT.items():
@@ -84,11 +111,11 @@ def comparison_table(rows: list[dict[str, Any]]) -> str:
                 heads.append(f"{label} {value:g}")
                 columns.append(["-" if error is None else f"{error:.4f}" for error in found])
     body = [[name, *(column[index] for column in columns)] for index, name in enumerate(names)]
-    return padded_table(heads, body)
+    return markdown_table(heads, body)
 
 
 def _compared(rows: list[dict[str, Any]]) -> list[str]:
-    """Method names of the rows but the reference's, each once."""
+    """Return the method names of the rows without the baseline, each once."""
     names = dict.fromkeys(row["method"] for row in rows)
     return [name for name in names if registry.method_of(name).role != "reference"]
 
@@ -99,7 +126,7 @@ def _shown(row: dict[str, Any], key: str, form: str) -> str:
 
 
 def plot_frontier(rows: list[dict[str, Any]], path: Path) -> None:
-    """Error against reuse, FLOPs and time saved; points, and each method's own frontier."""
+    """Plot the error against reuse, FLOPs ratio and speed-up: points and each method's frontier."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(15, 5), layout="constrained")
@@ -118,7 +145,7 @@ def plot_frontier(rows: list[dict[str, Any]], path: Path) -> None:
             )
             if axis != "speedup" and (edge := frontier(rows, name, axis)):
                 panel.plot(*zip(*edge, strict=True), color=color, linewidth=1)
-        panel.set(xlabel=axis, ylabel="latent relative L2 to the reference", yscale="log")
+        panel.set(xlabel=AXIS_LABELS[axis], ylabel="relative L2 error of the latent", yscale="log")
         panel.grid(alpha=0.3)
     if names:
         panels[0].legend()
@@ -126,7 +153,10 @@ def plot_frontier(rows: list[dict[str, Any]], path: Path) -> None:
 
 
 def plot_samples(measured: list[PointResult], path: Path) -> None:
-    """The reference samples above a point of each method, such as the nearest to half reused."""
+    """Plot the reference images above the images of one operating point of each method.
+
+    The point is the one nearest to :attr:`pipeline.methods.base.Method.shown_at`.
+    """
     from matplotlib.figure import Figure
 
     names = _compared([result.row for result in measured])

@@ -1,12 +1,16 @@
-"""Rows of results.json, from the sums of the parts of a point."""
+"""Rows of results.json, from the summed task results of an operating point, and read back."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from dqar.validation import validate
 from pipeline.errors import InputError
 from pipeline.evaluate.accumulator import MetricAccumulator, sum_metrics
 from pipeline.evaluate.config import EvaluateConfig
@@ -17,8 +21,59 @@ from pipeline.models.image_metrics import frechet_of_sums
 from pipeline.statistics import normal_interval
 
 GRID_IMAGES = 8
-"""First images of a point that are shown."""
+"""Number of images of an operating point that samples.png shows, the first ones."""
 NO_CALIBRATION = CalibrationCost()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ComparedColumns:
+    """Columns of a row that comparisons of several evaluations read."""
+
+    method: str
+    model: str
+    sites: str
+    sampler: str
+    steps: int
+    guidance: float
+    num_samples: int
+    seed: int
+    reuse_ratio: float
+    flops_ratio: float
+    latent_rel_l2: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ResultRows:
+    """Rows of one evaluation, at least one."""
+
+    rows: tuple[ComparedColumns, ...]
+
+    def __post_init__(self) -> None:
+        if not self.rows:
+            raise ValueError("rows must hold an operating point. Got none. Evaluate again.")
+
+
+def read_rows(folder: Path) -> list[dict[str, Any]]:
+    """Return the rows of an evaluation's ``results.json``, all columns of each.
+
+    Raises:
+        ValueError: one line that names the file, the row and the column that is wrong.
+    """
+    path = folder / "results.json"
+    fix = "Pass a results folder of jobs/evaluate.py."
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path} must be an evaluation's JSON. Got: {error}. {fix}") from error
+    compared = [_compared(row) for row in rows] if isinstance(rows, list) else rows
+    validate({"rows": compared}, ResultRows, name=str(path), fix=fix)
+    return rows
+
+
+def _compared(row: Any) -> Any:
+    if not isinstance(row, dict):
+        return row
+    return {entry.name: row[entry.name] for entry in fields(ComparedColumns) if entry.name in row}
 
 
 def measured_of(
@@ -27,13 +82,16 @@ def measured_of(
     parts: Sequence[EvalTaskResult],
     cost: CalibrationCost = NO_CALIBRATION,
 ) -> PointResult:
-    """The result of a point from all its parts, in the order of their samples.
+    """Merge the results of an operating point's tasks, in the order of their samples.
 
     Args:
+        point: operating point.
+        config: settings of the evaluation.
+        parts: results of all tasks of the point.
         cost: calibration that the point's method has spent.
 
     Raises:
-        InputError: if they were measured on different devices.
+        InputError: if the tasks ran on different kinds of device.
     """
     devices = sorted({part.device for part in parts})
     if len(devices) > 1:

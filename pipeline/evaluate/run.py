@@ -1,4 +1,4 @@
-"""Evaluation under tracking: an MLflow run for the session, and a child run for each point."""
+"""Evaluation with MLflow: one run for the evaluation, one child run per operating point."""
 
 from __future__ import annotations
 
@@ -11,7 +11,13 @@ from pipeline.evaluate.answer_cache import FOLDER, ResultCache
 from pipeline.evaluate.config import FIGURES, EvaluateConfig
 from pipeline.evaluate.driver import evaluate
 from pipeline.evaluate.frontier import ratio_at
-from pipeline.evaluate.report import comparison_table, points_table, write_report
+from pipeline.evaluate.report import (
+    COMPARISON_CAPTION,
+    POINTS_CAPTION,
+    comparison_table,
+    points_table,
+    write_report,
+)
 from pipeline.evaluate.tasks import PointResult
 from pipeline.methods import registry
 from pipeline.methods.base import Comparison
@@ -19,6 +25,7 @@ from pipeline.models.model_info import find_model
 from pipeline.tracking import Tracker
 
 METRICS = (*FIGURES, "speedup_bound", "peak_memory_mb")
+"""Columns of results.json that are logged to MLflow as ``eval/NAME``."""
 
 
 def evaluate_methods(
@@ -28,7 +35,19 @@ def evaluate_methods(
     out: str,
     tracker: Tracker,
 ) -> list[PointResult]:
-    """:func:`pipeline.evaluate.driver.evaluate`, logged and written to the results folder."""
+    """Evaluate the methods, log to MLflow and write the results folder.
+
+    Args:
+        config: settings of the evaluation.
+        comparison: methods, policies and sweep grid.
+        cluster_config: workers and timeouts.
+        out: results folder. An interrupted evaluation with the same settings resumes from it.
+        tracker: client of MLflow.
+
+    Raises:
+        InputError: if a worker's device is not of the requested accelerator type, or if a method
+            exceeds its calibration budget.
+    """
     folder = Path(out)
     lineage = next((policy.spec.lineage for policy in comparison.policies.values()), {})
     parent = tracker.open_pipeline(lineage, "pipeline")
@@ -45,14 +64,30 @@ def evaluate_methods(
         claim = (config, find_model(config.model).model_hash, cluster_config.accelerator_type)
         kept = ResultCache(folder / FOLDER, *claim)
         measured = evaluate(config, comparison, cluster_config, log, kept)
-        write_report(measured, folder, f"{config.model}, {config.num_samples} samples")
+        title = _title(config, measured)
+        write_report(measured, folder, title)
         kept.clear()
         session.artifact(folder, "results")
         rows = [result.row for result in measured]
         session.metrics(_error_ratios(rows) | _calibration(rows))
-    print(f"{points_table(rows)}\n\n{comparison_table(rows)}\n", flush=True)
-    print(f"evaluate: results, frontier.png, samples.png and report.md in {folder}", flush=True)
+    print(
+        f"{title}\n\n{POINTS_CAPTION}\n\n{points_table(rows)}\n\n"
+        f"{COMPARISON_CAPTION}\n\n{comparison_table(rows)}\n",
+        flush=True,
+    )
+    print(
+        f"evaluate: wrote results.json, report.md, frontier.png and samples.png to {folder}",
+        flush=True,
+    )
     return measured
+
+
+def _title(config: EvaluateConfig, measured: list[PointResult]) -> str:
+    return (
+        f"Evaluation of {config.model}: {config.num_samples} samples per operating point, "
+        f"{config.sampler} with {config.steps} steps, guidance {config.guidance_scale:g}, sites "
+        f"{','.join(config.sites)}, noise of seed {config.seed}, on {measured[0].row['device']}"
+    )
 
 
 def _log_point(tracker: Tracker, session: str, measured: PointResult) -> None:
@@ -81,7 +116,10 @@ def _log_point(tracker: Tracker, session: str, measured: PointResult) -> None:
 
 
 def _error_ratios(rows: list[dict[str, Any]]) -> dict[str, float | None]:
-    """Error of each policy over that of each alternative, at equal reuse ratios."""
+    """Return the error of each learned method divided by that of each alternative method.
+
+    Ratios are at equal reuse; below 1 the learned method is the more accurate.
+    """
     names = dict.fromkeys(row["method"] for row in rows)
     return {
         f"summary/error_ratio/{name}/{other.name}/reuse_{value:g}": ratio_at(
@@ -96,6 +134,6 @@ def _error_ratios(rows: list[dict[str, Any]]) -> dict[str, float | None]:
 
 
 def _calibration(rows: list[dict[str, Any]]) -> dict[str, float | None]:
-    """Calibration trajectories that each method has spent."""
+    """Return the number of calibration trajectories that each method has spent."""
     spent = {row["method"]: float(row["calibration_trajectories"]) for row in rows}
     return {f"calibration_trajectories/{name}": count for name, count in spent.items()}

@@ -1,4 +1,4 @@
-"""Calibration of the methods of one evaluation on its workers: counted and bounded by method."""
+"""Calibration of methods on an evaluation's workers, counted and limited for each method."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pipeline.storage.fingerprint import fingerprint
 
 
 class SharedCalibration:
-    """Results of calibration tasks, so that methods with the same task have it run once.
+    """Runs calibration tasks of all methods; a task that several methods share runs once.
 
     Args:
         work: runs tasks on the evaluation's workers.
@@ -24,10 +24,10 @@ class SharedCalibration:
         self._results: dict[str, Any] = {}
 
     def run(self, tasks: dict[str, Task[R_co]]) -> dict[str, R_co]:
-        """Results of tasks by their names.
+        """Run the tasks that no method has run yet and return all results by task name.
 
         Args:
-            tasks: by their fingerprints.
+            tasks: tasks by fingerprint.
         """
         missing = {key: task for key, task in tasks.items() if key not in self._results}
         key_of = {task.name: key for key, task in missing.items()}
@@ -37,10 +37,11 @@ class SharedCalibration:
 
 
 class CalibrationSession:
-    """One method's calibration; a :class:`pipeline.methods.base.Session`.
+    """Calibration of one method; implements :class:`pipeline.methods.base.Session`.
 
-    A task that another method had run already counts in full, so that the cost of a method does not
-    depend on which others it is compared with. A task that the method itself repeats counts once.
+    A task that another method has run already counts in full, so that the cost of a method does not
+    depend on the other methods of the evaluation. A task that the method itself repeats counts
+    once.
     """
 
     def __init__(self, steps: int, comparison: Comparison, shared: SharedCalibration) -> None:
@@ -51,15 +52,15 @@ class CalibrationSession:
 
     @property
     def cost(self) -> CalibrationCost:
-        """Calibration that the method has spent so far."""
+        """Calibration that this method has spent so far."""
         return CalibrationCost(trajectories=sum(self._asked.values()))
 
     def calibrate(self, tasks: Sequence[Task[R_co]]) -> dict[str, R_co]:
-        """Run tasks on the evaluation's workers; results by the names of the tasks.
+        """Run tasks on the evaluation's workers and return their results by task name.
 
         Raises:
-            InputError: if the tasks go beyond the method's budget, or its tuning is over; nothing
-                is sampled then.
+            InputError: if the tasks exceed the method's budget, if two tasks share a name, or after
+                :meth:`close`; nothing is sampled then.
         """
         keyed = {fingerprint(task): task for task in tasks}
         _refuse_shared_names(keyed.values())
@@ -69,7 +70,7 @@ class CalibrationSession:
         return self._shared.run(keyed)
 
     def close(self) -> None:
-        """End the tuning: the method lays out its points from here on."""
+        """End the tuning: further calls of :meth:`calibrate` are refused."""
         self._is_closed = True
 
     def _refuse(self, asked: int) -> None:
@@ -77,21 +78,21 @@ class CalibrationSession:
         if budget is not None and asked > budget:
             raise InputError(
                 f"A method must calibrate with at most {budget} trajectories. Got tasks of {asked} "
-                "in all. Raise the calibration_budget of the Comparison, or leave the method out."
+                "in total. Raise the calibration_budget of the Comparison, or leave the method out."
             )
         if self._is_closed:
             raise InputError(
-                f"A method must calibrate in tune alone. Got tasks of {asked} trajectories after "
-                "it. Ask for them in tune, so that they count."
+                f"A method must calibrate within tune(). Got tasks of {asked} trajectories after "
+                "tune() had returned. Calibrate in tune(), so that the cost is counted."
             )
 
 
 def _refuse_shared_names(tasks: Iterable[Task[Any]]) -> None:
-    """Refuse different tasks of one name: results are found by names."""
+    """Refuse different tasks with the same name, since results are returned by name."""
     names = [task.name for task in tasks]
     if len(set(names)) < len(names):
         shared = sorted({name for name in names if names.count(name) > 1})
         raise InputError(
-            f"Different calibration tasks must have different names. Got {shared} for several. "
-            "Name each by what distinguishes it."
+            f"Different calibration tasks must have different names. Got {shared} for several "
+            "tasks. Put into each name what distinguishes the task."
         )

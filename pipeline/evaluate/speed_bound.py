@@ -1,7 +1,12 @@
-"""Bound of the speed-up by reuse: ``T / (T - r * T_sites)``, T_sites measured on this machine."""
+"""Upper bound of the speed-up by reuse: ``T / (T - r * T_sites)``.
+
+T is the time of a forward pass, T_sites the time of the sites within it, both measured on this
+device, and r the share of the sites that is reused. The bound assumes that reuse itself is free.
+"""
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,6 +19,7 @@ from dqar.config import CachedParts
 from pipeline.methods.site_hooks import skipped_modules
 
 REPEATS = 5
+"""Forward passes that are timed, after one that warms up."""
 
 
 def measure_site_share(
@@ -22,10 +28,13 @@ def measure_site_share(
     forward: Callable[[], Any],
     cached: CachedParts = "output",
 ) -> dict[str, float]:
-    """Share of a forward's time that each site takes, median over repeats.
+    """Measure the share of a forward pass's time that each site takes, median over repeats.
 
     Args:
-        forward: calls the transformer once on a batch of the size in question.
+        transformer: DiT of diffusers.
+        sites: sites to measure.
+        forward: calls the transformer once, on a batch of the size to measure.
+        cached: cached part of ``attn``, which decides the modules that a reuse skips.
     """
     shares: dict[str, list[float]] = {site: [] for site in sites}
     forward()
@@ -37,11 +46,16 @@ def measure_site_share(
             total = _now() - started
         for site in sites:
             shares[site].append(spent[site] / total)
-    return {site: sorted(values)[REPEATS // 2] for site, values in shares.items()}
+    return {site: statistics.median(values) for site, values in shares.items()}
 
 
 def speed_bound(site_share: dict[str, float], reuse_ratio: dict[str, float]) -> float:
-    """Largest speed-up of skipping these shares of the sites."""
+    """Return the largest speed-up that a reuse ratio of each site allows.
+
+    Args:
+        site_share: share of a forward pass's time, by site.
+        reuse_ratio: share of the site's rows that are not computed, by site.
+    """
     saved = sum(share * reuse_ratio.get(site, 0.0) for site, share in site_share.items())
     return 1.0 / (1.0 - saved)
 

@@ -1,4 +1,4 @@
-"""Tasks of an evaluation's workers, their results, and how results become JSON and arrays."""
+"""Measurement tasks of an evaluation's workers, and the encoding of their results."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from pipeline.methods.base import OperatingPoint
 from pipeline.methods.task import Arrays, Stored
 from pipeline.models.image_metrics import FeatureSums
 
+# Fields of MetricAccumulator that a result on disk holds, in the order of its JSON.
 PLAIN = ("samples", "matches", "flops", "reference_flops", "timed", "seconds", "reference_seconds")
 COUNTED = ("reused", "gates", "cache_bytes", "peak_memory_mb")
 BY_NAME = ("sums", "reused_by_site", "shared_by_site", "actions_by_site")
@@ -23,25 +24,28 @@ BY_NAME = ("sums", "reused_by_site", "shared_by_site", "actions_by_site")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EvalTask:
-    """Some of the evaluation samples of one operating point."""
+    """Measurement of some evaluation samples of one operating point."""
 
     point: OperatingPoint
+    """Operating point to measure."""
     start: int
+    """Index of the first sample."""
     stop: int
+    """Index after the last sample."""
 
     def __len__(self) -> int:
         return self.stop - self.start
 
     def decode(self, stored: Stored, arrays: Arrays) -> EvalTaskResult:
-        """The result from its encoded form.
+        """Rebuild a result from its encoded form.
 
         Raises:
-            ValueError, KeyError, TypeError, AttributeError: if it is damaged.
+            ValueError, KeyError, TypeError, AttributeError: if the encoded form is damaged.
         """
         metrics = _metrics_of(stored, arrays)
         if metrics.samples != len(self):
             raise ValueError(
-                f"samples must be {len(self)}. Got {metrics.samples}. Measure it again."
+                f"samples must be {len(self)}. Got {metrics.samples}. Measure the task again."
             )
         return EvalTaskResult(
             metrics=metrics,
@@ -54,20 +58,22 @@ class EvalTask:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EvalTaskResult:
-    """Sums over the samples of a task."""
+    """Result of a task: sums over its samples."""
 
     metrics: MetricAccumulator
+    """Sums of the metrics."""
     device: str
-    """Name of the device that measured it."""
+    """Name of the device that ran the task."""
     site_share: dict[str, float]
-    """Share of a forward's time that each site takes; empty where nothing was timed or gated."""
+    """Share of a forward pass's time that each site takes; empty if the task timed no samples, or
+    if the operating point has no gate."""
     real_features: FeatureSums | None = None
-    """Features of the real images that FID compares with; None where the model has no features."""
+    """Features of the real images that FID compares with; None if the model has no features."""
     plan: StaticPlan | None = None
-    """Actions of the point's gates, where a policy planned it."""
+    """Action of each gate at each step, for an operating point with a schedule."""
 
     def encode(self) -> tuple[Stored, Arrays]:
-        """The result as JSON values and arrays."""
+        """Return the result as JSON values and arrays."""
         metrics = self.metrics
         stored = {name: getattr(metrics, name) for name in (*PLAIN, *COUNTED, *BY_NAME)}
         stored |= {"device": self.device, "site_share": self.site_share}
@@ -104,12 +110,13 @@ def _sums(name: str, stored: Stored, arrays: Arrays) -> FeatureSums | None:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PointResult:
-    """One operating point, measured on the evaluation noise."""
+    """Result of one operating point on all evaluation noise samples."""
 
     row: dict[str, Any]
-    """The row of results.json."""
+    """Row of results.json."""
     images: np.ndarray
     """The first images, ``[b, height, width, channels]`` in [0, 1]."""
     reference_images: np.ndarray
+    """Images of the reference samples from the same noise samples, of the same shape."""
     plan: StaticPlan | None = None
-    """Actions of its gates, where a policy planned it."""
+    """Action of each gate at each step, for an operating point with a schedule."""

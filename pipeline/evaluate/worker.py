@@ -1,4 +1,4 @@
-"""The worker of an evaluation: runs calibration tasks, and measures and times operating points."""
+"""Worker of an evaluation: runs calibration tasks, measures and times operating points."""
 
 from __future__ import annotations
 
@@ -21,15 +21,19 @@ from pipeline.methods.task import R_co, Result, Task
 from pipeline.models.image_metrics import FeatureSums, measure_deltas
 
 TIMED_BATCHES = 1
-"""First batches of a point, which are timed, each right after its reference samples: one worker
-takes all times of a point, however many share its samples."""
+"""Number of first batches of an operating point that are timed, each right after its reference
+samples. These batches lie in one task, so that all times of a point come from one worker."""
 
 
 class EvaluationWorker:
-    """Loads a model once, then runs calibration tasks and measures parts of operating points.
+    """Loads a model once, then runs calibration tasks and measurement tasks.
+
+    Args:
+        config: settings of the evaluation.
+        accelerator_type: type of accelerator that the device must have; None for any.
 
     Raises:
-        InputError: if the device is not of the accelerator type asked for.
+        InputError: if the device is not of the requested accelerator type.
     """
 
     def __init__(self, config: EvaluateConfig, accelerator_type: str | None = None) -> None:
@@ -38,18 +42,19 @@ class EvaluationWorker:
         self.model, self.device = self.runner.model, self.runner.device
         self.forward_flops = transformer_flops(self.model)
         self.references: dict[int, Tensor] = {}
-        """Reference latents of each batch of evaluation samples, by its first sample."""
+        """Final latents of the reference samples of each batch, by index of its first sample."""
         self.site_share: dict[str, float] = {}
+        """Share of a forward pass's time that each site takes; empty until measured."""
         self.real_features = self._real_features()
         self._warm_up()
 
     def _warm_up(self) -> None:
-        # The first forward pays for kernels and allocators; no reference sample must be timed so.
+        # The first forward pass loads kernels and allocates memory, which must not be timed.
         noise, labels = self.runner.draw("calibrate", list(range(self.config.batch_size)))
         self.runner.sample(noise, labels, 2, None)
 
     def do(self, task: EvalTask | Task[Result]) -> Result:
-        """Do one task of the evaluation."""
+        """Run one task of the evaluation."""
         return self.measure_part(task) if isinstance(task, EvalTask) else self.calibrate(task)
 
     def calibrate(self, task: Task[R_co]) -> R_co:
@@ -57,12 +62,15 @@ class EvaluationWorker:
         return task.run(self.runner)
 
     def measure(self, point: OperatingPoint) -> PointResult:
-        """Measure all samples of a point."""
+        """Measure all samples of an operating point."""
         parts = [self.measure_part(part) for part in self.config.parts_of(point)]
         return measured_of(point, self.config, parts)
 
     def measure_part(self, part: EvalTask) -> EvalTaskResult:
-        """Measure some samples of a point, interleaved with reference samples where timed."""
+        """Measure some samples of an operating point, batch by batch.
+
+        A timed batch follows directly after the sampling of its reference samples.
+        """
         metrics, batch = MetricAccumulator(), self.config.batch_size
         if self.device == "cuda":
             torch.cuda.reset_peak_memory_stats()
@@ -83,7 +91,7 @@ class EvaluationWorker:
         )
 
     def _plan(self, point: OperatingPoint) -> StaticPlan | None:
-        # The point was sampled last, so that the scheduler holds its timesteps.
+        # The operating point was sampled last, so that the scheduler holds its timesteps.
         info, scheduler = self.model.info, self.model.scheduler
         return plan_of(point, self.config.sites, info.num_layers, scheduler)
 

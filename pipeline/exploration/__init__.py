@@ -1,4 +1,4 @@
-"""Randomised reuse decisions: designs, distributions of gaps, the plan of a collection.
+"""Randomised reuse decisions: exploration designs, gap distributions, the plan of a collection.
 
-A design is a function of `gap_distributions.py` and a name in `designs.py`.
+To add a design, write a function in `gap_distributions.py` and a name in `designs.py`.
 """

@@ -1,4 +1,4 @@
-"""The plan of a collection: a deterministic list of units, each one shard."""
+"""Plan of a collection: the settings of all trajectories, and their division into units."""
 
 from __future__ import annotations
 
@@ -11,66 +11,65 @@ from typing import Any, Literal
 
 from dqar.config import CHOICES, DQARConfig
 from dqar.step_schedule import StepSchedule, check_computed
-from pipeline.exploration.designs import DEFAULT_DESIGNS, DESIGNS, Design
-from pipeline.models.loading import Dtype, Sampler
+from dqar.validation import LARGEST
+from pipeline.exploration.collect_settings import EXPLORATION, UNIT_SIZE, CollectSettings
+from pipeline.exploration.designs import DESIGNS, Design, parse_designs
 from pipeline.models.noise import round_seed
-from pipeline.storage.json_schema import LARGEST
+from pipeline.models.sampling_choices import SAMPLER, SITES, STEPS, Sampler
 
 FORECAST_ORDERS = CHOICES["forecast_order"]
 TRACE_SCHEMA_VERSION = 3
-"""Version of the two tables and of the folder around them."""
+"""Schema version of the two tables and of the folder around them."""
 ONLY_AROUND_A_POLICY = ("bases", "policy_digest")
-"""Fields that are written where they say something, so that other plans keep their hash."""
+"""Fields that are written only if they are set. Plans without them keep the hash that they had
+before these fields existed."""
 FEEDBACKS = (0.0, 0.5)
-"""Gains of error feedback that are explored by default; evaluations look at gains beside them."""
+"""Gains of error feedback that are explored by default; evaluations also try gains near these."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class CollectPlan:
-    """Everything that decides a dataset's rows. Two folders of one plan hold the same decisions."""
+class CollectPlan(CollectSettings):
+    """Settings that determine a dataset's rows. Two folders of one plan hold the same reuse
+    decisions."""
 
     model: str
     """``digits``, a folder, or a hub id."""
     model_hash: str
-    """Digest of its transformer's files."""
-    num_trajectories: int = 512
-    """Randomised trajectories; twins are not counted."""
+    """Digest of the files of the model's transformer."""
     masks_per_noise: int = 3
-    """Trajectories that share one twin."""
-    batch_size: int = 48
+    """Trajectories that start from the same noise sample and share one reference sample."""
+    batch_size: int = UNIT_SIZE
     """Trajectories of a unit."""
-    steps: int = 50
+    steps: int = STEPS
     """Sampling steps."""
     guidance_scale: float = 4.0
     """Classifier-free guidance."""
-    sampler: Sampler = "ddim"
-    """Deterministic sampler."""
-    sites: tuple[str, ...] = ("attn",)
+    sampler: Sampler = SAMPLER
+    """Name of the deterministic sampler."""
+    sites: tuple[str, ...] = SITES
     """Sub-modules whose reuse is explored."""
-    designs: tuple[Design, ...] = DEFAULT_DESIGNS
-    """Exploration designs; trajectories take them in turns, and one named twice comes twice."""
+    designs: tuple[Design, ...] = parse_designs(EXPLORATION)
+    """Exploration designs, assigned to the trajectories in turns; a design named twice takes two
+    turns."""
     forecast_orders: tuple[int, ...] = (0,)
-    """What a reuse shows; trajectories take them in turns, so that every design meets each."""
+    """Forecast orders that a reuse shows (0 shows the cached value), assigned to the trajectories
+    as a Latin square; see :meth:`forecast_order`."""
     feedbacks: tuple[float, ...] = (0.0,)
-    """Gains of error feedback; trajectories take them in turns, so that every order of forecasts
-    meets each."""
+    """Gains of error feedback, assigned to the trajectories as a Latin square; see
+    :meth:`feedback`."""
     branch_mode: Literal["tied"] = "tied"
-    """Both guidance branches of a sample share a verdict."""
+    """Both guidance branches of a sample share one reuse decision."""
     cache_bits: Literal[8, 16, 32] = 8
     """Bits of a cached value."""
-    dtype: Dtype = "fp32"
-    """Dtype of the model's arithmetic."""
     threads: int = 1
-    """CPU threads of a worker's arithmetic: sums, and so floats, depend on their number."""
-    seed: int = 0
-    """Seed of noise and coins; see :attr:`noise_seed`."""
+    """CPU threads of a worker. Floating-point sums depend on the number of threads."""
     bases: tuple[tuple[int, ...], ...] = ()
-    """Computed steps of the schedules that ``near-policy`` explores around, so that no worker needs
-    the policy; see :attr:`schedules`."""
+    """Computed steps of each schedule that the design ``near-policy`` explores around. With them in
+    the plan, workers do not need the policy; see :attr:`schedules`."""
     policy_digest: str = ""
-    """Digest of the policy that planned them."""
+    """Digest of the policy that planned the schedules in ``bases``."""
     schema_version: int = TRACE_SCHEMA_VERSION
-    """Version of the tables."""
+    """Schema version of the tables."""
 
     def __post_init__(self) -> None:
         for name in ("num_trajectories", "masks_per_noise", "batch_size", "threads"):
@@ -93,7 +92,8 @@ class CollectPlan:
             )
         if not self.feedbacks or not all(0.0 <= gain <= 1.0 for gain in self.feedbacks):
             raise ValueError(
-                f"feedbacks must be gains from 0 to 1. Got {self.feedbacks}. Pass 0,0.5."
+                f"feedbacks must be gains from 0 to 1. Got {self.feedbacks}. Pass "
+                "--error-feedback 0,0.5."
             )
         self.dqar_config()
         unknown = set(self.designs) - set(DESIGNS)
@@ -101,21 +101,26 @@ class CollectPlan:
             raise ValueError(
                 f"designs must be chosen from {DESIGNS}. Got {self.designs}. Pass some of them."
             )
-        self._refuse_half_a_round()
+        self._check_near_policy_fields()
 
-    def _refuse_half_a_round(self) -> None:
+    def _check_near_policy_fields(self) -> None:
         is_near = "near-policy" in self.designs
         if {bool(self.bases), bool(self.policy_digest)} != {is_near}:
             raise ValueError(
-                f"bases and policy_digest must come with the design near-policy, and it with them. "
-                f"Got designs {self.designs} with {len(self.bases)} bases of policy "
-                f"{self.policy_digest!r}. Pass --policy together with --designs near-policy."
+                f"bases and policy_digest must come with the design near-policy, and that design "
+                f"with both fields. Got designs {self.designs} with {len(self.bases)} bases and "
+                f"policy_digest {self.policy_digest!r}. Pass --explore-around together with "
+                "--exploration near-policy."
             )
         for base in self.bases:
             check_computed(base, self.steps)
 
     def dqar_config(self, *, enabled: bool = True) -> DQARConfig:
-        """How the model is instrumented; not enabled for the twins."""
+        """Return the configuration of the instrumented model.
+
+        Args:
+            enabled: False for the reference samples, which reuse nothing.
+        """
         return DQARConfig(
             enabled=enabled,
             quantization_bits=self.cache_bits,
@@ -126,33 +131,37 @@ class CollectPlan:
 
     @property
     def fields(self) -> dict[str, Any]:
-        """Its fields as they are written."""
+        """Fields of the plan as they are written to ``plan.json`` and hashed."""
         everything = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        unsaid = [name for name in ONLY_AROUND_A_POLICY if not everything[name]]
-        return {name: value for name, value in everything.items() if name not in unsaid}
+        unset = [name for name in ONLY_AROUND_A_POLICY if not everything[name]]
+        return {name: value for name, value in everything.items() if name not in unset}
 
     @property
     def plan_hash(self) -> str:
-        """SHA-256 of the plan's canonical JSON, 16 hex digits."""
+        """First 16 hex digits of the SHA-256 of the plan's canonical JSON."""
         return _digest(self.fields)
 
     @property
     def schedules(self) -> tuple[StepSchedule, ...]:
-        """Schedules that ``near-policy`` explores around."""
+        """Schedules that the design ``near-policy`` explores around."""
         return tuple(StepSchedule(computed=computed) for computed in self.bases)
 
     @property
     def noise_seed(self) -> int:
-        """Seed of noise and coins, another for each policy that is explored around."""
+        """Random seed of noise samples and reuse decisions.
+
+        Exploring around a policy changes the seed, so that such a collection shares no noise
+        sample with the collections that the policy was trained on.
+        """
         return round_seed(self.seed, self.policy_digest)
 
     @property
     def noises_per_unit(self) -> int:
-        """Twins that a unit samples."""
+        """Number of reference samples of a unit."""
         return max(1, self.batch_size // self.masks_per_noise)
 
     def units(self) -> Iterator[Unit]:
-        """The units in order; together they hold every trajectory once."""
+        """Yield the units in order; together they hold every trajectory once."""
         size, plan_hash = self.noises_per_unit * self.masks_per_noise, self.plan_hash
         for index, start in enumerate(range(0, self.num_trajectories, size)):
             stop = min(start + size, self.num_trajectories)
@@ -160,17 +169,25 @@ class CollectPlan:
             yield Unit(unit_id=unit_id, index=index, start=start, stop=stop)
 
     def noise_id(self, trajectory: int) -> int:
-        """The noise that a trajectory starts from."""
+        """Return the id of the noise sample that a trajectory starts from."""
         return trajectory // self.masks_per_noise
 
     def forecast_order(self, trajectory: int) -> int:
-        """What a reuse shows in a trajectory. Turns shift by one with each round of the designs:
-        every design meets every order, and so do trajectories of one noise."""
+        """Return the forecast order that a reuse shows in a trajectory; 0 shows the cached value.
+
+        The assignment is a cyclic Latin square (Fisher, *The Design of Experiments*, 1935): its
+        columns are the designs, its rows the rounds through all designs, and each row is shifted
+        by one against the row before. In as many rounds as there are orders, every design is
+        combined with every order once. The trajectories of one noise sample vary in order too.
+        """
         return self.forecast_orders[self._turn(trajectory) % len(self.forecast_orders)]
 
     def feedback(self, trajectory: int) -> float:
-        """Gain of a trajectory's error feedback. It goes on with each trajectory, and by one more
-        with each round of the orders: every order meets every gain."""
+        """Return the gain of a trajectory's error feedback.
+
+        The assignment is a cyclic Latin square as in :meth:`forecast_order`, with the forecast
+        orders as columns: every order is combined with every gain.
+        """
         turn = self._turn(trajectory) % (len(self.forecast_orders) * len(self.feedbacks))
         place = turn % len(self.forecast_orders) + turn // len(self.forecast_orders)
         return self.feedbacks[place % len(self.feedbacks)]
@@ -180,25 +197,29 @@ class CollectPlan:
         return turn + design
 
     def trajectory_id(self, trajectory: int) -> str:
-        """Name of a trajectory in both tables."""
+        """Return the id of a trajectory in both tables."""
         return f"{self.plan_hash[:8]}-{trajectory:06d}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Unit:
-    """Work that is done and committed as one: trajectories ``start`` to ``stop``."""
+    """Unit of a collection: trajectories that one worker collects and commits together."""
 
     unit_id: str
+    """Digest of the plan's hash and the unit's index, 16 hex digits."""
     index: int
+    """Index of the unit in the plan."""
     start: int
+    """Index of the first trajectory."""
     stop: int
+    """Index after the last trajectory."""
 
     def __len__(self) -> int:
         return self.stop - self.start
 
 
 def canonical_json(value: dict[str, Any]) -> str:
-    """One spelling of a JSON document, whatever the order of its keys."""
+    """Encode a JSON document independently of the order of its keys."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"))
 
 

@@ -1,8 +1,10 @@
-"""Exploration designs: which gates of a trajectory want to reuse, drawn before it runs.
+"""Exploration designs: random reuse decisions of a trajectory, drawn before the trajectory runs.
 
-Coins are drawn up front from the trajectory's own key, so the decisions depend on nothing that a
-worker, a batch or an attempt could change. A gate with nothing cached, or with something too stale,
-computes whatever its coin says; its propensity is then 1.
+Draws come from a generator keyed by the trajectory, so that the decisions do not depend on worker,
+batch or attempt. A gate with no cached entry, or with an entry older than ``max_gap`` steps,
+computes whatever was drawn; the probability of its action is then 1. The probabilities are logged
+as propensities, which off-policy estimation needs (Horvitz and Thompson, JASA 1952; Bottou et al.,
+JMLR 2013).
 """
 
 from __future__ import annotations
@@ -30,45 +32,49 @@ from pipeline.models.noise import generator_for
 Design = Literal[
     "paced", "regular", "near-policy", "step-synchronised", "layer-blocked", "independent"
 ]
-"""How coins are shared, and where they are thrown.
+"""Name of an exploration design, which says which gates share a random draw.
 
-``paced``, ``regular``, ``near-policy``: all gates of a step together, computed at the steps of a
-schedule that is drawn from a law of gaps (:mod:`pipeline.exploration.gap_distributions`); the last
-around the plans of a trained policy. ``step-synchronised``: one coin for all gates of a step.
-``layer-blocked``: one for each of eight runs of neighbouring gates. ``independent``: one a gate.
+``paced``, ``regular`` and ``near-policy`` compute all gates of a step together, at the steps of a
+random schedule (:mod:`pipeline.exploration.gap_distributions`); ``near-policy`` draws schedules
+around the plans of a trained policy. The other designs draw reuse with a fixed probability:
+``step-synchronised`` once for all gates of a step, ``layer-blocked`` once for each of eight runs of
+neighbouring gates, ``independent`` once for each gate.
 """
 
 DESIGNS: tuple[Design, ...] = get_args(Design)
-DEFAULT_DESIGNS: tuple[Design, ...] = ("paced",)
-"""What planning needs: schedules like those that it chooses from (docs/results.md has what each
-design is worth)."""
 BLOCKS = 8
-"""Runs of neighbouring gates that share a coin when ``layer-blocked``."""
+"""Number of runs of neighbouring gates that share a draw in the design ``layer-blocked``."""
 RATES = (0.35, 0.55, 0.75, 0.9)
-"""Reuse rates of coins, drawn evenly."""
+"""Probabilities of reuse in the designs that draw at each step; each trajectory draws one."""
 MAX_GAPS = (1, 2, 3, 4, 6)
-"""Gap limits of coins, drawn evenly. Without a limit the gaps are geometric,
-their rare long ones make up most of the damage, and the cheap ones that a good policy is made of
-cannot be told apart."""
+"""Largest gaps in the designs that draw at each step; each trajectory draws one. Without a limit,
+gaps are geometrically distributed: rare long gaps cause most of the damage, and hide the
+differences between short gaps, which good schedules consist of."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RandomSchedule:
-    """One trajectory's script."""
+    """Random reuse decisions of one trajectory, for each of t steps and g gates of a step."""
 
     design: Design
+    """Design that the decisions were drawn from."""
     rate: float
-    """Share of the gates that it is to reuse."""
+    """Intended share of the gates that reuse."""
     max_gap: int
-    """Staleness beyond which every gate of the trajectory computes."""
+    """Largest gap of a reuse, in steps since the entry was computed; a gate beyond it computes."""
     wants_reuse: Bool[Tensor, "t g"]
+    """True where reuse was drawn."""
     probability: Float[Tensor, "t g"]
-    """Of wanting to reuse, given the rate and the trajectory's earlier steps."""
+    """Probability of drawing reuse, given the rate and the draws of earlier steps."""
     draw_id: Int[Tensor, "t g"]
-    """Gates that share a coin share its number."""
+    """Number of the random draw; gates that share a draw have the same number."""
 
     def propensity(self, eligible: Bool[Tensor, "t g"]) -> Float[Tensor, "t g"]:
-        """Probability of the action taken, at that moment, given all that was logged before."""
+        """Return the probability of the action that each gate took, given the earlier steps.
+
+        Args:
+            eligible: True where a gate had an entry within ``max_gap``, so that it could reuse.
+        """
         of_action = torch.where(self.wants_reuse, self.probability, 1.0 - self.probability)
         return torch.where(eligible, of_action, 1.0)
 
@@ -81,10 +87,15 @@ def explore(
     num_gates: int,
     schedules: tuple[StepSchedule, ...] = (),
 ) -> RandomSchedule:
-    """Draw the script of one trajectory; designs take turns along the trajectories.
+    """Draw the reuse decisions of one trajectory.
 
     Args:
-        schedules: what ``near-policy`` explores around.
+        designs: designs that the trajectories take in turns.
+        seed: random seed of the collection.
+        trajectory: index of the trajectory; with ``seed`` it keys the generator.
+        steps: sampling steps.
+        num_gates: gates of a step: layers times sites.
+        schedules: schedules that the design ``near-policy`` explores around.
     """
     design = designs[trajectory % len(designs)]
     generator = generator_for("explore", seed, trajectory)
@@ -96,7 +107,7 @@ def explore(
     if design in laws:
         share, law = laws[design](steps, generator)
         return _scheduled(design, share, law, num_gates, generator)
-    return _tossed(design, steps, num_gates, generator)
+    return _drawn_each_step(design, steps, num_gates, generator)
 
 
 def _scheduled(
@@ -114,23 +125,25 @@ def _scheduled(
     )
 
 
-def _tossed(design: Design, steps: int, num_gates: int, generator: Generator) -> RandomSchedule:
+def _drawn_each_step(
+    design: Design, steps: int, num_gates: int, generator: Generator
+) -> RandomSchedule:
     rate = RATES[int(torch.randint(len(RATES), (), generator=generator))]
     max_gap = MAX_GAPS[int(torch.randint(len(MAX_GAPS), (), generator=generator))]
-    coin_of = _coin_of_gate(design, num_gates)
-    coins = torch.rand(steps, int(coin_of.max()) + 1, generator=generator)
-    draw_id = torch.arange(coins.numel()).view(coins.shape)
+    draw_of = _draw_of_gate(design, num_gates)
+    draws = torch.rand(steps, int(draw_of.max()) + 1, generator=generator)
+    draw_id = torch.arange(draws.numel()).view(draws.shape)
     return RandomSchedule(
         design=design,
         rate=rate,
         max_gap=max_gap,
-        wants_reuse=(coins < rate)[:, coin_of],
+        wants_reuse=(draws < rate)[:, draw_of],
         probability=torch.full((steps, num_gates), rate),
-        draw_id=draw_id[:, coin_of],
+        draw_id=draw_id[:, draw_of],
     )
 
 
-def _coin_of_gate(design: Design, num_gates: int) -> Int[Tensor, " g"]:
+def _draw_of_gate(design: Design, num_gates: int) -> Int[Tensor, " g"]:
     gates = torch.arange(num_gates)
     if design == "independent":
         return gates
@@ -138,10 +151,12 @@ def _coin_of_gate(design: Design, num_gates: int) -> Int[Tensor, " g"]:
 
 
 def parse_designs(text: str) -> tuple[Design, ...]:
-    """``"paced:5,independent:1"`` to the designs, each as often as its share.
+    """Parse designs with shares, and repeat each design as often as its share.
+
+    Example: ``"paced:2,regular"`` gives ``("paced", "paced", "regular")``.
 
     Raises:
-        ValueError: for an unknown design or a share that is no whole number above 0.
+        ValueError: for an unknown design or a share that is not a whole number above 0.
     """
     designs: list[Design] = []
     for part in text.split(","):
@@ -149,7 +164,8 @@ def parse_designs(text: str) -> tuple[Design, ...]:
         known: list[Design] = [design for design in DESIGNS if design == name]
         if not known or (share and not share.isdigit()) or share == "0":
             raise ValueError(
-                f"designs must be names with shares, such as paced:5. Got {part!r}. "
+                "Exploration designs must be names with whole-number shares, such as "
+                f"paced:5,regular:1. Got {part!r}. "
                 f"Choose from {', '.join(DESIGNS)}."
             )
         designs += known * int(share or 1)

@@ -1,7 +1,9 @@
-"""Schedules drawn at random: how many steps pass from one computation to the next.
+"""Random schedules: distributions of the gap, in steps, from one computation to the next.
 
-All gates of a step compute together, and where they do is a renewal process: at each computation
-the gap to the next one is drawn from a known law, so that the propensity of every step is exact.
+All gates of a step compute together. The computed steps form a renewal process (Cox, *Renewal
+Theory*, 1962) whose gap distribution depends on the step: at each computed step the gap to the next
+one is drawn from a known distribution. The probability of reuse at a step, given the steps before,
+is then exact: one minus the hazard of the gap distribution.
 """
 
 from __future__ import annotations
@@ -13,29 +15,33 @@ from torch import Generator, Tensor
 from dqar.step_schedule import StepSchedule
 
 LONGEST_GAP = 12
-"""Steps from one computation to the next, at most."""
+"""Largest gap, in steps from one computation to the next."""
 SHARES = (0.16, 0.6)
-"""Shares of the steps that compute, drawn evenly."""
+"""Smallest and largest share of steps that compute; ``paced`` draws uniformly between them."""
 BEND = 1.2
-"""Standard deviation of the log density's linear and of its quadratic part over the run."""
+"""Standard deviation of the linear and of the quadratic coefficient of the log density over the
+run, in the design ``paced``."""
 JITTER = 0.35
-"""How far a gap may be from the density's, either way, as a share of it."""
+"""Largest relative deviation of a gap from the inverse density in the design ``paced``."""
 PERIODS = (2, 3, 4, 5, 6)
-"""Periods of regular schedules, drawn evenly."""
+"""Periods of the design ``regular``, drawn uniformly."""
 SLIP = 0.1
-"""Probability that a regular or a planned gap is one step shorter, and that it is one longer."""
+"""Probability that a regular or planned gap is one step shorter, and equally that it is one step
+longer."""
 LEFT_OUT = 0.05
 """Probability that a planned computation is left out."""
 
 GapLaw = Float[Tensor, "t k"]
-"""Probability of a gap of 1, 2, ... :data:`LONGEST_GAP` steps after a computation at a step."""
+"""Gap distribution: element [s, k - 1] is the probability of a gap of k steps after a computation
+at step s, for k from 1 to :data:`LONGEST_GAP`."""
 
 
 def draw_paced_law(steps: int, generator: Generator) -> tuple[float, GapLaw]:
-    """The share that computes and the law of a smooth random density of computations.
+    """Draw a smooth random density of computations; return the share of computed steps that was
+    drawn for it, and its gap distribution.
 
-    Its logarithm is a parabola over the run, so that schedules are explored that compute early,
-    late, in the middle or at both ends.
+    The logarithm of the density is a parabola over the run, so that the schedules compute more
+    often early, late, in the middle or at both ends.
     """
     low, high = SHARES
     share = low + (high - low) * float(torch.rand((), generator=generator))
@@ -46,8 +52,12 @@ def draw_paced_law(steps: int, generator: Generator) -> tuple[float, GapLaw]:
 
 
 def paced_law(density: Float[Tensor, " t"]) -> GapLaw:
-    """Gaps around the inverse of a density in computations a step: evenly distributed within
-    :data:`JITTER` of it, rounded."""
+    """Return the distribution of gaps that are uniform within :data:`JITTER` of the inverse
+    density, and rounded.
+
+    Args:
+        density: computations per step, at each step.
+    """
     bounds = torch.arange(1, LONGEST_GAP) + 0.5
     reached = (bounds * density[:, None] - (1 - JITTER)) / (2 * JITTER)
     cumulative = torch.cat([reached.clamp(0.0, 1.0), torch.ones(len(density), 1)], dim=1)
@@ -55,14 +65,15 @@ def paced_law(density: Float[Tensor, " t"]) -> GapLaw:
 
 
 def draw_regular_law(steps: int, generator: Generator) -> tuple[float, GapLaw]:
-    """The share that computes and the law of a regular schedule of random period and phase, whose
-    gaps slip now and then."""
+    """Draw the period of a regular schedule; return its share of computed steps and its gap
+    distribution."""
     period = PERIODS[int(torch.randint(len(PERIODS), (), generator=generator))]
     return 1.0 / period, regular_law(steps, period)
 
 
 def regular_law(steps: int, period: int) -> GapLaw:
-    """Gaps of ``period``, or one step off; the first is anything up to it (the phase)."""
+    """Return the distribution of gaps of ``period`` steps, or of one step less or more
+    (:data:`SLIP` each). The first gap, which is the phase, is uniform from 1 to ``period``."""
     law = torch.zeros(steps, LONGEST_GAP)
     law[:, period - 1] = 1.0 - 2 * SLIP
     law[:, [period - 2, period]] = SLIP
@@ -74,22 +85,26 @@ def regular_law(steps: int, period: int) -> GapLaw:
 def draw_near_law(
     schedules: tuple[StepSchedule, ...], steps: int, generator: Generator
 ) -> tuple[float, GapLaw]:
-    """The share that computes and the law of schedules near one of some, each as likely."""
+    """Draw one of the schedules uniformly; return its share of computed steps and the gap
+    distribution of schedules near it."""
     schedule = schedules[int(torch.randint(len(schedules), (), generator=generator))]
     return len(schedule) / steps, near_law(steps, schedule)
 
 
 def near_law(steps: int, schedule: StepSchedule) -> GapLaw:
-    """Gaps to the next computation of a schedule, to the step before or after it
-    (:data:`SLIP` each), or to the one after next (:data:`LEFT_OUT`).
+    """Return the gap distribution of schedules near a planned one.
 
-    Of twenty computations about four are moved and one is missing. So few are far apart, where
-    their effects nearly add up, and leave the histories that forecasts continue as the schedule
-    has them; yet each is moved in many trajectories. Moves of one step keep the number of
-    computations, so that what they show is where to compute, and not how often; one left out
-    shows what a computation is worth. What is moved does not move what follows: the next gap
-    leads back to the schedule. Gaps below 1 cannot be, so that their share goes to the others, and
-    where every step is planned to compute a move is one left out; gaps above
+    From a computed step the gap leads to the next planned computation, to the step before or the
+    step after it (probability :data:`SLIP` each), or to the planned computation after it
+    (:data:`LEFT_OUT`). Of twenty planned computations about four are moved by a step and one is
+    left out. Changes are few so that they lie far apart in a run, where their effects on the error
+    nearly add up, and so that forecasts mostly extrapolate from the planned steps; each planned
+    computation is still moved in many trajectories. Moving a computation by a step keeps their
+    number, and measures where to compute; leaving one out measures the value of computing it. A
+    moved computation does not move the following ones: the next gap leads back to the schedule.
+
+    The probability of gaps below 1 is given to the other gaps. Where every step is planned to
+    compute, a computation can therefore only move by being left out. Gaps above
     :data:`LONGEST_GAP` are cut to it.
     """
     law = torch.zeros(steps, LONGEST_GAP)
@@ -105,16 +120,16 @@ def near_law(steps: int, schedule: StepSchedule) -> GapLaw:
 
 
 def _places_of(step: int, computed: tuple[int, ...]) -> list[int]:
-    """Steps of a schedule that a computation at a step may stand for: its own, or those beside it,
-    each as likely; itself where there is none."""
+    """Return the planned steps that a computation at ``step`` may be a move of: ``step`` if it is
+    planned, else the planned ones of its two neighbours, else ``step``."""
     if step in computed:
         return [step]
     return [place for place in (step - 1, step + 1) if place in computed] or [step]
 
 
 def _stops_after(place: int, computed: tuple[int, ...], steps: int) -> tuple[int, int]:
-    """The next two computations after a step. The end of the run is one, and nothing after it is
-    within reach."""
+    """Return the next two planned computations after a step. The end of the run counts as one; a
+    further one lies :data:`LONGEST_GAP` steps beyond the end."""
     beyond = steps + LONGEST_GAP
     following, one_more, *_ = [stop for stop in (*computed, steps, beyond, beyond) if stop > place]
     return following, one_more
@@ -123,9 +138,13 @@ def _stops_after(place: int, computed: tuple[int, ...], steps: int) -> tuple[int
 def draw_schedule(
     law: GapLaw, generator: Generator
 ) -> tuple[Bool[Tensor, " t"], Float[Tensor, " t"]]:
-    """Where a schedule wants to reuse, and how probable that was, given its earlier steps.
+    """Draw a schedule from a gap distribution.
 
-    Step 0 computes: nothing is cached.
+    Step 0 always computes, because nothing is cached before it.
+
+    Returns:
+        True at the steps that reuse, and the probability of reuse at each step given the steps
+        before it.
     """
     steps = len(law)
     wants_reuse = torch.ones(steps, dtype=torch.bool)

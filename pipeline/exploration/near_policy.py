@@ -1,4 +1,4 @@
-"""A trained policy that a further round of collection explores around."""
+"""Trained policy whose schedules a further collection explores around."""
 
 from __future__ import annotations
 
@@ -9,34 +9,34 @@ from dqar.policy.network import ReusePolicy
 from dqar.policy.serialization import load_policy
 from dqar.policy.spec import CACHE_BITS, PolicySpec
 from dqar.step_schedule import StepSchedule
-from pipeline.errors import InputError, checked
+from pipeline.errors import InputError, input_errors
 from pipeline.exploration.designs import parse_designs
 from pipeline.exploration.gap_distributions import SHARES
 from pipeline.storage.fingerprint import fingerprint
 from pipeline.storage.output_folder import POLICY_FILES, fetched
 
 FITTED = ("model_hash", "steps", "sampler", "sites", "guidance_scale")
-"""Fields of a plan that must be those of the policy."""
+"""Fields of a plan that must be equal to the policy's."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ReferencePolicy:
-    """What a plan takes from a policy; its weights stay behind."""
+    """Settings and schedules that a plan takes from a policy, without the policy's weights."""
 
     uri: str
-    """Where it was read from."""
+    """Folder or URI that the policy was read from."""
     spec: PolicySpec
-    """What it was trained for."""
+    """Specification of the policy, with the settings it was trained for."""
     digest: str
-    """Of its weights, its plans and what they were fitted on: 24 hex digits. Not of its lineage,
-    which a repeated training changes."""
+    """Digest of the policy's weights, plans and training traces, 24 hex digits. The MLflow run ids
+    are left out, because repeating the training changes them."""
     schedules: tuple[StepSchedule, ...]
-    """Its plans that compute a share of the steps within
+    """Plans of the policy that compute a share of the steps within
     :data:`pipeline.exploration.gap_distributions.SHARES`."""
 
     @property
     def fields(self) -> dict[str, Any]:
-        """The fields of a plan that follow the policy."""
+        """Fields of a plan with the values that the policy gives them."""
         spec = self.spec
         return {
             "steps": spec.steps,
@@ -52,21 +52,25 @@ class ReferencePolicy:
         }
 
     def refuse_misfit(self, fields: dict[str, Any]) -> None:
-        """Schedules are explored around where they were planned for.
+        """Refuse a plan whose settings differ from those that the policy's schedules were planned
+        for.
 
         Args:
-            fields: of a plan.
+            fields: fields of the plan, by name.
 
         Raises:
-            InputError: naming what does not fit.
+            InputError: naming the fields that differ.
         """
         trained_for = self.fields | {"model_hash": self.spec.model_hash}
         misfits = [name for name in FITTED if not _is_same(fields[name], trained_for[name])]
         if misfits:
-            told = [f"{name} {trained_for[name]!r} for {fields[name]!r}" for name in misfits]
+            differing = [
+                f"{name} {trained_for[name]!r} instead of {fields[name]!r}" for name in misfits
+            ]
             raise InputError(
-                f"--policy must be trained for what is collected. Got {self.uri}, trained for "
-                f"{', '.join(told)}. Leave those flags out, or train on such traces first."
+                "--explore-around must be trained for what is collected, with the same settings. "
+                f"Got {self.uri}, trained for {', '.join(differing)}. Leave the flags of these "
+                "settings out, or train a policy on traces of them first."
             )
 
 
@@ -75,38 +79,42 @@ def _is_same(one: Any, other: Any) -> bool:
 
 
 def find_reference_policy(uri: str | None, designs: str) -> ReferencePolicy | None:
-    """The policy that designs explore around; None where they explore around none.
+    """Read the policy that the designs explore around; None if no design explores around one.
 
     Args:
-        uri: a policy folder, or where it lies; None for none.
-        designs: as :func:`pipeline.exploration.designs.parse_designs` reads them.
+        uri: folder or URI of the policy; None for no policy.
+        designs: text that :func:`pipeline.exploration.designs.parse_designs` reads.
 
     Raises:
-        InputError: if one is named without the other, or the policy has no plans of such shares.
+        InputError: if a policy is given without the design ``near-policy`` or the reverse, or if
+            none of the policy's plans computes a share of the steps within ``SHARES``.
     """
-    is_near = "near-policy" in checked(parse_designs, text=designs)
+    with input_errors():
+        is_near = "near-policy" in parse_designs(designs)
     if is_near and uri is None:
         raise InputError(
-            "--designs near-policy must come with --policy. Got none. Pass the folder of a policy "
-            "that jobs/train.py wrote."
+            "--exploration near-policy must come with --explore-around. Got no policy. Pass "
+            "--explore-around with the folder of a policy that jobs/train.py wrote."
         )
     if uri is not None and not is_near:
         raise InputError(
-            f"--policy must come with near-policy among --designs. Got --designs {designs}. Pass "
-            "--designs near-policy, or leave --policy out."
+            "--explore-around must come with near-policy among the designs of --exploration. Got "
+            f"--exploration {designs}. Pass --exploration near-policy, or leave --explore-around "
+            "out."
         )
     return None if uri is None else _reference_policy_of(uri)
 
 
 def _reference_policy_of(uri: str) -> ReferencePolicy:
-    with fetched(uri, POLICY_FILES) as folder:
-        policy = checked(load_policy, folder=folder)
+    with fetched(uri, POLICY_FILES) as folder, input_errors():
+        policy = load_policy(folder)
     spec, (low, high) = policy.spec, SHARES
     schedules = tuple(one for one in spec.schedules if low <= len(one) / spec.steps <= high)
     if not schedules:
         raise InputError(
-            f"--policy must have plans that compute {low} to {high} of the steps. Got "
-            f"{len(spec.plans)} plans, none such, in {uri}. Train one with --features schedule."
+            "--explore-around must have plans that compute a share of the steps from "
+            f"{low} to {high}. Got {len(spec.plans)} plans in {uri}, none of them in that range. "
+            "Train a policy with --features schedule."
         )
     return ReferencePolicy(uri=uri, spec=spec, digest=_digest_of(policy), schedules=schedules)
 

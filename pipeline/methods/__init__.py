@@ -1,5 +1,5 @@
-"""Methods that an evaluation compares, one file each.
+"""Methods that an evaluation compares, one file for each method.
 
-Copy `interval.py` for a fixed schedule, `smoothcache.py` for one with a calibration of its own, and
-add a line to `registry.py`.
+To add a method, copy `interval.py` (a fixed schedule) or `smoothcache.py` (a method that calibrates
+itself), and add its class to `METHODS` in `registry.py`.
 """

@@ -1,4 +1,4 @@
-"""The interface of the methods that an evaluation compares, and the settings that they share.
+"""Interface of the methods that an evaluation compares, and the settings that all methods share.
 
 A new method is one file in this package and one line in :mod:`pipeline.methods.registry`.
 """
@@ -19,25 +19,25 @@ from pipeline.methods.task import R_co, Task
 from pipeline.models.model_info import ModelInfo
 
 PAPER_WARMUP = 0.2
-"""Share of the steps in which the DQAR paper reuses nothing."""
+"""Share of the sampling steps, from the first on, in which the DQAR paper reuses nothing."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SweepGrid:
-    """Settings at which each sweep is sampled; sweeps are compared by interpolation."""
+    """Settings at which each method is sampled; comparisons interpolate between the settings."""
 
     steps: tuple[float, ...] = (0.9, 0.8, 0.66, 0.6, 0.5, 0.4, 0.34, 0.25)
-    """Shares of the steps that ``fewer-steps`` keeps."""
+    """Shares of the sampling steps that ``fewer-steps`` keeps."""
     periods: tuple[int, ...] = (2, 3, 4, 5, 6)
-    """Periods of ``interval``."""
+    """Periods of ``interval``: with period k all sites compute at every k-th step."""
     layer_fractions: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0)
-    """Layer fractions of ``linear``."""
+    """Layer fractions of ``linear`` (:class:`dqar.layer_schedule.LayerSchedule`)."""
     entropy_quantiles: tuple[float, ...] = (0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
-    """Quantiles of the observed entropy that ``threshold`` takes for tau."""
+    """Quantiles of the observed attention entropy that ``threshold`` takes as its threshold tau."""
     reuse_ratios: tuple[float, ...] = tuple(
         percent / 100 for percent in (20, 28, 32, 40, 48, 52, 60, 66, 72, 78, 82)
     )
-    """Reuse ratios that calibrated sweeps aim at."""
+    """Reuse ratios that the calibrated methods aim at."""
 
 
 FINE = SweepGrid()
@@ -49,43 +49,47 @@ COARSE = SweepGrid(
     reuse_ratios=(0.28, 0.38, 0.48, 0.58, 0.7),
 )
 GRIDS = {"fine": FINE, "coarse": COARSE}
+"""Sweep grids by name, as the command line takes them."""
 ScheduleSource = Literal["policy", "alternative", "uniform"]
-"""The policy's own schedule, an alternative that its training made, or as many steps spread
-evenly."""
+"""Origin of a schedule: planned by the policy, an alternative that the policy's training made, or
+the same number of computed steps spread evenly."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OperatingPoint:
-    """One setting of a method: a gate, with the forecasts and the feedback of its reuse."""
+    """One method at one setting: its gate, forecast order and error feedback."""
 
     method: str
+    """Method name of the row in results.json."""
     operating_point: str
-    """Name within the sweep of the method."""
+    """Name of the setting, unique among the operating points of the method."""
     steps: int
+    """Sampling steps."""
     gate: Gate | None = None
-    """None samples without reuse."""
+    """Rule that decides where to reuse; None samples without reuse."""
     forecast_order: int = 0
-    """Order of the forecast that a reuse shows; 0 for the cached value as it is."""
+    """Order of the forecast that a reuse shows; 0 shows the cached value unchanged."""
     feedback: float = 0.0
     """Gain of the error feedback."""
     schedule: StepSchedule | None = None
-    """The schedule that was taken for a policy that plans."""
+    """Schedule of the point, for a policy that plans whole runs; None for other methods."""
     schedule_source: ScheduleSource | None = None
-    """The origin of that schedule."""
+    """Origin of :attr:`schedule`."""
     sampler: Literal["dpm"] | None = None
-    """DPM-Solver++ in place of the evaluation's sampler; reference samples keep that."""
+    """``dpm`` samples with DPM-Solver++ in place of the evaluation's sampler. The reference samples
+    keep the evaluation's sampler."""
 
 
 Calibrate = Callable[[list[CalibrationTask]], dict[str, CalibrationResult]]
-"""Runs calibration tasks of gates; results by the names of the tasks."""
+"""Runs calibration tasks of gates and returns their results by task name."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CalibrationBudget:
-    """Calibration that a method may spend in one evaluation, with each policy anew."""
+    """Limit on the calibration of each method in one evaluation, counted separately per policy."""
 
     trajectories: int | None = None
-    """Passes of one sample through all steps; None for as many as the method asks for."""
+    """Most trajectories (passes of one sample through all sampling steps); None for no limit."""
 
     def __post_init__(self) -> None:
         if self.trajectories is not None and self.trajectories < 0:
@@ -97,24 +101,28 @@ class CalibrationBudget:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CalibrationCost:
-    """Calibration that a method has spent."""
+    """Calibration that one method has spent."""
 
     trajectories: int = 0
-    """Passes of one sample through all steps, reference samples not counted."""
+    """Trajectories run: passes of one sample through all sampling steps. Reference samples are not
+    counted."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Comparison:
-    """The methods, policies and sweep grid of one evaluation, and its budgets."""
+    """Methods, policies and sweep grid of one evaluation, with its budgets."""
 
     methods: tuple[str, ...]
+    """Names of the methods to compare."""
     policies: dict[str, ReusePolicy]
     """Policies by the method name of their rows (:func:`policy_method`)."""
     grid: SweepGrid
+    """Settings of each method."""
     error_budget: float | None = None
-    """Relative L2 error within which each policy is to save the most: one more point."""
+    """Relative L2 error that a policy may make. Each policy then has one more operating point: the
+    most reuse within this error. None for no such point."""
     calibration_budget: CalibrationBudget = CalibrationBudget()
-    """Calibration that each method may spend."""
+    """Limit on the calibration of each method."""
 
     def __post_init__(self) -> None:
         budget = self.error_budget
@@ -130,18 +138,18 @@ class Comparison:
 
 
 def budget_label(error_budget: float) -> str:
-    """The operating point of an error budget."""
+    """Return the name of the operating point of an error budget."""
     return f"budget={error_budget:g}"
 
 
 def policy_method(name: str) -> str:
-    """The method name of a policy's rows: ``learned``, or ``learned-NAME`` of a named policy."""
+    """Return the method name of a policy's rows: ``learned``, or ``learned-NAME``."""
     return f"learned-{name}" if name else "learned"
 
 
 @runtime_checkable
 class Session(Protocol):
-    """One method's access to an evaluation while it calibrates and lays out its points."""
+    """Access of one method to an evaluation: its settings, and calibration on its workers."""
 
     @property
     def steps(self) -> int:
@@ -155,37 +163,43 @@ class Session(Protocol):
 
     @property
     def cost(self) -> CalibrationCost:
-        """Calibration that the method has spent so far."""
+        """Calibration that this method has spent so far."""
         ...
 
     def calibrate(self, tasks: Sequence[Task[R_co]]) -> dict[str, R_co]:
-        """Run tasks on the evaluation's workers; results by the names of the tasks.
+        """Run tasks on the evaluation's workers and return their results by task name.
 
         Raises:
-            InputError: if the tasks go beyond the method's budget; nothing is sampled then.
+            InputError: if the tasks exceed the method's budget; nothing is sampled then.
         """
         ...
 
 
 Role = Literal["reference", "subject", "alternative", "context"]
-"""Part of a method in the report. ``reference``: samples without reuse, in every evaluation.
-``subject``: its error over each ``alternative``'s is logged. ``context``: shown only."""
+"""Role of a method in the report. ``reference``: sampling without reuse, part of every evaluation.
+``subject``: a learned method; the ratio of its error to the error of each ``alternative`` is
+logged. ``context``: shown in the tables, in no ratio."""
 
 
 class Method(ABC):
-    """One method of an evaluation: built for it, then tuned, then asked for its points."""
+    """Base class of methods. An evaluation builds a method, tunes it, then asks for its points."""
 
     name: ClassVar[str]
-    """Name on the command line, and of the rows (``NAME-POLICY`` where several policies meet)."""
+    """Name on the command line and in the rows of results.json, where a named policy is appended
+    (``NAME-POLICY``)."""
     role: ClassVar[Role] = "alternative"
+    """Role in the report."""
     shown_at: ClassVar[tuple[Literal["reuse_ratio", "flops_ratio"], float]] = ("reuse_ratio", 0.5)
-    """Column and value nearest which a point's samples are shown in the report."""
+    """A column of results.json and a value: samples.png shows the operating point nearest to it."""
+    is_for_paper: ClassVar[bool] = False
+    """True for a method of the DQAR paper's experiments alone, which a configuration file enables
+    in place of ``--methods``."""
     note: ClassVar[str] = ""
-    """Paragraph of the report on how to read the method's rows."""
+    """Paragraph of the report on how to read the method's rows; empty for none."""
 
     @classmethod
     def build(cls, comparison: Comparison) -> Sequence[Method]:
-        """The method for one evaluation; one for each policy where it follows policies."""
+        """Return the instances for one evaluation: one, or one for each policy."""
         return [cls()]
 
     @classmethod
@@ -193,19 +207,19 @@ class Method(ABC):
         """Refuse a model that the method cannot serve.
 
         Raises:
-            InputError: saying why, in one line.
+            InputError: with the reason and the fix in one line.
         """
-        # Not abstract: most methods serve every model.
+        # Not abstract, since most methods serve every model.
         return None
 
     def tune(self, session: Session, budget: CalibrationBudget) -> CalibrationCost:
-        """Calibrate through the session, within the budget, and say what was spent.
+        """Calibrate through the session and return the calibration spent.
 
-        The session enforces the budget; it is given so that a method may plan for it. The default
-        is for fixed schedules, which need no calibration.
+        The session refuses tasks beyond the budget; ``budget`` is passed so that a method can
+        choose its tasks by it. The default calibrates nothing, as fixed schedules need nothing.
         """
         return session.cost
 
     @abstractmethod
     def points(self, session: Session) -> list[OperatingPoint]:
-        """The operating points of the sweep, after :meth:`tune`."""
+        """Return the operating points; called after :meth:`tune`."""

@@ -1,4 +1,4 @@
-"""The reference samples as a method of their own: no reuse, all steps."""
+"""Baseline method: sampling without reuse, at all steps."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pipeline.methods.base import Method, OperatingPoint, Session
 
 
 class Baseline(Method):
-    """Sampling without reuse, in all steps of the evaluation."""
+    """Sampling without reuse, with all steps of the evaluation; its samples are the references."""
 
     name = "baseline"
     role = "reference"

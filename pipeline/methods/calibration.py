@@ -1,4 +1,4 @@
-"""Calibration of a gate: reuse and error of each sample, on calibration noise samples."""
+"""Calibration of a gate: reuse ratio and error of each sample, on calibration noise samples."""
 
 from __future__ import annotations
 
@@ -19,27 +19,28 @@ from pipeline.models.noise import batches_of
 
 Number = TypeVar("Number", int, float)
 TENSORS = ("reuse_ratio", "share", "error", "entropies")
-"""Fields of a result that are stored as arrays."""
+"""Fields of :class:`CalibrationResult` that are stored as arrays."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CalibrationResult:
-    """Reuse and error of a gate on calibration noise samples."""
+    """Reuse ratio and error of a gate on calibration noise samples."""
 
     reuse_ratio: Float[Tensor, " b"]
     """Reuse ratio of each sample."""
     share: Float[Tensor, "t g"]
-    """Share of samples that reused, by step and gate."""
+    """Share of the samples that reused, by sampling step and gate (site and layer)."""
     error: Float[Tensor, " b"]
     """Relative L2 distance of each sample to its reference sample."""
     entropies: Float[Tensor, " n"]
-    """Entropies that the gates saw."""
+    """Attention entropies in nats that the gates received after the first step. Zeros, which stand
+    for no measurement, are left out."""
     snrs: list[float]
-    """SNR by step."""
+    """Signal-to-noise ratio of each sampling step."""
 
     @classmethod
     def joined(cls, parts: list[CalibrationResult]) -> CalibrationResult:
-        """The result of a task from those of its parts, in their order."""
+        """Merge the results of a task's parts, in the order of their samples."""
         weights = torch.tensor([len(part.error) for part in parts]).float()
         shares = torch.stack([part.share for part in parts])
         return cls(
@@ -51,31 +52,34 @@ class CalibrationResult:
         )
 
     def encode(self) -> tuple[Stored, Arrays]:
-        """The result as JSON values and arrays."""
+        """Return the result as JSON values and arrays."""
         return {"snrs": self.snrs}, {name: getattr(self, name).numpy() for name in TENSORS}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CalibrationTask:
-    """One run of a gate, whose parameter may differ by sample, on calibration noise samples."""
+    """One run of a gate on calibration noise samples; the gate's parameter may differ by sample."""
 
     name: str
+    """Name of the result, unique among the tasks of one call."""
     gate: Gate
+    """Rule that decides where to reuse."""
     num_samples: int
+    """Samples to run."""
     noise_ids: tuple[int, ...] = ()
-    """Noise sample of each sample; the first ``num_samples`` by default."""
+    """Index of the noise sample that each sample starts from; 0, 1, 2, ... by default."""
     forecast_order: int | tuple[int, ...] = 0
-    """Order of the forecasts that a reuse shows, one for all samples or one a sample."""
+    """Order of the forecasts that a reuse shows: one for all samples, or one for each sample."""
     feedback: float | tuple[float, ...] = 0.0
-    """Gain of the error feedback, one for all samples or one a sample."""
+    """Gain of the error feedback: one for all samples, or one for each sample."""
 
     @property
     def trajectories(self) -> int:
-        """Samples that are run."""
+        """Number of samples that are run through all sampling steps."""
         return self.num_samples
 
     def parts(self, at_once: int) -> list[CalibrationTask]:
-        """The same task in batches of at most so many samples."""
+        """Split the task into tasks of at most ``at_once`` samples."""
         return [self._part(rows) for rows in batches_of(self.num_samples, at_once)]
 
     def _part(self, rows: range) -> CalibrationTask:
@@ -90,7 +94,7 @@ class CalibrationTask:
         )
 
     def run(self, sampler: ModelSampler) -> CalibrationResult:
-        """Sample with the gate, a batch at a time, and compare with the reference samples."""
+        """Sample with the gate, batch by batch, and compare with the reference samples."""
         parts = self.parts(sampler.config.batch_size)
         return CalibrationResult.joined([part._run_batch(sampler) for part in parts])
 
@@ -116,7 +120,7 @@ class CalibrationTask:
         return controller
 
     def decode(self, stored: Stored, arrays: Arrays) -> CalibrationResult:
-        """The result from its encoded form."""
+        """Rebuild a result from its encoded form."""
         tensors = {name: torch.from_numpy(arrays[name]) for name in TENSORS}
         return CalibrationResult(**tensors, snrs=stored["snrs"])
 

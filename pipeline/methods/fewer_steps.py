@@ -1,4 +1,7 @@
-"""Fewer sampling steps without reuse: the same sampler, or DPM-Solver++ of second order."""
+"""Fewer sampling steps without reuse, by the evaluation's sampler or by DPM-Solver++.
+
+DPM-Solver++ (Lu et al. 2022, arXiv 2211.01095) is used in its multistep form of second order.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from pipeline.models.model_info import ModelInfo
 
 
 class FewerSteps(Method):
-    """The same sampler with fewer steps: the baseline that every reuse must beat."""
+    """Fewer steps of the evaluation's sampler: the baseline that any reuse must beat."""
 
     name = "fewer-steps"
     role = "context"
@@ -22,25 +25,28 @@ class FewerSteps(Method):
 
 
 class FewerSolverSteps(Method):
-    """A better solver with fewer steps: DPM-Solver++ of second order, from the same noise samples.
+    """Fewer steps of second-order DPM-Solver++, from the same noise samples.
 
-    Its latents differ from the reference samples also by the solver's own path: with as many steps
-    it would not end where they end, since their steps err too.
+    The latents differ from the reference samples by the number of steps and by the solver. With as
+    many steps as the reference samples they would still differ, since the evaluation's sampler has
+    a discretization error too.
     """
 
     name = "fewer-steps-dpmsolver"
     role = "context"
     shown_at = ("flops_ratio", 2.0)
     note = (
-        "`fewer-steps-dpmsolver` is compared with the same reference samples as the others. Its "
-        "latents differ from these also by the solver's own path, however many its steps."
+        "`fewer-steps-dpmsolver` samples with second-order DPM-Solver++ in place of the "
+        "evaluation's sampler. Its error is against the same reference samples as that of every "
+        "other method, so part of it is the difference between the two solvers, which more steps "
+        "do not remove."
     )
 
     @classmethod
     def check(cls, info: ModelInfo) -> None:
-        """Refuse a model whose noise schedule or prediction the solver does not know.
+        """Refuse a model whose noise schedule or prediction type the solver does not support.
 
-        Sigmas that a model learned do no harm: samplers leave them out.
+        Learned variances are accepted, since the samplers drop them.
         """
         try:
             load_scheduler(info, "dpm")
@@ -56,7 +62,7 @@ class FewerSolverSteps(Method):
 
 
 def fewer_steps_points(grid: SweepGrid, steps: int) -> list[OperatingPoint]:
-    """The evaluation's sampler at each share of the steps that the grid keeps."""
+    """Return an operating point for each share of the sampling steps in the grid."""
     kept = [max(1, round(share * steps)) for share in grid.steps]
     return [
         OperatingPoint(method=FewerSteps.name, operating_point=f"steps={few}", steps=few)

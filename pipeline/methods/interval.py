@@ -1,5 +1,9 @@
-"""Fixed schedules that need no calibration: a regular interval (PAB, FORA), its forecasts
-(TaylorSeer) and the paper's LINEAR layer schedule."""
+"""Fixed schedules without calibration: a regular interval, and the DQAR paper's LINEAR schedule.
+
+A regular interval computes all sites at every k-th step. Between, PAB (Zhao et al. 2024, arXiv
+2408.12588) and FORA (Selvaraju et al. 2024, arXiv 2407.01425) show the cached value; TaylorSeer
+(Liu et al. 2025, arXiv 2503.06923) shows a forecast.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,7 @@ from pipeline.methods.base import PAPER_WARMUP, Method, OperatingPoint, Session,
 
 
 class IntervalReuse(Method):
-    """A regular interval: all sites compute every k-th step (PAB, FORA)."""
+    """A regular interval: all sites compute at every k-th step and reuse between (PAB, FORA)."""
 
     name = "interval"
 
@@ -18,7 +22,7 @@ class IntervalReuse(Method):
 
 
 class IntervalForecast1(Method):
-    """A regular interval with forecasts of first order between (TaylorSeer)."""
+    """A regular interval with first-order forecasts between (TaylorSeer)."""
 
     name = "interval-forecast1"
 
@@ -27,7 +31,7 @@ class IntervalForecast1(Method):
 
 
 class IntervalForecast2(Method):
-    """A regular interval with forecasts of second order between (TaylorSeer)."""
+    """A regular interval with second-order forecasts between (TaylorSeer)."""
 
     name = "interval-forecast2"
 
@@ -36,7 +40,7 @@ class IntervalForecast2(Method):
 
 
 class LinearSchedule(Method):
-    """The LINEAR layer schedule of the DQAR paper, which never refreshes."""
+    """LINEAR layer schedule of the DQAR paper, which never refreshes a cached value."""
 
     name = "linear"
     role = "context"
@@ -46,7 +50,11 @@ class LinearSchedule(Method):
 
 
 def interval_points(grid: SweepGrid, steps: int, forecast_order: int = 0) -> list[OperatingPoint]:
-    """Compute all sites every k-th step (PAB, FORA), and forecast between (TaylorSeer)."""
+    """Return an operating point for each period of the grid.
+
+    Args:
+        forecast_order: order of the forecasts between computed steps; 0 shows the cached value.
+    """
     return [
         OperatingPoint(
             method=f"interval-forecast{forecast_order}" if forecast_order else "interval",
@@ -60,7 +68,7 @@ def interval_points(grid: SweepGrid, steps: int, forecast_order: int = 0) -> lis
 
 
 def linear_points(grid: SweepGrid, steps: int) -> list[OperatingPoint]:
-    """The LINEAR layer schedule of the DQAR paper at each layer fraction of the grid."""
+    """Return an operating point of the LINEAR schedule for each layer fraction of the grid."""
     schedules = [
         LayerSchedule(schedule_type="linear", warmup_fraction=PAPER_WARMUP, layer_fraction=fraction)
         for fraction in grid.layer_fractions

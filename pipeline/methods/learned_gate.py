@@ -1,7 +1,7 @@
 """A policy that decides step by step, by a threshold on its score, and its majority schedule.
 
-A threshold may differ from sample to sample, so one calibration task maps thresholds to reuse
-ratios and errors.
+A threshold may differ between the samples of a batch. One calibration task therefore runs each
+sample at another threshold, which maps thresholds to reuse ratios and errors.
 """
 
 from __future__ import annotations
@@ -28,11 +28,14 @@ from pipeline.methods.base import (
 from pipeline.methods.calibration import CalibrationResult, CalibrationTask
 
 PROBES = 64
-"""Thresholds of the first calibration task, one a sample."""
+"""Thresholds of the first calibration task, one for each sample."""
 
 
 class LearnedGate(Method):
-    """A policy at the thresholds that reach the reuse ratios of the grid, or the error budget."""
+    """A policy that decides step by step, at thresholds for the grid's reuse ratios.
+
+    An error budget adds one more threshold.
+    """
 
     name = "learned"
     role = "subject"
@@ -54,9 +57,13 @@ class LearnedGate(Method):
 
 
 class MajoritySchedule(Method):
-    """The majority decisions of a policy as one static schedule; of policies without plans."""
+    """Static schedule of a policy that decides step by step: the majority decision over samples.
+
+    Policies that plan whole runs have a static schedule already and are left out.
+    """
 
     name = "static"
+    is_for_paper = True
 
     def __init__(self, row_name: str, policy: ReusePolicy) -> None:
         self.row_name, self.policy = row_name, policy
@@ -84,22 +91,22 @@ class MajoritySchedule(Method):
 
 
 def probe(session: Session, name: str, policy: ReusePolicy) -> CalibrationResult:
-    """Reuse ratios and errors of the policy at thresholds around its own."""
+    """Measure reuse ratios and errors of the policy at thresholds around its default threshold."""
     return session.calibrate([first_task(name, policy)])[name]
 
 
 def thresholds_of(grid: SweepGrid, policy: ReusePolicy, probed: CalibrationResult) -> list[float]:
-    """Thresholds at which a policy reaches the reuse ratios of a grid."""
+    """Return the log thresholds at which a policy reaches the reuse ratios of a grid."""
     return thresholds_for(grid.reuse_ratios, probe_thresholds(policy), probed.reuse_ratio)
 
 
 def probe_thresholds(policy: ReusePolicy) -> Float[Tensor, " b"]:
-    """Log thresholds around the policy's own, wide enough for reuse from none to nearly all."""
+    """Return log thresholds within 9 of the policy's default: from no reuse to nearly all."""
     return policy.spec.log_threshold + torch.linspace(-9.0, 9.0, PROBES)
 
 
 def first_task(name: str, policy: ReusePolicy) -> CalibrationTask:
-    """The task that maps thresholds to reuse ratios and errors."""
+    """Return the calibration task that maps thresholds to reuse ratios and errors."""
     gate = Learned(policy, log_threshold=probe_thresholds(policy))
     return CalibrationTask(
         name=name,
@@ -113,14 +120,22 @@ def first_task(name: str, policy: ReusePolicy) -> CalibrationTask:
 def thresholds_for(
     wanted: tuple[float, ...], probed: Float[Tensor, " b"], achieved: Float[Tensor, " b"]
 ) -> list[float]:
-    """Thresholds that reach the ratios (or the errors) wanted, by isotonic regression of what the
-    probed thresholds achieved."""
-    # Thresholds whose sample diverged are left out.
+    """Return the thresholds that reach the wanted reuse ratios (or errors).
+
+    Isotonic regression makes the measured values monotone in the threshold; linear interpolation
+    inverts them.
+
+    Args:
+        wanted: reuse ratios or errors to reach.
+        probed: thresholds that were measured.
+        achieved: reuse ratio or error measured at each of them.
+    """
+    # NaN and infinity come from samples that diverged.
     probed, achieved = probed[achieved.isfinite()], achieved[achieved.isfinite()]
     smooth = IsotonicRegression(out_of_bounds="clip").fit_transform(
         probed.double().numpy(), achieved.double().numpy()
     )
-    # np.interp needs strictly growing abscissae: a small slope breaks ties.
+    # np.interp needs strictly increasing abscissae; a slope of at most 1e-6 separates equal values.
     slope = np.linspace(0.0, 1e-6, len(smooth))
     return [float(np.interp(value, smooth + slope, probed.numpy())) for value in wanted]
 
@@ -128,7 +143,7 @@ def thresholds_for(
 def learned_points(
     name: str, policy: ReusePolicy, steps: int, thresholds: list[float]
 ) -> list[OperatingPoint]:
-    """A point of the policy at each threshold."""
+    """Return an operating point of the policy for each threshold."""
     return [
         _learned_point(name, policy, steps, f"log_threshold={threshold:.3f}", threshold)
         for threshold in thresholds
@@ -138,7 +153,7 @@ def learned_points(
 def budget_point(
     name: str, policy: ReusePolicy, steps: int, error_budget: float, probed: CalibrationResult
 ) -> OperatingPoint:
-    """The policy at the threshold whose smoothed error on calibration noise is the budget.
+    """Return the operating point whose smoothed calibration error equals the error budget.
 
     Args:
         probed: result of :func:`first_task`.
@@ -168,10 +183,12 @@ def static_point(
     forecast_order: int = 0,
     feedback: float = 0.0,
 ) -> OperatingPoint:
-    """The majority schedule of a policy: one plan for all samples, known before sampling.
+    """Return the majority schedule of a policy: one plan for all samples, known before sampling.
 
     Args:
-        forecast_order: the policy's, as ``feedback``.
+        share: share of the samples that reused, by step and gate.
+        forecast_order: forecast order of the policy.
+        feedback: gain of the policy's error feedback.
     """
     return OperatingPoint(
         method=name.replace("learned", "static", 1),
@@ -184,7 +201,7 @@ def static_point(
 
 
 def _share_task(policy: ReusePolicy, threshold: float) -> CalibrationTask:
-    """Decisions of the policy at one threshold, on half as many samples."""
+    """Return the task that measures the policy's decisions at one threshold, on 32 samples."""
     return CalibrationTask(
         name=f"{threshold:.6f}",
         gate=Learned(policy, log_threshold=threshold),

@@ -1,8 +1,8 @@
-"""The learned schedule: a policy's plan of a whole run, chosen by measurement.
+"""Learned schedule: a policy's plan for a whole run, compared with alternatives by measurement.
 
-A plan is only as good as the damage model behind it. For each number of computed steps the plan is
-therefore compared with others on calibration noise samples
-(:mod:`pipeline.methods.schedule_selection`), and the best is shipped.
+A plan is optimal only under the policy's damage model, which has errors. For each number of
+computed steps the plan is therefore measured against other schedules on calibration noise samples
+(:mod:`pipeline.methods.schedule_selection`), and the one with the smallest error is used.
 """
 
 from __future__ import annotations
@@ -32,9 +32,10 @@ from pipeline.methods.schedule_selection import Candidate, select_schedules, wit
 def planned_points(
     name: str, policy: ReusePolicy, comparison: Comparison, ask: Calibrate
 ) -> list[OperatingPoint]:
-    """The best candidate for each reuse ratio of the grid, and for the error budget.
+    """Return the best schedule for each reuse ratio of the grid, and for the error budget.
 
     Args:
+        name: method name of the policy's rows.
         ask: runs calibration tasks.
     """
     if "learned" not in comparison.methods:
@@ -49,7 +50,7 @@ def planned_points(
 
 
 def numbers_of(spec: PolicySpec, grid: SweepGrid) -> list[int]:
-    """Computed steps that the policy has a plan for and the grid asks for."""
+    """Return the numbers of computed steps that the grid asks for and the policy has plans for."""
     wanted = {round((1.0 - ratio) * spec.steps) for ratio in grid.reuse_ratios}
     return sorted(wanted & {len(plan) for plan in spec.plans})
 
@@ -76,9 +77,9 @@ def _gate(policy: ReusePolicy, chosen: Candidate) -> Gate:
 
 
 class LearnedSchedule(Method):
-    """A policy that plans, by the schedules of least error on calibration noise.
+    """A policy that plans whole runs, at the schedules of smallest error on calibration noise.
 
-    Of the policies of an evaluation, those without plans are built as :class:`LearnedGate`.
+    For a policy without plans, :meth:`build` returns a :class:`LearnedGate` instead.
     """
 
     name = "learned"

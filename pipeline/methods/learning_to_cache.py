@@ -1,19 +1,21 @@
-"""Learning-to-Cache (Ma et al. 2024, arXiv 2406.01733): which gates compute, learned by gradient.
+"""Learning-to-Cache (Ma et al. 2024, arXiv 2406.01733): gates that compute, learned by gradient.
 
-As in the paper all sites compute at every second step. Between these, each gate shows a mixture of
-its computed and its cached value, and the computed share is learned: one number for each gate and
-step, the same for all samples. The loss is the squared error of the model's output at the step plus
-a penalty on the computed share.
+As in the paper all sites compute at every second step. At the steps between, each gate (one site of
+one layer) shows a mixture of its computed and its cached value, and the computed share is learned:
+one number for each gate and step, the same for all samples. The loss is the squared error of the
+model's output at the step plus a penalty on the computed share. The *router* is the set of learned
+shares; a gate reuses where its share is below one half.
 
 Differences from the paper:
 
-- Routers are learned from latents of stock runs. The authors noise images of the training set, and
-  take one step.
-- The error is that of the guided output without learned variances, relative to its size.
-- A gate computes from a share of one half on (the authors' scripts say 0.1), which is where a lone
-  gate's error is worth its penalty.
-- Longer periods are learned too; a cache then carries the mixture on.
-- Several penalties are learned side by side, as rows of a batch.
+- Routers are learned from the latents of sampling runs of the stock (unpatched) model. The authors
+  add noise to images of the training set, and take one step.
+- The error is that of the guided output without learned variances, relative to the output's size.
+- A gate computes if its share is at least one half (0.1 in the authors' scripts). The optimal share
+  of a single gate is one half where the error of its reuse equals its penalty.
+- Periods of 3 and 4 steps are learned too. There the cached value of a gate is the mixture that the
+  gate showed one step before.
+- Routers for several penalties are learned at once, as rows of a batch.
 """
 
 from __future__ import annotations
@@ -41,46 +43,49 @@ from pipeline.methods.task import Arrays, ModelSampler, Stored
 from pipeline.models.noise import batches_of
 
 Guide = Callable[[Tensor], Tensor]
-"""Combines the guidance branches of a stacked batch to the output that the sampler uses."""
+"""Combines the guidance branches of a stacked batch into the output that the sampler uses."""
 PERIODS = (2, 3, 4)
-"""Periods of the steps at which all sites compute. Of 2, the paper's, at most half is reused."""
+"""Steps from one at which all sites compute to the next. At most half is reused with the paper's
+period of 2."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Routers:
-    """Routers of several penalties."""
+    """Learned routers, one for each penalty."""
 
     share: Float[Tensor, "p t g"]
-    """Computed share of each gate, by penalty; 1 where all sites compute."""
+    """Computed share in [0, 1] by penalty, step and gate; 1 at steps where all sites compute."""
 
     def __post_init__(self) -> None:
         if not self.share.isfinite().all():
             raise ValueError(
-                "share must be finite. Got routers that diverged. Pass --dtype fp32, or leave "
-                "router out of --methods."
+                "The computed shares that method router learns must be finite. Got NaN or "
+                "infinity: the optimization diverged. Pass --dtype fp32, or leave router out of "
+                "--methods."
             )
 
     def encode(self) -> tuple[Stored, Arrays]:
-        """The result as JSON values and arrays."""
+        """Return the result as JSON values and arrays."""
         return {}, {"share": self.share.numpy()}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RouterTask:
-    """Learn routers on stock runs from calibration noise samples."""
+    """Calibration task that learns routers on runs of the stock model from calibration noise."""
 
     period: int = 2
-    """Steps from one at which all sites compute to the next. The paper's is 2."""
+    """Steps from one at which all sites compute to the next; 2 in the paper."""
     num_samples: int = 16
-    """Stock runs to learn from; each update takes one."""
+    """Runs of the stock model to learn from; each update uses one of them."""
     at_once: int = 4
-    """Stock runs side by side."""
+    """Runs of the stock model that are sampled in one batch."""
     epochs: int = 48
-    """Updates of each gate of each step."""
+    """Optimizer updates; each update reaches every gate of every step."""
     learning_rate: float = 0.15
-    """Learning rate of Adam, in logits."""
+    """Learning rate of Adam, for the logits of the shares."""
     penalties: tuple[float, ...] = tuple(10.0 ** (-5.0 + 0.5 * power) for power in range(10))
-    """Squared relative errors that computing all gates of a step is worth, learned side by side."""
+    """Weights of the mean computed share in the loss, in units of squared relative error; a router
+    is learned for each weight."""
 
     def __post_init__(self) -> None:
         for name, least in (("period", 2), ("num_samples", 1), ("at_once", 1), ("epochs", 1)):
@@ -97,21 +102,21 @@ class RouterTask:
             )
 
     def batches(self) -> list[range]:
-        """Noise samples of each batch of stock runs."""
+        """Return the noise sample indices of each batch of runs."""
         return batches_of(self.num_samples, self.at_once)
 
     @property
     def name(self) -> str:
-        """The period: tasks of one evaluation differ by it alone."""
+        """Name by the period, the only field in which the tasks of one evaluation differ."""
         return f"period={self.period}"
 
     @property
     def trajectories(self) -> int:
-        """Stock runs, and a pass through all steps for each update of each penalty's routers."""
+        """Runs of the stock model, plus one pass through all steps for each update and penalty."""
         return self.num_samples + self.epochs * len(self.penalties)
 
     def run(self, sampler: ModelSampler) -> Routers:
-        """Record stock runs, then learn from them with mixing sites."""
+        """Record runs of the stock model, then learn routers with sites that show mixtures."""
         transformer, config = sampler.model.transformer, sampler.config
         runs = [run for ids in self.batches() for run in record_stock_runs(sampler, ids)]
         guide = sampler.sampler(transformer, config.steps).guided
@@ -119,12 +124,12 @@ class RouterTask:
             return learn_routers(transformer, mixer, runs, self, guide)
 
     def decode(self, stored: Stored, arrays: Arrays) -> Routers:
-        """The result from its encoded form."""
+        """Rebuild a result from its encoded form."""
         return Routers(share=torch.from_numpy(arrays["share"]))
 
 
 class Router(Method):
-    """Routers of every period and penalty."""
+    """Learning-to-Cache with each period of :data:`PERIODS` and each penalty."""
 
     name = "router"
 
@@ -139,14 +144,15 @@ class Router(Method):
 
 
 def router_tasks() -> list[RouterTask]:
-    """Routers of every period."""
+    """Return a task for each period of :data:`PERIODS`."""
     return [RouterTask(period=period) for period in PERIODS]
 
 
 def router_points(learned: list[tuple[RouterTask, Routers]]) -> list[OperatingPoint]:
-    """A point for each penalty of each period that reuses and that no earlier one equals.
+    """Return an operating point for each period and penalty.
 
-    A gate computes where its learned share is a half or more.
+    A gate reuses where its learned share is below one half. Routers that never reuse are left out,
+    and of routers with equal decisions all but the first.
     """
     found: dict[bytes, OperatingPoint] = {}
     for task, routers in learned:
@@ -170,16 +176,16 @@ def _point(period: int, penalty: float, reuse: Bool[Tensor, "t g"]) -> Operating
 def learn_routers(
     transformer: Any, mixer: Mixer, runs: list[list[StockStep]], task: RouterTask, guide: Guide
 ) -> Routers:
-    """Learn the computed shares of all gates; the model's weights stay as they are.
+    """Learn the computed shares of all gates; the weights of the model do not change.
 
     Args:
-        runs: stock runs of one sample each.
+        runs: runs of the stock model, one sample each.
 
     Raises:
         ValueError: if the learned shares are not finite.
     """
     times, num_gates = len(task.penalties), _count_gates(transformer, mixer, runs[0])
-    # Logits of 0 are computed shares of a half.
+    # A logit of 0 is a computed share of one half.
     logits = torch.zeros(times, len(runs[0]), num_gates, device=runs[0][0].latents.device)
     logits.requires_grad_()
     optimizer = torch.optim.Adam([logits], lr=task.learning_rate)
@@ -233,5 +239,5 @@ def _loss(
     missed = guide(output).float().flatten(1) - wanted
     error = missed.square().sum(dim=1) / wanted.square().sum(dim=1)
     penalties = torch.tensor(task.penalties, device=share.device)
-    # Adam does not mind the factor; gradients in half precision would vanish without it.
+    # The factor keeps half-precision gradients from underflow; Adam is invariant to it.
     return wanted.shape[1] * (error + penalties * share.mean(dim=1)).sum()

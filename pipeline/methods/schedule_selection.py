@@ -1,9 +1,10 @@
 """Selection among candidate schedules by measurement on calibration noise samples.
 
-Successive halving (Jamieson and Talwalkar 2016): every candidate is scored on 4 samples; the best
-4, the policy's own schedule and the best uniform one are scored on 28 more. The last two are kept
-whatever the first samples say, so that nothing worse than them is shipped. The best schedule is
-then scored with gains of the error feedback beside its own.
+Successive halving (Jamieson and Talwalkar 2016, arXiv 1502.07943) with two rounds: every candidate
+schedule is scored on 4 calibration samples; the best 4, the policy's own schedule and the best
+uniform schedule are scored on 28 more. The policy's own and the uniform schedule skip the first
+round's cut, so that the selected schedule is at least as good as both on the 28 samples. The best
+schedule is then scored again with slightly smaller and larger gains of the error feedback.
 """
 
 from __future__ import annotations
@@ -26,39 +27,49 @@ from pipeline.methods.calibration import CalibrationTask
 SCREENING_SAMPLES = range(4)
 """Calibration noise samples that every candidate is scored on."""
 FINAL_SAMPLES = range(4, 32)
-"""Calibration noise samples that the shortlist is scored on."""
+"""Calibration noise samples that the shortlist of the first round is scored on."""
 SHORTLIST = 4
-"""Best candidates of a number of computed steps that are scored on more samples."""
+"""Number of best candidates, for each number of computed steps, that reach the second round."""
 GAIN_FACTORS = (0.5, 1.5)
-"""Factors on the gain of every candidate, which is also scored with a smaller and a larger one. The
-best gain grows with what a reuse leaves out, and is largest where it shows the cached value."""
+"""Factors on the gain of the error feedback of every candidate, which is also scored with half and
+with one and a half times its gain. The best gain depends on the error of a single reuse: forecast
+order 0, which shows the cached value unchanged, needs the largest."""
 GAIN_CHANGES = (-0.3, -0.15, 0.15, 0.3)
-"""Changes of the best schedule's gain, scored on the same samples: gains that training explored lie
-far apart, and errors change smoothly from one gain to the next."""
+"""Amounts added to the gain of the best schedule, each scored on the samples of the second round.
+Collections explore few gains, and the error changes smoothly between them."""
 TASK_SAMPLES = 96
-"""Samples of a calibration task; the worker runs them in batches of its own size."""
+"""Most samples of one calibration task; a worker splits them into its own batches."""
 NEIGHBOURS = 6
-"""Numbers of computed steps that are scored together in the search for an error budget."""
+"""Numbers of computed steps that one step of the search for an error budget scores together."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Candidate:
-    """A schedule that a policy may ship, its origin, and the error that it was measured to have."""
+    """A candidate schedule, its origin, and its measured error."""
 
     source: ScheduleSource
+    """Origin of the schedule."""
     schedule: StepSchedule
+    """Computed steps, forecast order and gain."""
     error: float = field(default=math.inf, compare=False)
-    """Mean relative L2 to the reference samples on calibration noise. The best candidate's is the
-    smallest of several, so that on other noise a little more is to be expected."""
+    """Mean relative L2 error against the reference samples, on calibration noise; infinite until
+    measured. The error of the best candidate is a minimum over several, so it is biased low: expect
+    a slightly larger error on other noise samples."""
 
 
 def uniform_steps(steps: int, number: int) -> tuple[int, ...]:
-    """``number`` steps spread evenly from step 0 on, as a regular interval would."""
+    """Return ``number`` steps spread evenly over ``steps``, from step 0 on."""
     return tuple(index * steps // number for index in range(number))
 
 
 def select_schedules(spec: PolicySpec, numbers: list[int], ask: Calibrate) -> list[Candidate]:
-    """The best candidate for each number of computed steps."""
+    """Return the best candidate for each number of computed steps.
+
+    Args:
+        spec: specification of the policy that planned the schedules.
+        numbers: numbers of computed steps.
+        ask: runs calibration tasks.
+    """
     fields = [candidates(spec, number) for number in numbers]
     if max(map(len, fields), default=0) > SHORTLIST:
         first = _score(spec, [one for field in fields for one in field], SCREENING_SAMPLES, ask)
@@ -71,7 +82,7 @@ def select_schedules(spec: PolicySpec, numbers: list[int], ask: Calibrate) -> li
 
 
 def _shortlist(field: list[Candidate]) -> list[Candidate]:
-    """The best candidates, and in any case the policy's own and the best uniform one."""
+    """Return the best candidates, the policy's own schedule and the best uniform schedule."""
     kept = [*field[:SHORTLIST]]
     for kind in ("policy", "uniform"):
         kept.append(next(one for one in field if one.source == kind))
@@ -79,7 +90,7 @@ def _shortlist(field: list[Candidate]) -> list[Candidate]:
 
 
 def _gains_beside(spec: PolicySpec, best: Candidate) -> list[Candidate]:
-    """The same steps with gains beside the best one's; none where training had no feedback."""
+    """Return the best schedule with neighbouring gains; none if training had no error feedback."""
     if not any(gain for _, gain in [spec.setting, *(one.setting for one in spec.rivals)]):
         return []
     gains = (round(best.schedule.feedback + change, 2) for change in GAIN_CHANGES)
@@ -87,7 +98,7 @@ def _gains_beside(spec: PolicySpec, best: Candidate) -> list[Candidate]:
 
 
 def _by_number(judged: list[Candidate]) -> list[list[Candidate]]:
-    """Candidates grouped by number of computed steps, fewest first, each group by error."""
+    """Group candidates by number of computed steps, fewest first; sort each group by error."""
 
     def number(one: Candidate) -> int:
         return len(one.schedule)
@@ -97,18 +108,23 @@ def _by_number(judged: list[Candidate]) -> list[list[Candidate]]:
 
 
 def _score(
-    spec: PolicySpec, candidates: list[Candidate], noises: range, ask: Calibrate
+    spec: PolicySpec, candidates: list[Candidate], noise_ids: range, ask: Calibrate
 ) -> list[Candidate]:
-    errors = _errors(spec, [one.schedule for one in candidates], noises, ask)
+    errors = _errors(spec, [one.schedule for one in candidates], noise_ids, ask)
     return [replace(one, error=error) for one, error in zip(candidates, errors, strict=True)]
 
 
 def within_budget(spec: PolicySpec, error_budget: float, ask: Calibrate) -> Candidate:
-    """The schedule of fewest computed steps whose measured error stays within a budget, else the
-    one of most.
+    """Return the schedule with the fewest computed steps whose measured error is within a budget.
 
-    The search starts at the predicted number: it goes to fewer steps while the fewest scored so far
-    stay within the budget, and to more until some do.
+    The search starts at the number of computed steps that the policy predicts. It continues to
+    smaller numbers while the smallest number scored so far is within the budget, and to larger
+    numbers until one is. If none is, the schedule with the most computed steps is returned.
+
+    Args:
+        spec: specification of the policy that planned the schedules.
+        error_budget: relative L2 error.
+        ask: runs calibration tasks.
     """
     numbers = [len(plan) for plan in spec.plans]
     predicted = len(replace(spec, error_budget=error_budget).schedule_of())
@@ -126,8 +142,11 @@ def within_budget(spec: PolicySpec, error_budget: float, ask: Calibrate) -> Cand
 
 
 def candidates(spec: PolicySpec, number: int) -> list[Candidate]:
-    """The policy's own schedule, its alternatives and the uniform one of each setting, then the
-    same with other gains."""
+    """Return all candidates with one number of computed steps.
+
+    These are the policy's own schedule, the alternatives of its training, the uniform schedule with
+    each forecast order and gain, and all of these with other gains.
+    """
     below = [(order, 0.0) for order in range(spec.forecast_order + 1)]
     settings = dict.fromkeys([*below, spec.setting, *(one.setting for one in spec.rivals)])
     computed = uniform_steps(spec.steps, number)
@@ -148,7 +167,7 @@ def candidates(spec: PolicySpec, number: int) -> list[Candidate]:
 
 
 def _gains_around(candidates: list[Candidate]) -> list[Candidate]:
-    """Candidates with smaller and larger gains: good steps may have been planned for a poor one."""
+    """Return the candidates that use error feedback with smaller and with larger gains."""
     return [
         _with_gain(one, min(1.0, factor * one.schedule.feedback))
         for factor in GAIN_FACTORS
@@ -158,37 +177,39 @@ def _gains_around(candidates: list[Candidate]) -> list[Candidate]:
 
 
 def _with_gain(candidate: Candidate, gain: float) -> Candidate:
-    """The same steps with another gain. A policy's own schedule with another gain is an
-    alternative."""
+    """Return a candidate with another gain.
+
+    A policy's own schedule with another gain counts as an alternative.
+    """
     source: ScheduleSource = "uniform" if candidate.source == "uniform" else "alternative"
     return Candidate(source=source, schedule=candidate.schedule.with_feedback(round(gain, 4)))
 
 
 def _errors(
-    spec: PolicySpec, schedules: list[StepSchedule], noises: range, ask: Calibrate
+    spec: PolicySpec, schedules: list[StepSchedule], noise_ids: range, ask: Calibrate
 ) -> list[float]:
-    per_batch = max(1, TASK_SAMPLES // len(noises))
+    per_batch = max(1, TASK_SAMPLES // len(noise_ids))
     tasks = [
-        _task(spec, schedules[start : start + per_batch], noises, f"{noises}-{start:06d}")
+        _task(spec, schedules[start : start + per_batch], noise_ids, f"{noise_ids}-{start:06d}")
         for start in range(0, len(schedules), per_batch)
     ]
     results = ask(tasks)
-    errors = [results[task.name].error.view(-1, len(noises)).mean(dim=1) for task in tasks]
-    # What diverged is the worst; NaN would win, or lose, by its place.
+    errors = [results[task.name].error.view(-1, len(noise_ids)).mean(dim=1) for task in tasks]
+    # Samples that diverged have NaN errors, which sorting would place arbitrarily.
     return [float(error) for batch in errors for error in batch.nan_to_num(nan=torch.inf)]
 
 
 def _task(
-    spec: PolicySpec, schedules: list[StepSchedule], noises: range, name: str
+    spec: PolicySpec, schedules: list[StepSchedule], noise_ids: range, name: str
 ) -> CalibrationTask:
-    """All schedules side by side, each on the same noise samples."""
+    """Return one task that runs all schedules, each on the same noise samples."""
     masks = torch.stack([candidate.mask(spec.steps) for candidate in schedules], dim=1)
-    columns = masks.repeat_interleave(len(noises), dim=1)
+    columns = masks.repeat_interleave(len(noise_ids), dim=1)
     return CalibrationTask(
         name=name,
         gate=MaskGate(columns[:, None, :]),
         num_samples=columns.shape[1],
-        noise_ids=tuple(noises) * len(schedules),
-        forecast_order=tuple(one.forecast_order for one in schedules for _ in noises),
-        feedback=tuple(one.feedback for one in schedules for _ in noises),
+        noise_ids=tuple(noise_ids) * len(schedules),
+        forecast_order=tuple(one.forecast_order for one in schedules for _ in noise_ids),
+        feedback=tuple(one.feedback for one in schedules for _ in noise_ids),
     )

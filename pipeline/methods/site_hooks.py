@@ -1,4 +1,4 @@
-"""Hooks on the outputs that the sites of a stock model would cache."""
+"""Hooks on the outputs that the sites of a stock (unpatched) model would cache."""
 
 from __future__ import annotations
 
@@ -12,19 +12,22 @@ from torch import Tensor, nn
 from dqar.config import CachedParts
 
 Place = tuple[int, int, int]
-"""Site, layer, and index of the module among those that a reused gate does not run."""
+"""Index of the site, layer, and index of the module among those that a reuse skips at the site."""
 SiteFn = Callable[[Place, Float[Tensor, "r n d"]], Tensor | None]
-"""Given the output of a module; returns another in its place, or None to leave it."""
+"""Takes a place and a module's output; returns a replacement or None to keep the output."""
 
 
 @contextmanager
 def hook_sites(
     transformer: Any, sites: tuple[str, ...], cached: CachedParts, act: SiteFn
 ) -> Iterator[None]:
-    """Call ``act`` with each output of the sites; it may put another in its place.
+    """Call ``act`` with each output of the sites; a tensor that it returns replaces the output.
 
     Args:
-        cached: what ``attn`` caches: its output, or its keys and values.
+        transformer: DiT of diffusers.
+        sites: sites by name: ``attn``, ``ff`` or ``block``.
+        cached: cached part of ``attn``: its output, or its keys and values.
+        act: function to call.
     """
     handles = [
         module.register_forward_hook(_hook((index, layer, part), site, act), with_kwargs=True)
@@ -43,7 +46,7 @@ def _hook(place: Place, site: str, act: SiteFn) -> Callable[..., Tensor | None]:
     def hook(_: nn.Module, args: Any, kwargs: dict[str, Any], output: Tensor) -> Tensor | None:
         if site != "block":
             return act(place, output)
-        # A block caches what it adds to its hidden states.
+        # The cached value of a block is its residual: output less input.
         hidden = args[0] if args else kwargs["hidden_states"]
         shown = act(place, output - hidden)
         return None if shown is None else hidden + shown
@@ -52,7 +55,7 @@ def _hook(place: Place, site: str, act: SiteFn) -> Callable[..., Tensor | None]:
 
 
 def skipped_modules(block: Any, site: str, cached: CachedParts) -> list[nn.Module]:
-    """Modules that a reused gate of this site does not run."""
+    """Return the modules of a block that a reuse at this site skips."""
     if site == "block":
         return [block]
     if site == "ff":

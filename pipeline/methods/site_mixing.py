@@ -1,4 +1,4 @@
-"""Sites of a stock model that show a mixture of their computed and their cached outputs."""
+"""Sites of a stock model patched to show a mixture of their computed and cached outputs."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from pipeline.methods.site_hooks import Place, hook_sites
 
 
 class Mixer:
-    """Mixtures of the computed and the cached outputs of all sites; each mixture is cached in turn.
+    """Mixes the computed and the cached outputs of all sites, and caches each mixture.
 
-    ``share`` is the computed share by row and gate; None computes everything.
+    ``share`` is the computed share by row of the batch and gate; None shows the computed outputs.
     """
 
     def __init__(self) -> None:
@@ -24,12 +24,12 @@ class Mixer:
         self.cached: dict[tuple[int, int], Tensor] = {}
 
     def mixed(self, gate: int, part: int, fresh: Float[Tensor, "r n d"]) -> Float[Tensor, "r n d"]:
-        """The output of a module in place of its computed one."""
+        """Return the mixture that replaces a module's computed output, and cache it."""
         shown = fresh
         if self.share is not None:
             share = self.share[:, gate, None, None].to(fresh.dtype)
             shown = share * fresh + (1 - share) * self.cached[gate, part]
-        # Detached: the loss of a step reaches the shares of that step alone, as in the paper.
+        # Detached: the loss of a step reaches only the shares of that step, as in the paper.
         self.cached[gate, part] = shown.detach()
         return shown
 
@@ -38,7 +38,7 @@ class Mixer:
 def patch_with_mixing(
     transformer: Any, sites: tuple[str, ...], cached: CachedParts = "output"
 ) -> Iterator[Mixer]:
-    """Mix the outputs of a model's sites; gates are numbered by site, then layer."""
+    """Patch a model so that its sites show mixtures; gates are numbered by site, then layer."""
     mixer, num_layers = Mixer(), len(transformer.transformer_blocks)
 
     def show(place: Place, output: Tensor) -> Tensor:

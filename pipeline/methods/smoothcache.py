@@ -1,5 +1,8 @@
-"""SmoothCache (Liu et al. 2024, arXiv 2411.10510): static schedules from how far the outputs of
-the sites move within a few steps of the stock model, measured on calibration noise."""
+"""SmoothCache (Liu et al. 2024, arXiv 2411.10510): static schedules from calibration curves.
+
+A curve is the relative L1 distance between a site's outputs at two steps of the stock (unpatched)
+model, measured on calibration noise. A site reuses as long as its curve is at most a threshold.
+"""
 
 from __future__ import annotations
 
@@ -30,29 +33,31 @@ from pipeline.models.noise import batches_of
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Curves:
-    """The curves of a model."""
+    """SmoothCache's error curves of a model."""
 
     error: Float[Tensor, "s l k t"]
-    """By site, layer, gap (from 1 on) and step: relative L1 distance of the site's output at the
-    step from its output so many steps before, mean over samples and guidance branches (Liu et al.
-    2024, arXiv 2411.10510). NaN where there is no step so long before."""
+    """Relative L1 distance by site, layer, gap (from 1 on) and step: the distance of the site's
+    output at the step from its output ``gap`` steps before, mean over samples and guidance
+    branches. NaN where fewer than ``gap`` steps lie before the step."""
 
     def encode(self) -> tuple[Stored, Arrays]:
-        """The result as JSON values and arrays."""
+        """Return the result as JSON values and arrays."""
         return {}, {"error": self.error.numpy()}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CurveTask:
-    """Measure the curves of all sites over stock runs on calibration noise samples."""
+    """Calibration task that measures the curves of all sites over runs of the stock model."""
 
     name: str = "curves"
+    """Name of the result."""
     num_samples: int = 16
+    """Runs of the stock model, one for each calibration noise sample."""
     at_once: int = 4
-    """Samples side by side. It bounds the memory: of each, the outputs of ``largest_gap`` steps of
-    every site and layer are held."""
+    """Samples in one batch. A batch keeps, for every sample, site and layer, the outputs of
+    ``largest_gap`` steps in memory."""
     largest_gap: int = 8
-    """Most steps between two outputs that are compared."""
+    """Largest number of steps between two outputs that are compared."""
 
     def __post_init__(self) -> None:
         for name in ("num_samples", "at_once", "largest_gap"):
@@ -61,16 +66,16 @@ class CurveTask:
                 raise ValueError(f"{name} must be at least 1. Got {value}. Pass 8.")
 
     def batches(self) -> list[range]:
-        """Noise samples of each run."""
+        """Return the noise sample indices of each batch."""
         return batches_of(self.num_samples, self.at_once)
 
     @property
     def trajectories(self) -> int:
-        """Stock runs."""
+        """Number of runs of the stock model."""
         return self.num_samples
 
     def run(self, sampler: ModelSampler) -> Curves:
-        """Record the sites over stock runs, a batch at a time."""
+        """Record the sites over runs of the stock model, batch by batch."""
         found = [len(ids) * self._curves_of(sampler, ids) for ids in self.batches()]
         return Curves(error=torch.stack(found).sum(dim=0) / self.num_samples)
 
@@ -82,15 +87,15 @@ class CurveTask:
         return recorder.curves()
 
     def decode(self, stored: Stored, arrays: Arrays) -> Curves:
-        """The result from its encoded form."""
+        """Rebuild a result from its encoded form."""
         return Curves(error=torch.from_numpy(arrays["error"]))
 
 
 class CurveRecorder:
-    """Distances of each output of the sites from the outputs of the steps before, over one run.
+    """Distances between the outputs of each site at different steps of one run.
 
     Args:
-        largest_gap: outputs that are held of each place.
+        largest_gap: number of earlier outputs that are kept for each site, layer and module.
     """
 
     def __init__(self, largest_gap: int) -> None:
@@ -99,7 +104,7 @@ class CurveRecorder:
         self.moved: defaultdict[Place, list[Float[Tensor, " k"]]] = defaultdict(list)
 
     def note(self, place: Place, output: Float[Tensor, "r n d"]) -> None:
-        """Compare the next step's output with those before it, the last first."""
+        """Compare an output with the kept outputs of earlier steps, latest first, then keep it."""
         past = self.past[place]
         errors = torch.full((self.largest_gap,), torch.nan, device=output.device)
         for index, earlier in enumerate(past):
@@ -110,7 +115,7 @@ class CurveRecorder:
             past.pop()
 
     def curves(self) -> Float[Tensor, "s l k t"]:
-        """By site, layer, gap and step; the modules of a site count alike."""
+        """Return the distances by site, layer, gap and step, mean over the modules of a site."""
         places = sorted(self.moved)
         rows = torch.stack([torch.stack(self.moved[place], dim=1) for place in places])
         shape = [len(set(column)) for column in zip(*places, strict=True)]
@@ -120,7 +125,7 @@ class CurveRecorder:
 def relative_l1(
     earlier: Float[Tensor, "r *axes"], output: Float[Tensor, "r *axes"]
 ) -> Float[Tensor, ""]:
-    """``||output - earlier||_1 / ||output||_1``, mean over rows."""
+    """Return ``||output - earlier||_1 / ||output||_1``, mean over rows."""
     distance = (output.float() - earlier.float()).flatten(1).abs().sum(dim=1)
     size = output.float().flatten(1).abs().sum(dim=1)
     return (distance / size.clamp_min(1e-12)).mean()
@@ -130,10 +135,11 @@ def relative_l1(
 def measure_curves(
     transformer: Any, sites: tuple[str, ...], cached: CachedParts, largest_gap: int
 ) -> Iterator[CurveRecorder]:
-    """Record what the sites would cache, while the model runs as it is.
+    """Record the tensors that the sites would cache, while the stock model runs unchanged.
 
     Args:
-        cached: what ``attn`` caches: its output, or its keys and values.
+        cached: cached part of ``attn``: its output, or its keys and values.
+        largest_gap: largest number of steps between two outputs that are compared.
     """
     recorder = CurveRecorder(largest_gap)
     with hook_sites(transformer, sites, cached, recorder.note):
@@ -141,11 +147,11 @@ def measure_curves(
 
 
 class SmoothCache(Method):
-    """SmoothCache: a schedule for each type of site, by its own curve."""
+    """SmoothCache with one schedule for each type of site, by the curve of that type."""
 
     name = "smoothcache"
     is_tied: ClassVar[bool] = False
-    """True has all sites follow one schedule, by the mean of their curves."""
+    """True if all sites follow one schedule, by the mean of their curves."""
 
     def tune(self, session: Session, budget: CalibrationBudget) -> CalibrationCost:
         task = CurveTask()
@@ -157,7 +163,7 @@ class SmoothCache(Method):
 
     @classmethod
     def sweep(cls, grid: SweepGrid, curves: Curves) -> list[OperatingPoint]:
-        """The schedule nearest each reuse ratio of a grid."""
+        """Return, for each reuse ratio of a grid, the schedule whose reuse ratio is nearest."""
         num_sites, num_layers = curves.error.shape[:2]
         error = curves.error.mean(dim=1)
         if cls.is_tied:
@@ -178,13 +184,14 @@ class SmoothCacheTied(SmoothCache):
 
 
 def schedules(error: Float[Tensor, "s k t"], alphas: Float[Tensor, " a"]) -> Bool[Tensor, "a s t"]:
-    """Steps at which each site type reuses, for each threshold.
+    """Return the steps at which each site type reuses, for each threshold alpha.
 
-    It computes the first step, and then each step whose curve at the present gap is above alpha, or
-    whose gap is longer than the curves know.
+    A site type computes at the first step, at each step where its curve at the gap since its last
+    computation is above alpha, and where that gap exceeds the largest gap of the curves.
 
     Args:
         error: curves by site type, gap (from 1 on) and step; NaN counts as above any alpha.
+        alphas: thresholds of the relative L1 distance.
     """
     num_sites, largest_gap, steps = error.shape
     reuse = torch.zeros(len(alphas), num_sites, steps, dtype=torch.bool)
@@ -198,10 +205,15 @@ def schedules(error: Float[Tensor, "s k t"], alphas: Float[Tensor, " a"]) -> Boo
 
 
 def alphas_for(ratios: tuple[float, ...], error: Float[Tensor, "s k t"]) -> Float[Tensor, " a"]:
-    """The thresholds whose schedules come nearest the ratios, each once; of equals the least.
+    """Return the thresholds whose schedules come nearest to the reuse ratios, without duplicates.
 
-    A schedule changes only where alpha passes a value of the curves, so all distinct schedules are
-    tried. Bisection would not do: where curves are rough, more alpha need not be more reuse.
+    A schedule changes only where alpha passes a value of the curves, so every distinct schedule is
+    tried. Bisection could miss the nearest: the reuse ratio is not monotone in alpha where a curve
+    rises and falls. Among equally near thresholds the smallest is taken.
+
+    Args:
+        ratios: reuse ratios to reach.
+        error: curves by site type, gap and step.
     """
     values = error[error.isfinite()].unique()
     options = torch.cat([values.new_zeros(1), values])

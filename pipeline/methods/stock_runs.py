@@ -1,4 +1,4 @@
-"""Recordings of the stock model: the inputs and outputs of its transformer, step by step."""
+"""Recordings of the stock (unpatched) model: inputs and outputs of its transformer by step."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ from pipeline.methods.task import ModelSampler
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StockStep:
-    """Inputs and output of the transformer at one step of some stock runs, branches stacked."""
+    """Inputs and output of the transformer at one step of some runs of the stock model.
+
+    The guidance branches are stacked along the rows.
+    """
 
     latents: Float[Tensor, "r c h w"]
     timesteps: Tensor
@@ -23,11 +26,11 @@ class StockStep:
     output: Float[Tensor, "r k h w"]
 
     def of_sample(self, sample: int, num_samples: int) -> StockStep:
-        """The rows of one sample."""
+        """Return the rows of one sample, one for each guidance branch."""
         return self._with(lambda rows: rows[sample::num_samples])
 
     def repeated(self, times: int) -> StockStep:
-        """Each row repeated."""
+        """Return the step with each row repeated ``times`` times."""
         return self._with(lambda rows: rows.repeat_interleave(times, dim=0))
 
     def _with(self, change: Callable[[Tensor], Tensor]) -> StockStep:
@@ -40,7 +43,7 @@ class StockStep:
 
 
 def by_sample(steps: list[StockStep], num_samples: int) -> list[list[StockStep]]:
-    """Stock runs that were sampled side by side, as one list of steps for each sample."""
+    """Split runs that were sampled in one batch into one list of steps for each sample."""
     return [[step.of_sample(one, num_samples) for step in steps] for one in range(num_samples)]
 
 
@@ -66,7 +69,7 @@ def record_calls(transformer: nn.Module) -> Iterator[list[StockStep]]:
 
 
 def record_stock_runs(sampler: ModelSampler, ids: range) -> list[list[StockStep]]:
-    """Stock runs from calibration noise samples, side by side; a list of steps for each sample."""
+    """Run the stock model on calibration noise samples; return a list of steps for each sample."""
     noise, labels = sampler.draw("calibrate", list(ids))
     with record_calls(sampler.model.transformer) as steps:
         sampler.sample(noise, labels, sampler.config.steps, None)

@@ -1,8 +1,8 @@
-"""The protocol of calibration tasks: work that a method has done on calibration noise samples.
+"""Protocol of calibration tasks: work on calibration noise samples that a method needs.
 
-A task is self-contained. A worker of the evaluation calls its ``run``, and task and result know how
-to become JSON and arrays and back, so that neither the worker nor the cache on disk knows a type of
-task, and a method with a calibration of its own is one file.
+A task is self-contained: a worker of the evaluation calls its ``run``. A result encodes itself as
+JSON and arrays, and its task decodes it. So neither the worker nor the cache on disk depends on the
+type of a task, and a method with its own calibration is one file.
 """
 
 from __future__ import annotations
@@ -22,13 +22,14 @@ from pipeline.models.loading import LoadedModel
 from pipeline.models.noise import Purpose
 
 Arrays = dict[str, np.ndarray]
+"""Arrays of a result, by name."""
 Stored = dict[str, Any]
-"""The part of a result that JSON can hold."""
+"""Values of a result that are written as JSON, by name."""
 
 
 @runtime_checkable
 class SamplingConfig(Protocol):
-    """The fields of an evaluation's configuration that calibration tasks read."""
+    """Fields of an evaluation's configuration that calibration tasks read."""
 
     @property
     def steps(self) -> int: ...
@@ -42,7 +43,7 @@ class SamplingConfig(Protocol):
 
 @runtime_checkable
 class ModelSampler(Protocol):
-    """A loaded model as a calibration task sees it: its noise samples, its sampler, controllers."""
+    """Loaded model with noise samples, samplers and controllers, as calibration tasks use it."""
 
     @property
     def config(self) -> SamplingConfig: ...
@@ -50,17 +51,17 @@ class ModelSampler(Protocol):
     def model(self) -> LoadedModel: ...
 
     def draw(self, purpose: Purpose, indices: list[int]) -> tuple[Tensor, Tensor]:
-        """Noise samples and labels of a purpose."""
+        """Return the noise samples and class labels of some indices, drawn for one purpose."""
         ...
 
     def sample(
         self, noise: Tensor, labels: Tensor, steps: int, controller: DQARController | None
     ) -> tuple[Tensor, float]:
-        """Final latents and the seconds spent; without a controller, of the stock model."""
+        """Return the final latents and the seconds spent; no controller runs the stock model."""
         ...
 
     def sampler(self, model: Any, steps: int) -> DQARSampler:
-        """The evaluation's sampler over a transformer."""
+        """Return the evaluation's sampler with a number of steps, for a transformer."""
         ...
 
     def controller(
@@ -70,20 +71,20 @@ class ModelSampler(Protocol):
         feedback: float = 0.0,
         sink: Callable[[GateRecord], None] | None = None,
     ) -> DQARController:
-        """A controller that decides by a gate."""
+        """Return a controller that decides by a gate."""
         ...
 
     def calibration_references(self, noise_ids: Sequence[int]) -> Tensor:
-        """Final latents of calibration noise samples without reuse."""
+        """Return the final latents of calibration noise samples, sampled without reuse."""
         ...
 
 
 @runtime_checkable
 class Result(Protocol):
-    """The result of a calibration task."""
+    """Result of a calibration task."""
 
     def encode(self) -> tuple[Stored, Arrays]:
-        """The result as JSON values and arrays."""
+        """Return the result as JSON values and arrays."""
         ...
 
 
@@ -92,26 +93,26 @@ R_co = TypeVar("R_co", bound=Result, covariant=True)
 
 @runtime_checkable
 class Task(Protocol[R_co]):
-    """One self-contained piece of calibration: a record whose fields say all that it depends on."""
+    """Self-contained piece of calibration: a record whose fields hold everything it depends on."""
 
     @property
     def name(self) -> str:
-        """Name of its result, unique among the tasks of one call."""
+        """Name of the result, unique among the tasks of one call."""
         ...
 
     @property
     def trajectories(self) -> int:
-        """Passes of one sample through all steps of the model, reference samples not counted."""
+        """Passes of one sample through all sampling steps; reference samples are not counted."""
         ...
 
     def run(self, sampler: ModelSampler) -> R_co:
-        """Do the work, on a worker."""
+        """Run the calibration on a worker and return its result."""
         ...
 
     def decode(self, stored: Stored, arrays: Arrays) -> R_co:
-        """The result from its encoded form.
+        """Rebuild a result from its encoded form.
 
         Raises:
-            ValueError, KeyError, TypeError, AttributeError: if it is damaged.
+            ValueError, KeyError, TypeError, AttributeError: if the encoded form is damaged.
         """
         ...

@@ -1,4 +1,7 @@
-"""Gates that compare entropy and SNR with thresholds: the DQAR paper's, and one tuned freely."""
+"""Gates that compare attention entropy and signal-to-noise ratio (SNR) with thresholds.
+
+``threshold`` is the DQAR paper's gate; in ``threshold-tuned`` all its settings are tuned.
+"""
 
 from __future__ import annotations
 
@@ -34,17 +37,17 @@ from pipeline.methods.calibration import CalibrationResult, CalibrationTask
 PAPER_WINDOWS = ((0.1, 10.0), (0.1, 100.0))
 """SNR windows of the DQAR paper and of the DQAR talk."""
 PAPER_MAX_GAP = 6
-"""Most steps since an entry's commit, and most reuses of it."""
+"""Most steps since a value was cached, and most reuses of that value."""
 OBSERVED = 32
-"""Calibration samples that are observed without reuse."""
+"""Calibration samples that are run without reuse to observe entropies and SNRs."""
 TUNING_NOISES = 4
 """Calibration samples on which each setting is scored."""
 TUNING_BATCH = 96
-"""Samples of a task at most; a worker splits it into its own batches."""
+"""Most samples of one calibration task; a worker splits them into its own batches."""
 
 
 class PaperThreshold(Method):
-    """The entropy and SNR gate of the DQAR paper, tau swept over quantiles of the entropy."""
+    """Entropy and SNR gate of the DQAR paper, with tau at quantiles of the observed entropy."""
 
     name = "threshold"
 
@@ -58,7 +61,7 @@ class PaperThreshold(Method):
 
 
 class TunedThreshold(Method):
-    """The entropy and SNR gate with window, gap limit and tau chosen on calibration noise."""
+    """Entropy and SNR gate with SNR window, gap limit and tau chosen on calibration noise."""
 
     name = "threshold-tuned"
 
@@ -72,7 +75,7 @@ class TunedThreshold(Method):
 
 
 def observe(session: Session) -> CalibrationResult:
-    """Entropies and SNRs of calibration samples without reuse."""
+    """Measure entropies and SNRs of calibration samples without reuse."""
     task = observing_task()
     return session.calibrate([task])[task.name]
 
@@ -80,11 +83,11 @@ def observe(session: Session) -> CalibrationResult:
 def threshold_points(
     grid: SweepGrid, steps: int, entropies: Float[Tensor, " n"]
 ) -> list[OperatingPoint]:
-    """The DQAR paper's gate in both SNR windows, tau at quantiles of the observed entropy."""
+    """Return the operating points of the DQAR paper's gate: each SNR window with each quantile."""
     points = []
     for low, high in PAPER_WINDOWS:
         for quantile in grid.entropy_quantiles:
-            # Strictly above the largest entropy seen, the gate lets all of it pass.
+            # The gate passes entropies strictly below tau, so that quantile 1 needs the margin.
             tau = _quantile(entropies, quantile) * (1.0 + 1e-6)
             points.append(
                 OperatingPoint(
@@ -98,12 +101,20 @@ def threshold_points(
 
 
 def _quantile(entropies: Float[Tensor, " n"], share: float) -> float:
-    """Quantile of the observed entropies; infinite without attention, where none was observed."""
+    """Return a quantile of the observed entropies; infinity if no site has an attention."""
     return float(entropies.quantile(share)) if len(entropies) else float("inf")
 
 
 def paper_threshold(tau: float, low: float, high: float) -> Gate:
-    """The DQAR paper's gate without its layer schedule: warm-up 20%, gap and budget 6."""
+    """Return the DQAR paper's gate without its layer schedule.
+
+    The first 20% of the steps compute; a cached value is reused at most 6 times and within 6 steps.
+
+    Args:
+        tau: entropy in nats below which a gate may reuse.
+        low: lower end of the SNR window.
+        high: upper end of the SNR window.
+    """
     return AllOf(
         Warmup(PAPER_WARMUP),
         RequireCached(),
@@ -116,20 +127,24 @@ def paper_threshold(tau: float, low: float, high: float) -> Gate:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ThresholdSettings:
-    """One setting of the freely tuned threshold gate."""
+    """One setting of the tuned threshold gate."""
 
     low: float
+    """Lower end of the SNR window in which a gate may reuse."""
     high: float
+    """Upper end of that window."""
     max_gap: int
+    """Most steps since the value was cached."""
     tau: float
+    """Entropy threshold in nats: a gate may reuse below it."""
 
     def gate(self) -> Gate:
-        """The gate of this setting alone."""
+        """Return the gate with this setting for all samples."""
         return tuned_threshold([self])
 
 
 def tuned_threshold(settings: list[ThresholdSettings]) -> Gate:
-    """The threshold gate, one setting a sample (or one for all)."""
+    """Return the threshold gate with one setting for each sample, or one for all samples."""
     column = {
         name: torch.tensor([getattr(setting, name) for setting in settings])
         for name in ("low", "high", "max_gap", "tau")
@@ -145,10 +160,11 @@ def tuned_threshold(settings: list[ThresholdSettings]) -> Gate:
 def threshold_settings(
     snrs: list[float], entropies: Float[Tensor, " n"]
 ) -> Iterator[ThresholdSettings]:
-    """The grid that ``threshold-tuned`` chooses from: window, gap limit and tau, all free.
+    """Yield the settings that ``threshold-tuned`` chooses from, all combinations of a grid.
 
     Args:
-        snrs: the SNR of each step, growing.
+        snrs: SNR of each step, increasing.
+        entropies: observed entropies in nats.
     """
     last = len(snrs) - 1
     lows = [0.0, *(snrs[round(share * last)] * 0.999 for share in (0.06, 0.12, 0.2, 0.3))]
@@ -169,10 +185,15 @@ def tuned_points(
     achieved: Float[Tensor, " s"],
     error: Float[Tensor, " s"],
 ) -> list[OperatingPoint]:
-    """For each ratio the setting of least calibration error among those that reach about it."""
+    """Return, for each reuse ratio, the setting of smallest error among those near the ratio.
+
+    Args:
+        achieved: reuse ratio of each setting; near is within 0.025.
+        error: relative L2 error of each setting on calibration noise.
+    """
     points = []
     for ratio in ratios:
-        # Settings whose samples diverged are left out.
+        # Samples that diverged have no finite error.
         is_near = ((achieved - ratio).abs() <= 0.025) & error.isfinite()
         if not is_near.any():
             continue
@@ -190,17 +211,18 @@ def tuned_points(
 
 
 def observing_task() -> CalibrationTask:
-    """Calibration samples without reuse, whose entropies and SNRs give the thresholds."""
+    """Return the task that observes entropies and SNRs of calibration samples without reuse."""
     return CalibrationTask(name="observe", gate=NeverReuse(), num_samples=OBSERVED)
 
 
 def tuned_sweep(
     grid: SweepGrid, steps: int, observed: CalibrationResult, calibrate: Calibrate
 ) -> list[OperatingPoint]:
-    """The freely tuned gate at the ratios of a grid.
+    """Tune the threshold gate for each reuse ratio of a grid.
 
     Args:
         observed: result of :func:`observing_task`.
+        calibrate: runs calibration tasks.
     """
     options = list(threshold_settings(observed.snrs, observed.entropies))
     per_batch = TUNING_BATCH // TUNING_NOISES
@@ -215,7 +237,7 @@ def tuned_sweep(
 
 
 def _tuning_task(options: list[ThresholdSettings], name: str) -> CalibrationTask:
-    """All settings side by side, each on the same noise samples."""
+    """Return one task that runs all settings, each on the same noise samples."""
     gate = tuned_threshold([one for one in options for _ in range(TUNING_NOISES)])
     return CalibrationTask(
         name=name,

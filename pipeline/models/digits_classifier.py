@@ -1,5 +1,8 @@
-"""A small digit classifier: its penultimate features serve FID/KID, its accuracy says
-whether a sample is the digit that was asked for."""
+"""Classifier of 8x8 digits for the quality of the shipped model's samples.
+
+Its penultimate activations are the features of FID; its predictions say whether a sample shows the
+requested digit.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ from torch import Tensor, nn
 class DigitClassifier(nn.Module):
     """Convolutional classifier for 8x8 digits in [-1, 1].
 
-    The penultimate layer (``num_features`` wide) is the feature space of FID and KID.
+    The penultimate layer, of width ``num_features``, is the feature space of FID.
     """
 
     def __init__(self, num_features: int = 64, num_classes: int = 10) -> None:
@@ -35,11 +38,11 @@ class DigitClassifier(nn.Module):
         self.head = nn.Linear(num_features, num_classes)
 
     def features(self, images: Float[Tensor, "b 1 8 8"]) -> Float[Tensor, "b f"]:
-        """Penultimate activations of images in [-1, 1]."""
+        """Return the penultimate activations of images in [-1, 1]."""
         return self.trunk(images)
 
     def forward(self, images: Float[Tensor, "b 1 8 8"]) -> Float[Tensor, "b classes"]:
-        """Class logits of images in [-1, 1]."""
+        """Return the class logits of images in [-1, 1]."""
         return self.head(self.features(images))
 
 
@@ -52,7 +55,7 @@ def save_classifier(classifier: DigitClassifier, folder: Path) -> None:
 
 
 def load_classifier(folder: Path) -> DigitClassifier:
-    """Read what :func:`save_classifier` wrote, in eval mode and without gradients."""
+    """Load a classifier that :func:`save_classifier` wrote, in eval mode and without gradients."""
     config = json.loads((folder / "config.json").read_text())
     classifier = DigitClassifier(**config)
     classifier.load_state_dict(load_file(folder / "model.safetensors"))
@@ -63,5 +66,5 @@ def load_classifier(folder: Path) -> DigitClassifier:
 def accuracy(
     classifier: DigitClassifier, images: Float[Tensor, "b 1 8 8"], labels: Tensor
 ) -> float:
-    """Share of images that the classifier takes for the digit asked for, in [0, 1]."""
+    """Return the share of images that the classifier takes for their requested digit, in [0, 1]."""
     return (classifier(images).argmax(dim=1) == labels).float().mean().item()

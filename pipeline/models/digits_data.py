@@ -1,4 +1,4 @@
-"""scikit-learn's 1,797 handwritten digits, as the model and the FID reference see them."""
+"""The 1,797 handwritten digits of scikit-learn, scaled for the model and for FID."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 def load_digit_images() -> tuple[Float[Tensor, "b 1 8 8"], Int[Tensor, " b"]]:
-    """Images in [-1, 1] and their labels."""
+    """Return the images, scaled to [-1, 1], and their labels."""
     digits: Any = load_digits()
     images = torch.tensor(digits.images, dtype=torch.float32)[:, None] / 8.0 - 1.0
     return images, torch.tensor(digits.target, dtype=torch.long)

@@ -1,7 +1,8 @@
 """Train the shipped model: a class-conditional DiT on scikit-learn's handwritten digits.
 
-The recipe is DiT's (Peebles & Xie 2023): adaLN-zero, epsilon target, linear betas,
-label dropout for classifier-free guidance, an exponential moving average of the weights.
+The recipe is that of DiT (Peebles and Xie 2023, arXiv 2212.09748): adaLN-zero, epsilon
+prediction, linear betas, label dropout for classifier-free guidance, and an exponential moving
+average of the weights.
 """
 
 from __future__ import annotations
@@ -9,9 +10,9 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -26,54 +27,15 @@ from pipeline.models.digits_classifier import (
     save_classifier,
 )
 from pipeline.models.digits_data import load_digit_images
+from pipeline.models.pretrain_config import PretrainConfig
 
 NUM_CLASSES = 10
 HELD_OUT_SHARE = 5
-"""Every fifth digit is held out from the classifier, so that its accuracy is an honest one."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PretrainConfig:
-    """Everything that decides the shipped model's weights."""
-
-    steps: int = 5000
-    """AdamW steps of the transformer."""
-    batch_size: int = 128
-    """Digits per step."""
-    learning_rate: float = 1e-3
-    """Peak learning rate; linear warm-up over the first 200 steps, cosine to zero."""
-    ema_decay: float = 0.999
-    """Decay of the weight average that is shipped."""
-    label_dropout: float = 0.1
-    """Share of labels replaced by the null class, for classifier-free guidance."""
-    num_layers: int = 8
-    """Transformer blocks."""
-    num_heads: int = 4
-    """Attention heads per block."""
-    head_dim: int = 24
-    """Width of a head; the model's width is heads times this."""
-    beta_schedule: Literal["linear", "squaredcos_cap_v2"] = "linear"
-    """Noise schedule: DiT's, or the cosine one of Nichol and Dhariwal 2021."""
-    classifier_epochs: int = 40
-    """Passes of the digit classifier over its training share."""
-    guidance_scale: float = 2.0
-    """Guidance that the accuracy is measured at and that the model recommends."""
-    seed: int = 0
-    """Seed of weights, batches and noise."""
-
-    def __post_init__(self) -> None:
-        for name, usual in (("steps", 5000), ("num_layers", 8), ("head_dim", 24)):
-            value = getattr(self, name)
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1. Got {value}. Pass {usual}.")
-        if not 0 <= self.label_dropout < 1:
-            raise ValueError(
-                f"label_dropout must be in [0, 1). Got {self.label_dropout=}. Pass 0.1."
-            )
+"""One in this many digits is held out from the classifier and measures its accuracy."""
 
 
 def build_transformer(config: PretrainConfig) -> Any:
-    """A fresh DiT for 8x8 digits in 2x2 patches: 16 tokens."""
+    """Build a DiT with initial weights for 8x8 digits in 2x2 patches, which make 16 tokens."""
     transformer = DiTTransformer2DModel(
         num_attention_heads=config.num_heads,
         attention_head_dim=config.head_dim,
@@ -92,12 +54,12 @@ def build_transformer(config: PretrainConfig) -> Any:
 def _open_ada_norm_at_zero(block: Any) -> None:
     nn.init.zeros_(block.norm1.linear.weight)
     nn.init.zeros_(block.norm1.linear.bias)
-    # Each block owns a LabelEmbedding; their inner dropouts would fire independently.
+    # Labels are dropped once for the whole model: the blocks would drop them independently.
     block.norm1.emb.class_embedder.dropout_prob = 0.0
 
 
 def build_scheduler(config: PretrainConfig) -> Any:
-    """1,000 betas, by default DiT's linear ones; no clipping of the predicted sample."""
+    """Build a DDIM scheduler with 1,000 betas, without clipping of the predicted sample."""
     return DDIMScheduler(
         num_train_timesteps=1000, beta_schedule=config.beta_schedule, clip_sample=False
     )
@@ -106,7 +68,16 @@ def build_scheduler(config: PretrainConfig) -> Any:
 def train_transformer(
     config: PretrainConfig, images: Tensor, labels: Tensor, report: Callable[[str], None]
 ) -> tuple[Any, float]:
-    """Fit the transformer; returns the averaged model and the mean loss of the last tenth."""
+    """Train the transformer.
+
+    Args:
+        images: digits in [-1, 1].
+        labels: digits that the images show.
+        report: called with a line of progress every 100 optimizer steps.
+
+    Returns:
+        The model with averaged weights, and the mean loss over the last tenth of the steps.
+    """
     generator = torch.Generator().manual_seed(config.seed)
     model = build_transformer(config)
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay))
@@ -128,7 +99,10 @@ def train_transformer(
         if (step + 1) % 100 == 0:
             rate = (step + 1) / (time.perf_counter() - started)
             recent = sum(losses[-100:]) / 100
-            report(f"pretrain step {step + 1}/{config.steps} loss {recent:.4f} {rate:.1f} steps/s")
+            report(
+                f"pretrain: optimizer step {step + 1}/{config.steps}, loss {recent:.4f} (mean of "
+                f"the last 100 steps), {rate:.1f} steps/s"
+            )
     tail = losses[-max(1, config.steps // 10) :]
     return average.module.eval(), sum(tail) / len(tail)
 
@@ -157,7 +131,7 @@ def _denoising_loss(model, alphas_cumprod, clean, labels, generator) -> Tensor:
 def train_classifier(
     config: PretrainConfig, images: Tensor, labels: Tensor
 ) -> tuple[DigitClassifier, float]:
-    """Fit the digit classifier; returns it and its accuracy on the held-out fifth."""
+    """Train the digit classifier; return it and its accuracy on the held-out fifth."""
     torch.manual_seed(config.seed)
     held_out = torch.arange(len(images)) % HELD_OUT_SHARE == 0
     generator = torch.Generator().manual_seed(config.seed)
@@ -177,15 +151,28 @@ def train_classifier(
 def pretrain(
     config: PretrainConfig, out: Path, command: str, report: Callable[[str], None]
 ) -> dict:
-    """Train, save a diffusers folder with its classifier, and write ``provenance.json``.
+    """Train the model and its classifier and write them as a diffusers folder.
 
-    The weights are stored in fp16; every figure is of the model as it loads from disk.
+    The transformer is stored in fp16; the accuracy of its samples is measured after loading it from
+    disk. ``provenance.json`` records the command, the settings and the measured figures.
+
+    Args:
+        config: settings of the training.
+        out: folder to write.
+        command: command line that started the training.
+        report: called with lines of progress.
+
+    Returns:
+        The content of ``provenance.json``.
     """
     torch.manual_seed(config.seed)
     images, labels = load_digit_images()
     classifier, classifier_accuracy = train_classifier(config, images, labels)
     save_classifier(classifier, out / "classifier")
-    report(f"classifier held-out accuracy {classifier_accuracy:.4f}")
+    report(
+        f"pretrain: the digit classifier is right on {classifier_accuracy:.1%} of the real digits "
+        "that were held out from it"
+    )
     transformer, loss = train_transformer(config, images, labels, report)
     transformer.half().save_pretrained(out / "transformer")
     build_scheduler(config).save_pretrained(out / "scheduler")
@@ -199,7 +186,11 @@ def pretrain(
     }
     provenance["sample_accuracy"] = round(_sample_accuracy(out, config), 4)
     (out / "provenance.json").write_text(json.dumps(provenance, indent=2) + "\n")
-    report(f"500 samples, DDIM-50: {provenance['sample_accuracy']:.1%} are the digit asked for")
+    report(
+        f"pretrain: the classifier recognises the requested digit in "
+        f"{provenance['sample_accuracy']:.1%} of 500 samples (DDIM, 50 steps, guidance "
+        f"{config.guidance_scale:g})"
+    )
     return provenance
 
 

@@ -1,4 +1,7 @@
-"""What a quality delta is: always against the twin (same noise, label, sampler, no reuse)."""
+"""Quality of samples against their reference samples, and FID against real images.
+
+A reference sample has the same noise, label and sampler, and no reuse.
+"""
 
 from __future__ import annotations
 
@@ -15,46 +18,53 @@ from pipeline.models.loading import LoadedModel
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Deltas:
-    """Per sample, against the twin."""
+    """Distances of samples from their reference samples, one value for each sample."""
 
     latent_rel_l2: Float[Tensor, " b"]
-    """Relative L2 distance of the final latent."""
+    """Relative L2 distance of the final latents: ``||x - x_ref|| / ||x_ref||``."""
     psnr: Float[Tensor, " b"]
-    """Peak signal-to-noise ratio of the image in dB, peak-to-peak 2, at most 100."""
+    """Peak signal-to-noise ratio of the images in dB, for a range of [-1, 1]; at most 100."""
     ssim: Float[Tensor, " b"]
-    """Structural similarity of the image."""
+    """Structural similarity of the images."""
     feature_distance: Float[Tensor, " b"] | None
-    """L2 distance in the model's feature space; None where it has none."""
+    """L2 distance of the image features; None if the model has no features."""
 
 
 def measure_deltas(
-    model: LoadedModel, latents: Float[Tensor, "b c h w"], twins: Float[Tensor, "b c h w"]
+    model: LoadedModel, latents: Float[Tensor, "b c h w"], references: Float[Tensor, "b c h w"]
 ) -> Deltas:
-    """Compare final latents with their twins', and the images they decode to."""
-    images, twin_images = model.decode(latents), model.decode(twins)
-    features, twin_features = model.features(images), model.features(twin_images)
+    """Compare final latents with reference latents, and the decoded images of both."""
+    images, reference_images = model.decode(latents), model.decode(references)
+    features, reference_features = model.features(images), model.features(reference_images)
     distance = None
-    if features is not None and twin_features is not None:
-        distance = (features - twin_features).norm(dim=1)
+    if features is not None and reference_features is not None:
+        distance = (features - reference_features).norm(dim=1)
     return Deltas(
-        latent_rel_l2=relative_error(latents, twins),
-        psnr=psnr(images, twin_images),
-        ssim=ssim(images, twin_images),
+        latent_rel_l2=relative_error(latents, references),
+        psnr=psnr(images, reference_images),
+        ssim=ssim(images, reference_images),
         feature_distance=distance,
     )
 
 
-def psnr(images: Float[Tensor, "b c h w"], twins: Float[Tensor, "b c h w"]) -> Float[Tensor, " b"]:
-    """PSNR in dB for images in [-1, 1]; identical images give 100."""
-    mse = (images - twins).double().square().flatten(1).mean(dim=1)
+def psnr(
+    images: Float[Tensor, "b c h w"], references: Float[Tensor, "b c h w"]
+) -> Float[Tensor, " b"]:
+    """Return the PSNR in dB of images in [-1, 1]; identical images give 100."""
+    mse = (images - references).double().square().flatten(1).mean(dim=1)
     return (10.0 * torch.log10(4.0 / mse.clamp_min(4e-10))).float()
 
 
-def ssim(images: Float[Tensor, "b c h w"], twins: Float[Tensor, "b c h w"]) -> Float[Tensor, " b"]:
-    """SSIM after Wang et al. 2004; a narrower window on images below 32 pixels."""
+def ssim(
+    images: Float[Tensor, "b c h w"], references: Float[Tensor, "b c h w"]
+) -> Float[Tensor, " b"]:
+    """Return the SSIM (Wang et al. 2004) of images in [-1, 1].
+
+    The Gaussian window has a sigma of 1.5 pixels, and of 0.5 for images narrower than 32 pixels.
+    """
     sigma = 1.5 if images.shape[-1] >= 32 else 0.5
     result = structural_similarity_index_measure(
-        images, twins, sigma=sigma, data_range=2.0, reduction="none"
+        images, references, sigma=sigma, data_range=2.0, reduction="none"
     )
     assert isinstance(result, Tensor)
     return result.reshape(len(images))
@@ -62,17 +72,21 @@ def ssim(images: Float[Tensor, "b c h w"], twins: Float[Tensor, "b c h w"]) -> F
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FeatureSums:
-    """What a Frechet distance needs of a set of features. Sums of two sets add up."""
+    """Sums over a set of image features, from which a Frechet distance follows.
+
+    The sums of two sets add up to those of their union.
+    """
 
     count: int
+    """Number of images."""
     total: Float64[Tensor, " f"]
     """Sum of the features."""
     outer: Float64[Tensor, "f f"]
-    """Sum of their outer products with themselves."""
+    """Sum of the outer product of each feature vector with itself."""
 
     @classmethod
     def of(cls, features: Float[Tensor, "b f"]) -> FeatureSums:
-        """Of a batch of features."""
+        """Sum a batch of features, in double precision."""
         rows = features.detach().double().cpu()
         return cls(count=len(rows), total=rows.sum(dim=0), outer=rows.T @ rows)
 
@@ -90,16 +104,19 @@ class FeatureSums:
 
     @property
     def covariance(self) -> Float64[Tensor, "f f"]:
-        """Unbiased covariance of the features; at least two are needed."""
+        """Unbiased covariance of the features, of at least two images."""
         centred = self.outer - self.count * torch.outer(self.mean, self.mean)
         return centred / (self.count - 1)
 
 
 def frechet_of_sums(one: FeatureSums, other: FeatureSums) -> float:
-    """FID of two sets by their sums, in double precision:
-    ``|m - m'|^2 + tr(C + C' - 2 (C C')^(1/2))`` (Heusel et al. 2017, equation 6)."""
+    """Return the Frechet distance (FID) of two sets of features from their sums.
+
+    ``|m - m'|^2 + tr(C + C' - 2 (C C')^(1/2))`` (Heusel et al. 2017, equation 6), with means m and
+    covariances C, in double precision.
+    """
     between = (one.mean - other.mean).square().sum()
     traces = one.covariance.trace() + other.covariance.trace()
-    # Eigenvalues of a product of two covariances are not negative but for rounding.
+    # The eigenvalues of a product of two covariances are not negative, except by rounding.
     eigenvalues = torch.linalg.eigvals(one.covariance @ other.covariance)
     return float(between + traces - 2.0 * eigenvalues.sqrt().real.sum())

@@ -1,5 +1,4 @@
-"""A model's weights and scheduler, loaded. The only room of the plant that does it through
-diffusers."""
+"""Loading of a model's weights and schedulers through diffusers, which only this module does."""
 
 from __future__ import annotations
 
@@ -7,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -16,51 +15,61 @@ from torch import Tensor
 from dqar.integration.noise_schedules import convert_scheduler
 from pipeline.errors import InputError
 from pipeline.models.model_info import ModelInfo, read_json
+from pipeline.models.sampling_choices import Dtype, Sampler
 
-Sampler = Literal["ddim", "dpm"]
-Dtype = Literal["fp32", "fp16", "bf16"]
 TORCH_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 DECODED_AT_ONCE = 8
+"""Latents that a VAE decodes in one batch."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LoadedModel:
-    """A model ready to sample."""
+    """Loaded model, ready to sample."""
 
     info: ModelInfo
+    """Description of the model."""
     transformer: Any
+    """``DiTTransformer2DModel`` in eval mode, without gradients."""
     scheduler: Any
+    """Scheduler of the requested sampler with the model's noise schedule."""
     vae: Any | None
+    """``AutoencoderKL``; None for a model in pixel space."""
     classifier: Any | None
-    """A digit classifier, where the folder ships one."""
+    """Digit classifier from the model's folder; None if there is none."""
 
     @torch.no_grad()
     def decode(self, latents: Float[Tensor, "b c h w"]) -> Float[Tensor, "b channels H W"]:
-        """Images in [-1, 1]; the latents themselves for a model in pixel space."""
+        """Decode latents to images in [-1, 1]; a model in pixel space only clamps them."""
         if self.vae is None:
             return latents.float().clamp(-1, 1)
         scaled = (latents / self.vae.config.scaling_factor).to(self.vae.dtype)
-        # A few at a time: a decoder's activations dwarf the latents.
+        # In small batches, since the activations of a decoder are far larger than the latents.
         images = [self.vae.decode(few).sample.float() for few in scaled.split(DECODED_AT_ONCE)]
         return torch.cat(images).clamp(-1, 1)
 
     @torch.no_grad()
     def features(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b f"] | None:
-        """Features of images for distances between samples; None where the model has none."""
+        """Return features of images for FID; None if the model has no classifier."""
         if self.classifier is None:
             return None
         return self.classifier.features(images)
 
     @torch.no_grad()
     def label_accuracy(self, images: Tensor, labels: Int[Tensor, " b"]) -> float | None:
-        """Share of images that show the class asked for; None without a classifier."""
+        """Return the share of images classified as their label; None without a classifier."""
         if self.classifier is None:
             return None
         return (self.classifier(images).argmax(dim=1) == labels).float().mean().item()
 
 
 def load_model(info: ModelInfo, *, sampler: Sampler, dtype: Dtype, device: str) -> LoadedModel:
-    """Load weights and scheduler, ready on ``device``.
+    """Load the weights and the scheduler of a model.
+
+    Args:
+        info: description of the model.
+        sampler: sampler whose scheduler is loaded.
+        dtype: floating-point type of the weights.
+        device: device of the weights.
 
     Raises:
         InputError: if the weights cannot be read.
@@ -88,7 +97,7 @@ def load_model(info: ModelInfo, *, sampler: Sampler, dtype: Dtype, device: str) 
 
 
 def load_scheduler(info: ModelInfo, sampler: Sampler) -> Any:
-    """The model's own noise schedule under a deterministic sampler.
+    """Load the scheduler of a deterministic sampler with the model's own noise schedule.
 
     Raises:
         InputError: if it cannot be read, or the sampler cannot take it over.
@@ -103,10 +112,15 @@ def load_scheduler(info: ModelInfo, sampler: Sampler) -> Any:
 
 
 def scheduler_of_run(info: ModelInfo, sampler: Sampler, steps: int) -> Any:
-    """The scheduler of a run of so many steps, its timesteps set; without the weights.
+    """Load the scheduler of a model and set its timesteps; the weights are not loaded.
+
+    Args:
+        info: description of the model.
+        sampler: sampler whose scheduler is loaded.
+        steps: sampling steps.
 
     Raises:
-        InputError: if it cannot be read, or does not set them.
+        InputError: if the scheduler cannot be read, or cannot take that many steps.
     """
     scheduler = load_scheduler(info, sampler)
     with _refusing_what_is_broken(info):
@@ -126,10 +140,10 @@ def _refusing_what_is_broken(info: ModelInfo) -> Iterator[None]:
 
 
 def saved_scheduler(info: ModelInfo) -> Any:
-    """The scheduler that the folder names, of whatever kind.
+    """Load the scheduler that the model's folder names, of any class of diffusers.
 
     Raises:
-        InputError: if diffusers has no such scheduler, or it cannot be read.
+        InputError: if diffusers has no such scheduler, or if the folder cannot be read.
     """
     import diffusers
 
@@ -154,8 +168,11 @@ def _load_classifier(folder: Path, device: str) -> Any | None:
 
 
 def pick_device() -> str:
-    """``cuda`` where a worker was given a GPU. On the CPU a worker keeps to one thread, so that
-    workers do not fight over cores and sums come out the same."""
+    """Return ``cuda`` if this process has a GPU, otherwise ``cpu``.
+
+    On the CPU torch is limited to one thread. Then workers on one machine do not compete for cores,
+    and sums do not depend on the number of threads.
+    """
     if torch.cuda.is_available():
         return "cuda"
     torch.set_num_threads(1)

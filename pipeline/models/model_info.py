@@ -1,8 +1,8 @@
-"""What is known of a model before its weights are loaded, by name: ``digits`` (shipped), a local
-diffusers folder, or a hub id.
+"""Description of a model from its configuration files, without its weights.
 
-A folder is what ``save_pretrained`` writes: ``transformer/``, ``scheduler/``, and ``vae/`` when the
-model is latent.
+A model is named ``digits`` (shipped), by a local diffusers folder, or by a Hugging Face hub id. The
+folder has the layout of ``save_pretrained``: ``transformer/``, ``scheduler/``, and ``vae/`` for a
+latent model.
 """
 
 from __future__ import annotations
@@ -13,61 +13,125 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dqar.validation import validate
 from pipeline.errors import InputError
 from pipeline.models.identity import identify
 
 DIGITS = Path(__file__).parent / "digits"
-"""The shipped model's folder."""
+"""Folder of the shipped model."""
 
 GATED = ("geglu", "swiglu")
-"""Activations of a feed-forward that multiply one half of their input by the other."""
+"""Gated activations of a feed-forward network, which multiply one half of their input by the
+other."""
+FIX = "Pass a folder that diffusers' save_pretrained wrote."
+# File patterns that are downloaded from the hub.
 PARTS = ["transformer/*", "scheduler/*", "vae/*", "model_index.json"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelInfo:
-    """What is known of a model before its weights are loaded."""
+    """Description of a class-conditional DiT from its configuration files."""
 
     name: str
+    """Name as passed to --model."""
     folder: Path
+    """Local folder of the model."""
     model_hash: str
     """Identity of the model (:mod:`pipeline.models.identity`)."""
     num_layers: int
+    """Number of transformer blocks."""
     max_steps: int
-    """Timesteps of the noise schedule; a sampler cannot take more steps."""
+    """Timesteps of the noise schedule, the most steps that a sampler can take."""
     num_classes: int
-    """Also the index of the null class."""
+    """Number of classes, which is also the index of the null class."""
     latent_shape: tuple[int, int, int]
+    """Channels, height and width of a latent."""
     out_channels: int
-    """Of the model's output; twice the latent's with a learned variance."""
+    """Channels of the model's output: twice those of the latent with a learned variance."""
     guidance_scale: float
-    """Recommended by the model's provenance, else diffusers' 4.0."""
+    """Guidance that ``provenance.json`` recommends; otherwise 4.0, the default of diffusers."""
     width: int
     """Channels of a token."""
     num_tokens: int
+    """Tokens of an image."""
     site_flops: dict[str, float]
-    """FLOPs of one site, a row of the batch, from the architecture's widths."""
+    """FLOPs of each site of one layer, for one row of the batch."""
     kv_flops: float
-    """The part of ``attn`` that cached keys and values save."""
+    """Part of the FLOPs of ``attn`` that a cache of keys and values saves."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DiTConfig:
+    """Fields of a transformer's ``config.json`` that describe a DiT."""
+
+    num_layers: int
+    num_embeds_ada_norm: int
+    in_channels: int
+    sample_size: int
+    patch_size: int
+    num_attention_heads: int
+    attention_head_dim: int
+    out_channels: int | None = None
+    activation_fn: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("num_layers", "patch_size", "num_attention_heads", "attention_head_dim"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1. Got {getattr(self, name)}.")
+
+    @property
+    def width(self) -> int:
+        """Channels of a token."""
+        return self.num_attention_heads * self.attention_head_dim
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of a sample."""
+        return (self.sample_size // self.patch_size) ** 2
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SchedulerConfig:
+    """Field of a scheduler's configuration that limits its steps."""
+
+    num_train_timesteps: int = 1000
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Recommended:
+    """Settings that a model's provenance recommends."""
+
+    guidance_scale: float = 4.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Provenance:
+    """Field of ``provenance.json`` that sampling reads."""
+
+    recommended: Recommended = Recommended()
 
 
 def refuse_too_many_steps(info: ModelInfo, steps: int) -> None:
-    """A sampler cannot take more steps than the noise schedule has.
+    """Refuse more sampling steps than the noise schedule has timesteps.
 
     Raises:
-        InputError: with the most that it has.
+        InputError: with the largest possible number of steps.
     """
     if steps > info.max_steps:
         raise InputError(
-            f"--steps must be at most {info.max_steps} for {info.name}. Got {steps}. Pass 50."
+            f"--steps must be at most {info.max_steps}, the timesteps that {info.name} was trained "
+            f"with. Got {steps}. Pass 50."
         )
 
 
 def find_model(name: str) -> ModelInfo:
-    """Resolve a name to a folder and read its configuration; weights stay on disk.
+    """Find a model by name and read its configuration files; weights are not loaded.
+
+    Args:
+        name: ``digits``, a local diffusers folder, or a hub id, which is downloaded.
 
     Raises:
-        InputError: if there is no such model, or it is not a class-conditional DiT.
+        InputError: if there is no such model, or if it is not a class-conditional DiT.
     """
     folder = _folder_of(name)
     config = read_json(folder / "transformer" / "config.json", name)
@@ -77,35 +141,38 @@ def find_model(name: str) -> ModelInfo:
             f"--model must be a class-conditional DiT (DiTTransformer2DModel). Got "
             f"{config.get('_class_name')!r} in {name}. Pass a DiT such as digits."
         )
-    return info_of(
-        config,
-        schedule,
-        name=name,
-        folder=folder,
-        model_hash=_identify(folder, name),
-        guidance_scale=_recommended_guidance(folder),
-    )
+    named = {"name": name, "folder": folder, "model_hash": _identify(folder, name)}
+    try:
+        guidance = _recommended_guidance(folder)
+        return info_of(config, schedule, **named, guidance_scale=guidance)
+    except ValueError as error:
+        raise InputError(f"--model {name} must be a DiT. {error} {FIX}") from error
 
 
 def info_of(config: Mapping[str, Any], schedule: Mapping[str, Any], **named: Any) -> ModelInfo:
-    """The description of a DiT by its configuration and that of its scheduler.
+    """Describe a DiT by its configuration and the configuration of its scheduler.
 
     Args:
-        named: name, folder, hash and guidance, which no configuration holds.
+        config: configuration of the transformer.
+        schedule: configuration of the scheduler.
+        named: the fields of :class:`ModelInfo` that neither configuration holds.
+
+    Raises:
+        ValueError: naming the field of a configuration that is missing or of a wrong kind.
     """
-    width, num_tokens = _shape(config)
-    size = int(config["sample_size"])
+    dit = validate(dict(config), DiTConfig, name="transformer/config.json", fix="")
+    scheduler = validate(dict(schedule), SchedulerConfig, name="scheduler_config.json", fix="")
     return ModelInfo(
         **named,
-        num_layers=int(config["num_layers"]),
-        max_steps=int(schedule.get("num_train_timesteps", 1000)),
-        num_classes=int(config["num_embeds_ada_norm"]),
-        latent_shape=(int(config["in_channels"]), size, size),
-        out_channels=int(config.get("out_channels") or config["in_channels"]),
-        width=width,
-        num_tokens=num_tokens,
-        site_flops=_site_flops(config),
-        kv_flops=0.5 * _projection_flops(config),
+        num_layers=dit.num_layers,
+        max_steps=scheduler.num_train_timesteps,
+        num_classes=dit.num_embeds_ada_norm,
+        latent_shape=(dit.in_channels, dit.sample_size, dit.sample_size),
+        out_channels=dit.out_channels or dit.in_channels,
+        width=dit.width,
+        num_tokens=dit.num_tokens,
+        site_flops=_site_flops(dit),
+        kv_flops=0.5 * _projection_flops(dit),
     )
 
 
@@ -119,40 +186,33 @@ def _identify(folder: Path, name: str) -> str:
 
 
 def _recommended_guidance(folder: Path) -> float:
-    provenance = folder / "provenance.json"
-    told = json.loads(provenance.read_text()) if provenance.exists() else {}
-    return float(told.get("recommended", {}).get("guidance_scale", 4.0))
+    path = folder / "provenance.json"
+    stored = json.loads(path.read_text()) if path.exists() else {}
+    return validate(stored, Provenance, name=path.name, fix="").recommended.guidance_scale
 
 
 def _is_dit(config: dict[str, Any]) -> bool:
-    # Folders saved before DiT had a class of its own say Transformer2DModel; diffusers maps them.
+    # Older folders name the class Transformer2DModel, which diffusers loads as a DiT.
     is_older = config.get("_class_name") == "Transformer2DModel"
     is_ada_norm_zero = config.get("norm_type") == "ada_norm_zero"
     return config.get("_class_name") == "DiTTransformer2DModel" or (is_older and is_ada_norm_zero)
 
 
-def _site_flops(config: Mapping[str, Any]) -> dict[str, float]:
-    # Units of d^2 a token: projections 8, scores and values 4N/d, feed-forward 16.
-    width, tokens = _shape(config)
-    projections = _projection_flops(config)
-    attention = projections + 4.0 * tokens**2 * width
-    # A gated activation is given two halves, so that the first matrix is twice as wide.
-    feed_forward = projections * (3.0 if config.get("activation_fn") in GATED else 2.0)
-    # A row's modulation: the timestep's embedding (256 -> d -> d) and the six factors (d -> 6d).
-    modulation = 14.0 * width**2 + 512.0 * width
+def _site_flops(dit: DiTConfig) -> dict[str, float]:
+    # For d channels and N tokens, in d^2 per token: projections 8, attention 4N/d, feed-forward 16.
+    projections = _projection_flops(dit)
+    attention = projections + 4.0 * dit.num_tokens**2 * dit.width
+    # A gated activation takes two halves, so that the first matrix is twice as wide.
+    feed_forward = projections * (3.0 if dit.activation_fn in GATED else 2.0)
+    # Modulation of a row: timestep embedding (256 -> d -> d), then six adaLN factors (d -> 6d).
+    modulation = 14.0 * dit.width**2 + 512.0 * dit.width
     whole = attention + feed_forward + modulation
     return {"attn": attention, "ff": feed_forward, "block": whole}
 
 
-def _projection_flops(config: Mapping[str, Any]) -> float:
-    # Q, K, V and the output, alike in size.
-    width, tokens = _shape(config)
-    return 8.0 * width**2 * tokens
-
-
-def _shape(config: Mapping[str, Any]) -> tuple[int, int]:
-    width = config["num_attention_heads"] * config["attention_head_dim"]
-    return width, (config["sample_size"] // config["patch_size"]) ** 2
+def _projection_flops(dit: DiTConfig) -> float:
+    # Four matrices of equal size: Q, K, V and the output.
+    return 8.0 * dit.width**2 * dit.num_tokens
 
 
 def _folder_of(name: str) -> Path:
@@ -175,7 +235,7 @@ def _fetch_from_hub(name: str) -> Path:
 
     try:
         return Path(snapshot_download(name, allow_patterns=PARTS))
-    # The hub's errors share no base class: offline, missing, gated and malformed differ.
+    # The hub's errors (offline, missing, gated, malformed id) have no common base class.
     except Exception as error:
         raise InputError(
             f"--model {name} must be on the hub or in its cache. Got: "
@@ -185,15 +245,21 @@ def _fetch_from_hub(name: str) -> Path:
 
 
 def read_json(path: Path, name: str) -> dict[str, Any]:
-    """A document of a model's folder.
+    """Read a JSON file of a model's folder.
+
+    Args:
+        path: file to read.
+        name: name of the model, for the error message.
 
     Raises:
-        InputError: naming the model, if it is missing or no JSON.
+        InputError: if the file is missing or not JSON.
     """
     try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+        stored = json.loads(path.read_text())
+        if not isinstance(stored, dict):
+            raise ValueError(f"a {type(stored).__name__} in place of an object")
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(
-            f"--model {name} must hold {path.parent.name}/{path.name}. Got: {error}. "
-            "Pass a folder that diffusers' save_pretrained wrote."
+            f"--model {name} must hold {path.parent.name}/{path.name}. Got: {error}. {FIX}"
         ) from error
+    return stored

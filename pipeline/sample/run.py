@@ -1,4 +1,4 @@
-"""Sampling under tracking: images, the grid over their twins, and the account of the run."""
+"""Sample under MLflow, and write the images, the grid of images and sample.json."""
 
 from __future__ import annotations
 
@@ -29,6 +29,8 @@ METRICS = (
     "latent_rel_l2",
     "cache_mb",
 )
+"""Figures of sample.json that MLflow gets; ``twin_seconds_per_sample`` is the time of the reference
+samples."""
 
 
 def sample_images(
@@ -40,7 +42,12 @@ def sample_images(
     command: str,
     plan: StaticPlan | None = None,
 ) -> dict[str, Any]:
-    """:func:`pipeline.sample.sample`, logged and written; returns what ``sample.json`` holds."""
+    """Sample, log the run to MLflow and write the folder; return the contents of sample.json.
+
+    Args:
+        folder: folder for the images and sample.json.
+        command: command line, which sample.json repeats.
+    """
     lineage = policy.spec.lineage if policy else {}
     parent = tracker.open_pipeline(lineage, "pipeline")
     tags = {f"lineage.{stage}": run_id for stage, run_id in lineage.items()}
@@ -59,7 +66,11 @@ def sample_images(
 def account_of(
     config: SampleConfig, model: LoadedModel, policy: ReusePolicy | None, sampled: Sampled
 ) -> dict[str, Any]:
-    """What was asked for, what was reused and why not, times in seconds, errors, cache in MiB."""
+    """Return the contents of sample.json, all but the command and the plan.
+
+    These are the settings, the counts of reuse decisions by reason, the times in seconds, the
+    errors against the reference samples, the size of the cache in MiB and the machine.
+    """
     summary = sampled.summary
     return {
         "config": asdict(config) | {"class_labels": sampled.class_labels},
@@ -69,7 +80,7 @@ def account_of(
         "reuse_ratio": summary.reuse_ratio,
         "reuse": asdict(summary),
         "seconds_per_sample": sampled.seconds_per_sample,
-        "twin_seconds_per_sample": sampled.twin_seconds_per_sample,
+        "twin_seconds_per_sample": sampled.reference_seconds_per_sample,
         "latent_rel_l2": sampled.latent_rel_l2,
         "cache_mb": summary.cache_bytes / 2**20,
         "machine": describe_machine(model.transformer.device.type),
@@ -77,10 +88,10 @@ def account_of(
 
 
 def write_samples(sampled: Sampled, account: dict[str, Any], folder: Path) -> None:
-    """Write ``images/NNN.png``, ``samples.png`` and ``sample.json`` over an earlier run's."""
+    """Write ``images/NNN.png``, ``samples.png`` and ``sample.json``; delete an earlier run's."""
     images = folder / "images"
     images.mkdir(parents=True, exist_ok=True)
-    # First gone and last written, so that a folder with sample.json is a whole one.
+    # Deleted first and written last, so that a folder with sample.json is complete.
     (folder / "sample.json").unlink(missing_ok=True)
     for earlier in images.glob("[0-9][0-9][0-9]*.png"):
         earlier.unlink()
@@ -91,12 +102,12 @@ def write_samples(sampled: Sampled, account: dict[str, Any], folder: Path) -> No
 
 
 def plot_grid(sampled: Sampled, path: Path) -> None:
-    """The first twins, where there are any, above the same samples with DQAR."""
+    """Plot a row of the first images with DQAR, below a row of their reference samples if any."""
     from matplotlib.figure import Figure
 
     strips = [("DQAR", sampled.images)]
-    if sampled.twin_images is not None:
-        strips.insert(0, ("twin", sampled.twin_images))
+    if sampled.reference_images is not None:
+        strips.insert(0, ("reference", sampled.reference_images))
     figure = Figure(figsize=(9, 1.2 * len(strips)), layout="constrained")
     panels = figure.subplots(len(strips), 1, squeeze=False)[:, 0]
     for panel, (label, images) in zip(panels, strips, strict=True):
@@ -112,8 +123,8 @@ def _announce(config: SampleConfig, account: dict[str, Any], folder: Path) -> No
     refusals = account["reuse"]["by_reason"]
     if config.dqar.enabled and refusals.keys().isdisjoint(("reuse", "shared")):
         print(
-            "sample: WARNING: nothing was reused although asked to; most gates were refused for "
-            f"{max(refusals, key=refusals.get)!r}. Loosen that in --config, or pass "
+            "sample: WARNING: DQAR is on, but nothing was reused; the most frequent reason is "
+            f"{max(refusals, key=refusals.get)!r}. Relax that condition in --config, or pass "
             "another --policy or --plan.",
             file=sys.stderr,
             flush=True,
@@ -121,12 +132,12 @@ def _announce(config: SampleConfig, account: dict[str, Any], folder: Path) -> No
     against = ""
     if account["latent_rel_l2"] is not None:
         against = (
-            f" against {account['twin_seconds_per_sample']:.3f} s without reuse, relative L2 "
-            f"{fmean(account['latent_rel_l2']):.4f}"
+            f" against {account['twin_seconds_per_sample']:.3f} s without reuse; relative L2 "
+            f"distance to the reference samples {fmean(account['latent_rel_l2']):.4f}"
         )
     print(
-        f"sample: images, samples.png and sample.json in {folder}; "
-        f"{account['seconds_per_sample']:.3f} s a sample{against}",
+        f"sample: wrote images, samples.png and sample.json to {folder}; "
+        f"{account['seconds_per_sample']:.3f} s per sample{against}",
         flush=True,
     )
 

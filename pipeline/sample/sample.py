@@ -1,4 +1,4 @@
-"""Samples of one model with DQAR, and their twins: the same noise and labels without reuse."""
+"""Sample one model with DQAR, and reference samples: the same noise and labels without reuse."""
 
 from __future__ import annotations
 
@@ -21,10 +21,11 @@ from dqar.integration import DQARDiTWrapper, DQARSampler, SamplerConfig
 from dqar.policy.network import ReusePolicy
 from dqar.schedules.static_plan import StaticPlan
 from dqar.signals import relative_error
-from pipeline.errors import InputError, checked
-from pipeline.models.loading import Dtype, LoadedModel, Sampler, scheduler_of_run
+from pipeline.errors import InputError, input_errors
+from pipeline.models.loading import LoadedModel, scheduler_of_run
 from pipeline.models.model_info import ModelInfo
 from pipeline.models.noise import draw_noise
+from pipeline.models.sampling_choices import Dtype, Sampler
 from pipeline.progress import Progress
 
 WARM_UP_STEPS = 2
@@ -32,30 +33,34 @@ WARM_UP_STEPS = 2
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SampleConfig:
-    """What to sample, and how reuse is decided."""
+    """Settings of a sampling run in which every value is decided.
+
+    The defaults are those of :class:`pipeline.sample.flags.SampleFlags`. The names are keys of
+    sample.json.
+    """
 
     model: str
-    """``digits``, a folder, or a hub id."""
+    """``digits``, a diffusers folder, or a Hub id."""
     dqar: DQARConfig
-    """Cache, sites, and the thresholds of the cascade."""
-    cascade: bool = True
-    """Whether those thresholds gate; False leaves the decision to a policy or a plan alone."""
-    num_samples: int = 4
-    """Samples, all in one batch."""
-    class_labels: tuple[int, ...] = ()
-    """A class for each sample; drawn with the noise where empty."""
-    steps: int = 50
+    """Cache, sites, and the thresholds of the DQAR paper's cascade."""
+    cascade: bool
+    """True if the cascade decides about reuse; False leaves that to a policy or a plan alone."""
+    num_samples: int
+    """Number of samples, all in one batch."""
+    class_labels: tuple[int, ...]
+    """Class of each sample; empty draws the classes at random with the noise."""
+    steps: int
     """Sampling steps."""
-    guidance_scale: float = 4.0
-    """Classifier-free guidance; 1 or less samples without."""
-    sampler: Sampler = "ddim"
-    """Deterministic sampler."""
-    twin: bool = True
-    """Whether the twins are sampled too."""
-    dtype: Dtype = "fp32"
-    """Dtype of the model's arithmetic."""
-    seed: int = 0
-    """Seed of the noise."""
+    guidance_scale: float
+    """Scale of classifier-free guidance; 1 or less samples without guidance."""
+    sampler: Sampler
+    """Name of the deterministic sampler."""
+    twin: bool
+    """True if reference samples are drawn too."""
+    dtype: Dtype
+    """Name of the dtype that the model computes in."""
+    seed: int
+    """Random seed of the noise and of the random classes."""
 
     def __post_init__(self) -> None:
         for name, usual in (("num_samples", 4), ("steps", 50)):
@@ -66,65 +71,72 @@ class SampleConfig:
             raise ValueError(f"guidance_scale must be finite. Got {self.guidance_scale}. Pass 4.0.")
         if self.class_labels and len(self.class_labels) != self.num_samples:
             raise ValueError(
-                f"class_labels must have one entry a sample. Got {len(self.class_labels)} for "
-                f"{self.num_samples=}. Pass as many."
+                f"class_labels must have one entry for each sample. Got {len(self.class_labels)} "
+                f"for {self.num_samples=}. Pass as many."
             )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sampled:
-    """What came out; the twin's part is None where it was not asked for."""
+    """Samples of one run. Without reference samples, three of the fields are None."""
 
     class_labels: list[int]
+    """Class of each sample."""
     images: Float[Tensor, "b c h w"]
-    """In [-1, 1], on the CPU."""
-    twin_images: Float[Tensor, "b c h w"] | None
+    """Images with DQAR, in [-1, 1], on the CPU."""
+    reference_images: Float[Tensor, "b c h w"] | None
+    """Images of the reference samples, in [-1, 1], on the CPU."""
     latent_rel_l2: list[float] | None
-    """Relative L2 distance of each final latent to its twin's."""
+    """Relative L2 distance of each final latent to the reference sample's final latent."""
     seconds_per_sample: float
-    """Wall time of the sampling loop over the batch, decoding excluded."""
-    twin_seconds_per_sample: float | None
+    """Wall time of the sampling loop, without decoding, divided by the number of samples."""
+    reference_seconds_per_sample: float | None
+    """Wall time of the sampling loop of the reference samples, divided by their number."""
     summary: ReuseSummary
-    """What fired, and what refused."""
+    """Reuse decisions counted by reason, site, layer and step."""
 
 
 def refuse_unknown_labels(info: ModelInfo, labels: tuple[int, ...]) -> None:
-    """Labels must be classes of the model.
+    """Refuse labels that are not classes of the model. The null class of guidance is not one.
 
     Raises:
-        InputError: naming those that are not; the null class is none.
+        InputError: if a label is not a class; the message names such labels.
     """
     unknown = [label for label in labels if not 0 <= label < info.num_classes]
     if unknown:
         raise InputError(
             f"--class-labels must be between 0 and {info.num_classes - 1} for {info.name}. "
-            f"Got {unknown}. Pass classes that the model knows."
+            f"Got {unknown}. Pass classes of the model."
         )
 
 
 def refuse_misfit(info: ModelInfo, config: SampleConfig, plan: StaticPlan | None) -> None:
-    """A plan is for one model's layers, one number of steps and one sampler.
+    """Refuse a plan for other layers, another number of steps or another sampler.
 
     Raises:
-        InputError: naming what does not fit.
+        InputError: if the plan does not fit; the message names the difference.
     """
     if plan is None:
         return
     scheduler = scheduler_of_run(info, config.sampler, config.steps)
     timesteps = list(map(float, scheduler.timesteps))
-    checked(plan.refuse_misfit, num_layers=info.num_layers, timesteps=timesteps)
+    with input_errors():
+        plan.refuse_misfit(num_layers=info.num_layers, timesteps=timesteps)
     if plan.sampler not in ("", name := type(scheduler).__name__):
         raise InputError(
-            f"--plan must be of the sampler. Got one of {plan.sampler} for {name}. Leave --sampler "
-            "out, or evaluate with the other."
+            f"--plan must be for the sampler of this run. Got a plan for {plan.sampler}, with "
+            f"{name} as the sampler. Leave --sampler out, or evaluate with {name}."
         )
 
 
 def controller_for(
     config: SampleConfig, policy: ReusePolicy | None, plan: StaticPlan | None = None
 ) -> DQARController:
-    """The plan alone; or the seed's cascade, with the policy as its last gate; or the policy
-    alone."""
+    """Return the controller of the run.
+
+    A plan decides about reuse alone. Without a plan, the DQAR paper's cascade decides, with the
+    policy as its last gate; with ``config.cascade`` False the policy decides alone.
+    """
     if plan is not None and config.dqar.enabled:
         return DQARController(config.dqar, gate=plan.gate())
     if policy is None or config.cascade or not config.dqar.enabled:
@@ -138,26 +150,27 @@ def sample(
     policy: ReusePolicy | None,
     plan: StaticPlan | None = None,
 ) -> Sampled:
-    """Sample the twins on the stock model, then the same noise and labels with DQAR."""
+    """Draw reference samples without reuse, then sample the same noise and labels with DQAR."""
     noise, labels = _draw(config, model)
     controller = controller_for(config, policy, plan)
     wrapper = DQARDiTWrapper(model.transformer, controller=controller)
     run = _Run(config=config, model=model, noise=noise, labels=labels)
     try:
-        # The first steps pay for kernels and allocators; they must not be the twin's time.
+        # The first steps load kernels and grow the allocator's pools. Without this warm-up the
+        # reference samples, which come first, would be timed too slow.
         warm_up = DQARController(config.dqar, gate=Interval(2))
         run.timed(wrapper, min(WARM_UP_STEPS, config.steps), None, warm_up)
-        twins = run.timed(model.transformer, config.steps, "twin") if config.twin else None
+        reference = run.timed(model.transformer, config.steps, "reference") if config.twin else None
         latents, seconds = run.timed(wrapper, config.steps, "sample")
     finally:
         wrapper.unpatch()
     return Sampled(
         class_labels=labels.tolist(),
         images=model.decode(latents).cpu(),
-        twin_images=twins and model.decode(twins[0]).cpu(),
-        latent_rel_l2=twins and relative_error(latents, twins[0]).tolist(),
+        reference_images=reference and model.decode(reference[0]).cpu(),
+        latent_rel_l2=reference and relative_error(latents, reference[0]).tolist(),
         seconds_per_sample=seconds / len(noise),
-        twin_seconds_per_sample=twins and twins[1] / len(noise),
+        reference_seconds_per_sample=reference and reference[1] / len(noise),
         summary=controller.summary(),
     )
 
@@ -175,7 +188,7 @@ def _draw(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Run:
-    """One batch of noise, sampled again and again."""
+    """One batch of noise and labels, from which every loop of a run starts."""
 
     config: SampleConfig
     model: LoadedModel
@@ -189,15 +202,18 @@ class _Run:
         what: str | None,
         controller: DQARController | None = None,
     ) -> tuple[Tensor, float]:
-        """Final latents, and seconds; progress is shown under the name ``what``.
+        """Sample the batch; return the final latents and the seconds that sampling took.
 
         Args:
-            controller: in place of a wrapper's own.
+            transformer: model or DQAR wrapper.
+            steps: sampling steps.
+            what: name on the progress line; None prints no progress.
+            controller: controller in place of the one of the wrapper.
         """
         config = SamplerConfig(num_inference_steps=steps, guidance_scale=self.config.guidance_scale)
         sampler = DQARSampler(transformer, self.model.scheduler, config)
         on_step = _progress(what, steps)
-        self._settle()
+        self._synchronize()
         started = time.perf_counter()
         latents = sampler.sample(
             len(self.noise),
@@ -206,10 +222,10 @@ class _Run:
             on_step=on_step,
             controller=controller,
         )
-        self._settle()
+        self._synchronize()
         return latents, time.perf_counter() - started
 
-    def _settle(self) -> None:
+    def _synchronize(self) -> None:
         if self.noise.device.type == "cuda":
             torch.cuda.synchronize()
 

@@ -1,4 +1,5 @@
-"""A folder or an object store behind the same few verbs.
+"""Storage in a folder or an object store, with the same methods for both.
 
-A further kind of storage has the methods of `local_folder.py` and a line in `object_store.py`.
+To add a kind of storage, write a class with the methods of `LocalFolder` (`local_folder.py`) and a
+line in `object_store.py`.
 """

@@ -1,4 +1,4 @@
-"""A digest of what a task asks, equal in every process: of its structure, never of an address."""
+"""Digest of a task's contents that is equal in every process: from values, never from addresses."""
 
 from __future__ import annotations
 
@@ -13,14 +13,17 @@ from torch import Tensor, nn
 
 
 def fingerprint(*values: Any) -> str:
-    """24 hex digits over values made of numbers, texts, tensors, policies, gates and records.
+    """Return 24 hex digits of the SHA-256 of values.
+
+    Values are made of numbers, texts, tensors, modules, policies, gates, dataclasses and
+    containers of these.
 
     Raises:
-        TypeError: for a value whose structure cannot be told, such as a function.
+        TypeError: for a value whose contents cannot be read, such as a function.
     """
     digest = hashlib.sha256()
     for piece in _pieces(values):
-        # With its length before it, so that no two sequences of pieces read the same.
+        # The length before each piece keeps different sequences of pieces from reading the same.
         digest.update(f"{len(piece)}:".encode() + piece)
     return digest.hexdigest()[:24]
 
@@ -55,7 +58,10 @@ def _inside(value: Any) -> Iterator[bytes]:
     elif hasattr(value, "__dict__") and not callable(value):
         yield from _inside(vars(value))
     else:
-        raise TypeError(f"A task must be made of records. Got {value!r:.80}. Leave it out.")
+        raise TypeError(
+            "A task must be made of records, numbers, texts, tensors and modules. Got "
+            f"{value!r:.80}. Leave that value out."
+        )
 
 
 def _each(values: Iterable[Any]) -> Iterator[bytes]:

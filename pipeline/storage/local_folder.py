@@ -1,7 +1,9 @@
-"""Storage in a folder: a file appears whole or not at all, and only once where that is asked for.
+"""Storage in a folder, with atomic writes: a file appears whole or not at all.
 
-A file is written beside its place under a name that begins with an underscore, synced, then
-renamed, or linked where it may not replace another. A killed writer leaves at most such a file.
+A file is written under a temporary name that begins with an underscore, synced to disk, and then
+renamed to its key, or hard-linked if it may not replace another file; last, the folder is synced
+(Pillai et al., *All File Systems Are Not Created Equal*, OSDI 2014). A writer that is killed leaves
+at most the temporary file.
 """
 
 from __future__ import annotations
@@ -21,52 +23,61 @@ from pipeline.errors import InputError, StorageError
 from pipeline.storage.output_checks import refuse_unwritable
 
 PARTIAL = re.compile(r"_.+\.[0-9a-f]{32}")
-"""Names of files that are being written."""
+"""Names of the temporary files of unfinished writes."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LocalFolder:
-    """A folder on this machine, or one that every node mounts."""
+    """Folder on this machine, or one that every node mounts."""
 
     path: Path
-    """The folder; it need not exist before something is written."""
+    """Path of the folder, which is created by the first write."""
 
     def __str__(self) -> str:
         return str(self.path)
 
     @property
     def address(self) -> str:
-        """The folder as an absolute URI."""
+        """Absolute ``file://`` URI of the folder."""
         return self.path.absolute().as_uri()
 
     def refuse_unwritable(self) -> None:
-        """Tell before any work that nothing could be written here."""
+        """Refuse, before any work, a folder that cannot be written to.
+
+        Raises:
+            InputError: if the folder cannot be created or not written to.
+        """
         refuse_unwritable(str(self.path))
 
     def read(self, key: str) -> bytes | None:
-        """What a file holds, or None where there is none."""
-        with self._told():
+        """Return the contents of a file, or None if there is no such file."""
+        with self._storage_errors():
             try:
                 return self._at(key).read_bytes()
             except FileNotFoundError:
                 return None
 
     def open(self, key: str) -> io.BufferedReader:
-        """A file to read from, anywhere in it."""
-        with self._told():
+        """Open a file for reading, with seeking.
+
+        Raises:
+            InputError: if there is no such file.
+        """
+        with self._storage_errors():
             try:
                 return self._at(key).open("rb")
             except FileNotFoundError as error:
                 raise gone(f"{self}/{key}") from error
 
     def write(self, key: str, data: bytes | Path) -> None:
-        """A file of some bytes, or of what another holds; one that is there is replaced."""
+        """Write a file from bytes or from another file, replacing a file of that key."""
         self._publish(key, data, os.replace)
 
     def create(self, key: str, data: bytes) -> bool:
-        """A file that was not there; False, and nothing written, where it was.
+        """Create a file; return False, and write nothing, if a file of that key exists.
 
-        A network file system may have created it and lost its answer: read it to be sure.
+        False may also follow a request that succeeded and whose answer a network file system lost:
+        read the file to know.
         """
         try:
             self._publish(key, data, os.link)
@@ -77,7 +88,7 @@ class LocalFolder:
     def _publish(self, key: str, data: bytes | Path, place: Callable[[Path, Path], object]) -> None:
         target = self._at(key)
         temporary = target.with_name(f"_{target.name}.{uuid.uuid4().hex}")
-        with self._told():
+        with self._storage_errors():
             target.parent.mkdir(parents=True, exist_ok=True)
             try:
                 _fill(temporary, data)
@@ -87,46 +98,47 @@ class LocalFolder:
             _sync(target.parent)
 
     def sizes(self, folder: str) -> dict[str, int]:
-        """Bytes of each file of a folder, by name in order, without what is being written."""
-        with self._told():
+        """Return the bytes of each file of a folder, by name in order; unfinished writes are left
+        out."""
+        with self._storage_errors():
             try:
                 found = list(os.scandir(self._at(folder)))
             except FileNotFoundError:
                 return {}
-            # What is being written, or deleted, goes while one looks.
+            # Files may vanish between the listing and the request for their size.
             visible = (entry for entry in found if not entry.name.startswith("_"))
             files = {entry.name: _size_of_file(entry) for entry in visible}
         return {name: size for name in sorted(files) if (size := files[name]) is not None}
 
     def is_empty(self) -> bool:
-        """Whether nothing lies here, but for names that begin with an underscore."""
-        with self._told():
+        """Return True if the folder holds no names but those that begin with an underscore."""
+        with self._storage_errors():
             try:
                 return all(path.name.startswith("_") for path in self.path.iterdir())
             except FileNotFoundError:
                 return True
 
     def size(self, key: str) -> int | None:
-        """Bytes of a file, or None where there is none."""
-        with self._told():
+        """Return the bytes of a file, or None if there is no such file."""
+        with self._storage_errors():
             try:
                 return self._at(key).stat().st_size
             except FileNotFoundError:
                 return None
 
     def matches(self, key: str, sha256: str) -> bool:
-        """Whether a file has a digest."""
+        """Return True if the contents of a file have the given SHA-256."""
         with self.open(key) as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest() == sha256
 
     def delete(self, key: str) -> None:
-        """Remove a file, if it is there."""
-        with self._told():
+        """Delete a file if it exists."""
+        with self._storage_errors():
             self._at(key).unlink(missing_ok=True)
 
     def delete_partial(self, folder: str) -> None:
-        """Remove what killed writers left in a folder."""
-        with self._told():
+        """Delete the temporary files that killed writers left in a folder."""
+        with self._storage_errors():
             if (place := self._at(folder)).is_dir():
                 for path in place.iterdir():
                     if PARTIAL.fullmatch(path.name):
@@ -136,36 +148,41 @@ class LocalFolder:
         return self.path / checked_key(key)
 
     @contextmanager
-    def _told(self) -> Iterator[None]:
+    def _storage_errors(self) -> Iterator[None]:
         try:
             yield
         except FileExistsError as error:
-            # Of a link: the file is there. Of a folder: a file is in its way.
+            # A second file name means a failed link, so the file exists; otherwise a file is in
+            # the place of a folder.
             if error.filename2 is not None:
                 raise
             raise self._refusal("which is a file") from error
         except NotADirectoryError as error:
             raise self._refusal("which is a file, or below one") from error
         except OSError as error:
-            raise self._refusal(f"where {(error.strerror or str(error)).lower()}") from error
+            reason = (error.strerror or str(error)).lower()
+            raise self._refusal(f"with the error: {reason}") from error
 
     def _refusal(self, what: str) -> InputError:
         return StorageError(
             f"Storage must be a folder that can be read and written, with hard links. Got "
-            f"{self.path}, {what}. Mend it, or name another."
+            f"{self.path}, {what}. Fix the folder, or name another one."
         )
 
 
 def gone(what: str) -> InputError:
-    """A file that was there and is not: compaction may have replaced it meanwhile."""
-    return InputError(f"{what} must be there to be read. Got nothing. Run the command again.")
+    """Return the error for a file that does not exist; compaction may have replaced the file."""
+    return InputError(
+        f"{what} must exist to be read. Got no such file, perhaps because a collection that was "
+        "running has replaced it. Run the command again."
+    )
 
 
 def checked_key(key: str) -> str:
-    """A key that names something below a root, and nothing else.
+    """Return a key that names a file below a root.
 
     Raises:
-        ValueError: if it would lead elsewhere.
+        ValueError: if the key would lead out of the root.
     """
     if "\0" in key or any(part in ("", ".", "..") for part in key.split("/")):
         raise ValueError(f"key must be names joined by slashes. Got {key!r}. Pass gates/x.parquet.")
@@ -191,7 +208,7 @@ def _fill(path: Path, data: bytes | Path) -> None:
 
 
 def _sync(folder: Path) -> None:
-    # A name survives a power cut only with its folder.
+    # After a power cut a new name exists only if its folder was synced too.
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

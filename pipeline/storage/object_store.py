@@ -1,8 +1,9 @@
-"""Storage by URI: one small set of verbs for folders and object stores. The only room with obstore.
+"""Storage by URI: the same methods for folders and for object stores.
 
-Nothing is renamed on an object store: an object is visible when its upload completes, and not
-before. Credentials, region and endpoint come from the environment (``AWS_ACCESS_KEY_ID``,
-``AWS_ENDPOINT_URL``, ``GOOGLE_APPLICATION_CREDENTIALS``, an instance's role), and none is shown.
+This is the only module that imports obstore. An object is visible once its upload is complete, so
+that no temporary names are needed. Credentials, region and endpoint come from the environment
+(``AWS_ACCESS_KEY_ID``, ``AWS_ENDPOINT_URL``, ``GOOGLE_APPLICATION_CREDENTIALS``, an instance's
+role), and never appear in messages.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ MENDS = {
     "PermanentRedirect": "Set AWS_REGION to the bucket's region",
     "NoSuchBucket": "Create the bucket, or name another",
 }
-"""What to do about each code of S3's errors."""
+"""Fix to suggest for each error code of S3."""
 DEFAULT_MEND = (
     "Check the credentials of the environment, AWS_REGION, AWS_ENDPOINT_URL (with "
     "AWS_ALLOW_HTTP=true for http) and the network"
@@ -49,7 +50,7 @@ DEFAULT_MEND = (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Bucket:
-    """The objects below a prefix of a bucket."""
+    """Storage of the objects below a prefix of a bucket."""
 
     uri: str
     """``s3://bucket/prefix`` or ``gs://bucket/prefix``, without a slash at its end."""
@@ -59,45 +60,44 @@ class Bucket:
 
     @property
     def address(self) -> str:
-        """The prefix as a URI."""
+        """URI of the prefix."""
         return self.uri
 
     def refuse_unwritable(self) -> None:
-        """Tell before any work that the bucket does not answer; whether it may be written to is
-        known at the first object."""
+        """Raise a StorageError, before any work, if the bucket does not answer; whether it can be
+        written to shows only with the first object."""
         self.is_empty()
 
     def read(self, key: str) -> bytes | None:
-        """What an object holds, or None where there is none."""
-        with self._told():
+        """Return the contents of an object, or None if there is no such object."""
+        with self._storage_errors():
             try:
                 return bytes(obstore.get(self._store, checked_key(key)).bytes())
             except FileNotFoundError as error:
                 return self._none(error)
 
     def read_range(self, key: str, start: int, end: int) -> bytes:
-        """Bytes ``start`` up to ``end`` of an object."""
-        with self._told():
+        """Return the bytes of an object from ``start`` up to, not including, ``end``."""
+        with self._storage_errors():
             return bytes(obstore.get_range(self._store, checked_key(key), start=start, end=end))
 
     def open(self, key: str) -> io.RawIOBase:
-        """An object to read from, anywhere in it."""
+        """Open an object for reading by ranges; an InputError if there is no such object."""
         size = self.size(key)
         if size is None:
             raise gone(f"{self}/{key}")
         return Ranges(lambda start, end: self.read_range(key, start, end), size)
 
     def write(self, key: str, data: bytes | Path) -> None:
-        """An object of some bytes, or of what a file holds; one that is there is replaced."""
-        with self._told():
+        """Write an object from bytes or from a file, replacing an object of that key."""
+        with self._storage_errors():
             obstore.put(self._store, checked_key(key), data)
 
     def create(self, key: str, data: bytes) -> bool:
-        """An object that was not there; False, and nothing written, where it was.
+        """Create an object; return False, and write nothing, if an object of that key exists.
 
-        A first try may have created it and its answer been lost: read it to be sure.
-        """
-        with self._told():
+        False may also follow a request that succeeded unanswered: read the object to know."""
+        with self._storage_errors():
             try:
                 obstore.put(self._store, checked_key(key), data, mode="create")
             except (AlreadyExistsError, PreconditionError):
@@ -105,8 +105,8 @@ class Bucket:
         return True
 
     def sizes(self, folder: str) -> dict[str, int]:
-        """Bytes of each object right below a folder, by name in order."""
-        with self._told():
+        """Return the bytes of each object directly below a folder, by name in order."""
+        with self._storage_errors():
             chunks = list(obstore.list(self._store, checked_key(folder), chunk_size=1000))
         found = {meta["path"]: meta["size"] for chunk in chunks for meta in chunk}
         visible = re.compile(rf"{re.escape(folder)}/[^/_][^/]*")
@@ -114,75 +114,77 @@ class Bucket:
         return {path.removeprefix(f"{folder}/"): found[path] for path in paths}
 
     def is_empty(self) -> bool:
-        """Whether nothing lies here, but for names that begin with an underscore."""
-        with self._told():
+        """Return True if the prefix holds no names but those that begin with an underscore."""
+        with self._storage_errors():
             found = obstore.list_with_delimiter(self._store)
         names = [*found["common_prefixes"], *(meta["path"] for meta in found["objects"])]
-        # A browser of buckets may have made an empty object for the prefix itself.
+        # A bucket browser may have made an empty object for the prefix itself.
         return all(name.startswith("_") for name in names if name)
 
     def size(self, key: str) -> int | None:
-        """Bytes of an object, or None where there is none."""
-        with self._told():
+        """Return the bytes of an object, or None if there is no such object."""
+        with self._storage_errors():
             try:
                 return obstore.head(self._store, checked_key(key))["size"]
             except FileNotFoundError as error:
                 return self._none(error)
 
     def matches(self, key: str, sha256: str) -> bool:
-        """True: a store checks what it keeps, and names hold digests; nothing is fetched."""
+        """Return True unread: stores verify what they store, and shards are named by digest."""
         return True
 
     def delete(self, key: str) -> None:
-        """Remove an object, if it is there."""
-        with self._told():
+        """Delete an object if it exists."""
+        with self._storage_errors():
             try:
                 obstore.delete(self._store, checked_key(key))
             except FileNotFoundError as error:
                 self._none(error)
 
     def delete_partial(self, folder: str) -> None:
-        """Nothing: an upload that was cut off has no name. A bucket's rules should abort such."""
+        """Do nothing: an unfinished upload is no object; a lifecycle rule should abort it."""
 
     @property
     def _store(self) -> S3Store | GCSStore:
         return _connect(self.uri)
 
     def _none(self, error: FileNotFoundError) -> None:
-        """None for an object that is not there; a bucket that is not there is refused."""
+        """Return None for a missing object; raise the error for a missing bucket."""
         if _code(error) == "NoSuchBucket":
             raise error
 
     @contextmanager
-    def _told(self) -> Iterator[None]:
+    def _storage_errors(self) -> Iterator[None]:
         try:
             yield
         except (BaseError, OSError) as error:
             raise StorageError(
-                f"Storage must answer. Got {self.uri}, which says {_said(error)}. "
+                f"Storage must answer. Got an error from {self.uri}: {_reason_of(error)}. "
                 f"{MENDS.get(_code(error), DEFAULT_MEND)}."
             ) from None
 
 
 Storage: TypeAlias = LocalFolder | Bucket
 Root: TypeAlias = Storage | Path | str
-"""What names a place: storage, a path or a URI."""
+"""Place of files: storage, a path or a URI."""
 
 
 def open_storage(root: Root) -> Storage:
-    """Storage behind a path, ``file://``, ``s3://bucket/prefix`` or ``gs://bucket/prefix``.
+    """Return the storage of a path, ``file://``, ``s3://bucket/prefix`` or ``gs://bucket/prefix``.
+
+    Nothing is contacted yet: a missing folder or bucket shows with the first use.
 
     Raises:
-        InputError: for anything else. Whether it is there shows at the first use.
+        InputError: for any other URI.
     """
     if isinstance(root, LocalFolder | Bucket):
         return root
     uri = str(root)
     if "\0" in uri or not uri:
-        raise InputError(f"Storage must be a path or a URI. Got {uri!r}. Pass one.")
+        raise InputError(f"Storage must be a path or a URI. Got {uri!r}. Pass a path or a URI.")
     if uri.startswith("file:"):
         return _local(uri)
-    # A path made of a URI has lost a slash: s3:/bucket.
+    # pathlib collapses the slashes of a URI to s3:/bucket.
     is_remote = "://" in uri or uri.startswith(("s3:", "gs:"))
     return _remote(uri) if is_remote else LocalFolder(path=Path(root))
 
@@ -191,7 +193,7 @@ def _local(uri: str) -> LocalFolder:
     parts = urlsplit(uri)
     is_plain = not (parts.query or parts.fragment) and "#" not in uri and "?" not in uri
     if parts.netloc not in ("", "localhost") or not parts.path.startswith("/") or not is_plain:
-        raise InputError(f"A file URI must be file:///ABSOLUTE/PATH. Got {uri!r}. Mend it.")
+        raise InputError(f"A file URI must be file:///ABSOLUTE/PATH. Got {uri!r}. Correct the URI.")
     return LocalFolder(path=Path(unquote(parts.path)))
 
 
@@ -203,7 +205,7 @@ def _remote(uri: str) -> Bucket:
     except ValueError:
         raise InputError(
             "Storage must be a path, file:///PATH, s3://BUCKET/PREFIX or gs://BUCKET/PREFIX. Got "
-            f"{without_secrets(uri)!r}. Mend it; credentials belong into the environment."
+            f"{without_secrets(uri)!r}. Correct the URI; credentials belong in the environment."
         ) from None
     assert found is not None
     return Bucket(uri=f"{found['scheme']}://{found['bucket']}/{prefix}".rstrip("/"))
@@ -217,7 +219,7 @@ def _connect(uri: str) -> S3Store | GCSStore:
     client: ClientConfig = {
         "timeout": patience,
         "connect_timeout": min(patience, timedelta(seconds=5)),
-        # Options given here replace those of the environment.
+        # Client options given here replace those of the environment, AWS_ALLOW_HTTP included.
         "allow_http": os.environ.get("AWS_ALLOW_HTTP", "").lower() in ("1", "true"),
     }
     retry: RetryConfig = {"max_retries": 4, "retry_timeout": patience}
@@ -236,12 +238,12 @@ def _patience() -> timedelta:
 
 
 def _code(error: Exception) -> str:
-    """S3's code of an error; the text around it holds key ids and is not shown."""
+    """Return S3's code of an error. The rest of the text holds key ids and must not be shown."""
     found = re.search(r"<Code>(\w{1,60})</Code>", str(error))
     return found[1] if found else ""
 
 
-def _said(error: Exception) -> str:
+def _reason_of(error: Exception) -> str:
     first_line = str(error).partition("\n")[0]
     reason = re.search(r" - ([\w :-]{1,80})", first_line)
     return _code(error) or (reason[1] if reason else type(error).__name__)

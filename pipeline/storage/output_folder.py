@@ -1,7 +1,8 @@
-"""Policy and results folders wherever they lie: fetched to be read, written here and then uploaded.
+"""Policy and results folders on this machine or in an object store.
 
-A folder on this machine is used where it is. An object store gets the file that marks a folder as
-complete last, so that nobody reads one that is still being written.
+A folder on this machine is used in place. Of an object store, files are fetched into a temporary
+folder to be read, and written into a scratch folder that is then uploaded. The file that marks a
+folder as complete is uploaded last, so that no reader takes an unfinished upload for complete.
 """
 
 from __future__ import annotations
@@ -20,13 +21,16 @@ from pipeline.storage.object_store import open_storage
 from pipeline.storage.output_checks import refuse_other_files
 
 UPLOADING = "_uploading"
-"""Lies in a place while its files are replaced: what is there is ours, and not whole."""
+"""Name of the object that marks a prefix while a stage replaces its files."""
 POLICY_FILES = ("policy.json", "policy.safetensors")
 
 
 def refuse_taken(out: str, ours: str) -> None:
-    """A stage writes into a new folder, or over what it wrote itself, and is told so before any
-    work.
+    """Refuse, before any work, an output folder that is neither new nor of an earlier run.
+
+    Args:
+        out: path or URI of the folder.
+        ours: name of the file that marks the stage's own folders.
 
     Raises:
         InputError: if the folder holds files but not ``ours``, or cannot be written to.
@@ -37,29 +41,35 @@ def refuse_taken(out: str, ours: str) -> None:
         storage.refuse_unwritable()
     elif not storage.is_empty() and storage.size(ours) is None is storage.size(UPLOADING):
         raise InputError(
-            f"--out must be new or hold {ours}. Got {out}, which holds other files. Name another."
+            f"--out must be a new folder or hold {ours} of an earlier run. Got {out}, which holds "
+            "other files. Name another folder."
         )
 
 
 def _scratch(place: str) -> Path:
-    """A folder that is the same for the same place, and stays if the work or the upload fails, so
-    that the same command on this machine takes up what is done."""
+    """Return a scratch folder whose name depends on the place alone.
+
+    The folder is kept if the work or the upload fails, so that the same command on this machine
+    resumes from it.
+    """
     name = hashlib.sha256(place.encode()).hexdigest()[:16]
     folder = Path(tempfile.gettempdir()) / f"dqar-{os.getuid()}-{name}"
     folder.mkdir(mode=0o700, exist_ok=True)
     if folder.is_symlink() or folder.stat().st_uid != os.getuid():
         raise InputError(
-            f"{folder} must be this user's own. Got another's. Remove it, or set TMPDIR."
+            f"{folder} must be a folder of this user. Got a symbolic link or another user's "
+            "folder. Remove it, or set TMPDIR to a folder of this user."
         )
     return folder
 
 
 @contextmanager
 def published(out: str, last: str) -> Iterator[Path]:
-    """A folder on this machine to write into; what it holds at the end lies behind ``out``.
+    """Yield a folder on this machine to write into; its files are uploaded to ``out`` at the end.
 
     Args:
-        last: the file that marks a folder as complete.
+        out: path or URI of the output folder. A path is used in place.
+        last: name of the file that marks the folder as complete.
     """
     storage = open_storage(out)
     if isinstance(storage, LocalFolder):
@@ -69,7 +79,7 @@ def published(out: str, last: str) -> Iterator[Path]:
     yield folder
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     storage.write(UPLOADING, b"")
-    # What an earlier run left is no longer complete once a file of it is replaced.
+    # A folder of an earlier run is not complete once one of its files is replaced.
     storage.delete(last)
     for path in sorted(files, key=lambda path: path == folder / last):
         storage.write(path.relative_to(folder).as_posix(), path)
@@ -80,10 +90,10 @@ def published(out: str, last: str) -> Iterator[Path]:
 
 @contextmanager
 def fetched(uri: str, names: tuple[str, ...]) -> Iterator[str]:
-    """A folder on this machine with those of the named files that lie behind a URI.
+    """Yield a folder on this machine with those of the named files that a path or URI holds.
 
     Raises:
-        InputError: what the block refuses of the folder, said of the URI.
+        InputError: as the block raises it, with the URI in place of the temporary folder.
     """
     storage = open_storage(uri)
     if isinstance(storage, LocalFolder):
@@ -101,7 +111,7 @@ def fetched(uri: str, names: tuple[str, ...]) -> Iterator[str]:
 
 @contextmanager
 def fetched_policies(flags: list[str]) -> Iterator[list[str]]:
-    """``[NAME=]URI`` flags as ``[NAME=]FOLDER``."""
+    """Fetch the policies of ``[NAME=]URI`` flags; yield the flags as ``[NAME=]FOLDER``."""
     with ExitStack() as stack:
         local = []
         for flag in flags:

@@ -1,4 +1,4 @@
-"""A file whose bytes are fetched where they are read."""
+"""Seekable file over range requests: only the bytes that are read are fetched."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from collections.abc import Callable
 
 
 class Ranges(io.RawIOBase):
-    """An object read by ranges, so that a reader of some columns fetches no others."""
+    """Read-only file of an object; a Parquet reader of some columns fetches no other columns."""
 
     def __init__(self, fetch: Callable[[int, int], bytes], size: int) -> None:
         """
         Args:
-            fetch: gives the bytes from a start up to an end.
-            size: bytes of the object.
+            fetch: returns the bytes from a start up to, not including, an end.
+            size: number of bytes of the object.
         """
         self._fetch, self._size = fetch, size
         self._position = 0

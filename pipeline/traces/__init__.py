@@ -1,8 +1,9 @@
-"""Traces: what collections wrote, for readers of their tables.
+"""Trace datasets: the tables that collections wrote, and functions that read them.
 
-The functions here are for notebooks and other programs. Each opens the dataset anew; a stage opens
-it once with :func:`pipeline.traces.multi_dataset.open_traces` and passes the handle on. Arrow is
-imported at the first call, so that the other modules of this package can do without it.
+The functions here are for notebooks and other programs. Each call opens and checks the dataset
+again; a stage opens the dataset once with :func:`pipeline.traces.multi_dataset.open_traces` and
+passes the handle on. Arrow is imported at the first call, so that importing the package or its
+other modules does not need Arrow.
 """
 
 from __future__ import annotations
@@ -17,24 +18,27 @@ if TYPE_CHECKING:
 
 
 def read_trajectories(uri: TraceUris) -> Table:
-    """All trajectories, one row each, in the order of the plan; of several datasets, those of the
-    first first."""
+    """Read all trajectories, one row each, in the order of the plan; several datasets follow each
+    other in the order given."""
     return _opened(uri).trajectories
 
 
 def read_gates(uri: TraceUris, columns: list[str] | None = None) -> Table:
-    """All gates, or some of their columns, in memory; joins with the trajectories on
-    ``trajectory_id``."""
+    """Read the gates table, or some of its columns, into memory.
+
+    Each row is one reuse decision; rows join the trajectories table on ``trajectory_id``.
+    """
     return _opened(uri).read_gates(columns)
 
 
 def stream_gates(
     uri: TraceUris, columns: list[str] | None = None, *, only_reused: bool = False
 ) -> Iterator[Batch]:
-    """Gates in batches of rows, shard after shard, in bounded memory.
+    """Yield the gates table in batches of rows, shard after shard, in bounded memory.
 
     Args:
-        only_reused: leave out the gates that computed.
+        columns: names of the columns to read; None for all.
+        only_reused: leave out the rows of gates that computed.
     """
     return _opened(uri).stream_gates(columns, only_reused=only_reused)
 

@@ -1,8 +1,10 @@
-"""Commit protocol of a traces folder: the plan that claims it, a receipt a unit, the manifest.
+"""Commit protocol of a traces folder: write the data files first, then publish a manifest.
 
-A unit's worker writes the unit's two shards, then its receipt; the driver then publishes a manifest
-that names the shards, and only what the newest manifest names exists for a reader. Each file
-appears whole or not at all, and in this order, on folders and object stores alike.
+The plan claims the folder. A unit's worker writes the unit's two shards, then a receipt that names
+them; the driver then publishes a manifest version, and readers see only the shards that the newest
+version names. Each file appears whole or not at all, on folders and object stores alike. Delta
+Lake commits in the same way (Armbrust et al., VLDB 2020, https://doi.org/10.14778/3415478.3415560);
+here a worker's receipt makes a unit resumable before the dataset is published.
 """
 
 from __future__ import annotations
@@ -28,14 +30,15 @@ from pipeline.traces.shards import Part, as_json, find_receipt, is_sound, parts_
 T = TypeVar("T")
 U = TypeVar("U")
 CONCURRENT_REQUESTS = 16
-"""Requests in flight while receipts are read and files are deleted."""
+"""Storage requests in flight while receipts are read and files are deleted."""
 
 
 def claim_output(root: Root, plan: CollectPlan) -> None:
-    """Claim a folder for a plan; a folder that the same plan has claimed is taken up again.
+    """Claim a folder for a plan by creating ``plan.json``; nothing changes if the same plan has
+    claimed the folder before.
 
     Raises:
-        InputError: if the folder holds another plan, or something that is not a dataset.
+        InputError: if the folder holds another plan, or files and no plan.
     """
     storage = open_storage(root)
     wanted = json.loads(canonical_json(_plan_document(plan)))
@@ -43,21 +46,21 @@ def claim_output(root: Root, plan: CollectPlan) -> None:
     if found is not None:
         return _refuse_other_plan(found, wanted, storage)
     refuse_other_contents(storage)
-    # First, so that a driver killed here leaves a folder that the same plan may claim.
+    # The plan is the first file: a driver killed here leaves a folder that this plan may claim.
     if not storage.create("plan.json", as_json(wanted)):
         claim_output(storage, plan)
 
 
 def refuse_other_contents(storage: Storage) -> None:
-    """Refuse a folder without a plan unless it is new.
+    """Refuse a folder without a plan that holds other files.
 
     Raises:
-        InputError: if it holds something.
+        InputError: if the folder is not empty.
     """
     if not storage.is_empty():
         raise InputError(
-            f"--out must be a new folder or a collection's. Got {storage}, which holds "
-            "other files. Name another folder."
+            f"--out must be a new folder or one that jobs/collect.py wrote. Got {storage}, which "
+            "holds other files. Name another folder."
         )
 
 
@@ -69,19 +72,22 @@ def _refuse_other_plan(found: dict[str, Any], wanted: dict[str, Any], storage: S
     if found == wanted:
         return
     changed = [
-        f"{key} {found.get(key)!r:.80} not {value!r:.80}"
+        f"{key} {found.get(key)!r:.80} instead of {value!r:.80}"
         for key, value in wanted.items()
         if key != "plan_hash" and found.get(key) != value
     ]
     raise InputError(
-        f"--out must hold the same plan. Got {storage}, collected with "
-        f"{', '.join(changed) or 'other fields'}. Name another folder, or repeat the first command."
+        "--out must be a new folder or hold the same plan as this command's. Got "
+        f"{storage}, collected with {', '.join(changed) or 'other fields'}. Name another folder, "
+        "or repeat the command that began this collection."
     )
 
 
 def committed_receipts(root: Root, plan: CollectPlan) -> dict[str, dict[str, Any]]:
-    """Receipts of the finished units, by unit id. A unit is finished if its own shards, or those of
-    a merged part that holds it, are sound."""
+    """Return the receipts of the finished units, by unit id.
+
+    A unit is finished if its own shards, or those of a merged part that holds it, are sound.
+    """
     storage = open_storage(root)
     held = _held_by_merged_parts(storage)
     written = storage.sizes("_receipts")
@@ -97,7 +103,7 @@ def committed_receipts(root: Root, plan: CollectPlan) -> dict[str, dict[str, Any
 
 
 def _held_by_merged_parts(storage: Storage) -> dict[str, dict[str, Any]]:
-    # After compaction a unit's own shards are gone.
+    # Compaction deletes the shards of single units.
     manifest = newest_manifest(storage)
     if manifest is None:
         return {}
@@ -108,7 +114,7 @@ def _held_by_merged_parts(storage: Storage) -> dict[str, dict[str, Any]]:
 
 
 def map_concurrently(work: Callable[[T], U], items: Iterable[T]) -> list[U]:
-    """Apply a function that waits for storage to every item, several at once; results in order."""
+    """Apply a function that waits for storage to every item in threads; results are in order."""
     with ThreadPoolExecutor(CONCURRENT_REQUESTS) as pool:
         return list(pool.map(work, items))
 
@@ -119,9 +125,14 @@ def write_manifest(
     receipts: dict[str, dict[str, Any]],
     model_facts: dict[str, Any],
 ) -> dict[str, Any]:
-    """Publish the next manifest version; only what it names exists for a reader.
+    """Publish the next manifest version, which readers see from then on, and return it.
 
-    ``model_facts`` are what training needs to know of the model: its depth, its sites' FLOPs.
+    Args:
+        receipts: of all units, by unit id.
+        model_facts: number of layers and FLOPs of the sites, which training reads.
+
+    Raises:
+        InputError: if a shard is missing or another driver publishes at the same time.
     """
     storage = open_storage(root)
     units = sorted(receipts.values(), key=lambda receipt: receipt["index"])
@@ -142,7 +153,8 @@ def write_manifest(
 
 
 def _parts(storage: Storage, units: list[dict[str, Any]]) -> list[Part]:
-    """Merged parts that still hold what they held, and the other units' own."""
+    """Return the sound merged parts whose units did not change, and one part for each unit that
+    is in none of them."""
     latest = newest_manifest(storage)
     before = {unit["index"]: unit for unit in latest["units"]} if latest else {}
     now = {unit["index"]: unit for unit in units}

@@ -1,8 +1,9 @@
 """Compaction: merge the shards of many units into few files, and publish a manifest of these.
 
-Merged files are written under new names, then published; the units' own shards are deleted last.
-Killed anywhere in between, the dataset is what its newest manifest names, and the same command
-resumes from there.
+Merged files are written under new names, then a manifest that names them is published, and the
+merged shards are deleted last. A driver killed at any point leaves the dataset of the newest
+manifest, and the same command resumes. The steps are those of OPTIMIZE and VACUUM in Delta Lake
+(Armbrust et al., VLDB 2020).
 """
 
 from __future__ import annotations
@@ -21,21 +22,20 @@ from pipeline.traces.shards import Part, key_of, parts_of
 from pipeline.traces.tables import merge_shards
 
 MEGABYTE = 1e6
-COMPACT_MB = 100.0
-"""Megabytes that a file of gates should reach: large enough that a dataset takes few requests,
-small enough that several readers share it."""
 
 
 def finalize(
     root: Root, manifest: dict[str, Any], compact_mb: float, lease: Lease
 ) -> dict[str, Any]:
-    """Compact a finished collection, publish the manifest, and delete orphaned files.
+    """Compact a finished collection, publish the manifest, delete orphaned files, and return the
+    manifest.
 
     Args:
         compact_mb: size that a file of gates should reach, in megabytes; 0 merges nothing.
 
     Raises:
-        InputError: if another driver has taken over, before anything is published or deleted.
+        InputError: if another driver has taken over. The lease is checked before each step, so
+            that nothing more is published or deleted.
     """
     storage = open_storage(root)
     lease.check_not_fenced()
@@ -48,16 +48,18 @@ def finalize(
 
 
 def compact(storage: Storage, manifest: dict[str, Any], target: float) -> list[Part]:
-    """Merge neighbouring parts of a manifest until their gates have ``target`` bytes."""
+    """Merge neighbouring parts of a manifest into parts of about ``target`` bytes of gates, and
+    return all parts."""
     rows = {unit["index"]: unit for unit in manifest["units"]}
     groups = group_parts(parts_of(manifest), target)
     return [_merge(storage, group, rows) if len(group) > 1 else group[0] for group in groups]
 
 
 def group_parts(parts: list[Part], target: float) -> list[list[Part]]:
-    """Group neighbouring parts that are to be one file, in order.
+    """Group the neighbouring parts that become one file, greedily and in order.
 
-    Parts that were merged before stay as they are, so that compacting twice changes nothing.
+    A group is closed once its files of gates have ``target`` bytes. Parts that were merged before
+    stay as they are, so that compacting twice changes nothing.
     """
     groups: list[list[Part]] = []
     room = 0.0
@@ -103,9 +105,10 @@ FOLDERS = (*TABLES, "_receipts", "_manifest", "_lease")
 
 
 def orphans(storage: Storage, manifest: dict[str, Any]) -> list[str]:
-    """Keys of shards that a manifest does not name: those of its units, and merged ones.
+    """Return the keys of the orphans of a manifest: merged shards and shards of its units that the
+    manifest does not name.
 
-    Shards of other units and all other files are not listed.
+    Shards of units outside the manifest and files of other names are not listed.
     """
     named = {key_of(name, part["files"][name]) for part in parts_of(manifest) for name in TABLES}
     units = {unit["unit_id"] for unit in manifest["units"]}
@@ -123,9 +126,9 @@ def _is_ours(name: str, units: set[str]) -> bool:
 
 
 def vacuum(storage: Storage, manifest: dict[str, Any]) -> None:
-    """Delete the orphans of a manifest and partial writes.
+    """Delete the orphans of a manifest and the remains of interrupted writes.
 
-    Only for the driver that holds the folder's lease, after it has published.
+    Call this only while holding the folder's lease, after publishing the manifest.
     """
     map_concurrently(storage.delete, orphans(storage, manifest))
     for folder in FOLDERS:

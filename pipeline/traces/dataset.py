@@ -1,7 +1,7 @@
-"""Handles of finished traces: opened and checked once, then passed along.
+"""Handles of finished trace datasets: opened and checked once, then passed along.
 
-:class:`Traces` is what every reader takes. :class:`TraceDataset` is one collection;
-:class:`pipeline.traces.multi_dataset.MultiTraceDataset` reads several one after the other.
+Readers take a :class:`Traces`: either a :class:`TraceDataset`, which is one collection, or a
+:class:`pipeline.traces.multi_dataset.MultiTraceDataset`, which reads several collections in order.
 """
 
 from __future__ import annotations
@@ -27,15 +27,16 @@ from pipeline.traces.trajectory_stream import GateBlock, whole_trajectories
 
 
 class Traces(ABC):
-    """Finished trajectories and their gates.
+    """Finished trajectories and their reuse decisions (the gates table).
 
-    The table of trajectories is read once and kept; gates are many more, and are streamed.
+    The trajectories table is read once and kept in memory. The gates table has one row for each
+    step, layer and site of a trajectory, and is streamed.
     """
 
     plan: dict[str, Any]
     """Fields that the plans of all parts share."""
     manifest: dict[str, Any]
-    """The manifest of the first part, for what it says of the model."""
+    """Manifest of the first part; its facts about the model hold for all parts."""
 
     @property
     @abstractmethod
@@ -45,12 +46,12 @@ class Traces(ABC):
     @property
     @abstractmethod
     def digest(self) -> str:
-        """Digest of the floats of all parts as they were collected, in their order."""
+        """Digest of the shards of all parts as they were collected, in the order of the parts."""
 
     @property
     def forecast_orders(self) -> tuple[int, ...]:
         """Forecast orders that any part explored, ascending."""
-        # Plans of the first release have none.
+        # Plans of the first release have no forecast orders.
         orders = (order for part in self.parts for order in part.plan.get("forecast_orders", [0]))
         return tuple(sorted(set(orders)))
 
@@ -62,15 +63,15 @@ class Traces(ABC):
 
     @cached_property
     def trajectories(self) -> Table:
-        """All trajectories, one row each, in the order of the plans."""
+        """Table of all trajectories, one row each, in the order of the plans."""
         return concatenated([part.trajectories for part in self.parts])
 
     @cached_property
     def noise_index(self) -> Int[ndarray, " trajectories"]:
         """Index of the noise sample that each trajectory starts from.
 
-        Collections of one seed share their noise samples, as far as they explore around no policy
-        or around the same one; all others have their own.
+        Two collections share their noise samples if they have the same seed and explore around
+        the same policy, or both around none; otherwise their noise samples differ.
         """
         seeds: list[int] = []
         keys = []
@@ -84,21 +85,25 @@ class Traces(ABC):
     def stream_gates(
         self, columns: list[str] | None = None, *, only_reused: bool = False
     ) -> Iterator[Batch]:
-        """Gates in batches of rows, shard after shard, in bounded memory.
+        """Yield the gates table in batches of rows, shard after shard, in bounded memory.
 
         Args:
-            only_reused: leave out the gates that computed.
+            columns: names of the columns to read; None for all.
+            only_reused: leave out the rows of gates that computed.
         """
         for part in self.parts:
             keys = part.shards("gates")
             yield from scan_shards(part.storage, "gates", keys, columns, only_reused=only_reused)
 
     def read_gates(self, columns: list[str] | None = None) -> Table:
-        """All gates, or some of their columns, in memory."""
+        """Read the gates table, or some of its columns, into memory."""
         return as_table("gates", self.stream_gates(columns), columns)
 
     def whole_trajectories(self, columns: list[str]) -> Iterator[GateBlock]:
-        """Gates in blocks of a few thousand rows, none of which ends within a trajectory.
+        """Yield the gates table in blocks of whole trajectories.
+
+        Args:
+            columns: names of the columns to read.
 
         Raises:
             InputError: if the rows of a trajectory do not follow each other.
@@ -119,30 +124,30 @@ class TraceDataset(Traces):
     uri: str
     """The folder or URI, as it was given."""
     storage: Storage
-    """Access to its files."""
+    """Storage that holds the dataset's files."""
     plan: dict[str, Any]
-    """All fields of the plan, with its hash."""
+    """All fields of the plan, with the plan's hash."""
     manifest: dict[str, Any]
-    """The newest version when the dataset was opened."""
+    """The manifest version that was the newest when the dataset was opened."""
 
     @property
     def parts(self) -> tuple[TraceDataset, ...]:
-        """The dataset itself."""
+        """Tuple of this dataset alone."""
         return (self,)
 
     @property
     def digest(self) -> str:
-        """Digest of the floats as they were collected; compaction leaves it as it is."""
+        """Digest of the shards as they were collected; compaction does not change it."""
         return self.manifest["data_digest"]
 
     @cached_property
     def trajectories(self) -> Table:
-        """All trajectories, one row each, in the order of the plan."""
+        """Table of all trajectories, one row each, in the order of the plan."""
         rows = scan_shards(self.storage, "trajectories", self.shards("trajectories"))
         return as_table("trajectories", rows)
 
     def shards(self, table: str) -> list[str]:
-        """Keys of one table's files, in the order of the units that they hold."""
+        """Return the storage keys of one table's files, in the order of their units."""
         return [key_of(table, part["files"][table]) for part in parts_of(self.manifest)]
 
 
@@ -150,7 +155,8 @@ def open_dataset(root: Root) -> TraceDataset:
     """Read the plan and the newest manifest of one collection, and check its shards.
 
     Raises:
-        InputError: naming what is missing, empty, of another version or truncated, and the fix.
+        InputError: if a file is missing, empty, of another schema version or truncated; the
+            message names the file and the fix.
     """
     storage = open_storage(root)
     plan = read_document(storage, "plan.json", check_plan)
@@ -170,12 +176,13 @@ def _manifest_of(storage: Storage, plan: dict[str, Any]) -> dict[str, Any]:
     if manifest is None:
         raise InputError(
             f"--traces must be a finished collection. Got {storage}, which has no manifest. "
-            "Run its jobs/collect.py command again to finish it."
+            "Run the jobs/collect.py command of this folder again to finish the collection."
         )
     if manifest["plan_hash"] != plan["plan_hash"]:
         raise InputError(
-            f"--traces must have a manifest of its plan {plan['plan_hash']}. Got one of "
-            f"{manifest['plan_hash']} in {storage}. Restore it, or collect into a new folder."
+            f"--traces must have a manifest of its plan, with plan hash {plan['plan_hash']}. Got a "
+            f"manifest with plan hash {manifest['plan_hash']} in {storage}. Restore the file that "
+            "was replaced, or collect into a new folder."
         )
     return manifest
 
@@ -188,6 +195,6 @@ def _refuse_damaged(dataset: TraceDataset) -> None:
             if (size := sizes.get(key_of(table, file), 0)) != file["bytes"]:
                 raise InputError(
                     f"Shard {dataset.storage}/{key_of(table, file)} must have {file['bytes']} "
-                    f"bytes. Got {size}. Run the jobs/collect.py command of this folder again to "
-                    "collect it anew."
+                    f"bytes. Got {size} bytes. Run the jobs/collect.py command of this folder "
+                    "again to collect the shard's trajectories again."
                 )

@@ -1,84 +1,133 @@
-"""Schemas of the JSON documents of a traces folder, which are checked before they are used.
+"""Dataclasses of the JSON documents of a traces folder, which are checked before they are used.
 
 A document may have been cut short, edited by hand or written by a stranger. File names must match
-the patterns here, so that nothing outside the folder is ever read or written.
+the patterns here, so that nothing outside the folder is ever read or written. Fields that no
+dataclass names are ignored.
 """
 
 from __future__ import annotations
 
 import re
-from typing import Any, get_args
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from pipeline.exploration.collect_plan import CollectPlan, Unit
-from pipeline.models.loading import Dtype, Sampler
-from pipeline.storage.json_schema import (
-    COUNT,
-    NUMBER,
-    NUMBERS,
-    TEXT,
-    WHOLE,
-    Malformed,
-    check,
-    one_of,
-    text_kind,
-)
+from pipeline.storage.json_schema import Count, Malformed, check, text_like
 
 TABLES = ("trajectories", "gates")
-ID = text_kind("16 hexadecimal digits", "[0-9a-f]{16}")
-SHA256 = text_kind("64 hexadecimal digits", "[0-9a-f]{64}")
 UNIT_SHARD = re.compile(r"(?P<unit>[0-9a-f]{16})(-[0-9a-f]{16})?\.parquet")
 """Name of a unit's shard; the first release wrote it without a digest."""
 MERGED_SHARD = re.compile(r"merged-[0-9]{6,12}-[0-9]{6,12}-[0-9a-f]{16}\.parquet")
-_NAME = rf"{UNIT_SHARD.pattern}|{MERGED_SHARD.pattern}"
-ENTRY = {"bytes": COUNT, "sha256": SHA256}
-PART_FILE = {**ENTRY, "name": text_kind("a shard's name", _NAME)}
-UNIT_FILE = {
-    **ENTRY,
-    "name": text_kind("a unit's shard", UNIT_SHARD.pattern, may_lack=True),
-}
-RECEIPT = {
-    "unit_id": ID,
-    "index": COUNT,
-    "trajectories": COUNT,
-    "gates": COUNT,
-    "files": dict.fromkeys(TABLES, UNIT_FILE),
-    "decision_digest": SHA256,
-}
-PART = {"units": [COUNT], "files": dict.fromkeys(TABLES, PART_FILE)}
-MANIFEST = {
-    "plan_hash": ID,
-    "trajectories": COUNT,
-    "gates": COUNT,
-    "decision_digest": ID,
-    "data_digest": ID,
-    "num_layers": COUNT,
-    "site_flops": NUMBERS,
-    "units": [RECEIPT],
-}
-PLAN = {
-    "plan_hash": ID,
-    "model": TEXT,
-    "model_hash": TEXT,
-    **dict.fromkeys(("num_trajectories", "masks_per_noise", "batch_size", "steps"), COUNT),
-    "guidance_scale": NUMBER,
-    "sampler": one_of(*get_args(Sampler)),
-    "sites": [TEXT],
-    "designs": [TEXT],
-    "branch_mode": TEXT,
-    "cache_bits": COUNT,
-    "dtype": one_of(*get_args(Dtype)),
-    "seed": WHOLE,
-    "schema_version": COUNT,
-}
-LATER_FIELDS = {
-    "forecast_orders": [COUNT],
-    "feedbacks": [NUMBER],
-    "threads": COUNT,
-    "bases": [[COUNT]],
-    "policy_digest": text_kind("24 hexadecimal digits or nothing", "([0-9a-f]{24})?"),
-}
+LATER_FIELDS = {"forecast_orders", "feedbacks", "threads", "bases", "policy_digest"}
 """Fields that a plan of an earlier release lacks; plans that explore around no policy lack the last
 two."""
+
+Id = Annotated[str, text_like("16 hexadecimal digits", "[0-9a-f]{16}")]
+Sha256 = Annotated[str, text_like("64 hexadecimal digits", "[0-9a-f]{64}")]
+PolicyDigest = Annotated[str, text_like("24 hexadecimal digits or nothing", "([0-9a-f]{24})?")]
+UnitName = Annotated[str, text_like("a unit's shard", UNIT_SHARD.pattern)]
+ShardName = Annotated[
+    str, text_like("a shard's name", f"{UNIT_SHARD.pattern}|{MERGED_SHARD.pattern}")
+]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class UnitFile:
+    """A shard of one unit."""
+
+    bytes: Count
+    sha256: Sha256
+    name: UnitName = ""
+    """Empty in receipts of the first release."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class UnitFiles:
+    """Shards of one unit by table."""
+
+    trajectories: UnitFile
+    gates: UnitFile
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Receipt:
+    """Rows and shards that the worker of one unit committed."""
+
+    unit_id: Id
+    index: Count
+    trajectories: Count
+    gates: Count
+    files: UnitFiles
+    decision_digest: Sha256
+
+    def __post_init__(self) -> None:
+        for file in (self.files.trajectories, self.files.gates):
+            if file.name and not file.name.startswith(self.unit_id):
+                raise ValueError(f"files must name shards of unit {self.unit_id}. Got {file.name}.")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PartFile:
+    """A shard of one unit or of several that were merged."""
+
+    bytes: Count
+    sha256: Sha256
+    name: ShardName
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PartFiles:
+    """Shards of one part by table."""
+
+    trajectories: PartFile
+    gates: PartFile
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ManifestPart:
+    """Units that lie in the same shards."""
+
+    units: tuple[Count, ...]
+    """Indices of the units."""
+    files: PartFiles
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Manifest:
+    """Units of a dataset, facts about its model, and the parts that hold the units."""
+
+    plan_hash: Id
+    trajectories: Count
+    gates: Count
+    decision_digest: Id
+    data_digest: Id
+    num_layers: Count
+    site_flops: dict[str, float]
+    """FLOPs of one site, a row of the batch."""
+    units: tuple[Receipt, ...]
+    parts: Annotated[tuple[ManifestPart, ...], Field(min_length=1)] = ()
+    """Left out by the first release, which merged no units."""
+
+    def __post_init__(self) -> None:
+        indices = [unit.index for unit in self.units]
+        if indices != sorted(set(indices)):
+            raise ValueError("units must hold each unit once, in order. Got others.")
+        if self.parts and indices != [index for part in self.parts for index in part.units]:
+            raise ValueError("parts must hold each of the units once, in order. Got others.")
+        for table in TABLES:
+            rows = getattr(self, table)
+            if rows != sum(getattr(unit, table) for unit in self.units):
+                raise ValueError(f"{table} must be the sum over all units. Got {rows}.")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PlanDigests:
+    """Digests in plan.json, whose other fields are those of :class:`CollectPlan`."""
+
+    plan_hash: Id
+    policy_digest: PolicyDigest = ""
 
 
 def check_receipt(receipt: dict[str, Any], unit: Unit) -> None:
@@ -87,19 +136,11 @@ def check_receipt(receipt: dict[str, Any], unit: Unit) -> None:
     Raises:
         Malformed: naming the field that is wrong.
     """
-    _check_receipt(receipt)
-    if (receipt["unit_id"], receipt["index"]) != (unit.unit_id, unit.index):
-        raise Malformed(f"must be the receipt of {unit}, not of {receipt['unit_id']}")
-    if receipt["trajectories"] != len(unit):
-        raise Malformed(f"must hold the {len(unit)} trajectories of {unit}")
-
-
-def _check_receipt(receipt: dict[str, Any]) -> None:
-    check(receipt, RECEIPT)
-    for table in TABLES:
-        name = receipt["files"][table].get("name", receipt["unit_id"])
-        if not name.startswith(receipt["unit_id"]):
-            raise Malformed(f"must name a shard of its unit in files.{table}, not {name}")
+    found = check(receipt, Receipt)
+    if (found.unit_id, found.index) != (unit.unit_id, unit.index):
+        raise Malformed(f"It must be the receipt of {unit}. Got that of {found.unit_id}.")
+    if found.trajectories != len(unit):
+        raise Malformed(f"trajectories must be the {len(unit)} of {unit}. Got others.")
 
 
 def check_manifest(manifest: dict[str, Any]) -> None:
@@ -108,19 +149,7 @@ def check_manifest(manifest: dict[str, Any]) -> None:
     Raises:
         Malformed: naming the field that is wrong.
     """
-    check(manifest, MANIFEST)
-    for receipt in manifest["units"]:
-        _check_receipt(receipt)
-    indices = [unit["index"] for unit in manifest["units"]]
-    if indices != sorted(set(indices)):
-        raise Malformed("must hold each unit once, in order, in units")
-    for table in TABLES:
-        if manifest[table] != sum(unit[table] for unit in manifest["units"]):
-            raise Malformed(f"must hold the sum over its units in {table}, not {manifest[table]}")
-    if "parts" in manifest:
-        check(manifest["parts"], [PART], "parts")
-        if indices != [index for part in manifest["parts"] for index in part["units"]]:
-            raise Malformed("must hold each of its units once, in order, in parts")
+    check(manifest, Manifest)
 
 
 def check_plan(document: dict[str, Any]) -> None:
@@ -130,19 +159,12 @@ def check_plan(document: dict[str, Any]) -> None:
     Raises:
         Malformed: naming the field that is wrong.
     """
-    check(document, PLAN)
-    for name, shape in LATER_FIELDS.items():
-        if name in document:
-            check(document[name], shape, name)
+    digests = check(document, PlanDigests)
     given = {name: value for name, value in document.items() if name != "plan_hash"}
-    try:
-        plan = CollectPlan(**{name: _frozen(value) for name, value in given.items()})
-    except (TypeError, ValueError) as error:
-        raise Malformed(f"must be a plan: {error}") from error
+    plan = check(given, CollectPlan, extra="forbid")
+    missing = plan.fields.keys() - given.keys()
+    if missing - LATER_FIELDS:
+        raise Malformed(f"It must hold {min(missing - LATER_FIELDS)!r}. Got no such key.")
     # A plan of an earlier release lacks fields, and its hash is not of these.
-    if plan.fields.keys() <= given.keys() and plan.plan_hash != document["plan_hash"]:
-        raise Malformed(f"must be the plan of hash {document['plan_hash']}, not {plan.plan_hash}")
-
-
-def _frozen(value: Any) -> Any:
-    return tuple(map(_frozen, value)) if isinstance(value, list) else value
+    if not missing and plan.plan_hash != digests.plan_hash:
+        raise Malformed(f"It must be the plan of hash {digests.plan_hash}. Got {plan.plan_hash}.")

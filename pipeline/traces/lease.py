@@ -1,10 +1,12 @@
 """Lease of an output folder, so that one driver at a time writes there.
 
-Leases are numbered, and a driver acquires the next by creating its file. The number is a fencing
-token (Kleppmann, *Designing Data-Intensive Applications*, 2017): a holder that finds a higher one
-has been replaced. That works on every storage that can create a file once. The holder renews by
-rewriting its file; an observer takes a lease for dead when the file has not changed for a while by
-the observer's own clock, so that no clock of another machine is trusted.
+A lease is a lock that expires unless its holder renews it (Gray and Cheriton, *Leases*, SOSP
+1989). Leases are numbered, and a driver acquires the next number by creating the file of that
+number. The number is a fencing token (Kleppmann, *Designing Data-Intensive Applications*, 2017,
+chapter 8): a holder that finds a higher number has been replaced, and stops before its next
+publication. Storage only has to be able to create a file that does not exist. The holder renews by
+rewriting its file. An observer takes a lease for dead if the file has not changed for
+``patience_s`` by the observer's own clock, so that no clock of another machine is trusted.
 """
 
 from __future__ import annotations
@@ -17,25 +19,35 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal
 
 from pipeline.errors import InputError
-from pipeline.storage.json_schema import COUNT, TEXT, Malformed, check, one_of, parse
+from pipeline.storage.json_schema import Count, Malformed, check, parse
 from pipeline.storage.object_store import Root, Storage, open_storage
 from pipeline.traces.process_id import Process, this_process
 from pipeline.traces.shards import as_json
 
 NUMBERED = re.compile(r"([0-9]{6,18})\.json")
-HOLDER = {"host": TEXT, "machine": TEXT, "pid": COUNT, "started": COUNT}
-DOCUMENT = {
-    "token": TEXT,
-    "state": one_of("held", "released"),
-    "renewals": COUNT,
-    "since": TEXT,
-    "holder": HOLDER,
-}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LeaseDocument:
+    """JSON of a lease's file."""
+
+    token: str
+    """Random text of its own, by which a holder knows its file."""
+    state: Literal["held", "released"]
+    renewals: Count
+    since: str
+    """Time of its creation by the holder's clock, in ISO 8601."""
+    holder: Process
+
+    @property
+    def is_over(self) -> bool:
+        """True if the lease was released or its holder has certainly ended."""
+        return self.state == "released" or self.holder.is_gone
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,8 +55,8 @@ class LeaseConfig:
     """Time after which a silent driver is taken for dead."""
 
     patience_s: float = 30.0
-    """Seconds of the observer's clock after which a lease that nobody renewed is dead. A holder
-    renews three times as often."""
+    """Seconds of the observer's clock after which a lease that was not renewed is dead. A holder
+    renews its lease every third of this time."""
 
     def __post_init__(self) -> None:
         if not 0 < self.patience_s < 86400:
@@ -64,44 +76,46 @@ def lease_config() -> LeaseConfig:
         return LeaseConfig(patience_s=float(text))
     except ValueError as error:
         raise InputError(
-            f"DQAR_LEASE_S must be seconds between 0 and a day. Got {text!r}. Unset it."
+            f"DQAR_LEASE_S must be a number of seconds between 0 and a day. Got {text!r}. Unset "
+            "it to use 30."
         ) from error
 
 
 class Lease:
-    """A folder's lease while this process holds it; a thread renews it."""
+    """Lease of a folder that this process holds; :func:`acquire_lease` renews it in a thread."""
 
-    def __init__(self, storage: Storage, number: int, document: dict[str, Any]) -> None:
+    def __init__(self, storage: Storage, number: int, document: LeaseDocument) -> None:
         self.number = number
         self._storage = storage
         self._document = document
         self._ended = threading.Event()
 
     def check_not_fenced(self) -> None:
-        """Refuse to go on if another driver has taken over; called before anything is published or
-        deleted.
+        """Refuse to continue if another driver has taken over. Call this before anything is
+        published or deleted.
 
         Raises:
-            InputError: naming that driver.
+            InputError: naming the other driver.
         """
         if self._storage.size(_key(self.number + 1)) is not None:
             raise InputError(
-                f"{self._storage} must have one driver. Got lease {self.number + 1} by "
-                f"{_who(_read(self._storage, self.number + 1))}, who took this one's {self.number} "
-                "for dead. Nothing more is published or deleted here; leave it to finish."
+                f"{self._storage} must have one driver. Got a second, "
+                f"{_who(_read(self._storage, self.number + 1))}, which took this driver for dead "
+                f"and replaced its lease {self.number} by lease {self.number + 1}. This driver "
+                "publishes and deletes nothing more. Leave the second driver to finish."
             )
 
     def renew_every(self, seconds: float) -> None:
-        """Renew until the lease ends or is lost."""
+        """Renew the lease until it ends or another driver has taken over."""
         while not self._ended.wait(seconds):
-            # Storage that does not answer may do so again; who publishes asks it first.
+            # Storage may answer again by the next renewal; check_not_fenced guards publication.
             with contextlib.suppress(InputError):
                 if self._storage.size(_key(self.number + 1)) is not None:
                     return
-                self._write(renewals=self._document["renewals"] + 1)
+                self._write(renewals=self._document.renewals + 1)
 
     def stop_renewing(self) -> None:
-        """End :meth:`renew_every`."""
+        """End the loop of :meth:`renew_every`."""
         self._ended.set()
 
     def release(self) -> None:
@@ -111,16 +125,20 @@ class Lease:
             self._write(state="released")
 
     def _write(self, **changes: Any) -> None:
-        self._document = self._document | changes
-        self._storage.write(_key(self.number), as_json(self._document))
+        self._document = replace(self._document, **changes)
+        self._storage.write(_key(self.number), as_json(asdict(self._document)))
 
 
 @contextmanager
 def acquire_lease(root: Root, config: LeaseConfig | None = None) -> Iterator[Lease]:
-    """Hold a folder's lease, once no other driver is alive.
+    """Hold a folder's lease during a ``with`` block, once no other driver is alive.
+
+    Args:
+        root: the folder.
+        config: patience; None reads ``DQAR_LEASE_S``.
 
     Raises:
-        InputError: naming the driver that is.
+        InputError: naming the other driver, if it is alive.
     """
     config = config or lease_config()
     lease = take(open_storage(root), config)
@@ -138,70 +156,76 @@ def acquire_lease(root: Root, config: LeaseConfig | None = None) -> Iterator[Lea
 
 
 def take(storage: Storage, config: LeaseConfig) -> Lease:
-    """Create the next lease, once the newest is dead.
+    """Create the next lease, once the newest one is released or dead.
 
     Raises:
-        InputError: if its holder is alive.
+        InputError: if the holder of the newest lease is alive.
     """
     while True:
         number = _newest(storage)
         if number:
             _outlast(storage, number, config.patience_s)
         mine = _new_document()
-        is_created = storage.create(_key(number + 1), as_json(mine))
-        # The answer to a first try may have been lost: then it is ours all the same.
-        if is_created or (_read(storage, number + 1) or {}).get("token") == mine["token"]:
+        is_created = storage.create(_key(number + 1), as_json(asdict(mine)))
+        # A retried request may find the file that its first, unanswered try created.
+        if is_created or _token(_read(storage, number + 1)) == mine.token:
             return Lease(storage, number + 1, mine)
 
 
-def _new_document() -> dict[str, Any]:
-    return {
-        "token": uuid.uuid4().hex,
-        "state": "held",
-        "renewals": 0,
-        "since": datetime.now(UTC).isoformat(timespec="seconds"),
-        "holder": asdict(this_process()),
-    }
+def _new_document() -> LeaseDocument:
+    return LeaseDocument(
+        token=uuid.uuid4().hex,
+        state="held",
+        renewals=0,
+        since=datetime.now(UTC).isoformat(timespec="seconds"),
+        holder=this_process(),
+    )
+
+
+def _token(document: LeaseDocument | None) -> str | None:
+    return document.token if document else None
 
 
 def _outlast(storage: Storage, number: int, patience_s: float) -> None:
-    """Wait until a lease is dead; any change of its file shows that its holder is alive."""
+    """Wait until a lease is released or dead.
+
+    Raises:
+        InputError: if the lease's file changes, which shows that its holder is alive.
+    """
     seen = _read(storage, number)
-    if seen is not None and _process(seen).is_here and not _is_over(seen):
+    if seen is not None and seen.holder.is_here and not seen.is_over:
         raise _refusal(storage, seen)
     deadline = time.monotonic() + patience_s
     if not _is_over(seen):
-        print(f"{storage} was left by {_who(seen)}; waiting {patience_s:g} s for it", flush=True)
+        print(
+            f"{storage} has an unreleased lease of {_who(seen)}; waiting {patience_s:g} s to see "
+            "if that driver is alive",
+            flush=True,
+        )
     while not _is_over(seen) and time.monotonic() < deadline:
         time.sleep(min(1.0, patience_s / 20))
         now = _read(storage, number)
-        if now is not None and now != seen and not _is_over(now):
+        if now is not None and now != seen and not now.is_over:
             raise _refusal(storage, now)
         seen = now
 
 
-def _refusal(storage: Storage, document: dict[str, Any]) -> InputError:
+def _refusal(storage: Storage, document: LeaseDocument) -> InputError:
     return InputError(
-        f"{storage} must have one driver. Got a second: {_who(document)} drives it. Wait until it "
-        "has ended, or end it, and run this command again."
+        f"{storage} must have one driver. Got a second while {_who(document)} still writes there. "
+        "Wait until that process has ended, or end it, and run this command again."
     )
 
 
-def _is_over(document: dict[str, Any] | None) -> bool:
-    if document is None:
-        return False
-    return document["state"] == "released" or _process(document).is_gone
+def _is_over(document: LeaseDocument | None) -> bool:
+    return document is not None and document.is_over
 
 
-def _process(document: dict[str, Any]) -> Process:
-    return Process(**{name: document["holder"][name] for name in HOLDER})
-
-
-def _who(document: dict[str, Any] | None) -> str:
+def _who(document: LeaseDocument | None) -> str:
     if document is None:
         return "an unknown driver"
-    holder = document["holder"]
-    return f"process {holder['pid']} on {holder['host'][:60]!r} since {document['since'][:30]!r}"
+    holder = document.holder
+    return f"process {holder.pid} on {holder.host[:60]!r} since {document.since[:30]!r}"
 
 
 def _key(number: int) -> str:
@@ -213,11 +237,9 @@ def _newest(storage: Storage) -> int:
     return max((int(match[1]) for match in found if match), default=0)
 
 
-def _read(storage: Storage, number: int) -> dict[str, Any] | None:
-    """Read a lease's document; None where it is not valid, so that its holder is unknown."""
+def _read(storage: Storage, number: int) -> LeaseDocument | None:
+    """Read a lease's document; None if it is not valid, so that its holder is unknown."""
     try:
-        document = parse(storage.read(_key(number)) or b"")
-        check(document, DOCUMENT)
+        return check(parse(storage.read(_key(number)) or b""), LeaseDocument)
     except Malformed:
         return None
-    return document

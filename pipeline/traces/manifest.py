@@ -1,4 +1,10 @@
-"""Versions of a dataset's manifest: each is created once, and readers see what the newest names."""
+"""Versions of a dataset's manifest: each is created once, and readers use the newest version.
+
+Publishing is optimistic concurrency control (Kung and Robinson, ACM TODS 1981,
+https://doi.org/10.1145/319566.319567): the driver creates the file of the next version number, and
+a driver that finds the file there has lost the race. The lease (:mod:`pipeline.traces.lease`)
+makes such races rare.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +25,7 @@ VERSION = re.compile(r"v([0-9]{6,18})\.json")
 def read_document(
     storage: Storage, key: str, check: Callable[[dict[str, Any]], None]
 ) -> dict[str, Any] | None:
-    """Read a JSON document and check it; None where there is none.
+    """Read a JSON document and check it; return None if there is no such file.
 
     Raises:
         InputError: naming the file and what is wrong with it.
@@ -32,36 +38,37 @@ def read_document(
         check(document)
     except Malformed as error:
         raise InputError(
-            f"{storage}/{key} {error}. Restore it, or collect into a new folder."
+            f"{storage}/{key}: {error} Restore it, or collect into a new folder."
         ) from error
     return document
 
 
 def newest_manifest(storage: Storage) -> dict[str, Any] | None:
-    """Read the newest version and check it; None before the first.
+    """Read the newest manifest version and check it; return None before the first version.
 
     Raises:
-        InputError: if it is of another schema version, is empty or does not read.
+        InputError: if the manifest has another schema version, no units or an invalid document.
     """
     return _newest(storage)[1]
 
 
 def publish_manifest(storage: Storage, manifest: dict[str, Any]) -> dict[str, Any]:
-    """Create the next version, unless the newest is equal; returns the manifest.
+    """Create the next manifest version, unless the newest version is equal; return the manifest.
 
     Raises:
-        InputError: if a shard that it names is not there, or another driver published.
+        InputError: if a shard that the manifest names is missing or truncated, or another driver
+            published the same version number.
     """
     version, latest = _newest(storage)
     if latest == manifest:
         return manifest
     _refuse_missing_shards(storage, manifest)
     key = f"_manifest/v{version + 1:06d}.json"
-    # What another driver wrote differs; what reads the same is ours, with its answer lost.
+    # If the file exists with the same contents, a request of this driver succeeded unanswered.
     if not storage.create(key, as_json(manifest)) and _newest(storage)[1] != manifest:
         raise InputError(
-            f"One driver at a time must publish in {storage}. Got {key} from another. "
-            "Run the jobs/collect.py command again once that one has ended."
+            f"One driver at a time must publish in {storage}. Got {key} from another driver. "
+            "Run the jobs/collect.py command again once that driver has ended."
         )
     return manifest
 
@@ -71,8 +78,9 @@ def _refuse_missing_shards(storage: Storage, manifest: dict[str, Any]) -> None:
     for part in parts_of(manifest):
         if not is_whole(part, sizes.get):
             raise InputError(
-                f"Shards must lie in {storage} until a manifest names them. Got none of unit "
-                f"{part['units'][0]}. Run the jobs/collect.py command again to collect it anew."
+                f"All shards must be in {storage}, whole, before a manifest is published. Got a "
+                f"missing or truncated shard of unit {part['units'][0]}. Run the jobs/collect.py "
+                "command again to collect that unit again."
             )
 
 
@@ -88,8 +96,8 @@ def _check_of_this_version(manifest: dict[str, Any]) -> None:
     if manifest.get("schema_version") != TRACE_SCHEMA_VERSION:
         raise InputError(
             f"--traces must have schema version {TRACE_SCHEMA_VERSION}. Got "
-            f"{repr(manifest.get('schema_version'))[:20]} in its manifest. Collect again with this "
-            "release."
+            f"{repr(manifest.get('schema_version'))[:20]} in its manifest. Collect the traces "
+            "again with this release."
         )
     if manifest.get("units") == []:
         raise InputError(

@@ -1,6 +1,7 @@
-"""Several collections of one model as one: a first round, and rounds that explored around policies.
+"""Several collections of one model read as one dataset.
 
-Collections may be fitted together if their plans share the fields :data:`ALIKE`.
+Typically these are a first collection and further ones that explored around trained policies.
+Collections can be fitted together if their plans share the fields :data:`ALIKE`.
 """
 
 from __future__ import annotations
@@ -13,14 +14,14 @@ from pipeline.storage.object_store import Root
 from pipeline.traces.dataset import TraceDataset, Traces, open_dataset
 
 ALIKE = ("model_hash", "sites", "steps", "sampler", "guidance_scale", "cache_bits", "branch_mode")
-"""Fields of their plans that collections must share: a reuse's damage under one setting says
-nothing of its damage under another."""
+"""Fields of a plan that collections must share to be fitted together: the damage of a reuse under
+one setting says nothing of its damage under another setting."""
 TraceUris: TypeAlias = Root | tuple[Root, ...]
-"""Where one collection lies, or several that are read one after the other."""
+"""Place of one collection, or places of several collections to be read in this order."""
 
 
 class MultiTraceDataset(Traces):
-    """Collections that may be fitted together."""
+    """Collections that can be fitted together, read in order."""
 
     def __init__(self, parts: tuple[TraceDataset, ...]) -> None:
         self.plan = {name: parts[0].plan[name] for name in ALIKE}
@@ -29,22 +30,22 @@ class MultiTraceDataset(Traces):
 
     @property
     def parts(self) -> tuple[TraceDataset, ...]:
-        """The datasets, in the order in which they are read."""
+        """The collections, in the order in which they are read."""
         return self._parts
 
     @property
     def digest(self) -> str:
-        """Digest of the parts' digests, in their order."""
+        """Digest of the digests of the parts, in order."""
         digests = "\n".join(part.digest for part in self.parts)
         return hashlib.sha256(digests.encode()).hexdigest()[:16]
 
 
 def open_traces(uris: TraceUris) -> Traces:
-    """Open the collections, and check that they are of one model under one setting.
+    """Open collections, and check that they are of one model under one setting.
 
     Raises:
-        InputError: naming what differs, a collection that is named twice, or what is wrong with
-            one.
+        InputError: if a collection cannot be opened or is named twice, or naming the fields of
+            the plans that differ.
     """
     roots = uris if isinstance(uris, tuple) else (uris,)
     first, *others = parts = [open_dataset(root) for root in roots]
@@ -53,28 +54,29 @@ def open_traces(uris: TraceUris) -> Traces:
     if not others:
         return first
     together = MultiTraceDataset(tuple(parts))
-    # The first digits name a collection's trajectories.
+    # A trajectory id starts with the first 8 digits of the plan hash, and must be unique.
     if len({part.plan["plan_hash"][:8] for part in parts}) < len(parts):
         raise InputError(
             f"--traces must name each collection once. Got {together}, of which two "
-            "have the same plan. Leave one out."
+            "have the same plan. Leave one of the two out."
         )
     return together
 
 
 def _refuse_apart(first: TraceDataset, other: TraceDataset) -> None:
     differing = [
-        f"{name} {other.plan[name]!r:.40} not {first.plan[name]!r:.40}"
+        f"{name} {other.plan[name]!r:.40} instead of {first.plan[name]!r:.40}"
         for name in ALIKE
         if _comparable(other.plan[name]) != _comparable(first.plan[name])
     ]
     if differing:
         raise InputError(
-            f"--traces must be of one model, and collected alike. Got {other.storage} with "
-            f"{', '.join(differing)}, which {first.storage} has. Train on each alone."
+            f"--traces must be of one model, and collected with the same settings. Got "
+            f"{other.storage} with {', '.join(differing)} as in {first.storage}. Train on each "
+            "collection separately."
         )
 
 
 def _comparable(value: Any) -> Any:
-    # Sites in whatever order.
+    # The order of the sites does not matter.
     return sorted(value) if isinstance(value, list) else value

@@ -7,28 +7,30 @@ import platform
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.storage.json_schema import Count
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Process:
-    """A process, distinguished from earlier ones with the same pid by its boot and start time."""
+    """Process, distinguished from earlier processes with the same pid by boot id and start time."""
 
     host: str
-    """Name of its machine, for messages."""
+    """Name of the process's machine, for messages."""
     machine: str
-    """Boot id and pid namespace of its machine; empty where they cannot be read."""
-    pid: int
-    """Its pid there."""
-    started: int
-    """Clock ticks from the boot to its start; 0 where that cannot be read."""
+    """Boot id and pid namespace of the machine; empty if they cannot be read."""
+    pid: Count
+    """Process id in that namespace."""
+    started: Count
+    """Clock ticks from the boot to the start of the process; 0 if that cannot be read."""
 
     @property
     def is_here(self) -> bool:
-        """True if it shares this process's boot and pid namespace."""
+        """True if the process has the boot id and pid namespace of the calling process."""
         return self.machine != "" and self.machine == _machine()
 
     @property
     def is_gone(self) -> bool:
-        """True if it has certainly ended; of another machine that is never certain."""
+        """True if the process has certainly ended; never certain for another machine."""
         if not self.is_here:
             return False
         try:
@@ -42,13 +44,13 @@ class Process:
 
 
 def this_process() -> Process:
-    """Identity of the calling process."""
+    """Return the identity of the calling process."""
     pid = os.getpid()
     return Process(host=platform.node(), machine=_machine(), pid=pid, started=_state_of(pid)[1])
 
 
 def _machine() -> str:
-    # Containers share a boot, but not the numbers of their processes.
+    # Containers on one machine share the boot id, but each has its own pid namespace.
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot} {os.readlink('/proc/self/ns/pid')}"
@@ -57,7 +59,8 @@ def _machine() -> str:
 
 
 def _state_of(pid: int) -> tuple[str, int]:
-    """State letter and start time of a process, after proc(5); empty where it cannot be read."""
+    """Return the state letter and start time of a process, after proc(5); ``("", 0)`` if they
+    cannot be read."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:

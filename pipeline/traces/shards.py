@@ -1,7 +1,7 @@
-"""Parts of a dataset: pairs of shards, one a table, that hold the same units.
+"""Parts of a dataset: pairs of Parquet files (shards), one for each table, with the same units.
 
-A part holds one unit, as its worker wrote it, or several that compaction merged. A receipt says
-which part a unit's worker wrote.
+A part holds one unit, as a worker wrote it, or several units that compaction merged. The receipt
+of a unit names the shards that the unit's worker wrote.
 """
 
 from __future__ import annotations
@@ -16,38 +16,46 @@ from pipeline.storage.object_store import Storage
 from pipeline.traces.document_schemas import TABLES, check_receipt
 
 Part = dict[str, Any]
-"""``units``, indices in order, and ``files``: of each table ``name``, ``bytes`` and ``sha256``."""
+"""``units``, the indices of units in order, and ``files``, which has ``name``, ``bytes`` and
+``sha256`` of the shard of each table."""
 
 
 def key_of(table: str, file: dict[str, Any]) -> str:
-    """Storage key of a part's file of a table."""
+    """Return the storage key of a part's shard of a table."""
     return f"{table}/{file['name']}"
 
 
 def unit_part(receipt: dict[str, Any]) -> Part:
-    """The part that one unit's worker wrote."""
-    # Names held no digest once.
+    """Return the part that the worker of a unit wrote, from the unit's receipt."""
+    # Receipts of the first release name no file: a shard then had the unit's id as its name.
     named = {"name": f"{receipt['unit_id']}.parquet"}
     files = {table: named | receipt["files"][table] for table in TABLES}
     return {"units": [receipt["index"]], "files": files}
 
 
 def parts_of(manifest: dict[str, Any]) -> list[Part]:
-    """Parts of a manifest in the order of their units; without compaction, one a unit."""
+    """Return the parts of a manifest in the order of their units; without compaction, each part
+    holds one unit."""
     return manifest.get("parts") or [unit_part(unit) for unit in manifest["units"]]
 
 
 def is_whole(part: Part, size: Callable[[str], int | None]) -> bool:
-    """Test that both files have as many bytes as the part says, by the sizes of their keys."""
+    """Return True if both shards have the number of bytes that the part says.
+
+    Args:
+        part: the part to check.
+        size: bytes of the file of a key; None if there is no such file.
+    """
     return all(
         size(key_of(name, part["files"][name])) == part["files"][name]["bytes"] for name in TABLES
     )
 
 
 def is_sound(storage: Storage, part: Part) -> bool:
-    """Test that both files have the bytes and the digests that the part says.
+    """Return True if both shards have the number of bytes and the digests that the part says.
 
-    Object stores check digests themselves; on folders the files are read.
+    On folders the files are read and hashed. Object stores verify what they store, so that only
+    the number of bytes is compared there.
     """
     return is_whole(part, storage.size) and all(
         storage.matches(key_of(name, part["files"][name]), part["files"][name]["sha256"])
@@ -56,7 +64,7 @@ def is_sound(storage: Storage, part: Part) -> bool:
 
 
 def listed_sizes(storage: Storage) -> dict[str, int]:
-    """Sizes of all shards in bytes, by key, in few requests."""
+    """Return the sizes of all shards in bytes, by key, with one listing for each table."""
     return {
         f"{table}/{name}": size for table in TABLES for name, size in storage.sizes(table).items()
     }
@@ -68,12 +76,12 @@ def as_json(document: dict[str, Any]) -> bytes:
 
 
 def receipt_key(unit: Unit) -> str:
-    """Storage key of a unit's receipt."""
+    """Return the storage key of a unit's receipt."""
     return f"_receipts/{unit.unit_id}.json"
 
 
 def find_receipt(storage: Storage, unit: Unit) -> dict[str, Any] | None:
-    """Read the receipt of a unit, if it is valid and its shards are sound."""
+    """Read the receipt of a unit; return None unless it is valid and its shards are sound."""
     try:
         receipt = parse(storage.read(receipt_key(unit)) or b"")
         check_receipt(receipt, unit)
@@ -87,7 +95,7 @@ def commit_receipt(storage: Storage, unit: Unit, receipt: dict[str, Any]) -> dic
     """Create a unit's receipt, unless an earlier attempt has left a sound one.
 
     Returns:
-        The receipt that counts.
+        The receipt in storage: the given one, or the sound one of the earlier attempt.
     """
     if storage.create(receipt_key(unit), as_json(receipt)):
         return receipt

@@ -1,4 +1,4 @@
-"""The two Arrow tables of traces, written and read shard by shard.
+"""Arrow schemas of the trajectories table and the gates table; writing and reading their shards.
 
 This is the only module that imports pyarrow.
 """
@@ -24,9 +24,9 @@ from pipeline.traces.document_schemas import TABLES
 from pipeline.traces.shards import commit_receipt
 
 Table: TypeAlias = pa.Table
-"""An Arrow table."""
+"""Arrow table."""
 Batch: TypeAlias = pa.RecordBatch
-"""Some rows of an Arrow table."""
+"""Batch of rows of an Arrow table."""
 
 TRAJECTORIES = pa.schema(
     [
@@ -76,11 +76,11 @@ GATES = pa.schema(
 
 SCHEMAS: dict[str, pa.Schema] = dict(zip(TABLES, (TRAJECTORIES, GATES), strict=True))
 ROW_GROUP = 1 << 17
-"""Rows that a merged shard keeps together, and that merging holds in memory."""
+"""Rows in a row group of a merged shard, which is also what merging holds in memory."""
 
 
 def to_table(columns: dict[str, Any], schema: pa.Schema) -> Table:
-    """Convert columns to a table of a schema; one value stands for all rows, NaN for null."""
+    """Convert columns to a table of a schema; a single value fills a column, NaN becomes null."""
     num_rows = max(len(column) for column in columns.values() if _is_sequence(column))
     full = {
         name: column if _is_sequence(column) else [column] * num_rows
@@ -103,8 +103,15 @@ def commit_unit(
 ) -> dict[str, Any]:
     """Write a unit's shards, then its receipt.
 
+    Args:
+        root: the traces folder.
+        unit: the unit.
+        trajectories: columns of the trajectories table.
+        gates: columns of the gates table.
+        notes: further fields of the receipt.
+
     Returns:
-        The receipt that counts: an earlier attempt at the unit may have left it.
+        The receipt in storage; if an earlier attempt at the unit left a sound one, that one.
     """
     storage = open_storage(root)
     tables = {"trajectories": to_table(trajectories, TRAJECTORIES), "gates": to_table(gates, GATES)}
@@ -126,14 +133,17 @@ def _write_shard(storage: Storage, name: str, unit: Unit, table: Table) -> dict[
     pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
     data = sink.getvalue().to_pybytes()
     sha256 = hashlib.sha256(data).hexdigest()
-    # Attempts that differ have names that differ: none replaces what a receipt names.
+    # The digest in the name keeps an attempt with other bytes from replacing a committed shard.
     file = {"name": f"{unit.unit_id}-{sha256[:16]}.parquet", "bytes": len(data), "sha256": sha256}
     storage.write(f"{name}/{file['name']}", data)
     return file
 
 
 def decision_digest(gates: Table) -> str:
-    """Digest of gates' actions and random draws, without floats, which differ between devices."""
+    """Return a digest of the actions and the random draws of all gates.
+
+    Floats, which differ between devices, are left out.
+    """
     digest = hashlib.sha256()
     for name in ("trajectory_id", "step", "layer", "site", "action", "draw_id"):
         column = gates[name].combine_chunks()
@@ -143,19 +153,19 @@ def decision_digest(gates: Table) -> str:
 
 
 def as_table(name: str, batches: Iterable[Batch], columns: list[str] | None = None) -> Table:
-    """Batches of a table's rows as one table of its schema, or of some columns of it."""
+    """Join batches of a table's rows to one table with the given columns of its schema, or all."""
     schema = SCHEMAS[name]
     wanted = schema if columns is None else pa.schema([schema.field(one) for one in columns])
     return Table.from_batches(list(batches), wanted)
 
 
 def concatenated(tables: list[Table]) -> Table:
-    """Tables of one schema, one after the other, without a copy."""
+    """Concatenate tables of one schema without copying their rows."""
     return pa.concat_tables(tables)
 
 
 def _opened(storage: Storage, key: str) -> Any:
-    # Arrow's own file where there is one: its threads may outlive a Python file at exit.
+    # Local files are opened by Arrow: its threads may outlive a Python file object at exit.
     if isinstance(storage, LocalFolder) and storage.size(key) is not None:
         return pa.OSFile(str(storage.path / key))
     return storage.open(key)
@@ -169,13 +179,18 @@ def scan_shards(
     *,
     only_reused: bool = False,
 ) -> Iterator[Batch]:
-    """Rows of some shards of a table, in batches and in order, with their checksums verified.
+    """Yield the rows of some shards of a table in batches and in order, with page checksums
+    verified.
 
     Args:
-        only_reused: leave out the gates that computed.
+        storage: where the shards are.
+        table: name of the table, ``trajectories`` or ``gates``.
+        keys: storage keys of the shards.
+        columns: names of the columns to read; None for all.
+        only_reused: leave out the rows of gates that computed.
 
     Raises:
-        InputError: naming a shard that does not hold what was written.
+        InputError: naming a shard that is damaged or cannot be read.
     """
     condition = pc.field("action") != "compute" if only_reused else None
     options = ds.ParquetFragmentScanOptions(page_checksum_verification=True)
@@ -183,19 +198,20 @@ def scan_shards(
     for key in keys:
         try:
             with _opened(storage, key) as file:
-                # Few batches ahead: a merged shard would otherwise come into memory at once.
+                # Arrow's default readahead would load a whole merged shard into memory.
                 yield from parquet.make_fragment(file).to_batches(
                     columns=columns, filter=condition, schema=SCHEMAS[table], batch_readahead=2
                 )
         except (pa.ArrowException, OSError) as error:
             raise InputError(
-                f"Shard {storage}/{key} must hold what was written. Got {str(error)[:100]}. Delete "
-                "it, and run the jobs/collect.py command of this place again to collect it anew."
+                f"Shard {storage}/{key} must be a Parquet file with the checksums it was written "
+                f"with. Got {str(error)[:100]}. Delete the file, and run the jobs/collect.py "
+                "command of its folder again to collect the shard's trajectories again."
             ) from error
 
 
 def merge_shards(storage: Storage, table: str, keys: list[str], target: Path) -> int:
-    """Write the rows of some shards, in their order, as one local file; returns their number."""
+    """Write the rows of some shards, in order, as one local file; return the number of rows."""
     rows = 0
     with pq.ParquetWriter(
         target, SCHEMAS[table], compression="zstd", write_page_checksum=True

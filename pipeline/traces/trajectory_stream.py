@@ -1,4 +1,4 @@
-"""Streams of gates regrouped by trajectory: blocks of rows as NumPy arrays, in bounded memory."""
+"""Stream of the gates table in whole trajectories: blocks of NumPy arrays, in bounded memory."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from pipeline.errors import InputError
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GateBlock:
-    """All gates of some trajectories, one row each."""
+    """All rows of the gates table of some trajectories."""
 
     owner: np.ndarray
-    """Index of each row's trajectory in the table of trajectories."""
+    """Index of each row's trajectory in the trajectories table, shape (rows,)."""
     columns: dict[str, np.ndarray]
-    """Columns by name; texts as an array of strings."""
+    """Columns by name, shape (rows,); text columns are arrays of strings."""
 
     def __getitem__(self, rows: Any) -> GateBlock:
         chosen = {name: column[rows] for name, column in self.columns.items()}
@@ -28,11 +28,12 @@ class GateBlock:
 def whole_trajectories(
     batches: Iterable[Any], columns: list[str], ids: list[str]
 ) -> Iterator[GateBlock]:
-    """Regroup batches of gates into blocks, none of which ends within a trajectory.
+    """Regroup batches of rows of the gates table into blocks of whole trajectories.
 
     Args:
         batches: Arrow record batches with the columns and ``trajectory_id``.
-        ids: ids of all trajectories; a block's ``owner`` is an index into them.
+        columns: names of the columns to keep.
+        ids: ids of all trajectories; the ``owner`` of a row is an index into this list.
 
     Raises:
         InputError: if the rows of a trajectory do not follow each other.
@@ -45,7 +46,7 @@ def whole_trajectories(
             continue
         block = _block(batch, columns, place)
         block = block if held is None else _joined(held, block)
-        # The last trajectory may go on in the next batch.
+        # The last trajectory of the batch may continue in the next batch.
         ends = np.flatnonzero(np.diff(block.owner)) + 1
         cut = int(ends[-1]) if len(ends) else 0
         held = block[cut:]
@@ -62,7 +63,7 @@ def _block(batch: Any, columns: list[str], place: dict[str, int]) -> GateBlock:
 
 
 def _values(column: Any) -> np.ndarray:
-    # Texts repeat: a few are made into strings, and not one a row.
+    # Text columns repeat few values: decoding each value once is faster than once a row.
     if str(column.type).startswith(("string", "dictionary")):
         names, codes = _encoded(column)
         return np.array(names)[codes]
@@ -85,8 +86,9 @@ def _passed(block: GateBlock, is_past: np.ndarray) -> GateBlock:
     firsts = block.owner[np.flatnonzero(np.diff(block.owner, prepend=-1))]
     if is_past[firsts].any() or len(np.unique(firsts)) < len(firsts):
         raise InputError(
-            "--traces must hold the gates of a trajectory one after the other. Got some that lie "
-            "apart. Collect again with this release."
+            "--traces must hold the rows of a trajectory one after the other in the gates table. "
+            "Got a trajectory with rows of another one in between. Collect the traces again with "
+            "this release."
         )
     is_past[firsts] = True
     return block

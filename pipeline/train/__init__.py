@@ -1,1 +1,1 @@
-"""Training: a damage model fitted on traces, and the schedules planned with it."""
+"""Training: a damage model is fitted on traces, and schedules are planned with it."""

@@ -1,9 +1,10 @@
-"""Plans besides a policy's own, which an evaluation compares with it on calibration noise.
+"""Alternative schedules of a policy, which an evaluation compares with the policy's own plans.
 
-The final error of a trajectory knows what becomes of a reuse, and is one noisy number; the one-step
-errors of its gates are thousands, and know nothing of what becomes of them. Plans for the first
-have the lower median and now and then a heavy tail; plans for the mean of both log damages hedge
-against it (docs/LOG.md, 2026-11-22). Which is better at a number of computations, samples say.
+Two labels of damage are available. The final error of a trajectory includes the propagation of a
+reuse through later steps, but is one noisy number for each trajectory. The one-step errors of its
+reuse decisions are thousands of numbers, but say nothing about propagation. Plans from final errors
+have the lower median error, and occasionally a heavy tail; plans from the mean of both log damages
+have a lighter tail (docs/LOG.md, 2026-11-22). An evaluation measures both on calibration samples.
 """
 
 from __future__ import annotations
@@ -16,14 +17,18 @@ from pipeline.train.planning import plans_of
 
 
 def averaged(one: ReusePolicy, other: ReusePolicy) -> ReusePolicy:
-    """The policy whose log damage is the mean of two, each of as many members.
+    """Return a policy whose log damage is the mean of those of two policies.
 
-    Only its plans mean anything: the scale of the other's damage, and so of the sum, is arbitrary.
+    Only the plans of the result are meaningful: the damage that a fit on one-step errors predicts
+    has an arbitrary scale, and so has the mean.
+
+    Raises:
+        ValueError: if the policies differ in their number of members or in their features.
     """
     if one.spec.members != other.spec.members or one.spec.features != other.spec.features:
         raise ValueError(
-            "Policies must have as many members and the same features. Got "
-            f"{one.spec.members} and {other.spec.members}. Fit both from one specification."
+            "Both policies must have the same number of members and the same features. Got "
+            f"{one.spec.members} and {other.spec.members} members. Fit both from one specification."
         )
     spec = replace(one.spec, members=2 * one.spec.members, plans=(), plan_errors=(), rivals=())
     policy = ReusePolicy(spec)
@@ -39,11 +44,16 @@ def with_rivals(
     settings: tuple[ReuseSetting, ...],
     max_stretch: float,
 ) -> ReusePolicy:
-    """The policy with plans for each setting: its own, and those of the mean with ``local``, a fit
-    on one-step errors.
+    """Return the policy with alternative schedules for each forecast order and gain.
+
+    The alternatives are plans of the policy and plans of its mean with ``local``.
 
     Args:
-        snrs: as ``settings`` and ``max_stretch``, of :func:`pipeline.train.planning.planned`.
+        policy: policy with its own plans, fitted on final errors.
+        local: policy of the same specification, fitted on one-step errors.
+        snrs: signal-to-noise ratio of each step.
+        settings: pairs of forecast order and gain.
+        max_stretch: see :func:`pipeline.train.planning.planned`.
     """
     spec, mean = policy.spec, averaged(policy, local)
     own = set(spec.schedules)

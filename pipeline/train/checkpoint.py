@@ -1,4 +1,4 @@
-"""Checkpoints of fits: safetensors for the tensors, JSON for the rest."""
+"""Checkpoints of fits: tensors as safetensors, numbers as JSON."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
+from dqar.validation import validate
 from pipeline.storage.local_folder import LocalFolder
 
 FOLDER = "_checkpoint"
@@ -20,20 +21,20 @@ FOLDER = "_checkpoint"
 FORMAT = 2
 """Version of the files; a checkpoint of another version is ignored."""
 EVERY_S = 20.0
-"""Seconds between checkpoints: writing one takes about a hundredth of a second."""
+"""Least seconds between two checkpoints. Writing a checkpoint takes about 0.01 s."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CheckpointState:
-    """Tensors and numbers of a fit."""
+    """Tensors and numbers that a checkpoint of a fit holds."""
 
     tensors: dict[str, Tensor]
-    """Tensors by name; the parts of a name are joined with dots."""
+    """Tensors by dotted name, such as ``now.log_floor``."""
     numbers: dict[str, Any]
-    """Numbers and lists by name, as JSON holds them."""
+    """Numbers and lists by name, as JSON values."""
 
     def part(self, head: str) -> dict[str, Tensor]:
-        """Tensors whose names begin with ``head.``, by the rest of their names."""
+        """Return the tensors whose names begin with ``head.``, by the rest of their names."""
         start = f"{head}."
         return {
             name.removeprefix(start): value
@@ -42,26 +43,42 @@ class CheckpointState:
         }
 
 
-class Checkpoint:
-    """The checkpoint of one fit of a training, in two files.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CheckpointDocument:
+    """JSON of a checkpoint."""
 
-    The JSON appears last, by an atomic rename, and names the tensors that belong to it.
+    format: int
+    claim: dict[str, str]
+    tensors: str
+    """Name of the file of tensors."""
+    numbers: dict[str, Any]
+
+
+class Checkpoint:
+    """Checkpoint of one fit of a training, in two files.
+
+    The JSON file appears last, by an atomic rename, and names the file with the tensors.
+
+    Args:
+        folder: folder of all checkpoints of the training.
+        stage: name of the fit: ``trial``, ``final`` or ``local``.
+        claim: digests of the data and the configuration; :meth:`read` ignores a checkpoint with
+            other digests.
     """
 
     def __init__(self, folder: Path, stage: str, claim: dict[str, str]) -> None:
         self.folder = folder
         self.stage = stage
         self.claim = claim
-        """Digests of what is fitted to what; a checkpoint with others is ignored."""
         self._last = time.monotonic()
 
     @property
     def is_due(self) -> bool:
-        """True if the last checkpoint is old enough for another."""
+        """True if :data:`EVERY_S` seconds have passed since the last checkpoint."""
         return time.monotonic() - self._last >= EVERY_S
 
     def write(self, kept: CheckpointState) -> None:
-        """Write a checkpoint in place of the stage's earlier one."""
+        """Write a checkpoint, which replaces the earlier checkpoint of the same fit."""
         folder = LocalFolder(path=self.folder)
         tensors = f"{self.stage}-{kept.numbers['step']:06d}.safetensors"
         contiguous = {name: value.contiguous() for name, value in kept.tensors.items()}
@@ -75,17 +92,18 @@ class Checkpoint:
         self._last = time.monotonic()
 
     def read(self) -> CheckpointState | None:
-        """Read the checkpoint of an earlier run with the same claim; None if none can be read."""
+        """Read the checkpoint of an interrupted run; None if there is none with the same claim."""
         try:
-            stored = json.loads((self.folder / f"{self.stage}.json").read_text())
-            if (stored["format"], stored["claim"]) != (FORMAT, self.claim):
+            text = (self.folder / f"{self.stage}.json").read_text()
+            stored = validate(json.loads(text), CheckpointDocument, is_finite=False)
+            if (stored.format, stored.claim) != (FORMAT, self.claim):
                 return None
-            name = Path(stored["tensors"]).name
-            return CheckpointState(tensors=load_file(self.folder / name), numbers=stored["numbers"])
-        except (OSError, ValueError, KeyError, TypeError, SafetensorError):
+            name = Path(stored.tensors).name
+            return CheckpointState(tensors=load_file(self.folder / name), numbers=stored.numbers)
+        except (OSError, ValueError, RecursionError, SafetensorError):
             return None
 
 
 def clear(folder: Path) -> None:
-    """Remove a folder of checkpoints."""
+    """Remove the folder of the checkpoints."""
     shutil.rmtree(folder, ignore_errors=True)

@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from dqar.config_file import read_yaml
 from dqar.records import FEATURE_SETS
 from dqar.step_schedule import ReuseSetting
 from pipeline.errors import InputError
 from pipeline.traces.dataset import Traces
 from pipeline.train.early_stopping import FitConfig
+from pipeline.train.flags import TrainFlags, TrainSettings
 
 APART = ("depth", "site_code")
 """Features that differ among the gates of one step and are known before a run."""
@@ -18,31 +20,35 @@ STATES = ("log_gap", "log_span")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class TrainConfig:
+class ComparisonSettings:
+    """Settings of comparison experiments: the keys of ``jobs/train.py --config``."""
+
+    target: Literal["final-error", "one-step-error"] = "final-error"
+    """Error that the policy learns to predict: of the final latents, attributed to the reuses of a
+    trajectory; or of the reused value itself, one step at a time."""
+
+
+Label = Literal["final", "local"]
+LABELS: dict[str, Label] = {"final-error": "final", "one-step-error": "local"}
+"""Names of the targets in code and in MLflow."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainConfig(TrainSettings):
     """Features, label, sites and settings of the policy to fit."""
 
-    features: Literal["seed", "schedule", "full"] = "schedule"
-    """The named feature set. ``schedule`` is known before a run, so that the policy plans whole
-    runs and measures nothing; with the others it decides step by step."""
     without: tuple[str, ...] = ()
-    """Features of that set to leave out, for an ablation."""
-    label: Literal["final", "local"] = "final"
-    """``final`` attributes the final delta; ``local`` learns one-step errors, for comparison."""
-    sites: tuple[str, ...] = ()
-    """Sites to learn; by default all that the traces hold."""
+    """Features of the set to leave out, for an ablation."""
+    label: Label = LABELS[ComparisonSettings().target]
+    """``final`` attributes the final error; ``local`` learns one-step errors, for comparison."""
     granularity: Literal["gate", "step"] = "step"
     """``step`` decides all layers of a step together, ``gate`` each alone."""
-    forecast_orders: tuple[int, ...] = ()
-    """Forecast orders that plans may use; by default all that the traces hold. A policy that
-    decides step by step uses the first, and learns from the trajectories that used it."""
     feedbacks: tuple[float, ...] = ()
     """Gains of error feedback that plans may have; by default all that the traces hold, and with
     the label ``local`` the least alone: one-step errors do not show the effect of a gain. A policy
     that decides step by step has the first."""
     members: int = 4
     """Networks whose mean is the policy."""
-    seed: int = 0
-    """Seed of the weights."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**63:
@@ -50,13 +56,15 @@ class TrainConfig:
         if unknown := set(self.without) - set(FEATURE_SETS[self.features]):
             raise ValueError(
                 f"without must be features of the set {self.features}: "
-                f"{', '.join(FEATURE_SETS[self.features])}. Got {sorted(unknown)}. Check --without."
+                f"{', '.join(FEATURE_SETS[self.features])}. Got {sorted(unknown)}. Check "
+                "--drop-features."
             )
         fixed = {*STATES, *APART} if self.plans else set()
         if fixed & set(self.without) or not self.names:
             raise ValueError(
                 "without must leave a feature, and log_gap and log_span to plans, which never "
-                f"read depth and site_code. Got {self.without}. Leave out fewer with --without."
+                f"read depth and site_code. Got {self.without}. Leave out fewer with "
+                "--drop-features."
             )
 
     @property
@@ -75,6 +83,21 @@ class TrainConfig:
         return FitConfig(seed=self.seed)
 
 
+def train_config(flags: TrainFlags) -> TrainConfig:
+    """The configuration of a training from its flags and the file of ``--config``.
+
+    Raises:
+        ValueError: if a value is out of range, or the file cannot be read.
+    """
+    settings = read_yaml(flags.config, ComparisonSettings) if flags.config else ComparisonSettings()
+    return TrainConfig(
+        **{name: getattr(flags, name) for name in TrainSettings.__dataclass_fields__},
+        without=flags.drop_features,
+        feedbacks=flags.error_feedback,
+        label=LABELS[settings.target],
+    )
+
+
 def sites_of(config: TrainConfig, traces: Traces) -> tuple[str, ...]:
     """Sites to learn: those asked for, by default all of the traces.
 
@@ -91,8 +114,9 @@ def sites_of(config: TrainConfig, traces: Traces) -> tuple[str, ...]:
         )
     if config.label == "final" and set(sites) != set(traces.plan["sites"]):
         raise InputError(
-            f"--sites must be all of the traces' {traces.plan['sites']} for --label final. Got "
-            f"{sites}: the final error is of all sites together. Collect with those sites alone."
+            f"--sites must be all of the traces' {traces.plan['sites']} for the target "
+            f"final-error. Got {sites}: the final error is of all sites together. Collect with "
+            "those sites alone."
         )
     return sites
 
@@ -105,7 +129,7 @@ def settings_of(config: TrainConfig, traces: Traces) -> tuple[ReuseSetting, ...]
         InputError: if they did not explore what is asked for.
     """
     orders = _chosen("--forecast-orders", config.forecast_orders, traces.forecast_orders)
-    gains = _chosen("--feedback", config.feedbacks, traces.feedbacks)
+    gains = _chosen("--error-feedback", config.feedbacks, traces.feedbacks)
     if config.label == "local":
         gains = (min(gains),)
     return tuple((order, gain) for order in orders for gain in gains)

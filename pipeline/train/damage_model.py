@@ -1,12 +1,13 @@
-"""Damage model: attributes the final error of a trajectory to its reused gates.
+"""Damage model: attributes the final error of a trajectory to the reuse decisions in it.
 
-A trajectory exposed to randomised reuse ends at a relative error D from its reference sample. The
-model is
-``D^2 = exp(u) * (D0^2 + sum over reused gates of exp(f(x)))`` with f the policy's MLP, fitted on
-log D^2: errors of many small reuses add up like independent perturbations. u is a nuisance
-parameter of the noise sample, shared by the trajectories that start from it: some images are more
-sensitive than others. Damage of consecutive stale steps is coherent rather than orthogonal; the
-sum can express that through the gap alone.
+A trajectory with randomised reuse ends at a relative L2 error D from its reference sample. The
+model is ``D^2 = exp(u) * (D0^2 + sum over reused gates of exp(f(x)))``, where a gate is one (step,
+layer, site), x its features and f the policy's MLP. It is fitted on log D^2. The sum over gates
+assumes that the errors of single reuses are orthogonal, like independent perturbations. Errors of
+consecutive stale steps are correlated instead; f can express that only through the gap (the steps
+since the site computed), which is one of its features. u is a nuisance parameter of each noise
+sample, as some images are more sensitive than others; all trajectories from the same noise sample
+share it.
 """
 
 from __future__ import annotations
@@ -27,37 +28,37 @@ from pipeline.train.early_stopping import FitConfig, FitState, Objective, fit_wi
 from pipeline.train.gate_table import Gates, ReusedGates
 
 CHUNK_ROWS = 2**14
-"""Rows of gates that are differentiated at once; the gradient of a step is the sum over its
-chunks, so that memory does not grow with the rows."""
+"""Rows of the gate table in one backward pass. The gradient of an optimizer step is summed over
+such chunks, so that memory does not grow with the number of rows."""
 
 Places = Int[Tensor, " _"]
-"""Ascending indices of trajectories."""
+"""Indices of trajectories, ascending."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DamageModel:
-    """A policy as a model of damage, with the error that remains without reuse."""
+    """Policy network with the error floor that remains without reuse."""
 
     policy: ReusePolicy
-    """The network f."""
+    """Network f of the log damage of one reused gate."""
     log_floor: float
-    """log D0^2: the error that dtype and cache leave even where nothing is reused."""
+    """log D0^2: log squared error that dtype and cache format cause without any reuse."""
 
     @torch.no_grad()
     def predict(self, gates: ReusedGates) -> Float[Tensor, " trajectories"]:
-        """Predict log D^2 of trajectories whose noise sample was not fitted."""
+        """Predict log D^2 of trajectories, with u = 0: for noise samples that were not fitted."""
         floor = torch.tensor(self.log_floor)
         return _log_totals(self.policy, floor.expand(self.policy.spec.members), gates).mean(dim=0)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DamageFit:
-    """A fitted model, and where its fit ended."""
+    """Fitted damage model, with the final state of its fit."""
 
     model: DamageModel
-    """The model with the kept weights."""
+    """Model with the weights that early stopping kept."""
     state: FitState
-    """Where the fit ended."""
+    """Number of steps taken, and the step whose weights were kept."""
 
 
 def fit_damage(
@@ -69,11 +70,15 @@ def fit_damage(
     held_out: ReusedGates | None = None,
     checkpoint: Checkpoint | None = None,
 ) -> DamageFit:
-    """Fit f by gradient descent, each member of the ensemble from its own initial weights.
+    """Fit an ensemble of networks f by gradient descent, each from its own initial weights.
 
     Args:
-        held_out: trajectories of other noise samples, by which the fit ends early.
-        report: as ``checkpoint``, of :func:`pipeline.train.early_stopping.fit_with_early_stopping`.
+        spec: specification of the policy, with its features and number of members.
+        gates: reused gates of the trajectories to fit.
+        config: settings of the optimizer.
+        report: see :func:`pipeline.train.early_stopping.fit_with_early_stopping`.
+        held_out: trajectories of other noise samples for early stopping; None takes all steps.
+        checkpoint: see :func:`pipeline.train.early_stopping.fit_with_early_stopping`.
     """
     objective = DamageObjective(spec, gates, config, held_out)
     state = fit_with_early_stopping(objective, config, report, checkpoint)
@@ -82,7 +87,7 @@ def fit_damage(
 
 
 class DamageObjective(Objective):
-    """Huber loss on log D^2 of batches of trajectories, chunk by chunk."""
+    """Huber loss on log D^2 of trajectories, batch by batch, with a ridge penalty on u."""
 
     def __init__(
         self, spec: PolicySpec, gates: Gates, config: FitConfig, held_out: ReusedGates | None
@@ -91,12 +96,12 @@ class DamageObjective(Objective):
         torch.manual_seed(config.seed)
         self.policy = ReusePolicy(spec)
         _start_at_mean_damage(self.policy, gates)
-        members, num_noises = spec.members, int(gates.noise.max()) + 1
+        members, num_noise_samples = spec.members, int(gates.noise.max()) + 1
         self.log_floor = nn.Parameter((gates.log_error.min() - 2.0).expand(members).clone())
-        self.nuisance = nn.Parameter(torch.zeros(members, num_noises))
+        self.nuisance = nn.Parameter(torch.zeros(members, num_noise_samples))
         self.gates, self.held_out, self.config = gates, held_out, config
         self.batches = batches_of(gates, config.rows_per_step, config.seed)
-        # What is one chunk is read once.
+        # A single chunk is read once and kept, instead of once for each step.
         self.whole = gates.load() if len(self.batches) == len(self.batches[0]) == 1 else None
 
     def parameter_groups(self) -> list[dict[str, Any]]:
@@ -108,8 +113,8 @@ class DamageObjective(Objective):
     def backward(self, step: int) -> float:
         batch = self.batches[step % len(self.batches)]
         size = sum(map(len, batch))
-        noises = self.gates.noise[torch.cat(batch)].unique()
-        ridge = self.config.noise_ridge * self.nuisance[:, noises].square().sum() / size
+        samples = self.gates.noise[torch.cat(batch)].unique()
+        ridge = self.config.noise_ridge * self.nuisance[:, samples].square().sum() / size
         total = 0.0
         for chunk in batch:
             loss = self._loss(chunk) * (len(chunk) / size) + ridge
@@ -119,7 +124,7 @@ class DamageObjective(Objective):
         return total / self.policy.spec.members
 
     def _loss(self, chunk: Places) -> Float[Tensor, ""]:
-        """Sum of the members' losses."""
+        """Return the loss of a chunk, summed over the members of the ensemble."""
         gates, members = self._load(chunk), self.policy.spec.members
         predicted = _log_totals(self.policy, self.log_floor, gates)
         predicted = predicted + self.nuisance[:, self.gates.noise[chunk]]
@@ -133,27 +138,34 @@ class DamageObjective(Objective):
         chosen[chunk] = True
         return self.gates.subset(chosen).load()
 
-    def held_out_losses(self) -> Float[Tensor, " noises"] | None:
+    def held_out_losses(self) -> Float[Tensor, " noise_samples"] | None:
         if self.held_out is None:
             return None
         held_out, delta = self.held_out, self.config.huber_delta
         predicted, target = self.model().predict(held_out), held_out.log_error
         losses = F.huber_loss(predicted, target, delta=delta, reduction="none")
-        # Trajectories of one noise sample err alike: only noise samples are independent.
+        # Trajectories from one noise sample have correlated errors; noise samples are independent.
         noise = held_out.noise.unique(return_inverse=True)[1]
         count = torch.bincount(noise)
         return torch.zeros(len(count)).index_add(0, noise, losses) / count
 
     def model(self) -> DamageModel:
-        """The model with the current weights."""
+        """Return the damage model with the current weights."""
         return DamageModel(policy=self.policy, log_floor=float(self.log_floor.detach().mean()))
 
 
 def batches_of(gates: Gates, rows: int, seed: int) -> list[list[Places]]:
-    """Draw batches of whole noise samples at random, with about ``rows`` rows each.
+    """Divide noise samples at random into batches of about ``rows`` rows.
+
+    All trajectories of one noise sample are in the same batch.
+
+    Args:
+        gates: gates to divide.
+        rows: rows of a batch.
+        seed: random seed.
 
     Returns:
-        For each batch its chunks, and for each chunk its trajectories.
+        The chunks of each batch; a chunk is the indices of its trajectories.
     """
     by_noise = torch.zeros(int(gates.noise.max()) + 1, dtype=torch.long)
     by_noise = by_noise.index_add(0, gates.noise, gates.num_rows)
@@ -179,7 +191,7 @@ def _log_totals(
     policy: ReusePolicy, log_floor: Float[Tensor, " members"], gates: ReusedGates
 ) -> Float[Tensor, "members trajectories"]:
     totals = log_floor.exp()[:, None].expand(-1, len(gates.squared_error))
-    # In pieces, so that a prediction of many rows takes no more memory than a step of the fit.
+    # In chunks, which bounds the memory of a prediction to that of an optimizer step.
     pieces = (one.split(CHUNK_ROWS) for one in (gates.features, gates.trajectory, gates.weight))
     for features, trajectory, weight in zip(*pieces, strict=True):
         damage = policy.by_member(features).clamp(max=20.0).exp() * weight

@@ -1,10 +1,10 @@
-"""Adam on a cosine with early stopping on held-out data, and resumption from checkpoints.
+"""AdamW with a cosine learning rate, early stopping on held-out data, and checkpoints.
 
-The stopping rule is the one-standard-error rule (Breiman et al., *Classification and Regression
-Trees*, 1984) turned round: weights are kept after the *most* steps whose held-out loss is within
-one standard error of the least, rather than the fewest. Plans depend on differences between gates
-that a held-out loss hardly shows (docs/LOG.md). A resumed fit ends at the same bits as an
-uninterrupted one.
+Early stopping uses the one-standard-error rule (Breiman et al., *Classification and Regression
+Trees*, 1984) in the opposite direction: of all steps whose held-out loss is within one standard
+error of the smallest, the *last* step's weights are kept, not the first's. Plans depend on
+differences between reuse decisions to which the held-out loss is almost insensitive (docs/LOG.md).
+A resumed fit ends with the same bits as an uninterrupted fit.
 """
 
 from __future__ import annotations
@@ -20,30 +20,30 @@ from torch import Tensor, nn
 from pipeline.train.checkpoint import Checkpoint, CheckpointState
 
 ROUND = 50
-"""Steps between two validations; losses are reported and checkpoints written there too."""
+"""Optimizer steps between two validations. Losses are reported and checkpoints written then."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FitConfig:
-    """Settings of a fit."""
+    """Settings of the optimizer and of early stopping."""
 
     steps: int = 600
-    """Adam steps at most, and the length of the cosine."""
+    """Most AdamW steps, and the length of the cosine."""
     learning_rate: float = 5e-3
-    """Peak learning rate, cosine to zero."""
+    """Initial learning rate, which falls to zero on a cosine."""
     weight_decay: float = 1e-3
     """Decoupled weight decay of the networks."""
     huber_delta: float = 1.0
-    """Residual of log D^2 at which the loss turns from square to linear."""
+    """Residual of log D^2 at which the Huber loss changes from quadratic to linear."""
     noise_ridge: float = 0.1
     """Penalty on the squared nuisance of a noise sample, relative to a trajectory's loss."""
     rows_per_step: int = 2**16
-    """Rows of gates in a step's batch. With no more rows than that, each step sees all
-    trajectories; with more, steps take batches of noise samples in turns."""
+    """Rows of the gate table in the batch of one step. With at most this many rows every step uses
+    all trajectories; with more, steps cycle through batches of noise samples."""
     patience: int = 4
-    """Validations in a row with a worse loss, after which the fit ends."""
+    """Number of consecutive validations with a worse loss after which the fit ends."""
     seed: int = 0
-    """Seed of the weights and of the batches."""
+    """Random seed of the weights and of the batches."""
 
     def __post_init__(self) -> None:
         for name in ("steps", "rows_per_step", "patience"):
@@ -54,37 +54,37 @@ class FitConfig:
 
 
 class Objective(nn.Module):
-    """A module to be fitted, which adds up the gradient of its own loss."""
+    """Module to fit, which computes its own loss and gradient."""
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Parameter groups of the optimizer."""
+        """Return the parameter groups for the optimizer."""
         raise NotImplementedError
 
     def backward(self, step: int) -> float:
-        """Add the gradient of a step's loss; returns the loss."""
+        """Add the gradient of the loss of one step and return the loss."""
         raise NotImplementedError
 
     def held_out_losses(self) -> Float[Tensor, " n"] | None:
-        """Losses of independent parts of held-out data; None where nothing is held out."""
+        """Return the losses of independent parts of the held-out data; None without such data."""
         raise NotImplementedError
 
 
 @dataclass(slots=True)
 class FitState:
-    """Progress of a fit, and the weights that it keeps."""
+    """Progress of a fit, and the weights that early stopping keeps."""
 
     step: int = 0
-    """Steps taken."""
+    """Optimizer steps taken."""
     best_losses: Float[Tensor, " n"] = field(default_factory=lambda: torch.empty(0))
-    """Held-out losses where their mean was least; empty before the first validation, and where
-    nothing is held out."""
+    """Held-out losses at the validation with the smallest mean loss; empty before the first
+    validation, and if nothing is held out."""
     kept_step: int = 0
-    """Steps after which the kept weights were reached."""
+    """Optimizer step of the kept weights."""
     kept: dict[str, Tensor] = field(default_factory=dict)
-    """The kept weights."""
+    """State dict of the kept weights; empty until the first validation."""
 
     def validate(self, objective: Objective) -> None:
-        """Keep the weights unless the held-out loss is worse than the best so far."""
+        """Keep the current weights unless :func:`is_worse` than the best validation so far."""
         losses = objective.held_out_losses()
         if losses is None:
             return
@@ -95,15 +95,20 @@ class FitState:
             self.kept = {name: value.clone() for name, value in objective.state_dict().items()}
 
     def is_stale(self, patience: int) -> bool:
-        """True after ``patience`` validations in a row with a worse loss."""
+        """Return True after ``patience`` consecutive validations with a worse loss."""
         return bool(self.kept) and self.step - self.kept_step >= patience * ROUND
 
 
 def is_worse(losses: Float[Tensor, " n"], best: Float[Tensor, " n"]) -> bool:
-    """Test whether the mean loss is larger by more than one standard error of the difference."""
+    """Return True if the mean loss is larger by more than one standard error of the difference.
+
+    Args:
+        losses: losses of independent parts of the held-out data.
+        best: losses of the same parts at the best validation.
+    """
     difference = losses - best
     error = difference.std() / len(difference) ** 0.5 if len(difference) > 1 else 0.0
-    # Written so that what is not a number is worse.
+    # The comparison is negated so that NaN counts as worse.
     return not bool(difference.mean() <= error)
 
 
@@ -113,11 +118,13 @@ def fit_with_early_stopping(
     report: Callable[[int, float], None] = lambda step, loss: None,
     checkpoint: Checkpoint | None = None,
 ) -> FitState:
-    """Fit an objective; it ends with the kept weights, or the last where nothing is held out.
+    """Fit an objective, which ends with the kept weights (the last if nothing is held out).
 
     Args:
+        objective: module to fit.
+        config: settings of the optimizer and of early stopping.
         report: called with the step and the loss every :data:`ROUND` steps.
-        checkpoint: where to resume from, and to write to.
+        checkpoint: checkpoint to resume from and to write; None for neither.
     """
     optimizer = torch.optim.AdamW(objective.parameter_groups(), lr=config.learning_rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.steps)
@@ -141,7 +148,7 @@ def fit_with_early_stopping(
 def _snapshot(
     state: FitState, objective: Objective, optimizer: Any, schedule: Any
 ) -> CheckpointState:
-    """Everything that the rest of a fit depends on."""
+    """Return the state on which the remaining steps of a fit depend."""
     tensors = {f"now.{name}": value for name, value in objective.state_dict().items()}
     tensors |= {f"kept.{name}": value for name, value in state.kept.items()}
     tensors["held_out.best_losses"] = state.best_losses
@@ -164,7 +171,11 @@ def _resumed(
     if checkpoint is None or kept is None:
         return FitState()
     numbers = kept.numbers
-    print(f"train: the {checkpoint.stage} fit goes on after step {numbers['step']}", flush=True)
+    print(
+        f"train: the {checkpoint.stage} fit resumes from its checkpoint at optimizer step "
+        f"{numbers['step']}",
+        flush=True,
+    )
     objective.load_state_dict(kept.part("now"))
     for index, parameter in enumerate(objective.parameters()):
         optimizer.state[parameter] = kept.part(f"adam.{index}")

@@ -1,4 +1,4 @@
-"""The fits of one training: one validated on held-out noise samples, then one on all of them."""
+"""Fits of one training: a trial fit with validation, then a final fit on all noise samples."""
 
 from __future__ import annotations
 
@@ -18,53 +18,55 @@ from pipeline.train.local_error_sample import StoredLocalGates
 from pipeline.train.training_data import Mask, Split, Subset
 
 LOADED_ROWS = 2**17
-"""Rows of gates that are held in memory for scales and validation; of more, those of noise samples
-drawn at random."""
+"""Most rows of the gate table that are held in memory for feature scales and validation. If there
+are more, noise samples are drawn at random."""
 NO_FLOOR = -30.0
-"""Log error of a trajectory without reuse, where one-step errors are learned from."""
+"""Log squared error of a trajectory without reuse, for models fitted on one-step errors."""
 Report = Callable[[int, float], None]
-"""Called with the step and the loss."""
+"""Function that is called with the optimizer step and the loss."""
 
 
 def no_report(step: int, loss: float) -> None:
-    """A :data:`Report` that says nothing."""
+    """Ignore the step and the loss; a :data:`Report`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Fitter:
-    """Data and settings that the fits share."""
+    """Data and settings that the fits of one training share."""
 
     label: Literal["final", "local"]
-    """Learn from final errors or from one-step errors."""
+    """``final`` fits the final errors of trajectories, ``local`` the one-step errors of gates."""
     gates: Gates
     """Reused gates of all trajectories."""
     split: Split
-    """Which trajectories each fit takes."""
+    """Trajectories of each fit."""
     local_errors: Mapping[Subset, StoredLocalGates]
-    """Random gates with their one-step errors."""
+    """Random samples of gates with their one-step errors, for each part of the split."""
     config: FitConfig
-    """How the models are fitted."""
+    """Settings of the optimizer and of early stopping."""
     checkpoints: Path | None
-    """Folder for checkpoints of the fits; None for none."""
+    """Folder for checkpoints of the fits; None writes none."""
     claim: dict[str, str]
-    """Digests of the configuration and the traces, which a checkpoint must share."""
+    """Digests of the configuration and the traces; checkpoints with other digests are ignored."""
 
     def load(self, chosen: Mask) -> ReusedGates:
-        """Read some trajectories into memory, at most :data:`LOADED_ROWS` rows of them."""
+        """Read the gates of some trajectories into memory, at most :data:`LOADED_ROWS` rows."""
         return bounded(self.gates.subset(chosen), LOADED_ROWS, self.config.seed).load()
 
     def fit_with_validation(self, spec: PolicySpec) -> DamageFit:
-        """Fit on four fifths of the noise samples until the others are predicted worse."""
+        """Fit on four fifths of the noise samples, with early stopping on the others."""
         return self._fit(spec, "trial", self.config, "fitted", "held_out")
 
     def refit(self, spec: PolicySpec, steps: int, report: Report) -> DamageFit:
-        """Fit on all usable trajectories for a number of steps, on a cosine as long."""
+        """Fit on all usable trajectories for a fixed number of steps, without early stopping."""
         config = replace(self.config, steps=steps)
         return self._fit(spec, "final", config, "usable", None, report)
 
     def fit_local_errors(self, spec: PolicySpec) -> ReusePolicy:
-        """Fit on one-step errors of the usable trajectories, for as long as fits may be. It keeps
-        no checkpoint."""
+        """Fit on the one-step errors of the usable trajectories, for all ``config.steps`` steps.
+
+        No checkpoint is written.
+        """
         alike = replace(self, label="local", checkpoints=None)
         return alike._fit(spec, "local", self.config, "usable", None).model.policy
 

@@ -1,7 +1,8 @@
-"""One pass over the gates of a dataset for several readers, and the small statistics among them.
+"""One pass over the gate table of a dataset for several accumulators.
 
-Each reader is a :class:`GateAccumulator`: it names the columns that it needs, and is given blocks
-of whole trajectories. Its memory does not follow the number of gates.
+A gate is one (step, layer, site, sample) of a collected trajectory: one row of the table. Each
+:class:`GateAccumulator` names the columns that it needs and receives blocks of whole trajectories,
+so that its memory does not grow with the number of gates.
 """
 
 from __future__ import annotations
@@ -16,25 +17,26 @@ from pipeline.traces.dataset import Traces
 from pipeline.traces.trajectory_stream import GateBlock
 
 MAX_GAP_QUANTILE = 0.995
-"""Staleness seen more rarely than this in exploration is unknown to the policy."""
+"""Quantile of the staleness in the traces up to which the policy may reuse. Larger staleness was
+explored too rarely to be learned."""
 
 
 @runtime_checkable
 class GateAccumulator(Protocol):
-    """A reader of gates that needs each of them once."""
+    """Reader of the gate table that needs one pass."""
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Columns of the table of gates that :meth:`add` reads."""
+        """Columns of the gate table that :meth:`add` reads."""
         ...
 
     def add(self, block: GateBlock) -> None:
-        """Take in the gates of some trajectories."""
+        """Process the gates of some trajectories."""
         ...
 
 
 def scan_gates(traces: Traces, *accumulators: GateAccumulator) -> None:
-    """Read the gates once, and give every block of them to every accumulator."""
+    """Read the gate table once and pass every block to every accumulator."""
     columns = dict.fromkeys(name for one in accumulators for name in one.columns)
     for block in traces.whole_trajectories(list(columns)):
         for accumulator in accumulators:
@@ -42,12 +44,12 @@ def scan_gates(traces: Traces, *accumulators: GateAccumulator) -> None:
 
 
 def reused(block: GateBlock) -> np.ndarray:
-    """Mask of the gates that did not compute."""
+    """Return the mask of the gates that reused."""
     return block.columns["action"] != "compute"
 
 
 class StalenessCounts:
-    """Counts of how stale reused gates were."""
+    """Counts of the staleness of reused gates: the steps since the site computed."""
 
     columns = ("action", "log_gap")
 
@@ -55,31 +57,34 @@ class StalenessCounts:
         self._counts: dict[float, int] = {}
 
     def add(self, block: GateBlock) -> None:
-        """Count the reused gates of a block by their staleness."""
+        """Count the reused gates of a block by staleness."""
         gaps, counts = np.unique(block.columns["log_gap"][reused(block)], return_counts=True)
         for gap, count in zip(gaps.tolist(), counts.tolist(), strict=True):
             self._counts[gap] = self._counts.get(gap, 0) + count
 
     def max_gap(self, traces: Traces) -> int:
-        """The :data:`MAX_GAP_QUANTILE` of the staleness, in steps: the largest that a policy may
-        be said to know.
+        """Return the largest staleness, in steps, at which a policy may reuse.
+
+        It is the quantile :data:`MAX_GAP_QUANTILE` of the staleness.
 
         Args:
-            traces: what was counted, for the message.
+            traces: dataset that was counted, for the error message.
 
         Raises:
-            InputError: if nothing reused.
+            InputError: if no gate reused.
         """
         if not self._counts:
             raise InputError(
-                f"--traces must hold gates that reused. Got none in {traces}. Collect more "
-                "trajectories, or with --designs paced."
+                f"--traces must hold decisions to reuse. Got none in {traces}. Collect more "
+                "trajectories, or with --exploration paced."
             )
         return round(float(np.exp(_quantile(self._counts, MAX_GAP_QUANTILE))))
 
 
 def _quantile(counts: dict[float, int], q: float) -> float:
-    """Quantile of values that are given by their counts, linear between neighbours as NumPy's."""
+    """Return a quantile of values with counts, interpolated linearly as by ``np.quantile``."""
+    # np.quantile would need the values repeated, one for each gate: with weights it knows only the
+    # method inverted_cdf, which does not interpolate.
     values = sorted(counts)
     upto = np.cumsum([counts[value] for value in values])
     place = q * (upto[-1] - 1)
@@ -89,9 +94,9 @@ def _quantile(counts: dict[float, int], q: float) -> float:
 
 
 class StepSnrs:
-    """Signal-to-noise ratio of each step, as the gates logged it.
+    """Signal-to-noise ratio of each sampling step, as logged in the gate table.
 
-    All gates of a step log the same value: it belongs to the sampler's time step.
+    All gates of a step have the same value, which follows from the sampler's timestep.
     """
 
     columns = ("step", "log_snr")
@@ -100,11 +105,11 @@ class StepSnrs:
         self._log_snr: dict[int, float] = {}
 
     def add(self, block: GateBlock) -> None:
-        """Take in the steps of a block."""
+        """Read the steps of a block."""
         steps, first = np.unique(block.columns["step"], return_index=True)
         values = block.columns["log_snr"][first]
         self._log_snr.update(zip(steps.tolist(), values.tolist(), strict=True))
 
     def snrs(self) -> list[float]:
-        """The ratios, in the order of the steps."""
+        """Return the signal-to-noise ratios in the order of the steps."""
         return [math.exp(self._log_snr[step]) for step in sorted(self._log_snr)]

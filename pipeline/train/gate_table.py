@@ -1,4 +1,8 @@
-"""Reused gates of some trajectories: in memory, and on disk where there may be too many."""
+"""Tables of the reused gates of some trajectories, in memory or on disk.
+
+A gate is one (step, layer, site) of a trajectory. Gates of a trajectory with equal features may be
+merged into one row with a weight.
+"""
 
 from __future__ import annotations
 
@@ -13,37 +17,37 @@ from torch import Tensor
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ReusedGates:
-    """The reused gates of some trajectories, and the final error of each trajectory."""
+    """Reused gates of some trajectories in memory, and the final error of each trajectory."""
 
     features: Float[Tensor, "gates f"]
-    """Unscaled features of each reused gate."""
+    """Unscaled features of each row."""
     trajectory: Int[Tensor, " gates"]
-    """Index into the trajectories."""
+    """Index of the trajectory of each row."""
     squared_error: Float[Tensor, " trajectories"]
     """D^2: squared relative L2 distance of the final latent to the reference sample's."""
     noise: Int[Tensor, " trajectories"]
     """Index of the noise sample that a trajectory starts from."""
     weight: Float[Tensor, " gates"]
-    """Number of gates that a row stands for."""
+    """Number of gates that each row stands for."""
 
     @property
     def log_error(self) -> Float[Tensor, " trajectories"]:
-        """log D^2, finite for a trajectory that ended on its reference sample."""
+        """log D^2, with D^2 at least 1e-12, so that a trajectory without error is finite."""
         return _log_error(self.squared_error)
 
     @property
     def num_rows(self) -> Int[Tensor, " trajectories"]:
-        """Rows of each trajectory."""
+        """Number of rows of each trajectory."""
         return torch.bincount(self.trajectory, minlength=len(self.squared_error))
 
     @property
     def num_gates(self) -> Float[Tensor, " trajectories"]:
-        """Gates that the rows of each trajectory stand for."""
+        """Number of gates that the rows of each trajectory stand for."""
         count = len(self.squared_error)
         return torch.zeros(count).index_add(0, self.trajectory, self.weight)
 
     def subset(self, chosen: Bool[Tensor, " trajectories"]) -> ReusedGates:
-        """Some of the trajectories, with their gates."""
+        """Return some of the trajectories with their gates."""
         of_gate = chosen[self.trajectory]
         renumbered = chosen.long().cumsum(0) - 1
         return ReusedGates(
@@ -55,15 +59,15 @@ class ReusedGates:
         )
 
     def load(self) -> ReusedGates:
-        """Itself: it is in memory."""
+        """Return this table, which is in memory already."""
         return self
 
     def with_features(self, features: Float[Tensor, "gates f"]) -> ReusedGates:
-        """The same gates with other features."""
+        """Return the same gates with other features."""
         return replace(self, features=features)
 
     def collapsed(self) -> ReusedGates:
-        """The same gates, those of a trajectory with equal features merged into one row."""
+        """Merge the gates of each trajectory that have equal features into one weighted row."""
         table = torch.cat([self.trajectory[:, None].double(), self.features.double()], dim=1)
         rows, place = table.unique(dim=0, return_inverse=True)
         weight = torch.zeros(len(rows)).index_add(0, place, self.weight)
@@ -73,33 +77,33 @@ class ReusedGates:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StoredGates:
-    """Reused gates in a file of float32 rows, the features and the weight.
+    """Reused gates in a file of float32 rows; a row holds the features and the weight of a gate.
 
-    The file is read and not mapped: mapped pages would count as this process's memory.
+    The file is read rather than memory-mapped, as mapped pages count as memory of the process.
     """
 
     path: Path
-    """The file."""
+    """File with the rows."""
     width: int
-    """Numbers in a row."""
+    """Numbers in a row: the features and the weight."""
     start: Int[Tensor, " trajectories"]
-    """First row of each trajectory; its rows follow each other."""
+    """First row of each trajectory; the rows of a trajectory are contiguous."""
     num_rows: Int[Tensor, " trajectories"]
-    """Rows of each trajectory."""
+    """Number of rows of each trajectory."""
     num_gates: Float[Tensor, " trajectories"]
-    """Gates that the rows of each trajectory stand for."""
+    """Number of gates that the rows of each trajectory stand for."""
     squared_error: Float[Tensor, " trajectories"]
-    """As in :class:`ReusedGates`."""
+    """D^2 (:attr:`ReusedGates.squared_error`)."""
     noise: Int[Tensor, " trajectories"]
-    """As in :class:`ReusedGates`."""
+    """Index of the noise sample (:attr:`ReusedGates.noise`)."""
 
     @property
     def log_error(self) -> Float[Tensor, " trajectories"]:
-        """log D^2, finite for a trajectory that ended on its reference sample."""
+        """log D^2, with D^2 at least 1e-12, so that a trajectory without error is finite."""
         return _log_error(self.squared_error)
 
     def subset(self, chosen: Bool[Tensor, " trajectories"]) -> StoredGates:
-        """Some of the trajectories; nothing is read."""
+        """Return some of the trajectories; nothing is read."""
         return replace(
             self,
             start=self.start[chosen],
@@ -110,7 +114,7 @@ class StoredGates:
         )
 
     def load(self) -> ReusedGates:
-        """Read the rows, trajectory after trajectory."""
+        """Read the rows into memory, trajectory by trajectory."""
         rows = torch.from_numpy(self._rows())
         owner = torch.arange(len(self.num_rows)).repeat_interleave(self.num_rows)
         return ReusedGates(
@@ -133,7 +137,7 @@ class StoredGates:
         return rows
 
     def _runs(self) -> list[tuple[int, int]]:
-        """Starts and lengths of the reads: rows that follow each other are read at once."""
+        """Return starts and lengths of the reads; adjacent rows are read at once."""
         runs: list[tuple[int, int]] = []
         for start, count in zip(self.start.tolist(), self.num_rows.tolist(), strict=True):
             if runs and count and sum(runs[-1]) == start:
@@ -144,11 +148,14 @@ class StoredGates:
 
 
 Gates = ReusedGates | StoredGates
-"""Gates that a fit takes, in memory or on disk."""
+"""Gates of a fit, in memory or on disk."""
 
 
 def bounded(gates: Gates, rows: int, seed: int) -> Gates:
-    """All gates, or those of noise samples drawn at random with at most ``rows`` rows in all."""
+    """Return all gates, or those of randomly drawn noise samples with at most ``rows`` rows.
+
+    At least one noise sample is returned, however many rows it has.
+    """
     if int(gates.num_rows.sum()) <= rows:
         return gates
     count = int(gates.noise.max()) + 1
@@ -156,7 +163,6 @@ def bounded(gates: Gates, rows: int, seed: int) -> Gates:
     by_noise = torch.zeros(count, dtype=torch.long).index_add(0, gates.noise, gates.num_rows)
     is_within = torch.zeros(count, dtype=torch.bool)
     is_within[order] = by_noise[order].cumsum(0) <= rows
-    # One noise sample is kept however many rows it has: there must be some.
     is_within[order[0]] = True
     return gates.subset(is_within[gates.noise])
 

@@ -1,7 +1,8 @@
-"""Fit of the policy's network on the log squared *local* error of single gates.
+"""Fit of the policy's network on the one-step (*local*) errors of single gates.
 
-Published routers learn from this label. It is a baseline here: it ignores how an error grows or
-shrinks in later steps.
+The label is the log squared relative error that a reuse makes at its own step. Published routers
+learn from such labels. Here they serve as a baseline and for alternative schedules, since they
+ignore how an error grows or shrinks in later steps.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from pipeline.train.early_stopping import FitConfig, FitState, Objective, fit_wi
 from pipeline.train.local_error_sample import LocalGates
 
 BATCH = 8192
-"""Gates of one optimizer step."""
+"""Number of gates in the batch of one optimizer step."""
 
 
 def fit_local(
@@ -33,11 +34,15 @@ def fit_local(
     held_out: LocalGates | None = None,
     checkpoint: Checkpoint | None = None,
 ) -> tuple[ReusePolicy, FitState]:
-    """Fit f on single gates.
+    """Fit an ensemble of networks on single gates.
 
     Args:
-        held_out: gates of other noise samples, by which the fit ends early.
-        report: as ``checkpoint``, of :func:`pipeline.train.early_stopping.fit_with_early_stopping`.
+        spec: specification of the policy, with its features and number of members.
+        gates: gates with their one-step errors.
+        config: settings of the optimizer.
+        report: see :func:`pipeline.train.early_stopping.fit_with_early_stopping`.
+        held_out: gates of other noise samples for early stopping; None takes all steps.
+        checkpoint: see :func:`pipeline.train.early_stopping.fit_with_early_stopping`.
     """
     objective = LocalErrorObjective(spec, gates, config, held_out)
     state = fit_with_early_stopping(objective, config, report, checkpoint)
@@ -45,7 +50,7 @@ def fit_local(
 
 
 class LocalErrorObjective(Objective):
-    """Huber loss on gates drawn at random for each step."""
+    """Huber loss on a random batch of gates for each optimizer step."""
 
     def __init__(
         self, spec: PolicySpec, gates: LocalGates, config: FitConfig, held_out: LocalGates | None
@@ -65,7 +70,7 @@ class LocalErrorObjective(Objective):
         return loss.item()
 
     def _draw(self, step: int) -> Tensor:
-        """Gates of a step; a resumed fit repeats the draws of the steps before it."""
+        """Draw the batch of a step; a resumed fit first repeats the draws of all earlier steps."""
         batch = torch.empty(0)
         while self.drawn <= step:
             batch = torch.randint(len(self.gates.features), (BATCH,), generator=self.generator)

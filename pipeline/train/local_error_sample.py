@@ -1,8 +1,8 @@
-"""A bounded random sample of gates with their one-step (local) errors, drawn while gates are read.
+"""Bounded random sample of gates with their one-step (local) errors, drawn in one pass.
 
 Reservoir sampling (Vitter, *Random sampling with a reservoir*, 1985) in its variant with random
 keys (Efraimidis and Spirakis, *Weighted random sampling with a reservoir*, 2006, with equal
-weights): every gate draws a uniform key, and those with the smallest keys so far are kept.
+weights): every gate draws a uniform key, and the gates with the smallest keys are kept.
 """
 
 from __future__ import annotations
@@ -20,22 +20,23 @@ from pipeline.traces.trajectory_stream import GateBlock
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LocalGates:
-    """Single gates with the error of reuse at their own step."""
+    """Single gates, each with the error that a reuse makes or would make at its own step."""
 
     features: Float[Tensor, "gates f"]
-    """Unscaled features."""
+    """Unscaled features of each gate."""
     log_error: Float[Tensor, " gates"]
-    """Log squared relative L2 distance of the cached from the fresh output."""
+    """Log squared relative L2 distance between the cached and the computed output."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StoredLocalGates:
-    """A sample of gates on disk: an array of float32 rows, the features and the local error."""
+    """Sample of gates on disk: a ``.npy`` array whose rows hold features and local error."""
 
     path: Path
+    """File of the array."""
 
     def load(self) -> LocalGates:
-        """Read the sample."""
+        """Read the sample into memory."""
         labels = torch.from_numpy(np.load(self.path))
         return LocalGates(
             features=labels[:, :-1].contiguous(),
@@ -44,11 +45,14 @@ class StoredLocalGates:
 
 
 class LocalErrorSampler:
-    """Draws at most ``limit`` of the gates that had a cached value to compare with.
+    """Reservoir of at most ``limit`` of the gates that had a cached value to compare with.
 
     Args:
-        chosen: trajectories whose gates are drawn from.
-        seed: seed of the keys; two samplers of one seed and the same trajectories draw the same.
+        chosen: mask of the trajectories to draw from.
+        names: features of a gate.
+        sites: sites to draw from.
+        limit: most gates in the sample.
+        seed: random seed of the keys. With equal seed and trajectories the same gates are drawn.
     """
 
     def __init__(
@@ -68,7 +72,7 @@ class LocalErrorSampler:
         self._keys, self._largest = np.empty(0), np.inf
 
     def add(self, block: GateBlock) -> None:
-        """Draw a key for each gate of a block, and keep those whose keys are small enough."""
+        """Draw a key for each gate of a block and keep the gates with the smallest keys so far."""
         wanted = np.isfinite(block.columns["local_rel_error"])
         wanted &= np.isin(block.columns["site"], self._sites) & self._chosen[block.owner]
         keys = self._generator.random(int(wanted.sum()))
@@ -85,6 +89,6 @@ class LocalErrorSampler:
         self._largest = self._keys.max()
 
     def store(self, path: Path) -> StoredLocalGates:
-        """Write the sample to a ``.npy`` file, in the order of the dataset."""
+        """Write the sample to a ``.npy`` file, in the order of the gate table."""
         np.save(path, self._rows)
         return StoredLocalGates(path=path)

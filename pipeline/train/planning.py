@@ -1,4 +1,4 @@
-"""Plans for a fitted policy: of which order, and which steps compute."""
+"""Plans of a fitted policy: computed steps, forecast order and gain of the error feedback."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from dqar.step_schedule import ReuseSetting, ScoredSchedule
 from pipeline.train.gate_table import ReusedGates
 
 COMPARED = (0.2, 0.5)
-"""Shares of computed steps between which orders of forecasts are compared."""
+"""Shares of computed steps between which forecast orders are compared."""
 TIE = 0.1
-"""How much more error a lower order may be predicted to end at: it keeps less, and bad histories
-spoil it less."""
+"""Relative excess of predicted error at which a lower forecast order is still preferred. A lower
+order caches fewer past values and amplifies errors in them less."""
 STRETCH_QUANTILE = 0.99
-"""Stretches seen more rarely than this in exploration are unknown to the policy."""
+"""Quantile of the stretch in the traces up to which plans may go. Larger stretches were explored
+too rarely to be learned."""
 
 
 def planned(
@@ -27,13 +28,16 @@ def planned(
     settings: tuple[ReuseSetting, ...],
     max_stretch: float = math.inf,
 ) -> ReusePolicy:
-    """The policy with plans of the lowest order that it predicts about the least error for, and of
-    the gain that it predicts the least for with that order.
+    """Return the policy with its plans.
+
+    The forecast order is the lowest whose predicted error is within :data:`TIE` of the smallest;
+    the gain is the one with the smallest predicted error at that order.
 
     Args:
-        snrs: of each step of the sampler trained for.
-        settings: among those that were explored.
-        max_stretch: as in :func:`dqar.policy.planner.plan_steps`.
+        policy: fitted policy.
+        snrs: signal-to-noise ratio of each step of the sampler.
+        settings: pairs of forecast order and gain to choose from, all of which were explored.
+        max_stretch: see :func:`dqar.policy.planner.plan_steps`.
     """
     by_setting = {one: plans_of(policy, snrs, one, max_stretch) for one in settings}
     errors = {one: _mean_log_error(by_setting[one], len(snrs)) for one in settings}
@@ -53,16 +57,20 @@ def planned(
 def plans_of(
     policy: ReusePolicy, snrs: list[float], setting: ReuseSetting, max_stretch: float
 ) -> list[ScoredSchedule]:
-    """The best plans of one setting; the arguments are those of :func:`planned`."""
+    """Return the best plans for one pair of forecast order and gain (see :func:`planned`)."""
     order, gain = setting
     return plan_steps(policy, snrs, order, policy.spec.max_gap, max_stretch, gain)
 
 
 def max_stretch_of(gates: ReusedGates, names: tuple[str, ...]) -> float:
-    """How far, as a multiple of the span before, gates of a dataset were stale.
+    """Return the largest stretch up to which plans may go, infinity if no gate has a span.
+
+    The stretch of a reused gate is its gap (the steps since the site computed) divided by its span
+    (the steps between the last two computations).
 
     Args:
-        names: features of the gates.
+        gates: reused gates of a dataset.
+        names: features of the gates, with ``log_gap`` and ``log_span``.
     """
     ratio = gates.features[:, names.index("log_gap")] - gates.features[:, names.index("log_span")]
     has_span = gates.features[:, names.index("log_span")] >= 0.0

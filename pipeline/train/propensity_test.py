@@ -1,10 +1,11 @@
 """Chi-squared test of logged propensities against logged actions.
 
-Propensities are what an off-policy estimate divides by. Within a stratum (a design at a step) every
-random draw reuses with the probability that its propensity says, so the reuses less the sum of
-their probabilities have mean zero and variance ``sum p(1-p)``. Sums of a trajectory's steps are
-uncorrelated, as each probability is given what came before, so the squared z-scores of all strata
-add up to a chi-squared.
+A propensity is the probability with which the exploration chose its action; off-policy estimation
+divides by it. A stratum holds the random draws of one exploration design at one sampling step. If
+the propensities are right, the number of reuses of a stratum less the sum of their probabilities
+has mean zero and variance ``sum p(1-p)``. The differences of different steps of a trajectory are
+uncorrelated, since each probability is conditional on all earlier steps. The sum of the squared
+z-scores over strata therefore follows a chi-squared distribution.
 """
 
 from __future__ import annotations
@@ -19,41 +20,41 @@ from pipeline.traces.dataset import Traces
 from pipeline.traces.trajectory_stream import GateBlock
 
 LEAST_VARIANCE = 5.0
-"""Below it a stratum's sum is too far from normal to be tested."""
+"""Least variance of a tested stratum; below, its sum is too far from normally distributed."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Stratum:
-    """Random draws of one design at one step."""
+    """Random draws of one exploration design at one sampling step."""
 
     design: str
     """Name of the exploration design."""
     step: int
-    """Index of the sampler's step."""
+    """Index of the sampling step."""
     draws: int
-    """Number of draws; gates that share one count once."""
+    """Number of random draws; gates that share a draw count once."""
     excess: float
-    """Reuses less the sum of their probabilities."""
+    """Number of reuses less the sum of their probabilities."""
     variance: float
-    """Variance of the excess if the propensities are right; certain actions add nothing."""
+    """Variance of the excess if the propensities are right; certain actions add 0."""
 
     @property
     def z(self) -> float:
-        """The excess in standard deviations."""
+        """Excess in standard deviations."""
         return self.excess / math.sqrt(self.variance) if self.variance > 0 else 0.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PropensityTest:
-    """Chi-squared test over the strata of a dataset."""
+    """Result of the chi-squared test over the strata of a dataset."""
 
     strata: list[Stratum]
-    """Strata that are large enough to be tested."""
+    """Strata with a variance of at least :data:`LEAST_VARIANCE`."""
 
     @property
     def metrics(self) -> dict[str, float]:
-        """Strata tested and, if any, the sum of their squared z-scores, its p-value, and the
-        largest z-score either way."""
+        """Number of tested strata; if any, also the chi-squared statistic, its p-value and the
+        largest absolute z-score."""
         if not self.strata:
             return {"strata": 0.0}
         scores = np.array([stratum.z for stratum in self.strata])
@@ -67,18 +68,22 @@ class PropensityTest:
 
     def __str__(self) -> str:
         if not self.strata:
-            return "propensity test: too few random draws"
+            return (
+                "Propensity test (do logged reuse probabilities match logged actions?): not done, "
+                "too few random draws in every stratum (exploration design at a sampling step)."
+            )
         figures = self.metrics
         return (
-            f"propensity test: chi^2 {figures['chi2']:.1f} over "
-            f"{len(self.strata)} strata, p {figures['p']:.3f}"
+            "Propensity test (do logged reuse probabilities match logged actions?): chi-squared "
+            f"{figures['chi2']:.1f} over {len(self.strata)} strata, p-value {figures['p']:.3f}; a "
+            "p-value near 0 means that they do not."
         )
 
 
 class PropensitySums:
-    """Sums over the random draws of each stratum, added up while gates are read.
+    """Accumulator of the sums over the random draws of each stratum.
 
-    Draws of several datasets are pooled: each was made with its own probability.
+    Draws of several datasets are pooled, which is valid since each has its own probability.
     """
 
     columns = ("draw_id", "step", "propensity", "action", "eligible")
@@ -97,7 +102,7 @@ class PropensitySums:
             self._sums[stratum] = self._sums.get(stratum, 0.0) + added
 
     def test(self) -> PropensityTest:
-        """The test over the strata that are large enough."""
+        """Return the test over the strata that are large enough."""
         strata = [
             Stratum(design=design, step=step, draws=round(draws), excess=excess, variance=variance)
             for (design, step), (draws, excess, variance) in sorted(self._sums.items())
@@ -106,7 +111,7 @@ class PropensitySums:
 
 
 def _draws(block: GateBlock) -> GateBlock:
-    """One row a random draw: the first of the eligible gates that share it."""
+    """Return one row for each random draw: the first of the eligible gates that share it."""
     eligible = block[block.columns["eligible"]]
     draw = eligible.columns["draw_id"].astype(np.int64)
     place = eligible.owner * (draw.max(initial=0) + 1) + draw
@@ -114,7 +119,7 @@ def _draws(block: GateBlock) -> GateBlock:
 
 
 def _sums(draws: GateBlock, design: np.ndarray) -> dict[tuple[int, int], np.ndarray]:
-    """Number of draws, reuses less their probabilities, and its variance, by design and step."""
+    """Return the number of draws, the excess and its variance, by design and step."""
     columns = draws.columns
     reuse = columns["action"] != "compute"
     of_action = columns["propensity"].astype(float)

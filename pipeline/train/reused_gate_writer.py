@@ -1,4 +1,4 @@
-"""Reused gates of a dataset, written to a file of float32 rows while they are read."""
+"""Writer of the reused gates of a dataset to a file of float32 rows, in one pass."""
 
 from __future__ import annotations
 
@@ -15,10 +15,16 @@ from pipeline.train.gate_table import ReusedGates, StoredGates
 
 
 class ReusedGateWriter:
-    """Writes features and weight of each reused gate, trajectory by trajectory.
+    """Accumulator that writes the features and the weight of each reused gate to a file.
 
-    Gates of a trajectory that the features cannot tell apart are one weighted row. Used as a
-    context, which closes the file.
+    Gates of a trajectory with equal features become one weighted row. Use as a context manager,
+    which closes the file.
+
+    Args:
+        traces: dataset whose gates are read.
+        names: features of a row.
+        sites: sites whose gates are written.
+        folder: existing folder for the file.
     """
 
     def __init__(
@@ -28,7 +34,7 @@ class ReusedGateWriter:
         self._traces, self._names, self._sites = traces, names, sites
         self._path, self._width = folder / "reused.f32", len(names) + 1
         self._stream = self._path.open("wb")
-        # First row, rows and gates of each trajectory.
+        # For each trajectory: its first row, its number of rows, its number of gates.
         self._spans = np.zeros((3, traces.trajectories.num_rows))
 
     def __enter__(self) -> ReusedGateWriter:
@@ -56,7 +62,7 @@ class ReusedGateWriter:
         self._stream.flush()
 
     def stored(self) -> StoredGates:
-        """The file, with the final error and the noise sample of each trajectory."""
+        """Return the table on disk, with final error and noise sample of each trajectory."""
         error = torch.tensor(self._traces.trajectories["latent_rel_l2"].to_numpy())
         return StoredGates(
             path=self._path,
@@ -70,12 +76,12 @@ class ReusedGateWriter:
 
 
 def _rows(block: GateBlock, names: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """Features and weight of each row, and its trajectory."""
+    """Return the features and weight of each row, and the trajectory of each row."""
     features = np.stack([block.columns[name] for name in names], axis=1)
     weight, owner = np.ones(len(features), dtype=np.float32), block.owner
     if "depth" in names:
         return np.concatenate([features, weight[:, None]], axis=1), owner
-    # Gates of a step follow each other: few rows are left to be sorted.
+    # Gates of a step are adjacent: merging neighbours first leaves few rows to sort.
     starts = np.flatnonzero(_differs(owner[:, None]) | _differs(features))
     first, place = np.unique(owner[starts], return_inverse=True)
     gates = ReusedGates(
@@ -90,7 +96,7 @@ def _rows(block: GateBlock, names: tuple[str, ...]) -> tuple[np.ndarray, np.ndar
 
 
 def _differs(rows: np.ndarray) -> np.ndarray:
-    """Mask of the rows that differ from the row before."""
+    """Return the mask of the rows that differ from the row before."""
     is_first = np.ones(len(rows), dtype=bool)
     is_first[1:] = (rows[1:] != rows[:-1]).any(axis=1)
     return is_first

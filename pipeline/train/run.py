@@ -1,4 +1,4 @@
-"""Training under tracking: its parameters, loss curve and validation, and the policy's folder."""
+"""Training with MLflow: logs parameters, loss and validation, and writes the policy folder."""
 
 from __future__ import annotations
 
@@ -19,7 +19,14 @@ from pipeline.train.validation import plot_validation
 def train_policy(config: TrainConfig, traces: Traces, out: str, tracker: Tracker) -> Trained:
     """Train a policy on opened traces, log the run and write the policy folder.
 
-    The traces are not opened again: whatever reads them takes this handle.
+    Args:
+        config: features, label, sites and settings of the policy.
+        traces: opened traces.
+        out: policy folder. An interrupted training with the same settings resumes from it.
+        tracker: client of MLflow.
+
+    Raises:
+        InputError: if the traces do not hold what ``config`` asks for.
     """
     folder = Path(out)
     lineage = lineage_of(traces)
@@ -27,14 +34,14 @@ def train_policy(config: TrainConfig, traces: Traces, out: str, tracker: Tracker
     name = f"train {config.features}" + ("" if config.label == "final" else f" {config.label}")
     with tracker.run(name, stage="train", parent=parent) as run:
         run.params(asdict(config) | {"traces": str(traces), "out": out})
-        progress = Progress("train", config.fit_config().steps, "steps")
+        progress = Progress("train", config.fit_config().steps, "optimizer steps")
 
         def report(step: int, loss: float) -> None:
             run.metrics({"train/loss": loss}, step)
             progress.advance(step - progress.done)
 
         trained = train(config, traces, report, folder / FOLDER)
-        # The fit may have ended before its last step.
+        # Early stopping may have ended the fit before its last step.
         progress.finish()
         lineage = {**lineage, "parent": parent, "train": run.run_id}
         save_trained(trained, folder, lineage)
@@ -42,17 +49,23 @@ def train_policy(config: TrainConfig, traces: Traces, out: str, tracker: Tracker
         _log(run, trained, folder)
     figures = trained.validation.metrics
     print(
-        f"train: {figures['fit_steps']:.0f} steps, as far as held-out noises were predicted no "
-        f"worse; policy in {folder}; held-out R^2 {figures['r2']:.3f}, AUC {figures['auc']:.3f}, "
-        f"Brier {figures['brier']:.3f}; {trained.propensity_test}",
+        f"train: policy written to {folder} after {figures['fit_steps']:.0f} optimizer steps "
+        "(early stopping by the one-standard-error rule on held-out noise samples). Prediction of "
+        f"the final error on {figures['trajectories_held_out']:.0f} held-out trajectories: "
+        f"R^2 {figures['r2']:.3f} of the log error; of ending within relative L2 error "
+        f"{figures['tolerance']:.2g}: AUC {figures['auc']:.3f}, Brier score "
+        f"{figures['brier']:.3f}. {trained.propensity_test}",
         flush=True,
     )
     return trained
 
 
 def lineage_of(traces: Traces) -> dict[str, str]:
-    """Runs that made the traces: ``parent``, ``collect``, and of further collections
-    ``collect-2`` and so on. The pipeline is that of the first collection that has a parent."""
+    """Return the MLflow run ids of the collections that made the traces.
+
+    The keys are ``parent``, the pipeline run of the first collection that has one, ``collect``, and
+    for further collections ``collect-2`` and so on.
+    """
     lineage: dict[str, str] = {}
     for number, part in enumerate(traces.parts, start=1):
         for stage, run_id in read_lineage(part.storage).items():

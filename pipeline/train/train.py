@@ -1,4 +1,4 @@
-"""Training: traces in, a policy out, with the validation that says how far to trust it."""
+"""Training of a policy from traces, with its validation on held-out noise samples."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ from pipeline.train.validation import Validation, validate
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Trained:
-    """A policy, and how well it predicts trajectories that its first fit did not see."""
+    """Trained policy, with its validation."""
 
     policy: ReusePolicy
-    """The policy, fitted on all usable trajectories."""
+    """Policy, fitted on all usable trajectories."""
     validation: Validation
-    """Figures on held-out trajectories."""
+    """Prediction of held-out trajectories by the trial fit, which did not see them."""
     propensity_test: PropensityTest
-    """Test of the traces' propensities."""
+    """Test of the propensities in the traces."""
     traces: Traces
-    """What was learned from."""
+    """Traces that the policy was trained on."""
 
 
 def train(
@@ -53,18 +53,21 @@ def train(
     report: Report = no_report,
     checkpoints: Path | None = None,
 ) -> Trained:
-    """Fit on four fifths of the noise samples until the rest is predicted worse, validate on the
-    rest, then fit on all of them for as many steps.
+    """Train a policy: a trial fit with early stopping, validation, then a fit on all data.
 
-    Gates are read in one pass (:func:`pipeline.train.training_data.read_training_data`).
+    The trial fit uses four fifths of the noise samples and stops early on the last fifth, which
+    also validates it. The final fit uses all noise samples and as many optimizer steps as the trial
+    fit kept. Gates are read in one pass (:func:`pipeline.train.training_data.read_training_data`).
 
     Args:
+        config: features, label, sites and settings of the policy.
         traces: a dataset, or several of one model that are fitted together.
-        report: called with the step and the loss of the last fit.
-        checkpoints: folder from which a fit that was cut off is resumed; None for none.
+        report: called with the optimizer step and the loss of the final fit.
+        checkpoints: folder of checkpoints, from which an interrupted training resumes; None for no
+            checkpoints.
 
     Raises:
-        InputError: if a shard cannot be read, or the traces do not hold the sites asked for, two
+        InputError: if a shard cannot be read, or if the traces do not hold the requested sites, two
             noise samples or a reuse.
     """
     sites, settings = sites_of(config, traces), settings_of(config, traces)
@@ -101,7 +104,7 @@ def _fitter(
 
 
 def _claim(config: TrainConfig, traces: Traces) -> dict[str, str]:
-    """Digests that a checkpoint must share to be resumed from."""
+    """Return the digests that a checkpoint must have for a fit to resume from it."""
     everything = asdict(config) | {"fit": asdict(config.fit_config()), "torch": torch.__version__}
     digest = hashlib.sha256(canonical_json(everything).encode()).hexdigest()
     return {"config": digest, "traces": traces.digest}
@@ -123,17 +126,17 @@ def _print_if_sampled(validation: Validation, usable: int) -> None:
     seen = int(metrics["trajectories_fitted"] + metrics["trajectories_held_out"])
     if seen < usable:
         print(
-            f"train: fitted on {usable} trajectories in batches; held-out figures and scales are "
-            f"of {seen} of them, drawn at random",
+            f"train: the policy is fitted on all {usable} trajectories, in batches. Feature scales "
+            f"and held-out figures come from {seen} of them, drawn at random, to bound memory",
             flush=True,
         )
 
 
 def _at_its_median(policy: ReusePolicy, gates: ReusedGates, validation: Validation) -> ReusePolicy:
-    """The policy with the median score as its threshold, and its validation metrics."""
+    """Return the policy with its metrics, and the median score as its default threshold."""
     scores = [policy(rows) for rows in gates.features.split(CHUNK_ROWS)]
     threshold = float(torch.cat(scores).median())
-    # JSON knows no NaN, which the AUC is where all held-out trajectories ended alike.
+    # JSON has no NaN, which the AUC is if all held-out trajectories are within tolerance, or none.
     metrics = {
         name: round(value, 6) for name, value in validation.metrics.items() if np.isfinite(value)
     }
@@ -195,7 +198,13 @@ def _relative_savings(site_flops: dict[str, float], sites: tuple[str, ...]) -> d
 
 
 def save_trained(trained: Trained, folder: Path, lineage: dict[str, str]) -> ReusePolicy:
-    """Write the policy folder, with the runs that led to it; returns the policy as saved."""
+    """Write the policy folder and return the policy as saved.
+
+    Args:
+        trained: trained policy.
+        folder: policy folder.
+        lineage: MLflow run ids of the runs that led to the policy, by stage.
+    """
     policy = trained.policy.with_spec(lineage=lineage)
     save_policy(policy, folder)
     return policy

@@ -1,4 +1,4 @@
-"""Data of one training, from one handle of the traces and one pass over their gates."""
+"""Data of one training, read in one pass over the gate table of the traces."""
 
 from __future__ import annotations
 
@@ -23,51 +23,58 @@ from pipeline.train.propensity_test import PropensitySums, PropensityTest
 from pipeline.train.reused_gate_writer import ReusedGateWriter
 
 HELD_OUT_SHARE = 5
-"""Every fifth noise sample is held out; trajectories of one noise sample stay together."""
+"""One in this many noise samples is held out, with all its trajectories."""
 LOCAL_ROWS = 2**19
-"""Gates that a fit of one-step errors draws from; of more, as many at random."""
+"""Most gates in the random sample that a fit of one-step errors learns from."""
 HELD_OUT_LOCAL_ROWS = 2**14
-"""Gates that such a fit is validated on."""
+"""Most gates in the random sample that validates a fit of one-step errors."""
 Mask: TypeAlias = Bool[Tensor, " trajectories"]
-"""Some of the trajectories."""
+"""Mask over the trajectories of the traces."""
 Subset: TypeAlias = Literal["usable", "fitted", "held_out"]
 """Names of the masks of a :class:`Split`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Split:
-    """Trajectories to learn from, and the noise samples among them that are held out."""
+    """Masks of the trajectories to learn from, split by noise sample."""
 
     usable: Mask
     """Trajectories to learn from."""
     fitted: Mask
-    """The usable ones that the first fit sees."""
+    """Usable trajectories that the trial fit learns from."""
     held_out: Mask
-    """The usable ones that validate the first fit."""
+    """Usable trajectories that validate the trial fit."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainingData:
-    """Everything that a training takes from the gates."""
+    """Data that a training reads from the gate table."""
 
     gates: StoredGates
     """Reused gates of all trajectories."""
     max_gap: int
-    """Largest staleness that the policy knows, in steps."""
+    """Largest staleness, in steps, at which the policy may reuse."""
     snrs: list[float]
-    """Signal-to-noise ratio of each step."""
+    """Signal-to-noise ratio of each sampling step."""
     propensity_test: PropensityTest
     """Test of the logged propensities against the logged actions."""
     local_errors: Mapping[Subset, StoredLocalGates]
-    """Random gates with their one-step errors, for the fits that learn from these."""
+    """Random samples of gates with their one-step errors, by the part of the split."""
 
 
 def split_trajectories(traces: Traces, config: TrainConfig, setting: ReuseSetting) -> Split:
-    """Split the trajectories by noise sample. A policy that plans learns from all of them, one
-    that decides step by step from those of one setting.
+    """Split the trajectories by noise sample.
+
+    A policy that plans whole runs learns from all trajectories; a policy that decides step by step
+    learns from those with its forecast order and gain.
+
+    Args:
+        traces: opened traces.
+        config: settings of the training.
+        setting: forecast order and gain of a policy that decides step by step.
 
     Raises:
-        InputError: if fewer than two noise samples are left.
+        InputError: if either part of the split would be empty.
     """
     noise = torch.from_numpy(traces.noise_index)
     everything = torch.ones_like(noise) > 0
@@ -76,14 +83,14 @@ def split_trajectories(traces: Traces, config: TrainConfig, setting: ReuseSettin
     split = Split(usable=usable, fitted=usable & ~is_held_out, held_out=usable & is_held_out)
     if not split.held_out.any() or not split.fitted.any():
         raise InputError(
-            f"--traces must hold at least two noises. Got {int(noise.max()) + 1}, with "
+            f"--traces must hold at least two noise samples. Got {int(noise.max()) + 1}, with "
             f"{int(usable.sum())} trajectories to learn from. Collect more trajectories."
         )
     return split
 
 
 def matching_trajectories(traces: Traces, setting: ReuseSetting) -> Mask:
-    """Mask of the trajectories of one forecast order and one gain of error feedback."""
+    """Return the mask of the trajectories with one forecast order and one gain."""
     table = traces.trajectories
     order = table["forecast_order"].to_numpy() == setting[0]
     gain = table["feedback"].to_numpy() == np.float32(setting[1])
@@ -93,11 +100,17 @@ def matching_trajectories(traces: Traces, setting: ReuseSetting) -> Mask:
 def read_training_data(
     traces: Traces, config: TrainConfig, sites: tuple[str, ...], split: Split, folder: Path
 ) -> TrainingData:
-    """Read the gates once; rows that a fit needs go to files in a folder.
+    """Read the gate table once and write the rows that the fits need to files.
 
-    One pass is enough, as the trajectories of every fit are known before it: they follow from the
-    table of trajectories alone. Each random sample has its own generator, so that its draws are
-    the same whichever other samples are drawn beside it.
+    One pass is enough, since the split of the trajectories needs no gates. Each random sample has
+    its own generator, so that its draws do not depend on the other samples.
+
+    Args:
+        traces: opened traces.
+        config: settings of the training.
+        sites: sites to learn.
+        split: trajectories of each fit.
+        folder: existing folder for the files.
 
     Raises:
         InputError: if no gate reused.
@@ -124,7 +137,7 @@ def _samplers(
     if config.label == "local":
         limits = {"fitted": LOCAL_ROWS, "held_out": HELD_OUT_LOCAL_ROWS, "usable": LOCAL_ROWS}
     elif config.plans:
-        # For the alternative schedules.
+        # The alternative schedules need a fit on one-step errors.
         limits = {"usable": LOCAL_ROWS}
     seed = config.fit_config().seed
     return {

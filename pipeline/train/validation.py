@@ -1,4 +1,8 @@
-"""Validation on held-out trajectories: fit, discrimination, calibration, feature importance."""
+"""Validation of a damage model on held-out trajectories.
+
+It measures the fit (R^2), discrimination (AUC), calibration (Brier score, reliability diagram) and
+the permutation importance of the features.
+"""
 
 from __future__ import annotations
 
@@ -15,23 +19,26 @@ from pipeline.train.damage_model import DamageModel
 from pipeline.train.gate_table import ReusedGates
 
 NUM_BINS = 5
+"""Bins of the reliability diagram."""
 NUM_SHUFFLES = 5
+"""Permutations over which the importance of a feature is averaged."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Validation:
-    """Figures on trajectories whose noise samples the fit never saw."""
+    """Measures of prediction on trajectories whose noise samples the fit did not use."""
 
     metrics: dict[str, float]
-    """R^2 of log D^2 (``r2``); AUC and Brier score of "ends within tolerance"; sizes."""
+    """R^2 of log D^2 (``r2``); AUC and Brier score of the event "ends within the tolerance"
+    (``auc``, ``brier``); standard deviation of the residuals; tolerance; trajectory counts."""
     importance: dict[str, float]
-    """Loss of R^2 when a feature is shuffled among gates, by feature."""
+    """Permutation importance by feature: the loss of R^2 when the feature is shuffled."""
     reliability: list[tuple[float, float]]
-    """Pairs of predicted probability and measured share, by bin."""
+    """Reliability diagram: mean predicted probability and measured share of each bin."""
     predicted: list[float]
-    """Predicted log D^2."""
+    """Predicted log D^2 of each trajectory."""
     measured: list[float]
-    """Measured log D^2."""
+    """Measured log D^2 of each trajectory."""
 
 
 def validate(
@@ -39,8 +46,14 @@ def validate(
 ) -> Validation:
     """Compare predicted with measured errors of held-out trajectories.
 
-    The tolerance is the median error of the fitted trajectories; the probability to end within
-    it comes from the normal spread of the fit's residuals.
+    The tolerance is the median error of the fitted trajectories. The probability of ending within
+    it assumes normal residuals of log D^2 with the standard deviation of the fitted trajectories.
+
+    Args:
+        model: damage model of the trial fit.
+        fitted: trajectories that the fit used.
+        held_out: trajectories of other noise samples.
+        seed: random seed of the permutations.
     """
     predicted = model.predict(held_out).numpy()
     measured = held_out.log_error.numpy()
@@ -69,7 +82,7 @@ def validate(
 
 
 def _auc(is_within: np.ndarray, probability: np.ndarray) -> float:
-    # With one class there is nothing to rank.
+    # The AUC is undefined if all trajectories are within tolerance, or none.
     if is_within.all() or not is_within.any():
         return float("nan")
     return float(roc_auc_score(is_within, probability))
@@ -95,7 +108,7 @@ def _shuffled_r2(
 
 
 def plot_validation(validation: Validation, path: Path) -> None:
-    """Plot predicted against measured errors, the reliability and the permutation importance."""
+    """Plot predicted against measured errors, the reliability diagram and the importance."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(13, 4), layout="constrained")
@@ -103,13 +116,19 @@ def plot_validation(validation: Validation, path: Path) -> None:
     fit.scatter(validation.measured, validation.predicted, s=12)
     ends = [min(validation.measured), max(validation.measured)]
     fit.plot(ends, ends, color="grey")
-    fit.set(xlabel="measured log D^2", ylabel="predicted", title="held-out trajectories")
+    fit.set(
+        xlabel="measured log D^2 (D: relative L2 error)",
+        ylabel="predicted log D^2",
+        title="held-out trajectories",
+    )
     reliability.plot([0, 1], [0, 1], color="grey")
     reliability.plot(*zip(*validation.reliability, strict=True), marker="o")
     reliability.set(
-        xlabel="predicted probability", ylabel="share within tolerance", title="reliability"
+        xlabel="predicted probability of ending within tolerance",
+        ylabel="measured share within tolerance",
+        title="reliability diagram",
     )
     names = sorted(validation.importance, key=lambda name: validation.importance[name])
     importance.barh(names, [validation.importance[name] for name in names])
-    importance.set(xlabel="loss of R^2", title="permutation importance")
+    importance.set(xlabel="loss of R^2 when the feature is shuffled", title="feature importance")
     figure.savefig(path, dpi=120)

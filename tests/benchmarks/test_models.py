@@ -1,4 +1,4 @@
-"""Models of the repository beside the shipped one: whole, small, and of the weights they name."""
+"""Models in benchmarks/models: loadable, small, and with the weights of their provenance."""
 
 import hashlib
 import json
@@ -10,7 +10,7 @@ from pipeline.models.model_info import find_model
 
 MODELS = Path(__file__).parents[2] / "benchmarks" / "models"
 LARGEST = 3 * 2**20
-"""Bytes of a model's folder."""
+"""Largest number of bytes of a model's folder."""
 
 
 @pytest.mark.parametrize(

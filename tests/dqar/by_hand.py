@@ -1,4 +1,4 @@
-"""A controller without a model, and what a caller hands it."""
+"""A controller without a model, and tensors that a hand-written model commits to it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Formats of a cached value that several tests go through, and values to store."""
+"""Storage formats that several tests run over, and random values to store."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def name_of(form):
 every_form = pytest.mark.parametrize("form", FORMS, ids=name_of)
 every_integer = pytest.mark.parametrize("dtype", BITS)
 seeds = st.integers(0, 2**31)
-# Rows, tokens and an even width, which two heads divide.
+# Rows, tokens, and an even width, so that the width splits into two heads.
 shapes = st.tuples(st.integers(1, 4), st.integers(1, 6), st.integers(1, 7).map(lambda e: 2 * e))
 
 

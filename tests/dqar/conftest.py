@@ -1,4 +1,4 @@
-"""A signal that every gate lets through, and a rig that samples a tiny DiT through the seam."""
+"""Fixtures: gate inputs for which every gate reuses, and a tiny DiT with a sampler."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def make_inputs():
 
 
 class Ran:
-    """A sampling run that is over: what came out and what was recorded."""
+    """A finished sampling run: its latents, its controller and its step records."""
 
     def __init__(
         self, latents: torch.Tensor, controller: DQARController, records: list[GateRecord]
@@ -74,7 +74,7 @@ class Ran:
 
 
 class Rig:
-    """A model, a scheduler, noise and labels, sampled in 6 steps of guidance 4."""
+    """A tiny model with scheduler, noise and labels, sampled in 6 steps at guidance scale 4."""
 
     layers, steps, samples = 3, 6, 3
 
@@ -87,12 +87,12 @@ class Rig:
 
     @staticmethod
     def config(**changes: Any) -> DQARConfig:
-        """Both sites and an exact cache."""
+        """A configuration of both sites with an unquantised cache."""
         values: dict[str, Any] = {"sites": ("attn", "ff"), "quantization_bits": 32}
         return DQARConfig(**(values | changes))
 
     def mask(self, config: DQARConfig, seed: int = 5) -> torch.Tensor:
-        """Coins, ``[t, g, b]``."""
+        """A random reuse mask, ``[t, g, b]``."""
         columns = self.samples * (2 if config.branch_mode == "independent" else 1)
         shape = (self.steps, len(config.sites) * self.layers, columns)
         return torch.rand(shape, generator=torch.Generator().manual_seed(seed)) < 0.5
@@ -101,14 +101,14 @@ class Rig:
         return DQARDiTWrapper(self.model, controller=DQARController(config, gate=gate, **options))
 
     def sample(self, model: Any = None, *, chosen=slice(None), guidance=4.0, **options):
-        """Latents of a wrapped model, or by default of the stock one."""
+        """Latents of a wrapped model, or by default of the unpatched one."""
         config = SamplerConfig(num_inference_steps=self.steps, guidance_scale=guidance)
         sampler = DQARDDIMSampler(model or self.model, self.scheduler, config)
         latents, labels = self.noise[chosen], self.labels[chosen]
         return sampler.sample(len(labels), labels, latents=latents, **options)
 
     def run(self, config: DQARConfig, gate: Gate | None = None, **options) -> Ran:
-        """Sample through a wrapper that records every step and comes off again."""
+        """Sample through a wrapper that records every step, then unpatch the model."""
         names = ("exposure", "balance", "forecast_order", "feedback")
         built = {name: options.pop(name) for name in names if name in options}
         records: list[GateRecord] = []
@@ -125,7 +125,7 @@ def rig(tiny_dit, ddim):
 
 @pytest.fixture
 def rig_of():
-    """A rig of another model or scheduler."""
+    """Make a rig with another model or scheduler."""
     return Rig
 
 
@@ -153,7 +153,7 @@ def pipe(ddim):
 
 @pytest.fixture
 def images_of() -> Callable[..., torch.Tensor]:
-    """What a pipeline makes of two labels and a seed."""
+    """Images of a pipeline for two labels and one random seed."""
 
     def call(pipe: Any, **options: Any) -> torch.Tensor:
         generator = torch.Generator().manual_seed(3)
@@ -169,7 +169,7 @@ def images_of() -> Callable[..., torch.Tensor]:
 
 
 def distance_of(value: torch.Tensor, reference: torch.Tensor) -> float:
-    """Relative L2 distance."""
+    """Relative L2 distance of two tensors."""
     return ((value - reference).norm() / reference.norm()).item()
 
 
@@ -179,7 +179,7 @@ def distance():
 
 
 def patches_of(model: torch.nn.Module) -> list[str]:
-    """Modules with a forward of their own, or with hooks."""
+    """Modules whose ``forward`` is replaced on the instance, or that have hooks."""
     hooks = ("_forward_hooks", "_forward_pre_hooks", "_forward_pre_hooks_with_kwargs")
     return [
         name
@@ -195,14 +195,14 @@ def patches():
 
 @pytest.fixture
 def dynamo():
-    """A compiler that remembers nothing, before and after."""
+    """Reset the state of dynamo before and after a test."""
     torch._dynamo.reset()
     yield
     torch._dynamo.reset()
 
 
 class Graphs:
-    """A backend of torch.compile that counts what it is given and runs it by its operators."""
+    """A backend of ``torch.compile`` that counts graphs and runs them operator by operator."""
 
     def __init__(self) -> None:
         self.count = 0

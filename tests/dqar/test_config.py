@@ -63,7 +63,7 @@ def test_schedule_can_be_switched_off():
     ],
 )
 def test_what_does_not_fit_is_refused(changes, message):
-    # Past the type checker, as a caller without one would.
+    # __wrapped__ bypasses the tests' run-time type checker, which callers do not have.
     unchecked = getattr(DQARConfig.__init__, "__wrapped__", DQARConfig.__init__)
     with pytest.raises(ValueError, match=message):
         unchecked(object.__new__(DQARConfig), **changes)

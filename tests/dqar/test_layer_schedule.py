@@ -13,7 +13,7 @@ LAYERS, STEPS = 28, 50
 
 
 def reuse_percent(schedule: LayerSchedule) -> float:
-    """Gates that may reuse over all gates of a run, step 0 included."""
+    """Percentage of the gates of a run, step 0 included, that may reuse."""
     allowed = sum(schedule.num_eligible(i / (STEPS - 1), LAYERS) for i in range(STEPS))
     return 100.0 * allowed / (STEPS * LAYERS)
 
@@ -104,7 +104,7 @@ def test_deep_layers_wait_for_the_snr(snr, deepest):
 
 def test_deep_layers_begin_at_two_thirds_of_the_depth():
     schedule = LayerSchedule(schedule_type="all", deep_layer_snr_threshold=1.0)
-    # 2 * 28 / 3 = 18.67, so that layer 19 is the first deep one.
+    # 2 * 28 / 3 = 18.67, so layer 19 is the first of the deepest third.
     assert layers_of(schedule, 1.0, 0.5, 28)[-1] == 18
 
 

@@ -117,6 +117,6 @@ def test_depth_runs_from_zero_to_one(make_inputs):
     assert make_inputs(num_layers=1).depth.tolist() == [0.0]
 
 
-def test_verdict_reuses_where_its_reason_says_so():
+def test_decision_reuses_where_its_reason_is_reuse():
     decision = GateDecision(reason=torch.tensor([[0, 1], [11, 0]], dtype=torch.uint8))
     assert decision.reuse.tolist() == [[True, False], [False, True]]

@@ -21,7 +21,7 @@ def rows_read(tokens: int, max_rows: int | None) -> torch.Tensor:
 
 
 def naive_entropy(query, key, scale, bias=None):
-    """Minus sum of p log p over the float64 map, and the largest score that counts.
+    """Return ``-sum p log p`` of the float64 attention map, and the largest finite score.
 
     ``bias`` is added to the scores; a row whose scores are all -inf has entropy 0.
     """
@@ -193,7 +193,7 @@ def test_row_sample_estimates_the_mean():
 @pytest.mark.parametrize("heads_agree", [False, True])
 def test_error_of_the_estimate_is_as_stated(max_rows, heads_agree):
     query, key = random_heads(11, 400, 3, 64, 8)
-    if heads_agree:  # then heads are no further observations
+    if heads_agree:  # then further heads are no independent observations
         query, key = query[:, :1].expand(400, 3, 64, 8), key[:, :1].expand(400, 3, 64, 8)
     estimate = sampled_entropy(query, key, max_rows=max_rows)
     error = estimate.mean - attention_entropy(query, key)

@@ -1,4 +1,4 @@
-"""SNR of every image scheduler of diffusers, held against the scheduler's own add_noise."""
+"""SNR of every image scheduler of diffusers, compared with the scheduler's ``add_noise``."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from dqar.snr import cosine_snr, flow_snr, predicted_snr, scheduler_snr
 
-# NumPy warns of how diffusers' solvers hand it tensors.
+# NumPy warns about the tensors that diffusers' solvers pass to NumPy functions.
 pytestmark = pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")
 
 FLOW = {"use_flow_sigmas": True, "prediction_type": "flow_prediction"}
@@ -73,7 +73,8 @@ WITHOUT_NOISING = [
     ("LTXEulerAncestralRFScheduler", {}),
     ("PiflowScheduler", {}),
 ]
-"""add_noise is missing, or leaves out an inversion, or the model's calls between two sigmas."""
+"""Schedulers without a usable ``add_noise``: it is missing, leaves out the inversion of sigmas, or
+does not know the model's calls between two sigmas."""
 
 
 def scheduled(name, changes, steps=20):
@@ -87,8 +88,9 @@ def snr_of(scheduler):
 
 
 def noised_snr(scheduler, timestep):
-    """``(alpha / sigma)^2``, by noising an image of ones, and one of zeros with ones."""
-    scheduler = copy.deepcopy(scheduler)  # some remember the step that was noised
+    """Return ``(alpha / sigma)^2``, measured by ``add_noise``: alpha on an image of ones without
+    noise, sigma on an image of zeros with noise of ones."""
+    scheduler = copy.deepcopy(scheduler)  # some keep the index of the noised step
     one, zero = torch.ones(1, 1, 1, 1).double(), torch.zeros(1, 1, 1, 1).double()
     times = timestep.reshape(1)
     if hasattr(scheduler, "add_noise"):
@@ -125,7 +127,7 @@ def test_calls_between_two_sigmas_lie_between_their_snr(name):
 
 
 def test_a_solver_with_midpoints_is_read_from_its_table(ddim):
-    # Stands in for DPMSolverSDEScheduler, which needs torchsde: its sigmas skip the midpoints.
+    # A fake of DPMSolverSDEScheduler, which needs torchsde: its sigmas leave out the midpoints.
     scheduler = SimpleNamespace(
         alphas_cumprod=ddim.alphas_cumprod,
         timesteps=torch.tensor([900.0, 850.0, 800.0]),
@@ -138,7 +140,7 @@ def test_a_solver_with_midpoints_is_read_from_its_table(ddim):
     ]
 
 
-def test_equal_timesteps_are_told_apart_by_the_samplers_place():
+def test_equal_timesteps_are_resolved_by_the_samplers_step():
     scheduler = scheduled("DPMSolverMultistepScheduler", COSINE | KARRAS)
     assert len(scheduler.timesteps.unique()) < len(scheduler.timesteps)
     scheduler.set_begin_index(0)

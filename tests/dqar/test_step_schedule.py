@@ -1,4 +1,4 @@
-"""The one type of a schedule of steps."""
+"""``StepSchedule``: masks, gains, and the schedules and settings that are refused."""
 
 import pytest
 from hypothesis import given

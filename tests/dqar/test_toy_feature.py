@@ -1,4 +1,4 @@
-"""A feature is a name and a line: added to a copy of one file, it is collected and learned from."""
+"""A new feature takes a name and one line in one file; it is then collected and trained on."""
 
 import os
 import shutil

@@ -1,9 +1,9 @@
-"""Golden values of commit b65a2e5: what collections of three plans decide, and on which noise.
+"""Golden values of commit b65a2e5: plan hash, noise seed and decisions of three collection plans.
 
-Datasets that exist are resumed by the hash of their plan, drawn from the seed of their round and
-compared by the digest of their decisions. A change of names, files or types must leave all three as
-they are. ``policy/`` is a policy folder that b65a2e5 trained on 512 trajectories of the shipped
-model with the sites ``attn,ff``.
+A dataset is resumed by the hash of its plan, draws its noise from the plan's noise seed, and is
+compared by the digest of its decisions. A change of names, files or types must keep all three.
+Commit b65a2e5 trained ``policy/`` on 512 trajectories of the shipped model with the sites
+``attn,ff``.
 """
 
 from pathlib import Path
@@ -18,7 +18,7 @@ from pipeline.traces.tables import GATES, decision_digest, to_table
 
 POLICY = str(Path(__file__).parent / "policy")
 TRAJECTORIES = 9
-"""Of each plan, with every order of forecasts and every gain among them."""
+"""Trajectories sampled of each plan; they cover every forecast order and every feedback gain."""
 GOLDEN = {
     "default": (
         "360f6821a8a0a130",
@@ -39,7 +39,7 @@ GOLDEN = {
 
 
 def plan_of(name: str) -> CollectPlan:
-    """The plan that jobs/collect.py makes of the defaults, of other sites, or of a policy."""
+    """Plan that jobs/collect.py makes from the defaults, from other sites, or around a policy."""
     designs, folder = ("near-policy", POLICY) if name == "near-policy" else ("paced", None)
     return plan_for(
         "digits",

@@ -8,7 +8,6 @@ import pytest
 from dqar.policy.network import ReusePolicy
 from dqar.policy.serialization import save_policy
 from dqar.policy.spec import PolicySpec
-from pipeline.cli import enter
 from pipeline.exploration.collect_plan import CollectPlan
 from pipeline.models.model_info import find_model
 from pipeline.traces.commit import claim_output, write_manifest
@@ -43,7 +42,7 @@ def run_job(load_job, monkeypatch, tmp_path, capsys):
         monkeypatch.setattr("sys.argv", [f"{name}.py", *map(str, flags)])
         job = load_job(name)
         try:
-            code = enter(job.parser(), job.run)
+            code = job.main()
         except SystemExit as ended:
             code = ended.code
         captured = capsys.readouterr()

@@ -24,7 +24,7 @@ def advance_and_hold(self, number):
             time.sleep(0.02)
 Progress.advance = advance_and_hold
 job = importlib.import_module(f'jobs.{name}')
-sys.exit(job.enter(job.parser(), job.run))
+sys.exit(job.main())
 """
 """A job's program. Whenever progress is reported and enough files are there, it waits for the
 gate file; units that are in flight by then are the last that are done. Without double quotes

@@ -34,7 +34,7 @@ def flags(tmp_path_factory):
     return {
         "--model": "digits",
         "--steps": STEPS,
-        "--batch-size": 3,
+        "--unit-size": 3,
         "--tracking-uri": f"sqlite:///{store}",
     }
 

@@ -108,8 +108,8 @@ def test_a_training_that_was_killed_ends_at_the_same_policy(traces, tmp_path):
     assert not (cut / "policy.json").exists()
     finish(train(traces, cut), tmp_path / "cut.log")
     said = (tmp_path / "cut.log").read_text()
-    assert "the trial fit goes on after step" in said
-    assert "the final fit goes on after step" in said
+    assert "the trial fit resumes from its checkpoint at optimizer step" in said
+    assert "the final fit resumes from its checkpoint at optimizer step" in said
     assert sorted(path.name for path in cut.iterdir()) == ["policy.json", "policy.safetensors"]
     one, other = load_policy(whole), load_policy(cut)
     for name, value in one.state_dict().items():
@@ -123,10 +123,10 @@ def evaluate(out: Path, hold_at: int = NEVER) -> subprocess.Popen:
         "--model": "digits",
         "--out": str(out),
         "--methods": "interval,fewer-steps",
-        "--grid": "coarse",
+        "--sweep-density": "coarse",
         "--num-samples": 24,
         "--batch-size": 4,
-        "--part-samples": 12,
+        "--samples-per-task": 12,
         "--steps": 10,
         "--workers": 1,
         "--tracking-uri": f"sqlite:///{out}.db",
@@ -153,6 +153,6 @@ def test_an_evaluation_that_was_killed_measures_only_what_is_missing(tmp_path):
     assert 3 <= len(answers) < 14
     finish(evaluate(cut), tmp_path / "cut.log")
     said = (tmp_path / "cut.log").read_text()
-    assert f"evaluate: {len(answers)} of 14 answers are of an earlier run" in said
+    assert f"evaluate: {len(answers)} of 14 tasks were done before an interruption" in said
     assert not (cut / "_points").exists()
     assert rows_of(cut) == rows_of(whole)

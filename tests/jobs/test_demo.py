@@ -1,4 +1,4 @@
-"""The demonstration from end to end: it succeeds, and leaves files but no processes."""
+"""Demonstration from end to end: the jobs succeed, files are left, processes are not."""
 
 import json
 import os

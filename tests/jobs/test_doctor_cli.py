@@ -1,4 +1,4 @@
-"""jobs/doctor.py as it is started by hand: its lines, its exit codes, what it refuses."""
+"""jobs/doctor.py as started by hand: its lines, exit codes and refusals."""
 
 import pytest
 
@@ -9,7 +9,7 @@ def lines_of(out):
     return {line[6:21].strip(): line for line in found}
 
 
-def test_this_machine_is_looked_over_through_a_ray_of_its_own(run_job, tmp_path):
+def test_this_machine_is_checked_through_a_local_ray(run_job, tmp_path):
     code, out, _ = run_job("doctor", "--model", "digits", "--out", tmp_path / "traces")
     found = lines_of(out)
     assert {"driver versions", "ray", "worker versions", "auth", "storage", "model"} <= set(found)
@@ -20,7 +20,7 @@ def test_this_machine_is_looked_over_through_a_ray_of_its_own(run_job, tmp_path)
     assert ("All is well." in out) is is_well
 
 
-def test_a_head_that_does_not_answer_is_told(run_job, monkeypatch):
+def test_a_head_that_does_not_answer_is_a_finding(run_job, monkeypatch):
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
     code, out, _ = run_job("doctor")
     assert code == 1
@@ -34,7 +34,7 @@ def test_a_head_that_does_not_answer_is_told(run_job, monkeypatch):
         (("--timeout-s", "0"), "timeout_s must be positive"),
         (("--timeout-s", "nan"), "timeout_s must be positive"),
         (("--model", "./nowhere"), "--model must be"),
-        (("--unknown",), "unrecognized arguments"),
+        (("--unknown",), "There is no flag --unknown"),
     ],
 )
 def test_bad_input_is_one_line_before_ray_starts(run_job, monkeypatch, flags, said):

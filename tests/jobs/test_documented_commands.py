@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.cli import parse_flags
+
 ROOT = Path(__file__).parents[2]
 SHELL = {"$MLFLOW": "--tracking-uri http://HEAD:5000", "$A100": "--accelerator-type A100"}
 """What the pages put into shell variables."""
@@ -28,7 +30,8 @@ def test_every_command_parses(load_job, page):
     assert {"collect", "doctor"} <= {job for job, _ in commands}
     for job, flags in commands:
         # A comment after the command is the reader's.
-        assert load_job(job).parser().parse_args(shlex.split(flags, comments=True))
+        given = shlex.split(flags, comments=True)
+        assert parse_flags(load_job(job).FLAGS, name=f"{job}.py", args=given)
 
 
 def test_every_path_that_the_guide_names_is_there():

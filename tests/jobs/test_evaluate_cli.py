@@ -1,15 +1,19 @@
 """The doors of the jobs after training: bad input in one line with exit code 2."""
 
 import json
+import re
 import shutil
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
 
 from dqar.policy.network import ReusePolicy
 from dqar.policy.serialization import load_policy, save_policy
+from pipeline.evaluate.config import PaperSettings, read_paper_settings
 from pipeline.models.model_info import DIGITS
+from pipeline.train.config import TrainConfig, train_config
+from pipeline.train.flags import TrainFlags
 
 JOBS = Path(__file__).parents[2] / "jobs"
 NAMES = sorted(path.stem for path in JOBS.glob("*.py"))
@@ -22,7 +26,6 @@ def edit_json(path, **changes):
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (["--model", "./nowhere"], "--model must be digits"),
         (["--methods", "interval,magic"], "['magic']"),
         (["--methods", ""], "methods"),
         (["--num-samples", "0"], "num_samples must be at least 1"),
@@ -32,14 +35,10 @@ def edit_json(path, **changes):
         (["--workers", "-1"], "workers"),
         (["--policy", "./nowhere"], "policy.json"),
         (["--policy", "../out=./nowhere"], "--policy NAME must be"),
-        (["--part-samples", "0"], "part_samples must be at least 1"),
+        (["--samples-per-task", "0"], "samples_per_task must be at least 1"),
         (["--guidance-scale", "nan"], "guidance_scale must be finite"),
-        (["--balanced", "--sites", "block"], "balanced must come with"),
-        (["--balanced", "--cache-bits", "16"], "balanced must come with"),
-        (["--keep-keys"], "Leave --keep-keys out"),
-        (["--keep-keys", "--cached", "kv", "--cache-bits", "32"], "cached keys of 2, 4 or 8 bits"),
-        (["--cross-branch-threshold", "nan"], "cross_branch_threshold must be in"),
-        (["--cross-branch-threshold", "1", "--guidance-scale", "1"], "two guidance branches"),
+        (["--cached", "kv"], "There is no flag --cached"),
+        (["--methods", "interval,static"], "Give methods: [static] in the file of --config"),
         (["--error-budget", "0"], "error_budget must be a positive number"),
         (["--error-budget=-0.01"], "error_budget must be a positive number"),
         (["--error-budget", "nan"], "error_budget must be a positive number"),
@@ -48,6 +47,57 @@ def edit_json(path, **changes):
 )
 def test_evaluate_refuses(refused, flags, said):
     assert said in refused("evaluate", "--model", "digits", "--out", "results", *flags)
+
+
+@pytest.mark.parametrize(
+    ("text", "flags", "said"),
+    [
+        ("salience_balancing: true", ["--sites", "block"], "salience_balancing must come with"),
+        ("{salience_balancing: true, cache_bits: 16}", [], "salience_balancing must come with"),
+        ("fp16_keys: true", [], "fp16_keys must come with"),
+        ("{fp16_keys: true, cached: kv, cache_bits: 32}", [], "cached keys of 2, 4 or 8 bits"),
+        ("cross_branch_threshold: -1", [], "cross_branch_threshold must be in"),
+        ("cross_branch_threshold: .nan", [], "cross_branch_threshold"),
+        ("cross_branch_threshold: 1", ["--guidance-scale", "1"], "two guidance branches"),
+        ("methods: [interval]", [], "methods of --config must be among static"),
+        ("keep_keys: true", [], "fp16_keys"),
+        ("cached: key", [], "cached"),
+        ("cache_bits: 8.0", [], "cache_bits"),
+        ("cached: kv\ncached: output", [], "cached"),
+        ("[1, 2]", [], "experiment.yaml"),
+    ],
+)
+def test_evaluate_refuses_settings_of_a_file(refused, tmp_path, text, flags, said):
+    (tmp_path / "experiment.yaml").write_text(text)
+    given = ("--model", "digits", "--out", "results", "--config", "experiment.yaml", *flags)
+    assert said in refused("evaluate", *given)
+
+
+@pytest.mark.parametrize("job", ["evaluate", "train"])
+def test_a_missing_file_of_settings_is_refused(refused, some_traces, job):
+    flags = {"evaluate": ("--model", "digits"), "train": ("--traces", some_traces)}[job]
+    assert "nowhere.yaml" in refused(job, *flags, "--out", "out", "--config", "nowhere.yaml")
+
+
+def test_the_shipped_files_show_every_setting_with_its_default():
+    path = JOBS.parent / "configs" / "paper_evaluation.yaml"
+    assert read_paper_settings(str(path)) == PaperSettings()
+    for field in fields(PaperSettings):
+        assert re.search(rf"^{field.name}: .*# \S", path.read_text(), re.MULTILINE)
+    assert read_paper_settings(str(path.with_name("greedy_policies.yaml"))).greedy_policies
+
+
+def test_one_step_errors_are_a_setting_of_a_file():
+    path = str(JOBS.parent / "configs" / "one_step_error.yaml")
+    flags = TrainFlags(traces=["t"], out="o", drop_features=("progress",), error_feedback=(0.5,))
+    assert train_config(flags) == TrainConfig(without=("progress",), feedbacks=(0.5,))
+    assert train_config(replace(flags, config=path)).label == "local"
+
+
+def test_evaluate_refuses_a_policy_without_plans(refused, some_policy):
+    said = refused("evaluate", "--model", "digits", "--policy", some_policy, "--out", "results")
+    assert "must have plans" in said
+    assert "greedy_policies: true" in said
 
 
 def test_evaluate_refuses_a_solver_that_the_model_has_none_of(refused, tmp_path):
@@ -76,10 +126,11 @@ def test_evaluate_refuses_sites_that_a_policy_does_not_know(refused, some_policy
     assert "Pass --sites attn" in said
 
 
-def test_evaluate_refuses_a_policy_of_another_cache(refused, some_policy):
+def test_evaluate_refuses_a_policy_of_another_cache(refused, some_policy, tmp_path):
+    (tmp_path / "kv.yaml").write_text("cached: kv\n")
     said = refused(
         *("evaluate", "--model", "digits", "--policy", some_policy),
-        *("--out", "results", "--cached", "kv"),
+        *("--out", "results", "--config", "kv.yaml"),
     )
     assert "must fit the configuration" in said
 
@@ -90,7 +141,7 @@ def test_plans_of_another_run_are_refused(refused, some_policy, job, other):
     spec = replace(load_policy(some_policy).spec, plans=((0, 2),), plan_errors=(0.1,))
     save_policy(ReusePolicy(spec), some_policy)
     said = refused(job, "--model", "digits", "--policy", some_policy, "--out", "out", *other)
-    assert "must have planned for the run. Got plans of 4 steps of ddim" in said
+    assert "Got plans for 4 steps of ddim" in said
 
 
 def test_evaluate_refuses_two_policies_of_one_name(refused, some_policy):

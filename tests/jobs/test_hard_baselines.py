@@ -27,7 +27,7 @@ def results(tmp_path_factory):
         "--out": out,
         "--sites": "attn,ff",
         "--methods": ",".join(("interval", *HARD)),
-        "--grid": "coarse",
+        "--sweep-density": "coarse",
         "--num-samples": 4,
         "--batch-size": 4,
         "--steps": STEPS,
@@ -79,7 +79,7 @@ def test_rows_are_like_the_others(rows):
 def test_the_report_compares_them_and_says_what_the_solver_is(results, rows):
     said = (results / "report.md").read_text()
     assert all(f"| {row['operating_point']} " in said for row in rows)
-    assert "the solver's own path" in said
+    assert "the difference between the two solvers" in said
     assert not (results / "_points").exists()
 
 

@@ -1,8 +1,6 @@
-"""The jobs' doors: help that documents every flag, and bad input in one line with exit code 2."""
+"""Command lines of collect.py and train.py: bad input in one line with exit code 2."""
 
 import json
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,61 +17,48 @@ def edit_json(path, **changes):
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_help_documents_every_flag(run_job, load_job, name):
-    code, out, _ = run_job(name, "--help")
-    assert code == 0
-    for action in load_job(name).parser()._actions:
-        assert action.help
-        assert ([*action.option_strings] or [action.metavar or action.dest])[-1] in out
-    assert not list(Path.cwd().iterdir())
-
-
-def test_help_of_a_script_as_a_user_starts_it():
-    shown = subprocess.run(
-        [sys.executable, JOBS / "collect.py", "--help"], capture_output=True, text=True, check=False
-    )
-    assert shown.returncode == 0
-    assert "--num-trajectories" in shown.stdout
-
-
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (["--model", "./nowhere"], "--model must be digits"),
         (["--steps", "0"], "steps must be at least 2"),
-        (["--steps", "many"], "invalid int value"),
-        (["--compact-mb", "-1"], "invalid megabytes value"),
-        (["--compact-mb", "inf"], "invalid megabytes value"),
+        (["--steps", "many"], "--steps must be a whole number. Got 'many'"),
+        (["--target-file-mb", "-1"], "target_file_mb must be a number of at least 0"),
+        (["--target-file-mb", "inf"], "target_file_mb must be a number of at least 0"),
         (["--num-trajectories", "0"], "num_trajectories must be at least 1"),
         (["--num-trajectories", "-3"], "num_trajectories must be at least 1"),
-        (["--batch-size", "0"], "batch_size must be at least 1"),
-        (["--batch-size", "many"], "invalid size_or_auto value"),
-        (["--wait-minutes", "0"], "wait_minutes must be above 0"),
-        (["--wait-minutes", "nan"], "wait_minutes must be above 0"),
-        (["--unit-minutes", "0"], "unit_minutes must be above 0"),
+        (["--unit-size", "0"], "unit_size must be at least 1"),
+        (["--unit-size", "many"], "--unit-size must be a whole number or auto"),
+        (["--worker-timeout-minutes", "0"], "worker_timeout_minutes must be above 0"),
+        (["--worker-timeout-minutes", "nan"], "worker_timeout_minutes must be above 0"),
+        (["--unit-timeout-minutes", "0"], "unit_timeout_minutes must be above 0"),
         (["--sites", "attention"], "sites"),
         (["--sites", ""], "sites"),
-        (["--designs", "coin"], "Choose from paced"),
-        (["--designs", "near-policy"], "must come with --policy"),
-        (["--policy", "./nowhere"], "must come with near-policy among --designs"),
-        (["--policy", "./nowhere", "--designs", "near-policy"], "policy.json must be"),
-        (["--forecast-orders", "first"], "--forecast-orders must be whole numbers"),
+        (["--exploration", "coin"], "Choose from paced"),
+        (["--exploration", "near-policy"], "must come with --explore-around"),
+        (["--explore-around", "./nowhere"], "must come with near-policy among the designs"),
+        (["--explore-around", "./nowhere", "--exploration", "near-policy"], "policy.json must"),
+        (["--forecast-orders", "first"], "--forecast-orders must be whole numbers with commas"),
         (["--forecast-orders", "0,3"], "forecast_orders must be chosen from (0, 1, 2)"),
-        (["--feedback", "some"], "--feedback must be numbers from 0 to 1"),
-        (["--feedback", "0,2"], "feedbacks must be gains from 0 to 1"),
-        (["--feedback", "nan"], "feedbacks must be gains from 0 to 1"),
-        (["--feedback", ""], "feedbacks must be gains from 0 to 1"),
+        (["--error-feedback", "some"], "--error-feedback must be numbers with commas"),
+        (["--error-feedback", "0,2"], "feedbacks must be gains from 0 to 1"),
+        (["--error-feedback", "nan"], "feedbacks must be gains from 0 to 1"),
+        (["--error-feedback", ""], "feedbacks must be gains from 0 to 1"),
         (["--forecast-orders", ""], "forecast_orders must be chosen from (0, 1, 2)"),
-        (["--sampler", "euler"], "invalid choice"),
+        (["--sampler", "euler"], "--sampler must be one of ddim, dpm. Got 'euler'"),
         (["--guidance-scale", "inf"], "guidance_scale must be finite"),
         (["--workers", "-1"], "workers"),
         (["--gpus-per-worker", "-0.5"], "gpus_per_worker"),
-        (["--unknown"], "unrecognized arguments"),
+        (["--unknown"], "There is no flag --unknown"),
+        (["--policy", "p"], "There is no flag --policy"),
     ],
 )
 def test_collect_refuses(refused, flags, said):
     assert said in refused("collect", "--model", "digits", "--out", "traces", *flags)
+
+
+@pytest.mark.parametrize("name", ["collect", "evaluate"])
+def test_a_model_that_is_nowhere_is_refused(refused, name):
+    assert "--model must be digits" in refused(name, "--model", "./nowhere", "--out", "out")
 
 
 def test_collect_refuses_storage_that_it_does_not_know(refused):
@@ -83,21 +68,21 @@ def test_collect_refuses_storage_that_it_does_not_know(refused):
 
 @pytest.mark.parametrize("size", ["48", "auto"])
 def test_collect_refuses_a_folder_with_other_files(refused, taken, size):
-    flags = ("--model", "digits", "--out", taken, "--batch-size", size)
+    flags = ("--model", "digits", "--out", taken, "--unit-size", size)
     assert "other files" in refused("collect", *flags)
 
 
 def test_collect_refuses_another_plans_folder(refused, some_traces):
     said = refused("collect", "--model", "digits", "--out", some_traces, "--steps", "9")
-    assert "steps 2 not 9" in said
+    assert "steps 2 instead of 9" in said
 
 
 def test_collect_refuses_a_policy_that_plans_nothing_or_something_else(refused, some_policy):
-    flags = ("--model", "digits", "--out", "traces", "--designs", "near-policy")
-    assert "must have plans" in refused("collect", *flags, "--policy", some_policy)
+    flags = ("--model", "digits", "--out", "traces", "--exploration", "near-policy")
+    assert "must have plans" in refused("collect", *flags, "--explore-around", some_policy)
     spec = replace(load_policy(some_policy).spec, plans=((0, 2),), plan_errors=(0.1,))
     save_policy(ReusePolicy(spec), some_policy)
-    said = refused("collect", *flags, "--policy", some_policy, "--steps", "5")
+    said = refused("collect", *flags, "--explore-around", some_policy, "--steps", "5")
     assert "must be trained for what is collected" in said
 
 
@@ -125,7 +110,9 @@ def test_train_refuses_no_traces(refused, tmp_path):
 
 
 def test_train_refuses_to_leave_out_what_it_has_not(refused, some_traces):
-    said = refused("train", "--traces", some_traces, "--out", "policy", "--without", "entropy")
+    said = refused(
+        "train", "--traces", some_traces, "--out", "policy", "--drop-features", "entropy"
+    )
     assert "without must be features of the set schedule: log_snr" in said
 
 

@@ -33,7 +33,7 @@ def start(out: Path, hold_at: int = TRAJECTORIES) -> subprocess.Popen:
         "--out": str(out),
         "--num-trajectories": TRAJECTORIES,
         "--steps": STEPS,
-        "--batch-size": 6,
+        "--unit-size": 6,
         "--workers": 2,
         "--tracking-uri": f"sqlite:///{out.parent}/{out.name}.db",
     }

@@ -1,8 +1,7 @@
-"""jobs/sample.py on a few steps of the shipped model: what it writes, and what it refuses."""
+"""jobs/sample.py on a few steps of the shipped model: files, tracking, refusals."""
 
 import json
 import shutil
-from functools import partial
 
 import numpy as np
 import pytest
@@ -14,9 +13,10 @@ from dqar.integration import DQARDDIMSampler, DQARDPMSolverSampler, SamplerConfi
 from dqar.policy.network import ReusePolicy
 from dqar.policy.serialization import save_policy
 from dqar.policy.spec import PolicySpec
-from pipeline.models.loading import Sampler, load_model
+from pipeline.models.loading import load_model
 from pipeline.models.model_info import DIGITS, find_model
 from pipeline.models.noise import draw_noise
+from pipeline.models.sampling_choices import Sampler
 from pipeline.sample.sample import SampleConfig, sample
 from pipeline.tracking import Tracker
 
@@ -28,7 +28,7 @@ layer_scheduling: {enabled: false}
 """
 CLOSED_BY_ENTROPY = OPEN_GATES.replace("100.0", "0.0")
 
-# DPM-Solver hands tensors to NumPy in a way that NumPy 2 calls old.
+# DPM-Solver converts tensors by a NumPy protocol that NumPy 2 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")
 
 
@@ -40,17 +40,23 @@ def store(tmp_path_factory):
 
 @pytest.fixture
 def job(run_job):
-    """Runs the job; gives exit code, stdout and stderr."""
-    return partial(run_job, "sample")
+    """Run the job on digits; return exit code, stdout and stderr."""
+
+    def run(*flags):
+        default = {"--model": "digits", "--out": "out"}
+        missing = [word for pair in default.items() if pair[0] not in flags for word in pair]
+        return run_job("sample", *missing, *flags)
+
+    return run
 
 
 @pytest.fixture
 def sampled(job, store, tmp_path):
-    """A run that must succeed: what sample.json holds, stdout and stderr."""
+    """Run the job, which must succeed; return the contents of sample.json, stdout and stderr."""
 
     def run(*flags):
-        where = ("--out", "out", "--tracking-uri", store)
-        code, out, err = job("--model", "digits", "--steps", STEPS, *where, *flags)
+        steps = () if "--steps" in flags else ("--steps", STEPS)
+        code, out, err = job("--tracking-uri", store, *steps, *flags)
         assert code == 0, err
         return json.loads((tmp_path / "out" / "sample.json").read_text()), out, err
 
@@ -59,7 +65,7 @@ def sampled(job, store, tmp_path):
 
 @pytest.fixture
 def open_gates(tmp_path):
-    """A configuration in which only an empty cache refuses."""
+    """A configuration in which only an empty cache prevents reuse."""
     (tmp_path / "open.yaml").write_text(OPEN_GATES)
     return tmp_path / "open.yaml"
 
@@ -80,7 +86,7 @@ def eager_policy(tmp_path):
 
 
 def stock_latents(labels, *, seed=0, sampler: Sampler = "ddim"):
-    """The same samples from the model's own parts, nothing of the job in between."""
+    """Return final latents of the unchanged model, sampled without the job."""
     model = load_model(find_model("digits"), sampler=sampler, dtype="fp32", device="cpu")
     info = model.info
     noise, _ = draw_noise("sample", seed, range(len(labels)), info.latent_shape, info.num_classes)
@@ -93,7 +99,7 @@ def pixels_of(folder):
     return [np.asarray(Image.open(path)) for path in sorted((folder / "images").iterdir())]
 
 
-def test_a_run_writes_images_grid_account_and_tracking(sampled, store, tmp_path, open_gates):
+def test_a_run_writes_images_grid_json_and_tracking(sampled, store, tmp_path, open_gates):
     found, out, err = sampled("--class-labels", "1,2,3", "--config", open_gates)
     assert found["command"].startswith("python jobs/sample.py --model digits")
     assert found["config"]["class_labels"] == [1, 2, 3]
@@ -131,31 +137,35 @@ def test_no_reuse_gives_the_stock_models_samples(sampled, tmp_path):
 
 
 @pytest.mark.parametrize(("name", "other"), [("ddim", "dpm"), ("dpm", "ddim")])
-def test_the_twin_is_the_named_samplers(name, other):
+def test_reference_samples_are_the_named_samplers(name, other):
     info = find_model("digits")
     config = SampleConfig(
         model="digits",
         dqar=DQARConfig(),
+        cascade=True,
         class_labels=(4, 5),
         num_samples=2,
         steps=STEPS,
         guidance_scale=info.guidance_scale,
         sampler=name,
+        twin=True,
+        dtype="fp32",
+        seed=0,
     )
     model = load_model(info, sampler=name, dtype="fp32", device="cpu")
-    twins = sample(config, model, None).twin_images
-    assert twins is not None
-    assert torch.equal(twins, model.decode(stock_latents([4, 5], sampler=name)))
-    assert not torch.allclose(twins, model.decode(stock_latents([4, 5], sampler=other)), atol=1e-2)
+    images = sample(config, model, None).reference_images
+    assert images is not None
+    assert torch.equal(images, model.decode(stock_latents([4, 5], sampler=name)))
+    assert not torch.allclose(images, model.decode(stock_latents([4, 5], sampler=other)), atol=1e-2)
 
 
-def test_a_run_that_never_reuses_warns_and_equals_its_twin(sampled, tmp_path):
+def test_a_run_that_never_reuses_warns_and_equals_its_reference(sampled, tmp_path):
     (tmp_path / "closed.yaml").write_text(CLOSED_BY_ENTROPY)
     found, out, err = sampled("--num-samples", "2", "--config", "closed.yaml")
     assert found["latent_rel_l2"] == [0.0, 0.0]
     assert "sample: No gate reused: 96 asked, all refused" in out
     assert err.count("\n") == 1
-    assert "WARNING: nothing was reused although asked to" in err
+    assert "WARNING: DQAR is on, but nothing was reused" in err
     assert "'entropy'" in err
 
 
@@ -173,13 +183,13 @@ def test_a_policy_with_a_configuration_is_the_last_gate_of_its_cascade(
 ):
     (tmp_path / "closed.yaml").write_text(CLOSED_BY_ENTROPY)
     both = ("--policy", eager_policy, "--config", "closed.yaml")
-    found, _, _ = sampled(*both, "--num-samples", "1", "--no-twin")
+    found, _, _ = sampled(*both, "--num-samples", "1", "--no-reference")
     assert found["reuse"]["by_reason"] == {"cold": LAYERS, "entropy": LAYERS * (STEPS - 1)}
 
 
 def test_a_second_run_leaves_nothing_of_the_first(sampled, tmp_path):
-    sampled("--num-samples", "3", "--no-twin")
-    found, _, _ = sampled("--num-samples", "2", "--no-twin", "--sites", "attn,ff")
+    sampled("--num-samples", "3", "--no-reference")
+    found, _, _ = sampled("--num-samples", "2", "--no-reference", "--sites", "attn,ff")
     assert len(pixels_of(tmp_path / "out")) == 2
     assert found["config"]["dqar"]["sites"] == ["attn", "ff"]
     _, labels = draw_noise("sample", 0, range(2), (1, 8, 8), 10)
@@ -194,14 +204,14 @@ def test_one_step_cannot_reuse_but_samples(sampled):
 
 @pytest.fixture
 def refused(job, tmp_path):
-    """Runs the job, which must refuse: one line, exit code 2, nothing made or touched."""
+    """Run the job, which must refuse with one line and exit code 2 and write nothing."""
 
     def listing():
         return {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
 
     def run(*flags):
         before = listing()
-        code, out, err = job("--model", "digits", "--out", "out", *flags)
+        code, out, err = job(*flags)
         assert (code, out, err.count("\n")) == (2, "", 1), err
         assert err.startswith("sample.py: ")
         assert listing() == before
@@ -216,19 +226,22 @@ def refused(job, tmp_path):
         (["--model", "./nowhere"], "--model must be digits"),
         (["--class-labels", "3,10"], "between 0 and 9 for digits. Got [10]"),
         (["--class-labels", "one"], "--class-labels must be whole numbers"),
-        (["--class-labels", ","], "--class-labels must be whole numbers"),
-        (["--class-labels", "1", "--num-samples", "4"], "not allowed with argument"),
+        (["--class-labels", ","], "class_labels must hold at least one class"),
+        (
+            ["--class-labels", "1", "--num-samples", "4"],
+            "class_labels must come without num_samples",
+        ),
         (["--num-samples", "0"], "num_samples must be at least 1"),
         (["--steps", "0"], "steps must be at least 1"),
         (["--steps", "1001"], "--steps must be at most 1000"),
         (["--guidance-scale", "nan"], "guidance_scale must be finite"),
-        (["--sampler", "euler"], "invalid choice"),
+        (["--sampler", "euler"], "--sampler must be one of ddim, dpm"),
         (["--sites", "attention"], "sites must be one of"),
         (["--sites", ""], "sites must name at least one"),
         (["--config", "nowhere.yaml"], "nowhere.yaml must be a YAML file"),
         (["--policy", "nowhere"], "policy.json"),
         (["--tracking-uri", "nonsense://x"], "--tracking-uri must be"),
-        (["--num-steps", "5"], "unrecognized arguments"),
+        (["--num-steps", "5"], "There is no flag --num-steps"),
     ],
 )
 def test_bad_input_is_refused(refused, flags, said):
@@ -242,7 +255,7 @@ def test_bad_input_is_refused(refused, flags, said):
         ("reuse_gate: {tau: 2}", "known keys. Got 'tau'"),
         (f"reuse_gate: {{entropy_threshold: {10**400}}}", "must be a number"),
         ("[" * 2000, "must be a YAML file"),
-        ("reuse_gate: {snr_low: 1e-3}", "write 1.0e-3 for 1e-3"),
+        ("reuse_gate: {snr_low: 1e-3}", "YAML reads 1.0e-3 as a number and 1e-3 as text"),
         ("reuse: {}\nreuse: {}", "must give each key once"),
     ],
 )
@@ -284,5 +297,6 @@ def test_a_model_whose_weights_are_cut_short_is_refused(refused, tmp_path):
 @pytest.mark.parametrize("flag", ["--out", "--config", "--policy", "--plan"])
 def test_relative_paths_are_refused_inside_a_ray_job(refused, monkeypatch, flag):
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
-    said = refused("--out", "/shared/out", flag, "somewhere")
+    out = () if flag == "--out" else ("--out", "/shared/out")
+    said = refused(*out, flag, "somewhere")
     assert f"{flag} must be absolute inside a Ray job" in said

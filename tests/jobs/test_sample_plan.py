@@ -1,9 +1,8 @@
-"""jobs/sample.py --plan follows a stored plan as a controller does, and refuses what misfits."""
+"""jobs/sample.py --plan follows a stored plan as a controller does, and refuses unfit plans."""
 
 import json
 import shutil
 from dataclasses import asdict
-from functools import partial
 
 import pytest
 import torch
@@ -16,13 +15,14 @@ from dqar.schedules.export import export_plan
 from dqar.schedules.serialization import plan_document, save_plan
 from dqar.schedules.static_plan import StaticPlan
 from dqar.signals import relative_error
-from pipeline.models.loading import Sampler, load_model, load_scheduler
+from pipeline.models.loading import load_model, load_scheduler
 from pipeline.models.model_info import DIGITS, find_model
 from pipeline.models.noise import draw_noise
+from pipeline.models.sampling_choices import Sampler
 
 STEPS, LAYERS = 6, 8
 
-# DPM-Solver hands tensors to NumPy in a way that NumPy 2 calls old.
+# DPM-Solver converts tensors by a NumPy protocol that NumPy 2 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")
 
 
@@ -41,9 +41,14 @@ def a_plan(sampler: Sampler = "ddim") -> StaticPlan:
 
 @pytest.fixture
 def job(run_job, tmp_path):
-    """Runs the job on the shipped model; gives exit code, stdout and stderr."""
+    """Run the job on the shipped model; return exit code, stdout and stderr."""
     save_plan(a_plan(), tmp_path / "plan.json")
-    return partial(run_job, "sample", "--model", "digits", "--out", "out")
+
+    def run(*flags):
+        model = () if "--model" in flags else ("--model", "digits")
+        return run_job("sample", "--out", "out", *model, *flags)
+
+    return run
 
 
 def test_a_plan_is_followed_as_by_its_controller(job, tmp_path):
@@ -64,11 +69,11 @@ def test_a_plan_is_followed_as_by_its_controller(job, tmp_path):
     )
     controller = DQARController(reuse, gate=plan.gate())
     wrapper = DQARDiTWrapper(model.transformer, controller=controller)
-    latents, twins = (
+    latents, references = (
         DQARDDIMSampler(one, model.scheduler, config).sample(4, labels, latents=noise)
         for one in (wrapper, model.transformer)
     )
-    expected = relative_error(latents, twins)
+    expected = relative_error(latents, references)
     assert (expected > 0).all()
     torch.testing.assert_close(torch.tensor(found["latent_rel_l2"]), expected, atol=1e-6, rtol=1e-3)
 
@@ -76,7 +81,7 @@ def test_a_plan_is_followed_as_by_its_controller(job, tmp_path):
 def test_a_plan_brings_its_sampler(job, tmp_path):
     save_plan(a_plan("dpm"), tmp_path / "dpm.json")
     store = ("--tracking-uri", f"sqlite:///{tmp_path}/m.db")
-    code, _, err = job("--plan", "dpm.json", "--num-samples", "1", "--no-twin", *store)
+    code, _, err = job("--plan", "dpm.json", "--num-samples", "1", "--no-reference", *store)
     assert code == 0, err
     found = json.loads((tmp_path / "out" / "sample.json").read_text())
     assert found["config"]["sampler"] == "dpm"
@@ -119,7 +124,11 @@ def test_a_plan_that_does_not_fit_is_refused(job, tmp_path, flags, said):
         ({"beta_schedule": "xxx"}, [], "must load with diffusers"),
         ({"timestep_spacing": "yyy"}, [], "must load with diffusers"),
         # Both samplers then take the same timesteps.
-        ({"timestep_spacing": "trailing"}, ["--sampler", "dpm"], "--plan must be of the sampler"),
+        (
+            {"timestep_spacing": "trailing"},
+            ["--sampler", "dpm"],
+            "--plan must be for the sampler of this run",
+        ),
     ],
 )
 def test_a_scheduler_that_does_not_fit_is_refused(job, tmp_path, changed, flags, said):

@@ -18,10 +18,10 @@ LIMIT_S = 600
 COLLECT = {
     "--model": "digits",
     "--num-trajectories": 24,
-    "--batch-size": 6,
+    "--unit-size": 6,
     "--steps": 6,
     "--workers": 1,
-    "--designs": "paced",
+    "--exploration": "paced",
 }
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
@@ -79,7 +79,11 @@ def test_collect_train_evaluate_through_an_object_store(s3, tmp_path):
 
     results = f"{s3}/runs/results"
     asked = {"--model": "digits", "--policy": policy, "--out": results, "--workers": 1}
-    small = {"--methods": "baseline,interval,learned", "--num-samples": 4, "--grid": "coarse"}
+    small = {
+        "--methods": "baseline,interval,learned",
+        "--num-samples": 4,
+        "--sweep-density": "coarse",
+    }
     code, out, err = run("evaluate", tmp_path, asked | small)
     assert code == 0, err[-3000:]
     rows = json.loads(open_storage(results).read("results.json") or b"")

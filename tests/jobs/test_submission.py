@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
 TRAJECTORIES, STEPS = 60, 20
 PLAN = [
-    *("--model", "digits", "--steps", str(STEPS), "--batch-size", "6", "--workers", "2"),
+    *("--model", "digits", "--steps", str(STEPS), "--unit-size", "6", "--workers", "2"),
     *("--num-trajectories", str(TRAJECTORIES)),
 ]
 RECEIPTS = "_receipts/[!_]*.json"

@@ -1,4 +1,4 @@
-"""jobs/sweep.py on tiny settings: its folder, its runs under tracking, and what it refuses."""
+"""jobs/sweep.py on tiny settings: its folder, its MLflow runs, and its refusals."""
 
 import json
 import subprocess
@@ -17,7 +17,7 @@ TINY = {
     "warmup": ("--warmups", "0.1,1/2", *TINY_MODEL),
     "layer-fraction": ("--layer-fractions", "1/2,1", "--cache-bits", "8", *TINY_MODEL),
     "direction": ("--layer-fractions", "1", "--warmups", "0.1", *TINY_MODEL),
-    "ablations": ("--ablations", "baseline", "full_dqar", "--entropy-quantile", "1", *TINY_MODEL),
+    "ablations": ("--ablations", "baseline,full_dqar", "--entropy-quantile", "1", *TINY_MODEL),
 }
 SLOW = pytest.mark.slow
 POINTS = {"threshold": 6, "warmup": 3, "layer-fraction": 3, "direction": 3, "ablations": 2}
@@ -25,7 +25,7 @@ POINTS = {"threshold": 6, "warmup": 3, "layer-fraction": 3, "direction": 3, "abl
 
 @pytest.fixture
 def sweep(run_job):
-    """Runs the job; gives exit code, stdout and stderr."""
+    """Run the job; return exit code, stdout and stderr."""
     return partial(run_job, "sweep")
 
 
@@ -69,31 +69,32 @@ def _check_tracking(folder, kind, found):
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        ((), "arguments are required: KIND"),
-        (("magic",), "invalid choice: 'magic'"),
-        (("threshold", "--thresholds", "low"), "invalid numbers value"),
-        (("threshold", "--thresholds", "1/0"), "invalid numbers value"),
+        (("magic",), "must be one of threshold, warmup, layer-fraction, direction, ablations"),
+        (("threshold", "--thresholds", "low"), "--thresholds must be numbers with commas"),
+        (("threshold", "--thresholds", "1/0"), "--thresholds must be numbers with commas"),
+        (("threshold", "--thresholds", "nan"), "thresholds must be one or more positive numbers"),
+        (("threshold", "--thresholds", "inf"), "thresholds must be one or more positive numbers"),
         (("threshold", "--thresholds", ""), "thresholds must be one or more positive numbers"),
-        (("threshold", "--reuse-limits", "2.5"), "invalid whole_numbers value"),
+        (("threshold", "--reuse-limits", "2.5"), "--reuse-limits must be whole numbers"),
         (("threshold", "--reuse-limits", "0"), "reuse_limits must be one or more positive numbers"),
         (("threshold", "--runs", "0"), "runs must be at least 1"),
         (("threshold", "--steps", "1"), "steps must be in [2, 1000]"),
-        (("threshold", "--model", "digits"), "Flags must belong to threshold. Got --model"),
-        (("warmup", "--max-gap", "6"), "Flags must belong to warmup. Got --max-gap"),
+        (("threshold", "--model", "digits"), "--model must come with warmup or layer-fraction"),
+        (("warmup", "--max-gap", "6"), "--max-gap must come with threshold. Got it with warmup"),
         (("warmup", "--warmups", "2"), "warmup_fraction must be in [0, 1]"),
         (("warmup", "--model", "./nowhere"), "--model must be digits"),
         (("warmup", "--guidance-scale", "nan"), "guidance_scale must be finite"),
         (("warmup", "--num-samples", "0"), "num_samples must be at least 1"),
         (("warmup", "--steps", "2000"), "--steps must be at most 1000"),
         (("direction", "--layer-fractions", ","), "layer_fractions must hold at least one value"),
-        (("direction", "--cache-bits", "3"), "invalid choice: 3"),
+        (("direction", "--cache-bits", "3"), "--cache-bits must be one of 8, 16, 32"),
         (("ablations", "--ablations", "magic"), "ablations must be among"),
         (("ablations", "--entropy-quantile", "2"), "entropy_quantile must be in [0, 1]"),
-        (("ablations", "--seed", "x"), "invalid int value"),
+        (("ablations", "--seed", "x"), "--seed must be a whole number"),
     ],
 )
 def test_bad_input_is_one_line_and_writes_nothing(sweep, tmp_path, flags, said):
-    code, out, err = sweep("--out", "out", *flags)
+    code, out, err = sweep(*flags, "--out", "out")
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert said in err
     assert list(tmp_path.iterdir()) == []
@@ -132,13 +133,28 @@ def test_a_relative_out_is_refused_inside_a_ray_job(sweep, monkeypatch):
     assert "--out must be absolute" in err
 
 
-def test_help_names_the_seeds_scripts_and_every_flag():
+def test_a_first_argument_is_required(sweep, tmp_path):
+    code, out, err = sweep("--out", "out")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "The first argument must be one of threshold, warmup" in err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ((), ("threshold ", "warmup ", "layer-fraction ", "direction ", "ablations ")),
+        (("threshold",), ("dummy_benchmark_sweep.py", "--dqar-max-gap", "--thresholds")),
+        (("warmup",), ("warmup_sweep.py", "--output-dir", "--warmups", "0.1,0.2,0.3")),
+        (("layer-fraction",), ("layer_sweep.py", "0.333333,0.5")),
+        (("direction",), ("--layer-fractions",)),
+        (("ablations",), ("evaluate.py --ablations", "--entropy-quantile", "(default: 64)")),
+    ],
+)
+def test_help_names_the_papers_scripts_and_every_flag(kind, words):
     shown = subprocess.run(
-        [sys.executable, JOB, "--help"], capture_output=True, text=True, check=False
+        [sys.executable, JOB, *kind, "--help"], capture_output=True, text=True, check=False
     )
     assert shown.returncode == 0
-    for word in (
-        *("dummy_benchmark_sweep.py", "--dqar-max-gap", "warmup_sweep.py", "layer_sweep.py"),
-        *("evaluate.py", "--output-dir", "--thresholds", "--ablations", "--entropy-quantile"),
-    ):
-        assert word in shown.stdout
+    text = " ".join(shown.stdout.split())
+    assert [word for word in words if word not in text] == []

@@ -13,7 +13,7 @@ from pipeline.traces.multi_dataset import open_traces
 
 JOBS = Path(__file__).parents[2] / "jobs"
 LIMIT_S = 900
-COLLECT = ["--model", "digits", "--num-trajectories", "12", "--batch-size", "6", "--workers", "1"]
+COLLECT = ["--model", "digits", "--num-trajectories", "12", "--unit-size", "6", "--workers", "1"]
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
@@ -42,7 +42,7 @@ def job(tmp_path):
 def test_two_rounds(job, tmp_path):
     job("collect", *COLLECT, "--out", "first", "--steps", "8", "--forecast-orders", "1")
     job("train", "--traces", "first", "--out", "policy")
-    near = ["--designs", "near-policy", "--policy", "policy"]
+    near = ["--exploration", "near-policy", "--explore-around", "policy"]
     job("collect", *COLLECT, "--out", "near", *near)
     again = job("collect", *COLLECT, "--out", "near", *near)
     assert "12 trajectories were committed before" in again

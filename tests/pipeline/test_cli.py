@@ -1,73 +1,314 @@
-"""The door: one line for bad input, exit code 2; configuration errors become refusals."""
+"""Flags from dataclasses: values, help pages, and one line with exit code 2 for bad input."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
 
 import pytest
 
-from pipeline.cli import (
-    BAD_INPUT,
-    JobParser,
-    add_cluster_flags,
-    add_tracking_flags,
-    enter,
-    split_names,
-    whole_numbers,
-)
-from pipeline.errors import InputError, checked
+from pipeline.cli import BAD_INPUT, UNFINISHED, parse_flags, run_job
+from pipeline.errors import IncompleteError, InputError, StorageError, input_errors
 from pipeline.storage.output_checks import refuse_relative_inside_job, refuse_unwritable
 
 
-@pytest.fixture
-def job(monkeypatch):
-    """A parser under the name job.py, given these arguments."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Pool:
+    """Workers."""
 
-    def build(*arguments):
-        monkeypatch.setattr("sys.argv", ["job.py", *arguments])
-        parser = JobParser("A job.")
-        parser.add_argument("--size", type=int, default=3, help="how large")
-        return parser
+    workers: int = 0
+    """Number of workers."""
+    share: float | None = None
+    """Share of a GPU; default: a whole
+    one."""
 
-    return build
-
-
-def test_what_run_returns_is_the_exit_code(job):
-    assert enter(job("--size", "7"), lambda arguments: arguments.size) == 7
+    def __post_init__(self) -> None:
+        if self.workers < 0:
+            raise ValueError(f"workers must be at least 0. Got {self.workers}. Pass --workers 2.")
 
 
-def test_a_refusal_is_one_line_and_exit_code_2(job, capsys):
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Base:
+    """Shared settings."""
+
+    seed: int = 0
+    """Random seed."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Flags(Base):
+    """Do a job on a model, a sentence that is long enough to be broken over two lines of the
+    page."""
+
+    model: str
+    """Model."""
+    traces: list[str]
+    """Traces."""
+    sampler: Literal["ddim", "dpm"] | None = None
+    """Sampler; default: the policy's."""
+    bits: Literal[2, 8] = 8
+    """Bits."""
+    size: int | Literal["auto"] = 48
+    """Size."""
+    budget: float | None = None
+    """Budget; default: none."""
+    orders: tuple[int, ...] = (0, 1)
+    """Orders."""
+    shares: tuple[float, ...] = ()
+    """Shares; default: all."""
+    sites: tuple[str, ...] | None = None
+    """Sites; default: all."""
+    kinds: tuple[Literal["a", "b"], ...] = ("a",)
+    """Kinds."""
+    policy: list[str] = field(default_factory=list)
+    """Policies."""
+    folder: Path | None = None
+    """Folder; default: none."""
+    keep: bool = False
+    """Keep the files."""
+    pool: Pool = field(default_factory=Pool)
+    """Workers of the job."""
+
+    def __post_init__(self) -> None:
+        if self.size == 0:
+            raise ValueError("size must be at least 1.\n  Got 0. Pass --size 48.")
+
+
+NEEDED = ("--model", "m", "--traces", "t")
+
+
+def parse(*args: str) -> Flags:
+    return parse_flags(Flags, name="job.py", args=[*NEEDED, *args])
+
+
+def test_defaults_are_those_of_the_dataclass():
+    assert parse() == Flags(model="m", traces=["t"])
+
+
+@pytest.mark.parametrize(
+    ("args", "name", "value"),
+    [
+        (["--sampler", "dpm"], "sampler", "dpm"),
+        (["--bits", "2"], "bits", 2),
+        (["--size", "7"], "size", 7),
+        (["--size", "auto"], "size", "auto"),
+        (["--seed", "-1"], "seed", -1),
+        (["--budget", "1e-2"], "budget", 0.01),
+        (["--budget", "1/4"], "budget", 0.25),
+        (["--budget=-inf"], "budget", float("-inf")),
+        (["--orders", "2, 0,"], "orders", (2, 0)),
+        (["--orders", ""], "orders", ()),
+        (["--shares", "1/3,0.5"], "shares", (1 / 3, 0.5)),
+        (["--sites", "attn, ff"], "sites", ("attn", "ff")),
+        (["--kinds", "b,a"], "kinds", ("b", "a")),
+        (["--policy", "p", "--policy", "n=q"], "policy", ["p", "n=q"]),
+        (["--folder", "x/y"], "folder", Path("x/y")),
+        (["--keep"], "keep", True),
+        (["--workers", "3"], "pool", Pool(workers=3)),
+        (["--share=0.5"], "pool", Pool(share=0.5)),
+    ],
+)
+def test_values(args, name, value):
+    assert getattr(parse(*args), name) == value
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["--worker", "1"], "There is no flag --worker. Did you mean --workers? SEE"),
+        (["--work", "1"], "There is no flag --work. Did you mean --workers? SEE"),
+        (["--wrokers=1"], "There is no flag --wrokers. Did you mean --workers? SEE"),
+        (["-workers", "1"], "There is no flag -workers. Did you mean --workers? SEE"),
+        (["--x_y", "1"], "There is no flag --x_y. SEE"),
+        (["--pool.workers", "1"], "There is no flag --pool.workers. Did you mean --workers? SEE"),
+        (["--no-keep"], "There is no flag --no-keep. Did you mean --keep? SEE"),
+        (["--"], "There is no flag --. SEE"),
+        (
+            ["--bits", "2", "--bits", "8"],
+            "--bits must be given once. Got it 2 times. Pass it once.",
+        ),
+        (["--keep", "--keep"], "--keep must be given once. Got it 2 times. Pass it once."),
+        (["junk"], "Every value must follow its flag. Got 'junk'. SEE"),
+        (["--keep", "1"], "Every value must follow its flag. Got '1'. SEE"),
+        (["--keep=1"], "Every value must follow its flag. Got '1'. SEE"),
+        (["--seed"], "--seed must have a value. SEE"),
+        (["--seed", "--keep"], "--seed must have a value. SEE"),
+        (["--seed", "a"], "--seed must be a whole number. Got 'a'. SEE"),
+        (["--seed", "1.5"], "--seed must be a whole number. Got '1.5'. SEE"),
+        (["--seed", ""], "--seed must be a whole number. Got ''. SEE"),
+        (["--seed", "None"], "--seed must be a whole number. Got 'None'. SEE"),
+        (["--budget", "much"], "--budget must be a number. Got 'much'. SEE"),
+        (["--budget", "1/0"], "--budget must be a number. Got '1/0'. SEE"),
+        (["--budget", "None"], "--budget must be a number. Got 'None'. SEE"),
+        (["--sampler", "foo"], "--sampler must be one of ddim, dpm. Got 'foo'. SEE"),
+        (["--sampler", "None"], "--sampler must be one of ddim, dpm. Got 'None'. SEE"),
+        (["--bits", "3"], "--bits must be one of 2, 8. Got '3'. SEE"),
+        (["--size", "many"], "--size must be a whole number or auto. Got 'many'. SEE"),
+        (
+            ["--orders", "0;1"],
+            "--orders must be whole numbers with commas between them, such as 0,1,2. Got '0;1'. "
+            "SEE",
+        ),
+        (
+            ["--shares", "0,x"],
+            "--shares must be numbers with commas between them, such as 0,0.5. Got '0,x'. SEE",
+        ),
+        (
+            ["--kinds", "a,c"],
+            "--kinds must be one of a, b, or several with commas between them. Got 'a,c'. SEE",
+        ),
+        (["--workers", "-1"], "workers must be at least 0. Got -1. Pass --workers 2."),
+        (["--size", "0"], "size must be at least 1. Got 0. Pass --size 48."),
+    ],
+)
+def test_bad_input_is_one_line(args, said):
+    with pytest.raises(InputError) as refused:
+        parse(*args)
+    assert str(refused.value) == said.replace("SEE", "See job.py --help.")
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        ([], "--model and --traces are required. See job.py --help."),
+        (["--model", "m"], "--traces is required. See job.py --help."),
+        (["--modle", "m"], "There is no flag --modle. Did you mean --model? See job.py --help."),
+    ],
+)
+def test_missing_flags_are_one_line(args, said):
+    with pytest.raises(InputError) as refused:
+        parse_flags(Flags, name="job.py", args=args)
+    assert str(refused.value) == said
+
+
+def test_the_result_of_a_job_is_its_exit_code():
+    assert run_job(Flags, lambda flags: flags.seed, name="job.py", args=[*NEEDED, "--seed=7"]) == 7
+
+
+def test_arguments_are_those_of_the_process(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["job.py", *NEEDED])
+    assert run_job(Flags, lambda flags: len(flags.traces), name="job.py") == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "code"), [(InputError, BAD_INPUT), (IncompleteError, UNFINISHED)]
+)
+def test_a_refusal_of_the_job_is_its_line(capsys, error, code):
     def refuse(_):
-        raise InputError("size must be\n  even. Got 3.\n Pass 4.")
+        raise error("size must be even. Got 3. Pass 4.")
 
-    assert enter(job(), refuse) == BAD_INPUT == 2
+    assert run_job(Flags, refuse, name="job.py", args=NEEDED) == code
     captured = capsys.readouterr()
     assert captured.err == "job.py: size must be even. Got 3. Pass 4.\n"
     assert captured.out == ""
 
 
-@pytest.mark.parametrize("arguments", [["--size", "x"], ["--nope"], ["--siz", "3"]])
-def test_bad_arguments_are_one_line_and_exit_code_2(job, capsys, arguments):
-    with pytest.raises(SystemExit) as ended:
-        enter(job(*arguments), lambda _: 0)
-    assert ended.value.code == 2
-    assert capsys.readouterr().err.count("\n") == 1
+def test_bad_flags_end_with_exit_code_2(capsys):
+    assert run_job(Flags, lambda _: 0, name="job.py", args=["--nope"]) == BAD_INPUT == 2
+    captured = capsys.readouterr()
+    assert captured.err == "job.py: There is no flag --nope. See job.py --help.\n"
+    assert captured.out == ""
 
 
-def test_a_programming_error_is_not_taken_for_bad_input(job):
+def test_a_programming_error_is_not_taken_for_bad_input():
     def fail(_):
         raise ValueError("a bug")
 
     with pytest.raises(ValueError, match="a bug"):
-        enter(job(), fail)
+        run_job(Flags, fail, name="job.py", args=NEEDED)
 
 
-def test_help_shows_defaults(job, capsys):
+PAGE = """usage: job.py [-h] [OPTIONS]
+
+Do a job on a model, a sentence that is long enough to be broken over two lines
+of the page.
+
+ options
+ --------------------------------------------------------
+  -h, --help      show this help message and exit
+  --model TEXT    Model. (required)
+  --traces TEXT   Traces. (required, repeatable)
+  --seed INT      Random seed. (default: 0)
+  --sampler {ddim,dpm}
+                  Sampler; default: the policy's.
+  --bits {2,8}    Bits. (default: 8)
+  --size INT|auto
+                  Size. (default: 48)
+  --budget NUMBER
+                  Budget; default: none.
+  --orders INT,INT,...
+                  Orders. (default: 0,1)
+  --shares NUMBER,NUMBER,...
+                  Shares; default: all.
+  --sites NAME,NAME,...
+                  Sites; default: all.
+  --kinds {a,b},...
+                  Kinds. (default: a)
+  --policy TEXT   Policies. (repeatable)
+  --folder PATH   Folder; default: none.
+  --keep          Keep the files.
+
+ pool options
+ --------------------------------------------------------
+  Workers of the job.
+  --------------------------------------------------------
+  --workers INT   Number of workers. (default: 0)
+  --share NUMBER  Share of a GPU; default: a whole one.
+"""
+
+
+@pytest.mark.parametrize("args", [["--help"], ["-h"], ["--model", "m", "--help"]])
+def test_the_help_page_is_the_docstrings(capsys, monkeypatch, args):
+    monkeypatch.setenv("COLUMNS", "80")
     with pytest.raises(SystemExit) as ended:
-        enter(job("--help"), lambda _: 0)
+        run_job(Flags, lambda _: 0, name="job.py", args=args)
     assert ended.value.code == 0
-    assert "how large (default: 3)" in capsys.readouterr().out
+    assert capsys.readouterr().out == PAGE
 
 
-def test_checked_turns_a_value_error_into_a_refusal():
-    with pytest.raises(InputError, match="invalid literal"):
-        checked(lambda text: int(text), text="x")
+WORDS = {"small": Base, "large": Pool}
+
+
+def test_a_first_word_chooses_the_flags():
+    assert parse_flags(WORDS, name="job.py", args=["small", "--seed", "3"]) == Base(seed=3)
+    assert parse_flags(WORDS, name="job.py", args=["large"]) == Pool()
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        ([], "The first argument must be one of small, large. Got nothing. See job.py --help."),
+        (["s"], "The first argument must be one of small, large. Got 's'. See job.py --help."),
+        (
+            ["small", "--workers", "1"],
+            "--workers must come with large. Got it with small. Leave it out.",
+        ),
+    ],
+)
+def test_bad_first_words_are_one_line(args, said):
+    with pytest.raises(InputError) as refused:
+        parse_flags(WORDS, name="job.py", args=args)
+    assert str(refused.value) == said
+
+
+def test_the_help_of_first_words(capsys):
+    with pytest.raises(SystemExit) as ended:
+        parse_flags(WORDS, name="job.py", args=["--help"])
+    assert ended.value.code == 0
+    assert "  small  Shared settings.\n  large  Workers.\n" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        parse_flags(WORDS, name="job.py", args=["small", "--help"])
+    assert "--seed INT" in capsys.readouterr().out
+
+
+def test_value_errors_of_a_block_become_input_errors():
+    with pytest.raises(InputError, match="invalid literal"), input_errors():
+        int("x")
+    with pytest.raises(StorageError), input_errors():
+        raise StorageError("storage must answer.")
+    with pytest.raises(KeyError), input_errors():
+        raise KeyError("x")
 
 
 @pytest.mark.parametrize("path", ["out", "./out", "runs/out"])
@@ -95,29 +336,3 @@ def test_a_file_in_the_way_is_named(tmp_path):
     for out in ("file", "file/x", "file/x/y"):
         with pytest.raises(InputError, match="file in the way"):
             refuse_unwritable(str(tmp_path / out))
-
-
-def test_split_names():
-    assert split_names("attn, ff,") == ("attn", "ff")
-    assert split_names("") == ()
-
-
-def test_whole_numbers():
-    assert whole_numbers("--orders", "0, 1,2,") == (0, 1, 2)
-    assert whole_numbers("--orders", "") == ()
-
-
-@pytest.mark.parametrize("text", ["x", "1,x", "-1", "1.5", "0;1", "+1", "²"])
-def test_other_than_whole_numbers_are_refused_by_their_flag(text):
-    with pytest.raises(InputError, match=r"--orders must be whole numbers\. Got"):
-        whole_numbers("--orders", text)
-
-
-def test_shared_flags_have_defaults():
-    parser = JobParser("A job.")
-    add_cluster_flags(parser)
-    add_tracking_flags(parser)
-    arguments = parser.parse_args([])
-    assert (arguments.workers, arguments.gpus_per_worker) == (0, 0.0)
-    assert (arguments.accelerator_type, arguments.tracking_uri) == (None, None)
-    assert arguments.experiment == "dqar"

@@ -1,23 +1,30 @@
-"""Tables as text: byte for byte."""
+"""Markdown tables: their pipes, their padding, and cells that stay as they were passed."""
 
-from pipeline.markdown import markdown_table, padded_table
+import pytest
 
-HEADS, ROWS = ["name", "x"], [["a", "1.5"], ["longer", "-"]]
+from pipeline.markdown import markdown_table
 
-
-def test_cells_are_as_they_are():
-    text = markdown_table(HEADS, iter(ROWS))
-    assert text == "| name | x |\n|---|---|\n| a | 1.5 |\n| longer | - |"
+HEADS, ROWS = ["name", "x"], [["a", "1.50"], ["longer", "-"]]
 
 
-def test_columns_are_padded_to_their_widest_cell():
-    assert padded_table(HEADS, iter(ROWS)).splitlines() == [
-        "| name   | x   |",
-        "| ------ | --- |",
-        "| a      | 1.5 |",
-        "| longer | -   |",
-    ]
+def cells_of(line: str) -> list[str]:
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def test_columns_are_padded_to_one_width():
+    head, rule, *rows = markdown_table(HEADS, iter(ROWS)).splitlines()
+    assert head.startswith("| name ")
+    assert set(rule) == {"|", "-"}
+    assert [cells_of(row) for row in rows] == ROWS
+    assert len({len(line) for line in (head, rule, *rows)}) == 1
+
+
+@pytest.mark.parametrize("cell", ["1.50", "0.10", "1e3", "+0.000", "007", "nan", "0.01 ± 0.02"])
+def test_numbers_are_not_reformatted(cell):
+    assert cells_of(markdown_table(["x", "y"], [[cell, "a"]]).splitlines()[-1]) == [cell, "a"]
 
 
 def test_a_table_without_rows_is_its_head():
-    assert padded_table(HEADS, []) == "| name | x |\n| ---- | - |"
+    head, rule = markdown_table(HEADS, []).splitlines()
+    assert cells_of(head) == HEADS
+    assert set(rule) == {"|", "-"}

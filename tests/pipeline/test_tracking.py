@@ -171,7 +171,7 @@ def test_artifacts_of_sqlite_lie_beside_it(tmp_path):
 def test_a_dead_server_is_refused_with_the_mend(monkeypatch):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "2")
-    with pytest.raises(InputError, match="Start the server, or leave the flag out"):
+    with pytest.raises(InputError, match="Start its server, or leave the flag out"):
         Tracker(f"http://127.0.0.1:{free_port()}", "study")
 
 

@@ -1,1 +1,1 @@
-"""Models that are timed, interleaved rounds, medians with their intervals."""
+"""Models to time, interleaved rounds, medians with their intervals."""

@@ -1,8 +1,8 @@
-"""The C library's allocator, told to keep what it is given back.
+"""Setting of glibc's allocator by which freed memory stays with the process.
 
-Else glibc returns large blocks to the kernel when they are freed and takes them anew, page by
-page. How often depends on what else lies on its heap, so that of two runs of the same arithmetic
-one may take a tenth longer than the other.
+By default glibc returns large blocks to the kernel when they are freed, and the next allocation
+takes page faults again. Their number depends on what else lies on the heap, so that two runs of the
+same arithmetic can differ by a tenth in time.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ M_MMAP_MAX = -4
 
 
 def keep_memory() -> bool:
-    """Take blocks of every size from the heap, and never shrink it, for the rest of the process.
+    """Allocate blocks of every size on the heap and never shrink the heap in this process.
 
     Returns:
-        Whether the C library took it; others than glibc know no such parameters.
+        True if the C library accepted the setting; only glibc has these parameters.
     """
     if platform.libc_ver()[0] != "glibc":
         return False

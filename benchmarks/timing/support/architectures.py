@@ -1,4 +1,4 @@
-"""Sizes of published diffusion transformers, and what of their work each site is."""
+"""Sizes of published diffusion transformers, and the share of their FLOPs in each site."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ class Architecture:
 
     @property
     def site_sets(self) -> tuple[tuple[str, ...], ...]:
-        """What may be reused together. A block that reads a caption is not reused whole."""
+        """Sets of sites that are reused together; no whole block where blocks read a caption."""
         sets: tuple[tuple[str, ...], ...] = (("attn",), ("attn", "ff"))
         return sets if self.caption_length else (*sets, ("block",))
 
 
 # Peebles and Xie 2023 (DiT), table 1, and Chen et al. 2024 (PixArt-Sigma) as its transformer of
-# 1024 pixels is configured; the last two are nobody's, and prove scripts and tests.
+# 1024 pixels is configured; the two tiny ones are for tests and for ``gpu_suite --prove``.
 ARCHITECTURES = {
     "dit-s-2-256": Architecture(num_layers=12, num_heads=6, head_dim=64, latent_size=32),
     "dit-b-2-256": Architecture(num_layers=12, num_heads=12, head_dim=64, latent_size=32),
@@ -85,7 +85,7 @@ def flops_by_part(sizes: Architecture) -> dict[str, float]:
 
 
 def share_of_flops(sizes: Architecture, sites: tuple[str, ...]) -> float:
-    """The share of a block's FLOPs that these sites do; a whole ``block`` is 1."""
+    """Share of a block's FLOPs in these sites; 1 for a whole ``block``."""
     if sites == ("block",):
         return 1.0
     parts = flops_by_part(sizes)
@@ -93,7 +93,7 @@ def share_of_flops(sizes: Architecture, sites: tuple[str, ...]) -> float:
 
 
 def flops_bound(sizes: Architecture, sites: tuple[str, ...], reuse_ratio: float) -> float:
-    """The speed-up that reuse can have by FLOPs, ``1 / (1 - share * r)``; infinite where nothing
-    is left."""
+    """Upper bound of the speed-up by FLOPs, ``1 / (1 - share * r)``; infinite if no FLOPs are
+    left."""
     left = 1.0 - share_of_flops(sizes, sites) * reuse_ratio
     return 1.0 / left if left > 0 else math.inf

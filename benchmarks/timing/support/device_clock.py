@@ -1,4 +1,4 @@
-"""What a device says of itself: its clock, its name, its memory."""
+"""Clock, name and peak memory of a device."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ import torch
 
 
 def clock(device: str) -> float:
-    """Seconds; on a GPU after all work is done."""
+    """Seconds of the host's clock, read after all queued work of a GPU is done."""
     if device == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter()
 
 
 def device_name(device: str) -> str:
-    """The GPU's name, or the CPU's architecture."""
+    """Name of the GPU, or ``cpu`` with the architecture such as ``cpu x86_64``."""
     return torch.cuda.get_device_name() if device == "cuda" else f"cpu {platform.machine()}"
 
 
 def forget_peak(device: str) -> None:
-    """Begin to watch the most memory that is allocated."""
+    """Reset the peak of allocated memory."""
     if device == "cuda":
         gc.collect()
         torch.cuda.reset_peak_memory_stats()
 
 
 def peak_bytes(device: str) -> int | None:
-    """The most bytes that tensors held since :func:`forget_peak`, weights included; None on a
-    CPU, whose allocator does not tell."""
+    """Peak bytes of all tensors since :func:`forget_peak`, weights included; None on a CPU, whose
+    allocator has no such counter."""
     return torch.cuda.max_memory_allocated() if device == "cuda" else None

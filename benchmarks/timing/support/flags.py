@@ -1,4 +1,4 @@
-"""What a benchmark is asked to time, and the flags that ask it."""
+"""Settings of a timing benchmark, and the flags that set them."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ class Settings:
     batch: int = 4
     """Samples; rows are twice as many, since every step is guided."""
     dtype: str = "fp32"
-    """Of weights and activations, a key of :data:`DTYPES`."""
+    """Type of weights and activations, a key of :data:`DTYPES`."""
     cache_bits: int = 32
-    """Of a cached value."""
+    """Bits of a cached value."""
     compiled: bool = False
-    """Whether everything that is timed went through ``torch.compile``."""
+    """True if every timed model went through ``torch.compile``."""
 
     def __post_init__(self) -> None:
         for name, known in (("model", ARCHITECTURES), ("dtype", DTYPES), ("device", DEVICES)):
@@ -53,16 +53,16 @@ class Settings:
 
     @property
     def sizes(self) -> Architecture:
-        """Of the model."""
+        """Sizes of the model."""
         return ARCHITECTURES[self.model]
 
     @property
     def torch_dtype(self) -> torch.dtype:
-        """Of weights and activations."""
+        """Type of weights and activations."""
         return DTYPES[self.dtype]
 
     def facts(self) -> dict[str, Any]:
-        """What any result must say of how it came about."""
+        """Settings and machine, as every result states them."""
         return {
             "model": self.model,
             "weights": "random",
@@ -75,7 +75,7 @@ class Settings:
 
 
 def machine_facts() -> dict[str, Any]:
-    """Threads, the release of torch, and the day."""
+    """Number of threads, release of torch, and date."""
     return {
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
@@ -84,18 +84,24 @@ def machine_facts() -> dict[str, Any]:
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """The flags that :func:`settings_of` reads."""
-    parser.add_argument("--model", choices=sorted(ARCHITECTURES), required=True)
-    parser.add_argument("--device", choices=DEVICES, required=True)
+    """Add the flags that :func:`settings_of` reads."""
+    parser.add_argument(
+        "--model", choices=sorted(ARCHITECTURES), required=True, help="architecture"
+    )
+    parser.add_argument("--device", choices=DEVICES, required=True, help="device to time")
     parser.add_argument("--batch", type=count, default=4, help="samples; rows are twice as many")
-    parser.add_argument("--dtype", choices=sorted(DTYPES), default="fp32")
-    parser.add_argument("--cache-bits", type=int, choices=CACHE_BITS, default=32)
+    parser.add_argument(
+        "--dtype", choices=sorted(DTYPES), default="fp32", help="type of weights and activations"
+    )
+    parser.add_argument(
+        "--cache-bits", type=int, choices=CACHE_BITS, default=32, help="bits of a cached value"
+    )
     parser.add_argument("--compile", action="store_true", help="time compiled models")
     parser.add_argument("--out", type=Path, help="also write the JSON line to this file")
 
 
 def settings_of(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> Settings:
-    """What the flags ask for; a bad one ends the program with one line and exit code 2."""
+    """Build settings from flags; a bad flag ends the program with one line and exit code 2."""
     if arguments.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda must have a GPU. Got none. Pass --device cpu.")
     try:
@@ -112,10 +118,10 @@ def settings_of(parser: argparse.ArgumentParser, arguments: argparse.Namespace) 
 
 
 def count(text: str) -> int:
-    """A flag's number of things, at least one.
+    """Parse the text of a flag as a whole number of at least 1.
 
     Raises:
-        argparse.ArgumentTypeError: if it is none, with the mend.
+        argparse.ArgumentTypeError: for any other text, with the fix in its message.
     """
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"must be a whole number from 1. Got {text!r}. Pass 8.")
@@ -123,7 +129,7 @@ def count(text: str) -> int:
 
 
 def hand_over(result: Mapping[str, Any], out: Path | None) -> None:
-    """Print a result as one line of JSON, and write it where it is wanted."""
+    """Print a result as one line of JSON, and write the line to ``out`` if given."""
     line = json.dumps(result)
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)

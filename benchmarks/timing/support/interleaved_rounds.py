@@ -1,4 +1,4 @@
-"""Interleaved rounds: each times every variant once, so that a slow minute slows all alike."""
+"""Interleaved rounds: each times every variant once, so that a slow minute affects all variants."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ class Ran:
     """One run of a variant."""
 
     seconds: float
-    """Of a timed step, mean over them."""
+    """Mean time of a timed step."""
     cache_bytes: int = 0
-    """That its cache held in the end."""
+    """Bytes of the cache at the end of the run."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Variant:
-    """One thing to time."""
+    """One way to run a model, to be timed."""
 
     name: str
     run: Callable[[], Ran]
@@ -30,24 +30,24 @@ class Variant:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Rounds:
-    """What was timed, by variant. Values at the same place are of the same round."""
+    """Measurements by variant; values at the same index are of the same round."""
 
     seconds: dict[str, list[float]] = field(default_factory=dict)
-    """Of a step."""
+    """Mean time of a step in each round."""
     cache_bytes: dict[str, int] = field(default_factory=dict)
-    """That the cache held."""
+    """Bytes of the cache."""
     peak_bytes: dict[str, int | None] = field(default_factory=dict)
-    """The most that tensors held while it ran; None where the device does not tell."""
+    """Peak bytes of all tensors while the variant ran; None on a CPU."""
     is_cold: bool = False
-    """Whether time sufficed for the round that warms up alone, which then counts."""
+    """True if there was time for the warm-up round only, which then counts."""
 
     @property
     def count(self) -> int:
-        """Rounds that count."""
+        """Number of rounds that count."""
         return min(map(len, self.seconds.values()), default=0)
 
     def ratio(self, over: str, under: str) -> dict[str, float]:
-        """Median over rounds of seconds / seconds, with its 95% interval."""
+        """Median over rounds of the ratio of two variants' times, with its 95% interval."""
         return ratio_of(self.seconds[over], self.seconds[under])
 
 
@@ -62,14 +62,14 @@ def time_rounds(
 ) -> Rounds:
     """Time every variant once a round, in an order that rotates.
 
-    A round before the first warms up and notes memory; its times are thrown away.
+    A warm-up round before the first one measures memory; its times do not count.
 
     Args:
-        rounds: that count, at most.
-        budget_s: seconds; no round begins that would end later, if it takes as long as the last.
-            The first one always does.
-        may_be_cold: unless the budget ends before the first one would; then the round before it
-            counts.
+        rounds: largest number of rounds that count.
+        budget_s: seconds; a round that would end later does not begin, if it takes as long as the
+            round before. The first round always runs, unless ``may_be_cold``.
+        tell: called with each line of progress.
+        may_be_cold: let the warm-up round count if the budget does not allow the first round.
     """
     done, started = Rounds(), time.monotonic()
     cold = {variant.name: _note_memory(variant, done, device) for variant in variants}
@@ -77,7 +77,7 @@ def time_rounds(
     for index in range(rounds):
         is_over = budget_s is not None and 2 * ends[-1] - ends[-2] - started > budget_s
         if is_over and (index or may_be_cold):
-            tell(f"time is up after round {index} of {rounds}")
+            tell(f"the time budget ends after round {index} of {rounds}")
             break
         _time_round(variants, index, done)
         ends.append(time.monotonic())

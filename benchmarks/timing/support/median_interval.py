@@ -4,11 +4,11 @@ from __future__ import annotations
 
 
 def figures_of(name: str, spread: dict[str, float]) -> dict[str, float | list[float]]:
-    """A spread as results name it: ``name`` and ``name_ci95``, to four digits that count."""
+    """Median as ``name`` and interval as ``name_ci95``, to four significant digits."""
     low, high = (to_digits(spread[end]) for end in ("low", "high"))
     return {name: to_digits(spread["median"]), f"{name}_ci95": [low, high]}
 
 
 def to_digits(value: float, digits: int = 4) -> float:
-    """Rounded to significant digits."""
+    """Round to significant digits."""
     return float(f"{value:.{digits}g}")

@@ -1,4 +1,4 @@
-"""Models to time: published architectures with random weights, which cost what trained ones do."""
+"""Models to time: published architectures with random weights, as fast as with trained ones."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def build_batch(name: str, num_samples: int, device: str, dtype: torch.dtype) ->
 
 def model_of(sizes: Architecture, device: str, dtype: torch.dtype) -> Any:
     """A diffusers DiT, or a PixArt where blocks read a caption."""
-    # Drawn where it is to be: the CPU takes a minute for what a GPU draws at once.
+    # Weights are drawn on the device: a CPU takes a minute for what a GPU draws at once.
     with torch.random.fork_rng(), torch.device(device):
         torch.manual_seed(SEED)
         model = _pixart_of(sizes) if sizes.caption_length else _dit_of(sizes)
@@ -76,11 +76,11 @@ class Batch:
     latents: Tensor
     """``[2 * samples, 4, side, side]``."""
     conditions: dict[str, Any]
-    """What the transformer is told besides, by name: labels, or captions and their mask."""
+    """Further arguments of the transformer by name: labels, or captions and their mask."""
 
     @property
     def num_samples(self) -> int:
-        """Rows of one branch."""
+        """Number of rows of one branch."""
         return len(self.latents) // 2
 
     def call(self, model: Any, timestep: float) -> Tensor:
@@ -113,7 +113,7 @@ def _labels(
 def _captions(
     sizes: Architecture, num_samples: int, generator: Any, device: str, dtype: torch.dtype
 ) -> dict[str, Any]:
-    # Padded to full length, as PixArt's pipeline does, so that a caption costs what any other does.
+    # Padded to full length, as in PixArt's pipeline, so that all captions take the same time.
     shape = (2 * num_samples, sizes.caption_length, sizes.caption_channels)
     captions = torch.randn(shape, generator=generator)
     return {

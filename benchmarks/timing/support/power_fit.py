@@ -1,4 +1,4 @@
-"""How a cost grows: the exponent of a power law through measured points."""
+"""Exponent of a power law fitted to measured costs."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from pipeline.statistics import median_spread_of
 
 
 def exponent(sizes: Sequence[float], costs: Sequence[float]) -> float:
-    """Slope of log cost over log size, least squares: 1 where doubling doubles.
+    """Least-squares slope of log cost over log size; 1 if twice the size costs twice as much.
 
     Raises:
         ValueError: if there are fewer than two sizes, or if one of the numbers is not above 0.
     """
     if len(set(sizes)) < 2:
-        raise ValueError(f"sizes must hold two that differ. Got {list(sizes)}. Add one.")
+        raise ValueError(f"sizes must hold two different values. Got {list(sizes)}. Add one.")
     if min(*sizes, *costs) <= 0:
         raise ValueError(
             f"sizes and costs must be above 0. Got {list(sizes)}, {list(costs)}. "
-            "Leave out what noise made negative."
+            "Leave out rounds whose cost is 0 or less."
         )
     slope, _ = statistics.linear_regression([*map(math.log, sizes)], [*map(math.log, costs)])
     return slope
@@ -32,10 +32,10 @@ def exponent_figures(costs: Mapping[int, Sequence[float]]) -> dict[str, Any] | N
     """The exponent's median over rounds, with its 95% interval.
 
     Args:
-        costs: by size, one a round. Rounds in which one of them is not above 0 are left out.
+        costs: by size, one for each round. Rounds with a cost of 0 or less are left out.
 
     Returns:
-        None where no round is left.
+        The figures as JSON; None if no round is left.
     """
     rounds = [row for row in zip(*costs.values(), strict=True) if min(row) > 0]
     if not rounds:

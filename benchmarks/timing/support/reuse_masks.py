@@ -1,4 +1,4 @@
-"""Which steps of a timed run reuse. Whole steps do; the first, which fills the cache, does not."""
+"""Masks of the steps of a timed run that reuse every gate; the first step fills the cache."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from torch import Tensor
 
 
 def forced_steps(ratio: float, num_steps: int) -> list[bool]:
-    """A share of the timed steps, spread evenly over them.
+    """Reuse a share of the timed steps, spread evenly over them.
 
     Raises:
-        ValueError: if the ratio is not one of whole steps.
+        ValueError: if ``ratio`` of ``num_steps`` is no whole number of steps.
     """
     reused = ratio * num_steps
     if not 0.0 <= ratio <= 1.0 or abs(reused - round(reused)) > 1e-9:
@@ -28,10 +28,10 @@ def forced_steps(ratio: float, num_steps: int) -> list[bool]:
 
 
 def interval_steps(period: int, num_steps: int) -> list[bool]:
-    """Every ``period``-th step computes; the timed ones hold whole periods.
+    """Reuse all timed steps except every ``period``-th.
 
     Raises:
-        ValueError: if they do not.
+        ValueError: if ``num_steps`` is no multiple of ``period``.
     """
     if period < 1 or num_steps % period:
         raise ValueError(
@@ -42,11 +42,11 @@ def interval_steps(period: int, num_steps: int) -> list[bool]:
 
 
 def mask_of(steps: Sequence[bool], num_gates: int, num_samples: int) -> Bool[Tensor, "t g b"]:
-    """The same for every gate and sample, behind a first step that computes."""
+    """Expand steps to every gate and sample, behind a first step that computes."""
     reuse = torch.tensor([False, *steps], dtype=torch.bool)
     return reuse[:, None, None].expand(len(reuse), num_gates, num_samples)
 
 
 def ratio_of_mask(mask: Bool[Tensor, "t g b"]) -> float:
-    """Reused gates / gates, of the timed steps."""
+    """Reuse ratio of a mask over its timed steps."""
     return mask[1:].double().mean().item()

@@ -1,4 +1,4 @@
-"""A model on the stand: as it is, with free sites, and patched; all on the same weights."""
+"""Copies of a model that share its weights: stock, with sites that cost nothing, and patched."""
 
 from __future__ import annotations
 
@@ -19,15 +19,16 @@ from dqar.gates.base import Gate
 STEPS = 4
 """Timed steps of a run, after a first one that fills the cache."""
 MODULES = {"attn": "attn1", "ff": "ff"}
-"""Where a block holds a site."""
+"""Attribute of a block that holds each site."""
 
 
-class Stand:
+class TimedModel:
     """Copies of a model that share its weights, each set up once and timed many times.
 
     Args:
-        model: left as it is.
-        compiled: compile every copy, each on its own.
+        model: a diffusers transformer; only copies of it are patched.
+        cache_bits: bits of a cached value, unless a variant sets them.
+        compiled: compile every copy separately.
     """
 
     def __init__(
@@ -39,27 +40,27 @@ class Stand:
         self.compiled = compiled
         self.device: str = model.device.type
         self.watch: Callable[[], AbstractContextManager] = nullcontext
-        """Opened around the timed steps of each run, such as a profiler."""
+        """Makes a context manager for the timed steps of each run, such as a profiler."""
         self._patched: dict[tuple[str, ...], DQARDiTWrapper] = {}
         if compiled:
             allow_many_graphs()
         self.plain = self.ready(self.another())
-        """The model as it is, compiled where the others are."""
+        """Copy of the stock model, compiled if ``compiled``."""
 
     def num_gates(self, sites: tuple[str, ...]) -> int:
-        """Gates of a step."""
+        """Number of gates in one step."""
         return len(sites) * len(self.model.transformer_blocks)
 
     def stock(self) -> Variant:
-        """The model as it is, as :attr:`plain`."""
+        """Variant of the stock model, compiled if ``compiled``."""
         return self.timed("stock", self.plain)
 
     def uncompiled(self) -> Variant:
-        """The model as it is, whatever the others are."""
+        """Variant of the stock model, never compiled."""
         return self.timed("uncompiled", self.another())
 
     def free(self, sites: tuple[str, ...]) -> Variant:
-        """The model with sites that return what they were given, at no cost."""
+        """Variant whose sites return their input, at no cost."""
         bare = self.another()
         free_sites(bare, sites)
         return self.timed(name_of("free", sites), self.ready(bare))
@@ -73,7 +74,7 @@ class Stand:
         num_steps: int = STEPS,
         **changes: Any,
     ) -> Variant:
-        """The model under a controller of its own in each run.
+        """Variant of the patched model, with a new controller in each run.
 
         Args:
             changes: fields of the controller's :class:`~dqar.DQARConfig`.
@@ -90,18 +91,18 @@ class Stand:
         return Variant(name=name, run=run)
 
     def config(self, sites: tuple[str, ...], **changes: Any) -> DQARConfig:
-        """Values of a controller for those sites."""
+        """Configuration of a controller for the given sites."""
         return DQARConfig(**({"sites": sites, "quantization_bits": self.cache_bits} | changes))
 
     def wrapper(self, sites: tuple[str, ...]) -> DQARDiTWrapper:
-        """The copy that is patched for those sites."""
+        """The copy that is patched for the given sites, made once."""
         if sites not in self._patched:
             ready = self.ready(self.another())
             self._patched[sites] = DQARDiTWrapper(ready, DQARConfig(sites=sites))
         return self._patched[sites]
 
     def time_steps(self, model: Any, num_steps: int) -> float:
-        """Seconds of a step, mean over those after the first."""
+        """Mean seconds of a step, over ``num_steps`` steps after a first one."""
         timesteps = Schedule(num_steps).timesteps.tolist()
 
         def step(index: int) -> None:
@@ -110,21 +111,21 @@ class Stand:
         return time_steps(step, num_steps, self.device, self.watch())
 
     def timed(self, name: str, model: Any, num_steps: int = STEPS) -> Variant:
-        """A variant that calls a model step by step, with no controller."""
+        """Variant that calls a model step by step without a controller."""
         return Variant(name=name, run=lambda: Ran(seconds=self.time_steps(model, num_steps)))
 
     def another(self) -> Any:
-        """A copy of the model with the same weights and forwards of its own to replace."""
+        """Copy the model; the copy shares the weights, and its modules can be patched."""
         shared = {id(value): value for value in [*self.model.parameters(), *self.model.buffers()]}
         return copy.deepcopy(self.model, shared)
 
     def ready(self, model: Any) -> Any:
-        """The model as this stand times it: compiled, or not."""
+        """Compile a model if ``compiled``."""
         return torch.compile(model) if self.compiled else model
 
 
 class Schedule:
-    """Stands in for a sampler's scheduler: its timesteps, and alphas for the SNR."""
+    """Replacement of a sampler's scheduler, with timesteps and the alphas of the SNR."""
 
     def __init__(self, num_steps: int) -> None:
         self.timesteps = torch.linspace(999, 0, num_steps + 1).round()
@@ -135,7 +136,7 @@ class Schedule:
 def time_steps(
     step: Callable[[int], Any], num_steps: int, device: str, watch: AbstractContextManager
 ) -> float:
-    """Seconds of a step, mean over ``num_steps`` after a first one; ``watch`` is around them."""
+    """Mean seconds of ``num_steps`` steps after a first one; ``watch`` is entered around them."""
     step(0)
     clock(device)
     with watch:
@@ -146,7 +147,7 @@ def time_steps(
 
 
 def free_sites(model: Any, sites: tuple[str, ...]) -> None:
-    """Let the sites of a model return what they were given."""
+    """Let the given sites of a model return their input."""
     for block in model.transformer_blocks:
         for site in sites:
             module: nn.Module = block if site == "block" else getattr(block, MODULES[site])
@@ -158,13 +159,16 @@ def _given(hidden_states: Any, *_: Any, **__: Any) -> Any:
 
 
 def name_of(kind: str, sites: tuple[str, ...], *rest: object) -> str:
-    """A variant's name: ``forced attn,ff 0.5``."""
+    """Name of a variant, such as ``forced attn,ff 0.5``."""
     return " ".join([kind, ",".join(sites), *map(str, rest)])
 
 
 def allow_many_graphs() -> None:
-    """Dynamo keeps 8 graphs of a function and then gives up without failing; the copies on a
-    stand share theirs."""
+    """Raise Dynamo's limits on graphs.
+
+    By default Dynamo compiles 8 graphs of a function and then falls back to eager mode without an
+    error; all copies of a model share that count.
+    """
     import torch._dynamo
 
     torch._dynamo.config.recompile_limit = 256

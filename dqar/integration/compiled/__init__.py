@@ -1,1 +1,1 @@
-"""Static plans followed without a controller, by copies of the model that share its weights."""
+"""Sampling by a static plan without a controller, on copies of the model that share its weights."""

@@ -1,10 +1,10 @@
-"""What sites of a planned transformer keep, and the classes of sites that write and read it.
+"""Buffers of a planned transformer's sites, and the module classes that write and read them.
 
-A site keeps its last value and as many divided differences as its forecasts read, made and added up
-by the operations of :mod:`dqar.cache.forecast`, as a controller with an exact cache does it. What
-differs from step to step are factors alone, in tensors at fixed addresses: in a graph they are
-inputs, and so a step needs no graph of its own. A difference that a step leaves out has the
-factor 0.
+A site keeps its last computed value and as many divided differences as its forecasts read, by the
+operations of :mod:`dqar.cache.forecast`; a controller with an unquantised cache computes the same.
+Only the forecast coefficients differ from step to step. They are tensors at fixed addresses and
+inputs of the compiled graph, so steps that compute the same sites share one graph. A difference
+that a step does not use has the coefficient 0.
 """
 
 from __future__ import annotations
@@ -22,39 +22,39 @@ from dqar.schedules.static_plan import StaticPlan
 
 
 class Placeholder:
-    """Stands in for a kept value in a call that finds out what it must be like."""
+    """A placeholder of a buffer in the first call of a model, which finds the buffer's shape."""
 
     tensor: Tensor | None = None
 
     def copy_(self, output: Tensor) -> None:
-        """Allocate what will hold such outputs."""
-        # Written to in later calls, which may be in inference mode or not.
+        """Allocate a buffer of the shape, dtype and device of ``output``."""
+        # Not an inference tensor, since later calls write to it inside and outside inference mode.
         with torch.inference_mode(False):
             self.tensor = torch.zeros_like(output)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SiteBuffers:
-    """What one gate keeps."""
+    """The buffers of one site of one layer."""
 
     value: Tensor | Placeholder | None
-    """What it last computed; None of a site that the model leaves out."""
+    """Last computed value; None for a site that the model never calls."""
     differences: tuple[Tensor, ...] = ()
-    """Of the first order, then of the second; as many as its forecasts read."""
+    """Divided differences, first order and then second, as many as the site's forecasts read."""
     factors: Float[Tensor, "2 2 1"] | None = None
-    """Of the open step: weights of the differences, then their rates."""
+    """Coefficients of the current step: the weights of the differences, then their rates."""
 
 
 NOTHING = SiteBuffers(value=None)
 
 
 class ScheduleBuffers:
-    """What all gates of a plan keep for one batch, at addresses that stay.
+    """The buffers of all sites of a plan for one batch, at fixed addresses.
 
-    The factors of all steps lie on the device, so that a step asks for nothing from the host.
+    The coefficients of all steps are kept on the device, so that no step copies from the host.
 
     Args:
-        values: by gate, tensors for what it last computed.
+        values: by gate, a tensor for the last computed value.
     """
 
     def __init__(self, plan: StaticPlan, values: dict[int, Tensor]) -> None:
@@ -63,7 +63,7 @@ class ScheduleBuffers:
         now: Any = [None] * len(orders)
         if values and plan.forecast_order:
             device = next(iter(values.values())).device
-            with torch.inference_mode(False):  # as in Blank
+            with torch.inference_mode(False):  # as in Placeholder.copy_
                 self._factors = step_factors(plan)[..., None].to(device)
                 now = self._now = torch.zeros_like(self._factors[0])
         self.gates = {
@@ -75,7 +75,7 @@ class ScheduleBuffers:
 
     @property
     def tensors(self) -> list[Tensor]:
-        """All that sites read or write."""
+        """All tensors that sites read or write."""
         held = [(kept.value, *kept.differences, kept.factors) for kept in self.gates.values()]
         return [tensor for kept in held for tensor in kept if isinstance(tensor, Tensor)]
 
@@ -86,12 +86,13 @@ class ScheduleBuffers:
         return sum(tensor.nbytes for kept in held for tensor in kept if isinstance(tensor, Tensor))
 
     def begin_run(self) -> None:
-        """Forget the last run, of which a factor of 0 would let pass what is not finite."""
+        """Zero the buffers: 0 * NaN is NaN, so that a coefficient of 0 would not remove a NaN or an
+        infinity of the last run."""
         if self._factors is not None:
             torch._foreach_zero_(self.tensors)
 
     def begin_step(self, step: int) -> None:
-        """Set the factors of a step."""
+        """Set the coefficients of a step."""
         if self._factors is not None:
             self._now.copy_(self._factors[step])
 
@@ -103,9 +104,9 @@ def _like(value: Tensor, number: int) -> tuple[Tensor, ...]:
 
 @cache
 def output_kinds(kind: type[nn.Module]) -> dict[str, type[nn.Module]]:
-    """Classes of a site that keeps its output, and of one that returns it, by role."""
-    # Classes and no wrappers, since transformers read attributes of their blocks; unchecked,
-    # since dynamo cannot trace through a type checker.
+    """Return, by role, the subclasses of a site's class that keep the output and that reuse it."""
+    # Subclasses, not wrappers, since transformers read attributes of their blocks. Without type
+    # checks, since dynamo cannot trace a run-time type checker.
     inner: Any = kind.forward
 
     @no_type_check
@@ -126,13 +127,13 @@ def output_kinds(kind: type[nn.Module]) -> dict[str, type[nn.Module]]:
 
 @cache
 def residual_kinds(kind: type[nn.Module]) -> dict[str, type[nn.Module]]:
-    """The same of blocks, which keep and add their residual."""
+    """Return, by role, the subclasses of a block's class that keep the residual and that add it."""
     inner: Any = kind.forward
 
     @no_type_check
     class Keeping(kind):
         def forward(self, hidden_states, *args, **kwargs):
-            # What the block returned is a rounding away from the sum with its residual.
+            # The block's output itself: hidden states plus residual differ from it by a rounding.
             returned = inner(self, hidden_states, *args, **kwargs)
             _keep(self, (returned - hidden_states).detach())
             return returned
@@ -148,19 +149,19 @@ def residual_kinds(kind: type[nn.Module]) -> dict[str, type[nn.Module]]:
 
 @no_type_check
 def _keep(site, fresh):
-    rooms = (site.kept, *site.differences)
+    targets = (site.kept, *site.differences)
     changes = [fresh]
-    for order, earlier in enumerate(rooms[:-1]):
+    for order, earlier in enumerate(targets[:-1]):
         changes.append(torch.sub(changes[-1], earlier).mul_(site.factors[1, order]))
-    # All of them before anything is overwritten.
-    for room, change in zip(rooms, changes, strict=True):
-        room.copy_(change)
+    # All changes are computed before a buffer is overwritten.
+    for target, change in zip(targets, changes, strict=True):
+        target.copy_(change)
 
 
 @no_type_check
 def _shown(site):
     total = site.kept
     for order, difference in enumerate(site.differences):
-        # In float32, and back: weights of a large gap are not exact in 16 bits.
+        # Computed in float32 and cast back: 16 bits do not hold a large gap's weight exactly.
         total = torch.addcmul(total, difference, site.factors[0, order]).to(total.dtype)
     return total

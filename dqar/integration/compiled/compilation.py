@@ -1,4 +1,4 @@
-"""What of a planned transformer is compiled, and how: whole steps, or single blocks."""
+"""Compilation of a planned transformer by ``torch.compile``: whole steps, or single blocks."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 Region = Literal["step", "block"]
+"""Part of the model that is compiled as one graph."""
 MODES = (None, "default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
 GRAPHED = ("reduce-overhead", "max-autotune")
 """Modes in which Inductor replays CUDA graphs."""
@@ -18,18 +19,18 @@ GRAPHED = ("reduce-overhead", "max-autotune")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Compilation:
-    """How ``torch.compile`` is used, without graph breaks."""
+    """Options of ``torch.compile``, which runs without graph breaks."""
 
     region: Region = "step"
     """``step`` compiles whole steps, one graph for each distinct step of the plan. ``block``
-    compiles single blocks, one for each combination of what the sites of a block do, shared by
-    all layers: at most 3 of one site and 9 of two, whatever the plan, where all gates come to
-    forecasts of the same order. The first block may be given another memory layout than the others,
-    which takes one more of each."""
+    compiles single blocks, one graph for each combination of roles (compute, keep, reuse) of a
+    block's sites, shared by all layers. If all forecasts of a plan have one order, that is at most
+    3 graphs for one site and 9 for two. An input of another memory layout, as the first block may
+    get, takes one more graph for each combination."""
     backend: str | Callable[..., Any] = "inductor"
-    """As in ``torch.compile``."""
+    """Backend of ``torch.compile``."""
     mode: str | None = None
-    """As in ``torch.compile``; ``reduce-overhead`` replays CUDA graphs."""
+    """Mode of ``torch.compile``; ``reduce-overhead`` and ``max-autotune`` replay CUDA graphs."""
 
     def __post_init__(self) -> None:
         for name, choices in (("region", get_args(Region)), ("mode", MODES)):
@@ -41,12 +42,12 @@ class Compilation:
 
     @property
     def replays_graphs(self) -> bool:
-        """Whether outputs lie in memory that the next replay overwrites."""
+        """True if CUDA graphs are replayed, whose next replay overwrites earlier outputs."""
         return self.mode in GRAPHED
 
 
 class Regions:
-    """Compiled calls of a module, one for each key."""
+    """Compiled functions that call a module, one for each key."""
 
     def __init__(self, compilation: Compilation) -> None:
         self.compilation = compilation
@@ -56,13 +57,15 @@ class Regions:
         return len(self._compiled)
 
     def __call__(self, key: Hashable) -> Callable[..., Any]:
-        """Calls the ``forward`` of its first argument with the others."""
+        """Return the compiled function of a key; it calls ``forward`` of its first argument, a
+        module, with the other arguments."""
         if key not in self._compiled:
             self._compiled[key] = self._compile()
         return self._compiled[key]
 
     def kept_apart(self, call: Callable[..., Any]) -> Callable[..., Any]:
-        """The same call, whose outputs outlive the next one also where CUDA graphs are replayed."""
+        """Return ``call`` with its outputs cloned if CUDA graphs are replayed, so that the next
+        call does not overwrite them."""
         if not self.compilation.replays_graphs:
             return call
 
@@ -76,15 +79,15 @@ class Regions:
         return apart
 
     def _compile(self) -> Callable[..., Any]:
-        # A code object of its own, since dynamo counts towards its recompile limit by code.
+        # A separate code object, since dynamo's recompile limit counts by code object.
         call = FunctionType(_call.__code__.replace(), _call.__globals__, _call.__name__)
         options = self.compilation
         return torch.compile(call, fullgraph=True, backend=options.backend, mode=options.mode)
 
 
 def fix_address(tensor: Tensor) -> None:
-    """Tell CUDA graphs that a tensor stays where it is, so that it may be written to in place."""
-    # Imported here, since dynamo takes a second to import.
+    """Mark a tensor's address as fixed, so that CUDA graphs may write to it in place."""
+    # Imported on use: dynamo takes a second to import.
     from torch._dynamo import mark_static_address
 
     mark_static_address(tensor)

@@ -8,11 +8,11 @@ from dqar.integration.schedule_position import SchedulePosition, Timestep
 from dqar.schedules.static_plan import Action, StaticPlan
 
 Row = tuple[Action, ...]
-"""What the gates of a step do."""
+"""Actions of all gates at one step."""
 
 
 class PlanRun:
-    """One run of a plan; a scheduler's timesteps may be set before its first call."""
+    """One run by a plan. The first call reads the scheduler's timesteps."""
 
     def __init__(self, plan: StaticPlan, scheduler: Any) -> None:
         self.plan = plan
@@ -26,7 +26,7 @@ class PlanRun:
         return (self.position.step or 0) - self.first_step
 
     def next_row(self, timestep: Timestep) -> Row:
-        """What the gates of the next step do.
+        """Return the actions of all gates at the step of the next call.
 
         Raises:
             ValueError: if the plan does not fit the scheduler, or the timestep is not the next one.

@@ -1,6 +1,6 @@
-"""A transformer that follows a static plan: no controller, and code that compiles without breaks.
+"""A transformer that samples by a static plan, without a controller and without graph breaks.
 
-Which variant of the model a step needs is looked up before it; inside a step nothing is decided.
+The variant of the model that a step needs is looked up before the step, not inside the model.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ from dqar.schedules.static_plan import StaticPlan
 
 
 class PlannedDiT:
-    """A transformer patched to follow a plan inside :meth:`run`; outside a run it is stock.
+    """A transformer patched to sample by a plan inside :meth:`run`; elsewhere it works unpatched.
 
-    The module tree stays as it is: a step runs on a copy that shares the weights. One run at a
-    time, since what is kept lies at fixed addresses; other threads meanwhile find the model stock.
+    The module tree does not change: a step runs on a copy that shares the weights. Runs exclude
+    each other, since the buffers are at fixed addresses; other threads use the unpatched model.
 
     Example::
 
@@ -43,11 +43,12 @@ class PlannedDiT:
             images = pipe(class_labels=[207], num_inference_steps=plan.steps).images
 
     Args:
-        transformer: uncompiled, and with the forwards of its classes: patched by nobody else.
-        compilation: None leaves it uncompiled.
+        transformer: a diffusers transformer that is neither compiled nor patched.
+        plan: the static plan to sample by.
+        compilation: options of ``torch.compile``; None does not compile.
 
     Raises:
-        ValueError: if the plan does not fit the model, or the model cannot follow one.
+        ValueError: if the plan does not fit, or the model is compiled, patched or chunked.
     """
 
     def __init__(
@@ -79,9 +80,9 @@ class PlannedDiT:
         sites = [getattr(block, name) for block in blocks for name in MODULES.values()]
         if not all(map(_has_its_own_forward, [*others, *blocks, *sites])):
             raise ValueError(
-                "A model that follows a plan must be stock and uncompiled. Got one with a forward "
-                "replaced. Unpatch it, pass what torch.compile was given, and offload it "
-                "afterwards."
+                "A model that follows a plan must be stock and uncompiled. Got one whose forward "
+                "was replaced. Undo other patches, pass the model that torch.compile was given, "
+                "and enable offloading after PlannedDiT."
             )
 
     @property
@@ -101,17 +102,17 @@ class PlannedDiT:
 
     @property
     def kept_bytes(self) -> int:
-        """Bytes of all values and differences that are kept for the last batch."""
+        """Bytes of the buffers for the last batch: values, differences and error feedback."""
         return self._memory.nbytes + self._feedback.nbytes
 
     @property
     def running(self) -> PlanRun | None:
-        """What this thread runs."""
+        """The run of this thread, or None."""
         return getattr(self._of_thread, "run", None)
 
     @contextmanager
     def run(self, scheduler: Any) -> Iterator[PlanRun]:
-        """One sampling run: each call of the transformer is the step of its ``timestep``.
+        """Enter a sampling run, in which each call of the transformer is the step of its timestep.
 
         The first call may come at any of the scheduler's timesteps, each later call at the next.
         A run that starts late computes every gate at its first call, and then follows the plan.
@@ -120,13 +121,13 @@ class PlannedDiT:
             scheduler: its timesteps may be set inside the run, before the first call.
 
         Raises:
-            ValueError: if the model runs already, or was set to what cannot follow a plan.
+            ValueError: if the model is in another run, or was patched or chunked since.
         """
         self._refuse_patches()
         if not self._taken.acquire(blocking=False):
             raise ValueError(
                 "A model that follows a plan must serve one run at a time. Got one that is "
-                "running. Wait for it, or plan a copy of the model."
+                "running. Wait for its end, or make a PlannedDiT of a copy of the model."
             )
         self._of_thread.run = run = PlanRun(self.plan, scheduler)
         try:
@@ -137,7 +138,7 @@ class PlannedDiT:
             self._taken.release()
 
     def step(self, run: PlanRun, args: tuple, kwargs: dict[str, Any]) -> Any:
-        """The transformer's output at a run's next step."""
+        """Return the output at a run's next step; refuse a batch that changed since the first."""
         row = run.next_row(latents_and_timestep(args, kwargs)[1])
         batch = run.first_step, _batch_of(self.transformer, args, kwargs)
         if run.step == 0:
@@ -152,13 +153,13 @@ class PlannedDiT:
         if roles not in self._variants:
             self._variants[roles] = self._variant(roles)
         output = self._variants[roles](*args, **kwargs)
-        # Every action but to compute is a reuse.
+        # Action.COMPUTE is 0; every other action reuses.
         share = torch.tensor([sum(map(bool, row)) / len(row)], dtype=torch.float64)
         return with_output(output, partial(self._feedback.through, share=share))
 
     def _begin(self, plan: StaticPlan, batch: object, args: tuple, kwargs: dict[str, Any]) -> None:
         self._feedback = ErrorFeedback(self.plan.feedback)
-        # Anew in each run, so that adapters and processors which came or went are followed.
+        # Cleared in each run, so that adapters and processors set since then take effect.
         self._variants.clear()
         if batch == self._batch:
             self._memory.begin_run()
@@ -188,14 +189,14 @@ class PlannedDiT:
         """Restore the transformer and return it.
 
         Raises:
-            ValueError: if something else was patched on top since.
+            ValueError: if the transformer was patched again later.
         """
         detach([self._detour])
         return self.transformer
 
 
 class Detour(Replacement):
-    """Stands in for the transformer's forward: in a run of this thread, a step of the plan."""
+    """The patched ``forward``: a step of the plan in a run of this thread, else the original."""
 
     def __init__(self, transformer: nn.Module, planned: PlannedDiT) -> None:
         super().__init__(transformer)
@@ -209,7 +210,7 @@ class Detour(Replacement):
 
 
 def _has_its_own_forward(module: nn.Module) -> bool:
-    # A copy of a patched module holds its own forward where the patch stood.
+    # A copy of a patched module holds its original forward as an instance attribute.
     forward = vars(module).get("forward", module.forward)
     return getattr(forward, "__func__", None) is type(module).forward
 
@@ -219,7 +220,7 @@ def _kept_by(roles: tuple[Role, ...]) -> Iterator[int]:
 
 
 def _batch_of(transformer: Any, args: tuple, kwargs: dict[str, Any]) -> object:
-    """What the kept tensors depend on; compared from step to step."""
+    """Return the shapes, dtypes, devices and autocast state on which the buffers depend."""
     given = [*enumerate(args), *sorted(kwargs.items())]
     tensors = [
         (name, value.shape, value.dtype, value.device)

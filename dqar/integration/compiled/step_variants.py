@@ -1,8 +1,8 @@
-"""Copies of a transformer that share its weights, each with the sites of one step of a plan.
+"""Variants of a transformer, one for each distinct step of a plan: copies that share its weights.
 
-A site of a copy computes, or computes and keeps what it computed, or returns what was kept or its
-forecast (:mod:`dqar.integration.compiled.buffers`): plain code of one path, which dynamo traces
-whole. The transformer itself is left as it is.
+In a variant each site has one role: it computes, it computes and keeps the result, or it reuses the
+kept result or its forecast (:mod:`dqar.integration.compiled.buffers`). The code of a variant has a
+single path, which dynamo traces without breaks. The transformer itself is not changed.
 """
 
 from __future__ import annotations
@@ -27,21 +27,22 @@ from dqar.schedules.forecast_factors import orders_read
 from dqar.schedules.static_plan import Action, StaticPlan
 
 Role = Literal["compute", "keep", "reuse"]
-"""What a site does in one variant; ``keep`` computes what a later step reads."""
+"""Role of a site in one variant; ``keep`` computes a value that a later step reads."""
 Part = tuple[Role, SiteBuffers]
-"""What a site of a variant does, and on what."""
+"""Role and buffers of a site."""
 MODULES = {"attn": "attn1", "ff": "ff"}
-"""Where a block has its sites; it is itself the site ``block``."""
+"""Attribute of a block that holds each site; the site ``block`` is the block itself."""
 Compiler = Callable[[tuple[tuple[Role, int], ...]], Callable[..., Any]]
-"""Compiles a block whose sites have these roles, and keep so many differences: a function of the
-block and its arguments."""
+"""A function that compiles blocks for given roles and numbers of differences of their sites. The
+compiled function takes a block and the block's arguments."""
 
 
 def roles_of(plan: StaticPlan) -> dict[tuple[Action, ...], tuple[Role, ...]]:
-    """Roles by gate, for each distinct step of a plan.
+    """Return the roles of all gates, for each distinct step of a plan.
 
-    Steps that compute the same share their roles, and so a variant: a gate keeps where what any
-    such step computes is read later, and what forecasts of other orders differ in are factors.
+    Steps that compute the same gates share their roles, and so a variant: a gate keeps its value
+    if a later step reads it in any of these steps. Forecasts of different orders share a role,
+    since they differ only in coefficients.
     """
     computed = [tuple(row) for row in (~plan.mask).tolist()]
     read: dict[tuple[bool, ...], Tensor] = {}
@@ -68,12 +69,12 @@ def variant(
     kept: Mapping[int, SiteBuffers],
     compiler: Compiler | None = None,
 ) -> nn.Module:
-    """A copy of a transformer in which each site has its role.
+    """Return a copy of a transformer in which each site has its role.
 
     Args:
-        roles: by gate, site-major.
-        kept: by gate, what sites write to and read from in place.
-        compiler: makes each block a compiled region of its own.
+        roles: role of each gate, site-major.
+        kept: buffers by gate, which sites write and read in place.
+        compiler: compiles each block separately; None does not compile blocks.
     """
     blocks: list[nn.Module] = []
     stack: Any = transformer.transformer_blocks
@@ -84,7 +85,8 @@ def variant(
         blocks.append(copied)
         if compiler is not None:
             region = compiler(tuple((role, _num_differences(role, held)) for role, held in parts))
-            # A copy of the copy, since what is compiled must not find itself for a forward.
+            # A second copy gets the compiled forward, since the compiled function calls forward
+            # of the first.
             blocks[layer] = copy.copy(copied)
             blocks[layer].forward = partial(region, copied)
     return _with_modules(transformer, {"transformer_blocks": nn.ModuleList(blocks)})
@@ -111,7 +113,7 @@ def _site_variant(
         return module
     copied = _copied(module)
     copied.__class__ = kinds[role]
-    # Past the module's own setter, which looks for parameters in each.
+    # Written to __dict__, since nn.Module.__setattr__ searches each value for parameters.
     copied.__dict__.update(kept=kept.value, differences=kept.differences, factors=kept.factors)
     return copied
 
@@ -123,7 +125,7 @@ def _with_modules(module: nn.Module, replaced: dict[str, nn.Module]) -> nn.Modul
 
 
 def _copied(module: nn.Module) -> Any:
-    # It holds the module's own dictionaries of parameters and hooks, and so follows them.
+    # A shallow copy shares the dictionaries of parameters and hooks, and so follows changes.
     copied = copy.copy(module)
     copied.__dict__.pop("forward", None)
     return copied
@@ -132,7 +134,8 @@ def _copied(module: nn.Module) -> Any:
 def kept_like(
     transformer: nn.Module, sites: tuple[str, ...], gates: set[int], args: tuple, kwargs: dict
 ) -> dict[int, Tensor]:
-    """Tensors for what gates keep, found by one call of the model that is otherwise thrown away."""
+    """Allocate a value buffer for each gate, with the shapes found by one call of the model whose
+    output is discarded."""
     blanks = {gate: Placeholder() for gate in gates}
     stack: Any = transformer.transformer_blocks
     every_gate = range(len(sites) * len(stack))
@@ -140,5 +143,5 @@ def kept_like(
     kept = {gate: SiteBuffers(value=blank) for gate, blank in blanks.items()}
     with torch.no_grad():
         variant(transformer, sites, roles, kept).forward(*args, **kwargs)
-    # A model may leave out a site, which then keeps nothing.
+    # A site that the model never calls has no buffer.
     return {gate: blank.tensor for gate, blank in blanks.items() if blank.tensor is not None}

@@ -1,44 +1,27 @@
-"""Settings of the sweeps: the grid, the model and the number of runs."""
+"""Settings of a sweep in which every value is decided: the flags, the grid and the device."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import ClassVar
+from dataclasses import asdict, dataclass, replace
+from typing import Any, ClassVar
 
 from dqar.config import DQARConfig
 from pipeline.evaluate.config import EvaluateConfig
-from pipeline.evaluate.sweeps.grids import AblationGrid, CacheBits, ScheduleGrid
-from pipeline.models.loading import Dtype, Sampler
-
-MAX_STEPS = 1000
+from pipeline.evaluate.sweeps.flags import AblationGrid, DummySweep, ModelSweep
+from pipeline.evaluate.sweeps.grids import CacheBits, ScheduleGrid
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class SweepConfig:
+class SweepConfig(ModelSweep):
     """A sweep over layer schedules or ablations on a trained model."""
 
     kind: str
-    """Name of the sweep."""
+    """Kind of sweep: warmup, layer-fraction, direction or ablations."""
     grid: ScheduleGrid | AblationGrid
-    """Gates that are swept."""
-    model: str = "digits"
-    """``digits``, a diffusers folder or a hub id."""
-    steps: int = 50
-    """Denoising steps."""
-    guidance_scale: float = 4.0
-    """Classifier-free guidance."""
-    sampler: Sampler = "ddim"
-    """Name of the sampler."""
-    dtype: Dtype = "fp32"
-    """Arithmetic of the model."""
-    runs: int = 5
-    """Runs, each on its own noise samples."""
-    num_samples: int = 16
-    """Samples of a point in each run."""
-    batch_size: int = 32
-    """Samples side by side; the first batch of a run is timed."""
-    seed: int = 0
-    """Seed of the first run's noise samples; each later run takes the next."""
+    """Layer schedules or ablations to compare."""
+    # Every field is keyword-only, so that this one may have no default although its base has one.
+    guidance_scale: float  # pyright: ignore[reportGeneralTypeIssues]
+    """Scale of classifier-free guidance; 1 or less samples without guidance."""
 
     def __post_init__(self) -> None:
         if self.runs < 1:
@@ -46,7 +29,11 @@ class SweepConfig:
         self.evaluate_config(0, 8)
 
     def evaluate_config(self, run: int, cache_bits: CacheBits) -> EvaluateConfig:
-        """The settings that all points of a run with the same cache share."""
+        """Return the settings that all points of a run with the same cache share.
+
+        Raises:
+            ValueError: if a setting is out of range.
+        """
         return EvaluateConfig(
             model=self.model,
             steps=self.steps,
@@ -61,42 +48,15 @@ class SweepConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ThresholdConfig:
-    """The DQAR talk's sweep over entropy threshold and reuse limit on the dummy DiT; the defaults
-    are the talk's."""
+class ThresholdConfig(DummySweep):
+    """The DQAR talk's sweep over entropy thresholds and reuse limits on the dummy DiT."""
 
     kind: ClassVar[str] = "threshold"
-    thresholds: tuple[float, ...] = (1.5, 3.0, 5.0)
-    """Entropy thresholds tau, nats."""
-    reuse_limits: tuple[int, ...] = (2, 4, 6)
-    """Most reuses of an entry since its commit."""
-    max_gap: int = 6
-    """Most steps since an entry's commit."""
-    runs: int = 5
-    """Runs of each point, each on its own noise sample."""
-    steps: int = 12
-    """Denoising steps of a run."""
-    seed: int = 0
-    """Seed of the weights and of the noise samples."""
     device: str = "cpu"
-    """Device of the dummy."""
-
-    def __post_init__(self) -> None:
-        for name in ("thresholds", "reuse_limits"):
-            values = getattr(self, name)
-            if not values or min(values) <= 0:
-                raise ValueError(
-                    f"{name} must be one or more positive numbers. Got {values}. Pass 2,4,6."
-                )
-        for name in ("max_gap", "runs"):
-            value = getattr(self, name)
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1. Got {value}. Pass 5.")
-        if not 2 <= self.steps <= MAX_STEPS:
-            raise ValueError(f"steps must be in [2, {MAX_STEPS}]. Got {self.steps}. Pass 12.")
+    """Device of the dummy DiT, as torch names it."""
 
     def dqar_config(self, threshold: float, reuse_limit: int) -> DQARConfig:
-        """The talk's values with one point's threshold and limit."""
+        """Return the talk's configuration with one threshold in nats and one reuse limit."""
         return replace(
             DQARConfig.slides(),
             entropy_threshold=threshold,
@@ -105,7 +65,7 @@ class ThresholdConfig:
         )
 
     def evaluate_config(self) -> EvaluateConfig:
-        """The settings of a run: one sample without guidance, the talk's cache."""
+        """Return the settings of a run: one sample without guidance, the talk's cache."""
         return EvaluateConfig(
             model="dummy",
             steps=self.steps,
@@ -115,3 +75,9 @@ class ThresholdConfig:
             cache_bits=DQARConfig.slides().quantization_bits,
             seed=self.seed,
         )
+
+
+def settings_of(config: SweepConfig | ThresholdConfig) -> dict[str, Any]:
+    """Return the settings as sweep.json stores them: kind and grid first, where there are any."""
+    fields = asdict(config)
+    return {name: fields[name] for name in ("kind", "grid", *fields) if name in fields}

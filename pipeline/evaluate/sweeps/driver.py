@@ -1,16 +1,20 @@
-"""Sweeps: every point of a grid in every run, in an order that rotates from run to run."""
+"""Measure every point of a grid in every run, in an order that rotates from run to run."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from typing import Any, TypeVar
 
 from dqar.gates.rules import NeverReuse
 from pipeline.evaluate.config import FIGURES
-from pipeline.evaluate.sweeps.config import SweepConfig, ThresholdConfig
+from pipeline.evaluate.sweeps.config import SweepConfig, ThresholdConfig, settings_of
 from pipeline.evaluate.sweeps.dummy_dit import DummyBench
-from pipeline.evaluate.sweeps.grids import CacheBits, GridPoint, ScheduleGrid
+from pipeline.evaluate.sweeps.grids import (
+    CacheBits,
+    GridPoint,
+    ScheduleGrid,
+    ablation_points,
+)
 from pipeline.evaluate.sweeps.results import Row, Sweep, Swept
 from pipeline.evaluate.worker import EvaluationWorker
 from pipeline.methods.calibration import CalibrationTask
@@ -18,7 +22,8 @@ from pipeline.models.model_info import find_model
 from pipeline.progress import Progress
 
 OBSERVED = 32
-"""Samples whose entropy is observed before the ablations, at most one batch."""
+"""Calibration samples whose attention entropy is observed before the ablations, at most one
+batch."""
 T = TypeVar("T")
 Measure = Callable[[GridPoint], Row]
 
@@ -35,7 +40,7 @@ def sweep(config: SweepConfig | ThresholdConfig) -> Sweep:
             Swept(setting=point.setting, runs=tuple(rows), facts=point.facts)
             for point, rows in zip(group, zip(*runs, strict=True), strict=True)
         ]
-    return Sweep(kind=config.kind, config=asdict(config), facts=facts, points=points)
+    return Sweep(kind=config.kind, config=settings_of(config), facts=facts, points=points)
 
 
 def _measure_run(
@@ -49,7 +54,9 @@ def _measure_run(
 
 
 def rotated(items: Sequence[T], run: int) -> list[T]:
-    """The order of a run: another item goes first in each, so that none always follows a rest.
+    """Return the items in the order of a run, which starts one item later than the run before.
+
+    A device that warms up or throttles in the course of a run then slows another item in each run.
 
     Example: ``rotated("abc", 1) == ["b", "c", "a"]``.
     """
@@ -58,32 +65,38 @@ def rotated(items: Sequence[T], run: int) -> list[T]:
 
 
 class ModelBench:
-    """A trained model under the worker of an evaluation, loaded anew for each run and cache."""
+    """Sweep on a trained model, which is loaded for every run and every number of cache bits."""
 
     def __init__(self, config: SweepConfig) -> None:
         self.config = config
         self.points, self.facts = lay_out(config)
 
     def lay_out(self) -> tuple[list[list[GridPoint]], dict[str, Any]]:
-        """All points as one group."""
+        """Return all points as one group, and the figures observed to choose the points."""
         return [self.points], self.facts
 
     def start(self, run: int) -> Measure:
-        """Load a worker for each cache, with the noise samples of the run."""
+        """Return the function that measures a point on the noise samples of a run.
+
+        The model is loaded once for each number of cache bits.
+        """
         config = self.config
         caches: set[CacheBits] = {point.cache_bits for point in self.points}
         workers = {bits: EvaluationWorker(config.evaluate_config(run, bits)) for bits in caches}
 
         def measure(point: GridPoint) -> Row:
             row = workers[point.cache_bits].measure(point.at(config.steps)).row
-            # A run without reuse holds no cache.
+            # The baseline has no cache: its row says None.
             return {key: row[key] for key in FIGURES} | {"cache_mb": row["cache_mb"] or 0.0}
 
         return measure
 
     def compare(self, group: list[GridPoint], rows: list[Row]) -> list[Row]:
-        """Add the change of FID from the baseline's: that of few samples is far too high, but by
-        the same amount on the same noise samples."""
+        """Add the difference of each point's FID from the baseline's FID.
+
+        FID over few images is biased upwards. The bias is about the same for all points of a run,
+        which share their noise samples, so that the difference is nearly free of it.
+        """
         bare = [row["fid"] for row, one in zip(rows, group, strict=True) if one.gate is None]
         reference = bare[0] if bare else None
         return [
@@ -93,7 +106,7 @@ class ModelBench:
 
 
 def lay_out(config: SweepConfig) -> tuple[list[GridPoint], dict[str, float]]:
-    """The points of a grid, and the figures observed to choose them."""
+    """Return the points of a grid, and the figures observed to choose the points."""
     grid = config.grid
     if isinstance(grid, ScheduleGrid):
         return grid.points(find_model(config.model).num_layers, config.steps), {}
@@ -101,11 +114,15 @@ def lay_out(config: SweepConfig) -> tuple[list[GridPoint], dict[str, float]]:
         facts = {"entropy_threshold": grid.entropy_threshold}
     else:
         facts = observe_entropy(config, grid.entropy_quantile)
-    return grid.points(facts["entropy_threshold"]), facts
+    return ablation_points(grid, facts["entropy_threshold"]), facts
 
 
 def observe_entropy(config: SweepConfig, quantile: float) -> dict[str, float]:
-    """Entropies in nats that gates see on calibration noise, and the quantile taken for tau."""
+    """Return the least and largest attention entropy on calibration samples and one quantile, nats.
+
+    Args:
+        quantile: quantile in [0, 1] that becomes the entropy threshold.
+    """
     worker = EvaluationWorker(config.evaluate_config(0, 32))
     task = CalibrationTask(
         name="observe", gate=NeverReuse(), num_samples=min(OBSERVED, config.batch_size)
@@ -114,6 +131,7 @@ def observe_entropy(config: SweepConfig, quantile: float) -> dict[str, float]:
     return {
         "entropy_min": float(entropies.min()),
         "entropy_max": float(entropies.max()),
-        # The gate passes what lies below tau: a hair more, so that quantile 1 passes all.
+        # The entropy gate lets reuse entropies strictly below tau: the factor lets quantile 1
+        # include the largest entropy.
         "entropy_threshold": float(entropies.quantile(quantile)) * (1.0 + 1e-6),
     }

@@ -1,6 +1,6 @@
-"""The DQAR talk's benchmark (slides 11 to 14): a dummy DiT, and the profile of one sample of it.
+"""Dummy DiT of the DQAR talk's benchmark (slides 11 to 14), and the profile of sampling it once.
 
-The dummy has six random blocks whose attention entropy lies where the talk's thresholds do.
+The dummy DiT has six random blocks whose attention entropies lie around the talk's thresholds.
 """
 
 from __future__ import annotations
@@ -24,13 +24,14 @@ from pipeline.models.model_info import info_of
 
 NUM_LAYERS = 6
 SHARPNESS = (2.2, 2.7, 2.2, 2.6, 2.2, 2.4)
-"""Factors on each block's query and key weights. The scores grow with their square, which brings
-the entropy from almost ln 64 = 4.16 (patches of 2 make 64 tokens) down to about 2.1 to 3.5 nats;
-blocks differ, so that a threshold between lets some of them through."""
+"""Factors on the query and key weights of each block. The attention scores grow with the square of
+the factor, which brings the entropy from almost ln 64 = 4.16 (patches of 2 make 64 tokens) down to
+about 2.1 to 3.5 nats. The factors differ, so that a threshold in that range lets some blocks reuse
+and others not."""
 
 
 def build_dummy(device: str, seed: int = 0) -> LoadedModel:
-    """The same random DiT for the same seed; torch's own generator is left as it was."""
+    """Return a random DiT, the same for the same seed; torch's global generator keeps its state."""
     from diffusers import DDIMScheduler
 
     with torch.random.fork_rng(devices=[]):
@@ -39,7 +40,7 @@ def build_dummy(device: str, seed: int = 0) -> LoadedModel:
     for block, sharpness in zip(transformer.transformer_blocks, SHARPNESS, strict=True):
         for projection in (block.attn1.to_q, block.attn1.to_k):
             projection.weight.data.mul_(sharpness)
-    # The talk's cosine schedule: its SNR stays in [0.1, 100] for most of the steps.
+    # The cosine schedule is the talk's: the SNR of most of its steps lies in [0.1, 100].
     scheduler = DDIMScheduler(beta_schedule="squaredcos_cap_v2", clip_sample=False)
     named = {"name": "dummy", "folder": Path(), "model_hash": "", "guidance_scale": 1.0}
     return LoadedModel(
@@ -68,7 +69,7 @@ def _random_dit() -> Any:
 
 
 class DummyBench:
-    """The dummy, profiled one sample at a time."""
+    """Sweep on the dummy DiT, profiled one sample at a time."""
 
     def __init__(self, config: ThresholdConfig) -> None:
         self.config = config
@@ -77,28 +78,28 @@ class DummyBench:
         self._warm_up()
 
     def _warm_up(self) -> None:
-        # The first forward pays for kernels and allocators; it must not be any scenario's time.
+        # The first forward pass also loads kernels and grows the allocator's pools.
         for point in scenarios(self.config.dqar_config(float("inf"), 1)):
             self.profile(point, 0)
 
     def lay_out(self) -> tuple[list[list[GridPoint]], dict[str, Any]]:
-        """The scenarios at each threshold and limit, and the entropies that a gate sees."""
+        """Return the scenarios at each threshold and limit, and the observed range of entropies."""
         config = self.config
         cells = [(tau, limit) for tau in config.thresholds for limit in config.reuse_limits]
         groups = [scenarios(config.dqar_config(*cell)) for cell in cells]
         return groups, self.observe_entropy() | {"gates": NUM_LAYERS * config.steps}
 
     def start(self, run: int) -> Callable[[GridPoint], Row]:
-        """The function that profiles a point on the noise sample of a run."""
+        """Return the function that profiles a point on the noise sample of a run."""
         return lambda point: self.profile(point, run)
 
     def compare(self, group: list[GridPoint], rows: list[Row]) -> list[Row]:
-        """Add the speed-up over the baseline of the same run."""
+        """Add the speed-up of each point over the baseline of the same run."""
         (bare,) = [row for row, point in zip(rows, group, strict=True) if point.gate is None]
         return [row | {"speedup": bare["runtime_ms"] / row["runtime_ms"]} for row in rows]
 
     def profile(self, point: GridPoint, run: int) -> Row:
-        """Runtime in ms, peak resident memory in MiB, reuses and reasons of one sample."""
+        """Sample once; return runtime in ms, peak resident memory in MiB, reuses and reasons."""
         controller = None if point.gate is None else self.runner.controller(point.gate)
         resident = [resident_mb()]
         seconds = self._sample(controller, run, lambda _: resident.append(resident_mb()))
@@ -121,11 +122,11 @@ class DummyBench:
         return self.runner.sample(noise, labels, self.config.steps, controller, on_step=on_step)[1]
 
     def observe_entropy(self) -> dict[str, float]:
-        """Least and largest entropy that a gate sees when nothing is reused, in nats."""
+        """Return the least and the largest attention entropy without reuse, in nats."""
         records: list[GateRecord] = []
         for run in range(self.config.runs):
             controller = self.runner.controller(NeverReuse(), sink=records.append)
             self._sample(controller, run)
-        # On step 0 nothing was measured yet.
+        # A decision sees the entropy of the attention computed last; step 0 has none.
         seen = torch.cat([one.inputs.entropy for one in records if one.inputs.step.index > 0])
         return {"entropy_min": float(seen.min()), "entropy_max": float(seen.max())}

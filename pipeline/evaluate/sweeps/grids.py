@@ -1,5 +1,7 @@
-"""Grids of gates: the DQAR paper's layer schedules (warm-up, layer fraction, direction) and
-ablations on a trained model, and the scenarios of the DQAR talk's threshold sweep."""
+"""Points of the sweeps: the DQAR paper's layer schedules and ablations, the DQAR talk's scenarios.
+
+A point is a rule for reuse with the bits of its cache.
+"""
 
 from __future__ import annotations
 
@@ -11,58 +13,56 @@ from dqar.gates.base import Gate
 from dqar.gates.paper_cascade import paper_cascade
 from dqar.gates.rules import Interval, RequireCached, Scheduled
 from dqar.layer_schedule import LayerSchedule, ScheduleType
+from pipeline.evaluate.sweeps.flags import AblationGrid, ScheduleSweep
 from pipeline.methods.base import OperatingPoint
 
 CacheBits = Literal[2, 4, 8, 16, 32]
-ABLATIONS = ("baseline", "entropy_gate", "quant_cache", "full_dqar")
 DIT_XL = {"num_layers": 28, "steps": 50}
-"""The model and the steps of the reuse ratios in the DQAR paper."""
+"""Layers and steps of DiT-XL, for which the DQAR paper gives its reuse ratios."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GridPoint:
-    """One setting of a sweep before it is measured."""
+    """One setting of a sweep before its measurement."""
 
     setting: dict[str, Any]
-    """Values that tell it from the other points, the same keys in every point of a sweep."""
+    """Names and values of the varied settings, the same keys in every point of a sweep."""
     gate: Gate | None = None
-    """None samples without reuse."""
+    """Rule that decides about reuse; None samples without reuse."""
     cache_bits: CacheBits = 16
     """Bits of a cached value."""
     facts: dict[str, Any] = field(default_factory=dict)
-    """Figures that are known without a measurement."""
+    """Figures that follow from the setting by arithmetic."""
 
     def at(self, steps: int) -> OperatingPoint:
-        """The operating point of a number of steps, named by the setting."""
+        """Return the operating point of an evaluation, named by the setting."""
         name = " ".join(f"{value}" for value in self.setting.values())
         return OperatingPoint(method=name, operating_point=name, steps=steps, gate=self.gate)
 
 
-def _require_some(name: str, values: tuple) -> None:
-    if not values:
-        raise ValueError(f"{name} must hold at least one value. Got none. Pass one.")
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ScheduleGrid:
-    """Layer schedules that decide alone: no entropy, no SNR window, no refresh."""
+    """Layer schedules that alone decide about reuse: no entropy threshold, no SNR window, no limit
+    on the age or the number of reuses."""
 
-    schedule_types: tuple[ScheduleType, ...] = ("linear",)
-    """``linear`` lets the shallowest layers reuse first, ``linear-reverse`` the deepest."""
-    warmups: tuple[float, ...] = (0.2,)
-    """Shares of the run before which nothing reuses."""
-    layer_fractions: tuple[float, ...] = (1 / 3, 1 / 2, 2 / 3, 3 / 4, 1.0)
-    """Shares of the layers that the schedule reaches on the last step."""
-    cache_bits: CacheBits = 16
-    """Bits of a cached value; the DQAR paper recommends 16."""
+    schedule_types: tuple[ScheduleType, ...]
+    """Schedules: ``linear`` lets the shallowest layers reuse first, ``linear-reverse`` the
+    deepest."""
+    warmups: tuple[float, ...]
+    """Shares of the steps, from the first, in which nothing is reused."""
+    layer_fractions: tuple[float, ...]
+    """Shares of the layers that may be reused on the last step."""
+    cache_bits: CacheBits
+    """Bits of a cached value."""
 
     def __post_init__(self) -> None:
         for name in ("schedule_types", "warmups", "layer_fractions"):
-            _require_some(name, getattr(self, name))
+            if not getattr(self, name):
+                raise ValueError(f"{name} must hold at least one value. Got none. Pass one.")
         self.schedules()
 
     def schedules(self) -> list[LayerSchedule]:
-        """Every combination of the values."""
+        """Return every combination of schedule type, warm-up and layer fraction."""
         return [
             LayerSchedule(schedule_type=kind, warmup_fraction=warmup, layer_fraction=fraction)
             for kind in self.schedule_types
@@ -71,11 +71,14 @@ class ScheduleGrid:
         ]
 
     def points(self, num_layers: int, steps: int) -> list[GridPoint]:
-        """The baseline, whose speed-up over its own reference samples shows how far the clock can
-        be trusted, and every schedule.
+        """Return the baseline and every schedule.
+
+        The baseline samples without reuse, so that its speed-up over its reference samples differs
+        from 1 by the error of the timing alone.
 
         Args:
-            num_layers: of the model.
+            num_layers: number of layers of the model.
+            steps: denoising steps of a run.
         """
         baseline = GridPoint(
             setting={"method": "baseline", "warmup_fraction": None, "layer_fraction": None},
@@ -99,17 +102,22 @@ class ScheduleGrid:
         )
 
 
-GRIDS = {
-    "warmup": ScheduleGrid(warmups=(0.1, 0.2, 0.3, 0.4, 0.5, 0.6), layer_fractions=(1 / 3,)),
-    "layer-fraction": ScheduleGrid(),
-    "direction": ScheduleGrid(schedule_types=("linear", "linear-reverse")),
-}
-"""``scripts/warmup_sweep.py`` and ``scripts/layer_sweep.py`` of the DQAR paper, and the latter in
-both directions."""
+def schedule_grid(flags: ScheduleSweep) -> ScheduleGrid:
+    """Return the grid that the flags ask for.
+
+    Raises:
+        ValueError: if a share is not in [0, 1], or a list is empty.
+    """
+    return ScheduleGrid(
+        schedule_types=flags.schedule_types,
+        warmups=flags.warmups,
+        layer_fractions=flags.layer_fractions,
+        cache_bits=flags.cache_bits,
+    )
 
 
 def schedule_ratio(schedule: LayerSchedule, num_layers: int, steps: int) -> float:
-    """Reuse ratio by arithmetic of a schedule that decides alone, step 0 included.
+    """Return the reuse ratio of a schedule that alone decides, by arithmetic, step 0 included.
 
     Example: LINEAR with warm-up 0.2 and half of 28 layers over 50 steps gives 0.1871.
     """
@@ -118,47 +126,21 @@ def schedule_ratio(schedule: LayerSchedule, num_layers: int, steps: int) -> floa
     return allowed / (num_layers * steps)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class AblationGrid:
-    """The parts of the DQAR paper's method, each alone, and all of them.
+def ablation_points(grid: AblationGrid, tau: float) -> list[GridPoint]:
+    """Return the points of an ablation grid.
 
-    ``entropy_gate`` is the paper's cascade without its layer schedule, on an fp32 cache;
-    ``quant_cache`` reuses every second step without gating, on the int8 cache; ``full_dqar`` is
-    the cascade with the layer schedule on the int8 cache.
+    Args:
+        tau: entropy threshold in nats of the ablations with an entropy gate.
     """
-
-    ablations: tuple[str, ...] = ABLATIONS
-    """Names among :data:`ABLATIONS`."""
-    entropy_quantile: float = 0.5
-    """Quantile of the entropy observed on calibration noise that is taken for tau. A fixed tau
-    would not do: 16 tokens have at most ln 16 = 2.77 nats."""
-    entropy_threshold: float | None = None
-    """tau in nats, in place of that quantile."""
-
-    def __post_init__(self) -> None:
-        _require_some("ablations", self.ablations)
-        if unknown := sorted(set(self.ablations) - set(ABLATIONS)):
-            raise ValueError(f"ablations must be among {ABLATIONS}. Got {unknown}. Check them.")
-        if not 0.0 <= self.entropy_quantile <= 1.0:
-            raise ValueError(
-                f"entropy_quantile must be in [0, 1]. Got {self.entropy_quantile}. Pass 0.5."
-            )
-        if self.entropy_threshold is not None and not self.entropy_threshold > 0:
-            raise ValueError(
-                f"entropy_threshold must be positive. Got {self.entropy_threshold}. Pass 2.0."
-            )
-
-    def points(self, tau: float) -> list[GridPoint]:
-        """The ablations.
-
-        Args:
-            tau: entropy threshold in nats of those that gate by entropy.
-        """
-        return [ablation(name, tau) for name in self.ablations]
+    return [ablation(name, tau) for name in grid.ablations]
 
 
 def ablation(name: str, tau: float) -> GridPoint:
-    """One of :data:`ABLATIONS`."""
+    """Return the point of one of :data:`pipeline.evaluate.sweeps.flags.ABLATIONS`.
+
+    Args:
+        tau: entropy threshold in nats, where the ablation has an entropy gate.
+    """
     setting = {"ablation": name}
     if name == "baseline":
         return GridPoint(setting=setting)
@@ -170,11 +152,13 @@ def ablation(name: str, tau: float) -> GridPoint:
 
 
 def scenarios(config: DQARConfig) -> list[GridPoint]:
-    """The DQAR talk's scenarios at one threshold and reuse limit: ``baseline`` samples without
-    reuse, ``static`` reuses whatever is cached, ``dqar`` is the talk's cascade.
+    """Return the DQAR talk's three scenarios at one entropy threshold and reuse limit.
+
+    ``baseline`` samples without reuse, ``static`` reuses every value that is cached, ``dqar`` is
+    the talk's cascade.
 
     Args:
-        config: the talk's values with the threshold and the limit.
+        config: the talk's configuration with the threshold and the limit.
     """
     gates = {"baseline": None, "static": RequireCached(), "dqar": paper_cascade(config)}
     limits = {"threshold": config.entropy_threshold, "reuse_limit": config.max_reuse_per_block}

@@ -1,4 +1,4 @@
-"""The results folder of a sweep: sweep.json, a plot and a report."""
+"""Results folder of a sweep: sweep.json, a plot and a report."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ class Layout:
     """Axes of the plot and columns of the table of one kind of sweep."""
 
     x: str
-    """The setting along the panels' axis."""
+    """Setting on the horizontal axis of every panel."""
     series: tuple[str, ...] = ()
-    """Settings that tell lines apart: the first by colour, the second by dashes."""
+    """Settings that differ between lines: the first by colour, the second by dashes."""
     panels: tuple[str, ...]
-    """Figures of the plot, a panel each."""
+    """Figures that are plotted, one in each panel."""
     columns: tuple[str, ...]
-    """Figures of the table."""
+    """Figures in the columns of the table."""
 
 
 SCHEDULES = Layout(
@@ -56,13 +56,13 @@ LABELS = {
     "rss_mb": "peak RSS, MiB",
     "reuse_count": "reuses a run",
     "reuse_ratio": "reuse ratio",
-    "reuse_ratio_by_schedule": "reuse by arithmetic",
-    "reuse_ratio_dit_xl": "reuse at L = 28, T = 50",
+    "reuse_ratio_by_schedule": "reuse ratio by arithmetic",
+    "reuse_ratio_dit_xl": "reuse ratio of 28 layers, 50 steps",
     "speedup": "speed-up x",
-    "latent_rel_l2": "rel L2 to the twin",
+    "latent_rel_l2": "rel L2 to reference",
     "latency_s": "s a sample",
     "fid": "FID",
-    "fid_change": "FID - baseline's",
+    "fid_change": "FID - baseline FID",
     "cache_mb": "cache, MiB",
     "threshold": "entropy threshold, nats",
     "warmup_fraction": "warm-up share",
@@ -72,14 +72,14 @@ DASHES = ("-", "--", ":", "-.")
 
 
 def write_sweep(sweep: Sweep, machine: dict[str, Any], command: str, folder: Path) -> None:
-    """Write ``sweep.png``, ``report.md`` and ``sweep.json``."""
+    """Write ``sweep.png``, ``report.md`` and, last, ``sweep.json``."""
     with written_last(folder / "sweep.json", as_json(sweep, machine, command)):
         plot_sweep(sweep, folder / "sweep.png")
         (folder / "report.md").write_text(report(sweep, machine, command), encoding="utf-8")
 
 
 def as_json(sweep: Sweep, machine: dict[str, Any], command: str) -> dict[str, Any]:
-    """The command, the machine, every run's raw figures and their statistics."""
+    """Return the command, the machine, the figures of every run and their statistics."""
     points = [
         {
             "setting": point.setting,
@@ -100,7 +100,7 @@ def as_json(sweep: Sweep, machine: dict[str, Any], command: str) -> dict[str, An
 
 
 def report(sweep: Sweep, machine: dict[str, Any], command: str) -> str:
-    """The report's text, markdown."""
+    """Return the text of the report, in markdown."""
     where = ", ".join(f"{key} {value}" for key, value in machine.items() if value is not None)
     facts = ", ".join(f"{key} {shown(value)}" for key, value in sweep.facts.items())
     runs = len(sweep.points[0].runs)
@@ -110,14 +110,14 @@ def report(sweep: Sweep, machine: dict[str, Any], command: str) -> str:
         f"Measured on: {where}.",
         f"Observed: {facts}." if facts else "",
         f"Mean +- half of the 95% confidence interval (Student's t) over {runs} runs, "
-        "each on noise of its own.",
+        "each on its own noise samples.",
         points_table(sweep),
     ]
     return "\n\n".join(paragraph for paragraph in paragraphs if paragraph) + "\n"
 
 
 def points_table(sweep: Sweep) -> str:
-    """Every point, as a markdown table; a dash where a figure does not apply."""
+    """Return a markdown table with a row for each point; a dash where a figure does not apply."""
     first = sweep.points[0]
     columns = LAYOUTS[sweep.kind].columns
     keys = [*first.setting, *first.facts, *columns]
@@ -139,7 +139,7 @@ def _with_error(spread: Spread | None) -> str:
 
 
 def plot_sweep(sweep: Sweep, path: Path) -> None:
-    """A panel for each figure, with bars for the 95% confidence intervals."""
+    """Plot a panel for each figure, with error bars for the 95% confidence intervals."""
     from matplotlib.figure import Figure
 
     layout = LAYOUTS[sweep.kind]
@@ -158,7 +158,7 @@ def plot_sweep(sweep: Sweep, path: Path) -> None:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Line:
-    """Points of one series and how they are drawn."""
+    """Points of one line of the plot, and the style of that line."""
 
     points: list[Swept]
     style: dict[str, Any]
@@ -187,7 +187,7 @@ def _draw(panel: Any, line: _Line, axes: tuple[str, str]) -> None:
     x, name = axes
     drawn = [(point.setting[x], point.figures().get(name)) for point in line.points]
     spots = [(place, spread) for place, spread in drawn if spread is not None]
-    if spots and spots[0][0] is None:  # the baseline lies nowhere on the axis
+    if spots and spots[0][0] is None:  # the baseline has no x
         panel.axhline(spots[0][1].mean, **line.style)
     elif spots:
         panel.errorbar(

@@ -1,4 +1,4 @@
-"""Results of a sweep: each point with the figures of its runs, and their spread."""
+"""Results of a sweep: each point with the figures of its runs, and the spread of the figures."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Swept:
-    """One point with the figures of each run."""
+    """Measured point: the figures of each run."""
 
     setting: dict[str, Any]
-    """Values that tell it from the other points, the same keys in every point of a sweep."""
+    """Names and values of the varied settings, the same keys in every point of a sweep."""
     runs: tuple[dict[str, Any], ...]
-    """Figures of each run, the same keys in each."""
+    """Figures of each run, the same keys in each run."""
     facts: dict[str, Any] = field(default_factory=dict)
     """Figures that do not differ between runs."""
 
     @property
     def name(self) -> str:
-        """The setting in one line."""
+        """Setting in one line, such as ``scenario=dqar threshold=1.5``."""
         parts = (
             f"{key}={shown(value)}" for key, value in self.setting.items() if value is not None
         )
         return " ".join(parts)
 
     def figures(self) -> dict[str, Spread]:
-        """The spread of every figure that is a number in all runs."""
+        """Return the spread of every figure that is a number in all runs."""
         columns = {key: [run[key] for run in self.runs] for key in self.runs[0]}
         return {
             key: spread_of(values)
@@ -42,17 +42,19 @@ class Swept:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sweep:
-    """A finished sweep."""
+    """Finished sweep."""
 
     kind: str
+    """Kind of sweep, as on the command line."""
     config: dict[str, Any]
+    """Settings of the sweep."""
     facts: dict[str, Any]
     """Figures observed once for the whole sweep."""
     points: list[Swept]
 
 
 def shown(value: Any) -> str:
-    """A setting as a table shows it."""
+    """Return the text that a table shows for a setting."""
     if value is None:
         return "-"
     return f"{value:.3g}" if isinstance(value, float) else str(value)

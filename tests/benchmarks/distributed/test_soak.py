@@ -1,4 +1,4 @@
-"""What a soak counts, without a cluster: a collection that lost anything is never called well."""
+"""Figures of the soak test without a cluster: a collection that lost anything is not as planned."""
 
 import json
 import random

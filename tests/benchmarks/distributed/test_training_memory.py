@@ -1,4 +1,4 @@
-"""Synthetic traces are traces, and the committed result is what docs/scaling.md says."""
+"""Synthetic traces read like collected ones, and the committed result has flat memory."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_synthetic_traces_read_like_collected_ones(tmp_path):
     gates = load_reused_gates(uri, TrainConfig().names, ("attn",))
     assert set(gates.weight.tolist()) == {float(LAYERS)}
     assert len(np.unique(read_trajectories(uri)["forecast_order"])) == 3
-    # Propensities are those of the schedules.
+    # The recorded propensities are those with which the schedules were drawn.
     assert check_propensities(uri).metrics.get("p", 1.0) > 1e-3
 
 

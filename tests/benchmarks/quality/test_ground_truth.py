@@ -1,4 +1,4 @@
-"""Ground truth of single steps: what is toggled, and what a model of damage predicts for it."""
+"""Ground truth of single steps: drawn toggles, predicted damage, and correlations."""
 
 from __future__ import annotations
 

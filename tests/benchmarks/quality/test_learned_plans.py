@@ -1,4 +1,4 @@
-"""Learned schedules of commit b65a2e5: files that read, and errors that are measured again."""
+"""Learned schedules of commit b65a2e5: the files are valid, and their errors are reproduced."""
 
 import json
 from pathlib import Path
@@ -33,7 +33,7 @@ def test_every_schedule_is_one_of_the_run(measured):
 
 
 def test_errors_of_the_shipped_model_are_measured_again():
-    """In another batch than that of the file: int8 values may move to the next integer."""
+    """The tolerance allows int8 values to move to the next integer in a smaller batch."""
     digits = json.loads((PLANS / "digits.json").read_text())
     config = EvaluateConfig(
         model="digits",

@@ -1,4 +1,4 @@
-"""Frontiers over seeds: which rows are taken together, and where a band lies."""
+"""Frontiers over seeds: merged rows, title, band of the mean error, reproducible pictures."""
 
 import json
 
@@ -48,17 +48,37 @@ def test_folders_of_a_seed_are_together_and_the_first_one_counts(folder):
     assert [found["latent_rel_l2"] for found in chosen] == [0.03, 0.04, 0.01, 0.02]
 
 
-def test_the_setting_is_the_twins(folder):
+def test_the_title_has_the_setting_of_the_baseline(folder):
     fewer = row("fewer-steps", 1, 2.0, 0.01) | {"steps": 25}
     place = folder("a", row("baseline", 1, 1.0, 0.0), fewer)
     title = _title(by_seed_of([place], ("fewer-steps",)))
     assert title == "digits, attn, DDIM-50, guidance 2: 1 seeds x 64"
 
 
+@pytest.mark.parametrize(
+    ("rows", "line"),
+    [
+        ([], "rows must hold an operating point"),
+        ({}, r"rows must be a list such as \[a, b\]\. Got {}"),
+        ([3], r"rows\[0\] must be keys with values\. Got 3"),
+        ([row("learned", 1, 2.0, 0.01) | {"seed": 1.5}], r"rows\[0\]\.seed must be a whole number"),
+        (
+            [row("learned", 1, 2.0, 0.01) | {"guidance": None}],
+            r"rows\[0\]\.guidance must be a n",
+        ),
+    ],
+)
+def test_rows_that_are_no_evaluations_are_named(folder, rows, line):
+    place = folder("a")
+    (place / "results.json").write_text(json.dumps(rows))
+    with pytest.raises(ValueError, match=rf"results\.json: {line}"):
+        by_seed_of([place])
+
+
 def test_folders_of_different_settings_are_refused(folder):
     one = folder("a", row("learned", 1, 2.0, 0.01))
     other = folder("b", row("learned", 2, 2.0, 0.01, guidance=4.0))
-    with pytest.raises(ValueError, match="of one setting"):
+    with pytest.raises(ValueError, match="folders must agree in model"):
         by_seed_of([one, other])
 
 
@@ -73,7 +93,7 @@ def test_a_frontier_lies_where_every_seed_has_points():
     ]
     for _, mean, half in places:
         assert mean == pytest.approx(0.02)
-        # Student's t of one degree of freedom.
+        # Half width by Student's t with one degree of freedom.
         assert half == pytest.approx(12.706 * 0.01, rel=1e-3)
 
 

@@ -1,4 +1,4 @@
-"""Masks, FLOPs and bounds: what a figure is set beside."""
+"""Masks, FLOPs and bounds, with which the timing benchmarks compare their figures."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_nothing_left_has_no_bound():
 
 
 def counted(module, *inputs, **named) -> int:
-    # The counter knows no fused CPU kernel; the plain one is a pair of products it can see.
+    # FlopCounterMode does not count the fused CPU kernel; the math kernel is two counted products.
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH), torch.no_grad():
         module(*inputs, **named)
     return counter.get_total_flops()

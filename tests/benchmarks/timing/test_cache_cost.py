@@ -1,4 +1,4 @@
-"""The benchmark of the cache runs, and reads its own figures rightly."""
+"""Benchmark of the cache: the JSON that it ends with, and the switch-over of partial rows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What each benchmark writes, on models of two blocks: keys, bounds and bad flags."""
+"""Results of the timing benchmarks on models of two blocks: keys, bounds and bad flags."""
 
 from __future__ import annotations
 
@@ -159,7 +159,7 @@ def test_gates_that_are_timed_on_the_host_decide():
     assert set(figures) == {"decide_ms", "begin_step_ms"}
 
 
-def test_nothing_of_the_plant_is_imported():
+def test_nothing_of_the_pipeline_is_imported_but_statistics():
     code = (
         "import sys\n"
         "from benchmarks.timing import cost_table, gate_latency, gpu_suite, scaling, speed\n"

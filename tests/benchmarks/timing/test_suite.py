@@ -1,4 +1,4 @@
-"""Series of results: which jobs, resumed, and not stopped by one that fails."""
+"""Suite of timing benchmarks: its jobs, its resumption, and jobs that fail."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_what_is_there_is_not_measured_again(tmp_path, capsys):
     assert asked == ["tiny-pixart-b4.json", "tiny-dit-b1.json", "tiny-pixart-b1.json"]
     assert run_series(wanted, tmp_path, run) == []
     assert len(asked) == 3
-    assert "is there already" in capsys.readouterr().out
+    assert "exists, not measured again" in capsys.readouterr().out
 
 
 def test_one_that_fails_stops_no_other(tmp_path):
@@ -72,7 +72,7 @@ def test_one_that_fails_stops_no_other(tmp_path):
 
 def test_nothing_begins_after_its_minutes(tmp_path, capsys):
     assert run_series(small(), tmp_path, lambda job, out: False, minutes=-1.0) == []
-    assert "left for the next start" in capsys.readouterr().out
+    assert "left for the next run" in capsys.readouterr().out
 
 
 def test_a_job_that_is_refused_gives_no_result(tmp_path):
@@ -101,7 +101,7 @@ def test_proof_runs_here(tmp_path, capfd):
     gpu_suite.main(flags)
     assert json.loads((tmp_path / "tiny-dit-b1-costs.json").read_text())["rounds"] >= 1
     gpu_suite.main(flags)
-    assert "is there already" in capfd.readouterr().out
+    assert "exists, not measured again" in capfd.readouterr().out
 
 
 def test_failures_end_with_1(tmp_path, monkeypatch):

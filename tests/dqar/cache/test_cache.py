@@ -30,7 +30,7 @@ def test_what_is_stored_comes_back_under_its_name():
     assert found.output is None
 
 
-def test_entries_are_told_apart_by_site_layer_and_branch():
+def test_entries_are_separate_by_site_layer_and_branch():
     cache = cache_of()
     cache.store(KEY, {"output": random_output(0)})
     assert EntryKey("attn", 3, STACKED) in cache

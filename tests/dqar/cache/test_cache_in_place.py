@@ -1,4 +1,4 @@
-"""An entry stays where it lies, and what was handed out does not change under its holder."""
+"""Cache entries keep their addresses, and tensors that a caller owns never change later."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_a_value_that_does_not_fit_gets_room_of_its_own(bits):
         assert torch.equal(found, expected.read(KEY)["output"])
 
 
-def test_what_inference_mode_stored_is_stored_anew_outside_it():
+def test_inference_tensors_are_replaced_outside_inference_mode():
     cache = cache_of(8)
     with torch.inference_mode():
         cache.store(KEY, {"output": random_output(0)})
@@ -74,7 +74,7 @@ def test_what_inference_mode_stored_is_stored_anew_outside_it():
     assert torch.equal(cache._parts[KEY]["output"].values, expected.values)
 
 
-# What was handed out.
+# Tensors that were returned.
 
 
 @every_width

@@ -1,4 +1,4 @@
-"""Newton's forecast: exact for polynomials of its degree at any steps, bounded in an int8 cache."""
+"""Newton forecasts: exact for polynomials of their degree at any steps; error bounds with int8."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def ints(*values: int) -> torch.Tensor:
 
 
 def coefficients_at(step: int, past: list[int], order: int) -> Coefficients:
-    """Of an entry computed at the steps of ``past``, latest first."""
+    """Coefficients of an entry that was computed at the steps ``past``, latest first."""
     gap = step - past[0] if past else 0
     span = past[0] - past[1] if len(past) > 1 else 0
     order = min(order, max(0, len(past) - 1))
@@ -33,7 +33,7 @@ def coefficients_at(step: int, past: list[int], order: int) -> Coefficients:
 
 
 def history_of(values: dict[int, torch.Tensor], bits: int, **changes) -> tuple[History, list[int]]:
-    """A history that was given values at steps, and the steps, latest first."""
+    """Return a history with a value stored at each step, and the steps, latest first."""
     config = DQARConfig(quantization_bits=bits, **changes)  # pyright: ignore[reportArgumentType]
     history, past = History.of(config.cache_formats(None), None, 2), []
     for step, value in values.items():
@@ -78,7 +78,7 @@ def test_one_weight_is_the_same_for_all_rows_or_by_row(dtype):
 
 def test_weights_of_large_gaps_are_not_rounded_to_the_values_dtype():
     value, difference = torch.tensor([[[[-2.0]]], [[[2.0**-7]]]]).bfloat16()
-    # 257 is no bfloat16: rounded to 256, the sum would be 0.
+    # 257 rounds to 256 in bfloat16; with a weight of 256 the sum would be 0.
     assert forecast(value, [difference], [torch.tensor([257.0])]).item() == 2.0**-7
 
 
@@ -125,8 +125,8 @@ def test_too_short_a_past_lowers_the_order(order, computed):
 
 
 def errors_of_int8(values: dict[int, torch.Tensor], exact: History, past: list[int]) -> list[float]:
-    """The most that a value and its differences are off by: half a scale each, and in a difference
-    what it takes over from the stored value (or difference) before it."""
+    """Return error bounds of a value and its differences: half a scale each, and for a difference
+    also the error of the stored value (or difference) from which it is made."""
     largest = max(value.abs().max().item() for value in values.values())
     first, second = (cache.read(KEY)["output"].abs().max().item() for cache in exact.differences)
     rate, rate_before = (1.0 / (later - earlier) for later, earlier in itertools.pairwise(past[:3]))
@@ -167,7 +167,7 @@ def test_samples_of_one_batch_have_orders_and_gaps_of_their_own():
     assert second.tolist() == [0, 0, 21] * 2
 
 
-def test_samples_that_agree_are_told_by_numbers():
+def test_factors_on_which_samples_agree_are_numbers():
     step = StepCoefficients(
         torch.full((1, 3), 2), torch.full((1, 3), 1), torch.tensor([[1, 1, 1]]), 2
     )

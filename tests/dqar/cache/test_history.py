@@ -1,4 +1,4 @@
-"""An entry's past in the cache: in place, by row, lent, counted; and driven by hand."""
+"""Histories of cache entries: in place, by row, lent, their bytes, and under manual control."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def history_of(bits: Any = 32, order: int = 2, balance: Any = None, **changes: A
 
 
 def at(gap: list[int], span: list[int], order: list[int], kept: int = 2) -> Coefficients:
-    """Of one gate, by sample."""
+    """Coefficients of one gate, with gap, span and order by sample."""
     gap_at, span_at, order_at = (torch.tensor([values]) for values in (gap, span, order))
     return Coefficients(step=StepCoefficients(gap_at, span_at, order_at, kept), gate=0)
 
@@ -70,7 +70,7 @@ def test_differences_have_scales_of_their_own():
     history.store(KEY, {"output": column(100.0, 100.0)})
     history.store(KEY, {"output": column(100.0, 101.0)}, at([1, 1], [0, 0], [1, 1]))
     kept = history.differences[0].read(KEY)["output"]
-    # In the value's scale, 100 / 127, nothing between 0.4 and 1.1 could be told apart.
+    # With the value's scale, 100 / 127, all numbers between 0.4 and 1.1 would get one code.
     torch.testing.assert_close(kept, column(0.0, 1.0), atol=1e-4, rtol=1e-2)
 
 
@@ -81,7 +81,7 @@ def test_rows_that_compute_alone_leave_the_past_of_others():
     rows = torch.tensor([1])
     history.store(KEY, {"output": column(50.0)}, at([2, 2], [1, 1], [2, 2]), rows)
     assert shown(history, KEY, None) == [2.0, 50.0]
-    # Row 0 goes on by 1 a step; row 1 by 15 now, and by 5/3 more: (15 - 10) / 3.
+    # Row 0 grows by 1 a step. Row 1 grew by 15, and its second difference is (15 - 10) / 3.
     now = at([3, 1], [1, 2], [1, 2])
     assert shown(history, KEY, now) == pytest.approx([5.0, 50 + 15 + 3 * 5 / 3])
 
@@ -92,7 +92,7 @@ def test_rows_that_took_anothers_value_go_on_from_its_past():
     taken = {"output": column(2.0, 2.0)}
     both, donors = torch.tensor([0, 1]), torch.tensor([0, 0])
     history.store(KEY, taken, at([1], [0], [1], 1), both, donors)
-    # From its own past, row 1 would fall by 3 a step.
+    # Continued from its own history, row 1 would fall by 3 a step.
     assert shown(history, KEY, at([1], [1], [1], 1)) == [3.0, 3.0]
 
 
@@ -108,7 +108,7 @@ def test_a_lent_entry_holds_the_lenders_past():
 
 
 @pytest.mark.parametrize("changed", [(1, 4, 6), (2, 3, 6)])
-def test_a_value_of_another_shape_starts_its_past_anew(changed):
+def test_a_value_of_another_shape_has_differences_of_zero(changed):
     history, now = history_of(), at([1], [1], [2])
     for shape in ((2, 4, 6), (2, 4, 6), changed):
         history.store(KEY, {"output": torch.rand(shape)}, now)
@@ -132,11 +132,11 @@ def test_differences_are_balanced_like_their_values():
         assert cache._parts[KEY]["output"].balance is balance[PartKey("attn", 0, "output")]
 
 
-# By hand.
+# Manual control.
 
 
 class Hand:
-    """Drives one layer with the seed's verbs."""
+    """One layer under manual control."""
 
     def __init__(self, order: Any, gate: Gate | None = None, **options: Any) -> None:
         config = DQARConfig(quantization_bits=32, forecast_order=order)
@@ -159,7 +159,7 @@ class Hand:
         return output.flatten().tolist()
 
     def square(self, *steps: int) -> None:
-        """Commit the square of the step at each of these."""
+        """Commit, at each given step, the square of the step."""
         for step in steps:
             self.begin(step)
             self.commit(float(step**2))
@@ -169,7 +169,7 @@ class Hand:
 def test_verbs_forecast(order):
     hand = Hand(order)
     hand.square(0, 1, 4)
-    # The line through 1 and 16 climbs 5 a step.
+    # The line through 1 at step 1 and 16 at step 4 rises by 5 a step.
     for step, expected in ((6, [16.0, 26.0, 36.0]), (7, [16.0, 31.0, 49.0])):
         hand.begin(step)
         assert hand.reuse() == pytest.approx([expected[order]])
@@ -183,7 +183,7 @@ def test_verbs_forecast_each_sample_at_its_order():
 
 
 def test_by_hand_each_branch_goes_on_from_its_own_computations():
-    # At step 2 one branch computes although both may reuse: the books count the older value.
+    # At step 2 one branch computes although both may reuse: the state keeps the older step.
     hand = Hand(1, MaskGate(torch.ones(12, 1, 1, dtype=torch.bool)))
     for step in (0, 1):
         hand.begin(step)
@@ -212,7 +212,7 @@ def test_a_lent_branch_goes_on_as_its_lender():
     assert (hand.reuse(), hand.reuse("uncond")) == ([3.0], [3.0])
 
 
-def test_an_entry_committed_twice_in_a_step_starts_its_past_anew():
+def test_an_entry_committed_twice_in_a_step_has_differences_of_zero():
     chronicle = ManualForecastHistory(torch.tensor([2]), 2)
     chronicle.note(KEY, 0)
     chronicle.note(KEY, 1)

@@ -1,4 +1,4 @@
-"""The fast paths agree with the reference to the bit, and leave their tensors where they are."""
+"""The in-place kernels equal the reference to the bit, and keep the addresses of their tensors."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ every_form = pytest.mark.parametrize(
 )
 seeds = st.integers(0, 2**31)
 dtypes = st.sampled_from([*FLOATS.values(), torch.float64])
-# Rows, tokens and an even width, which two heads divide; and odd widths, which one does.
+# Rows, tokens, and a width: even widths for two heads, odd widths for one head.
 shapes = st.tuples(st.integers(1, 4), st.integers(1, 6), st.integers(1, 7).map(lambda e: 2 * e))
 
 
@@ -145,7 +145,7 @@ def test_what_was_stored_does_not_follow_what_was_given(form):
 
 @every_form
 def test_nothing_waits_for_the_device(form):
-    # A tensor without data: whatever reads a value on the host, or mixes devices, fails.
+    # A meta tensor has no data: code that reads a value on the host, or mixes devices, fails.
     value = torch.ones(4, 3, 6, device="meta")
     stored = quantize(value, form)
     overwrite(stored, value)
@@ -169,7 +169,7 @@ def test_continued_by_its_codes_is_the_forecast(form, seed, shape, weight, dtype
     stored, difference = quantize(value, form), quantize(change, form)
     held = stored.values.clone()
     expected = forecast(dequantize(stored), [dequantize(difference)], [weight])
-    # One rounding where the reference has two, of the larger term.
+    # The kernel rounds once where the reference rounds twice; the bound is of the larger term.
     bound = {"atol": 4 * torch.finfo(dtype).eps * (weight * 8 + 8), "rtol": 0}
     for factor in (weight, torch.full((len(value),), weight)):
         found = continued(fetch(stored), difference, factor)

@@ -1,4 +1,4 @@
-"""Cached keys and values, read by fresh queries: the arithmetic, the bytes and the refusals."""
+"""Cached keys and values with fresh queries: results, cache bytes and refusals."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def kv(**changes: Any) -> DQARConfig:
 
 
 def attend_by_hand(attention, query, keys, values):
-    """Softmax attention with the map written out."""
+    """Softmax attention that forms the whole attention map."""
 
     def heads(projected):
         return projected.view(len(projected), TOKENS, HEADS, -1).transpose(1, 2)
@@ -38,7 +38,7 @@ def attend_by_hand(attention, query, keys, values):
 
 
 def predict_by_hand(model, rows, timestep, labels, memory, refresh):
-    """The noise of one step; ``memory`` holds each layer's keys and values."""
+    """Predict the noise of one step; ``memory`` holds the keys and values of each layer."""
     hidden = model.pos_embed(rows)
     for layer, block in enumerate(model.transformer_blocks):
         normed, gate, shift, scale, gate_ff = block.norm1(
@@ -148,7 +148,7 @@ def test_keys_may_stay_in_sixteen_bits(rig, distance):
     assert 0 < distance(mixed.latents, exact) < 0.1
 
 
-# Attentions that are not the plain one.
+# Attentions with other arithmetic than AttnProcessor2_0.
 
 
 @pytest.fixture(params=["rms_norm", "layer_norm"])
@@ -182,7 +182,7 @@ def test_normed_queries_and_keys_are_followed(normed_rig, distance):
 
 
 class Doubled:
-    """A processor of somebody's own."""
+    """A custom attention processor."""
 
     def __call__(self, attention, hidden_states, *args, **kwargs):
         return 2.0 * attention.to_v(hidden_states)

@@ -34,7 +34,7 @@ def there_and_back(value, form, balance=None):
 
 
 def scale_of_each(stored):
-    """The scale that each value was divided by."""
+    """Return, for each value, the scale of its group."""
     return stored.scale.repeat_interleave(stored.axes[-1] // stored.scale.shape[-1], dim=-1)
 
 
@@ -43,7 +43,7 @@ def scale_of_each(stored):
 def test_round_trip_is_within_half_a_scale(form, seed, shape, exponent):
     value = random_value(seed, shape, exponent)
     stored = quantize(value, form)
-    # A part in 10^4 for the float32 arithmetic of the division itself.
+    # A relative tolerance of 1e-4 for the rounding of the float32 division.
     bound = scale_of_each(stored) * 0.5001
     assert ((dequantize(stored) - value).abs() <= bound).all()
 
@@ -138,7 +138,7 @@ def test_narrow_floats_round_as_a_cast_does(name):
 def test_what_a_float_cannot_hold_becomes_its_largest_value(name, given_as):
     value = torch.tensor([[-torch.finfo(given_as).max, 1.0]], dtype=given_as)
     back = there_and_back(value, CacheFormat(dtype=name))
-    # bfloat16 has no 65504, the largest float16, and rounds it up, which float16 then lacks.
+    # 65504, the largest float16, rounds to 65536 in bfloat16, which overflows float16.
     narrowest = min(torch.finfo(FLOATS[name]).max, torch.finfo(given_as).max)
     torch.testing.assert_close(back, torch.tensor([[-narrowest, 1.0]]).to(given_as))
 

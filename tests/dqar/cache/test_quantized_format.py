@@ -1,4 +1,4 @@
-"""Which formats there are, what is stored of a value, and what is refused."""
+"""Storage formats of the cache, the stored tensor, and the arguments that are refused."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_what_is_stored_is_a_copy_without_a_graph(name):
 
 @every_form
 def test_nothing_waits_for_the_device(form):
-    # A tensor without data: whatever reads a value on the host, or mixes devices, fails.
+    # A meta tensor has no data: code that reads a value on the host, or mixes devices, fails.
     value, balance = torch.ones(4, 3, 6, device="meta"), torch.ones(6, device="meta")
     stored = quantize(value, form, balance)
     write_rows(stored, quantize(value[:2], form, balance), torch.ones(2, device="meta").long())
@@ -52,7 +52,7 @@ def test_nothing_waits_for_the_device(form):
     ],
 )
 def test_unknown_format_is_refused(changes, message):
-    # Past the type checker, as a caller without one would.
+    # __wrapped__ bypasses the tests' run-time type checker, which callers do not have.
     unchecked = getattr(CacheFormat.__init__, "__wrapped__", CacheFormat.__init__)
     with pytest.raises(ValueError, match=message):
         unchecked(object.__new__(CacheFormat), **changes)

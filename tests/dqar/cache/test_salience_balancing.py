@@ -20,13 +20,14 @@ def generator(seed):
 
 
 def random_salience(seed, *shape):
-    """Positive, within two orders of magnitude of 1."""
+    """Random positive saliences within two orders of magnitude of 1."""
     return torch.randn(shape, generator=generator(seed)).clamp(-4, 4).exp()
 
 
 def outliers(seed, tokens=64, width=32):
-    """Two rows whose first four channels are fifty times the others, read by a consumer that is
-    small there: what PTQ4DiT finds in DiTs, salient channels that do not coincide."""
+    """Return two rows whose first four channels are fifty times larger than the others, and a
+    consumer that is small in these channels. PTQ4DiT finds such pairs in DiTs: the salient
+    channels of a tensor and of its consumer differ."""
     value = torch.randn(2, tokens, width, generator=generator(seed))
     consumer = random_salience(seed + 1, width)
     value[..., :4] *= 50.0
@@ -39,7 +40,7 @@ def largest_by_channel(value):
 
 
 def consumed_error(value, consumer, dtype, factors=None):
-    """What is left of each value's error behind its consumer."""
+    """Return the quantisation error of each value after multiplication by its consumer."""
     stored = quantize(value, CacheFormat(dtype=dtype), factors)
     return (dequantize(stored) - value).abs() * consumer
 
@@ -172,7 +173,7 @@ def test_balanced_round_trip_is_within_half_a_scale_by_factor(dtype, seed):
     factors = balance_factors(largest_by_channel(value), consumer)
     stored = quantize(value, CacheFormat(dtype=dtype), factors)
     assert stored.scale is not None
-    # A part in 10^4 for the float32 arithmetic.
+    # A relative tolerance of 1e-4 for float32 arithmetic.
     assert ((dequantize(stored) - value).abs() <= stored.scale / factors * 0.5001).all()
 
 
@@ -197,7 +198,7 @@ def test_no_factors_beat_the_worst_channel_of_balancing(seed, width, power):
     assert worst(balance_factors(salience, consumer)) <= least
     assert worst(torch.ones(width)) * 1.0001 >= least / 1.0001
     assert worst(random_salience(seed + 2, width)) * 1.0001 >= least / 1.0001
-    # Neither does it matter there how the two are weighted against each other.
+    # The worst channel is the same for other exponents of salience and consumer.
     assert worst(consumer**power / salience ** (1 - power)) <= least
 
 

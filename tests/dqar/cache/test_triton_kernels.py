@@ -1,4 +1,4 @@
-"""Triton kernels are used where they were seen to agree with the reference, and nowhere else."""
+"""Triton kernels are used only where a check found them equal to the reference."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_what_does_not_compile_is_left_out(monkeypatch):
 
 @pytest.fixture
 def torch_in_place(monkeypatch):
-    """The torch path in the kernels' place, for the proof to judge."""
+    """Replace the Triton kernels by the torch kernels, so that the check runs without a GPU."""
     monkeypatch.setattr(triton_kernels, "overwrite_codes", kernels._overwrite_codes)
     monkeypatch.setattr(triton_kernels, "fetch_codes", kernels.fetch)
 

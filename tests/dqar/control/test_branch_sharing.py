@@ -1,4 +1,4 @@
-"""Sharing between branches, decided purely and driven by hand with the seed's verbs."""
+"""Sharing between guidance branches: the pure rule, and sharing under manual control."""
 
 from __future__ import annotations
 
@@ -59,11 +59,11 @@ def test_donors_do_not_depend_on_the_order_of_branches(order):
     assert rows.distance(parts).tolist() == pytest.approx(apart)
 
 
-# By hand, the seed's verbs.
+# Manual control.
 
 
 def by_hand(controller: DQARController, step: int, cond: torch.Tensor, uncond: torch.Tensor):
-    """One step of one layer; what the unconditional branch was told."""
+    """Run one step of one layer; return the unconditional branch's decision and output."""
     controller.begin_step(step, 4)
     assert not controller.should_reuse(0, "cond")
     controller.commit(0, "cond", output=cond)
@@ -107,7 +107,7 @@ def test_lent_value_counts_as_committed():
     residual = controller.reuse(decision.entry)[2]
     assert residual is not None
     assert torch.equal(residual, output_of(2.0))
-    # Each branch has a value of its own again once it commits.
+    # A branch has its own value again after its next commit.
     third, _ = by_hand(controller, 3, output_of(4.0), output_of(4.4))
     assert third.reasons == (DecisionReason.SHARED,)
 

@@ -17,7 +17,7 @@ from tests.dqar.by_hand import controller_of, output_at
 
 
 def drive(controller: DQARController, steps: int) -> list[bool]:
-    """Samples by hand, one layer and branch; whether each step reused."""
+    """Run one layer and branch under manual control; return True for each step that reused."""
     reused = []
     for step in range(steps):
         controller.begin_step(step, steps)
@@ -161,7 +161,7 @@ def test_number_of_samples_must_stay():
     controller.begin_step(0, 4, num_samples=3)
 
 
-def test_verdict_is_true_only_where_every_sample_reuses():
+def test_decision_is_true_only_where_every_sample_reuses():
     controller = controller_of(MaskGate(torch.tensor([[[True, False]]] * 2)))
     controller.begin_step(0, 2, num_samples=2)
     controller.commit(0, output=torch.ones(2, 2, 3))
@@ -264,7 +264,7 @@ def test_measurements_keep_no_graph():
     assert records[-1].inputs.entropy.item() == 1.0
 
 
-def test_books_follow_the_device_of_what_is_measured():
+def test_measurements_are_kept_on_the_device_of_the_commits():
     controller = controller_of(AllOf(NeverReuse()))
     entropy = torch.ones(1, device="meta")
     for step in range(3):
@@ -277,6 +277,6 @@ def test_prompt_lengths_are_one_or_one_a_sample():
     controller = controller_of()
     with pytest.raises(ValueError, match="prompt_length must be one number, or one a sample"):
         controller.begin_step(0, 2, torch.tensor([16.0, 64.0]), num_samples=4)
-    # A step that was refused is not open, and may be begun again.
+    # A refused step is not open, so begin_step may be called again for it.
     controller.begin_step(0, 2, torch.tensor([16.0, 64.0]), num_samples=2)
     assert controller.summary().gates == 2

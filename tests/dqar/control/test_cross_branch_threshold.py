@@ -1,4 +1,4 @@
-"""The unconditional rows take the conditional value where the two branches were close."""
+"""``cross_branch_threshold``: unconditional rows take the conditional value of close branches."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from dqar.records import DecisionReason, EntryKey
 ROUNDING = 1e-5
 """Relative L2 distance within which two orders of the same float32 sums stay over a run."""
 NULL = 10
-"""The null class: a sample of this label has equal branches."""
+"""Label of the null class; both guidance branches of such a sample are equal."""
 
 by_cached = pytest.mark.parametrize("cached", ["output", "kv"])
 
@@ -32,12 +32,12 @@ def sharing(threshold: float | None = math.inf, **changes: Any) -> DQARConfig:
 
 
 def refusing(rig) -> Gate:
-    """Refuses everything, by a reason that leaves branches free to be shared."""
+    """A gate that refuses everything, for a reason that allows sharing between branches."""
     return MaskGate(torch.zeros(rig.steps, 1, 1, dtype=torch.bool))
 
 
 class Seen:
-    """Rows that each part of the first block computed, and what its sites got and gave."""
+    """The numbers of rows that the modules of the first block computed, and its sites' tensors."""
 
     def __init__(self, model: Any) -> None:
         block = model.transformer_blocks[0]

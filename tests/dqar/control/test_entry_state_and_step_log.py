@@ -37,7 +37,7 @@ def test_rows_are_branch_major(reuse, branches):
     ]
 
 
-def test_tape_tells_computed_from_reused():
+def test_step_log_separates_computed_from_reused():
     step_log = StepLog(decision_of([[True, False], [True, True], [False, False]]))
     step_log.mark_reused(0)
     step_log.mark_committed(0, rows_that_compute(step_log.decision.reuse[0], 4))
@@ -84,18 +84,18 @@ def test_local_error_is_nan_elsewhere():
     assert step_log.local_error[1].tolist() == [2.0, 3.0]
 
 
-def test_ledger_lays_gates_out_site_by_site():
+def test_entry_state_orders_gates_by_site():
     entry_state = EntryState(("attn", "ff"), 3, 2, CPU)
     assert entry_state.layer.tolist() == [0, 1, 2, 0, 1, 2]
     assert [SITES[code] for code in entry_state.site.tolist()] == ["attn"] * 3 + ["ff"] * 3
     assert [entry_state.gate(site, 2) for site in ("attn", "ff")] == [2, 5]
 
 
-def test_ledger_of_one_site_keeps_its_code():
+def test_entry_state_of_one_site_keeps_its_code():
     assert EntryState(("ff",), 2, 1, CPU).site.tolist() == [SITES.index("ff")] * 2
 
 
-def test_new_ledger_is_cold():
+def test_new_entry_state_has_nothing_cached():
     inputs = opened(EntryState(("attn",), 2, 2, CPU), 0)
     assert not inputs.cached.any()
     assert not inputs.gap.any()
@@ -126,7 +126,7 @@ def test_gap_reuses_and_spans_are_counted(script):
         reuses = 0 if deed == "compute" else reuses + (deed == "reuse")
 
 
-def test_signal_stays_true_after_its_step():
+def test_gate_inputs_do_not_change_after_their_step():
     entry_state = EntryState(("attn",), 1, 2, CPU)
     inputs = opened(entry_state, 0)
     everywhere = torch.ones(1, 2, dtype=torch.bool)

@@ -1,4 +1,4 @@
-"""What reuse left out of the model's output is made up for, sample by sample, wherever it runs."""
+"""Error feedback: the correction by sample, in the controller, pipelines and planned models."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ gains = st.floats(0.0, 1.0)
 
 
 def fed(gain, outputs, shares):
-    """What is shown of each output."""
+    """Return the corrected outputs of a sequence of steps."""
     feedback = ErrorFeedback(gain)
     return torch.stack(
         [feedback.through(output, share) for output, share in zip(outputs, shares, strict=True)]
@@ -37,7 +37,7 @@ def outputs_of(steps, rows=3):
 
 
 def shares_of(mask):
-    """Of gates that reuse, with a first step that computes."""
+    """Return the shares of gates that reuse; the first step computes."""
     shares = torch.tensor(mask, dtype=torch.float64)
     shares[0] = 0.0
     return shares
@@ -45,8 +45,8 @@ def shares_of(mask):
 
 @given(masks, gains)
 def test_a_stretch_adds_up_to_its_trapezoid(mask, gain):
-    """With a gain of 1; with less, that share of what was missing is made up for. Nothing is where
-    some gates of the stretch were computed."""
+    """A stretch sums to its trapezoid with gain 1; a smaller gain adds that share of the missing
+    sum. A stretch in which some gates computed is not corrected."""
     shares, outputs = shares_of(mask), outputs_of(len(mask))
     shown, stale = fed(gain, outputs, shares), shares > 0.0
     for row in range(3):
@@ -80,7 +80,7 @@ def test_branches_of_a_sample_go_together(mask, gain):
 
 
 def test_outputs_that_reuse_got_right_need_nothing():
-    """Exact where outputs move evenly in the step."""
+    """The correction is 0 where outputs are linear in the step."""
     outputs = torch.arange(9.0)[:, None, None, None].expand(9, 1, *ROW)
     shares = torch.tensor([0.0, 1, 1, 1, 0, 1, 0, 0, 1], dtype=torch.float64)[:, None]
     torch.testing.assert_close(fed(1.0, outputs, shares), outputs)
@@ -122,12 +122,12 @@ by_gains = pytest.mark.parametrize("gain", GAINS.values(), ids=GAINS)
 
 
 def of_gain(gain):
-    """Changes of a configuration, and options of a controller."""
+    """Return changes of the configuration, and options of the controller, for a gain."""
     return ({"feedback": gain}, {}) if isinstance(gain, float) else ({}, {"feedback": gain})
 
 
 def by_steps(rig, config):
-    """Coins of whole steps, by sample, so that some steps compute everything."""
+    """A random mask of whole steps by sample, so that some steps compute everything."""
     mask = rig.mask(config)
     return MaskGate(mask[:, :1].expand(mask.shape))
 
@@ -183,13 +183,13 @@ def test_feedback_changes_what_reuse_gives_and_no_gate(rig):
     assert not torch.equal(ran.latents, without.latents)
     assert torch.equal(ran.reasons, without.reasons)
     held = ran.summary.cache_bytes - without.summary.cache_bytes
-    # The last full output and the sum since, of two branches.
+    # Two stored tensors of two branches: the last full output, and the sum since.
     assert held == 2 * 2 * rig.noise.nbytes
 
 
 @pytest.mark.parametrize("rows", [[0], [0, 2, 4]])
 def test_gates_that_decide_apart_are_not_fed_back(rig, rows):
-    """Some gates of each stale step compute, and all of the last: nothing is made up for."""
+    """A stretch whose steps compute some gates is not corrected at the next full computation."""
     mask = torch.zeros(rig.steps, 2 * rig.layers, 1, dtype=torch.bool)
     mask[1:-1, rows] = True
     config = rig.config(feedback=0.8)
@@ -203,7 +203,7 @@ def test_gates_that_decide_apart_are_not_fed_back(rig, rows):
     planned.unpatch()
 
 
-def test_a_run_begins_anew(rig):
+def test_a_run_forgets_the_outputs_of_the_run_before(rig):
     wrapper = rig.wrap(rig.config(feedback=0.7), Interval(4))
     assert torch.equal(rig.sample(wrapper), rig.sample(wrapper))
 

@@ -1,4 +1,4 @@
-"""Exposure is execution: a logged mask, replayed, gives the features and the latents again."""
+"""Exposure equals execution: replaying a logged mask gives the same features and latents."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ by_orders = pytest.mark.parametrize("order", ORDERS.values(), ids=ORDERS)
 
 
 def of_order(order: int | torch.Tensor) -> tuple[dict, dict]:
-    """Changes of a configuration, and options of a run."""
+    """Return changes of the configuration, and options of the run, for a forecast order."""
     if isinstance(order, int):
         return {"forecast_order": order}, {}
     return {"forecast_order": int(order.max())}, {"forecast_order": order}
@@ -74,7 +74,7 @@ def test_replay_holds_with_an_int8_cache(rig, cached, order, distance):
     script = MaskGate(rig.mask(config))
     exposed = rig.run(config, script, exposure=True, **options)
     skipped = rig.run(config, script, **options)
-    # Computing some rows rounds differently in the last bit, which can move one int8 value.
+    # Computing only some rows changes the last bit of a float, which may change one int8 code.
     torch.testing.assert_close(exposed.features, skipped.features, atol=1e-3, rtol=1e-3)
     assert distance(skipped.latents, exposed.latents) < 1e-3
     assert exposed.features[2:, ..., FEATURES.index("quant_error")].min() > 0
@@ -168,7 +168,7 @@ def test_each_sample_of_a_mixed_batch_is_what_it_is_alone_at_its_order(rig):
 
 
 def test_local_error_is_the_forecasts(rig):
-    # At step 4 the last computations are those of the steps 3, 2 and 0.
+    # Before step 4 the value was computed at the steps 0, 2 and 3.
     reuse = torch.tensor([0, 1, 0, 0, 1, 0], dtype=torch.bool)[:, None, None]
     kept: list[torch.Tensor] = []
     attention = rig.model.transformer_blocks[0].attn1

@@ -1,7 +1,7 @@
-"""What the device is asked to do, and when it is waited for: counted, not timed.
+"""Operators, copies and waits of the device in a step, counted, not timed.
 
-Tensors on the ``meta`` device hold no values, so that reading one, or mixing it with the host's,
-fails: what runs on them runs without waiting for a device.
+Tensors on the ``meta`` device hold no values, so that reading one, or mixing it with a host tensor,
+fails. Code that runs on meta tensors therefore never waits for the device.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class AnyTimestep:
 
 
 class Operators(TorchDispatchMode):
-    """Names of the operators that ran."""
+    """A dispatch mode that lists the names of the operators that ran."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -57,7 +57,7 @@ class Operators(TorchDispatchMode):
 
 
 class Schedule:
-    """Timesteps and alphas, on the host."""
+    """A scheduler stub with timesteps and alphas on the host."""
 
     timesteps = torch.tensor([900, 600, 300, 0])
     alphas_cumprod = torch.linspace(0.99, 0.01, 1000)
@@ -72,7 +72,7 @@ def call(model, step=0, device="cpu"):
 
 
 def operators_of_run(model, config, gate) -> list[list[str]]:
-    """Operators of each step."""
+    """Return the operators of each step of a run."""
     wrapper = DQARDiTWrapper(model, config)
     controller = DQARController(config, gate=gate)
     steps = []
@@ -97,7 +97,7 @@ def test_closed_gates_add_nothing_to_a_block(tiny_dit, sites):
     added = [len(step) - len(stock.names) for step in operators_of_run(tiny_dit, config, None)]
     deeper_steps = operators_of_run(deeper, config, None)
     added_deeper = [len(step) - len(stock_deeper.names) for step in deeper_steps]
-    # What is left belongs to the step: the same for 3 blocks and for 6.
+    # The remaining operators belong to the step: their number is the same for 3 and 6 blocks.
     assert added_deeper == added
 
 
@@ -146,7 +146,7 @@ def test_gates_that_read_the_device_copy_once_a_step(tiny_dit, monkeypatch):
 
 
 class Copies(TorchDispatchMode):
-    """Shapes that went from the host to the meta device."""
+    """A dispatch mode that lists the shapes copied from the host to the meta device."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -178,14 +178,14 @@ def test_coefficients_are_copied_once_a_step_and_not_at_all_where_samples_agree(
     plain = copies_of_steps(model, DQARConfig(quantization_bits=16), None)
     assert copies_of_steps(model, config, None) == plain
     mixed = copies_of_steps(model, config, torch.tensor([2, 0, 1]))
-    # Step 3 is the first whose samples differ: 2 weights and 2 rates of 3 gates, by row.
+    # The samples differ from step 3 on: 2 weights and 2 rates of 3 gates, by row.
     assert mixed == [*plain[:3], [*plain[3], (4, 3, 2 * SAMPLES)]]
 
 
 def test_order_0_does_what_it_did(tiny_dit):
     plain = operators_of_run(tiny_dit, DQARConfig(forecast_order=0), Interval(2))
     first = operators_of_run(tiny_dit, DQARConfig(forecast_order=1), Interval(2))
-    # Where values are computed and where they are reused, the device does more for order 1.
+    # Order 1 needs more operators, at computations and at reuses.
     assert [len(one) < len(other) for one, other in zip(plain, first, strict=True)][2:] == [
         True
     ] * 2

@@ -1,4 +1,4 @@
-"""The seed's verbs: one site at a time, by hand."""
+"""Manual control: ``should_reuse``, ``commit`` and ``reuse`` for one site at a time."""
 
 from __future__ import annotations
 

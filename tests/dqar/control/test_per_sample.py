@@ -1,4 +1,4 @@
-"""A gate of a part of a batch decides for its samples as the whole gate does."""
+"""A gate restricted to some samples of a batch decides these samples as the whole gate does."""
 
 import torch
 from hypothesis import given
@@ -53,7 +53,7 @@ def gates(seed: int) -> list[Gate]:
 @given(
     seed=st.integers(0, 2**31), start=st.integers(0, SAMPLES - 1), length=st.integers(1, SAMPLES)
 )
-def test_a_parts_verdicts_are_the_wholes(make_inputs, seed, start, length):
+def test_a_part_of_a_batch_is_decided_as_in_the_whole(make_inputs, seed, start, length):
     samples = slice(start, min(start + length, SAMPLES))
     few = {name: value[:, samples] for name, value in MEASURED.items()}
     whole = make_inputs(num_samples=SAMPLES, **MEASURED)

@@ -1,4 +1,4 @@
-"""Skipping skips: what is reused is not computed, and what is refused is."""
+"""Execution computes exactly the rows that do not reuse."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_entropy_of_fused_projections_is_refused(rig):
         rig.sample(rig.wrap(DQARConfig()))
 
 
-def test_seed_cascade_reuses_after_its_warmup(rig):
+def test_paper_cascade_reuses_after_its_warmup(rig):
     wrapper = rig.wrap(DQARConfig(snr_low=0.0, snr_high=1e9, entropy_threshold=9.0))
     rig.sample(wrapper)
     summary = wrapper.controller.summary()

@@ -15,7 +15,7 @@ def step_of(*gates: list[int]) -> torch.Tensor:
 
 
 def two_steps():
-    # Two sites of two layers, two samples.
+    # Two sites, two layers and two samples: 8 decisions in each of two steps.
     cold = step_of([C, C], [C, C], [C, C], [C, C])
     return [cold, step_of([R, S], [R, R], [S, S], [S, R])]
 
@@ -34,7 +34,7 @@ def test_counts_by_every_axis():
     ]
 
 
-def test_shared_branches_are_no_reuse_and_are_told():
+def test_shared_branches_are_counted_apart_from_reuse():
     steps = [step_of([C, C]), step_of([SHARED, S]), step_of([SHARED, SHARED])]
     summary = summarize(steps, ("attn",), 1, 0)
     assert (summary.reused, summary.shared_by_site) == (0, {"attn": 3})

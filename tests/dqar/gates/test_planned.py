@@ -1,4 +1,4 @@
-"""A planned policy computes the steps of its plan, and decides only what it was trained for."""
+"""``ScheduleGate`` computes the steps of its plan, and refuses a run that does not fit it."""
 
 from __future__ import annotations
 

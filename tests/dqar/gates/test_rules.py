@@ -79,7 +79,7 @@ def test_policy_blocks_above_its_threshold(make_inputs):
     assert (Learned(policy(-1e6)).decide(make_inputs()).reason == DecisionReason.POLICY).all()
 
 
-def test_script_is_followed_to_the_letter(make_inputs):
+def test_mask_gate_follows_its_mask(make_inputs):
     script = torch.rand(10, *SHAPE, generator=torch.Generator().manual_seed(0)) < 0.5
     for index in range(10):
         decision = MaskGate(script).decide(make_inputs(step=at(index)))
@@ -110,7 +110,7 @@ def test_gates_are_pure(gate, make_inputs):
 
 
 class Random(Gate):
-    """Refuses at random with a reason, the same way each time."""
+    """A gate that refuses at random with one reason, deterministically."""
 
     def __init__(self, seed: int, reason: DecisionReason) -> None:
         refused = torch.rand(SHAPE, generator=torch.Generator().manual_seed(seed)) < 0.5
@@ -151,7 +151,7 @@ def test_seed_cascade_asks_in_the_talks_order(make_inputs):
         "reuses": full(9),
         "entropy": full(9.0),
     }
-    mends = [
+    fixes = [
         (DecisionReason.WARMUP, {"step": at(5, snr=50.0)}),
         (DecisionReason.SCHEDULE, {"layer": torch.zeros(3, dtype=torch.long)}),
         (DecisionReason.COLD, {"cached": full(True)}),
@@ -161,9 +161,9 @@ def test_seed_cascade_asks_in_the_talks_order(make_inputs):
         (DecisionReason.SNR, {"step": at(5)}),
     ]
     cascade = paper_cascade(DQARConfig(), policy(-1e6))
-    for reason, mend in mends:
+    for reason, fix in fixes:
         assert (cascade.decide(make_inputs(**spoiled)).reason == reason).all(), reason
-        spoiled |= mend
+        spoiled |= fix
     assert (cascade.decide(make_inputs(**spoiled)).reason == DecisionReason.POLICY).all()
     assert paper_cascade(DQARConfig()).decide(make_inputs(**spoiled)).reuse.all()
 
@@ -256,7 +256,7 @@ def test_shares_of_steps_are_not_one_more_for_their_rounding(fraction, total, ma
         assert Cooldown(fraction).decide(make_inputs(step=late)).reuse.all() == is_open
 
 
-def test_a_cascade_tells_its_policies():
+def test_a_cascade_names_its_policies():
     known = policy(0.0)
     assert paper_cascade(DQARConfig(), known).policies == (known,)
     assert AllOf(Interval(2), AllOf(Learned(known))).policies == (known,)

@@ -1,4 +1,4 @@
-"""A gate made of one class, run by the controller on a stock model."""
+"""A new gate takes one class; the controller runs it on an unchanged model."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ STEPS, LAYERS = 6, 3
 
 
 class EvenLayers(Gate):
-    """Reuse at every second layer, wherever something is cached."""
+    """A gate that reuses at every second layer."""
 
     def decide(self, inputs):
         odd = torch.arange(inputs.shape[0]) % 2 == 1
@@ -23,7 +23,7 @@ class EvenLayers(Gate):
 
 
 def decisions(model, scheduler, gate):
-    """Reuse by step and gate, and the final latents."""
+    """Return the reuse decisions by step and gate, and the final latents."""
     records = []
     config = DQARConfig(sites=("attn",))
     controller = DQARController(config, gate=gate, sink=records.append)

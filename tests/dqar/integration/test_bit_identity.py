@@ -1,4 +1,4 @@
-"""Closed gates change nothing, whatever is patched and measured; open gates do."""
+"""A run that never reuses equals the unpatched model to the bit; a run that reuses differs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reuse of whole blocks comes off again, and refuses what it cannot know."""
+"""Patches of whole blocks are removed completely, and refuse inputs that cannot be reused."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_unpatch_restores_the_model(rig, patches, exposure):
     wrapper = rig.wrap(whole(), script, exposure=exposure, sink=lambda record: None)
     rig.sample(wrapper)
     named = ["", *(f"transformer_blocks.{layer}" for layer in range(rig.layers))]
-    assert patches(rig.model) == named  # the hook that opens steps is the model's own
+    assert patches(rig.model) == named  # the model itself has the hook that opens steps
     assert wrapper.unpatch() is rig.model
     assert patches(rig.model) == []
     assert torch.equal(rig.sample(), stock)

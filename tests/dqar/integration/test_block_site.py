@@ -1,4 +1,4 @@
-"""Whole blocks reused: the residual that a block adds, with norms and modulation skipped."""
+"""Reuse of whole blocks: the residual is cached, and norms and modulation are skipped."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from dqar.records import FEATURES, DecisionReason
 
 TOKENS, WIDTH = 16, 16
 NULL = 10
-"""The null class: a sample of this label has equal branches."""
+"""Label of the null class; both guidance branches of such a sample are equal."""
 ROUNDING = 1e-5
 """Relative L2 distance within which two orders of the same float32 sums stay over a run."""
 INSIDE = ("norm1", "attn1", "norm3", "ff")
-"""What a block runs."""
+"""The modules that a block runs."""
 
 by_branches = pytest.mark.parametrize("branch_mode", ["tied", "independent"])
 
@@ -32,12 +32,12 @@ def whole(**changes: Any) -> DQARConfig:
 
 
 def refusing(rig) -> Gate:
-    """Refuses everything, by a reason that leaves branches free to be shared."""
+    """A gate that refuses everything, for a reason that allows sharing between branches."""
     return MaskGate(torch.zeros(rig.steps, 1, 1, dtype=torch.bool))
 
 
 class Counted:
-    """Rows that the parts of the second block are called with, noted as the model runs."""
+    """The numbers of rows with which the modules of the second block are called."""
 
     def __init__(self, model: Any) -> None:
         self._rows: dict[str, list[int]] = {name: [] for name in INSIDE}
@@ -48,14 +48,14 @@ class Counted:
 
     @property
     def rows(self) -> list[int]:
-        """Of each call, all parts alike."""
+        """Number of rows of each call, equal for all modules."""
         first, *others = self._rows.values()
         assert all(other == first for other in others)
         return first
 
 
 def watch_residuals(model: Any) -> list[torch.Tensor]:
-    """What the second block adds at each call, seen from outside."""
+    """Record the residual of the second block at each call, by hooks."""
     residuals: list[torch.Tensor] = []
     model.transformer_blocks[1].register_forward_hook(
         lambda module, args, output: residuals.append(output - args[0])
@@ -73,7 +73,7 @@ def test_closed_gates_are_bit_identical(rig, branch_mode, guidance, exposure):
     stock = rig.sample(guidance=guidance)
     config = whole(branch_mode=branch_mode, quantization_bits=8)
     for gate in (NeverReuse(), refusing(rig)):
-        # A run of the rig measures every feature; the wrapper alone none, unless it exposes.
+        # A run of the rig measures every feature; a plain wrapper does so in exposure only.
         ran = rig.run(config, gate, exposure=exposure, guidance=guidance)
         assert torch.equal(ran.latents, stock)
         assert ran.features.isfinite().all()
@@ -93,7 +93,7 @@ def test_half_precision_is_bit_identical_and_stays_itself(rig, dtype, distance):
     by_hand, reused = rig.sample(Stale(rig.model, 2)), rig.run(whole(), Interval(2)).latents
     assert reused.dtype == dtype
     assert distance(reused.float(), by_hand.float()) < 1e-2
-    # Rows that compute see what the block returned, not a sum that rounds in half precision.
+    # Computed rows get the block's output itself; hidden states plus residual would round.
     exposed, skipped = rig.run(whole(), script, exposure=True), rig.run(whole(), script)
     assert distance(skipped.latents.float(), exposed.latents.float()) < 1e-4
 
@@ -102,7 +102,7 @@ def test_half_precision_is_bit_identical_and_stays_itself(rig, dtype, distance):
 
 
 class Stale:
-    """Runs its blocks at every ``period``-th call, and adds their last residuals between."""
+    """A model that runs its blocks at every ``period``-th call, else adds their last residuals."""
 
     def __init__(self, model: Any, period: int) -> None:
         self.model, self.config, self.period = model, model.config, period
@@ -119,7 +119,7 @@ class Stale:
         return SimpleNamespace(sample=self.head(hidden, timestep, class_labels))
 
     def head(self, hidden, timestep, labels):
-        """The noise from the last block's output."""
+        """Predict the noise from the last block's output."""
         model = self.model
         embed = model.transformer_blocks[0].norm1.emb
         embedded = embed(timestep, labels, hidden_dtype=hidden.dtype)
@@ -191,7 +191,7 @@ def test_one_timestep_may_stand_for_all_rows(rig):
 
 
 @by_branches
-# Computing some rows rounds differently in the last bit, which can move one int8 value.
+# Computing only some rows changes the last bit of a float, which may change one int8 code.
 @pytest.mark.parametrize(("bits", "tolerance"), [(32, 1e-5), (8, 1e-3)])
 def test_replay_of_an_exposure_run_is_the_run(rig, branch_mode, bits, tolerance):
     config = whole(branch_mode=branch_mode, quantization_bits=bits)

@@ -1,7 +1,7 @@
-"""``torch.compile`` before or after patching computes what the uncompiled model does.
+"""A model compiled by ``torch.compile``, before or after patching, equals the uncompiled model.
 
-The backend ``eager`` runs what dynamo captured by the operators of the uncompiled model, so that
-equal means to the bit.
+The backend ``eager`` runs the graphs of dynamo with the operators of the uncompiled model, so that
+results are compared to the bit.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dqar import patch_dit_pipeline, unpatch_dit_pipeline
 from dqar.control.controller import DQARController
 from dqar.gates.rules import Interval, MaskGate, NeverReuse
 
-# Dynamo imports modules of PyTorch that warn of others.
+# Dynamo imports PyTorch modules that warn about deprecated ones.
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning:torch"),
     pytest.mark.usefixtures("dynamo"),
@@ -37,7 +37,7 @@ def compiled(model):
 
 @pytest.fixture
 def wrapper_of(rig):
-    """A wrapper of the rig's model; ``rig.model`` is compiled, and called in stock afterwards."""
+    """Return a wrapper of the rig's model, and leave ``rig.model`` compiled for unpatched calls."""
 
     def wrap(order, config, gate=None, **options):
         if order == "patched first":
@@ -100,7 +100,7 @@ def test_a_step_breaks_once_whatever_is_decided(rig, graphs, changes, options):
     wrapper.transformer = torch.compile(rig.model, backend=graphs)
     assert torch.equal(rig.sample(wrapper), uncompiled.latents)
     assert wrapper.controller.summary() == uncompiled.summary
-    # One for the whole model: nothing of it stands before the hook that opens the step.
+    # One graph for the whole model: the hook that opens the step runs before all of it.
     assert graphs.count == 1
     assert sum("dqar" in target for target in graphs.targets) == len(config.sites) * rig.layers
     assert len(records) == rig.steps

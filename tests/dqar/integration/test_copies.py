@@ -1,4 +1,4 @@
-"""A copy of a patched model has weights of its own and is not patched; a copied wrapper is."""
+"""A copy of a patched model has separate weights and no patches; a copied wrapper is patched."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ by_change = pytest.mark.parametrize("changes", CHANGES, ids=str)
 
 
 def pickled(model):
-    """The model by way of ``torch.save``."""
+    """Return the model after a round trip through ``torch.save``."""
     file = io.BytesIO()
     torch.save(model, file)
     file.seek(0)
@@ -42,14 +42,14 @@ def test_copy_computes_with_its_own_weights(rig, way, changes):
     stock = rig.sample()
     wrapper = rig.wrap(rig.config(**changes), Interval(2))
     reused = rig.sample(wrapper)
-    twin = way(rig.model)
-    assert torch.equal(rig.sample(twin), stock)
-    zero(twin.transformer_blocks)
-    # Blocks of zeros leave the hidden states alone, whatever is reused in them.
-    assert not torch.equal(rig.sample(twin), stock)
+    copied = way(rig.model)
+    assert torch.equal(rig.sample(copied), stock)
+    zero(copied.transformer_blocks)
+    # Blocks with zero weights do not change the hidden states, with or without reuse.
+    assert not torch.equal(rig.sample(copied), stock)
     assert torch.equal(rig.sample(wrapper), reused)
     zero(rig.model.transformer_blocks)
-    assert torch.equal(rig.sample(twin), rig.sample())
+    assert torch.equal(rig.sample(copied), rig.sample())
 
 
 @by_way
@@ -61,9 +61,9 @@ def test_copy_takes_no_part_in_a_run(rig, way):
     stock = rig.model(rig.noise, **arguments).sample
     with wrapper.run(rig.scheduler, num_branches=1) as controller:
         wrapper(rig.noise, **arguments)
-        # Copied in the run: another call than the scheduler's only one.
-        twin = way(rig.model)
-        assert torch.equal(twin(rig.noise, **arguments).sample, stock)
+        # The copy is called inside the run, where a second call of the model would be refused.
+        copied = way(rig.model)
+        assert torch.equal(copied(rig.noise, **arguments).sample, stock)
     assert controller.summary().by_step == [0]
 
 
@@ -81,9 +81,9 @@ def test_copy_of_a_model_patched_twice(rig):
     stock = rig.sample()
     rig.wrap(rig.config(), Interval(2))
     rig.wrap(rig.config(sites=("block",)), Interval(2))
-    twin = copy.deepcopy(rig.model)
+    copied = copy.deepcopy(rig.model)
     zero(rig.model)
-    assert torch.equal(rig.sample(twin), stock)
+    assert torch.equal(rig.sample(copied), stock)
 
 
 def test_copy_of_one_block_copies_no_other(rig):
@@ -100,29 +100,29 @@ def test_copied_wrapper_is_another(rig, way):
     stock = rig.sample()
     wrapper = rig.wrap(rig.config(), Interval(2))
     reused = rig.sample(wrapper)
-    twin = way(wrapper)
-    assert twin.transformer is not rig.model
-    assert twin.controller is not wrapper.controller
-    assert twin.controller.summary() == wrapper.controller.summary()
+    copied = way(wrapper)
+    assert copied.transformer is not rig.model
+    assert copied.controller is not wrapper.controller
+    assert copied.controller.summary() == wrapper.controller.summary()
     zero(rig.model)
-    assert torch.equal(rig.sample(twin), reused)
-    assert torch.equal(rig.sample(twin.unpatch()), stock)
+    assert torch.equal(rig.sample(copied), reused)
+    assert torch.equal(rig.sample(copied.unpatch()), stock)
 
 
 def test_copied_pipeline_is_another(pipe, images_of):
     stock = images_of(pipe)
     patch_dit_pipeline(pipe)
     reused = images_of(pipe, controller=DQARController(gate=Interval(2)))
-    twin = copy.deepcopy(pipe)
-    assert isinstance(twin.dqar, DQARDiTWrapper)
-    assert twin.dqar.transformer is twin.transformer
+    copied = copy.deepcopy(pipe)
+    assert isinstance(copied.dqar, DQARDiTWrapper)
+    assert copied.dqar.transformer is copied.transformer
     zero(pipe.transformer.requires_grad_(False))
-    assert torch.equal(images_of(twin, controller=DQARController(gate=Interval(2))), reused)
-    assert torch.equal(images_of(twin, controller=DQARController(gate=NeverReuse())), stock)
-    assert torch.equal(images_of(unpatch_dit_pipeline(twin)), stock)
+    assert torch.equal(images_of(copied, controller=DQARController(gate=Interval(2))), reused)
+    assert torch.equal(images_of(copied, controller=DQARController(gate=NeverReuse())), stock)
+    assert torch.equal(images_of(unpatch_dit_pipeline(copied)), stock)
 
 
-def test_copied_seat_is_another_and_empty(rig):
+def test_copied_run_slot_is_another_and_empty(rig):
     slot = rig.wrap(rig.config()).slot
-    twin = copy.deepcopy(slot)
-    assert (twin.sites, twin.cached, twin.run) == (slot.sites, slot.cached, None)
+    copied = copy.deepcopy(slot)
+    assert (copied.sites, copied.cached, copied.run) == (slot.sites, slot.cached, None)

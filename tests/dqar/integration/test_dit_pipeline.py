@@ -1,4 +1,4 @@
-"""diffusers' own DiT pipeline: with ``controller=``, and on a patched transformer."""
+"""The DiT pipeline of diffusers, with ``controller=`` and on a patched transformer."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def test_stock_pipeline_runs_on_a_patched_transformer(pipe, images_of):
     assert torch.equal(again, reused)
 
 
-def test_wrapped_transformer_tells_where_it_lives(pipe):
+def test_wrapped_transformer_has_the_models_device_and_dtype(pipe):
     wrapper = DQARDiTWrapper(pipe.transformer.to(torch.bfloat16))
     assert wrapper.dtype == torch.bfloat16
     assert wrapper.device == torch.device("cpu")

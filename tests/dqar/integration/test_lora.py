@@ -1,5 +1,5 @@
-"""LoRA-adapted weights (Hu et al. 2022) behave as any others: loaded by peft before or after the
-model is patched, fused, or wrapped."""
+"""Reuse works with LoRA adapters (Hu et al. 2022): loaded by peft before or after the model is
+patched, fused into the weights, or with the model wrapped by peft."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ ROUNDING = 1e-5
 
 
 def adapter() -> LoraConfig:
-    """Weights drawn at random, since peft's own start changes nothing."""
+    """Random adapter weights, since an adapter as peft initialises it does not change the model."""
     return LoraConfig(r=2, target_modules=["to_q", "to_k", "to_v"], init_lora_weights=False)
 
 
 def load(model: Any) -> None:
-    """Inject the adapter, the same at every call."""
+    """Inject the adapter, with the same weights at every call."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(2)
         inject_adapter_in_model(adapter(), model)
@@ -36,13 +36,13 @@ def layers_of(model: Any) -> list[Any]:
 
 
 def fuse(model: Any) -> None:
-    """Add the adapter to the weights."""
+    """Fuse the adapter into the weights."""
     for layer in layers_of(model):
         layer.merge()
 
 
 def unfuse(model: Any) -> None:
-    """Take it out of the weights again, and beside them."""
+    """Subtract the adapter from the weights, and run it separately."""
     for layer in layers_of(model):
         layer.unmerge()
 
@@ -54,7 +54,7 @@ WAYS = {
     "fused while patched": ([load], [fuse]),
     "unfused while patched": ([load, fuse], [unfuse]),
 }
-"""What is done to the model before and after it is patched."""
+"""Operations on the model before and after it is patched."""
 
 by_cached = pytest.mark.parametrize("cached", ["output", "kv"])
 by_way = pytest.mark.parametrize(("first", "then"), WAYS.values(), ids=WAYS)
@@ -99,7 +99,7 @@ def test_adapter_behaves_alike(rig, rig_of, cached, first, then, distance):
 
 
 @by_cached
-def test_model_wrapped_by_peft_is_patched_likewise(rig, cached, patches):
+def test_model_wrapped_by_peft_is_patched(rig, cached, patches):
     config = rig.config(cached=cached)
     script = MaskGate(rig.mask(config))
     with torch.random.fork_rng(devices=[]):

@@ -1,4 +1,4 @@
-"""Entropy of a map that is there, the norm of a latent, and relative errors."""
+"""Entropy of a given attention map, the norm of a latent, and relative errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Patches come off, and what cannot be patched is refused and left as it was."""
+"""Patches are removed completely; a model that cannot be patched is refused and not changed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dqar.integration import DQARDiTWrapper
 
 
 def anatomy_of(model) -> dict[str, dict]:
-    """Every attribute of every module; tensors and modules compare by identity."""
+    """Return every attribute of every module; tensors and modules compare by identity."""
     return {
         name: {key: dict(part) if isinstance(part, dict) else part for key, part in found.items()}
         for name, found in ((name, vars(module)) for name, module in model.named_modules())
@@ -56,7 +56,7 @@ def test_patch_below_a_patch_comes_back(rig):
 
 
 def test_forward_of_the_whole_model_may_be_replaced(rig):
-    """As offloading does between two runs, and takes back before the next."""
+    """Offloading replaces ``forward`` of the whole model between two runs, and restores it."""
     wrapper = rig.wrap(rig.config(), Interval(2))
     alone, inner = rig.sample(wrapper), rig.model.forward
     rig.model.forward = lambda *args, **kwargs: inner(*args, **kwargs)

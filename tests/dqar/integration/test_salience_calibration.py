@@ -1,4 +1,4 @@
-"""Balance factors measured on a stock run, and what they do for a coarse cache."""
+"""Salience balance factors measured on an unpatched model, and the errors of balanced caches."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def calibrated(rig, kind: type[DQARSampler] = DQARDDIMSampler):
 
 
 def give_outlier(rig) -> None:
-    """A channel of V of fifty times the size, which the output projection takes back."""
+    """Multiply one channel of V by fifty, and divide the output projection's column by fifty."""
     for block in rig.model.transformer_blocks:
         block.attn1.to_v.weight[3] *= 50.0
         block.attn1.to_v.bias[3] *= 50.0
@@ -77,7 +77,7 @@ def test_same_noise_gives_the_same_factors(rig):
 
 
 def peaks_of(module, found: list, part=None) -> None:
-    """Note the largest magnitude of each channel at every call."""
+    """Record the largest magnitude of each channel at every call."""
 
     def note(module, args, output) -> None:
         value = output if part is None else output[part]
@@ -119,7 +119,7 @@ def test_factors_are_those_of_what_the_layer_computed(rig):
 def test_gates_multiply_what_the_sites_hand_out(rig):
     block = rig.model.transformer_blocks[0]
     stock = rig.sample()
-    # A gate of half the size undoes an output of twice the size, to the bit.
+    # Half the adaLN gate times twice the output gives the same product, to the bit.
     for module in (block.attn1, block.ff):
         module.register_forward_hook(lambda module, args, output: 2.0 * output)
     halves = (0.5, 1.0, 1.0, 0.5)
@@ -140,7 +140,7 @@ def test_outlier_channel_is_made_smaller(rig):
         key = PartKey("attn", layer, "values")
         others = [channel for channel in range(WIDTH) if channel != 3]
         ratio = outlying[key] / plain[key]
-        # The square root of consumer / own falls by 50, next to the other channels.
+        # sqrt(consumer / own) of the channel falls by 50 relative to the other channels.
         apart = (ratio[3] / ratio[others].mean()).item()
         assert apart == pytest.approx(1 / 50, rel=0.05)
 
@@ -157,7 +157,7 @@ def test_balanced_run_takes_no_more_cache(rig, cached, bits):
 
 
 @pytest.mark.parametrize("bits", [4, 8])
-def test_balance_mends_a_coarse_cache_with_an_outlier(rig, bits, distance):
+def test_balance_lowers_the_error_of_a_coarse_cache_with_an_outlier(rig, bits, distance):
     give_outlier(rig)
     changes = {"cached": "kv", "sites": ("attn",)}
     exact = rig.run(rig.config(**changes), Interval(2)).latents
@@ -167,7 +167,7 @@ def test_balance_mends_a_coarse_cache_with_an_outlier(rig, bits, distance):
     assert distance(balanced, exact) < 0.5 * distance(plain, exact)
 
 
-# NumPy warns of how diffusers' solvers hand it tensors.
+# NumPy warns about the tensors that diffusers' solvers pass to NumPy functions.
 @pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")
 def test_any_sampler_calibrates(rig):
     assert calibrated(rig, DQARDPMSolverSampler).keys() == calibrated(rig).keys()

@@ -1,5 +1,5 @@
-"""The samplers are diffusers' own loop, and take over any noise schedule that they can; the
-seed's quick start."""
+"""The samplers equal the loop of diffusers and convert other schedulers; the DQAR README's quick
+start."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from dqar.integration import (
     SamplerConfig,
 )
 
-# NumPy warns of how diffusers' solvers hand it tensors.
+# NumPy warns about the tensors that diffusers' solvers pass to NumPy functions.
 pytestmark = pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")
 
 SAMPLERS = {"DDIMScheduler": DQARDDIMSampler, "DPMSolverMultistepScheduler": DQARDPMSolverSampler}
@@ -26,12 +26,12 @@ by_sampler = pytest.mark.parametrize("kind", SAMPLERS)
 
 
 def scheduler_of(kind: str, **changes):
-    """A scheduler of diffusers by name."""
+    """Make a diffusers scheduler by its class name."""
     return getattr(diffusers, kind)(**changes)
 
 
 def sampled(rig, kind: str, model=None, **options):
-    """Latents by the sampler of a kind, whose own scheduler is made from the rig's."""
+    """Return latents of a sampler class, whose scheduler is converted from the rig's."""
     config = SamplerConfig(num_inference_steps=rig.steps)
     sampler = SAMPLERS[kind](model or rig.model, rig.scheduler, config)
     return sampler.sample(rig.samples, rig.labels, latents=rig.noise, **options)
@@ -100,10 +100,10 @@ def test_model_is_called_once_a_step(rig, kind, steps):
     assert len(calls) == steps
 
 
-# The seed's spelling; diffusers now says dtype.
+# The DQAR README passes torch_dtype, which diffusers deprecates in favour of dtype.
 @pytest.mark.filterwarnings("ignore:`torch_dtype` is deprecated:FutureWarning")
 def test_seed_quick_start(pipe, tmp_path):
-    """But for the path, the number of steps, and the device and dtype that it moves to."""
+    """The README's code, except for path, number of steps, device and dtype."""
     pipe.save_pretrained(tmp_path)
 
     from diffusers import DiTPipeline
@@ -200,7 +200,7 @@ def test_noise_is_scaled_as_the_scheduler_starts(rig, kind):
     rig.model.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
     sampler = DQARSampler(rig.model, scheduler, SamplerConfig(num_inference_steps=4))
     sampler.sample(3, rig.labels, latents=rig.noise)
-    # What the model is shown first is of unit variance again.
+    # scale_model_input gives the model a first input of unit variance.
     sigma = float(scheduler.sigmas[0])
     scale = float(scheduler.init_noise_sigma) / (sigma**2 + 1) ** 0.5
     assert scheduler.init_noise_sigma > 10

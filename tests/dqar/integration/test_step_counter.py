@@ -1,4 +1,4 @@
-"""One sampling run after another, and runs that go wrong."""
+"""Successive sampling runs, and runs that are refused or end with an exception."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_call_beyond_the_run_is_refused(rig):
 
 
 class Watched:
-    """A scheduler by sigmas that counts how often its timesteps are read."""
+    """A scheduler with sigmas that counts how often its timesteps are read."""
 
     def __init__(self, timesteps: list[float]) -> None:
         self.read, self.steps = 0, torch.tensor(timesteps)
@@ -78,7 +78,7 @@ class Watched:
 
 
 def snrs_of_run(rig, scheduler: Watched) -> tuple[list[float], list[int]]:
-    """SNR of each step, and how often the timesteps had been read by then."""
+    """Return the SNR of each step, and the number of reads of the timesteps up to that step."""
     records, reads = [], []
     wrapper = rig.wrap(rig.config(), NeverReuse(), sink=records.append)
     with wrapper.run(scheduler, num_branches=1):
@@ -97,7 +97,7 @@ def test_schedule_is_read_at_the_first_call_alone(rig):
     assert len(set(reads)) == 1
 
 
-def test_equal_timesteps_are_told_apart_by_the_step(rig):
+def test_equal_timesteps_are_resolved_by_the_step(rig):
     scheduler = Watched([900.0, 600.0, 600.0])
     snrs, _ = snrs_of_run(rig, scheduler)
     assert snrs == [flow_snr(float(sigma)) for sigma in scheduler.sigmas[:3]]

@@ -1,4 +1,4 @@
-"""Two threads share no state: each gets bit for bit what it gets alone."""
+"""Threads share no state: each gets the same bits as when it runs alone."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ PATIENCE = 30.0
 
 
 def at_once(*calls: Callable[[], Any]) -> list[Any]:
-    """The results of calls in threads of their own; an error of one is raised here."""
+    """Run each call in a separate thread and return the results; a call's error is raised here."""
     with ThreadPoolExecutor(len(calls)) as pool:
         return [future.result() for future in [pool.submit(call) for call in calls]]
 
 
 def hold_together(*models: Any) -> None:
-    """Hold each of two threads that call the models at each block until the other is there."""
+    """Make two threads wait for each other at each block of their models."""
     barrier = threading.Barrier(2, timeout=PATIENCE)
 
     def wait(*_: object) -> None:
@@ -40,7 +40,7 @@ def hold_together(*models: Any) -> None:
 
 
 class Job:
-    """A sampling run of its own gate, configuration and samples."""
+    """A sampling run with a separate gate, configuration and samples."""
 
     def __init__(self, rig, config: DQARConfig, gate: Gate | None, chosen: list[int]) -> None:
         self.noise, self.labels = rig.noise[chosen], rig.labels[chosen]
@@ -49,7 +49,7 @@ class Job:
         self.scheduler = type(rig.scheduler).from_config(rig.scheduler.config)
 
     def run(self, model: Any) -> torch.Tensor:
-        """Latents of a wrapped model under this job's controller, or of a stock one."""
+        """Return latents of a wrapped model under the job's controller, or of a stock model."""
         controller = self.controller if isinstance(model, DQARDiTWrapper) else None
         sampler = DQARDDIMSampler(model, self.scheduler, SamplerConfig(num_inference_steps=6))
         return sampler.sample(
@@ -62,7 +62,7 @@ class Job:
 
 
 def jobs_of(rig, sites=("attn", "ff"), cached: Any = "output") -> list[Job]:
-    """Different gates, measurements, caches and batch sizes."""
+    """Return jobs with different gates, measurements, caches and batch sizes."""
     seed = DQARConfig(sites=sites, cached=cached, entropy_threshold=9.0, snr_low=0.0, snr_high=1e9)
     mask = torch.rand(6, 1, 2, generator=torch.Generator().manual_seed(1)) < 0.5
     exact = rig.config(sites=sites, cached=cached, cross_branch_threshold=0.9)
@@ -143,7 +143,7 @@ def test_two_pipelines_in_two_threads(pipe, images_of):
 
 
 class Waiting(Gate):
-    """Holds its step open until it is released."""
+    """A gate that blocks in its decision until it is released."""
 
     def __init__(self) -> None:
         self.is_asked, self.is_released = threading.Event(), threading.Event()
@@ -155,7 +155,7 @@ class Waiting(Gate):
 
 
 def test_run_may_end_while_another_begins_its_step(rig):
-    # PyTorch tells hooks with keyword arguments apart by a second table, read hook by hook.
+    # PyTorch looks up in a second table, hook by hook, which hooks take keyword arguments.
     rig.scheduler.set_timesteps(1)
     timestep = rig.scheduler.timesteps[0].expand(3)
     arguments = {"timestep": timestep, "class_labels": rig.labels}

@@ -142,6 +142,46 @@ def test_unknown_feature_is_refused(folder):
         load_policy(folder)
 
 
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"means": ["x"]}, r"means\[0\] must be a number\. Got 'x'\. Train the policy again"),
+        ({"features": "log_gap"}, r"features must be a list such as \[a, b\]\. Got 'log_gap'"),
+        ({"steps": 8.0}, r"steps must be a whole number\. Got 8\.0"),
+        ({"steps": True}, r"steps must be a whole number\. Got True"),
+        ({"steps": 2**40}, r"steps must be from 0 to 2147483647\. Got 1099511627776"),
+        ({"max_gap": 2**63}, r"max_gap must be a number of at most 2\^63 - 1\. Got 922"),
+        ({"guidance": 10**400}, r"guidance must be a number of at most"),
+        ({"guidance": float("inf")}, r"guidance must be a number of at most .* Got inf"),
+        ({"metrics": {"auc": float("nan")}}, r"metrics\.auc must be a number .* Got nan"),
+        ({"granularity": "head"}, r"granularity must be 'gate' or 'step'\. Got 'head'"),
+        ({"lineage": {"train": 1}}, r"lineage\.train must be text\. Got 1"),
+        ({"rivals": [{"computed": [0], "more": 1}]}, r"rivals\[0\] must have known keys.*'more'"),
+        ({"rivals": [{"forecast_order": 1}]}, r"rivals\[0\] must hold 'computed'"),
+        ({"rivals": [{"computed": [0], "feedback": 2}]}, r"rivals\[0\]: forecast_order must be 0"),
+        ({"sampler": "x" * 5000 + "\ud800"}, r"must be Unicode text"),
+    ],
+)
+def test_a_wrong_field_is_named(folder, changes, line):
+    rewrite(folder, **changes)
+    with pytest.raises(ValueError, match=rf"policy\.json:? {line}"):
+        load_policy(folder)
+
+
+@pytest.mark.parametrize("depth", [150, 300, 900, 980, 10_000])
+def test_deep_nesting_is_refused_in_one_line(folder, depth):
+    text = (folder / "policy.json").read_text().rstrip().removesuffix("}")
+    (folder / "policy.json").write_text(text + ', "steps": ' + "[" * depth + "]" * depth + "}")
+    with pytest.raises(ValueError, match=r"policy\.json:? [^\n]+\Z") as refused:
+        load_policy(folder)
+    assert len(str(refused.value)) < 500
+
+
+def test_fields_of_other_releases_are_left_out(folder):
+    rewrite(folder, unheard_of={"a": [None]})
+    assert load_policy(folder).spec == policy_of(FULL).spec
+
+
 @pytest.mark.parametrize("changes", [{"hidden": [9, 4]}, {"members": 2}])
 def test_weights_of_another_shape_are_refused(folder, changes):
     rewrite(folder, **changes)
@@ -152,7 +192,9 @@ def test_weights_of_another_shape_are_refused(folder, changes):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"members": 0}, "members must be at least 1"),
+        ({"members": 0}, "members must be from 1 to 64"),
+        ({"hidden": (4097,)}, "hidden must be from 1 to 4096"),
+        ({"max_gap": -1}, "max_gap must be from 0 to 2147483647"),
         ({"features": ()}, "features must be known names"),
         ({"means": (1.0,)}, "means must have one value a feature"),
         ({"scales": (1.0, 2.0)}, "scales must have one value a feature"),
@@ -210,7 +252,7 @@ def test_probability_takes_a_threshold_for_each_sample(make_inputs):
 
 
 def names_in(path: Path) -> set[str]:
-    """Modules imported and attributes read in a file."""
+    """Names of the modules imported and the attributes read in a file."""
     found: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):

@@ -1,4 +1,4 @@
-"""Plans are the best there are for a damage, and follow what the policy says of each state."""
+"""Plans are optimal for a given damage, and the damage is the policy's prediction of each state."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def spans_behind(computed, step):
 
 
 def cost_of(damage, computed):
-    """The sum over stale steps, one after the other."""
+    """Sum the damage of the steps that reuse, one step after the other."""
     total = 0.0
     for step in set(range(len(damage))) - set(computed):
         last, span, before = spans_behind(computed, step)
@@ -106,7 +106,7 @@ def test_order_is_no_more_than_the_computations_allow():
     policy = random_policy(features)
     damage = step_damage(policy, [1.0] * STEPS, 2, GAPS)
     of_order = 3 * policy(torch.arange(3.0)[:, None]).detach().exp()
-    # Kernels round differently for another row of another number of rows.
+    # Kernels round a row differently in a batch of another number of rows.
     is_of = torch.isclose(damage[3, 0, ..., None], of_order, atol=0.0, rtol=1e-5)
     assert (is_of.sum(dim=-1) == 1).all()
     assert is_of.flatten(0, -2).any(dim=0).all()

@@ -1,4 +1,4 @@
-"""A plan exported without a model is what its gate decides in a run."""
+"""A plan exported without a model equals the decisions that its gate takes in a run."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def learned(features=FEATURE_SETS["schedule"], **spec) -> Gate:
         torch.manual_seed(1)
         policy = ReusePolicy(PolicySpec(features=features, sites=SITES, **spec))
     for weight in policy.parameters():
-        weight.data *= 3.0  # so that some gates are on each side of the threshold
+        weight.data *= 3.0  # scaled so that some gates are on each side of the threshold
     return Learned(policy.requires_grad_(False))
 
 
@@ -148,7 +148,7 @@ def test_order_is_by_default_the_policys():
 
 
 def test_policies_see_the_order_of_what_they_allow():
-    """One that reuses only where its forecast is of order 2 begins when there is one."""
+    """A policy that reuses only at forecast order 2 starts to reuse when order 2 is available."""
     policy = ReusePolicy(
         PolicySpec(features=("order",), hidden=(), sites=SITES, forecast_order=2, max_gap=1)
     )

@@ -1,4 +1,4 @@
-"""What forecasts of a plan read, and their factors, against a controller's books."""
+"""Coefficients of a plan's forecasts, and the differences they read, against a controller's."""
 
 from __future__ import annotations
 
@@ -25,13 +25,14 @@ def plan_of(mask: torch.Tensor, order: int) -> StaticPlan:
 
 
 def read_by_following(plan: StaticPlan, gate: int) -> list[int]:
-    """The highest difference read of each computation, by marking backwards what is needed."""
+    """Return the highest difference read of each computation, found by marking reads backwards."""
     actions = [row[gate] for row in plan.table]
     needed: list[set[int]] = [set() for _ in actions]
     for step in reversed(range(1, len(actions))):
         last = max(i for i in range(step) if actions[i] is Action.COMPUTE)
         if actions[step] is Action.COMPUTE:
-            # A difference is made of the one below it, of this computation and of the last.
+            # The difference of an order is made from two differences of the order below: of this
+            # computation and of the previous one.
             needed[last] |= {below for order in needed[step] for below in range(order)}
         else:
             needed[last] |= set(range(actions[step].order + 1))
@@ -51,7 +52,7 @@ def test_nothing_is_read_after_the_last_reuse():
     assert orders_read(plan_of(mask, 2))[:, 0].tolist() == [0, -1, 0, 1, 2, -1, -1, -1]
 
 
-def coins(rig, sites, order=2, share=0.5) -> StaticPlan:
+def random_plan(rig, sites, order=2, share=0.5) -> StaticPlan:
     shape = (rig.steps, len(sites) * rig.layers)
     mask = torch.rand(shape, generator=torch.Generator().manual_seed(3)) < share
     mask[0] = False
@@ -61,7 +62,7 @@ def coins(rig, sites, order=2, share=0.5) -> StaticPlan:
 @pytest.mark.parametrize("order", [1, 2])
 def test_factors_are_a_controllers(rig, order):
     rig.steps = 12
-    plan = coins(rig, ("attn", "ff"), order)
+    plan = random_plan(rig, ("attn", "ff"), order)
     ran = rig.run(rig.config(sites=plan.sites, forecast_order=order), plan.gate())
     factors = step_factors(plan)
     assert plan.forecast_order == order

@@ -1,4 +1,4 @@
-"""Static plans: what they are, and the file that holds them."""
+"""Static plans: their properties, the plans that are refused, and their files."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from hypothesis import strategies as st
 
 from dqar.gates.rules import MaskGate
 from dqar.records import ACTIONS, MAX_ORDER
-from dqar.schedules.serialization import KINDS, load_plan, save_plan
+from dqar.schedules.serialization import PlanDocument, load_plan, save_plan
 from dqar.schedules.static_plan import Action, StaticPlan, majority
 
 SITES = [("attn",), ("ff",), ("attn", "ff"), ("ff", "attn"), ("block",)]
 
 
 def possible(table: list[list[Action]]) -> tuple[tuple[Action, ...], ...]:
-    """The same with forecasts of the orders that their histories allow."""
+    """Reduce the forecasts of a table to the orders that their histories allow."""
     computed, rows = [0] * len(table[0]), []
     for row in table:
         rows.append(tuple(Action(min(a, max(1, n))) for a, n in zip(row, computed, strict=True)))
@@ -54,7 +54,7 @@ def small(**changes: Any) -> StaticPlan:
     return StaticPlan(**(values | changes))
 
 
-# The noun.
+# The class.
 
 
 @given(fields())
@@ -176,6 +176,7 @@ def path(tmp_path_factory):
     return tmp_path_factory.mktemp("plan") / "plan.json"
 
 
+FIELDS = tuple(PlanDocument.__dataclass_fields__)
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner),
@@ -183,7 +184,7 @@ JSON = st.recursive(
 )
 
 
-@given(name=st.sampled_from(("schema_version", *KINDS)), value=JSON)
+@given(name=st.sampled_from(FIELDS), value=JSON)
 def test_a_strange_field_is_one_clear_line_or_a_plan(path, name, value):
     save_plan(small(), path)
     path.write_text(json.dumps(json.loads(path.read_text()) | {name: value}))
@@ -210,7 +211,7 @@ def test_a_file_that_is_cut_short_is_refused(path, data):
         load_plan(path)
 
 
-@given(st.permutations(["schema_version", *KINDS]))
+@given(st.permutations(FIELDS))
 def test_keys_may_come_in_any_order(path, order):
     save_plan(small(feedback=0.5), path)
     stored = json.loads(path.read_text())

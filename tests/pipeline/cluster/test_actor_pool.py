@@ -1,4 +1,5 @@
-"""A fleet on a real Ray: every unit once, dead workers replaced, refusals kept as refusals."""
+"""Actor pool on a real Ray: each unit is done once, dead workers are replaced, and input that a
+worker refuses ends the work with the worker's message."""
 
 import os
 import re
@@ -19,7 +20,7 @@ from pipeline.errors import IncompleteError, InputError
 
 
 class Toy:
-    """Squares numbers; leaves a mark for each attempt."""
+    """Worker that squares numbers, and writes a mark into a file for each attempt."""
 
     def __init__(self, folder: str) -> None:
         self.folder = Path(folder)
@@ -31,7 +32,7 @@ class Toy:
 
 
 class DiesOnce(Toy):
-    """Its process ends at the first attempt at units 1 and 3."""
+    """Worker whose process ends in the first attempt at unit 1 and at unit 3."""
 
     def do(self, unit: int) -> int:
         is_first = not (self.folder / f"{unit}").exists()
@@ -48,7 +49,7 @@ class DiesAlways(Toy):
 
 
 class HangsOnce(Toy):
-    """The first attempt at unit 1 never ends, nor does any at unit 2."""
+    """Worker that hangs in the first attempt at unit 1 and in all attempts at unit 2."""
 
     def do(self, unit: int) -> int:
         is_first = not (self.folder / f"{unit}").exists()
@@ -85,7 +86,8 @@ class Fails(Toy):
 
 
 class FailsOnce(Toy):
-    """Raises at the first attempt at unit 1, always at unit 2; says which process did the rest."""
+    """Worker that raises in the first attempt at unit 1 and in all attempts at unit 2; for other
+    attempts it returns its process id."""
 
     def do(self, unit: int) -> int:
         is_first = not (self.folder / f"{unit}").exists()
@@ -96,7 +98,7 @@ class FailsOnce(Toy):
 
 
 class DiesOrFails(Toy):
-    """Unit 0 kills its workers, unit 1 raises, others go well."""
+    """Worker that dies in each attempt at unit 0, raises in each at unit 1, and does all others."""
 
     def do(self, unit: int) -> int:
         super().do(unit)
@@ -109,7 +111,7 @@ class DiesOrFails(Toy):
 
 @pytest.fixture(scope="module", autouse=True)
 def classes_by_value():
-    """Workers cannot import a test module: its classes travel by value."""
+    """Pickle this module's classes by value, because workers cannot import a test module."""
     cloudpickle.register_pickle_by_value(sys.modules[__name__])
     yield
     cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
@@ -117,7 +119,7 @@ def classes_by_value():
 
 @pytest.fixture(scope="module")
 def local_ray():
-    """Ray of this module's own, on two pretended CPUs."""
+    """Start a local Ray for this module, with two pretended CPUs."""
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("RAY_ADDRESS", raising=False)
         ray.init(
@@ -133,7 +135,7 @@ def local_ray():
 
 @pytest.fixture
 def pool(local_ray, tmp_path):
-    """Builds a fleet of a class whose workers share a folder."""
+    """Return a function that builds a pool of a worker class; all workers share a folder."""
 
     def build(worker, workers=2, **options):
         return ActorPool(
@@ -167,7 +169,7 @@ def test_a_dead_worker_is_replaced_and_its_unit_done(pool, tmp_path):
 
 @pytest.mark.timeout(120)
 def test_a_unit_that_kills_every_worker_is_given_up(pool, tmp_path):
-    with pytest.raises(RuntimeError, match="died 2 times over 5"):
+    with pytest.raises(RuntimeError, match="2 workers died while working on 5"):
         list(pool(DiesAlways, workers=1, max_attempts=2).map_strict([5]))
     assert attempts(tmp_path) == {"5": 2}
 
@@ -179,13 +181,14 @@ def test_a_refusal_in_a_worker_is_a_refusal_here(pool):
 
 @pytest.mark.timeout(60)
 def test_a_refusal_of_a_starting_worker_is_a_refusal_here(pool):
-    """As when the weights cannot be read: the fleet must not hire for ever."""
+    """Input that is refused at the start, such as unreadable weights, must not start workers
+    without end."""
     with pytest.raises(InputError, match="must hold weights"):
         list(pool(RefusesToStart, workers=1).map_strict([3]))
 
 
 @pytest.mark.timeout(120)
-def test_workers_that_die_while_they_start_are_not_hired_for_ever(pool, tmp_path):
+def test_workers_that_die_while_they_start_are_not_started_for_ever(pool, tmp_path):
     crew = pool(DiesAtStart, workers=1, max_attempts=2)
     with pytest.raises(RuntimeError, match="No worker could start: 2 in a row failed"):
         list(crew.map_unordered([3]))
@@ -217,7 +220,7 @@ def test_deaths_and_errors_do_not_stop_the_other_units(pool, tmp_path):
     done = {one.unit: one for one in crew.map_unordered(range(6))}
     assert {unit for unit, one in done.items() if one.failure} == {0, 1}
     assert (done[0].attempts, done[1].attempts) == (3, 2)
-    assert "died 3 times over 0" in str(done[0].failure.error)
+    assert "3 workers died while working on 0" in str(done[0].failure.error)
     assert attempts(tmp_path) == {"0": 3, "1": 2, "2": 1, "3": 1, "4": 1, "5": 1}
 
 
@@ -228,7 +231,7 @@ def test_a_refusal_ends_everything_whatever_the_others_do(pool):
 
 def test_what_the_cluster_cannot_hold_is_refused_at_once(pool, tmp_path):
     with pytest.raises(
-        InputError, match=r"needs 1 CPU and 1 GPU of type A100.*Nothing will add one"
+        InputError, match=r"needs 1 CPU and 1 GPU of type A100.*No autoscaler will add such a node"
     ):
         pool(Toy, accelerator_type="A100")
     with pytest.raises(InputError, match="at most 2 CPU and 0 GPU"):
@@ -240,10 +243,10 @@ def test_waiting_for_a_worker_has_an_end(pool, monkeypatch, capsys):
     monkeypatch.setattr("pipeline.cluster.actor_pool.LOOK_EVERY_S", 0.1)
     crew = pool(Toy, accelerator_type="A100", wait_minutes=0.01)
     with pytest.raises(
-        IncompleteError, match=r"^No worker could be had.*of type A100.*takes up where"
+        IncompleteError, match=r"^No worker was available.*of type A100.*again to continue"
     ):
         list(crew.map_strict([1]))
-    assert "Nothing will add one" in capsys.readouterr().out
+    assert "No autoscaler will add such a node" in capsys.readouterr().out
 
 
 def test_a_worker_that_hangs_is_killed_and_its_unit_tried_again(pool, tmp_path, monkeypatch):
@@ -258,10 +261,11 @@ def test_a_worker_that_hangs_is_killed_and_its_unit_tried_again(pool, tmp_path, 
     }
     assert attempts(tmp_path) == {"0": 1, "1": 2, "2": 2, "3": 1}
     said = map_unordered[2].failure.text
-    assert said == "It took longer than 0.05 minutes: it hangs, or needs --unit-minutes."
+    assert said.startswith("The unit took longer than 0.05 minutes. The worker hangs, or")
+    assert said.endswith("--unit-timeout-minutes.")
 
 
-def test_ray_exports_what_a_fleet_counts(pool):
+def test_ray_exports_what_a_pool_counts(pool):
     crew = pool(Toy)
     list(crew.map_strict(range(3)))
     crew.count("trajectories", 48)

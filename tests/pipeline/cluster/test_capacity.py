@@ -1,4 +1,4 @@
-"""A preflight says what a cluster can never satisfy, from facts alone."""
+"""Capacity check of a cluster, computed from a description of its nodes without Ray."""
 
 import re
 
@@ -57,7 +57,8 @@ def test_a_cluster_with_gpus_is_asked_for_whole_ones():
 
 
 def test_gpus_that_may_come_are_asked_for_too():
-    """Else the first worker of a cluster scaled to nothing would take a GPU node for its CPUs."""
+    """Without this, the first worker of a cluster scaled down to no GPU node would run on the CPUs
+    of a new GPU node."""
     around = cluster(HEAD, types=(NodeType(node=A100, max_nodes=4),), max_nodes=4)
     ask = resource_request(0.0, None, around)
     assert ask.gpus == 1.0
@@ -86,34 +87,34 @@ def test_a_type_is_asked_for_by_label_where_nodes_carry_it(node, by_label):
 
 
 @pytest.mark.parametrize(
-    ("around", "gpus", "kind", "told"),
+    ("around", "gpus", "kind", "message"),
     [
         (cluster(HEAD), 0.0, None, "at most 0 CPU and 0 GPU each"),
         (cluster(CPUS), 1.0, None, "at most 16 CPU and 0 GPU each.*--gpus-per-worker"),
         (cluster(A100), 16.0, None, "at most 96 CPU and 8 GPU each"),
-        (cluster(T4), 0.0, "A100", "accelerator types: T4.*Pass a type that it has"),
-        (cluster(A100), 0.0, "A100-80G", "pass A100, or start those nodes with --labels"),
+        (cluster(T4), 0.0, "A100", "accelerator types: T4.*Pass an --accelerator-type that"),
+        (cluster(A100), 0.0, "A100-80G", "pass A100, or start the nodes.*with --labels"),
         (cluster(A100), 0.0, "a100", "accelerator types: A100"),
         (cluster(A100), 16.0, "A100", "--gpus-per-worker"),
         (
             cluster(HEAD, types=(NodeType(node=T4, max_nodes=4),), max_nodes=4),
             0.0,
             "A100",
-            "Nothing will add one",
+            "No autoscaler will add such a node",
         ),
         (
             cluster(HEAD, types=(NodeType(node=A100, max_nodes=0),), max_nodes=4),
             0.0,
             "A100",
-            "Nothing will add one",
+            "No autoscaler will add such a node",
         ),
     ],
 )
-def test_what_can_never_be_is_said_at_once(around, gpus, kind, told):
+def test_what_can_never_be_is_said_at_once(around, gpus, kind, message):
     found = feasibility(around, gpus, kind)
     assert found.when == "never"
     assert found.line.count("\n") == 0
-    assert re.search(told, found.line)
+    assert re.search(message, found.line)
 
 
 def test_an_autoscaler_that_cannot_be_read_is_waited_for():
@@ -181,7 +182,17 @@ def test_what_the_head_says_of_its_autoscaler(home, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "[]", "- 1", "max_workers: x", ": :", "available_node_types: 3"]
+    "text",
+    [
+        "",
+        "[]",
+        "- 1",
+        "max_workers: x",
+        ": :",
+        "available_node_types: 3",
+        "3",
+        "max_workers: 2026-01-01",
+    ],
 )
 def test_a_configuration_that_does_not_read_is_one_not_seen(home, text):
     (home / BOOTSTRAP).write_text(text)

@@ -1,4 +1,4 @@
-"""A fleet on a cluster whose nodes come and go, of several kinds. Real nodes, pretended GPUs."""
+"""Actor pool on a cluster whose nodes join and leave: real Ray nodes with pretended GPUs."""
 
 import sys
 import threading
@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 
 class Waits:
-    """Leaves a mark, then waits until there is a file ``go``; says which node it is on."""
+    """Worker that writes a mark, waits for a file ``go`` and returns the id of its node."""
 
     def __init__(self, folder: str) -> None:
         self.folder = Path(folder)
@@ -34,7 +34,7 @@ class Waits:
 
 
 class FailsThere(Waits):
-    """Raises on one node, as with a GPU that is broken."""
+    """Worker that raises on one node, as on a node with a broken GPU."""
 
     def do(self, unit: int) -> str:
         here = ray.get_runtime_context().get_node_id()
@@ -46,7 +46,7 @@ class FailsThere(Waits):
 
 @pytest.fixture(scope="module", autouse=True)
 def classes_by_value():
-    """Workers cannot import a test module: its classes travel by value."""
+    """Pickle this module's classes by value, because workers cannot import a test module."""
     cloudpickle.register_pickle_by_value(sys.modules[__name__])
     yield
     cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
@@ -54,7 +54,7 @@ def classes_by_value():
 
 @pytest.fixture
 def cluster(monkeypatch):
-    """A head without CPUs, to which this process is joined; nodes are added by each test."""
+    """Start a head node without CPUs and join it; each test adds nodes."""
     from ray.cluster_utils import Cluster
 
     leave_ray()
@@ -81,7 +81,7 @@ def await_marks(folder: Path, count: int) -> None:
 
 
 def start(units: int, folder: Path, worker: type = Waits, **options: Any):
-    """The work in a thread, so that the test can change the cluster meanwhile."""
+    """Run a pool in a thread, so that the test can change the cluster at the same time."""
     pool = ActorPool(worker, {"folder": str(folder)}, ClusterConfig(**options))
     map_unordered: list[Any] = []
     thread = threading.Thread(target=lambda: map_unordered.extend(pool.map_unordered(range(units))))
@@ -107,10 +107,10 @@ def test_units_of_a_node_that_leaves_are_done_by_another(cluster, tmp_path, caps
     thread, map_unordered = start(3, tmp_path)
     await_marks(tmp_path, 2)
     cluster.remove_node(leaves, allow_graceful=False)
-    # Until the driver knows: a worker lives on for a moment, and would be done if it could go on.
-    told, deadline = "", time.monotonic() + 120
-    while "is tried again after attempt 1" not in told and time.monotonic() < deadline:
-        told += capsys.readouterr().out
+    # The worker on the removed node lives on for a moment, and would finish if it were let go.
+    printed, deadline = "", time.monotonic() + 120
+    while "is tried again after attempt 1" not in printed and time.monotonic() < deadline:
+        printed += capsys.readouterr().out
         time.sleep(0.05)
     (tmp_path / "go").touch()
     thread.join(timeout=120)

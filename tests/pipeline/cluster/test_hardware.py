@@ -1,4 +1,4 @@
-"""Names of the machine and resident memory."""
+"""Description of the machine, and resident memory of a process."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""The desk hands out every unit until it is done or given up, whatever fails and where."""
+"""Work queue: each unit is handed out until it is done or given up, whatever fails and where."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,7 +12,7 @@ def queue(num_units, max_deaths=3, max_errors=2):
 
 @given(st.integers(0, 8), st.lists(st.sampled_from(["done", "died", "raised"]), max_size=60))
 def test_each_unit_is_done_or_given_up_once(num_units, fates):
-    """Whatever happens, in any order: afterwards all goes well, and no unit is lost or doubled."""
+    """After any sequence of failures, followed by successes, no unit is lost or done twice."""
     counter, done, given_up = queue(num_units), [], []
     events = iter(fates)
     while counter.left:

@@ -1,4 +1,5 @@
-"""Units that fail in a collection: put aside, told of, tried again; never averaged in."""
+"""Failing units of a collection: they are quarantined, reported and retried, and never enter the
+dataset."""
 
 import json
 import os
@@ -22,11 +23,11 @@ from pipeline.traces.commit import claim_output
 from pipeline.traces.multi_dataset import open_traces
 
 BAD, DEADLY = 1, 3
-"""Indices of the unit that diverges and of the one that its workers die over."""
+"""Index of the unit that diverges, and index of the unit that kills its workers."""
 
 
 class DivergesIn(Collector):
-    """The noise of one unit is not a number, and so is all that comes of it."""
+    """Collector that draws NaN as the first noise sample of one unit, which then diverges."""
 
     def _draw(self, noise_ids):
         noise, labels = super()._draw(noise_ids)
@@ -36,13 +37,15 @@ class DivergesIn(Collector):
 
 
 class DivergesAlways(Collector):
+    """Collector that draws NaN as the noise of every unit."""
+
     def _draw(self, noise_ids):
         noise, labels = super()._draw(noise_ids)
         return noise * torch.nan, labels
 
 
 class DivergesOrDies(DivergesIn):
-    """A worker dies over one unit besides."""
+    """Collector with one unit that diverges and another unit that kills its workers."""
 
     def sample(self, unit):
         if unit.index == DEADLY:
@@ -52,7 +55,7 @@ class DivergesOrDies(DivergesIn):
 
 @pytest.fixture(scope="module", autouse=True)
 def classes_by_value():
-    """Workers cannot import a test module: its classes travel by value."""
+    """Pickle this module's classes by value, because workers cannot import a test module."""
     cloudpickle.register_pickle_by_value(sys.modules[__name__])
     yield
     cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
@@ -69,7 +72,7 @@ def local_ray():
 
 @pytest.fixture(scope="module")
 def plan():
-    """Five units of two steps."""
+    """Plan of five units, with two sampling steps."""
     info = find_model("digits")
     return CollectPlan(
         model="digits",
@@ -97,10 +100,10 @@ def test_the_others_are_done_and_the_same_command_finishes(local_ray, root, plan
     config = ClusterConfig(workers=2, max_attempts=2)
     units = list(plan.units())
     bad, deadly = units[BAD].unit_id, units[DEADLY].unit_id
-    with pytest.raises(IncompleteError, match=r"^2 units are quarantined and no manifest") as told:
+    with pytest.raises(IncompleteError, match=r"^2 units are quarantined and no manifest") as ended:
         collect(plan, root, config, worker=DivergesOrDies)
-    assert f"{bad}.json" in str(told.value)
-    assert f"{deadly}.json" in str(told.value)
+    assert f"{bad}.json" in str(ended.value)
+    assert f"{deadly}.json" in str(ended.value)
     assert len(list((root / "_receipts").glob("*.json"))) == 3
     assert len(list((root / "trajectories").glob("*.parquet"))) == 3
     assert not list((root / "trajectories").glob(f"{bad}*"))
@@ -128,17 +131,19 @@ def test_a_model_that_diverges_everywhere_is_refused_after_a_few_units(local_ray
 def test_diverged_trajectories_are_named(plan):
     collector = DivergesIn(plan, root="")
     _, bad, *_ = plan.units()
-    with pytest.raises(Diverged, match=rf"Got 3 of 3 that do not: {plan.trajectory_id(3)}, "):
+    with pytest.raises(
+        Diverged, match=rf"Got 3 of 3 trajectories with NaN or infinity: {plan.trajectory_id(3)}, "
+    ):
         collector.sample(bad)
     refuse_diverged(["a", "b"], torch.tensor([True, True]))
-    with pytest.raises(Diverged, match=r"Got 1 of 2 that do not: b\."):
+    with pytest.raises(Diverged, match=r"Got 1 of 2 trajectories with NaN or infinity: b\."):
         refuse_diverged(["a", "b"], torch.tensor([True, False]))
 
 
 def test_one_diverged_trajectory_names_no_other(plan):
-    """Three of the six trajectories share the noise that is not a number."""
+    """Three of the six trajectories start from the noise sample that is NaN."""
     collector = DivergesIn(replace(plan, batch_size=6), root="")
     _, bad, *_ = collector.plan.units()
     lost = [collector.plan.trajectory_id(index) for index in range(bad.start, bad.start + 3)]
-    with pytest.raises(Diverged, match=f"Got 3 of 6 that do not: {', '.join(lost)}. Pass"):
+    with pytest.raises(Diverged, match=f"Got 3 of 6 traj.* infinity: {', '.join(lost)}. Pass"):
         collector.sample(bad)

@@ -1,4 +1,5 @@
-"""Forecasts in the plant: points of their own order, probes and trajectories of mixed ones."""
+"""Forecast orders in the pipeline: operating points of one order, calibration and collected
+trajectories of mixed orders."""
 
 from __future__ import annotations
 
@@ -45,7 +46,7 @@ def evaluator(request):
 
 @pytest.fixture(scope="module")
 def rows(evaluator):
-    """Of every second step computed, by order."""
+    """Result rows with every second step computed, one for each forecast order from 0 to 2."""
     points = [interval_points(COARSE, STEPS, order)[0] for order in range(3)]
     return [evaluator.measure(point).row for point in points]
 
@@ -65,16 +66,16 @@ def test_flops_of_forecasts_by_hand(rows, evaluator):
     inside["ff"] = info.site_flops["ff"]
     forward = transformer_flops(evaluator.model) * STEPS
     saved = STEPS / 2 * info.num_layers * sum(inside.values())
-    # Of both sites a row's elements; keys and values are two parts.
+    # Elements of a sample's cached values at both sites; with kv the attention caches two tensors.
     elements = info.num_layers * info.num_tokens * info.width * (3 if cached == "kv" else 2)
-    # 6 reuses; the first of them knows no difference, the second no second one.
+    # Of 6 reuses, the first has no first difference yet and the second no second difference.
     shown = [0, 5, 5 + 4]
     for order, row in enumerate(rows):
         own = 2.0 * elements * (shown[order] + order * STEPS / 2)
         assert row["flops_ratio"] == pytest.approx(forward / (forward - saved + own))
 
 
-def test_a_probes_order_differs_by_sample(evaluator):
+def test_the_order_of_a_calibration_differs_by_sample(evaluator):
     gate, noise_ids = Interval(3), (5, 5, 5)
     mixed = evaluator.calibrate(
         CalibrationTask(
@@ -124,7 +125,7 @@ def collected(plan, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def gates(collected):
-    """Gate columns, each as ``[trajectory, step, gate]``."""
+    """Columns of the gates table, each of shape ``[trajectory, step, gate]``."""
     _, table = collected
     return {
         name: table[name].to_numpy(zero_copy_only=False).reshape(6, 6, 16) for name in GATES.names

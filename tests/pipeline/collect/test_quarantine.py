@@ -1,4 +1,5 @@
-"""Units that fail leave a file that says why, and a dataset that lacks them is not published."""
+"""Quarantine: a unit that is given up leaves a file with its error, and a dataset that lacks units
+is not published."""
 
 import json
 from dataclasses import replace
@@ -61,13 +62,13 @@ def test_release_needs_no_folder(storage, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_incomplete_dataset_is_told_of_by_its_files(storage):
+def test_an_incomplete_dataset_is_refused_with_the_quarantine_files(storage):
     refuse_incomplete(storage, [])
     lost = [given_up(unit, KeyError(1)) for unit in UNITS]
-    with pytest.raises(IncompleteError, match=r"^8 units are quarantined and no manifest") as told:
+    with pytest.raises(IncompleteError, match=r"^8 units are quarantined and no manifest") as ended:
         refuse_incomplete(storage, lost)
-    assert f"{storage}/{quarantine_key(UNITS[0].unit_id)}" in str(told.value)
-    assert "and 3 more. The same command again tries them again." in str(told.value)
+    assert f"{storage}/{quarantine_key(UNITS[0].unit_id)}" in str(ended.value)
+    assert "and 3 more. Run the same command again to retry the quarantined" in str(ended.value)
 
 
 def test_a_model_that_diverges_everywhere_is_refused():

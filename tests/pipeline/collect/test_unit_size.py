@@ -1,4 +1,4 @@
-"""A unit's size follows what a warm-up measured; a folder that has one keeps it."""
+"""Unit size: measured by a warm-up for a new folder, kept for a folder that has a plan."""
 
 from dataclasses import replace
 
@@ -6,7 +6,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.cli import size_or_auto
 from pipeline.cluster.config import ClusterConfig
 from pipeline.collect.unit_size import (
     MEMORY_SHARE,
@@ -52,13 +51,6 @@ def test_a_unit_takes_one_to_two_minutes_where_nothing_else_binds():
     chosen = fit_unit_size(probes, PLAN, workers=8)
     assert chosen == 159
     assert 60.0 <= chosen * 12.0 / 24 <= 120.0
-
-
-def test_the_values_of_the_flag():
-    assert size_or_auto("auto") == "auto"
-    assert size_or_auto("48") == 48
-    with pytest.raises(ValueError, match="many"):
-        size_or_auto("many")
 
 
 def test_workers_that_share_a_gpu_share_its_memory():

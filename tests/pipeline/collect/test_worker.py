@@ -1,4 +1,4 @@
-"""The collector without Ray: randomised exposure whose log can be replayed by execution."""
+"""Collector without Ray: executing the logged actions gives the results logged in exposure mode."""
 
 from functools import partial
 
@@ -42,8 +42,8 @@ def plan(request):
 
 
 @pytest.fixture(scope="module")
-def scripts(plan):
-    """What each trajectory was to do."""
+def schedules(plan):
+    """Random reuse decisions drawn for each trajectory."""
     draw = partial(explore, plan.designs, plan.noise_seed)
     gates = 8 * len(plan.sites)
     return [draw(index, STEPS, gates, plan.schedules) for index in range(TRAJECTORIES_ASKED)]
@@ -58,7 +58,7 @@ def collector(plan, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def sampled(collector, plan):
-    """Both tables' columns of the only unit."""
+    """Columns of both tables of the plan's only unit."""
     (unit,) = plan.units()
     return collector.sample(unit)
 
@@ -70,7 +70,7 @@ def num_gates(plan):
 
 @pytest.fixture(scope="module")
 def gates(sampled, num_gates):
-    """Gate columns, each as ``[trajectory, step, gate]``."""
+    """Columns of the gates table, each of shape ``[trajectory, step, gate]``."""
     table = to_table(sampled[1], GATES)
     shape = (TRAJECTORIES_ASKED, STEPS, num_gates)
     return {name: table[name].to_numpy(zero_copy_only=False).reshape(shape) for name in GATES.names}
@@ -90,15 +90,15 @@ def test_a_unit_done_twice_is_the_same(collector, plan):
     (unit,) = plan.units()
     first, again = collector.do(unit), collector.do(unit)
     assert first["decision_digest"] == again["decision_digest"]
-    # The second attempt returns the first one's receipt; names hold the digests of what it wrote.
+    # The second attempt returns the receipt of the first; equal bytes give equal file names.
     for table, file in again["files"].items():
         assert file == first["files"][table]
         assert list(open_storage(collector.root).sizes(table)) == [file["name"]]
     assert set(committed_receipts(collector.root, plan)) == {unit.unit_id}
 
 
-def test_the_first_step_computes_even_where_a_coin_says_reuse(gates, scripts):
-    wanted = np.stack([script.wants_reuse[0] for script in scripts])
+def test_the_first_step_computes_even_where_reuse_was_drawn(gates, schedules):
+    wanted = np.stack([schedule.wants_reuse[0] for schedule in schedules])
     assert wanted.any()
     assert (gates["reason"][:, 0][wanted] == "cold").all()
     assert (gates["action"][:, 0] == "compute").all()
@@ -107,9 +107,9 @@ def test_the_first_step_computes_even_where_a_coin_says_reuse(gates, scripts):
     assert np.isnan(gates["local_rel_error"][:, 0]).all()
 
 
-def test_live_gates_do_what_their_coins_say(gates, scripts):
-    for index, script in enumerate(scripts):
-        wants, likely = script.wants_reuse.numpy(), script.probability.numpy()
+def test_eligible_gates_do_what_was_drawn(gates, schedules):
+    for index, schedule in enumerate(schedules):
+        wants, likely = schedule.wants_reuse.numpy(), schedule.probability.numpy()
         live = gates["eligible"][index]
         assert (gates["action"][index] == np.where(wants & live, "reuse", "compute")).all()
         expected = np.where(live, np.where(wants, likely, 1 - likely), 1.0)
@@ -140,7 +140,7 @@ def test_trajectories_of_a_noise_share_it(sampled):
 
 
 def test_noise_is_the_rounds_own(sampled, collector, plan):
-    """A plan around a policy does not draw what its seed alone would give."""
+    """A plan that explores around a policy draws other noise than its seed alone would give."""
     info = find_model("digits")
     draw = partial(draw_noise, "collect", shape=info.latent_shape, num_classes=info.num_classes)
     latents, labels = draw(plan.noise_seed, [0, 1])

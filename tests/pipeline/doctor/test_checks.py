@@ -1,4 +1,4 @@
-"""Verdicts of the doctor: facts in, findings out, each failure with its mend."""
+"""Checks of the doctor on made-up facts: findings, and the fix of each failure."""
 
 from dataclasses import replace
 
@@ -63,7 +63,7 @@ def test_this_checkout_pins_all_that_it_needs_and_has_it_installed():
         ({"torch": "2.13.0.dev1"}, "torch 2.13.0.dev1, not 2.13.0"),
     ],
 )
-def test_another_version_or_none_is_named_with_its_mend(changed, said):
+def test_another_version_or_none_is_named_with_its_fix(changed, said):
     finding = check_libraries("worker", replace(WORKER, libraries=LIBRARIES | changed), PINS)
     assert not finding.is_ok
     assert said in finding.said

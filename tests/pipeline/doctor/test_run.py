@@ -1,4 +1,4 @@
-"""The doctor's visit on a real Ray that pretends to have an A100."""
+"""Checks of the doctor on a real Ray that claims to have an A100."""
 
 import os
 
@@ -6,8 +6,9 @@ import pytest
 import ray
 
 from pipeline.cluster.ray_cluster import ask_worker, leave_ray, living_nodes
+from pipeline.doctor.config import DoctorConfig
 from pipeline.doctor.host_info import find_mark, leave_mark, read_host_info, remove_mark
-from pipeline.doctor.run import DoctorConfig, examine
+from pipeline.doctor.run import examine
 from pipeline.errors import InputError
 
 CPU = {"num_cpus": 1}
@@ -15,7 +16,7 @@ CPU = {"num_cpus": 1}
 
 @pytest.fixture(scope="module")
 def pretended():
-    """Ray of this module's own: two CPUs, and one GPU that is not there."""
+    """A local Ray with two CPUs and one GPU that does not exist."""
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("RAY_ADDRESS", raising=False)
         ray.init(
@@ -32,8 +33,8 @@ def pretended():
 
 
 @pytest.fixture
-def visit(pretended, monkeypatch):
-    """Findings by name; the visit leaves the module's Ray running."""
+def check_all(pretended, monkeypatch):
+    """Run all checks; return the findings by name. The Ray of this module keeps running."""
     monkeypatch.setattr("pipeline.doctor.run.leave_ray", lambda: None)
 
     def run(**fields):
@@ -59,8 +60,8 @@ def test_nodes_carry_resources_and_labels(pretended):
     assert node["Labels"]["ray.io/accelerator-type"] == "A100"
 
 
-def test_a_sound_machine_has_nothing_but_sound_findings(visit, tmp_path):
-    findings = visit(
+def test_a_sound_machine_has_nothing_but_sound_findings(check_all, tmp_path):
+    findings = check_all(
         out=str(tmp_path / "traces"),
         tracking_uri=f"sqlite:///{tmp_path}/mlflow.db",
         model="digits",
@@ -71,45 +72,45 @@ def test_a_sound_machine_has_nothing_but_sound_findings(visit, tmp_path):
     }
     assert set(findings) == names
     bad = {name: finding.said for name, finding in findings.items() if not finding.is_ok}
-    # This machine is what it is.
+    # The test cannot choose how much disk and memory is free.
     assert set(bad) <= {"disk", "memory"}, bad
     assert list((tmp_path / "traces").iterdir()) == []
 
 
-def test_a_gpu_that_torch_does_not_find_is_told(visit):
-    finding = visit(accelerator_type="A100")["accelerator"]
+def test_a_gpu_that_torch_does_not_find_is_a_finding(check_all):
+    finding = check_all(accelerator_type="A100")["accelerator"]
     assert not finding.is_ok
     assert "torch finds no GPU" in finding.said
 
 
-def test_an_accelerator_that_never_comes_ends_the_visit(visit):
-    findings = visit(accelerator_type="H100", timeout_s=2.0)
+def test_an_accelerator_that_never_comes_ends_the_checks(check_all):
+    findings = check_all(accelerator_type="H100", timeout_s=2.0)
     assert list(findings) == ["driver versions", "ray", "accelerator"]
     assert '"accelerator_type:H100"' in findings["accelerator"].said
 
 
-def test_a_worker_that_fails_is_told_in_one_line(visit, monkeypatch):
+def test_a_worker_that_fails_is_a_finding_in_one_line(check_all, monkeypatch):
     def fail(*_, **__):
         raise RuntimeError("Traceback:\n  many lines\nModuleNotFoundError: No module named 'dqar'")
 
     monkeypatch.setattr("pipeline.doctor.run.ask_worker", fail)
-    finding = visit()["worker"]
+    finding = check_all()["worker"]
     assert not finding.is_ok
     assert finding.said.startswith("ModuleNotFoundError: No module named 'dqar'.")
 
 
-def test_storage_and_mlflow_that_do_not_answer_are_told(visit, tmp_path):
+def test_storage_and_mlflow_that_do_not_answer_are_findings(check_all, tmp_path):
     (tmp_path / "file").write_text("in the way")
-    findings = visit(out=str(tmp_path / "file" / "traces"), tracking_uri="http://127.0.0.1:1")
+    findings = check_all(out=str(tmp_path / "file" / "traces"), tracking_uri="http://127.0.0.1:1")
     assert not findings["storage"].is_ok
     assert "cannot write" in findings["storage"].said
     assert not findings["mlflow"].is_ok
     assert "Start mlflow server" in findings["mlflow"].said
 
 
-def test_a_model_that_the_driver_cannot_find_is_bad_input(visit):
+def test_a_model_that_the_driver_cannot_find_is_bad_input(check_all):
     with pytest.raises(InputError, match="--model must be"):
-        visit(model="./nowhere")
+        check_all(model="./nowhere")
 
 
 def test_a_mark_is_left_found_and_removed(tmp_path):
@@ -121,7 +122,7 @@ def test_a_mark_is_left_found_and_removed(tmp_path):
     assert remove_mark(str(tmp_path), "a") is None
 
 
-def test_vitals_of_this_machine_are_plausible():
+def test_facts_about_this_machine_are_plausible():
     found = read_host_info(["ray", "no-such-library"])
     assert found.libraries["ray"] == ray.__version__
     assert found.libraries["no-such-library"] is None

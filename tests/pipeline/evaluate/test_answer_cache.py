@@ -1,4 +1,4 @@
-"""Answers that are kept come back to the last bit, and nothing else is taken for them."""
+"""Stored task results are read back bit for bit, and no other file is taken for them."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ PROBE = CalibrationTask(name="p", gate=Interval(2), num_samples=2)
 
 @pytest.fixture(scope="module")
 def answers():
-    """What a real evaluator says to a probe and to the parts of a point."""
+    """Results of a real worker for a calibration task and for the tasks of an operating point."""
     evaluator = EvaluationWorker(CONFIG)
     tasks = [PROBE, *CONFIG.parts_of(POINT)]
     return [(task, evaluator.do(task)) for task in tasks]
@@ -57,7 +57,7 @@ def kept(tmp_path):
 
 
 def nobody(tasks):
-    """A fleet that may not be asked for anything."""
+    """Run no tasks: fail if there are any."""
     assert not tasks
     return iter(())
 

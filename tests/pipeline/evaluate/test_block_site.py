@@ -1,4 +1,4 @@
-"""The plant on whole blocks: collected, trained and evaluated without Ray, FLOPs by hand."""
+"""Site ``block``: collection, training and evaluation without Ray, and its FLOPs."""
 
 import json
 import runpy
@@ -15,7 +15,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from dqar.gates.rules import Interval, Learned, MaskGate, NeverReuse
 from dqar.policy.serialization import load_policy
-from pipeline.cli import enter
 from pipeline.collect.worker import Collector
 from pipeline.errors import InputError
 from pipeline.evaluate.accumulator import MetricAccumulator
@@ -43,7 +42,7 @@ STEPS, LAYERS, SAMPLES = 6, 8, 4
 
 @pytest.fixture(scope="module")
 def block_traces(tmp_path_factory) -> Path:
-    """A finished collection of 12 trajectories."""
+    """Finished collection of 12 trajectories."""
     info = find_model("digits")
     plan = CollectPlan(
         model="digits",
@@ -91,7 +90,7 @@ def test_blocks_are_seen_with_all_features(gates):
 
 @pytest.fixture(scope="module")
 def policy(block_traces, tmp_path_factory):
-    """Fitted, saved and loaded again."""
+    """Policy that was trained, saved and loaded."""
     folder = tmp_path_factory.mktemp("policy")
     save_trained(train(TrainConfig(members=1), open_traces(block_traces)), folder, {})
     return load_policy(folder)
@@ -126,7 +125,7 @@ def evaluator():
 
 @pytest.fixture(scope="module")
 def measure(evaluator):
-    """The row of a gate."""
+    """Function that measures a gate and returns its row."""
 
     def row_of(gate) -> dict[str, Any]:
         point = OperatingPoint(method="m", operating_point="p", steps=STEPS, gate=gate)
@@ -141,7 +140,8 @@ def every_second(measure):
 
 
 def outside_flops(info) -> float:
-    """The patches' embedding, the conditioning of the head, its modulation, its projection."""
+    """Return the FLOPs outside the blocks: patch embedding, and the head's conditioning,
+    modulation and projection."""
     patch, width, tokens = 4, info.width, info.num_tokens
     embedding, projection = 2 * tokens * patch * width, 2 * tokens * width * patch
     conditioning = 2 * (256 * width + width * width)
@@ -164,7 +164,7 @@ def test_every_second_step_is_half_of_the_blocks(every_second, evaluator):
     assert 1.98 < every_second["flops_ratio"] < 2.0
     assert every_second["sites"] == "block"
     assert 0 < every_second["latent_rel_l2"] < 1
-    # Both branches of each sample, an int8 a channel and a float32 scale a row.
+    # Two guidance branches per sample, one int8 per channel and one float32 scale per row.
     held = LAYERS * 2 * SAMPLES * (info.num_tokens * info.width + 4)
     assert every_second["cache_mb"] == held / 2**20
 
@@ -203,10 +203,10 @@ def test_policy_is_probed_and_measured_on_blocks(evaluator, measure, policy):
     gate = Learned(policy, log_threshold=thresholds)
     probed = evaluator.calibrate(CalibrationTask(name="p", gate=gate, num_samples=3))
     assert probed.reuse_ratio[0] == 0
-    # Rows that compute only round otherwise in the last bit.
+    # A row that never reuses differs from its reference only by rounding.
     assert probed.error[0] < 1e-5 < probed.error[2]
     assert (probed.reuse_ratio.diff() >= 0).all()
-    # All that this policy allows: what is no staler than it has seen.
+    # With this threshold the policy reuses wherever the staleness is within its max_gap.
     row = measure(Learned(policy, log_threshold=1e6))
     assert row["reuse_ratio"] == pytest.approx(probed.reuse_ratio[2].item())
     assert row["latent_rel_l2"] > 0
@@ -223,16 +223,16 @@ def test_plan_frozen_before_sampling_reuses_blocks(measure):
 
 
 def count_flops(block: nn.Module, tokens: int, width: int) -> int:
-    """What torch counts for one row."""
+    """Return the FLOPs that torch counts for one row."""
     hidden, row = torch.zeros(1, tokens, width), torch.zeros(1, dtype=torch.long)
-    # The counter knows no fused CPU kernel; the plain one is a pair of products it can see.
+    # The counter does not count the fused CPU kernel; the MATH backend is two matrix products.
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH), torch.no_grad():
         block(hidden, timestep=row, class_labels=row)
     return counter.get_total_flops()
 
 
 def info_of(folder: Path, transformer: Any):
-    """The card of a folder that holds this transformer's configuration."""
+    """Return the description of a folder with this transformer's configuration."""
     transformer.save_config(folder / "transformer")
     schedule = folder / "scheduler" / "scheduler_config.json"
     schedule.parent.mkdir()
@@ -281,7 +281,7 @@ def test_blocks_beside_another_site_are_refused(name, sites, monkeypatch, tmp_pa
     flags = [f"{name}.py", "--model", "digits", "--sites", sites, *DOORS[name]]
     monkeypatch.setattr("sys.argv", flags)
     job = runpy.run_path(str(JOBS / f"{name}.py"))
-    assert enter(job["parser"](), job["run"]) == 2
+    assert job["main"]() == 2
     shown = capsys.readouterr()
     assert shown.out == ""
     assert shown.err.count("\n") == 1

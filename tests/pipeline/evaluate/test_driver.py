@@ -1,4 +1,4 @@
-"""The evaluator without Ray: rows whose figures follow from arithmetic."""
+"""Evaluation worker without Ray: rows whose values follow from arithmetic."""
 
 import itertools
 from collections import Counter
@@ -22,8 +22,8 @@ from pipeline.methods.interval import interval_points
 
 STEPS, SAMPLES = 6, 6
 ROUNDING = 1e-5
-"""Relative L2 distance within which a run of as many steps stays from its twin in a batch of
-another size: kernels round differently for another number of rows."""
+"""Largest relative L2 distance between a run and its reference sample in a batch of another size,
+where kernels round differently."""
 CONTRACT = {
     "method": str,
     "operating_point": str,
@@ -91,7 +91,7 @@ def test_the_baseline_is_its_own_twin(baseline):
     assert row["latent_rel_l2_ci95"] == [0.0, 0.0]
     assert row["reuse_ratio"] == 0.0
     assert row["flops_ratio"] == 1.0
-    # Means, variances and covariances of equal images are the sums of other rows of a batch.
+    # The batched means and covariances of equal images may differ by rounding.
     assert (row["psnr"], row["ssim"]) == (pytest.approx(100.0), pytest.approx(1.0, abs=ROUNDING))
     assert row["cache_mb"] is None
     assert (baseline.images == baseline.reference_images).all()
@@ -120,7 +120,7 @@ def test_a_shared_gate_saves_one_branch(interval, evaluator):
     info = evaluator.model.info
     inside = info.num_layers * sum(info.site_flops[site] for site in evaluator.config.sites)
     forward = transformer_flops(evaluator.model)
-    # Of 6 steps the first computes both branches, 3 reuse both, 2 compute one for both.
+    # Of 6 steps, the first computes both guidance branches, 3 reuse both, 2 compute one for both.
     saved = (3 + 2 / 2) / STEPS * inside
     assert row["cross_branch_threshold"] == float("inf")
     assert row["reuse_ratio"] == interval.row["reuse_ratio"]
@@ -189,7 +189,7 @@ def test_a_probes_parameter_differs_by_sample(evaluator):
     probed = evaluator.calibrate(CalibrationTask(name="p", gate=gate, num_samples=3))
     expected = torch.tensor([0.0, (STEPS - 1) / STEPS, (STEPS - 1) / STEPS])
     torch.testing.assert_close(probed.reuse_ratio, expected)
-    # All is computed, but without the samples that reuse, which its twin was sampled with.
+    # Sample 0 computes everything, though in another batch than its reference sample.
     assert probed.error[0] < ROUNDING
     assert (probed.error[1:] > 0).all()
     torch.testing.assert_close(probed.share.mean(), expected.mean())
@@ -225,10 +225,10 @@ def test_points_have_ids():
         ("steps", {"steps": 1}),
         ("guidance_scale must be finite", {"guidance_scale": float("nan")}),
         ("guidance_scale must be finite", {"guidance_scale": float("inf")}),
-        ("balanced must", {"balanced": True, "sites": ("block",)}),
-        ("balanced must", {"balanced": True, "cache_bits": 16}),
-        ("quantize_keys=False must", {"quantize_keys": False}),
-        ("quantize_keys=False must", {"quantize_keys": False, "cached": "kv", "cache_bits": 32}),
+        ("salience_balancing must", {"balanced": True, "sites": ("block",)}),
+        ("salience_balancing must", {"balanced": True, "cache_bits": 16}),
+        ("fp16_keys must", {"quantize_keys": False}),
+        ("fp16_keys must", {"quantize_keys": False, "cached": "kv", "cache_bits": 32}),
         ("two guidance branches", {"cross_branch_threshold": 0.1, "guidance_scale": 1.0}),
     ],
 )
@@ -245,7 +245,7 @@ def test_settings_with_their_counterparts_pass():
 def test_flops_of_feedback_are_of_the_whole_output(evaluator):
     info = replace(evaluator.model.info, latent_shape=(4, 6, 6), out_channels=8, num_layers=5)
     config = replace(evaluator.config, sites=("attn", "ff"), feedback=0.5)
-    # Three steps of ten gates.
+    # 30 decisions are three steps of ten.
     assert (
         feedback_flops(config, info, MetricAccumulator(gates=30), branches=2)
         == 6 * (8 * 6 * 6) * 2 * 3

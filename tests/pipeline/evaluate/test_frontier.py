@@ -1,4 +1,4 @@
-"""Sweeps meet at equal savings: log error, linear between points, nothing extrapolated."""
+"""Interpolation between operating points: linear in the log error, without extrapolation."""
 
 import pytest
 from hypothesis import assume, given, settings

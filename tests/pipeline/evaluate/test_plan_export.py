@@ -1,4 +1,4 @@
-"""Planned points leave behind what they did: as plans that load, and in the report."""
+"""Plans of operating points with a schedule: exported, loaded, and listed in the report."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_plans_are_written_and_read_back(tmp_path):
     assert sorted(path.name for path in (tmp_path / "plans").iterdir()) == names
     assert load_plan(tmp_path / "plans" / names[1]) == points[0].plan
     assert load_plan(tmp_path / "plans" / names[0]) == points[1].plan
-    assert f"- learned budget=0.01: uniform (plans/{names[0]})" in text
+    assert f"- learned budget=0.01: from `uniform`, in plans/{names[0]}" in text
     assert "interval" not in text
 
 
@@ -101,9 +101,8 @@ def test_plans_of_an_earlier_evaluation_go(tmp_path):
 
 def test_the_report_says_which_schedule_was_taken(tmp_path):
     write_report([measured("policy,computed=3,order=1", PLAN)], tmp_path, "title")
-    assert (
-        "learned policy,computed=3,order=1: policy (plans/" in (tmp_path / "report.md").read_text()
-    )
+    text = (tmp_path / "report.md").read_text()
+    assert "learned policy,computed=3,order=1: from `policy`, in plans/" in text
     (row,) = json.loads((tmp_path / "results.json").read_text())
     assert row["schedule_source"] == "policy"
 

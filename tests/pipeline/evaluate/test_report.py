@@ -1,4 +1,4 @@
-"""The results folder: four files, rows unchanged, tables that do not extrapolate."""
+"""Results folder: its four files, unchanged rows, and tables without extrapolation."""
 
 import json
 
@@ -51,7 +51,7 @@ def test_a_solvers_own_path_is_said(points, tmp_path):
     for rows, is_said in ((points, False), ([*points, solver], True)):
         write_report(rows, tmp_path, "title")
         said = (tmp_path / "report.md").read_text()
-        assert ("the solver's own path" in said) == is_said
+        assert ("the difference between the two solvers" in said) == is_said
 
 
 def test_a_baseline_alone_is_a_report(tmp_path):

@@ -1,4 +1,4 @@
-"""Calibration of one method: counted, bounded, and run once for all who ask for the same."""
+"""Calibration of one method: counted, limited, and run once if several methods share a task."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pipeline.methods.task import ModelSampler
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Number:
-    """A result that is one number."""
+    """Result that is one number."""
 
     value: int
 
@@ -26,7 +26,7 @@ class Number:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Double:
-    """A task that doubles a number, at the cost of as many trajectories."""
+    """Task that doubles a number; its cost in trajectories is that number."""
 
     name: str
     value: int
@@ -46,7 +46,7 @@ COMPARISON = Comparison(methods=(), policies={}, grid=COARSE)
 
 
 def sessions(ran, budget=None):
-    """Makes sessions that share their results, in whichever order the workers give them."""
+    """Return a factory of sessions that share results; results arrive in reverse order."""
 
     def work(tasks):
         ran.extend(tasks)
@@ -100,7 +100,7 @@ def test_what_goes_beyond_the_budget_is_refused_before_anything_runs():
     session = sessions(ran, budget=5)()
     session.calibrate([Double(name="a", value=3)])
     tasks = [Double(name="b", value=2), Double(name="c", value=1)]
-    with pytest.raises(InputError, match=r"at most 5 trajectories. Got tasks of 6 in all"):
+    with pytest.raises(InputError, match=r"at most 5 trajectories. Got tasks of 6 in total"):
         session.calibrate(tasks)
     assert ran == [Double(name="a", value=3)]
     assert session.cost.trajectories == 3
@@ -118,7 +118,7 @@ def test_calibration_after_tuning_is_refused():
     ran = []
     session = sessions(ran)()
     session.close()
-    with pytest.raises(InputError, match="calibrate in tune alone"):
+    with pytest.raises(InputError, match=r"calibrate within tune\(\)"):
         session.calibrate([Double(name="a", value=3)])
     assert ran == []
 

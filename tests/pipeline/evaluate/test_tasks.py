@@ -1,4 +1,4 @@
-"""A point in parts is the point: sums are merged and not averages."""
+"""Results of an operating point do not depend on its division into tasks."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ REFERENCE = FeatureSums.of(torch.randn(40, 3, generator=torch.Generator().manual
 
 
 def tallied_of(values, features, start):
-    """Some samples, with made-up figures that follow from them."""
+    """Return the result of a task with made-up values."""
     metrics = MetricAccumulator(flops=100.0 * len(values), reference_flops=300.0 * len(values))
     column = torch.tensor(values, dtype=torch.float32)
     metrics.judge(
@@ -60,7 +60,7 @@ def test_parts_add_up_to_the_row_of_the_whole(values, cuts, seed):
     for start, stop in pairwise(ends):
         parts.append(tallied_of(values[start:stop], features[start:stop], start))
     whole = tallied_of(values, features, 0)
-    # Whole numbers of gates are rounded by part in this test alone.
+    # tallied_of() rounds the number of reuses for each task, which real tasks do not.
     whole.metrics.reused = sum(part.metrics.reused for part in parts)
     whole.metrics.reused_by_site.update(
         attn=whole.metrics.reused - whole.metrics.reused_by_site["attn"]
@@ -111,7 +111,7 @@ def test_parts_of_different_devices_are_refused():
 
 
 def test_a_measured_point_in_parts_is_the_point():
-    """The same batches give the same images, whoever samples them."""
+    """Two workers measure the same images from the same batches."""
     config = EvaluateConfig(
         model="digits", num_samples=10, batch_size=2, steps=6, guidance_scale=2.0, part_samples=4
     )
@@ -123,11 +123,11 @@ def test_a_measured_point_in_parts_is_the_point():
     evaluator.config = replace(config, part_samples=100)
     whole = evaluator.measure(POINT)
     for name, value in whole.row.items():
-        # The most memory that a process ever held grows with what it does.
+        # Peak memory is that of the process so far, and grows over the test.
         if name in {*TIMES, "peak_memory_mb"}:
             continue
         if isinstance(value, float | list):
-            # Few samples have a singular covariance, whose roots amplify rounding.
+            # The covariance of few samples is singular, so that its root amplifies rounding.
             assert merged.row[name] == pytest.approx(value, rel=1e-6 if name == "fid" else 1e-9)
         else:
             assert merged.row[name] == value, name

@@ -1,4 +1,4 @@
-"""A method made of one class and one line of the registry, from its calibration to MLflow."""
+"""A new method needs one class and one line of the registry: from calibration to MLflow."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Sizes:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SizeTask:
-    """Sizes of stock samples."""
+    """Task that measures samples of the stock model."""
 
     name: str = "sizes"
     trajectories: int = 3
@@ -54,7 +54,7 @@ class SizeTask:
 
 
 class LateReuse(Gate):
-    """Reuse from a step on."""
+    """Gate that reuses from step ``first`` on."""
 
     def __init__(self, first: int) -> None:
         self.first = first
@@ -66,7 +66,7 @@ class LateReuse(Gate):
 
 
 class Toy(Method):
-    """Reuse in the last steps, in fewer of them for larger samples."""
+    """Method that reuses from step 2 or from step 4 on."""
 
     name = "toy"
     note = "`toy` is made for a test."
@@ -89,7 +89,7 @@ class Toy(Method):
 
 
 class InThisProcess:
-    """Real workers without Ray: one for all tasks."""
+    """Replacement of the actor pool without Ray: one worker runs all tasks."""
 
     done: list = []  # noqa: RUF012
 
@@ -104,7 +104,7 @@ class InThisProcess:
 
 @pytest.fixture(autouse=True)
 def registered(monkeypatch):
-    """The toy at the end of the registry, and tasks that are done."""
+    """Register the toy method, and replace the actor pool."""
     monkeypatch.setattr(registry, "METHODS", (*registry.METHODS, Toy))
     monkeypatch.setattr(driver, "ActorPool", InThisProcess)
     monkeypatch.setattr(InThisProcess, "done", [])

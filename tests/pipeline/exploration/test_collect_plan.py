@@ -95,13 +95,13 @@ def test_rounds_around_another_policy_are_other_plans(name):
 
 
 def test_a_plan_around_no_policy_has_the_hash_that_it_always_had():
-    """So that collections of a release before this one are resumed."""
+    """Hashes of earlier releases stay, so that their collections can be resumed."""
     assert BASE.plan_hash == "970c33c05b88b666"
     assert next(BASE.units()).unit_id == "cd208c36273171a1"
     assert not {"bases", "policy_digest"} & BASE.fields.keys()
 
 
-def test_no_round_repeats_noise_or_coins_of_one_before_it():
+def test_no_round_repeats_noise_or_draws_of_one_before_it():
     second = replace(NEAR, policy_digest="b" * 24)
     seeds = {plan.noise_seed for plan in (BASE, NEAR, second, replace(NEAR, seed=1))}
     assert len(seeds) == 4

@@ -1,4 +1,4 @@
-"""Coins and noise: keyed, reproducible, with known propensities."""
+"""Random reuse decisions and noise: keyed, reproducible, with known propensities."""
 
 from typing import get_args
 
@@ -15,20 +15,20 @@ STEPS, GATES = 50, 16
 BASES = (StepSchedule(computed=(0, 2, 4)), StepSchedule(computed=(0, 3)))
 
 
-def script(seed=0, trajectory=0, designs=("independent",)):
+def drawn_for(seed=0, trajectory=0, designs=("independent",)):
     return explore(designs, seed, trajectory, STEPS, GATES, BASES)
 
 
-def test_coins_depend_only_on_seed_and_trajectory():
+def test_draws_depend_only_on_seed_and_trajectory():
     torch.manual_seed(1)
-    first = script(3, 7)
+    first = drawn_for(3, 7)
     torch.manual_seed(2)
-    script(9, 9)
-    again = script(3, 7)
+    drawn_for(9, 9)
+    again = drawn_for(3, 7)
     assert torch.equal(first.wants_reuse, again.wants_reuse)
     assert torch.equal(first.draw_id, again.draw_id)
-    assert not torch.equal(first.wants_reuse, script(4, 7).wants_reuse)
-    assert not torch.equal(first.wants_reuse, script(3, 8).wants_reuse)
+    assert not torch.equal(first.wants_reuse, drawn_for(4, 7).wants_reuse)
+    assert not torch.equal(first.wants_reuse, drawn_for(3, 8).wants_reuse)
 
 
 @settings(deadline=None, max_examples=15)
@@ -42,26 +42,26 @@ def test_propensity_is_that_of_the_action_where_a_gate_is_live(seed, trajectory,
     assert (propensity[~eligible] == 1).all()
 
 
-def test_a_synchronised_step_shares_one_coin():
-    drawn = script(designs=("step-synchronised",))
+def test_a_synchronised_step_shares_one_draw():
+    drawn = drawn_for(designs=("step-synchronised",))
     assert (drawn.draw_id == drawn.draw_id[:, :1]).all()
     assert (drawn.wants_reuse == drawn.wants_reuse[:, :1]).all()
     assert drawn.draw_id[:, 0].unique().numel() == STEPS
 
 
-def test_independent_gates_have_a_coin_each():
-    assert script().draw_id.unique().numel() == STEPS * GATES
+def test_independent_gates_have_a_draw_each():
+    assert drawn_for().draw_id.unique().numel() == STEPS * GATES
 
 
-def test_blocked_gates_share_a_coin_with_their_neighbours():
-    draw_id = script(designs=("layer-blocked",)).draw_id
+def test_blocked_gates_share_a_draw_with_their_neighbours():
+    draw_id = drawn_for(designs=("layer-blocked",)).draw_id
     assert draw_id.unique().numel() == STEPS * 8
     assert (draw_id.diff(dim=1) >= 0).all()
-    assert torch.equal(script(designs=("layer-blocked",)).draw_id[:, ::2], draw_id[:, 1::2])
+    assert torch.equal(drawn_for(designs=("layer-blocked",)).draw_id[:, ::2], draw_id[:, 1::2])
 
 
 def test_reuse_is_as_frequent_as_its_rate():
-    drawn = [script(trajectory=index) for index in range(60)]
+    drawn = [drawn_for(trajectory=index) for index in range(60)]
     assert {one.rate for one in drawn} == set(RATES)
     for rate in RATES:
         mine = torch.stack([one.wants_reuse for one in drawn if one.rate == rate]).float()
@@ -70,20 +70,20 @@ def test_reuse_is_as_frequent_as_its_rate():
 
 
 def test_designs_take_turns():
-    drawn = [script(trajectory=index, designs=DESIGNS) for index in range(2 * len(DESIGNS))]
+    drawn = [drawn_for(trajectory=index, designs=DESIGNS) for index in range(2 * len(DESIGNS))]
     assert tuple(one.design for one in drawn) == DESIGNS * 2
 
 
 @pytest.mark.parametrize("design", ["paced", "regular", "near-policy"])
 def test_schedules_are_of_all_gates_together(design):
-    drawn = script(designs=(design,))
+    drawn = drawn_for(designs=(design,))
     assert (drawn.wants_reuse == drawn.wants_reuse[:, :1]).all()
     assert (drawn.draw_id == drawn.draw_id[:, :1]).all()
     assert 0 < drawn.rate < 1
 
 
 def test_rate_near_a_policy_is_that_of_one_of_its_plans():
-    rates = {script(trajectory=index, designs=("near-policy",)).rate for index in range(20)}
+    rates = {drawn_for(trajectory=index, designs=("near-policy",)).rate for index in range(20)}
     assert rates == {1 - len(base) / STEPS for base in BASES}
 
 

@@ -1,4 +1,4 @@
-"""Schedules are renewals of a known law, and their propensities are exact."""
+"""Random schedules are renewal processes with known gap distributions and exact propensities."""
 
 from __future__ import annotations
 
@@ -51,7 +51,8 @@ def test_laws_are_distributions(draw_law, seed):
 @settings(deadline=None)
 @given(st.sampled_from(LAWS), st.integers(0, 2**31))
 def test_probability_of_a_schedule_is_that_of_its_gaps(draw_law, seed):
-    """The product over steps telescopes to the product over gaps; the last one is cut off."""
+    """The product of the steps' probabilities is the product of the gaps' probabilities; the end of
+    the run cuts the last gap off."""
     _, law, wants_reuse, probability = drawn(draw_law, seed)
     assert not wants_reuse[0]
     assert probability[0] == 0
@@ -110,12 +111,12 @@ def test_a_planned_gap_is_kept_slips_or_takes_in_the_next_one():
 
 @pytest.mark.parametrize("step", [3, 5])
 def test_a_moved_computation_leads_back_to_the_schedule(step):
-    """It stands for the planned one beside it, and does not move what follows."""
+    """A computation one step off a planned one is followed by the next planned computation."""
     law = near_law(STEPS, BASE)[step]
     assert int(law.argmax()) + 1 + step == 8
 
 
-def test_between_two_planned_ones_it_stands_for_either():
+def test_between_two_planned_computations_it_may_be_a_move_of_either():
     law = near_law(STEPS, BASE)[16]
     assert sorted(law.topk(2).indices.tolist()) == [0, 2]
     assert float(law.topk(2).values.min()) > 0.35
@@ -133,7 +134,8 @@ def test_gaps_beyond_the_longest_are_cut_to_it():
 
 
 def test_the_end_of_the_run_is_a_stop():
-    """After the last planned step nothing computes, but for a slip into the last step."""
+    """After the last planned step no step computes, except the last step of the run by a gap that
+    is one step shorter."""
     law = near_law(STEPS, StepSchedule(computed=(0, 25)))[25]
     assert law.nonzero()[:, 0].tolist() == [3, 4, 5, LONGEST_GAP - 1]
     assert float(law[3]) == pytest.approx(SLIP)

@@ -1,4 +1,4 @@
-"""A further round follows the policy that it explores around, and refuses one that does not fit."""
+"""Plan around a policy: takes the policy's settings, and refuses a policy of other settings."""
 
 from dataclasses import replace
 
@@ -41,7 +41,8 @@ def spec():
 
 @pytest.fixture
 def reference_policy_of(tmp_path):
-    """The guide that a policy with such a spec is, with the same weights each time."""
+    """Return a function that saves a policy with a spec and reads it as a reference policy. The
+    weights are the same each time."""
 
     def build(spec):
         torch.manual_seed(0)
@@ -109,7 +110,7 @@ def test_a_policy_of_another_model_is_refused(reference_policy_of, spec):
 @pytest.mark.parametrize("plans", [(), PLANS[:1], PLANS[3:]])
 def test_a_policy_without_such_plans_is_refused(reference_policy_of, spec, plans):
     errors = (0.1,) * len(plans)
-    with pytest.raises(InputError, match=f"Got {len(plans)} plans, none such.*--features schedule"):
+    with pytest.raises(InputError, match=rf"Got {len(plans)} plans in .*--features schedule"):
         reference_policy_of(replace(spec, plans=plans, plan_errors=errors))
 
 
@@ -121,8 +122,8 @@ def test_a_policy_that_does_not_read_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("uri", "designs", "said"),
     [
-        (None, "paced,near-policy", "must come with --policy"),
-        ("runs/policy", "paced", "must come with near-policy among --designs"),
+        (None, "paced,near-policy", "must come with --explore-around"),
+        ("runs/policy", "paced", "must come with near-policy among the designs"),
         ("runs/policy", "near-policy:x", "Choose from paced"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Sweeps that need no calibration: what their points are."""
+"""Operating points of the methods without calibration."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""A probe in parts asks what the whole asks, and its answers join to the whole's."""
+"""Calibration tasks split into parts run the same samples and merge into the same result."""
 
 import itertools
 

@@ -1,4 +1,4 @@
-"""DPM-Solver++ at fewer steps: its images, their cost, and the models that it cannot sample."""
+"""Fewer steps of DPM-Solver++: images, cost, and models whose noise schedule is refused."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from pipeline.models.model_info import DIGITS, find_model
 from pipeline.models.noise import draw_noise
 from tests.pipeline.made_up_answers import MadeUpSession
 
-# NumPy warns of how diffusers' solvers hand it tensors.
+# NumPy warns about the way in which the solvers of diffusers pass tensors.
 pytestmark = pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")
 
 STEPS, SAMPLES = 10, 3
@@ -89,7 +89,7 @@ def test_the_twin_keeps_its_own_sampler(evaluator, measured):
 
 @pytest.fixture
 def model_with(tmp_path):
-    """The shipped model's card with another scheduler."""
+    """Build the description of the shipped model with a changed scheduler configuration."""
 
     def made(config):
         folder = shutil.copytree(DIGITS, tmp_path / "model")

@@ -1,4 +1,4 @@
-"""Points of a policy that decides step by step: thresholds that reach a ratio or an error."""
+"""Operating points of a policy that decides step by step: thresholds for a ratio or an error."""
 
 import pytest
 import torch
@@ -36,7 +36,7 @@ def threshold_of(point):
 
 
 def probed_by(policy):
-    """Reuse and error both grow with the threshold; the error by a hundredth of a sigmoid."""
+    """Return a calibration result: reuse is a sigmoid of the threshold, the error 0.01 times it."""
     growth = torch.sigmoid(probe_thresholds(policy))
     return CalibrationResult(
         reuse_ratio=growth,

@@ -1,4 +1,4 @@
-"""Routers by gradient: what a mixture is, what a penalty buys, that the model stays as it was."""
+"""Learning-to-Cache: mixtures of outputs, the effect of a penalty, and an unchanged model."""
 
 from __future__ import annotations
 
@@ -72,11 +72,11 @@ def test_a_share_of_none_or_all_is_what_execution_does(tiny_dit, ddim, sites, ca
     shares = iter((~reuse).float())
 
     def next_share(*_):
-        # Branches of two samples.
+        # Four rows: two guidance branches of two samples.
         mixer.share = next(shares).expand(4, gates)
 
     with patch_with_mixing(tiny_dit, sites, cached) as mixer:
-        # Step 0 finds nothing to mix with.
+        # Fills the cache: step 0 of the next run would have nothing to mix with.
         sample(tiny_dit, ddim)
         handle = tiny_dit.register_forward_pre_hook(next_share)
         mixed = sample(tiny_dit, ddim)
@@ -100,7 +100,7 @@ def test_a_mixture_is_cached_and_blames_no_step_before():
     second = mixer.mixed(0, 0, two)
     assert second.flatten().tolist() == [1.875, 1.875]
     second.sum().backward()
-    # d second / d share = 2 * (two - first), without what first itself gave.
+    # d second / d share = 2 * (two - first): the gradient through first is detached.
     assert share.grad is not None
     assert share.grad.item() == 3.0
 
@@ -152,7 +152,7 @@ def test_no_penalty_computes_all_and_a_large_one_nothing(tiny_dit, ddim, period)
 
 
 def test_what_does_not_show_is_the_first_to_go(tiny_dit, ddim):
-    # Block 1's feed-forward is closed by its adaLN gate.
+    # The adaLN gate of block 1 multiplies the output of its feed-forward network by 0.
     projection = tiny_dit.transformer_blocks[1].norm1.linear
     width = projection.weight.shape[1]
     projection.weight[5 * width :] = 0.0
@@ -221,7 +221,7 @@ def test_probes_differ_by_period():
 
 @pytest.fixture(scope="module")
 def answer():
-    """What a worker learns of the shipped model in a few updates."""
+    """Learn routers of the shipped model on a worker, with ten updates."""
     config = EvaluateConfig(
         model="digits", steps=STEPS, guidance_scale=SCALE, sites=SITES, num_samples=4, batch_size=4
     )

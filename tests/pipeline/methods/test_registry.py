@@ -1,4 +1,4 @@
-"""The list of methods: its order, the rows that belong to each, and who else names any of them."""
+"""Registry of methods: its order, the rows of each method, and that evaluate/ names no method."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_a_row_belongs_to_a_method(row, method):
 
 @pytest.mark.parametrize("row", ["learner", "interval2", ""])
 def test_a_row_of_no_method_is_refused(row):
-    with pytest.raises(ValueError, match="must be of one of"):
+    with pytest.raises(ValueError, match="must belong to one of"):
         method_of(row)
 
 
@@ -84,12 +84,12 @@ def test_each_policy_is_followed_as_it_was_trained():
 
 
 def docstrings(tree: ast.AST) -> set[int]:
-    """Ids of the strings that are statements."""
+    """Return the ids of the nodes that are docstrings."""
     return {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
 
 
 def names_in(source: str) -> set[str]:
-    """Methods that a string of the source is named by, or begins with."""
+    """Return the methods whose name is a string of the source, or starts one before a dash."""
     tree = ast.parse(source)
     skipped = docstrings(tree)
     texts = {

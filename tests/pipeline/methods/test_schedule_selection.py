@@ -1,4 +1,4 @@
-"""Points of a policy that plans: each schedule is the best of several on the same noises."""
+"""Selection of schedules: each is the best of several on the same calibration noise samples."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_even_schedules_of_a_whole_period_are_the_interval():
 def test_numbers_are_those_of_the_grid_that_have_a_plan():
     grid = SweepGrid(reuse_ratios=(0.5, 0.501, 0.95, 1.0, 0.0))
     spec = planned_policy().spec
-    # 0.95 asks for one computation, of which there is no plan; 1.0 for none.
+    # Ratio 0.95 means one computed step, for which there is no plan; ratio 1.0 means none.
     assert numbers_of(spec, grid) == [10, 20]
 
 
@@ -67,7 +67,7 @@ def test_the_better_candidate_is_taken(loser):
         return 0.02 if is_even == (loser == "uniform") else 0.01
 
     points = planned_points("learned-x", policy, comparison(), answer_by(error_of))
-    # Of equal ones the first, and so of the even ones the one that keeps least.
+    # Equal errors: the first candidate is taken, for uniform schedules the lowest order.
     taken, order = ("uniform", 0) if loser == "policy" else ("policy", 2)
     numbers = numbers_of(policy.spec, COARSE)
     assert [point.operating_point for point in points] == [
@@ -88,7 +88,7 @@ def test_the_better_candidate_is_taken(loser):
 
 
 EARLY = tuple((0, *range(2, number + 1)) for number in range(2, STEPS))
-"""Of each number of steps but the last, early ones."""
+"""Schedules that compute step 0 and steps from 2 on, one for each number of computed steps."""
 
 
 def rivals_of(*orders, feedback=0.0):
@@ -122,7 +122,7 @@ def test_the_best_order_is_taken(kind, best):
         assert point.operating_point == (
             f"{kind},computed={len(point.schedule)},order={best},feedback=0"
         )
-        # A policy decides for its own plans alone.
+        # Only the policy's own schedules have a ScheduleGate.
         assert isinstance(point.gate, MaskGate)
 
 
@@ -227,7 +227,7 @@ def test_many_candidates_are_shortlisted_by_a_few_noises():
     more = [probe for probe in asked if set(probe.noise_ids) == set(FINAL_SAMPLES)]
     everyone = len(candidates(spec, 7))
     assert sum(probe.num_samples for probe in first) == everyone * len(SCREENING_SAMPLES)
-    # The policy's own plan comes along.
+    # The policy's own schedule is scored in the second round besides the shortlist.
     assert sum(probe.num_samples for probe in more) == (SHORTLIST + 1) * NOISES
     assert len(first) + len(more) == len(asked)
 

@@ -1,4 +1,4 @@
-"""The fewest computations of a policy that plans whose measured error stays within a budget."""
+"""Search for the fewest computed steps whose measured error is within an error budget."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ from tests.pipeline.made_up_answers import (
 @pytest.mark.parametrize("needed", [2, 5, 11, STEPS])
 @pytest.mark.parametrize("predicted", [2, 9, STEPS])
 def test_a_budget_takes_the_fewest_computations_that_measure_within_it(needed, predicted):
-    """Whatever was predicted: plans err within the budget from ``needed`` computations on."""
+    """Measured errors are within the budget from ``needed`` computed steps on, predicted ones from
+    ``predicted`` on: only the measured errors decide."""
     errors = tuple(0.009 if len(plan) >= predicted else 0.5 for plan in PLANS)
     spec = planned_policy(plan_errors=errors).spec
     ask = answer_by(lambda computed, noise: 0.01 if len(computed) >= needed else 0.02)

@@ -1,4 +1,4 @@
-"""Schedules from curves: what a threshold lets through, and which thresholds are points."""
+"""SmoothCache: schedules of a threshold, and the thresholds that become operating points."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ NAN = float("nan")
 
 
 def walked(curve, alpha):
-    """The schedule of one site type, step by step."""
+    """Return the schedule of one site type, computed step by step in plain Python."""
     reuse, gap = [False], 0
     for step in range(1, len(curve[0])):
         gap += 1
@@ -38,7 +38,7 @@ def walked(curve, alpha):
 
 
 def along(places, gaps):
-    """Curves of a site that moves along a line: further away with each step."""
+    """Return the curve of a site whose output moves along a line."""
     steps = len(places)
     return torch.tensor(
         [
@@ -50,7 +50,7 @@ def along(places, gaps):
 
 @st.composite
 def rough(draw):
-    """Curves of any shape, of one or two site types."""
+    """Draw curves of any shape, of one or two site types."""
     sites, gaps = draw(st.integers(1, 2)), draw(st.integers(1, 4))
     steps = draw(st.integers(2, 12))
     values = st.floats(0.0, 1.0, width=32) | st.just(NAN)
@@ -67,11 +67,11 @@ def straight(draw):
 
 
 def test_a_schedule_by_hand():
-    # Reuse at a gap of 1 where that is at most 0.2, of 2 where that is at most 0.2.
+    # The rows of the curve are gaps 1 and 2. A step reuses where its value is at most alpha = 0.2.
     curve = torch.tensor([[[NAN, 0.1, 0.3, 0.2, 0.1, 0.1], [NAN, NAN, 0.2, 0.9, 0.3, 0.1]]])
     (reuse,) = schedules(curve, torch.tensor([0.2]))
-    # Step 2 is at a gap of 2 from step 0; step 3 would be at 3, longer than is known; step 4 is
-    # at a gap of 1 from step 3, step 5 at a gap of 2.
+    # Step 1 has gap 1 and step 2 has gap 2 from step 0. Step 3 would have gap 3, which the curve
+    # does not hold, so it computes. Step 4 has gap 1 from step 3, step 5 has gap 2.
     assert reuse[0].tolist() == [False, True, True, False, True, True]
 
 
@@ -131,7 +131,7 @@ def test_a_curve_that_diverged_never_reuses():
 
 @pytest.fixture(scope="module")
 def curves():
-    """Of the shipped model."""
+    """Curves of the shipped model."""
     config = EvaluateConfig(
         model="digits", steps=20, guidance_scale=2.0, sites=("attn", "ff"), num_samples=4
     )
@@ -157,11 +157,11 @@ def test_points_do_what_their_schedule_says(curves):
         mask = mask_of(point)
         assert mask.shape == (20, 2 * 8, 1)
         by_site = mask[:, :, 0].T.unflatten(0, (2, 8))
-        # All layers of a site type alike, each type by its own curve, a mean over layers.
+        # All layers of a site type have one schedule, by the mean of the curves over layers.
         assert (by_site == by_site[:, :1]).all()
         mean = curves.error.mean(dim=1).tolist()
         for curve, reuse in zip(mean, by_site[:, 0].tolist(), strict=True):
-            # The label is rounded, to either side of a value of the curves.
+            # The alpha in the name is rounded, and may lie on either side of a value of the curve.
             assert reuse in (walked(curve, alpha * 1.00001), walked(curve, alpha * 0.99999))
 
 

@@ -1,4 +1,4 @@
-"""Curves of stock runs: what they are by hand, and that the model stays as it was."""
+"""Curves of runs of the stock model: equal to a plain computation, and an unchanged model."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ MODULES = {
     ("block", "output"): lambda block: [block],
     ("attn", "kv"): lambda block: [block.attn1.to_k, block.attn1.to_v],
 }
-"""What is cached of a block, spelt again."""
+"""Modules of a block whose outputs each site caches, written out independently."""
 
 
 def sample(model, scheduler):
-    """A stock run of two samples with guidance, so that a batch has four rows."""
+    """Run the stock model on two samples with guidance, so that a batch has four rows."""
     config = SamplerConfig(num_inference_steps=STEPS, guidance_scale=2.0)
     noise = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(3))
     return DQARSampler(model, scheduler, config).sample(2, [1, 4], latents=noise)
 
 
 def seen(module, scheduler, model, is_block):
-    """What a module put out at each step, ``[t, r, n, d]``."""
+    """Return the outputs of a module at each step, ``[t, r, n, d]``."""
     found = []
 
     def keep(_, args, output):
@@ -45,7 +45,7 @@ def seen(module, scheduler, model, is_block):
 
 
 def by_hand(outputs, gap, step):
-    """The definition, row by row."""
+    """Compute the relative L1 distance row by row."""
     ratios = [
         np.abs(now - before).sum() / np.abs(now).sum()
         for now, before in zip(outputs[step], outputs[step - gap], strict=True)
@@ -89,7 +89,7 @@ def test_only_the_last_outputs_are_held():
     for step in range(6):
         watch.note((0, 0, 0), torch.full((1, 2, 2), float(step + 1)))
         assert len(watch.past[0, 0, 0]) == min(step + 1, 2)
-    # 1, 2, .. 6: the distance is the gap, of the step's own size.
+    # Outputs 1, 2, .. 6: the L1 distance is the gap, the relative distance gap / step.
     expected = torch.tensor(
         [[1 / size for size in range(2, 7)], [2 / size for size in range(2, 7)]]
     )

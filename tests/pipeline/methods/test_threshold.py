@@ -1,4 +1,4 @@
-"""Threshold gates: what their sweeps hold, and how calibration chooses among settings."""
+"""Threshold gates: their operating points, and the choice of settings by calibration."""
 
 import pytest
 import torch

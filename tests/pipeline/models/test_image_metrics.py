@@ -1,4 +1,4 @@
-"""Deltas by hand: PSNR, SSIM and Frechet distance on inputs whose answer is arithmetic."""
+"""PSNR, SSIM and Frechet distance on inputs whose result follows from arithmetic."""
 
 import pytest
 import torch

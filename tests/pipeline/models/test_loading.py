@@ -1,4 +1,4 @@
-"""Models by name: the shipped one, folders that diffusers wrote, and what is refused."""
+"""Models by name: the shipped model, folders that diffusers wrote, and refusals."""
 
 import json
 import shutil
@@ -23,7 +23,7 @@ from pipeline.models.model_info import DIGITS, find_model, refuse_too_many_steps
 
 @pytest.fixture(scope="module")
 def latent_folder(tmp_path_factory):
-    """A tiny random DiT of 1000 classes with a tiny VAE, as save_pretrained writes it."""
+    """Folder of a tiny random DiT with 1000 classes and a tiny VAE, by save_pretrained."""
     folder = tmp_path_factory.mktemp("latent") / "dit"
     torch.manual_seed(0)
     DiTTransformer2DModel(
@@ -35,7 +35,7 @@ def latent_folder(tmp_path_factory):
         sample_size=8,
         num_embeds_ada_norm=1000,
     ).save_pretrained(folder / "transformer")
-    # diffusers annotates the defaults' lengths, not the choices.
+    # diffusers annotates tuples of length one, the length of the defaults.
     build_vae: Any = AutoencoderKL
     build_vae(
         block_out_channels=(8, 8),
@@ -51,7 +51,7 @@ def latent_folder(tmp_path_factory):
 
 @pytest.fixture
 def copied(tmp_path):
-    """A copy of the shipped model, to be damaged."""
+    """Copy of the shipped model, for tests that damage it."""
     return shutil.copytree(DIGITS, tmp_path / "digits")
 
 
@@ -140,6 +140,32 @@ def test_a_folder_without_a_part_is_refused(copied, part):
         find_model(str(copied))
 
 
+@pytest.mark.parametrize(
+    ("part", "changes", "line"),
+    [
+        ("transformer/config", {"num_layers": "8"}, r"num_layers must be a whole number\. Got '8'"),
+        ("transformer/config", {"patch_size": 0}, r"patch_size must be at least 1\. Got 0"),
+        ("transformer/config", {"sample_size": None}, "sample_size must be a whole number. Got N"),
+        ("scheduler/scheduler_config", {"num_train_timesteps": 1.5}, "must be a whole number"),
+        ("provenance", {"recommended": {"guidance_scale": "2"}}, "guidance_scale must be a number"),
+    ],
+)
+def test_a_field_of_a_wrong_kind_is_named(copied, part, changes, line):
+    path = copied / f"{part}.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    with pytest.raises(InputError, match=rf"--model .* must be a DiT\. .*{line}.*save_pretrained"):
+        find_model(str(copied))
+
+
+def test_a_missing_field_is_named(copied):
+    path = copied / "transformer" / "config.json"
+    config = json.loads(path.read_text())
+    del config["in_channels"]
+    path.write_text(json.dumps(config))
+    with pytest.raises(InputError, match=r"config\.json must hold 'in_channels'"):
+        find_model(str(copied))
+
+
 def test_another_kind_of_transformer_is_refused(copied):
     path = copied / "transformer" / "config.json"
     path.write_text(path.read_text().replace("DiTTransformer2DModel", "UNet2DModel"))
@@ -155,7 +181,7 @@ def test_truncated_weights_are_refused(copied):
 
 
 def test_the_shipped_model_draws_digits_with_stock_diffusers():
-    """DDIM-50 at its recommended guidance, with nothing of this project in the loop."""
+    """Sample with diffusers alone: DDIM, 50 steps, at the recommended guidance."""
     transformer = DiTTransformer2DModel.from_pretrained(
         DIGITS / "transformer", torch_dtype=torch.float32
     ).eval()

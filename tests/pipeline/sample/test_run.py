@@ -1,4 +1,4 @@
-"""The folder of a sampling run, on images made up."""
+"""Folder of a sampling run, with made-up images."""
 
 import numpy as np
 import pytest
@@ -11,14 +11,14 @@ from pipeline.sample.sample import Sampled
 
 
 def sampled(images):
-    """A run that gave these images, its twins alike."""
+    """Samples with these images, and the same images as reference samples."""
     return Sampled(
         class_labels=[0] * len(images),
         images=images,
-        twin_images=images,
+        reference_images=images,
         latent_rel_l2=[0.0] * len(images),
         seconds_per_sample=1.0,
-        twin_seconds_per_sample=1.0,
+        reference_seconds_per_sample=1.0,
         summary=summarize([], ("attn",), 1, 0),
     )
 
@@ -34,7 +34,7 @@ def test_colour_images_keep_their_channels(tmp_path):
         assert pixels[0, 0].tolist() == [255, 0, 128]
 
 
-def test_a_rewrite_cut_short_leaves_no_account(tmp_path):
+def test_a_rewrite_cut_short_leaves_no_sample_json(tmp_path):
     images = torch.zeros(1, 1, 8, 8)
     write_samples(sampled(images), {}, tmp_path)
     assert (tmp_path / "sample.json").exists()

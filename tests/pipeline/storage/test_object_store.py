@@ -1,4 +1,4 @@
-"""Storage by URI: files that appear whole, once where that is asked for, and errors in one line."""
+"""Storage by URI: atomic writes, creation of a file only once, and errors in one line."""
 
 import io
 import os
@@ -28,7 +28,7 @@ def storage(place):
 
 
 def start(code, *words, **options):
-    """A Python process of this tree."""
+    """Start a Python process that runs ``code`` with arguments."""
     command = [sys.executable, "-c", code, *map(str, words)]
     return subprocess.Popen(command, text=True, **options)
 
@@ -46,7 +46,7 @@ def test_what_is_written_is_read(storage):
 
 
 def test_a_file_is_written_whatever_its_size(storage, tmp_path):
-    """Large ones go up in several parts."""
+    """Large files are uploaded in several parts."""
     source = tmp_path / "source"
     source.write_bytes(os.urandom(1 << 20) * 11)
     storage.write("large", source)
@@ -69,7 +69,7 @@ def test_any_range_is_read(storage):
 
 
 def test_what_is_not_there_cannot_be_opened(storage):
-    with pytest.raises(InputError, match="must be there to be read"):
+    with pytest.raises(InputError, match="must exist to be read"):
         storage.open("gates/x.parquet")
 
 
@@ -133,7 +133,7 @@ open_storage(sys.argv[1]).write("gates/x.parquet", Path(sys.argv[2]))
 
 
 def test_a_killed_write_is_invisible_and_swept(tmp_path):
-    """The writer waits in the middle, for a pipe that brings no more."""
+    """The writer is killed while it reads from a pipe that brings no more bytes."""
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     storage = LocalFolder(path=tmp_path / "place")
@@ -154,7 +154,7 @@ def test_a_killed_write_is_invisible_and_swept(tmp_path):
 
 
 def test_a_killed_upload_is_invisible(s3, s3_server, tmp_path):
-    """The writer waits in the middle, for a server that answers to none of its parts."""
+    """The writer is killed while it waits for a server that answers to none of its parts."""
     source = tmp_path / "source"
     source.write_bytes(bytes(40 << 20))
     writer = start(WRITES, f"{s3}/held", source)
@@ -173,7 +173,7 @@ def test_a_killed_upload_is_invisible(s3, s3_server, tmp_path):
 
 
 def uploads(bucket, server):
-    """Uploads that were begun and not completed."""
+    """Return the number of uploads to a bucket that were begun and not completed."""
     url = f"{server}/{bucket.removeprefix('s3://')}?uploads"
     with urllib.request.urlopen(url, timeout=30) as answer:
         return answer.read().count(b"<UploadId>")

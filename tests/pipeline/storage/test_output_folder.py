@@ -1,4 +1,4 @@
-"""Folders of a stage wherever they lie: complete or not there, and nobody else's."""
+"""Output folders on disk and in an object store: complete or absent, and never other files'."""
 
 import json
 from pathlib import Path
@@ -68,7 +68,8 @@ def test_the_mark_of_a_complete_folder_goes_last_and_comes_off_first(s3, monkeyp
 
 
 def test_what_was_cut_off_is_taken_up_and_its_place_not_refused(s3, monkeypatch):
-    """The upload breaks off after the old mark is gone; the same command finds all it had done."""
+    """The upload fails after the old completion mark is deleted; the same command then resumes
+    from the scratch folder."""
     place = f"{s3}/out"
     storage = open_storage(place)
     storage.write("policy.json", b"old")
@@ -96,7 +97,7 @@ def test_a_place_is_new_or_ours(place):
     refuse_taken(place, "policy.json")
     storage = open_storage(place)
     storage.write("thesis.txt", b"mine")
-    with pytest.raises(InputError, match=r"must be new or hold policy\.json"):
+    with pytest.raises(InputError, match=r"must be a new folder or hold policy\.json"):
         refuse_taken(place, "policy.json")
     storage.write("policy.json", b"{}")
     refuse_taken(place, "policy.json")

@@ -1,4 +1,4 @@
-"""Storage that cannot be used says so in one line with the mend, soon, and shows no secret."""
+"""Storage that cannot be used is refused soon, in one line with the fix, and without secrets."""
 
 import http.server
 import re
@@ -54,12 +54,12 @@ def test_a_file_in_the_way_is_refused(tmp_path, act):
 
 @pytest.mark.parametrize("act", ACTS.values(), ids=ACTS)
 def test_a_bucket_that_is_not_there_is_refused(s3, act):
-    with pytest.raises(InputError, match=r"says NoSuchBucket\. Create the bucket"):
+    with pytest.raises(InputError, match=r": NoSuchBucket\. Create the bucket"):
         act(open_storage(f"{s3}-nowhere/x"))
 
 
 class QuietServer(http.server.ThreadingHTTPServer):
-    """Says nothing of clients that left before they were answered."""
+    """HTTP server that logs no error if a client leaves before it is answered."""
 
     daemon_threads = True
 
@@ -68,7 +68,7 @@ class QuietServer(http.server.ThreadingHTTPServer):
 
 
 class Answers(http.server.BaseHTTPRequestHandler):
-    """Always the same answer, or none before the test ends."""
+    """Request handler that gives the same answer always, once ``ended`` is set."""
 
     status, body, ended = 403, b"", threading.Event()
 
@@ -85,7 +85,7 @@ class Answers(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def answering(monkeypatch):
-    """Starts a server that answers as told; returns storage that it keeps."""
+    """Return a function that starts a server with a fixed answer and returns storage on it."""
     servers = []
 
     def begin(name, *, hangs=False, **answer):
@@ -114,7 +114,7 @@ def answering(monkeypatch):
 def test_wrong_credentials_are_refused_without_showing_them(answering, code):
     body = f"<Error><Code>{code}</Code><AWSAccessKeyId>AKIAHIDDEN</AWSAccessKeyId></Error>"
     storage = answering(f"wrong-{code.lower()}", status=403, body=body.encode())
-    with pytest.raises(InputError, match=rf"says {code}\. \w") as refused:
+    with pytest.raises(InputError, match=rf": {code}\. \w") as refused:
         storage.read("x")
     assert "AKIA" not in str(refused.value)
 

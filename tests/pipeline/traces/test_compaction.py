@@ -1,4 +1,4 @@
-"""Compaction: fewer files, the same rows in the same order, and nothing lost wherever it is cut."""
+"""Compaction: fewer files, the same rows in the same order, and nothing lost if it is killed."""
 
 import itertools
 import json
@@ -46,7 +46,7 @@ def files(storage):
 
 
 def finish(storage, compact_mb=EVERYTHING):
-    """What a driver does once all units are there."""
+    """Publish and finalize the collection, as a driver does once all units are done."""
     receipts = committed_receipts(storage, MANY)
     assert len(receipts) == len(UNITS)
     with acquire_lease(storage) as lease:
@@ -104,7 +104,7 @@ def test_units_of_a_damaged_part_alone_are_collected_again(collected):
     finish(collected, 1.5 * size / MEGABYTE)
     damaged = f"gates/{sorted(collected.sizes('gates'))[1]}"
     collected.write(damaged, b"PAR1")
-    with pytest.raises(InputError, match=r"must have \d+ bytes\. Got 4.*again to collect it anew"):
+    with pytest.raises(InputError, match=r"must have \d+ bytes\. Got 4.*trajectories again"):
         open_traces(collected)
     receipts = committed_receipts(collected, MANY)
     assert [unit.index for unit in UNITS if unit.unit_id not in receipts] == [2, 3]
@@ -117,7 +117,7 @@ def test_units_of_a_damaged_part_alone_are_collected_again(collected):
 
 
 class Killed(BaseException):
-    """The driver's end at some request to its storage."""
+    """Death of the driver at a request to its storage."""
 
 
 @pytest.mark.parametrize("last", range(1, 18))
@@ -190,7 +190,7 @@ def test_who_was_taken_over_deletes_and_publishes_nothing(collected):
 def test_a_manifest_names_no_shard_that_is_gone(collected):
     receipts = committed_receipts(collected, MANY)
     collected.delete(f"gates/{sorted(collected.sizes('gates'))[0]}")
-    with pytest.raises(InputError, match="must lie in"):
+    with pytest.raises(InputError, match="must be in"):
         write_manifest(collected, MANY, receipts, FACTS | {"num_layers": 3})
 
 

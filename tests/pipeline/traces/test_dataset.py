@@ -1,4 +1,5 @@
-"""Commits: the first attempt at a unit counts, a version is published once, anywhere."""
+"""Commit protocol on folders and object stores: the first attempt at a unit counts, and each
+manifest version is published once."""
 
 import json
 from dataclasses import replace
@@ -67,14 +68,14 @@ def test_the_first_attempt_counts(storage):
     first = attempt(storage, FIRST)
     assert attempt(storage, FIRST, psnr=31.0) == first
     assert attempt(storage, FIRST) == first
-    # What the second wrote lies beside it, and replaced nothing.
+    # The shard of the second attempt has another name, and replaced nothing.
     assert len(storage.sizes("trajectories")) == 2
     assert len(storage.sizes("gates")) == 1
     assert find_receipt(storage, FIRST) == first
 
 
 @pytest.mark.parametrize("damage", [b"", b"PAR1"])
-def test_an_attempt_mends_a_damaged_shard_or_replaces_its_receipt(storage, damage):
+def test_an_attempt_repairs_a_damaged_shard_or_replaces_its_receipt(storage, damage):
     first = attempt(storage, FIRST)
     for psnr, counts in ((30.0, 30.0), (31.0, 31.0)):
         for table, file in first["files"].items():
@@ -85,7 +86,7 @@ def test_an_attempt_mends_a_damaged_shard_or_replaces_its_receipt(storage, damag
 
 
 def test_two_plans_cannot_claim_one_place(storage):
-    with pytest.raises(InputError, match="must hold the same plan"):
+    with pytest.raises(InputError, match="or hold the same plan"):
         claim_output(storage, type(PLAN)(**{**fields_of(PLAN), "seed": 3}))
     claim_output(storage, PLAN)
 
@@ -95,7 +96,8 @@ def fields_of(plan):
 
 
 def test_a_version_is_published_once(storage, monkeypatch):
-    """Another driver publishes between this one's look and its own version."""
+    """Another driver publishes after this driver has read the newest version and before it creates
+    the next."""
     receipts = commit_all(storage)
     mine = write_manifest(storage, PLAN, receipts, FACTS)
     monkeypatch.setattr(
@@ -123,7 +125,8 @@ def test_a_publication_whose_answer_was_lost_is_ours(storage, monkeypatch):
 
 
 def test_traces_of_the_first_release_are_read_and_resumed(storage):
-    """Its shards were named by their unit alone, and its manifest had no parts."""
+    """In the first release, shards were named by unit without a digest, and manifests had no
+    parts."""
     manifest = write_manifest(storage, PLAN, commit_all(storage), FACTS)
     rows = read_gates(storage)
     del manifest["parts"]

@@ -1,6 +1,7 @@
-"""Readers of plan, receipts and manifest meet anything: a clear refusal, or what was committed.
+"""Readers of arbitrarily damaged plans, receipts and manifests refuse, or return what was
+committed.
 
-Never another exception, and never a byte read or written outside the folder.
+They raise no other exception, and read and write no byte outside the folder.
 """
 
 import contextlib
@@ -45,6 +46,7 @@ HOSTILE = [
     [[[]]],
     {"name": "../x"},
 ]
+SHARDS_NAME = r"parts\[0\]\.files\.gates\.name must be a shard's name|must be Unicode text"
 ANYTHING = st.sampled_from(HOSTILE) | st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=9),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
@@ -54,7 +56,7 @@ ANYTHING = st.sampled_from(HOSTILE) | st.recursive(
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """A dataset that stays as it is, and what it holds."""
+    """Folder of a dataset that no test changes, and the dataset's two tables."""
     root = tmp_path_factory.mktemp("finished") / "traces"
     claim_output(root, PLAN)
     write_manifest(root, PLAN, commit_all(root), FACTS)
@@ -63,7 +65,7 @@ def finished(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def copied(finished, tmp_path_factory):
-    """Copies it between a file that nobody may read and one that nobody may replace."""
+    """Return a context manager that copies the dataset beside a file that must not change."""
     base = tmp_path_factory.mktemp("copies")
 
     @contextlib.contextmanager
@@ -80,7 +82,7 @@ def copied(finished, tmp_path_factory):
 
 
 def paths_of(document, path=()):
-    """Every place in a document."""
+    """Yield the path of every value in a document."""
     yield path
     if isinstance(document, dict | list):
         items = document.items() if isinstance(document, dict) else enumerate(document)
@@ -105,7 +107,8 @@ def place_of(root, kind):
 
 
 def read_everything(root, finished):
-    """What a reader and a resuming driver do: the same as committed, or a refusal."""
+    """Read as a reader and as a resuming driver; assert that each refuses or finds what was
+    committed."""
     with contextlib.suppress(InputError):
         claim_output(root, PLAN)
     with contextlib.suppress(InputError):
@@ -181,9 +184,9 @@ def test_a_hostile_name_is_refused(name, finished, copied):
         manifest = json.loads(place.read_text())
         manifest["parts"][0]["files"]["gates"]["name"] = name
         place.write_text(json.dumps(manifest))
-        with pytest.raises(InputError, match=r"must hold a shard's name in parts\[0\]"):
+        with pytest.raises(InputError, match=SHARDS_NAME):
             open_traces(root)
-        with pytest.raises(InputError, match=r"must hold a shard's name in parts\[0\]"):
+        with pytest.raises(InputError, match=SHARDS_NAME):
             committed_receipts(root, PLAN)
     with copied() as root:
         place = place_of(root, "receipt")
@@ -195,8 +198,8 @@ def test_a_hostile_name_is_refused(name, finished, copied):
 
 
 @given(st.data())
-def test_a_damaged_byte_of_a_shard_is_told(finished, copied, data):
-    """Its size is right; pages have checksums."""
+def test_a_damaged_byte_of_a_shard_is_noticed(finished, copied, data):
+    """A damaged byte leaves the size as it was, but breaks a page's checksum."""
     with copied() as root:
         shard = min((root / "gates").glob("*.parquet"))
         whole = bytearray(shard.read_bytes())

@@ -1,4 +1,5 @@
-"""One driver a folder: a second is told, a dead one does not block, one taken over stops."""
+"""Lease of a folder: a second driver is refused, a dead driver does not block, and a driver that
+was replaced stops."""
 
 import contextlib
 import json
@@ -7,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 from hypothesis import given
@@ -34,8 +35,8 @@ def documents(storage):
 
 
 def leave(storage, number, **changes):
-    """A lease as another driver would have left it."""
-    document = leases._new_document() | {"holder": ELSEWHERE} | changes
+    """Write a lease as a driver on another machine would leave it."""
+    document = asdict(leases._new_document()) | {"holder": ELSEWHERE} | changes
     storage.write(f"_lease/{number:06d}.json", json.dumps(document).encode())
 
 
@@ -48,12 +49,12 @@ def test_leases_are_numbered_and_released(storage):
     assert {document["state"] for document in documents(storage).values()} == {"released"}
 
 
-def test_a_second_driver_of_this_machine_is_told_at_once(storage):
+def test_a_second_driver_of_this_machine_is_refused_at_once(storage):
     with acquire_lease(storage), pytest.raises(InputError) as refused:
         take(storage, LeaseConfig(patience_s=3600.0))
     said = str(refused.value)
     assert f"process {os.getpid()} on" in said
-    assert "Wait until it has ended, or end it" in said
+    assert "Wait until that process has ended, or end it" in said
     assert len(documents(storage)) == 1
 
 
@@ -75,7 +76,7 @@ def test_a_killed_driver_blocks_nobody(storage, place):
     with pytest.raises(InputError, match=f"process {driver.pid} on"):
         take(storage, LeaseConfig(patience_s=3600.0))
     driver.kill()
-    # Ended, but not waited for: its number is still taken.
+    # The process has ended but was not reaped: its pid still exists.
     os.waitid(os.P_PID, driver.pid, os.WEXITED | os.WNOWAIT)
     with acquire_lease(storage, LeaseConfig(patience_s=3600.0)) as lease:
         assert lease.number == 2
@@ -109,11 +110,11 @@ def test_a_holder_renews_by_itself(storage):
             time.sleep(0.05)
 
 
-def test_who_was_taken_over_is_told_before_it_publishes(storage):
+def test_a_replaced_driver_is_refused_before_it_publishes(storage):
     with acquire_lease(storage, QUICK) as lease:
         leave(storage, 2)
         with pytest.raises(
-            InputError, match=r"lease 2 by process 1 on 'far'.*Nothing more is published"
+            InputError, match=r"second, process 1 on 'far'.*lease 2\. .* deletes nothing more"
         ):
             lease.check_not_fenced()
 
@@ -126,7 +127,7 @@ def test_a_released_lease_is_over_wherever_it_was(storage, capsys):
 
 
 def test_of_many_takers_one_holds(storage):
-    """The others find it alive, or their number taken."""
+    """The other drivers find the holder alive, or the number of the next lease taken."""
     leave(storage, 1, state="released")
     taken, refused = [], []
 
@@ -147,7 +148,7 @@ def test_of_many_takers_one_holds(storage):
 
 
 def test_an_answer_that_was_lost_is_found(storage, monkeypatch):
-    """The lease was created, and its writer told that somebody was faster."""
+    """Storage reports that the file existed, although this request created it."""
 
     def lossy(self, key, data):
         self.write(key, data)
@@ -190,7 +191,7 @@ def test_a_process_is_known_by_more_than_its_number():
 @pytest.mark.parametrize("text", ["0", "-1", "soon", "inf", "nan", "1e9"])
 def test_patience_must_be_seconds(monkeypatch, text):
     monkeypatch.setenv("DQAR_LEASE_S", text)
-    with pytest.raises(InputError, match="DQAR_LEASE_S must be seconds"):
+    with pytest.raises(InputError, match="DQAR_LEASE_S must be a number of seconds"):
         lease_config()
 
 

@@ -1,4 +1,4 @@
-"""Several collections are read as one, if they are of one model under one setting."""
+"""Several collections of one model under one setting are read as one dataset."""
 
 from dataclasses import replace
 
@@ -29,7 +29,8 @@ NEAR = {"designs": ("near-policy",), "bases": ((0, 1),), "policy_digest": "a" * 
 
 @pytest.fixture
 def little(tmp_path):
-    """Finished collections of made-up values whose plans differ in some fields."""
+    """Return a function that writes a finished collection of made-up values with changed plan
+    fields."""
 
     def build(name, **changes):
         plan = replace(PLAN, **changes)
@@ -42,7 +43,7 @@ def little(tmp_path):
 
 @pytest.fixture
 def both(traces, near_traces):
-    """A first round and one around schedules."""
+    """Folders of a first collection and of one that explored around schedules."""
     return str(traces), str(near_traces)
 
 
@@ -53,7 +54,7 @@ def test_tables_follow_each_other(both):
     assert sum(batch.num_rows for batch in stream_gates(both)) == read_gates(both).num_rows
 
 
-def test_noises_of_one_collection_are_its_ids(traces):
+def test_noise_samples_of_one_collection_are_its_ids(traces):
     ids = read_trajectories(str(traces))["noise_id"].to_numpy()
     assert (
         open_traces(str(traces)).noise_index.tolist()
@@ -61,7 +62,7 @@ def test_noises_of_one_collection_are_its_ids(traces):
     )
 
 
-def test_rounds_around_policies_have_noises_of_their_own(both):
+def test_rounds_around_policies_share_no_noise_samples(both):
     noises = open_traces(both).noise_index
     assert len(set(noises[:24])) == 8
     assert len(set(noises[24:])) == 4
@@ -79,14 +80,14 @@ def test_rounds_around_policies_have_noises_of_their_own(both):
     ],
     ids=["same seed", "another seed", "near", "both"],
 )
-def test_collections_of_one_seed_share_their_noises(little, changes, noises):
+def test_collections_of_one_seed_share_their_noise_samples(little, changes, noises):
     found = open_traces((little("first"), little("second", **changes))).noise_index
     assert len(found) == 20
     assert len(set(found)) == noises
 
 
-def test_mates_stay_together_whatever_collection_they_are_of(little):
-    """A noise that two collections share is held out of both."""
+def test_trajectories_of_a_noise_sample_stay_together_across_collections(little):
+    """A noise sample that two collections share has one index, and is held out of both."""
     uri = (little("first"), little("second", designs=("regular",)))
     noises = open_traces(uri).noise_index
     assert noises[:10].tolist() == noises[10:].tolist()
@@ -108,9 +109,9 @@ def test_collections_of_other_settings_are_refused(little, name, value):
     plan = replace(PLAN, **changes)
     first, second = little("first"), little("second", **changes)
     shown = list(value) if isinstance(value, tuple) else value
-    with pytest.raises(InputError, match="of one model, and collected alike") as refused:
+    with pytest.raises(InputError, match="of one model, and collected with the same") as refused:
         open_traces((first, second))
-    assert f"{name} {shown!r} not" in str(refused.value)
+    assert f"{name} {shown!r} instead of" in str(refused.value)
     assert plan.plan_hash == open_traces(second).parts[0].plan["plan_hash"]
 
 
@@ -122,7 +123,7 @@ def test_sites_may_be_named_in_another_order(little):
 
 def test_a_collection_that_is_named_twice_is_refused(little, tmp_path):
     first = little("first")
-    with pytest.raises(InputError, match=r"each collection once.*Leave one out"):
+    with pytest.raises(InputError, match=r"each collection once.*Leave one of the two out"):
         open_traces((first, first))
     with pytest.raises(InputError, match="each collection once"):
         open_traces((first, little("copy")))
@@ -159,10 +160,10 @@ def test_what_a_fit_reads_of_several_is_what_it_reads_of_each(both):
     assert check_propensities(both).metrics["strata"] >= 0
 
 
-def test_training_on_several_is_judged_on_noises_of_each(both):
+def test_training_on_several_is_validated_on_noise_samples_of_each(both):
     trained = train(TrainConfig(members=1), open_traces(both))
     metrics = trained.validation.metrics
-    # Every fifth of 12 noises: 0 and 5 of the first collection, 10 of the second.
+    # Every fifth of 12 noise samples: 0 and 5 of the first collection, 10 of the second.
     assert metrics["trajectories_held_out"] == 9
     assert metrics["trajectories_fitted"] == 27
     assert trained.policy.spec.trace_digest == open_traces(both).digest

@@ -1,4 +1,4 @@
-"""plan.json: what is written is read again, what an earlier release wrote too, and nothing else."""
+"""plan.json: plans of this release and of earlier ones are read, any other document is refused."""
 
 import contextlib
 import json
@@ -48,7 +48,7 @@ def test_any_schedules_are_read_again(bases, number):
 @pytest.mark.parametrize("plan", [BASE, NEAR], ids=["first", "near"])
 @given(st.data())
 def test_one_field_is_anything(plan, data):
-    """Only what is the same plan is believed."""
+    """A document with one changed field is refused, unless the change leaves the plan equal."""
     path = data.draw(st.sampled_from(list(paths_of(document_of(plan)))))
     document = changed(document_of(plan), path, data.draw(ANYTHING))
     with contextlib.suppress(Malformed):
@@ -82,6 +82,6 @@ def test_the_schedules_of_a_plan_are_part_of_its_hash():
 def test_a_folder_of_another_policys_round_is_refused_in_a_short_line(tmp_path):
     claim_output(tmp_path, NEAR)
     other = replace(NEAR, bases=(tuple(range(50)),) * 30, policy_digest="b" * 24)
-    with pytest.raises(InputError, match=r"policy_digest 'a+' not 'b+'.*Name another") as refused:
+    with pytest.raises(InputError, match=r"digest 'a+' instead of 'b+'.*Name another") as refused:
         claim_output(tmp_path, other)
     assert len(str(refused.value)) < 600

@@ -1,4 +1,4 @@
-"""The package hands out tables, and imports Arrow only for who asks for them."""
+"""Functions of the package ``pipeline.traces`` return tables; importing it imports no Arrow."""
 
 from __future__ import annotations
 

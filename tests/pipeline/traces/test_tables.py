@@ -1,4 +1,4 @@
-"""Traces on disk: what is committed is read back whole, and nothing else exists for a reader."""
+"""Traces on disk: readers get exactly the rows that were committed and published."""
 
 import json
 
@@ -16,7 +16,7 @@ from tests.pipeline.little_traces import FACTS, LAYERS, PLAN, STEPS, columns_of,
 
 @pytest.fixture
 def root(tmp_path):
-    """A finished dataset of two units."""
+    """Folder of a finished dataset of two units."""
     folder = tmp_path / "traces"
     claim_output(folder, PLAN)
     write_manifest(folder, PLAN, commit_all(folder), FACTS)
@@ -101,7 +101,7 @@ def test_another_plan_is_refused_by_what_differs(root):
     other = CollectPlan(
         model="digits", model_hash="0" * 16, num_trajectories=10, batch_size=6, steps=STEPS, seed=5
     )
-    with pytest.raises(InputError, match=r"seed 0 not 5.*Name another folder"):
+    with pytest.raises(InputError, match=r"seed 0 instead of 5.*Name another folder"):
         claim_output(root, other)
 
 
@@ -148,9 +148,9 @@ def test_a_unit_with_a_truncated_shard_is_collected_again(root, table):
 
 
 @pytest.mark.parametrize("table", ["gates", "trajectories"])
-def test_a_truncated_shard_is_refused_with_the_mend(root, table):
+def test_a_truncated_shard_is_refused_with_the_fix(root, table):
     truncate(shard_of(root, table))
-    with pytest.raises(InputError, match=r"must have \d+ bytes.*again to collect it anew"):
+    with pytest.raises(InputError, match=r"must have \d+ bytes.*trajectories again"):
         read_trajectories(str(root))
 
 
@@ -168,13 +168,13 @@ def test_no_plan_is_refused(tmp_path):
 def test_an_unfinished_collection_is_refused(tmp_path):
     claim_output(tmp_path, PLAN)
     commit_all(tmp_path)
-    with pytest.raises(InputError, match=r"no manifest.*again to finish it"):
+    with pytest.raises(InputError, match=r"no manifest.*again to finish the collection"):
         open_traces(str(tmp_path))
 
 
 def test_another_schema_version_is_refused(root):
     edit_json(manifest_of(root), schema_version=99)
-    with pytest.raises(InputError, match=r"schema version 3\. Got 99.*Collect again"):
+    with pytest.raises(InputError, match=r"schema version 3\. Got 99.*Collect the traces again"):
         open_traces(str(root))
 
 

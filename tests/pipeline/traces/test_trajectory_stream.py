@@ -1,4 +1,4 @@
-"""Gates pass by in whole trajectories, and what a fit keeps of them on disk is what they were."""
+"""Stream of the gates table in whole trajectories, and what training reads or stores of it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ NAMES = ("log_gap", "progress")
 
 @pytest.fixture
 def in_pieces(monkeypatch):
-    """Streams the gates in batches of so many rows, in another order of trajectories if asked."""
+    """Return a function that makes the gates table stream in batches of a number of rows, reordered
+    if an order is given."""
     real = Traces.stream_gates
 
     def cut(rows, order=None):
@@ -40,7 +41,7 @@ def in_pieces(monkeypatch):
 
 
 def in_memory(uri, names, collapse):
-    """What a fit saw before gates were streamed: all of them at once."""
+    """Return the reused gates computed from the whole table in memory, as the expected result."""
     table = read_trajectories(uri)
     place = {one: index for index, one in enumerate(table["trajectory_id"].to_pylist())}
     gates = read_gates(uri)
@@ -121,12 +122,13 @@ def test_single_gates_are_drawn_from_all(traces, in_pieces):
     assert torch.equal(rows, at_once)
     known = {tuple(row) for row in whole.tolist()}
     assert {tuple(row) for row in rows.tolist()} <= known
-    # Late gates are drawn as well as early ones.
+    # Gates late in a run are sampled as well as early ones.
     assert rows[:, 1].max() > 0.9
 
 
 def test_a_sample_is_that_of_all_keys_at_once(traces, in_pieces):
-    """Each gate's key, were they all drawn at once; the sample has the smallest of them."""
+    """Reservoir sampling with random keys: the sample has the gates with the smallest keys (Vitter,
+    ACM TOMS 1985), the same as if all keys were drawn at once."""
     chosen = torch.arange(24) % 3 > 0
     whole = sample_local_errors(str(traces), chosen, NAMES, ("attn",), limit=10**6)
     gates = read_gates(str(traces), ["trajectory_id", "local_rel_error"])

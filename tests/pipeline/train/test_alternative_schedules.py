@@ -1,4 +1,4 @@
-"""Plans of the mean of two log damages, by order, none of them the policy's own."""
+"""Alternative schedules: plans of the mean log damage, without the policy's own plans."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_the_mean_is_the_mean():
 
 
 def test_what_cannot_be_averaged_is_refused():
-    with pytest.raises(ValueError, match="as many members"):
+    with pytest.raises(ValueError, match="the same number of members"):
         averaged(policy_of(1), policy_of(2, members=3))
 
 
@@ -59,7 +59,7 @@ def test_rivals_are_plans_of_explored_settings(orders, gains):
     assert {rival.setting for rival in rivals} | {own} == set(settings)
     of_own = {rival.computed for rival in rivals if rival.setting == own}
     assert of_own.isdisjoint(policy.spec.plans)
-    # Each setting has a plan for every number of computations there is.
+    # Each pair of order and gain has a plan for every number of computed steps.
     numbers = {len(plan) for plan in policy.spec.plans}
     for setting in set(settings) - {own}:
         of_it = {len(one.computed) for one in rivals if one.setting == setting}

@@ -1,4 +1,4 @@
-"""Gates that look alike are one row, and nothing that is predicted from them changes."""
+"""Merging gates with equal features into one row does not change predictions."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FEATURES = ("log_gap", "progress")
 
 @st.composite
 def reused_gates(draw):
-    """Few trajectories, some perhaps without a gate; few values, so that gates look alike."""
+    """Draw tables of gates with few distinct features, and possibly trajectories without gates."""
     trajectories = draw(st.integers(1, 5))
     gate = st.tuples(
         st.integers(0, trajectories - 1), st.sampled_from([0.0, 0.1, 1.5]), st.integers(0, 2)

@@ -1,4 +1,4 @@
-"""A fit ends where held-out data says, and a fit that was cut off ends at the same bits."""
+"""Early stopping on held-out data; an interrupted fit resumes to the same bits."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CLAIM = {"config": "a", "traces": "b"}
 
 
 def gates_of(seed, trajectories=40, rows=400, noise=0.0):
-    """Trajectories whose damage adds up from a known one, with some noise."""
+    """Return trajectories whose error is the sum of known damages, with multiplicative noise."""
     generator = torch.Generator().manual_seed(seed)
     features = torch.rand(rows, 2, generator=generator)
     trajectory = torch.randint(trajectories, (rows,), generator=generator).sort().values
@@ -39,7 +39,7 @@ def gates_of(seed, trajectories=40, rows=400, noise=0.0):
 
 
 class CutOff(Exception):
-    """In place of a kill."""
+    """Stands in for the kill of a process."""
 
 
 def cut_off_after(step):
@@ -56,7 +56,7 @@ def weights_of(fit):
 
 @pytest.fixture
 def checkpoint(tmp_path, monkeypatch):
-    """Kept at every round."""
+    """Function that returns a checkpoint that is written at every validation."""
     monkeypatch.setattr(pipeline.train.checkpoint, "EVERY_S", 0.0)
     return lambda claim=CLAIM: Checkpoint(tmp_path / "_checkpoint", "trial", claim)
 
@@ -140,7 +140,7 @@ def test_a_stage_keeps_its_last_checkpoint_alone(checkpoint):
 
 
 def test_a_descent_ends_where_held_out_data_is_predicted_worse():
-    """With errors that nothing explains, more steps only learn the noise."""
+    """With unexplained errors (noise 2.0) further optimizer steps overfit, and the fit stops."""
     gates, held_out = gates_of(0, noise=2.0), gates_of(1, noise=2.0)
     config = FitConfig(steps=20 * ROUND, patience=2, learning_rate=2e-2)
     fit = fit_damage(SPEC, gates, config, held_out=held_out)
@@ -155,7 +155,7 @@ def test_a_descent_ends_where_held_out_data_is_predicted_worse():
 
 def test_worse_is_more_than_a_standard_error():
     best = torch.tensor([1.0, 2.0, 3.0, 4.0])
-    spread = torch.tensor([-1.0, 1.0, -1.0, 1.0])  # a standard error of 0.58
+    spread = torch.tensor([-1.0, 1.0, -1.0, 1.0])  # standard error 0.58
     assert not is_worse(best, best)
     assert not is_worse(best - 0.1, best)
     assert not is_worse(best + spread + 0.5, best)
@@ -184,7 +184,7 @@ def test_batches_hold_every_trajectory_once_and_noises_whole(rows):
     assert sum(map(len, noises)) == len(set.union(*noises)) == 20
     assert (len(batches) == 1) == (rows >= 400)
     if rows == 37:
-        # No batch is more than a noise above its share.
+        # A batch exceeds its share by at most the rows of one noise sample.
         largest = max(int(gates.num_rows[batch].sum()) for batch in batches)
         assert largest <= 37 + int(2 * gates.num_rows.max())
     assert CHUNK_ROWS > 400

@@ -1,4 +1,4 @@
-"""Plans of a trained policy: of the order that errs least, made from what the traces saw."""
+"""Plans of a policy: choice of the forecast order and the gain, and limits of the staleness."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def settings_of(orders):
 
 
 def policy_where_orders_cost(slope, of="order"):
-    """Log damage is ``slope`` times the order (or the gain), and grows with the gap."""
+    """Return a policy whose log damage grows with the gap and by ``slope`` per order (or gain)."""
     spec = PolicySpec(
         features=("log_gap", of),
         hidden=(),
@@ -59,7 +59,7 @@ def test_the_order_of_least_predicted_error_is_taken(slope, best):
 
 @pytest.mark.parametrize(("slope", "best"), [(-0.05, 0), (-0.8, 2)])
 def test_a_higher_order_must_be_worth_it(slope, best):
-    """Errors go with the root of the damage: 5% of an error for two orders are not 10%."""
+    """Two orders with 5% less damage each save 5% of the error, less than the required 10%."""
     assert (
         planned(policy_where_orders_cost(slope), SNRS, settings_of((0, 1, 2))).spec.forecast_order
         == best
@@ -76,7 +76,7 @@ def test_the_gain_of_least_predicted_error_is_taken(slope, best):
 def test_stretch_is_what_gates_have_seen():
     names = ("log_gap", "log_span")
     gaps, spans = torch.arange(1.0, 101.0), torch.full((100,), 2.0)
-    spans[50:] = 0.5  # none yet
+    spans[50:] = 0.5  # log_span below 0: no span
     gates = ReusedGates(
         features=torch.stack([gaps.log(), spans.log()], dim=1),
         trajectory=torch.arange(100) // 50,

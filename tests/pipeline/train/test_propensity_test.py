@@ -1,4 +1,4 @@
-"""Propensities are tested against what was drawn: right ones pass, wrong ones do not."""
+"""Chi-squared test of propensities: right propensities pass, wrong ones fail."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TEXTS = {"branch_mode": "tied", "reason": "x", "site": "attn"}
 
 
 def filler(schema):
-    """A value for every column, whatever it says."""
+    """Return an arbitrary value for each column of a schema that is not boolean."""
     return {
         field.name: "x" if pa.types.is_string(field.type) else pa.scalar(1, field.type).as_py()
         for field in schema
@@ -34,7 +34,10 @@ def filler(schema):
 
 
 def columns_of(scripts, ids, change):
-    """Tables of scripts that were followed; a gate is eligible from step 1 on."""
+    """Return the columns of trajectories that followed random schedules.
+
+    All gates are eligible from step 1 on.
+    """
     eligible = torch.ones(STEPS, GATE_COUNT, dtype=torch.bool)
     eligible[0] = False
     reuse = torch.stack([script.wants_reuse & eligible for script in scripts])
@@ -55,7 +58,7 @@ def columns_of(scripts, ids, change):
 
 @pytest.fixture
 def balance_of(tmp_path):
-    """The balance of a collection with these designs, its propensities changed."""
+    """Function that tests a collection with some exploration designs and changed propensities."""
 
     def build(designs, change=lambda propensity: propensity, count=TRAJECTORY_COUNT):
         info = find_model("digits")
@@ -137,14 +140,14 @@ def test_scores_by_hand():
     ]
     assert [stratum.z for stratum in strata] == [1.0, -2.0]
     balance = PropensityTest(strata=strata)
-    # The chi-squared of two degrees of freedom has the tail exp(-x / 2).
+    # The survival function of a chi-squared with two degrees of freedom is exp(-x / 2).
     assert balance.metrics == {
         "strata": 2.0,
         "chi2": 5.0,
         "p": pytest.approx(math.exp(-2.5)),
         "max_z": 2.0,
     }
-    assert "chi^2 5.0 over 2 strata, p 0.082" in str(balance)
+    assert "chi-squared 5.0 over 2 strata, p-value 0.082" in str(balance)
     certain = Stratum(design="paced", step=0, draws=3, excess=0.0, variance=0.0)
     assert certain.z == 0.0 < LEAST_VARIANCE
 

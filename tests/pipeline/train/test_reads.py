@@ -1,4 +1,4 @@
-"""One training opens its traces once, and reads each file of theirs once."""
+"""One training opens its traces once and reads each of their files once."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from jobs.train import parser, run
+from jobs.train import FLAGS, run
+from pipeline.cli import parse_flags
 from pipeline.storage.local_folder import LocalFolder
 from pipeline.traces import dataset, multi_dataset, tables
 from pipeline.tracking import Tracker
@@ -17,8 +18,7 @@ from pipeline.train.run import train_policy
 
 @pytest.fixture
 def reads(monkeypatch):
-    """Counts of opened datasets, of documents read, and of tables' files opened, below whatever
-    function asks for them."""
+    """Counts of datasets opened, documents read and table files opened."""
     counts = Counter()
 
     def count(owner, name, key_of):
@@ -69,7 +69,8 @@ def test_the_command_reads_everything_once(traces, near_traces, tmp_path, reads)
     uris = (str(traces), str(near_traces))
     words = [word for uri in uris for word in ("--traces", uri)]
     store = f"sqlite:///{tmp_path}/mlflow.db"
-    run(parser().parse_args([*words, "--out", str(tmp_path / "policy"), "--tracking-uri", store]))
+    args = [*words, "--out", str(tmp_path / "policy"), "--tracking-uri", store]
+    run(parse_flags(FLAGS, name="train.py", args=args))
     counted = Counter(reads)
     assert counted["opened"] == counted["plan.json"] == 2
     assert sum(count for key, count in counted.items() if key.startswith("_manifest/")) == 2

@@ -1,4 +1,4 @@
-"""Training on a tiny collection: a policy that loads, judged on noise that it never saw."""
+"""Training on a tiny collection: saved policies, and validation on held-out noise samples."""
 
 import math
 from itertools import pairwise
@@ -22,7 +22,7 @@ from tests.pipeline.gate_readers import check_propensities, load_reused_gates
 
 @pytest.fixture(scope="module")
 def trained(traces):
-    """Trained once with the full features."""
+    """Result of a training with the full feature set."""
     return train(TrainConfig(features="full", members=1), open_traces(traces))
 
 
@@ -72,7 +72,7 @@ def test_a_policy_plans_without_a_feature(traces, tmp_path, name):
     ],
 )
 def test_what_cannot_be_left_out_is_refused(features, without, said):
-    with pytest.raises(ValueError, match=f"without must.*{said}.*--without"):
+    with pytest.raises(ValueError, match=f"without must.*{said}.*--drop-features"):
         TrainConfig(features=features, without=without)
 
 
@@ -102,7 +102,7 @@ def test_what_is_saved_is_what_was_trained(trained, tmp_path):
 
 
 def test_held_out_noises_are_whole_and_disjoint_from_fitted_ones(trained, traces):
-    """Each measured value names its trajectory; all of its noise must be held out with it."""
+    """A measured error identifies its trajectory; with it all of its noise sample is held out."""
     table = read_trajectories(str(traces)).to_pylist()
     error = torch.tensor([row["latent_rel_l2"] for row in table])
     logs = error.square().clamp_min(1e-12).log()
@@ -131,7 +131,7 @@ def test_held_out_figures_are_in_range(trained):
 
 
 def test_propensities_of_the_traces_are_tested(traces, trained, monkeypatch):
-    """Of 24 trajectories no stratum is large enough; with a lower bar each has a step's draws."""
+    """24 trajectories are too few for any stratum, unless the least variance is lowered."""
     assert trained.propensity_test.strata == []
     monkeypatch.setattr("pipeline.train.propensity_test.LEAST_VARIANCE", 0.5)
     strata = check_propensities(str(traces)).strata
@@ -174,13 +174,15 @@ def test_orders_that_the_traces_lack_are_refused(traces):
 
 def test_gains_that_the_traces_lack_are_refused(traces):
     config = TrainConfig(feedbacks=(0.5,), members=1)
-    with pytest.raises(InputError, match=r"--feedback.*\(0.0,\). Got \[0.5\].*Collect with those"):
+    with pytest.raises(
+        InputError, match=r"--error-feedback.*\(0.0,\). Got \[0.5\].*Collect with those"
+    ):
         train(config, open_traces(traces))
 
 
 @pytest.mark.parametrize("order", [0, 1])
 def test_a_policy_that_decides_step_by_step_learns_from_one_order(mixed_traces, order):
-    """Damage of other orders is not what its reuse would show."""
+    """Trajectories with another forecast order show another damage."""
     chosen = matching_trajectories(open_traces(mixed_traces), (order, 0.0))
     assert 0 < int(chosen.sum()) < len(chosen)
     config = TrainConfig(features="seed", members=1, forecast_orders=(order,))
@@ -211,7 +213,7 @@ def test_a_subset_keeps_the_gates_of_its_trajectories(traces):
 
 
 def test_the_fit_recovers_damage_that_adds_up():
-    """Trajectories made from a known damage: gates of feature 1 cost e^2 times those of 0."""
+    """Gates with feature 1 have e^2 times the damage of gates with feature 0."""
     from dqar.policy.spec import PolicySpec
 
     generator = torch.Generator().manual_seed(0)

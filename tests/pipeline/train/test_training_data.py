@@ -1,4 +1,4 @@
-"""Each fit takes the trajectories that are meant for it."""
+"""Trajectories of each fit of a training."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pipeline.train.train import train
 from pipeline.train.training_data import read_training_data, split_trajectories
 
 GATES_EACH = 5 * 8
-"""Gates of a trajectory with a one-step error: all but those of the first of 6 steps."""
+"""Gates of a trajectory that have a one-step error: those of all 6 steps except the first."""
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def test_a_split_keeps_noise_samples_together(opened):
 
 def test_a_split_of_one_noise_sample_is_refused(opened):
     opened.__dict__["noise_index"] = opened.noise_index * 0
-    with pytest.raises(InputError, match=r"at least two noises. Got 1, with 24 trajectories"):
+    with pytest.raises(InputError, match=r"two noise samples. Got 1, with 24 trajectories"):
         split_trajectories(opened, TrainConfig(), (0, 0.0))
 
 

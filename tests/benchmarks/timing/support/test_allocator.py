@@ -1,4 +1,4 @@
-"""Memory that is given back stays with the process, where its C library can be told so."""
+"""Freed memory stays with the process after ``keep_memory``."""
 
 import platform
 import subprocess
@@ -28,7 +28,7 @@ print(given_back, taken())
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries know no mallopt")
-def test_what_is_freed_is_not_taken_anew():
+def test_freed_memory_takes_few_new_page_faults():
     ran = subprocess.run(
         [sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True, timeout=300
     )

@@ -1,4 +1,4 @@
-"""Rounds are interleaved, and end in time; pairs take turns."""
+"""Interleaved rounds: order, warm-up, and the time budget."""
 
 from __future__ import annotations
 

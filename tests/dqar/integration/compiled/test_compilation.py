@@ -1,7 +1,7 @@
-"""A planned model compiles without graph breaks, and no further than its plan says.
+"""A planned model compiles without graph breaks, into the number of graphs that its plan implies.
 
-The backend ``eager`` runs what dynamo captured by the operators of the uncompiled model, so that
-equal means to the bit; ``fullgraph`` makes a break an error.
+The backend ``eager`` runs the graphs of dynamo with the operators of the uncompiled model, so that
+results are compared to the bit; ``fullgraph`` makes a graph break an error.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dqar.integration.compiled.compilation import Regions
 from dqar.schedules.export import export_plan
 from dqar.schedules.static_plan import StaticPlan
 
-# Dynamo imports modules of PyTorch that warn of others.
+# Dynamo imports PyTorch modules that warn about deprecated ones.
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning:torch"),
     pytest.mark.usefixtures("dynamo"),
@@ -30,7 +30,7 @@ def interval(rig, sites, period=2) -> StaticPlan:
     return export_plan(Interval(period), steps=rig.steps, sites=sites, num_layers=rig.layers)
 
 
-def coins(rig, sites) -> StaticPlan:
+def random_plan(rig, sites) -> StaticPlan:
     generator = torch.Generator().manual_seed(3)
     mask = torch.rand(rig.steps, len(sites) * rig.layers, generator=generator) < 0.5
     mask[0] = False
@@ -57,7 +57,7 @@ def test_interval_takes_two_graphs(rig, sites, graphs):
 @pytest.mark.parametrize("sites", [("attn", "ff"), ("block",)])
 def test_whole_steps_take_a_graph_for_each_distinct_step(rig, sites, graphs):
     rig.steps = 12  # more distinct steps than dynamo compiles of one function
-    plan = coins(rig, sites)
+    plan = random_plan(rig, sites)
     expected = uncompiled(rig, plan)
     planned = PlannedDiT(rig.model, plan, compilation=Compilation(backend=graphs))
     for _ in range(2):
@@ -72,7 +72,7 @@ def test_whole_steps_take_a_graph_for_each_distinct_step(rig, sites, graphs):
 )
 def test_single_blocks_take_a_few_graphs_whatever_the_plan(rig, sites, most, graphs):
     rig.steps = 12
-    plan = coins(rig, sites)
+    plan = random_plan(rig, sites)
     expected = uncompiled(rig, plan)
     compilation = Compilation(region="block", backend=graphs)
     planned = PlannedDiT(rig.model, plan, compilation=compilation)
@@ -80,7 +80,7 @@ def test_single_blocks_take_a_few_graphs_whatever_the_plan(rig, sites, most, gra
         assert torch.equal(rig.sample(planned), expected)
     assert planned.regions is not None
     assert len(planned.regions) <= most
-    # The first block is given another memory layout than the others.
+    # The first block's input has another memory layout than that of the other blocks.
     assert graphs.count <= 2 * len(planned.regions)
 
 
@@ -91,7 +91,7 @@ def test_another_batch_is_compiled_again_and_no_third(rig, graphs):
     for chosen in (slice(3), slice(2), slice(1), slice(3)):
         rig.sample(planned, chosen=chosen)
         counts.append(graphs.count)
-    # Dynamo makes the second graph of a function one for any size.
+    # Dynamo compiles the second graph of a function for dynamic sizes.
     assert counts == [2, 4, 4, 4]
 
 
@@ -107,7 +107,7 @@ def test_outer_compilers_leave_the_plan_alone(rig, region):
 
 
 def kept_apart(output):
-    """Two calls that each return what lies in the same memory."""
+    """Return the results of two calls that write to the same memory."""
     memory = torch.zeros(2)
     regions = Regions(Compilation(mode="reduce-overhead"))
     call = regions.kept_apart(lambda value: output(memory.fill_(value)))

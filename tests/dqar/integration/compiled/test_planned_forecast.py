@@ -1,4 +1,4 @@
-"""A planned model that forecasts computes, to the bit, what a controller does by the same plan."""
+"""A planned model with forecasts equals, to the bit, a controller that follows the same plan."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dqar.policy.serialization import load_policy, save_policy
 from dqar.schedules.export import export_plan
 from dqar.schedules.static_plan import StaticPlan
 
-# Dynamo imports modules of PyTorch that warn of others.
+# Dynamo imports PyTorch modules that warn about deprecated ones.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")
 
 SITES = [("attn",), ("ff",), ("attn", "ff"), ("ff", "attn"), ("block",)]
@@ -29,7 +29,7 @@ def rig(rig):
 
 
 def irregular(rig, sites, order, share=0.5) -> StaticPlan:
-    """Coins."""
+    """A plan from a random mask."""
     shape = (rig.steps, len(sites) * rig.layers)
     mask = torch.rand(shape, generator=torch.Generator().manual_seed(3)) < share
     mask[0] = False
@@ -47,7 +47,7 @@ def interval(rig, sites, order=0, period=3) -> StaticPlan:
 
 
 def by_controller(rig, plan, bits=32, **options) -> torch.Tensor:
-    """Latents of a controller that follows the plan, with an exact cache."""
+    """Return latents of a controller that follows the plan, with an unquantised cache."""
     order = plan.forecast_order
     config = rig.config(sites=plan.sites, quantization_bits=bits, forecast_order=order)
     wrapper = rig.wrap(config, plan.gate())
@@ -64,7 +64,7 @@ def by_plan(rig, plan, **options) -> torch.Tensor:
     return latents
 
 
-# What it computes.
+# Results.
 
 
 @all_sites
@@ -97,8 +97,8 @@ def test_half_precision(rig, sites, dtype, distance):
     latents = by_plan(rig, plan)
     assert latents.dtype == dtype
     expected = by_controller(rig, plan, bits=16)
-    # Not to the bit: factors are numbers in one and tensors in the other, which are other kernels,
-    # and without vector instructions some of them round a product before it is added.
+    # Not to the bit: coefficients are numbers in the controller and tensors in the planned model.
+    # These are different kernels, and without vector instructions some round the product first.
     assert distance(latents.float(), expected.float()) < torch.finfo(dtype).eps
 
 
@@ -118,11 +118,11 @@ def test_inference_mode_and_no_grad_take_turns(rig):
     assert torch.equal(rig.sample(planned), first)
 
 
-# What is kept.
+# Buffers.
 
 
 def of_several_orders(rig) -> StaticPlan:
-    """A reuse of each layer, after 1, 2 and 3 computations."""
+    """A plan in which each layer reuses once, after 1, 2 and 3 computations."""
     rig.steps = 6
     mask = torch.zeros(6, 3, dtype=torch.bool)
     mask[1, 0] = mask[2, 1] = mask[3, 2] = True

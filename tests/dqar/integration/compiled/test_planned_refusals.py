@@ -1,4 +1,4 @@
-"""What a planned model refuses, and that it is whole again afterwards."""
+"""Refusals of a planned model, which can be used again after each of them."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ def test_controllers_and_models_without_blocks(rig):
 
 @pytest.mark.parametrize("changes", [{"region": "model"}, {"mode": "fast"}])
 def test_unknown_ways_to_compile(changes):
-    # Past the type checker, as a caller without one would.
+    # __wrapped__ bypasses the tests' run-time type checker, which callers do not have.
     unchecked = getattr(Compilation.__init__, "__wrapped__", Compilation.__init__)
     with pytest.raises(ValueError, match=rf"{next(iter(changes))} must be one of"):
         unchecked(object.__new__(Compilation), **changes)

@@ -1,4 +1,4 @@
-"""A planned model computes, uncompiled and to the bit, what a controller does by the same plan."""
+"""An uncompiled planned model equals, to the bit, a controller that follows the same plan."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ all_sites = pytest.mark.parametrize("sites", SITES, ids=",".join)
 
 
 def plan_of(rig, sites, share=0.5) -> StaticPlan:
-    """Coins."""
+    """A plan from a random mask."""
     shape = (rig.steps, len(sites) * rig.layers)
     mask = torch.rand(shape, generator=torch.Generator().manual_seed(3)) < share
     mask[0] = False
@@ -29,7 +29,7 @@ def plan_of(rig, sites, share=0.5) -> StaticPlan:
 
 
 class PixArt:
-    """A tiny PixArt with the inputs of a few steps."""
+    """A tiny PixArt model with inputs of a few steps."""
 
     def __init__(self) -> None:
         from diffusers import PixArtTransformer2DModel
@@ -52,7 +52,7 @@ class PixArt:
         self.timesteps = torch.tensor(())
 
     def __call__(self, step):
-        """The output at a step, whose latents are its own."""
+        """Return the output at a step, on latents that differ from step to step."""
         return self.model(
             self.latents * (1 + step),
             encoder_hidden_states=self.prompt,
@@ -68,7 +68,7 @@ def pixart():
 
 
 def by_controller(rig, plan, bits=32, **options):
-    """Latents of a controller that follows the plan, with an exact cache."""
+    """Return latents of a controller that follows the plan, with an unquantised cache."""
     wrapper = rig.wrap(rig.config(sites=plan.sites, quantization_bits=bits), plan.gate())
     latents = rig.sample(wrapper, **options)
     wrapper.unpatch()
@@ -76,7 +76,7 @@ def by_controller(rig, plan, bits=32, **options):
     return latents
 
 
-# What it computes.
+# Results.
 
 
 @all_sites
@@ -148,7 +148,7 @@ def test_model_with_cross_attention_follows_a_plan(rig, pixart, sites):
     assert torch.equal(outputs[0], stock[0])
     assert not torch.equal(outputs[-1], stock[-1])
     if sites == ("block",):
-        return  # a controller refuses the encoder's states
+        return  # a controller refuses encoder states
     planned.unpatch()
     wrapper = DQARDiTWrapper(pixart.model, rig.config(sites=sites), sites=sites)
     controller = DQARController(rig.config(sites=sites), gate=plan.gate())
@@ -157,7 +157,7 @@ def test_model_with_cross_attention_follows_a_plan(rig, pixart, sites):
     assert all(map(torch.equal, outputs, expected))
 
 
-# What is kept, and where.
+# Buffers and their addresses.
 
 
 def test_a_gate_keeps_where_a_step_of_its_kind_is_followed_by_a_reuse():
@@ -220,9 +220,9 @@ def test_unpatched_and_copied_models_are_stock(rig, patches):
     rig.sample(planned)
     assert patches(rig.model) == [""]
     assert list(rig.model.state_dict()) == names
-    twin = copy.deepcopy(rig.model)
+    copied = copy.deepcopy(rig.model)
     with planned.run(rig.scheduler):
-        assert torch.equal(rig.sample(twin), stock)
+        assert torch.equal(rig.sample(copied), stock)
     assert planned.unpatch() is rig.model
     assert patches(rig.model) == []
     assert torch.equal(rig.sample(), stock)
@@ -232,9 +232,9 @@ def test_a_copy_of_a_planned_model_may_follow_a_plan_beside_it(rig):
     plan = plan_of(rig, ("attn", "ff"))
     planned = PlannedDiT(rig.model, plan)
     expected = rig.sample(planned)
-    twin = PlannedDiT(copy.deepcopy(rig.model), plan)
+    copied = PlannedDiT(copy.deepcopy(rig.model), plan)
     with planned.run(rig.scheduler):
-        assert torch.equal(rig.sample(twin), expected)
+        assert torch.equal(rig.sample(copied), expected)
 
 
 def test_other_threads_find_the_model_stock(rig):

@@ -1,9 +1,18 @@
-"""Settings out of range are refused in one line."""
+"""Settings of sweeps: refusals out of range, and their order in sweep.json."""
 
 import pytest
 
-from pipeline.evaluate.sweeps.config import SweepConfig, ThresholdConfig
-from pipeline.evaluate.sweeps.grids import AblationGrid, ScheduleGrid
+from pipeline.evaluate.sweeps.config import SweepConfig, ThresholdConfig, settings_of
+from pipeline.evaluate.sweeps.flags import AblationGrid, ModelSweep, Warmup
+from pipeline.evaluate.sweeps.grids import schedule_grid
+
+
+def build_grid(**fields):
+    return schedule_grid(Warmup(out="out", sweep=ModelSweep(), **fields))
+
+
+def build_sweep(**fields):
+    return SweepConfig(kind="warmup", grid=build_grid(), guidance_scale=2.0, **fields)
 
 
 @pytest.mark.parametrize(
@@ -14,16 +23,23 @@ from pipeline.evaluate.sweeps.grids import AblationGrid, ScheduleGrid
         (ThresholdConfig, {"runs": 0}, "runs must be at least 1"),
         (ThresholdConfig, {"max_gap": 0}, "max_gap must be at least 1"),
         (ThresholdConfig, {"steps": 1}, "steps must be in"),
-        (ScheduleGrid, {"warmups": (1.5,)}, "warmup_fraction must be in"),
-        (ScheduleGrid, {"layer_fractions": ()}, "layer_fractions must hold"),
+        (build_grid, {"warmups": (1.5,)}, "warmup_fraction must be in"),
+        (build_grid, {"layer_fractions": ()}, "layer_fractions must hold"),
         (AblationGrid, {"ablations": ()}, "ablations must hold"),
         (AblationGrid, {"ablations": ("magic",)}, "ablations must be among"),
         (AblationGrid, {"entropy_quantile": 1.1}, "entropy_quantile must be in"),
         (AblationGrid, {"entropy_threshold": 0.0}, "entropy_threshold must be positive"),
-        (SweepConfig, {"kind": "warmup", "grid": ScheduleGrid(), "runs": 0}, "runs must be"),
-        (SweepConfig, {"kind": "warmup", "grid": ScheduleGrid(), "steps": 1}, "steps must be"),
+        (build_sweep, {"runs": 0}, "runs must be"),
+        (build_sweep, {"steps": 1}, "steps must be"),
     ],
 )
 def test_configurations_out_of_range_are_refused(build, fields, said):
     with pytest.raises(ValueError, match=said):
         build(**fields)
+
+
+def test_settings_keep_the_order_of_earlier_files():
+    model = ["kind", "grid", "model", "steps", "guidance_scale", "sampler", "dtype", "runs"]
+    assert [*settings_of(build_sweep())] == [*model, "num_samples", "batch_size", "seed"]
+    dummy = ["thresholds", "reuse_limits", "max_gap", "runs", "steps", "seed", "device"]
+    assert [*settings_of(ThresholdConfig())] == dummy

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from pipeline.evaluate.sweeps.config import SweepConfig, ThresholdConfig
 from pipeline.evaluate.sweeps.driver import observe_entropy, rotated, sweep
 from pipeline.evaluate.sweeps.dummy_dit import DummyBench
-from pipeline.evaluate.sweeps.grids import AblationGrid, GridPoint, ScheduleGrid
+from pipeline.evaluate.sweeps.flags import AblationGrid
+from pipeline.evaluate.sweeps.grids import GridPoint, ScheduleGrid
 
 
 @given(st.integers(1, 7), st.integers(0, 30))
@@ -61,12 +62,15 @@ def tiny(kind, grid, **changes):
 @pytest.fixture(scope="module")
 def directions():
     grid = ScheduleGrid(
-        schedule_types=("linear", "linear-reverse"), layer_fractions=(0.5, 1.0), cache_bits=32
+        schedule_types=("linear", "linear-reverse"),
+        warmups=(0.2,),
+        layer_fractions=(0.5, 1.0),
+        cache_bits=32,
     )
     return sweep(tiny("direction", grid)).points
 
 
-def test_the_baseline_is_its_own_twin(directions):
+def test_the_baseline_equals_its_reference_samples(directions):
     for run in directions[0].runs:
         assert (run["reuse_ratio"], run["latent_rel_l2"], run["fid_change"]) == (0.0, 0.0, 0.0)
         assert (run["flops_ratio"], run["cache_mb"]) == (1.0, 0.0)
@@ -80,7 +84,7 @@ def test_measured_reuse_is_the_schedules(directions):
     assert directions[-1].facts["reuse_ratio_by_schedule"] > 0
 
 
-def test_each_run_has_noise_of_its_own(directions):
+def test_runs_differ_in_their_noise_samples(directions):
     for point in directions[1:]:
         errors = [run["latent_rel_l2"] for run in point.runs]
         assert min(errors) > 0

@@ -1,0 +1,79 @@
+"""Flags of ``jobs/evaluate.py``. Imports nothing heavy, so that ``--help`` is fast."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from pipeline.cluster.config import ClusterFlags
+from pipeline.methods.defaults import DEFAULT_METHODS, SweepDensity
+from pipeline.models.sampling_choices import Dtype, Sampler
+from pipeline.tracking_flags import TrackingFlags
+
+SAMPLES_PER_TASK = 1024
+"""Samples of an operating point that one worker measures at a time."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EvaluateSettings:
+    """Settings that the flags of an evaluation and its configuration share."""
+
+    num_samples: int = 64
+    """Number of samples that each operating point is measured on; no other stage has seen their
+    noise."""
+    batch_size: int = 32
+    """Samples of a batch."""
+    dtype: Dtype = "fp32"
+    """Floating-point format of the model's arithmetic."""
+    seed: int = 0
+    """Random seed of the noise samples."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EvaluateFlags(EvaluateSettings):
+    """Compare reuse methods on the same noise samples: error, image quality, cost and speed. The
+    --ablations of the DQAR paper's evaluate.py are jobs/sweep.py ablations."""
+
+    model: str
+    """Model to sample: digits (shipped), a diffusers folder, or a Hub id."""
+    out: str
+    """Folder or URI of the results to write."""
+    policy: list[str] = field(default_factory=list)
+    """Folder or URI of a policy that jobs/train.py wrote; repeated as NAME=FOLDER to compare
+    several policies."""
+    methods: tuple[str, ...] = DEFAULT_METHODS
+    """Methods to compare; there are also threshold-tuned, interval-forecast1, smoothcache,
+    smoothcache-tied, router and fewer-steps-dpmsolver."""
+    steps: int | None = None
+    """Sampling steps; default: those of the first policy, or 50."""
+    guidance_scale: float | None = None
+    """Scale of classifier-free guidance; default: the one of the first policy, or the one that the
+    model recommends."""
+    sampler: Sampler | None = None
+    """Sampler: ddim, or dpm for DPM-Solver++; default: the one of the first policy, or ddim."""
+    sites: tuple[str, ...] | None = None
+    """Sub-modules whose values are reused: attn, or attn,ff, or block; default: those of the first
+    policy, or attn."""
+    samples_per_task: int = SAMPLES_PER_TASK
+    """Samples of an operating point that one worker measures at a time, rounded up to whole
+    batches."""
+    error_budget: float | None = None
+    """Relative L2 error of the final latents within which each policy should save as many steps as
+    it can, chosen on calibration noise samples; adds one operating point for each policy; default:
+    none."""
+    sweep_density: SweepDensity = "fine"
+    """Number of operating points at which each method is measured: coarse takes about half of
+    fine's."""
+    config: str | None = None
+    """YAML file with the settings of the DQAR paper's experiments, such as
+    configs/paper_evaluation.yaml; default: none."""
+    cluster: ClusterFlags = field(default_factory=ClusterFlags)
+    """Workers of the stage, on the Ray cluster."""
+    tracking: TrackingFlags = field(default_factory=TrackingFlags)
+    """MLflow store that the run is logged to."""
+
+    def __post_init__(self) -> None:
+        if self.samples_per_task < 1:
+            raise ValueError(
+                f"samples_per_task must be at least 1. Got {self.samples_per_task}. Pass "
+                f"--samples-per-task {SAMPLES_PER_TASK}."
+            )

@@ -1,0 +1,134 @@
+"""Values of command-line flags by the type of their field: how each is named, read and shown."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Callable
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ValueKind:
+    """One type of value: its placeholder in the help, and its reader."""
+
+    metavar: str
+    """Placeholder in ``--help``, such as ``INT``."""
+    expected: str
+    """Noun phrase for "must be ...", such as ``a whole number``."""
+    read: Callable[[str], Any]
+    """From text to value; raises ValueError for other text."""
+
+    def parse(self, text: str) -> Any:
+        """The value of a text.
+
+        Raises:
+            ValueError: saying what the text must be; the caller puts the flag's name before.
+        """
+        try:
+            return self.read(text)
+        except (ValueError, ArithmeticError):
+            raise ValueError(f"must be {self.expected}. Got {text!r}.") from None
+
+
+def split_names(text: str) -> tuple[str, ...]:
+    """``"attn,ff"`` to ``("attn", "ff")``."""
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def as_text(value: Any) -> str:
+    """The text that the help shows for a value: ``0,1`` for ``(0, 1)``, ``0.3333`` for 1/3."""
+    if isinstance(value, tuple):
+        return ",".join(map(as_text, value))
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def read_number(text: str) -> float:
+    """``"0.5"`` to 0.5, and ``"1/3"`` to 0.333...
+
+    Raises:
+        ValueError: for other text.
+        ZeroDivisionError: for ``"1/0"``.
+    """
+    return float(Fraction(text)) if "/" in text else float(text)
+
+
+SIMPLE = {
+    str: ValueKind(metavar="TEXT", expected="text", read=str),
+    Path: ValueKind(metavar="PATH", expected="a path", read=Path),
+    int: ValueKind(metavar="INT", expected="a whole number", read=int),
+    float: ValueKind(metavar="NUMBER", expected="a number", read=read_number),
+}
+LISTS = {
+    str: ("NAME,NAME,...", "names with commas between them"),
+    int: ("INT,INT,...", "whole numbers with commas between them, such as 0,1,2"),
+    float: ("NUMBER,NUMBER,...", "numbers with commas between them, such as 0,0.5"),
+}
+"""Placeholder and noun phrase of several values between commas."""
+
+
+def kind_of(annotation: Any) -> ValueKind | None:
+    """The kind of value of a field's type; None for a type that is left to tyro.
+
+    ``X | None`` is read as ``X``: None is the default alone and cannot be typed.
+    """
+    if annotation in SIMPLE:
+        return SIMPLE[annotation]
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Literal:
+        return _choice(arguments)
+    if origin is tuple and arguments[1:] == (Ellipsis,):
+        return _between_commas(arguments[0])
+    if origin in (Union, types.UnionType):
+        return _either([one for one in arguments if one is not types.NoneType])
+    return None
+
+
+def _choice(values: tuple[Any, ...]) -> ValueKind:
+    """One of the values of a Literal, in their order in the source."""
+    by_text = {str(value): value for value in values}
+
+    def read(text: str) -> Any:
+        if text not in by_text:
+            raise ValueError(text)
+        return by_text[text]
+
+    names = ", ".join(by_text)
+    expected = f"one of {names}" if len(by_text) > 1 else names
+    return ValueKind(metavar=f"{{{','.join(by_text)}}}", expected=expected, read=read)
+
+
+def _between_commas(annotation: Any) -> ValueKind | None:
+    """Values between commas: ``0,1,2`` for ``tuple[int, ...]``; empty text for none."""
+    if (item := kind_of(annotation)) is None:
+        return None
+    fallback = (f"{item.metavar},...", f"{item.expected}, or several with commas between them")
+    metavar, expected = LISTS.get(annotation, fallback)
+    return ValueKind(
+        metavar=metavar,
+        expected=expected,
+        read=lambda text: tuple(item.read(part) for part in split_names(text)),
+    )
+
+
+def _either(annotations: list[Any]) -> ValueKind | None:
+    """The first of several kinds that can read the text."""
+    kinds = [kind for annotation in annotations if (kind := kind_of(annotation)) is not None]
+    if len(kinds) < len(annotations) or len(kinds) < 2:
+        return kinds[0] if len(kinds) == len(annotations) == 1 else None
+
+    def read(text: str) -> Any:
+        for kind in kinds[:-1]:
+            try:
+                return kind.read(text)
+            except (ValueError, ArithmeticError):
+                continue
+        return kinds[-1].read(text)
+
+    return ValueKind(
+        metavar="|".join(kind.metavar.strip("{}") for kind in kinds),
+        expected=" or ".join(kind.expected for kind in kinds),
+        read=read,
+    )

@@ -1,0 +1,17 @@
+"""Samplers and dtypes by name, and the sampling settings where neither a flag nor a policy nor the
+model says otherwise. Imports nothing, so that ``--help`` is fast."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+Sampler = Literal["ddim", "dpm"]
+"""Deterministic samplers: DDIM and DPM-Solver++."""
+Dtype = Literal["fp32", "fp16", "bf16"]
+"""Floating-point formats of a model's arithmetic."""
+STEPS = 50
+"""Sampling steps."""
+SAMPLER: Sampler = "ddim"
+"""Sampler."""
+SITES = ("attn",)
+"""Sub-modules of a transformer block whose values are reused."""

@@ -1,0 +1,75 @@
+"""Flags of jobs/sample.py. Imports neither torch nor dqar."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from pipeline.models.sampling_choices import Dtype, Sampler
+from pipeline.tracking_flags import TrackingFlags
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SampleFlags:
+    """Sample images with DQAR, and reference samples with the same noise and labels without reuse.
+
+    By default the DQAR paper's cascade of conditions (entropy, SNR, layer schedule, limits on age
+    and number of reuses) decides about reuse, with the values of configs/default.yaml. --config
+    gives the cascade other values. --policy lets a trained policy decide alone. --config with
+    --policy adds the policy to the cascade as its last condition. --plan follows a stored plan.
+
+    In the DQAR paper's scripts/run_inference.py, --steps is --num-steps and --out is --output-dir.
+    Reuse is on here unless --no-reuse is given, and on there if --enable-dqar is given.
+    """
+
+    model: str
+    """Model to sample: digits (shipped), a diffusers folder, or a Hub id."""
+    out: str
+    """Folder for images/, samples.png and sample.json."""
+    class_labels: tuple[int, ...] | None = None
+    """Class of each image, such as 1,2,3; default: random classes."""
+    num_samples: int | None = None
+    """Number of images, all in one batch; default: one for each of --class-labels, else 4."""
+    steps: int | None = None
+    """Sampling steps; default: the steps of --policy or --plan, else 50."""
+    guidance_scale: float | None = None
+    """Scale of classifier-free guidance, 1 or less for none; default: the policy's scale, else the
+    scale that the model recommends."""
+    sampler: Sampler | None = None
+    """Sampler: ddim, or dpm for DPM-Solver++; default: the sampler of --policy or --plan, else
+    ddim."""
+    config: str | None = None
+    """YAML file with thresholds, cache and layer schedule of the cascade; default: the values of
+    configs/default.yaml."""
+    policy: str | None = None
+    """Folder of a trained policy that decides about reuse; default: no policy."""
+    plan: str | None = None
+    """JSON file of a plan that fixes every reuse decision, such as one that jobs/evaluate.py
+    writes; default: no plan."""
+    no_reuse: bool = False
+    """Sample without any reuse: the images of the unchanged model."""
+    no_reference: bool = False
+    """Draw no reference samples (same noise and labels without reuse) and report no error against
+    them."""
+    sites: tuple[str, ...] | None = None
+    """Modules whose outputs are reused: attn, or attn,ff, or block; default: the sites of --config,
+    --policy or --plan, else attn."""
+    seed: int = 0
+    """Random seed of the noise and of the random classes."""
+    dtype: Dtype = "fp32"
+    """Data type that the model computes in."""
+    tracking: TrackingFlags = field(default_factory=TrackingFlags)
+
+    def __post_init__(self) -> None:
+        if self.class_labels == ():
+            raise ValueError("class_labels must hold at least one class. Got none. Pass 1,2,3.")
+        if self.class_labels is not None and self.num_samples is not None:
+            raise ValueError(
+                "class_labels must come without num_samples. Got both. Leave out the one or the "
+                "other."
+            )
+        others = [name for name in ("policy", "config", "sites") if getattr(self, name) is not None]
+        if self.plan is not None and others:
+            raise ValueError(
+                "--plan must come without --policy, --config and --sites. Got "
+                f"{' and '.join(f'--{name}' for name in others)}. Leave out the one or the other."
+            )
