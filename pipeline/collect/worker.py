@@ -23,6 +23,7 @@ from pipeline.collect.quarantine import Diverged
 from pipeline.errors import InputError
 from pipeline.exploration.collect_plan import CollectPlan, Unit
 from pipeline.exploration.designs import RandomSchedule, explore
+from pipeline.models.identity import describe_difference
 from pipeline.models.image_metrics import Deltas, measure_deltas
 from pipeline.models.loading import load_model, pick_device
 from pipeline.models.model_info import find_model
@@ -42,9 +43,9 @@ class Collector:
         info = find_model(plan.model)
         if info.model_hash != plan.model_hash:
             raise InputError(
-                f"--model {plan.model} must have the same files on every node, with the digest "
-                f"{plan.model_hash} that the driver found. Got {info.model_hash} on this node. "
-                "Copy the same model files to every node."
+                f"--model {plan.model} must have the same files on every node. Got "
+                f"{describe_difference(info.model_hash, plan.model_hash)} on this node than the "
+                "driver found. Copy the same model files to every node."
             )
         self.model = load_model(info, sampler=plan.sampler, dtype=plan.dtype, device=self.device)
         self.wrapper = DQARDiTWrapper(self.model.transformer, plan.dqar_config())

@@ -10,6 +10,7 @@ from dqar.policy.serialization import load_policy
 from pipeline.errors import InputError, input_errors
 from pipeline.evaluate.config import EvaluateConfig
 from pipeline.methods.base import policy_method
+from pipeline.models.identity import describe_difference
 from pipeline.models.model_info import ModelInfo
 
 
@@ -46,9 +47,9 @@ def _refuse_misfit(policy: ReusePolicy, folder: str, info: ModelInfo) -> None:
     spec = policy.spec
     if spec.model_hash != info.model_hash:
         raise InputError(
-            f"--policy must be trained for --model. Got {folder}, trained for model "
-            f"{spec.model_hash or 'unknown'}, with {info.name} being {info.model_hash}. "
-            "Collect traces and train on this model."
+            f"--policy must be trained for --model. Got {folder}, trained for a model with "
+            f"{describe_difference(spec.model_hash, info.model_hash)} than {info.name}. Collect "
+            "traces and train on this model."
         )
     if spec.num_layers != info.num_layers:
         raise InputError(

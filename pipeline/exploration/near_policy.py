@@ -12,6 +12,7 @@ from dqar.step_schedule import StepSchedule
 from pipeline.errors import InputError, input_errors
 from pipeline.exploration.designs import parse_designs
 from pipeline.exploration.gap_distributions import SHARES
+from pipeline.models.identity import describe_change
 from pipeline.storage.fingerprint import fingerprint
 from pipeline.storage.output_folder import POLICY_FILES, fetched
 
@@ -64,9 +65,7 @@ class ReferencePolicy:
         trained_for = self.fields | {"model_hash": self.spec.model_hash}
         misfits = [name for name in FITTED if not _is_same(fields[name], trained_for[name])]
         if misfits:
-            differing = [
-                f"{name} {trained_for[name]!r} instead of {fields[name]!r}" for name in misfits
-            ]
+            differing = [describe_change(name, trained_for[name], fields[name]) for name in misfits]
             raise InputError(
                 "--explore-around must be trained for what is collected, with the same settings. "
                 f"Got {self.uri}, trained for {', '.join(differing)}. Leave the flags of these "

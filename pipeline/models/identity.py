@@ -13,6 +13,7 @@ import os
 import tempfile
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 PARTS = ("transformer", "scheduler", "vae", "classifier", "text_encoder")
 """Sub-folders of a model that change a reference sample or its quality metrics."""
@@ -24,7 +25,7 @@ DIGITS_SHOWN = 16
 
 
 def identify(folder: Path) -> str:
-    """The identity of a model folder.
+    """Return the identity of a model folder.
 
     Raises:
         OSError: if a file cannot be read.
@@ -34,12 +35,19 @@ def identify(folder: Path) -> str:
 
 
 def describe_difference(one: str, other: str) -> str:
-    """The parts in which two identities differ. Example: ``"scheduler, vae"``."""
+    """Name the parts in which two identities differ. Example: ``"another scheduler, vae"``."""
     first, second = _parts_of(one), _parts_of(other)
     if first is None or second is None:
-        return "an identity of another format, from another version of this library"
+        return "an identity by another version of this library"
     names = [*first, *(name for name in second if name not in first)]
-    return ", ".join(name for name in names if first.get(name) != second.get(name))
+    return "another " + ", ".join(name for name in names if first.get(name) != second.get(name))
+
+
+def describe_change(field: str, found: Any, wanted: Any) -> str:
+    """Describe how a field of a plan differs: a model by its parts, all others by their values."""
+    if field == "model_hash":
+        return f"a model with {describe_difference(str(found), str(wanted))}"
+    return f"{field} {found!r:.80} instead of {wanted!r:.80}"
 
 
 def _parts_of(identity: str) -> dict[str, str] | None:
@@ -64,7 +72,7 @@ def _digest_file(path: Path) -> str:
 
 
 def _canonical(config: bytes) -> bytes:
-    """A configuration without :data:`UNIMPORTANT`, its keys sorted; other JSON as it is."""
+    """Return a configuration without :data:`UNIMPORTANT`, keys sorted; other JSON unchanged."""
     try:
         document = json.loads(config)
     except ValueError:
@@ -81,7 +89,7 @@ def _read_digest(path: Path) -> str:
 
 
 def _remembered_digest(path: Path, about: os.stat_result) -> str:
-    """The digest of a large file, read once for each path, inode, size and time of change."""
+    """Return the digest of a large file, read once for each path, inode, size and change time."""
     key = (str(path.resolve()), about.st_ino, about.st_size, about.st_mtime_ns, about.st_ctime_ns)
     memory = _cache_folder() / hashlib.sha256(repr(key).encode()).hexdigest()
     with suppress(OSError):

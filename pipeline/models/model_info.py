@@ -161,7 +161,13 @@ def info_of(config: Mapping[str, Any], schedule: Mapping[str, Any], **named: Any
         ValueError: naming the field of a configuration that is missing or of a wrong kind.
     """
     dit = validate(dict(config), DiTConfig, name="transformer/config.json", fix="")
-    scheduler = validate(dict(schedule), SchedulerConfig, name="scheduler_config.json", fix="")
+    scheduler = validate(
+        dict(schedule),
+        SchedulerConfig,
+        name="scheduler_config.json",
+        fix="",
+        is_finite=False,  # diffusers writes lambda_min_clipped of DPM-Solver++ as -Infinity
+    )
     return ModelInfo(
         **named,
         num_layers=dit.num_layers,

@@ -22,6 +22,7 @@ from pipeline.exploration.collect_plan import (
     Unit,
     canonical_json,
 )
+from pipeline.models.identity import describe_change
 from pipeline.storage.object_store import Root, Storage, open_storage
 from pipeline.traces.document_schemas import TABLES
 from pipeline.traces.manifest import newest_manifest, publish_manifest, read_document
@@ -72,7 +73,7 @@ def _refuse_other_plan(found: dict[str, Any], wanted: dict[str, Any], storage: S
     if found == wanted:
         return
     changed = [
-        f"{key} {found.get(key)!r:.80} instead of {value!r:.80}"
+        describe_change(key, found.get(key), value)
         for key, value in wanted.items()
         if key != "plan_hash" and found.get(key) != value
     ]

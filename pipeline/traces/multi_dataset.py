@@ -10,6 +10,7 @@ import hashlib
 from typing import Any, TypeAlias
 
 from pipeline.errors import InputError
+from pipeline.models.identity import describe_change
 from pipeline.storage.object_store import Root
 from pipeline.traces.dataset import TraceDataset, Traces, open_dataset
 
@@ -65,7 +66,7 @@ def open_traces(uris: TraceUris) -> Traces:
 
 def _refuse_apart(first: TraceDataset, other: TraceDataset) -> None:
     differing = [
-        f"{name} {other.plan[name]!r:.40} instead of {first.plan[name]!r:.40}"
+        describe_change(name, other.plan[name], first.plan[name])
         for name in ALIKE
         if _comparable(other.plan[name]) != _comparable(first.plan[name])
     ]

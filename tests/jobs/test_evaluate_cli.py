@@ -11,7 +11,7 @@ import pytest
 from dqar.policy.network import ReusePolicy
 from dqar.policy.serialization import load_policy, save_policy
 from pipeline.evaluate.config import PaperSettings, read_paper_settings
-from pipeline.models.model_info import DIGITS
+from pipeline.models.model_info import DIGITS, find_model
 from pipeline.train.config import TrainConfig, train_config
 from pipeline.train.flags import TrainFlags
 
@@ -113,9 +113,10 @@ def test_evaluate_refuses_a_solver_that_the_model_has_none_of(refused, tmp_path)
 
 
 def test_evaluate_refuses_a_policy_of_another_model(refused, some_policy):
-    edit_json(some_policy / "policy.json", model_hash="f" * 16)
+    identity = find_model("digits").model_hash
+    edit_json(some_policy / "policy.json", model_hash=identity.replace("scheduler=", "scheduler=f"))
     said = refused("evaluate", "--model", "digits", "--policy", some_policy, "--out", "results")
-    assert "must be trained for --model" in said
+    assert "trained for a model with another scheduler than digits" in said
 
 
 def test_evaluate_refuses_sites_that_a_policy_does_not_know(refused, some_policy):

@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from typing import Any
 
 import pytest
 
+from pipeline.collect.driver import plan_for
+from pipeline.errors import InputError
 from pipeline.models import identity
 from pipeline.models.identity import describe_difference, identify
 from pipeline.models.model_info import DIGITS
+from pipeline.traces.commit import claim_output
 
 
 @pytest.fixture
@@ -42,7 +46,7 @@ def test_every_part_has_its_digest(folder):
 def test_a_changed_setting_is_another_identity(folder, part, changes):
     before = identify(folder)
     edit(folder / part, **changes)
-    assert describe_difference(before, identify(folder)) == part.split("/")[0]
+    assert describe_difference(before, identify(folder)) == f"another {part.split('/')[0]}"
 
 
 def test_who_saved_a_model_and_the_order_of_its_settings_change_nothing(folder):
@@ -61,7 +65,7 @@ def test_a_changed_weight_and_an_added_vae_are_other_identities(folder):
     weights.write_bytes(weights.read_bytes()[:-1] + b"\0")
     (folder / "vae").mkdir()
     (folder / "vae" / "config.json").write_text("{}")
-    assert describe_difference(before, identify(folder)) == "transformer, vae"
+    assert describe_difference(before, identify(folder)) == "another transformer, vae"
 
 
 def test_an_identity_of_an_earlier_version_is_said_to_be_one():
@@ -99,7 +103,7 @@ def test_a_large_file_that_changed_is_read_again(folder, reads):
     weights.write_bytes(weights.read_bytes()[:-1] + b"\0")
     # Of the same size and time of modification, as a careless copy leaves it.
     os.utime(weights, ns=(about.st_atime_ns, about.st_mtime_ns))
-    assert describe_difference(before, identify(folder)) == "transformer"
+    assert describe_difference(before, identify(folder)) == "another transformer"
 
 
 @pytest.mark.parametrize("damage", ["", "0" * 63, "x" * 64])
@@ -111,3 +115,16 @@ def test_a_damaged_or_missing_cache_is_no_harm(folder, reads, damage, tmp_path):
     shutil.rmtree(tmp_path / "cache")
     (tmp_path / "cache").write_text("a file where a folder should be")
     assert identify(folder) == before
+
+
+def test_another_noise_schedule_does_not_resume_a_collection(folder, tmp_path):
+    sizes: dict[str, Any] = {"num_trajectories": 12, "batch_size": 6, "steps": 8}
+
+    def claim():
+        claim_output(tmp_path / "traces", plan_for(str(folder), designs="paced", **sizes))
+
+    claim()
+    claim()
+    edit(folder / "scheduler" / "scheduler_config.json", beta_schedule="squaredcos_cap_v2")
+    with pytest.raises(InputError, match="collected with a model with another scheduler"):
+        claim()

@@ -93,10 +93,17 @@ def test_trajectories_of_a_noise_sample_stay_together_across_collections(little)
     assert noises[:10].tolist() == noises[10:].tolist()
 
 
+def test_collections_of_models_with_other_schedulers_are_refused(little):
+    first, second = (
+        little(name, model_hash=f"transformer=1,scheduler={name}") for name in ("first", "second")
+    )
+    with pytest.raises(InputError, match=r"with a model with another scheduler as in"):
+        open_traces((first, second))
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("model_hash", "1" * 16),
         ("steps", 4),
         ("sites", ("attn", "ff")),
         ("sampler", "dpm"),
