@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Keys = tuple[str | int, ...]
 
+FIX = "Fix the value."
+"""Advice about a value of a wrong kind, where the caller has none."""
 LARGEST = 2**63 - 1
 """The largest whole number that a tensor or a table takes."""
 
@@ -68,7 +70,7 @@ def validate(
     kind: type[T],
     *,
     name: str = "",
-    fix: str = "Fix the value.",
+    fix: str = FIX,
     extra: Literal["ignore", "forbid"] = "ignore",
     is_finite: bool = True,
 ) -> T:
@@ -157,7 +159,8 @@ def describe(error: ValidationError, value: Any, kind: type, name: str, fix: str
     if first["type"] == "json_invalid":  # half of a surrogate pair, or deep nesting
         return f"{where} must be Unicode text, nested less deeply. Got: {first['msg']}. {fix}"
     if first["type"].startswith("missing"):
-        return f"{where} must hold {first['loc'][-1]!r}. Got no such key. Add it."
+        advice = "Add the key." if fix == FIX else fix
+        return f"{where} must hold {first['loc'][-1]!r}. Got no such key. {advice}".rstrip()
     if first["type"] in UNKNOWN:
         return f"{where} must have known keys. {_nearest(first['loc'][-1], _names_at(kind, keys))}"
     # Each member of a union has its own error at the same place.

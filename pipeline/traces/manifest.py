@@ -37,9 +37,9 @@ def read_document(
         document = parse(data)
         check(document)
     except Malformed as error:
-        raise InputError(
-            f"{storage}/{key}: {error} Restore it, or collect into a new folder."
-        ) from error
+        # "It must be ..." of the document as a whole; "FIELD must be ..." of one of its fields.
+        wrong = f"{storage}/{key}: {error}".replace(": It must", " must", 1)
+        raise InputError(f"{wrong} Restore the file, or collect into a new folder.") from error
     return document
 
 

@@ -216,7 +216,7 @@ def test_any_dataclass_is_read(written):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("", r"some.yaml must hold 'name'\. Got no such key\. Add it\."),
+        ("", r"some.yaml must hold 'name'\. Got no such key\. Add the key\."),
         ("{name: a, size: no}", r"size must be a whole number or 'auto'\. Got False"),
         ("{name: a, size: 2.0}", r"size must be a whole number or 'auto'\. Got 2\.0"),
         ("{name: a, counts: [1, 2.0]}", r"counts\[1\] must be a whole number\. Got 2\.0"),

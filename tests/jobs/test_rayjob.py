@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from pipeline.cli import parse_flags
+
 ROOT = Path(__file__).parents[2]
 SPEC = {
     "submissionMode",
@@ -148,10 +150,10 @@ def test_the_entrypoint_is_a_command_of_the_job(job, load_job):
     assert python == "python"
     assert (ROOT / Path(script).relative_to(home)).exists()
     assert f"COPY --chown=ray:users . {home}" in (ROOT / "deploy" / "Dockerfile").read_text()
-    arguments = load_job(Path(script).stem).parser().parse_args(flags)
-    assert arguments.out == "s3://BUCKET/traces"
-    assert arguments.tracking_uri.startswith("http://")
-    assert arguments.accelerator_type == "A100"
+    found = parse_flags(load_job(Path(script).stem).FLAGS, name="job", args=flags)
+    assert found.out == "s3://BUCKET/traces"
+    assert found.tracking.tracking_uri.startswith("http://")
+    assert found.cluster.accelerator_type == "A100"
 
 
 def test_its_runtime_environment_is_that_of_other_jobs(job):

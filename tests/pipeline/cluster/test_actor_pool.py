@@ -241,7 +241,7 @@ def test_what_the_cluster_cannot_hold_is_refused_at_once(pool, tmp_path):
 
 def test_waiting_for_a_worker_has_an_end(pool, monkeypatch, capsys):
     monkeypatch.setattr("pipeline.cluster.actor_pool.LOOK_EVERY_S", 0.1)
-    crew = pool(Toy, accelerator_type="A100", wait_minutes=0.01)
+    crew = pool(Toy, accelerator_type="A100", worker_timeout_minutes=0.01)
     with pytest.raises(
         IncompleteError, match=r"^No worker was available.*of type A100.*again to continue"
     ):
@@ -251,7 +251,7 @@ def test_waiting_for_a_worker_has_an_end(pool, monkeypatch, capsys):
 
 def test_a_worker_that_hangs_is_killed_and_its_unit_tried_again(pool, tmp_path, monkeypatch):
     monkeypatch.setattr("pipeline.cluster.actor_pool.LOOK_EVERY_S", 0.1)
-    crew = pool(HangsOnce, unit_minutes=0.05, max_attempts=2)
+    crew = pool(HangsOnce, unit_timeout_minutes=0.05, max_attempts=2)
     map_unordered = {outcome.unit: outcome for outcome in crew.map_unordered(range(4))}
     assert {unit: outcome.result for unit, outcome in map_unordered.items()} == {
         0: 0,
@@ -294,7 +294,12 @@ def test_workers_are_gone_when_the_work_is_done(pool):
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("workers", -1), ("gpus_per_worker", -0.5), ("wait_minutes", -1.0), ("unit_minutes", 0.0)],
+    [
+        ("workers", -1),
+        ("gpus_per_worker", -0.5),
+        ("worker_timeout_minutes", -1.0),
+        ("unit_timeout_minutes", 0.0),
+    ],
 )
 def test_negative_sizes_are_refused(field, value):
     with pytest.raises(ValueError, match=field):
