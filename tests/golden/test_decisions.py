@@ -3,8 +3,8 @@
 A dataset is resumed by the hash of its plan, draws its noise from the plan's noise seed, and is
 compared by the digest of its decisions. A change of names, files or types must keep all three.
 Plan hashes, and with them the trajectory ids in the digests, are those since a model's identity
-covers its scheduler and classifier; noise seeds and all other columns are those of b65a2e5. Commit b65a2e5 trained ``policy/`` on 512 trajectories of the
-shipped model with the sites ``attn,ff``.
+covers its scheduler and classifier; noise seeds and all other columns are those of b65a2e5. Commit
+b65a2e5 trained ``policy/`` on 512 trajectories of the shipped model with the sites ``attn,ff``.
 """
 
 from pathlib import Path
