@@ -4,6 +4,7 @@ from __future__ import annotations
 
 MAY_IMPORT: dict[str, str] = {
     # The library: records and pure functions, then gates and control, then the seam to diffusers.
+    "dqar.finite_fields": "",
     "dqar.records": "",
     "dqar.signals": "",
     "dqar.snr": "",
@@ -13,13 +14,14 @@ MAY_IMPORT: dict[str, str] = {
     "dqar.config": "dqar.cache dqar.layer_schedule dqar.records",
     "dqar.validation": "",
     "dqar.config_file": "dqar.config dqar.validation",
-    "dqar.policy": "dqar.records dqar.step_schedule dqar.validation",
+    "dqar.policy": "dqar.finite_fields dqar.records dqar.step_schedule dqar.validation",
     "dqar.gates": "dqar.config dqar.layer_schedule dqar.policy dqar.records",
     "dqar.control": "dqar.cache dqar.config dqar.gates dqar.policy dqar.records dqar.signals "
     "dqar.snr",
     "dqar.schedules": "dqar.cache dqar.config dqar.control dqar.gates dqar.records dqar.snr "
     "dqar.validation",
-    "dqar.integration": "dqar.cache dqar.config dqar.control dqar.policy dqar.records "
+    "dqar.integration": "dqar.cache dqar.config dqar.control dqar.finite_fields dqar.policy "
+    "dqar.records "
     "dqar.schedules dqar.signals dqar.snr",
     # The pipeline: shared packages, then the stages, which never import each other.
     "pipeline.errors": "",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from dqar.control.controller import DQARController
+from dqar.finite_fields import require_finite
 from dqar.integration.compiled.planned_transformer import PlannedDiT
 from dqar.integration.dit_wrapper import DQARDiTWrapper
 from dqar.integration.noise_schedules import convert_scheduler
@@ -32,11 +32,7 @@ class SamplerConfig:
             raise ValueError(
                 f"num_inference_steps must be at least 1. Got {self.num_inference_steps}. Pass 50."
             )
-        if not math.isfinite(self.guidance_scale):
-            raise ValueError(
-                f"guidance_scale must be finite. Got {self.guidance_scale}. Pass 4.0, or 1.0 for "
-                "no guidance."
-            )
+        require_finite(self, "guidance_scale")
 
 
 class DQARSampler:

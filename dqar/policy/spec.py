@@ -6,6 +6,7 @@ import itertools
 from dataclasses import dataclass, field
 from typing import Literal
 
+from dqar.finite_fields import require_finite
 from dqar.records import FEATURE_SETS, FEATURES, SITES
 from dqar.step_schedule import ReuseSetting, StepSchedule, check_computed, check_setting
 
@@ -23,6 +24,20 @@ RANGES = {
     **dict.fromkeys(("max_gap", "num_layers", "steps"), (0, MAX_COUNT)),
 }
 """Least and largest value, by field."""
+
+
+FINITE = (
+    "means",
+    "scales",
+    "log_threshold",
+    "plan_errors",
+    "error_budget",
+    "temperature",
+    "savings",
+    "guidance",
+    "metrics",
+)
+"""Fields that must hold finite numbers."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -103,6 +118,9 @@ class PolicySpec:
             raise ValueError(
                 f"granularity must be gate or step. Got {self.granularity!r}. Pass 'step'."
             )
+        require_finite(self, *FINITE)
+        if not self.temperature > 0:
+            raise ValueError(f"temperature must be above 0. Got {self.temperature}. Pass 1.0.")
         for name, (least, most) in RANGES.items():
             _check_range(name, getattr(self, name), least, most)
         for width in self.hidden:

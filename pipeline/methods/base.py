@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal, Protocol, runtime_checkable
 
+from dqar.finite_fields import require_finite
 from dqar.gates.base import Gate
 from dqar.policy.network import ReusePolicy
 from dqar.step_schedule import StepSchedule
@@ -38,6 +39,9 @@ class SweepGrid:
         percent / 100 for percent in (20, 28, 32, 40, 48, 52, 60, 66, 72, 78, 82)
     )
     """Reuse ratios that the calibrated methods aim at."""
+
+    def __post_init__(self) -> None:
+        require_finite(self, "steps", "layer_fractions", "entropy_quantiles", "reuse_ratios")
 
 
 FINE = SweepGrid()

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from dqar.config_file import read_yaml
+from dqar.finite_fields import require_finite
 from dqar.records import FEATURE_SETS
 from dqar.step_schedule import ReuseSetting
 from pipeline.errors import InputError
@@ -51,6 +52,7 @@ class TrainConfig(TrainSettings):
     """Networks whose mean is the policy."""
 
     def __post_init__(self) -> None:
+        require_finite(self, "feedbacks")
         if not 0 <= self.seed < 2**63:
             raise ValueError(f"seed must be from 0 to 2^63 - 1. Got {self.seed}. Pass --seed 0.")
         if unknown := set(self.without) - set(FEATURE_SETS[self.features]):

@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from dqar.finite_fields import require_finite
 from pipeline.train.checkpoint import Checkpoint, CheckpointState
 
 ROUND = 50
@@ -46,6 +47,7 @@ class FitConfig:
     """Random seed of the weights and of the batches."""
 
     def __post_init__(self) -> None:
+        require_finite(self, "learning_rate", "weight_decay", "huber_delta", "noise_ridge")
         for name in ("steps", "rows_per_step", "patience"):
             if getattr(self, name) < 1:
                 raise ValueError(
