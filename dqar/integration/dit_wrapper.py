@@ -15,6 +15,7 @@ from dqar.control.branch_sharing import CONDITIONAL, UNCONDITIONAL
 from dqar.control.controller import CLASS_PROMPT_LENGTH, DQARController
 from dqar.integration.forward_patch import hook_outputs, hook_steps
 from dqar.integration.run_slot import RunSlot
+from dqar.integration.served_models import refuse_branch_order, refuse_branches
 from dqar.integration.sites import attach, detach, refuse_misfits
 from dqar.integration.step_counter import Run
 from dqar.policy.network import ReusePolicy
@@ -106,8 +107,10 @@ class DQARDiTWrapper:
         """
         _refuse_strangers(None, controller)
         controller = controller or self.controller
+        refuse_branches(num_branches)
         self._refuse_other_sites(controller)
         refuse_misfits(self.transformer, self.slot)
+        refuse_branch_order(_uncompiled(self.transformer), controller.config.cross_branch_threshold)
         run = Run(scheduler, controller, num_branches, prompt_length)
         with self.slot.taken_by(run):
             self._bind(controller, num_branches)

@@ -23,15 +23,17 @@ from dqar.integration.attention_site import (
 from dqar.integration.block_site import block_act
 from dqar.integration.forward_patch import PatchedForward, Replacement, SiteCall, SiteFn, reroute
 from dqar.integration.run_slot import RunSlot
+from dqar.integration.served_models import refuse_unserved
 
 
 def attach(transformer: nn.Module, slot: RunSlot) -> list[Replacement]:
     """Patch ``attn1`` and ``ff`` of every block, or the blocks themselves.
 
     Raises:
-        ValueError: if the model has no ``transformer_blocks``, chunks its feed-forward, or has to
-            cache keys and values of an attention with unknown arithmetic.
+        ValueError: if the model is not served, has no ``transformer_blocks``, chunks its
+            feed-forward, or has to cache keys and values of an attention with unknown arithmetic.
     """
+    refuse_unserved(transformer)
     blocks = blocks_of(transformer)
     refuse_misfits(transformer, slot)
     return [

@@ -26,6 +26,7 @@ from dqar.integration.forward_patch import (
     with_output,
 )
 from dqar.integration.run_slot import RunSlot
+from dqar.integration.served_models import refuse_unserved
 from dqar.integration.sites import blocks_of, detach, refuse_misfits
 from dqar.schedules.static_plan import StaticPlan
 
@@ -70,6 +71,7 @@ class PlannedDiT:
         transformer.forward = self._detour
 
     def _refuse_misfits(self) -> None:
+        refuse_unserved(self.transformer)
         blocks = blocks_of(self.transformer)
         self.plan.refuse_misfit(len(blocks), self.plan.timesteps or [0.0] * self.plan.steps)
         self._refuse_patches([self.transformer])
