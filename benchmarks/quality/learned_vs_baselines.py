@@ -22,7 +22,9 @@ from pipeline.markdown import markdown_table
 from pipeline.statistics import spread_of
 
 SEEDS = (21, 22, 23, 24, 25)
-"""Noise seeds, fixed before any of them was run; defaults were chosen on other seeds."""
+"""Random seeds of the noise samples, which neither training nor calibration uses. Development
+looked at some of them: the end of a fit and the half gains were chosen after their results
+(docs/LOG.md, 2026-11-22)."""
 ONE_STEP = ("--config", "configs/one_step_error.yaml")
 FITS = {
     "policy": (),
