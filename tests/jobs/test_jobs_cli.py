@@ -144,5 +144,13 @@ def test_train_refuses_a_truncated_shard(refused, some_traces):
     assert "must have" in refused("train", "--traces", some_traces, "--out", "policy")
 
 
+@pytest.mark.parametrize("table", ["gates", "trajectories"])
+def test_train_refuses_a_damaged_shard_before_it_writes(refused, some_traces, table):
+    (shard,) = (some_traces / table).glob("*.parquet")
+    shard.write_bytes(shard.read_bytes()[:-1] + b"?")
+    said = refused("train", "--traces", some_traces, "--out", "policy")
+    assert "must have the SHA-256" in said
+
+
 def test_train_refuses_a_folder_with_other_files(refused, some_traces, taken):
     assert "other files" in refused("train", "--traces", some_traces, "--out", taken)

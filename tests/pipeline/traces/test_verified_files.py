@@ -3,6 +3,7 @@ and before they are merged."""
 
 import os
 import shutil
+from dataclasses import replace
 
 import pytest
 
@@ -139,6 +140,21 @@ def test_a_file_of_this_moment_is_verified_again(tmp_path, cache, monkeypatch):
     with pytest.raises(InputError, match="must have the SHA-256"):
         open_traces(tmp_path / "one").verify()
     assert len(found) == 4
+
+
+@pytest.mark.parametrize("table", READERS)
+def test_damage_of_one_of_two_collections_is_refused(storage, tmp_path, table):
+    plan = replace(PLAN, seed=1)
+    second = open_storage(tmp_path / "second")
+    claim_output(second, plan)
+    write_manifest(second, plan, commit_all(second, plan), FACTS)
+    both = (storage, second)
+    open_traces(both).verify()
+    flip_last_byte(second, key_in(second, table))
+    with pytest.raises(InputError, match="second/.* must have the SHA-256"):
+        READERS[table](both)
+    with pytest.raises(InputError, match="second/.* must have the SHA-256"):
+        open_traces(both).verify()
 
 
 @pytest.mark.parametrize("table", READERS)
