@@ -151,9 +151,9 @@ def test_damage_of_one_of_two_collections_is_refused(storage, tmp_path, table):
     both = (storage, second)
     open_traces(both).verify()
     flip_last_byte(second, key_in(second, table))
-    with pytest.raises(InputError, match="second/.* must have the SHA-256"):
+    with pytest.raises(InputError, match=r"second/.* must have the SHA-256"):
         READERS[table](both)
-    with pytest.raises(InputError, match="second/.* must have the SHA-256"):
+    with pytest.raises(InputError, match=r"second/.* must have the SHA-256"):
         open_traces(both).verify()
 
 
