@@ -32,6 +32,7 @@ def run(flags: TrainFlags) -> int:
     sites_of(config, traces)
     settings_of(config, traces)
     refuse_taken(flags.out, "policy.json")
+    traces.verify()
     tracker = Tracker(flags.tracking.tracking_uri, flags.tracking.experiment)
     with published(flags.out, "policy.json") as folder:
         train_policy(config, traces, str(folder), tracker)

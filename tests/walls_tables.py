@@ -92,9 +92,9 @@ ONE_IMPORTER: dict[str, str] = {
     "pipeline.flags.names pipeline.methods.defaults "
     "pipeline.demo.local_servers pipeline.evaluate.flops pipeline.evaluate.sweeps.dummy_dit "
     "pipeline.methods.schedule_selection pipeline.methods.site_mixing "
-    "pipeline.methods.stock_runs pipeline.storage.range_reader pipeline.traces.compaction "
-    "pipeline.traces.process_id pipeline.train.alternative_schedules pipeline.train.fits "
-    "pipeline.train.local_error_model pipeline.train.reused_gate_writer",
+    "pipeline.methods.stock_runs pipeline.storage.range_reader pipeline.storage.store_errors "
+    "pipeline.traces.process_id pipeline.train.alternative_schedules "
+    "pipeline.train.fits pipeline.train.local_error_model pipeline.train.reused_gate_writer",
     "a library that may be missing": "dqar.cache.triton_kernels",
 }
 """All modules of library and pipeline that exactly one other module imports, by the reason for the

@@ -27,17 +27,21 @@ DISTINCT = 720
 """Number of different schedules; further trajectories repeat them with other errors."""
 
 
-def write_traces(root: Path, rows: int) -> dict[str, Any]:
-    """Write a finished collection with at least ``rows`` gate rows; return its row counts."""
-    count = -(-rows // (LAYERS * STEPS * MASKS)) * MASKS
-    plan = CollectPlan(
+def plan_of(rows: int, batch_size: int = A_UNIT) -> CollectPlan:
+    """Return the plan of a collection with at least ``rows`` gate rows."""
+    return CollectPlan(
         model="synthetic",
         model_hash="0" * 16,
-        num_trajectories=count,
-        batch_size=A_UNIT,
+        num_trajectories=-(-rows // (LAYERS * STEPS * MASKS)) * MASKS,
+        batch_size=batch_size,
         steps=STEPS,
         forecast_orders=(0, 1, 2),
     )
+
+
+def write_traces(root: Path, rows: int, *, batch_size: int = A_UNIT) -> dict[str, Any]:
+    """Write a finished collection with at least ``rows`` gate rows; return its row counts."""
+    plan = plan_of(rows, batch_size)
     claim_output(root, plan)
     receipts = {}
     for unit in plan.units():

@@ -2,7 +2,8 @@
 
     python -m benchmarks.distributed.training_memory --out benchmarks/results/cpu
 
-Each size is trained in a separate process, whose peak resident memory and wall time are measured.
+Each size is trained in a separate process, whose peak resident memory and wall time are measured,
+and the seconds in which the traces are opened and compared with their SHA-256.
 :mod:`benchmarks.distributed.synthetic_traces` writes the rows; a trajectory has 1,400 gates: 50
 steps of the 28 layers of DiT-XL/2. The last line is JSON.
 """
@@ -40,9 +41,13 @@ def train_once(uri: str, features: str) -> None:
 
     torch.set_num_threads(1)
     started = time.perf_counter()
-    trained = train(TrainConfig(features=features), open_traces(uri))  # pyright: ignore[reportArgumentType] # a flag's text
+    traces = open_traces(uri)
+    traces.verify()
+    verified = time.perf_counter()
+    trained = train(TrainConfig(features=features), traces)  # pyright: ignore[reportArgumentType] # a flag's text
     result = {
         "seconds": round(time.perf_counter() - started, 1),
+        "verify_s": round(verified - started, 2),
         "peak_rss_mb": round(peak_resident_mb(), 1),
         "held_out_r2": round(trained.validation.metrics["r2"], 4),
         "fit_steps": trained.validation.metrics["fit_steps"],
@@ -56,6 +61,9 @@ def measure(rows: int, features: str, folder: Path) -> dict[str, Any]:
         started = time.perf_counter()
         written = write_traces(Path(root) / "traces", rows)
         written["writing_s"] = round(time.perf_counter() - started, 1)
+        written["megabytes"] = round(
+            sum(f.stat().st_size for f in Path(root).rglob("*.parquet")) / 1e6, 1
+        )
         words = [sys.executable, "-c", CHILD, str(Path(root) / "traces"), features]
         done = subprocess.run(words, capture_output=True, text=True, check=False)
         if done.returncode:

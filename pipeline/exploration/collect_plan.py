@@ -139,7 +139,7 @@ class CollectPlan(CollectSettings):
     @property
     def plan_hash(self) -> str:
         """First 16 hex digits of the SHA-256 of the plan's canonical JSON."""
-        return _digest(self.fields)
+        return digest_of_fields(self.fields)
 
     @property
     def schedules(self) -> tuple[StepSchedule, ...]:
@@ -162,10 +162,17 @@ class CollectPlan(CollectSettings):
 
     def units(self) -> Iterator[Unit]:
         """Yield the units in order; together they hold every trajectory once."""
-        size, plan_hash = self.noises_per_unit * self.masks_per_noise, self.plan_hash
+        return self.units_under(self.plan_hash)
+
+    def units_under(self, plan_hash: str) -> Iterator[Unit]:
+        """Yield the units with the ids that a plan hash gives them.
+
+        A plan that an earlier release wrote lacks fields, and its hash is not that of all fields.
+        """
+        size = self.noises_per_unit * self.masks_per_noise
         for index, start in enumerate(range(0, self.num_trajectories, size)):
             stop = min(start + size, self.num_trajectories)
-            unit_id = _digest({"plan": plan_hash, "unit": index})
+            unit_id = digest_of_fields({"plan": plan_hash, "unit": index})
             yield Unit(unit_id=unit_id, index=index, start=start, stop=stop)
 
     def noise_id(self, trajectory: int) -> int:
@@ -223,5 +230,6 @@ def canonical_json(value: dict[str, Any]) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"))
 
 
-def _digest(value: dict[str, Any]) -> str:
+def digest_of_fields(value: dict[str, Any]) -> str:
+    """Return the first 16 hex digits of the SHA-256 of a document's canonical JSON."""
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()[:16]

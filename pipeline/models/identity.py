@@ -10,10 +10,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+from pipeline.models.machine_cache import recall, remember
 
 PARTS = ("transformer", "scheduler", "vae", "classifier", "text_encoder")
 """Sub-folders of a model that change a reference sample or its quality metrics."""
@@ -91,25 +91,9 @@ def _read_digest(path: Path) -> str:
 def _remembered_digest(path: Path, about: os.stat_result) -> str:
     """Return the digest of a large file, read once for each path, inode, size and change time."""
     key = (str(path.resolve()), about.st_ino, about.st_size, about.st_mtime_ns, about.st_ctime_ns)
-    memory = _cache_folder() / hashlib.sha256(repr(key).encode()).hexdigest()
-    with suppress(OSError):
-        remembered = memory.read_text()
-        if len(remembered) == 64 and set(remembered) <= set("0123456789abcdef"):
-            return remembered
+    remembered = recall("file-digests", key)
+    if len(remembered) == 64 and set(remembered) <= set("0123456789abcdef"):
+        return remembered
     digest = _read_digest(path)
-    # A machine without a writable cache reads its models at each start.
-    with suppress(OSError):
-        _write_whole(memory, digest)
+    remember("file-digests", key, digest)
     return digest
-
-
-def _cache_folder() -> Path:
-    root = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(root) / "dqar" / "file-digests"
-
-
-def _write_whole(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as stream:
-        stream.write(text)
-    os.replace(stream.name, path)

@@ -13,6 +13,7 @@ import io
 import os
 import re
 import shutil
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,6 +25,8 @@ from pipeline.storage.output_checks import refuse_unwritable
 
 PARTIAL = re.compile(r"_.+\.[0-9a-f]{32}")
 """Names of the temporary files of unfinished writes."""
+RECENT_S = 2.0
+"""Seconds that a file must be unchanged for its time of change to identify its contents."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -126,10 +129,36 @@ class LocalFolder:
             except FileNotFoundError:
                 return None
 
+    def stamps(self, folder: str) -> dict[str, str]:
+        """Return a text for each file of a folder, by name, that is another after the file changed.
+
+        Files that changed in the last :data:`RECENT_S` seconds are left out: one that changes again
+        may keep the time of its first change.
+        """
+        with self._storage_errors():
+            try:
+                found = {entry.name: entry.stat() for entry in os.scandir(self._at(folder))}
+            except FileNotFoundError:
+                return {}
+        before = time.time() - RECENT_S
+        return {name: _stamp(about) for name, about in found.items() if about.st_ctime < before}
+
+    def sha256(self, key: str) -> str:
+        """Return the SHA-256 of a file in hex digits, from all its bytes, in bounded memory.
+
+        Raises:
+            InputError: if there is no such file.
+        """
+        with self._storage_errors():
+            try:
+                with self._at(key).open("rb") as stream:
+                    return hashlib.file_digest(stream, "sha256").hexdigest()
+            except FileNotFoundError as error:
+                raise gone(f"{self}/{key}") from error
+
     def matches(self, key: str, sha256: str) -> bool:
         """Return True if the contents of a file have the given SHA-256."""
-        with self.open(key) as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest() == sha256
+        return self.sha256(key) == sha256
 
     def delete(self, key: str) -> None:
         """Delete a file if it exists."""
@@ -194,6 +223,10 @@ def _size_of_file(entry: os.DirEntry[str]) -> int | None:
         return entry.stat().st_size if entry.is_file() else None
     except FileNotFoundError:
         return None
+
+
+def _stamp(about: os.stat_result) -> str:
+    return f"{about.st_size} {about.st_ino} {about.st_mtime_ns} {about.st_ctime_ns}"
 
 
 def _fill(path: Path, data: bytes | Path) -> None:

@@ -9,6 +9,7 @@ role), and never appear in messages.
 from __future__ import annotations
 
 import functools
+import hashlib
 import io
 import os
 import re
@@ -17,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 from urllib.parse import unquote, urlsplit
 
 import obstore
@@ -27,25 +28,15 @@ from obstore.store import GCSStore, S3Store
 from pipeline.errors import InputError, StorageError, without_secrets
 from pipeline.storage.local_folder import LocalFolder, checked_key, gone
 from pipeline.storage.range_reader import Ranges
+from pipeline.storage.store_errors import DEFAULT_MEND, MENDS, code_of, reason_of
 
 if TYPE_CHECKING:
     from obstore.store import ClientConfig, RetryConfig
 
 STORES = {"s3": S3Store, "gs": GCSStore}
 OBJECT_URI = re.compile(r"(?P<scheme>s3|gs)://(?P<bucket>[a-z0-9][a-z0-9._-]+)(?:/(?P<prefix>.*))?")
-MENDS = {
-    "AccessDenied": "Give the credentials of the environment access to the bucket",
-    "InvalidAccessKeyId": "Set AWS_ACCESS_KEY_ID to a key that exists",
-    "SignatureDoesNotMatch": "Set AWS_SECRET_ACCESS_KEY to the key's secret",
-    "ExpiredToken": "Renew the credentials",
-    "PermanentRedirect": "Set AWS_REGION to the bucket's region",
-    "NoSuchBucket": "Create the bucket, or name another",
-}
-"""Fix to suggest for each error code of S3."""
-DEFAULT_MEND = (
-    "Check the credentials of the environment, AWS_REGION, AWS_ENDPOINT_URL (with "
-    "AWS_ALLOW_HTTP=true for http) and the network"
-)
+READ_AT_ONCE = 1 << 23
+"""Bytes of an object that a digest fetches in one request and holds in memory."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -106,9 +97,21 @@ class Bucket:
 
     def sizes(self, folder: str) -> dict[str, int]:
         """Return the bytes of each object directly below a folder, by name in order."""
+        return {name: meta["size"] for name, meta in self._listed(folder).items()}
+
+    def stamps(self, folder: str) -> dict[str, str]:
+        """Return a text for each object directly below a folder, by name, that is another after
+        the object was replaced; objects without an ETag are left out."""
+        return {
+            name: f"{meta['size']} {meta['e_tag']} {meta['last_modified'].isoformat()}"
+            for name, meta in self._listed(folder).items()
+            if meta["e_tag"]
+        }
+
+    def _listed(self, folder: str) -> dict[str, Any]:
         with self._storage_errors():
             chunks = list(obstore.list(self._store, checked_key(folder), chunk_size=1000))
-        found = {meta["path"]: meta["size"] for chunk in chunks for meta in chunk}
+        found = {meta["path"]: meta for chunk in chunks for meta in chunk}
         visible = re.compile(rf"{re.escape(folder)}/[^/_][^/]*")
         paths = sorted(path for path in found if visible.fullmatch(path))
         return {path.removeprefix(f"{folder}/"): found[path] for path in paths}
@@ -128,6 +131,11 @@ class Bucket:
                 return obstore.head(self._store, checked_key(key))["size"]
             except FileNotFoundError as error:
                 return self._none(error)
+
+    def sha256(self, key: str) -> str:
+        """Return the SHA-256 of an object in hex digits, from all its bytes, in bounded memory."""
+        with io.BufferedReader(self.open(key), READ_AT_ONCE) as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
 
     def matches(self, key: str, sha256: str) -> bool:
         """Return True unread: stores verify what they store, and shards are named by digest."""
@@ -150,7 +158,7 @@ class Bucket:
 
     def _none(self, error: FileNotFoundError) -> None:
         """Return None for a missing object; raise the error for a missing bucket."""
-        if _code(error) == "NoSuchBucket":
+        if code_of(error) == "NoSuchBucket":
             raise error
 
     @contextmanager
@@ -159,8 +167,8 @@ class Bucket:
             yield
         except (BaseError, OSError) as error:
             raise StorageError(
-                f"Storage must answer. Got an error from {self.uri}: {_reason_of(error)}. "
-                f"{MENDS.get(_code(error), DEFAULT_MEND)}."
+                f"Storage must answer. Got an error from {self.uri}: {reason_of(error)}. "
+                f"{MENDS.get(code_of(error), DEFAULT_MEND)}."
             ) from None
 
 
@@ -235,15 +243,3 @@ def _patience() -> timedelta:
     if patience <= timedelta(0):
         raise InputError(f"DQAR_STORAGE_TIMEOUT_S must be seconds above 0. Got {text!r}. Unset it.")
     return patience
-
-
-def _code(error: Exception) -> str:
-    """Return S3's code of an error. The rest of the text holds key ids and must not be shown."""
-    found = re.search(r"<Code>(\w{1,60})</Code>", str(error))
-    return found[1] if found else ""
-
-
-def _reason_of(error: Exception) -> str:
-    first_line = str(error).partition("\n")[0]
-    reason = re.search(r" - ([\w :-]{1,80})", first_line)
-    return _code(error) or (reason[1] if reason else type(error).__name__)

@@ -9,7 +9,6 @@ here a worker's receipt makes a unit resumable before the dataset is published.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -17,13 +16,13 @@ from typing import Any, TypeVar
 
 from pipeline.errors import InputError
 from pipeline.exploration.collect_plan import (
-    TRACE_SCHEMA_VERSION,
     CollectPlan,
     Unit,
     canonical_json,
 )
 from pipeline.models.identity import describe_change
 from pipeline.storage.object_store import Root, Storage, open_storage
+from pipeline.traces.document_digest import joint_digest
 from pipeline.traces.document_schemas import TABLES
 from pipeline.traces.manifest import newest_manifest, publish_manifest, read_document
 from pipeline.traces.shards import Part, as_json, find_receipt, is_sound, parts_of, unit_part
@@ -138,12 +137,11 @@ def write_manifest(
     storage = open_storage(root)
     units = sorted(receipts.values(), key=lambda receipt: receipt["index"])
     manifest = {
-        "schema_version": TRACE_SCHEMA_VERSION,
         "plan_hash": plan.plan_hash,
         "trajectories": sum(unit["trajectories"] for unit in units),
         "gates": sum(unit["gates"] for unit in units),
-        "decision_digest": _digest_of([unit["decision_digest"] for unit in units]),
-        "data_digest": _digest_of(
+        "decision_digest": joint_digest([unit["decision_digest"] for unit in units]),
+        "data_digest": joint_digest(
             [unit["files"][name]["sha256"] for unit in units for name in TABLES]
         ),
         **model_facts,
@@ -169,7 +167,3 @@ def _parts(storage: Storage, units: list[dict[str, Any]]) -> list[Part]:
     held = {index for part in merged for index in part["units"]}
     own = [unit_part(unit) for unit in units if unit["index"] not in held]
     return sorted(merged + own, key=lambda part: part["units"])
-
-
-def _digest_of(parts: list[str]) -> str:
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]

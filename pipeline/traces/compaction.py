@@ -18,8 +18,9 @@ from pipeline.traces.commit import map_concurrently
 from pipeline.traces.document_schemas import MERGED_SHARD, TABLES, UNIT_SHARD
 from pipeline.traces.lease import Lease
 from pipeline.traces.manifest import publish_manifest
-from pipeline.traces.shards import Part, key_of, parts_of
+from pipeline.traces.shards import Part, files_of, key_of, parts_of
 from pipeline.traces.tables import merge_shards
+from pipeline.traces.verified_files import verify_files
 
 MEGABYTE = 1e6
 
@@ -49,9 +50,19 @@ def finalize(
 
 def compact(storage: Storage, manifest: dict[str, Any], target: float) -> list[Part]:
     """Merge neighbouring parts of a manifest into parts of about ``target`` bytes of gates, and
-    return all parts."""
+    return all parts.
+
+    The shards to merge are compared with their digests first: a merged file has a new digest, which
+    would hide earlier damage.
+
+    Raises:
+        InputError: naming a shard with other contents than were committed.
+    """
     rows = {unit["index"]: unit for unit in manifest["units"]}
     groups = group_parts(parts_of(manifest), target)
+    merged = [part for group in groups if len(group) > 1 for part in group]
+    for table in TABLES:
+        verify_files(storage, files_of(merged, table))
     return [_merge(storage, group, rows) if len(group) > 1 else group[0] for group in groups]
 
 

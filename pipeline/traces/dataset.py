@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -19,11 +19,12 @@ from numpy import ndarray
 from pipeline.errors import InputError
 from pipeline.models.noise import round_seed
 from pipeline.storage.object_store import Root, Storage, open_storage
-from pipeline.traces.document_schemas import TABLES, check_plan
+from pipeline.traces.document_schemas import TABLES, check_plan, planned_units
 from pipeline.traces.manifest import newest_manifest, read_document
-from pipeline.traces.shards import key_of, listed_sizes, parts_of
+from pipeline.traces.shards import files_of, key_of, listed_sizes, parts_of
 from pipeline.traces.tables import Batch, Table, as_table, concatenated, scan_shards
 from pipeline.traces.trajectory_stream import GateBlock, whole_trajectories
+from pipeline.traces.verified_files import verify_files
 
 
 class Traces(ABC):
@@ -82,6 +83,16 @@ class Traces(ABC):
             keys.append(np.stack([np.full_like(ids, seeds.index(seed)), ids]))
         return np.unique(np.concatenate(keys, axis=1), axis=1, return_inverse=True)[1].reshape(-1)
 
+    def verify(self, tables: tuple[str, ...] = TABLES) -> None:
+        """Compare the files of some tables with the digests of the manifests, before any row of
+        them is used; files that this machine verified before are not read again.
+
+        Raises:
+            InputError: naming a file with other contents.
+        """
+        for part in self.parts:
+            part.verify(tables)
+
     def stream_gates(
         self, columns: list[str] | None = None, *, only_reused: bool = False
     ) -> Iterator[Batch]:
@@ -92,6 +103,7 @@ class Traces(ABC):
             only_reused: leave out the rows of gates that computed.
         """
         for part in self.parts:
+            part.verify(("gates",))
             keys = part.shards("gates")
             yield from scan_shards(part.storage, "gates", keys, columns, only_reused=only_reused)
 
@@ -129,6 +141,8 @@ class TraceDataset(Traces):
     """All fields of the plan, with the plan's hash."""
     manifest: dict[str, Any]
     """The manifest version that was the newest when the dataset was opened."""
+    verified: set[str] = field(default_factory=set, init=False, repr=False, compare=False)
+    """Names of the tables whose files were compared with their digests."""
 
     @property
     def parts(self) -> tuple[TraceDataset, ...]:
@@ -143,12 +157,22 @@ class TraceDataset(Traces):
     @cached_property
     def trajectories(self) -> Table:
         """Table of all trajectories, one row each, in the order of the plan."""
+        self.verify(("trajectories",))
         rows = scan_shards(self.storage, "trajectories", self.shards("trajectories"))
         return as_table("trajectories", rows)
 
+    def verify(self, tables: tuple[str, ...] = TABLES) -> None:
+        """Compare the files of some tables with the digests of the manifest."""
+        left = [table for table in tables if table not in self.verified]
+        parts = parts_of(self.manifest)
+        if left:
+            files = {key: file for one in left for key, file in files_of(parts, one).items()}
+            verify_files(self.storage, files)
+            self.verified.update(left)
+
     def shards(self, table: str) -> list[str]:
         """Return the storage keys of one table's files, in the order of their units."""
-        return [key_of(table, part["files"][table]) for part in parts_of(self.manifest)]
+        return list(files_of(parts_of(self.manifest), table))
 
 
 def open_dataset(root: Root) -> TraceDataset:
@@ -184,7 +208,20 @@ def _manifest_of(storage: Storage, plan: dict[str, Any]) -> dict[str, Any]:
             f"manifest with plan hash {manifest['plan_hash']} in {storage}. Restore the file that "
             "was replaced, or collect into a new folder."
         )
+    _refuse_other_units(storage, manifest, plan)
     return manifest
+
+
+def _refuse_other_units(storage: Storage, manifest: dict[str, Any], plan: dict[str, Any]) -> None:
+    planned = [(unit.unit_id, unit.index, len(unit)) for unit in planned_units(plan)]
+    found = [(unit["unit_id"], unit["index"], unit["trajectories"]) for unit in manifest["units"]]
+    if found != planned:
+        kept = len(set(found) & set(planned))
+        raise InputError(
+            f"--traces must have a manifest with the {len(planned)} units of its plan, in order. "
+            f"Got {len(found)} units, of which {kept} are in the plan, in {storage}. Restore the "
+            "manifest, or collect into a new folder."
+        )
 
 
 def _refuse_damaged(dataset: TraceDataset) -> None:

@@ -13,8 +13,9 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from pipeline.exploration.collect_plan import CollectPlan, Unit
+from pipeline.exploration.collect_plan import CollectPlan, Unit, digest_of_fields
 from pipeline.storage.json_schema import Count, Malformed, check, text_like
+from pipeline.traces.document_digest import check_digest, joint_digest
 
 TABLES = ("trajectories", "gates")
 UNIT_SHARD = re.compile(r"(?P<unit>[0-9a-f]{16})(-[0-9a-f]{16})?\.parquet")
@@ -41,6 +42,9 @@ class UnitFile:
     sha256: Sha256
     name: UnitName = ""
     """Empty in receipts of the first release."""
+
+    def __post_init__(self) -> None:
+        _refuse_other_name(self.name, self.sha256)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,6 +79,15 @@ class PartFile:
     bytes: Count
     sha256: Sha256
     name: ShardName
+
+    def __post_init__(self) -> None:
+        _refuse_other_name(self.name, self.sha256)
+
+
+def _refuse_other_name(name: str, sha256: str) -> None:
+    named = re.fullmatch(r".*-([0-9a-f]{16})\.parquet", name)
+    if named and not sha256.startswith(named[1]):
+        raise ValueError(f"sha256 must begin as the name of {name} ends. Got {sha256[:16]}.")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -120,6 +133,15 @@ class Manifest:
             rows = getattr(self, table)
             if rows != sum(getattr(unit, table) for unit in self.units):
                 raise ValueError(f"{table} must be the sum over all units. Got {rows}.")
+        self._check_digests_of_units()
+
+    def _check_digests_of_units(self) -> None:
+        data = [getattr(unit.files, table).sha256 for unit in self.units for table in TABLES]
+        if self.data_digest != (digest := joint_digest(data)):
+            raise ValueError(f"data_digest must be that of the units, {digest}. Got another.")
+        decisions = [unit.decision_digest for unit in self.units]
+        if self.decision_digest != (digest := joint_digest(decisions)):
+            raise ValueError(f"decision_digest must be that of the units, {digest}. Got another.")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -137,6 +159,7 @@ def check_receipt(receipt: dict[str, Any], unit: Unit) -> None:
         Malformed: naming the field that is wrong.
     """
     found = check(receipt, Receipt)
+    check_digest(receipt)
     if (found.unit_id, found.index) != (unit.unit_id, unit.index):
         raise Malformed(f"It must be the receipt of {unit}. Got that of {found.unit_id}.")
     if found.trajectories != len(unit):
@@ -144,12 +167,14 @@ def check_receipt(receipt: dict[str, Any], unit: Unit) -> None:
 
 
 def check_manifest(manifest: dict[str, Any]) -> None:
-    """Check that a document is a manifest whose parts hold each of its units once, in order.
+    """Check that a document is a manifest whose parts hold each of its units once, in order, and
+    that no field was damaged.
 
     Raises:
         Malformed: naming the field that is wrong.
     """
     check(manifest, Manifest)
+    check_digest(manifest)
 
 
 def check_plan(document: dict[str, Any]) -> None:
@@ -165,6 +190,12 @@ def check_plan(document: dict[str, Any]) -> None:
     missing = plan.fields.keys() - given.keys()
     if missing - LATER_FIELDS:
         raise Malformed(f"It must hold {min(missing - LATER_FIELDS)!r}. Got no such key.")
-    # A plan of an earlier release lacks fields, and its hash is not of these.
-    if not missing and plan.plan_hash != digests.plan_hash:
-        raise Malformed(f"It must be the plan of hash {digests.plan_hash}. Got {plan.plan_hash}.")
+    # Of the fields that are there: a plan of an earlier release lacks some.
+    if (found := digest_of_fields(given)) != digests.plan_hash:
+        raise Malformed(f"It must be the plan of hash {digests.plan_hash}. Got {found}.")
+
+
+def planned_units(document: dict[str, Any]) -> list[Unit]:
+    """Return the units of a plan's document, as :func:`check_plan` accepts it."""
+    given = {name: value for name, value in document.items() if name != "plan_hash"}
+    return list(check(given, CollectPlan).units_under(document["plan_hash"]))

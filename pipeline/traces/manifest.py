@@ -13,9 +13,9 @@ from collections.abc import Callable
 from typing import Any
 
 from pipeline.errors import InputError
-from pipeline.exploration.collect_plan import TRACE_SCHEMA_VERSION
 from pipeline.storage.json_schema import Malformed, parse
 from pipeline.storage.object_store import Storage
+from pipeline.traces.document_digest import DOCUMENT_VERSION, WITHOUT_DIGEST, with_digest
 from pipeline.traces.document_schemas import check_manifest
 from pipeline.traces.shards import as_json, is_whole, listed_sizes, parts_of
 
@@ -53,12 +53,16 @@ def newest_manifest(storage: Storage) -> dict[str, Any] | None:
 
 
 def publish_manifest(storage: Storage, manifest: dict[str, Any]) -> dict[str, Any]:
-    """Create the next manifest version, unless the newest version is equal; return the manifest.
+    """Create the next manifest version with its digest, unless the newest version is equal.
+
+    Returns:
+        The manifest as it stands in storage, with its schema version and its digest.
 
     Raises:
         InputError: if a shard that the manifest names is missing or truncated, or another driver
             published the same version number.
     """
+    manifest = with_digest(manifest)
     version, latest = _newest(storage)
     if latest == manifest:
         return manifest
@@ -93,11 +97,11 @@ def _newest(storage: Storage) -> tuple[int, dict[str, Any] | None]:
 
 
 def _check_of_this_version(manifest: dict[str, Any]) -> None:
-    if manifest.get("schema_version") != TRACE_SCHEMA_VERSION:
+    if manifest.get("schema_version") not in (WITHOUT_DIGEST, DOCUMENT_VERSION):
         raise InputError(
-            f"--traces must have schema version {TRACE_SCHEMA_VERSION}. Got "
-            f"{repr(manifest.get('schema_version'))[:20]} in its manifest. Collect the traces "
-            "again with this release."
+            f"--traces must have schema version {WITHOUT_DIGEST} or {DOCUMENT_VERSION}. Got "
+            f"{repr(manifest.get('schema_version'))[:20]} in its manifest. Read the traces with "
+            "the release that collected them, or collect them again with this release."
         )
     if manifest.get("units") == []:
         raise InputError(

@@ -39,6 +39,11 @@ def parts_of(manifest: dict[str, Any]) -> list[Part]:
     return manifest.get("parts") or [unit_part(unit) for unit in manifest["units"]]
 
 
+def files_of(parts: list[Part], table: str) -> dict[str, dict[str, Any]]:
+    """Return the files of one table by storage key, in the order of the parts."""
+    return {key_of(table, part["files"][table]): part["files"][table] for part in parts}
+
+
 def is_whole(part: Part, size: Callable[[str], int | None]) -> bool:
     """Return True if both shards have the number of bytes that the part says.
 

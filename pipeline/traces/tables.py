@@ -20,6 +20,7 @@ from pipeline.errors import InputError
 from pipeline.exploration.collect_plan import Unit
 from pipeline.storage.local_folder import LocalFolder
 from pipeline.storage.object_store import Root, Storage, open_storage
+from pipeline.traces.document_digest import with_digest
 from pipeline.traces.document_schemas import TABLES
 from pipeline.traces.shards import commit_receipt
 
@@ -125,7 +126,7 @@ def commit_unit(
         "decision_digest": decision_digest(tables["gates"]),
         **notes,
     }
-    return commit_receipt(storage, unit, receipt)
+    return commit_receipt(storage, unit, with_digest(receipt))
 
 
 def _write_shard(storage: Storage, name: str, unit: Unit, table: Table) -> dict[str, Any]:
@@ -205,8 +206,9 @@ def scan_shards(
         except (pa.ArrowException, OSError) as error:
             raise InputError(
                 f"Shard {storage}/{key} must be a Parquet file with the checksums it was written "
-                f"with. Got {str(error)[:100]}. Delete the file, and run the jobs/collect.py "
-                "command of its folder again to collect the shard's trajectories again."
+                f"with. Got {str(error)[:100]}. Restore the file from a copy, or move it "
+                "away and run the jobs/collect.py command of its folder again to collect the "
+                "shard's trajectories again."
             ) from error
 
 

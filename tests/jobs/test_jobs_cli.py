@@ -144,5 +144,16 @@ def test_train_refuses_a_truncated_shard(refused, some_traces):
     assert "must have" in refused("train", "--traces", some_traces, "--out", "policy")
 
 
+@pytest.mark.parametrize("table", ["gates", "trajectories"])
+def test_train_refuses_a_damaged_shard_before_it_writes(run_job, some_traces, tmp_path, table):
+    (shard,) = (some_traces / table).glob("*.parquet")
+    shard.write_bytes(shard.read_bytes()[:-1] + b"?")
+    before = sorted(tmp_path.iterdir())
+    code, out, err = run_job("train", "--traces", some_traces, "--out", tmp_path / "policy")
+    assert (code, err.count("\n"), out.count("\n")) == (2, 1, 1)
+    assert "must have the SHA-256" in err
+    assert sorted(tmp_path.iterdir()) == before
+
+
 def test_train_refuses_a_folder_with_other_files(refused, some_traces, taken):
     assert "other files" in refused("train", "--traces", some_traces, "--out", taken)

@@ -57,7 +57,7 @@ def test_collect_train_evaluate_through_an_object_store(s3, tmp_path):
         time.sleep(0.1)
     code, out, err = run("collect", tmp_path, flags)
     assert (code, out) == (2, "")
-    assert f"Got a second: process {first.pid} on" in err
+    assert f"Got a second while process {first.pid} on" in err
     assert err.count("\n") == 1
     out, err = first.communicate(timeout=LIMIT_S)
     assert first.returncode == 0, out[-2000:] + err[-3000:]

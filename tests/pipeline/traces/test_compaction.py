@@ -66,7 +66,7 @@ def test_rows_digests_and_order_are_kept(collected):
     for found, wanted in zip(rows_of(collected), rows, strict=True):
         assert found.equals(wanted)
     changed = {key for key in after if after[key] != before[key]}
-    assert changed == {"parts"}
+    assert changed == {"parts", "document_digest"}
     assert sum(batch.num_rows for batch in stream_gates(collected)) == after["gates"]
 
 

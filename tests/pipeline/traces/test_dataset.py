@@ -13,8 +13,9 @@ from pipeline.storage.object_store import Bucket, open_storage
 from pipeline.traces import manifest as manifests
 from pipeline.traces import read_gates, read_trajectories
 from pipeline.traces.commit import claim_output, committed_receipts, write_manifest
+from pipeline.traces.document_digest import with_digest
 from pipeline.traces.multi_dataset import open_traces
-from pipeline.traces.shards import find_receipt
+from pipeline.traces.shards import as_json, find_receipt
 from pipeline.traces.tables import commit_unit
 from tests.pipeline.little_traces import FACTS, PLAN, columns_of, commit_all
 
@@ -52,6 +53,7 @@ def test_a_reader_of_one_column_fetches_no_others(s3, monkeypatch):
     gates |= {name: noise.random(len(gates["step"])) for name in FEATURES}
     receipt = commit_unit(storage, unit, trajectories, gates, {})
     write_manifest(storage, plan, {unit.unit_id: receipt}, FACTS)
+    open_traces(storage).verify()
     fetched = []
     real = Bucket.read_range
 
@@ -104,7 +106,7 @@ def test_a_version_is_published_once(storage, monkeypatch):
         manifests,
         "_refuse_missing_shards",
         lambda *_: storage.write(
-            "_manifest/v000002.json", json.dumps(mine | {"num_layers": 9}).encode()
+            "_manifest/v000002.json", as_json(with_digest(mine | {"num_layers": 9}))
         ),
     )
     with pytest.raises(InputError, match=r"One driver at a time.*v000002\.json from another"):
@@ -125,12 +127,14 @@ def test_a_publication_whose_answer_was_lost_is_ours(storage, monkeypatch):
 
 
 def test_traces_of_the_first_release_are_read_and_resumed(storage):
-    """In the first release, shards were named by unit without a digest, and manifests had no
-    parts."""
+    """In the first release, shards were named by unit without a digest, manifests had no parts,
+    and neither receipts nor manifests had a digest."""
     manifest = write_manifest(storage, PLAN, commit_all(storage), FACTS)
     rows = read_gates(storage)
-    del manifest["parts"]
+    del manifest["parts"], manifest["document_digest"]
+    manifest["schema_version"] = 3
     for unit in manifest["units"]:
+        del unit["document_digest"], unit["schema_version"]
         for table, file in unit["files"].items():
             data = storage.read(f"{table}/{file['name']}")
             storage.delete(f"{table}/{file.pop('name')}")
@@ -146,7 +150,7 @@ def test_traces_of_the_first_release_are_read_and_resumed(storage):
 
 def test_a_manifest_of_another_plan_is_refused(storage):
     manifest = write_manifest(storage, PLAN, commit_all(storage), FACTS)
-    other = json.dumps(manifest | {"plan_hash": "0" * 16}).encode()
-    storage.write("_manifest/v000002.json", other)
+    other = with_digest(manifest | {"plan_hash": "0" * 16})
+    storage.write("_manifest/v000002.json", as_json(other))
     with pytest.raises(InputError, match="must have a manifest of its plan"):
         open_traces(storage)

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import InputError
+from pipeline.exploration.collect_plan import digest_of_fields
 from pipeline.storage.json_schema import Malformed, parse
 from pipeline.storage.object_store import open_storage
 from pipeline.traces.commit import claim_output
@@ -69,7 +70,10 @@ def test_one_field_is_missing(plan, data):
 
 def test_plans_of_the_first_release_are_read():
     old = {name: value for name, value in document_of(BASE).items() if name not in FIRST_RELEASE}
-    check_plan(old | {"plan_hash": "0" * 16})
+    del old["plan_hash"]
+    check_plan(old | {"plan_hash": digest_of_fields(old)})
+    with pytest.raises(Malformed, match="must be the plan of hash"):
+        check_plan(old | {"plan_hash": BASE.plan_hash})
 
 
 def test_the_schedules_of_a_plan_are_part_of_its_hash():

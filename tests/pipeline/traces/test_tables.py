@@ -174,7 +174,7 @@ def test_an_unfinished_collection_is_refused(tmp_path):
 
 def test_another_schema_version_is_refused(root):
     edit_json(manifest_of(root), schema_version=99)
-    with pytest.raises(InputError, match=r"schema version 3\. Got 99.*Collect the traces again"):
+    with pytest.raises(InputError, match=r"version 3 or 4\. Got 99.*collect them again"):
         open_traces(str(root))
 
 
@@ -208,9 +208,12 @@ def test_publishing_the_same_again_makes_no_new_version(root):
 
 
 def test_the_newest_manifest_counts(root):
-    receipts = dict(list(committed_receipts(root, PLAN).items())[:1])
-    write_manifest(root, PLAN, receipts, FACTS)
-    assert read_trajectories(str(root)).num_rows == 6
+    first, *_ = PLAN.units()
+    trajectories, gates = columns_of(first)
+    (root / "_receipts" / f"{first.unit_id}.json").unlink()
+    commit_unit(root, first, trajectories | {"psnr": 31.0}, gates, {})
+    write_manifest(root, PLAN, committed_receipts(root, PLAN), FACTS)
+    assert read_trajectories(str(root))["psnr"].to_pylist() == [31.0] * 6 + [30.0] * 4
 
 
 def test_floats_change_the_data_digest_but_not_the_decisions(root, tmp_path):

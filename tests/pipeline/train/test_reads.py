@@ -1,4 +1,5 @@
-"""One training opens its traces once and reads each of their files once."""
+"""One training opens its traces once, compares each of their files with its digest once, and reads
+each once."""
 
 from __future__ import annotations
 
@@ -32,6 +33,7 @@ def reads(monkeypatch):
 
     count(LocalFolder, "read", lambda folder, key: key)
     count(LocalFolder, "open", lambda folder, key: key)
+    count(LocalFolder, "sha256", lambda folder, key: f"verified {key}")
     count(tables.pa, "OSFile", lambda path, *_: "/".join(Path(path).parts[-2:]))
     count(dataset, "_refuse_damaged", lambda opened: "opened")
     return counts
@@ -44,6 +46,8 @@ def assert_read_once(reads, uris):
     }
     found = Counter({key: count for key, count in reads.items() if key in files})
     assert found == Counter(dict.fromkeys(files, 1))
+    verified = {key for key, count in reads.items() if key.startswith("verified ") and count == 1}
+    assert verified == {f"verified {key}" for key in files}
 
 
 CONFIGS = {
@@ -54,7 +58,8 @@ CONFIGS = {
 
 
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
-def test_a_training_reads_everything_once(traces, tmp_path, reads, config):
+def test_a_training_reads_everything_once(traces, tmp_path, reads, config, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     tracker = Tracker(f"sqlite:///{tmp_path}/mlflow.db", "reads")
     opened = multi_dataset.open_traces(str(traces))
     train_policy(config, opened, str(tmp_path / "policy"), tracker)
@@ -65,7 +70,8 @@ def test_a_training_reads_everything_once(traces, tmp_path, reads, config):
     assert_read_once(counted, str(traces))
 
 
-def test_the_command_reads_everything_once(traces, near_traces, tmp_path, reads):
+def test_the_command_reads_everything_once(traces, near_traces, tmp_path, reads, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     uris = (str(traces), str(near_traces))
     words = [word for uri in uris for word in ("--traces", uri)]
     store = f"sqlite:///{tmp_path}/mlflow.db"
