@@ -30,7 +30,10 @@ CONTROL_MUTANTS = (
         file=f"{CONTROL}controller.py",
         old='sink receives it."""\n        self._step = None\n',
         new='sink receives it."""\n        self.finish_step()\n',
-        tests=("tests/dqar/integration/test_step_counter.py", f"{TEST_CONTROL}test_controller.py"),
+        tests=(
+            "tests/dqar/integration/test_step_counter.py",
+            f"{TEST_CONTROL}test_discarded_step.py",
+        ),
     ),
     Mutant(
         fault="a run records a step that was broken off",
