@@ -7,9 +7,7 @@ whose file or fault contains a word. Exit code 1 if a mutant survived without a 
 from __future__ import annotations
 
 import argparse
-import os
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
@@ -19,39 +17,18 @@ from pathlib import Path
 from tests.import_graph import ROOT
 from tests.mutation.control_mutants import CONTROL_MUTANTS
 from tests.mutation.dqar_mutants import DQAR_MUTANTS
+from tests.mutation.forked_pytest import preload, run_tests
 from tests.mutation.mutant import Mutant
 from tests.mutation.pipeline_mutants import PIPELINE_MUTANTS
 from tests.mutation.traces_mutants import TRACES_MUTANTS
 
 MUTANTS = TRACES_MUTANTS + PIPELINE_MUTANTS + CONTROL_MUTANTS + DQAR_MUTANTS
 NOT_COPIED = (".git", ".venv", "__pycache__", ".*_cache", ".hypothesis", "runs", "docs", "results")
-LIMIT_S = 300
-"""Seconds after which a mutant's tests are stopped; such a mutant hangs, and counts as killed."""
 
 
 def copy_tree(target: Path) -> None:
     """Copy the files that the tests need into a new folder."""
     shutil.copytree(ROOT, target, ignore=shutil.ignore_patterns(*NOT_COPIED))
-
-
-def run_tests(root: Path, tests: Sequence[str]) -> tuple[int, str]:
-    """Run quick tests on folder storage in a copy of the tree; return pytest's exit code and its
-    output. The exit code is 1 if the tests were stopped after :data:`LIMIT_S`."""
-    quick = ["-m", "not slow", "-k", "not s3", "-p", "no:cacheprovider"]
-    command = [sys.executable, "-m", "pytest", "-x", "-q", *quick, *tests]
-    environment = {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
-    try:
-        done = subprocess.run(
-            command,
-            cwd=root,
-            env=os.environ | environment,
-            capture_output=True,
-            text=True,
-            timeout=LIMIT_S,
-        )
-    except subprocess.TimeoutExpired:
-        return 1, f"FAILED: stopped after {LIMIT_S} s"
-    return done.returncode, done.stdout + done.stderr
 
 
 def outcome_of(mutant: Mutant, root: Path) -> str:
@@ -111,6 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(prefix="dqar-mutants-") as scratch:
         root = Path(scratch) / "tree"
         copy_tree(root)
+        preload()
         tests = sorted({test for mutant in chosen for test in mutant.tests})
         code, output = run_tests(root, tests)
         if code != 0:

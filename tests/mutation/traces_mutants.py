@@ -9,7 +9,19 @@ COMPACTION = "pipeline/traces/compaction.py"
 LEASE = "pipeline/traces/lease.py"
 MANIFEST = "pipeline/traces/manifest.py"
 TEST_COMMIT = ("tests/pipeline/traces/test_commit.py", "tests/pipeline/traces/test_dataset.py")
-TEST_COMPACTION = ("tests/pipeline/traces/test_compaction.py",)
+TEST_COMPACTION = tuple(
+    f"tests/pipeline/traces/test_compaction.py::test_{name}"
+    for name in (
+        "rows_digests_and_order_are_kept",
+        "doing_it_again_changes_nothing",
+        "units_of_a_damaged_part_alone_are_collected_again",
+        "orphans_of_these_units_alone_are_deleted",
+        "who_was_taken_over_deletes_and_publishes_nothing",
+        "who_is_taken_over_meanwhile_stops",
+        "a_manifest_names_no_shard_that_is_gone",
+        "groups_keep_the_order_and_stay_small",
+    )
+)
 TEST_LEASE = ("tests/pipeline/traces/test_lease.py",)
 TEST_MANIFEST = ("tests/pipeline/traces/test_manifest.py", "tests/pipeline/traces/test_dataset.py")
 
