@@ -7,7 +7,10 @@ import pytest
 from pipeline.errors import InputError
 from pipeline.storage.object_store import open_storage
 from pipeline.traces import commit as commits
+from pipeline.traces import read_trajectories
 from pipeline.traces.commit import claim_output, committed_receipts, write_manifest
+from pipeline.traces.compaction import finalize
+from pipeline.traces.lease import acquire_lease
 from pipeline.traces.shards import find_receipt, receipt_key
 from pipeline.traces.tables import commit_unit
 from tests.pipeline.little_traces import FACTS, PLAN, columns_of, commit_all
@@ -77,6 +80,21 @@ def test_a_manifest_does_not_depend_on_the_order_in_which_units_end(storage):
     assert write_manifest(storage, EVEN, backwards, FACTS) == manifest
     assert list(storage.sizes("_manifest")) == ["v000001.json"]
     assert [unit["index"] for unit in manifest["units"]] == [0, 1]
+
+
+def test_a_unit_that_was_done_again_leaves_its_merged_part(storage):
+    """The merged part is sound and holds the unit's rows of the earlier attempt."""
+    claim_output(storage, EVEN)
+    manifest = write_manifest(storage, EVEN, commit_all(storage, EVEN), FACTS)
+    with acquire_lease(storage) as lease:
+        assert len(finalize(storage, manifest, 1.0, lease)["parts"]) == 1
+    receipts = commit_all(storage, EVEN)
+    storage.delete(receipt_key(FIRST))
+    trajectories, gates = columns_of(FIRST, EVEN)
+    again = commit_unit(storage, FIRST, trajectories | {"psnr": 31.0}, gates, {"seconds": 1})
+    manifest = write_manifest(storage, EVEN, receipts | {FIRST.unit_id: again}, FACTS)
+    assert [part["units"] for part in manifest["parts"]] == [[0], [1]]
+    assert read_trajectories(storage)["psnr"].to_pylist() == [31.0] * 6 + [30.0] * 6
 
 
 @pytest.mark.parametrize("same", [True, False], ids=["same plan", "other plan"])
