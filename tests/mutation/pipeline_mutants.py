@@ -65,6 +65,13 @@ PIPELINE_MUTANTS = (
         tests=TEST_FOLDER,
     ),
     Mutant(
+        fault="a new folder is not synced into the folder above it",
+        file=FOLDER,
+        old="        _sync(one.parent)\n",
+        new="        pass\n",
+        tests=TEST_FOLDER,
+    ),
+    Mutant(
         fault="a created file keeps its temporary name",
         file=FOLDER,
         old="            finally:\n                temporary.unlink(missing_ok=True)\n",
