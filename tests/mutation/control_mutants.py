@@ -10,6 +10,7 @@ TEST_CONTROL = "tests/dqar/control/"
 TEST_EXPOSURE = (
     f"{TEST_CONTROL}test_exposure.py::test_replay_of_an_exposure_run_is_the_run",
     f"{TEST_CONTROL}test_exposure.py::test_local_error_is_known_wherever_something_was_cached",
+    f"{TEST_CONTROL}test_exposure.py::test_drift_is_the_change_since_the_last_computation",
 )
 TEST_FEEDBACK = tuple(
     f"{TEST_CONTROL}test_error_feedback.py::test_{name}"
@@ -67,7 +68,7 @@ CONTROL_MUTANTS = (
             "        )\n"
             "        if fresh.entropy is not None:\n"
         ),
-        tests=(*TEST_EXPOSURE, f"{TEST_CONTROL}test_hot_path.py"),
+        tests=TEST_EXPOSURE,
     ),
     Mutant(
         fault="the differences of a shared row are taken from its own history",
