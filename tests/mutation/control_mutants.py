@@ -75,11 +75,7 @@ CONTROL_MUTANTS = (
         file=f"{CONTROL}site_execution.py",
         old="self._coefficients(gate), rows_at, donors)",
         new="self._coefficients(gate), rows_at, None)",
-        tests=(
-            "tests/dqar/cache/test_history.py",
-            f"{TEST_CONTROL}test_branch_sharing.py",
-            f"{TEST_CONTROL}test_cross_branch_threshold.py",
-        ),
+        tests=(f"{TEST_CONTROL}test_cross_branch_threshold.py",),
     ),
     Mutant(
         fault="a value is lent although one sample does not share",

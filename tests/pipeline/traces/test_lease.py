@@ -201,6 +201,7 @@ def test_the_states_on_disk_are_those_of_earlier_releases(storage):
     assert documents(storage)["000001.json"]["state"] == "released"
 
 
+@pytest.mark.timeout(60)
 @pytest.mark.parametrize("number", [9, 999_999])
 def test_the_newest_lease_is_the_largest_number(storage, number):
     """In the order of text, 1000000 comes before 999999."""
