@@ -21,6 +21,7 @@ TEST_FEEDBACK = tuple(
         "outputs_that_reuse_got_right_need_nothing",
         "what_is_kept_is_not_the_callers",
         "each_precision_is_shown_in_its_own",
+        "a_long_sum_of_half_precision_outputs_is_exact",
     )
 )
 TEST_STATE = (f"{TEST_CONTROL}test_entry_state_and_step_log.py",)
