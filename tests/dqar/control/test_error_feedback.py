@@ -108,7 +108,7 @@ def test_what_is_kept_is_not_the_callers():
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_a_long_sum_of_half_precision_outputs_is_exact(dtype):
-    """Equal outputs need no correction; a sum of 1000 in half precision would be wrong by 1%."""
+    """Equal outputs need no correction; a sum kept in half precision would ask for one."""
     outputs = torch.full((1002, 1, *ROW), 0.1, dtype=dtype)
     shares = torch.ones(1002, 1, dtype=torch.float64)
     shares[[0, -1]] = 0.0
