@@ -43,7 +43,7 @@ class Run:
         entries = [Param(key, str(value)[:6000]) for key, value in values.items()]
         self.client.log_batch(self.run_id, params=entries)
 
-    def metrics(self, values: dict[str, float | None], step: int = 0) -> None:
+    def metrics(self, values: dict[str, int | float | None], step: int = 0) -> None:
         """Log finite metrics; None, NaN and infinities are left out."""
         entries = [
             Metric(key, float(value), 0, step)

@@ -2,8 +2,8 @@
 
 A file is written under a temporary name that begins with an underscore, synced to disk, and then
 renamed to its key, or hard-linked if it may not replace another file; last, the folder is synced
-(Pillai et al., *All File Systems Are Not Created Equal*, OSDI 2014). A writer that is killed leaves
-at most the temporary file.
+(Pillai et al., *All File Systems Are Not Created Equal*, OSDI 2014). A folder that the write had to
+make is synced into the folder above it. A writer that is killed leaves at most the temporary file.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 
 from pipeline.errors import InputError, StorageError
@@ -92,7 +93,7 @@ class LocalFolder:
         target = self._at(key)
         temporary = target.with_name(f"_{target.name}.{uuid.uuid4().hex}")
         with self._storage_errors():
-            target.parent.mkdir(parents=True, exist_ok=True)
+            _make_folder(target.parent)
             try:
                 _fill(temporary, data)
                 place(temporary, target)
@@ -240,8 +241,16 @@ def _fill(path: Path, data: bytes | Path) -> None:
         os.fsync(stream.fileno())
 
 
+def _make_folder(folder: Path) -> None:
+    missing = list(takewhile(lambda one: not one.exists(), (folder, *folder.parents)))
+    folder.mkdir(parents=True, exist_ok=True)
+    for one in reversed(missing):
+        _sync(one.parent)
+
+
 def _sync(folder: Path) -> None:
-    # After a power cut a new name exists only if its folder was synced too.
+    # After a power cut the name of a new file or folder exists only if the folder that holds it
+    # was synced too.
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

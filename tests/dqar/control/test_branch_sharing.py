@@ -126,3 +126,21 @@ def test_verbs_lend_nothing_where_branches_are_far_apart():
     for step in range(3):
         decision, _ = by_hand(controller, step, output_of(1.0), output_of(1.2))
         assert not decision
+
+
+def test_verbs_lend_nothing_where_one_sample_is_far_apart():
+    """One sample has equal branches, the other one has branches that differ by a fifth."""
+    closed = MaskGate(torch.zeros(4, 1, 1, dtype=torch.bool))
+    config = DQARConfig(cross_branch_threshold=0.1, quantization_bits=32)
+    controller = DQARController(config, num_layers=1, gate=closed)
+    cond = torch.ones(2, 2, 3)
+    uncond = torch.tensor([1.0, 1.2])[:, None, None].expand(2, 2, 3)
+    for step in range(3):
+        controller.begin_step(step, 4, num_samples=2)
+        controller.commit(0, "cond", output=cond)
+        decision = controller.should_reuse(0, "uncond")
+        if step:
+            assert set(decision.reasons) == {DecisionReason.SHARED, DecisionReason.SCRIPT}
+        assert decision.entry.lender is None
+        assert not any(decision.mask)
+        controller.commit(0, "uncond", output=uncond)

@@ -108,6 +108,18 @@ def test_branches_are_measured_again_in_time(rig):
     assert by_step == [0, 18, 18, 0, 18, 18]
 
 
+@pytest.mark.parametrize("order", [1, 2])
+def test_forecasts_of_a_row_that_shared_are_the_conditional_ones(rig, order):
+    """Steps 1 and 3 share, so that their differences are the conditional row's; steps 2, 4 and 5
+    show forecasts from these differences."""
+    reuse = torch.tensor([0, 0, 1, 0, 1, 1], dtype=torch.bool)[:, None, None]
+    seen = Seen(rig.model)
+    ran = rig.run(sharing(forecast_order=order), MaskGate(reuse))
+    assert {"shared", "reuse"} < set(ran.summary.by_reason)
+    for outputs in seen.outputs.values():
+        assert [is_one_value(output) for output in outputs] == [False] + [True] * 5
+
+
 # Nothing is shared.
 
 

@@ -158,3 +158,27 @@ def test_share_of_a_site_that_is_not_reused_is_zero():
     entry_state.close_step(step(0), ~everywhere, everywhere, {})
     assert opened(entry_state, 1).share_attn.tolist() == [1.0, 1.0]
     assert opened(entry_state, 1).share_ff.tolist() == [0.0, 0.0]
+
+
+def test_a_reused_block_counts_as_reused_attention_and_feed_forward():
+    entry_state = EntryState(("block",), 2, 2, CPU)
+    reused = torch.tensor([[True, False], [True, True]])
+    entry_state.close_step(step(0), ~reused, reused, {})
+    inputs = opened(entry_state, 1)
+    assert inputs.share_attn.tolist() == inputs.share_ff.tolist() == [1.0, 0.5]
+
+
+def test_distance_between_branches_has_an_age_of_its_own():
+    """The first sample is compared at steps 0 and 2, the second one at step 0 only, although it
+    computes at step 2."""
+    entry_state = EntryState(("attn",), 1, 2, CPU)
+    everywhere = torch.ones(1, 2, dtype=torch.bool)
+    first = torch.tensor([[True, False]])
+    measured = {"branch_gap": torch.tensor([[0.5, 0.25]])}
+    entry_state.close_step(step(0), everywhere, ~everywhere, measured, everywhere)
+    entry_state.close_step(step(1), ~everywhere, everywhere, {})
+    again = {"branch_gap": torch.tensor([[0.75, 0.0]])}
+    entry_state.close_step(step(2), everywhere, ~everywhere, again, first)
+    inputs = entry_state.inputs(step(4), None, LENGTHS, frozenset({"branch_gap"}))
+    assert inputs.branch_age.tolist() == [[2, 4]]
+    assert inputs.branch_gap.tolist() == [[0.75, 0.25]]

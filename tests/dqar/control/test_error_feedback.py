@@ -106,6 +106,15 @@ def test_what_is_kept_is_not_the_callers():
     assert feedback.nbytes == outputs[0].nbytes
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_long_sum_of_half_precision_outputs_is_exact(dtype):
+    """Equal outputs need no correction; a sum kept in half precision would ask for one."""
+    outputs = torch.full((1002, 1, *ROW), 0.1, dtype=dtype)
+    shares = torch.ones(1002, 1, dtype=torch.float64)
+    shares[[0, -1]] = 0.0
+    torch.testing.assert_close(fed(1.0, outputs, shares)[-1], outputs[-1])
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_each_precision_is_shown_in_its_own(dtype):
     outputs, shares = outputs_of(6).to(dtype), shares_of([[1.0] * 3] * 5 + [[0.0] * 3])

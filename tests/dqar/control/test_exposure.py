@@ -188,6 +188,21 @@ def test_local_error_is_the_forecasts(rig):
         torch.testing.assert_close(error, by_row.view(2, -1).mean(dim=0), atol=1e-6, rtol=1e-3)
 
 
+def test_drift_is_the_change_since_the_last_computation(rig):
+    """Attention computes at the steps 0, 2, 3 and 5; step 4 reads the change from 2 to 3."""
+    reuse = torch.tensor([0, 1, 0, 0, 1, 0], dtype=torch.bool)[:, None, None]
+    kept: list[torch.Tensor] = []
+    attention = rig.model.transformer_blocks[0].attn1
+    handle = attention.to_out[0].register_forward_hook(lambda *seen: kept.append(seen[2].clone()))
+    records = rig.run(rig.config(sites=("attn",)), MaskGate(reuse)).records
+    handle.remove()
+    v0, v2, v3, _ = kept
+    for step, old, new in ((3, v0, v2), (4, v2, v3), (5, v2, v3)):
+        by_row = (new - old).flatten(1).norm(dim=1) / new.flatten(1).norm(dim=1)
+        drift = by_row.view(2, -1).mean(dim=0)
+        torch.testing.assert_close(records[step].inputs.drift[0], drift)
+
+
 def test_orders_that_are_kept_and_not_wanted_change_nothing(rig):
     script = MaskGate(rig.mask(rig.config()))
     plain = rig.run(rig.config(), script)

@@ -73,3 +73,12 @@ def test_other_settings_are_refused(kind, settings, said):
     scheduler = diffusers.DPMSolverMultistepScheduler(**settings)
     with pytest.raises(ValueError, match=rf"Got DPMSolverMultistepScheduler with .*{said}"):
         convert_scheduler(kind, scheduler)
+
+
+@by_kind
+def test_a_scheduler_of_other_alphas_than_its_betas_give_is_refused(kind):
+    """The settings of a scheduler may not say what its noise schedule is."""
+    scheduler = diffusers.DDPMScheduler(**BETAS)
+    scheduler.alphas_cumprod = scheduler.alphas_cumprod**2
+    with pytest.raises(ValueError, match=r"Got DDPMScheduler with other alphas_cumprod\."):
+        convert_scheduler(kind, scheduler)

@@ -14,8 +14,10 @@ from dqar.gates.rules import Interval, MaskGate
 from dqar.integration import schedule_position
 from dqar.integration.compiled.planned_transformer import PlannedDiT
 from dqar.integration.schedule_position import SchedulePosition
+from dqar.integration.step_counter import Run
 from dqar.schedules.static_plan import StaticPlan
 from dqar.snr import scheduler_snr
+from tests.dqar.by_hand import controller_of
 
 START = 2
 
@@ -131,6 +133,14 @@ def test_a_wrong_timestep_on_the_device_is_refused_one_call_later(device_timeste
     position.advance(device_timesteps(900))
     with pytest.raises(ValueError, match="Got timestep 900 where 600 is next"):
         position.finish()
+
+
+def test_a_wrong_last_timestep_on_the_device_is_refused_at_the_end_of_the_run(device_timesteps):
+    run = Run(scheduler_of(900, 600), controller_of(), num_branches=1, prompt_length=16)
+    run.position.advance(device_timesteps(900))
+    run.position.advance(device_timesteps(900))
+    with pytest.raises(ValueError, match="Got timestep 900 where 600 is next"):
+        run.finish()
 
 
 # Image-to-image: a sampling loop over scheduler.timesteps[START:].

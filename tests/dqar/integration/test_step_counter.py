@@ -119,6 +119,27 @@ def test_run_that_broke_off_leaves_the_model_stock(rig):
     assert torch.equal(rig.sample(wrapper), whole)
 
 
+def test_step_that_broke_off_is_not_recorded(rig):
+    """The model raises within the fourth step, after its first block has reused or committed."""
+    whole, records = [], []
+    rig.sample(wrapped := rig.wrap(rig.config(), Interval(2), sink=whole.append))
+    wrapped.unpatch()
+    wrapper = rig.wrap(rig.config(), Interval(2), sink=records.append)
+
+    def break_off(*_: object) -> None:
+        if len(records) == 3:
+            raise KeyboardInterrupt
+
+    handle = rig.model.transformer_blocks[-1].register_forward_hook(break_off)
+    with pytest.raises(KeyboardInterrupt):
+        rig.sample(wrapper)
+    handle.remove()
+    assert [record.inputs.step.index for record in records] == [0, 1, 2]
+    assert wrapper.controller.summary().gates == 3 * 2 * rig.layers * rig.samples
+    for record, complete in zip(records, whole[:3], strict=True):
+        assert torch.equal(record.decision.reason, complete.decision.reason)
+
+
 def test_controller_of_another_depth_is_refused(rig):
     wrapper = rig.wrap(rig.config(), num_layers=28)
     with pytest.raises(ValueError, match="num_layers must be the model's"):

@@ -132,3 +132,12 @@ def test_plans_keep_to_spans_like_those_before_where_forecasts_read_them(order):
 def test_a_policy_that_measures_cannot_plan():
     with pytest.raises(ValueError, match=r"known before a run. Got \['entropy'\]"):
         plan_steps(random_policy(("entropy", "log_gap")), [1.0] * STEPS, 0, GAPS)
+
+
+@pytest.mark.parametrize(("stretch", "computed"), [(0.5, (0, 4)), (0.49, None)])
+def test_a_gap_at_the_explored_limit_is_planned(stretch, computed):
+    """Of the schedules with two computations in 7 steps and gaps up to 3, one ends with a gap of
+    at most half its span: a gap of 2 after the steps 0 and 4."""
+    plans = plan_steps(random_policy(), [1.0] * 7, 1, 3, stretch)
+    found = {len(plan.schedule): plan.schedule.computed for plan in plans}
+    assert found.get(2) == computed

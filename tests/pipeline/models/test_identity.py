@@ -68,6 +68,14 @@ def test_a_changed_weight_and_an_added_vae_are_other_identities(folder):
     assert describe_difference(before, identify(folder)) == "another transformer, vae"
 
 
+def test_a_renamed_file_is_another_identity(folder):
+    """Loaders choose files by their names."""
+    before = identify(folder)
+    weights = next((folder / "transformer").glob("*.safetensors"))
+    weights.rename(weights.with_name(f"{weights.stem}.fp16.safetensors"))
+    assert describe_difference(before, identify(folder)) == "another transformer"
+
+
 def test_an_identity_of_an_earlier_version_is_said_to_be_one():
     assert "another version" in describe_difference("f" * 16, identify(DIGITS))
 

@@ -187,6 +187,29 @@ def test_who_was_taken_over_deletes_and_publishes_nothing(collected):
     assert list(collected.sizes("_manifest")) == ["v000001.json"]
 
 
+@pytest.mark.parametrize(
+    ("method", "file", "versions"),
+    [("write", "gates/merged-", 1), ("create", "_manifest/v000002.json", 2)],
+)
+def test_who_is_taken_over_meanwhile_stops(collected, monkeypatch, method, file, versions):
+    """Another driver takes over once the merged shards are written, or the manifest published."""
+    names, manifest = files(collected), open_traces(collected).manifest
+    real = getattr(type(collected), method)
+
+    def overtaken(self, key, data):
+        done = real(self, key, data)
+        if key.startswith(file):
+            collected.write("_lease/000002.json", b"{}")
+        return done
+
+    with acquire_lease(collected) as lease:
+        monkeypatch.setattr(type(collected), method, overtaken)
+        with pytest.raises(InputError, match="must have one driver"):
+            finalize(collected, manifest, EVERYTHING, lease)
+    assert names < files(collected)
+    assert len(collected.sizes("_manifest")) == versions
+
+
 def test_a_manifest_names_no_shard_that_is_gone(collected):
     receipts = committed_receipts(collected, MANY)
     collected.delete(f"gates/{sorted(collected.sizes('gates'))[0]}")

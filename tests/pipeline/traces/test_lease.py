@@ -199,3 +199,53 @@ def test_the_states_on_disk_are_those_of_earlier_releases(storage):
     with acquire_lease(storage, QUICK):
         assert documents(storage)["000001.json"]["state"] == "held"
     assert documents(storage)["000001.json"]["state"] == "released"
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("number", [9, 999_999])
+def test_the_newest_lease_is_the_largest_number(storage, number):
+    """In the order of text, 1000000 comes before 999999."""
+    for one in (number, number + 1):
+        leave(storage, one, state="released")
+    assert take(storage, QUICK).number == number + 2
+
+
+def test_a_release_that_is_seen_while_waiting_ends_the_wait(storage):
+    leave(storage, 1)
+    changes = {"renewals": 1, "state": "released"}
+    threading.Timer(0.3, leave, (storage, 1), changes).start()
+    assert take(storage, LeaseConfig(patience_s=3600.0)).number == 2
+
+
+def renewing_thread():
+    (thread,) = [thread for thread in threading.enumerate() if thread.name == "lease"]
+    return thread
+
+
+def test_a_renewal_under_way_does_not_undo_the_release(storage, monkeypatch):
+    """The renewal reaches the storage late: after the release, if the release does not wait."""
+    write = type(storage).write
+    begun, released = threading.Event(), threading.Event()
+
+    def slow(self, key, data):
+        if json.loads(data)["state"] == "held":
+            begun.set()
+            released.wait(0.5)
+        write(self, key, data)
+        if json.loads(data)["state"] == "released":
+            released.set()
+
+    monkeypatch.setattr(type(storage), "write", slow)
+    with acquire_lease(storage, LeaseConfig(patience_s=0.1)):
+        thread = renewing_thread()
+        assert begun.wait(30)
+    thread.join(30)
+    assert documents(storage)["000001.json"]["state"] == "released"
+
+
+def test_a_replaced_holder_renews_no_more(storage):
+    with acquire_lease(storage, QUICK):
+        thread = renewing_thread()
+        leave(storage, 2)
+        thread.join(30)
+        assert not thread.is_alive()
