@@ -57,13 +57,13 @@ TRACES_MUTANTS = (
     Mutant(
         fault="a receipt is written before its shards",
         file="pipeline/traces/tables.py",
-        old="    return commit_receipt(storage, unit, receipt)\n",
+        old="    return commit_receipt(storage, unit, with_digest(receipt))\n",
         new=(
             "    keys = [f\"{name}/{file['name']}\" for name, file in files.items()]\n"
             "    shards = {key: storage.read(key) or b'' for key in keys}\n"
             "    for key in keys:\n"
             "        storage.delete(key)\n"
-            "    receipt = commit_receipt(storage, unit, receipt)\n"
+            "    receipt = commit_receipt(storage, unit, with_digest(receipt))\n"
             "    for key, data in shards.items():\n"
             "        storage.write(key, data)\n"
             "    return receipt\n"

@@ -6,6 +6,7 @@ import pytest
 
 from pipeline.storage.object_store import open_storage
 from pipeline.traces.commit import write_manifest
+from pipeline.traces.document_digest import with_digest
 from pipeline.traces.manifest import newest_manifest
 from tests.pipeline.little_traces import FACTS, PLAN, commit_all
 
@@ -17,7 +18,7 @@ def storage(place):
 
 def leave(storage, manifest, version):
     """Write a version whose number of layers is the version, as a driver would have left it."""
-    document = manifest | {"num_layers": version}
+    document = with_digest(manifest | {"num_layers": version})
     storage.write(f"_manifest/v{version:06d}.json", json.dumps(document).encode())
 
 
