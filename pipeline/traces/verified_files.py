@@ -20,12 +20,15 @@ from pipeline.storage.object_store import Storage
 Files = dict[str, dict[str, Any]]
 """Files by storage key, with their ``bytes`` and ``sha256``."""
 KIND = "verified-files"
+LARGE = 1 << 26
+"""Bytes from which the comparison of a table is remembered. Fewer are compared at each open: one
+core hashes them in a tenth of a second, and nothing is left in the user's cache."""
 AT_ONCE = 8
 """Files that are read at the same time, with at most 8 MiB of each in memory."""
 
 
 def verify_files(storage: Storage, files: Files) -> None:
-    """Compare each file with its SHA-256, unless this machine has verified the file before.
+    """Compare each file with its SHA-256, unless this machine has verified the large table before.
 
     Prints one line with the bytes and the seconds if a file is read.
 
@@ -38,13 +41,17 @@ def verify_files(storage: Storage, files: Files) -> None:
     unread = {key: file for key, file in files.items() if records.get(key) not in known}
     if unread:
         _read(storage, unread)
-        for table in _tables(files):
+        for table in filter(lambda table: _size_of(files, table) >= LARGE, _tables(files)):
             mine = [record for key, record in records.items() if key.startswith(f"{table}/")]
             remember(KIND, (storage.address, table), "\n".join(mine))
 
 
 def _tables(files: Files) -> list[str]:
     return sorted({key.partition("/")[0] for key in files})
+
+
+def _size_of(files: Files, table: str) -> int:
+    return sum(file["bytes"] for key, file in files.items() if key.startswith(f"{table}/"))
 
 
 def _records(storage: Storage, files: Files) -> dict[str, str]:

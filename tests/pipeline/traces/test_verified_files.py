@@ -10,7 +10,7 @@ import pytest
 from pipeline.errors import InputError
 from pipeline.storage import local_folder
 from pipeline.storage.object_store import open_storage
-from pipeline.traces import read_gates, read_trajectories
+from pipeline.traces import read_gates, read_trajectories, verified_files
 from pipeline.traces.commit import claim_output, write_manifest
 from pipeline.traces.compaction import compact
 from pipeline.traces.document_digest import with_digest
@@ -29,6 +29,7 @@ def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     # A dataset made a moment ago is remembered, too.
     monkeypatch.setattr(local_folder, "RECENT_S", -1.0)
+    monkeypatch.setattr(verified_files, "LARGE", 0)
     return tmp_path / "cache"
 
 
@@ -102,6 +103,12 @@ def test_an_opened_dataset_verifies_once_without_a_cache(storage, cache, verifie
     assert len(verified) == 2
     read_gates(storage)
     assert len(verified) == 4
+
+
+def test_small_tables_leave_nothing_in_the_cache(storage, cache, monkeypatch):
+    monkeypatch.setattr(verified_files, "LARGE", 1 << 26)
+    read_gates(storage)
+    assert not cache.exists()
 
 
 @pytest.mark.parametrize("damage", ["", "\n\n", "0" * 64, "\xff"])

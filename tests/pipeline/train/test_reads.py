@@ -58,8 +58,7 @@ CONFIGS = {
 
 
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
-def test_a_training_reads_everything_once(traces, tmp_path, reads, config, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+def test_a_training_reads_everything_once(traces, tmp_path, reads, config):
     tracker = Tracker(f"sqlite:///{tmp_path}/mlflow.db", "reads")
     opened = multi_dataset.open_traces(str(traces))
     train_policy(config, opened, str(tmp_path / "policy"), tracker)
@@ -70,8 +69,7 @@ def test_a_training_reads_everything_once(traces, tmp_path, reads, config, monke
     assert_read_once(counted, str(traces))
 
 
-def test_the_command_reads_everything_once(traces, near_traces, tmp_path, reads, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+def test_the_command_reads_everything_once(traces, near_traces, tmp_path, reads):
     uris = (str(traces), str(near_traces))
     words = [word for uri in uris for word in ("--traces", uri)]
     store = f"sqlite:///{tmp_path}/mlflow.db"
