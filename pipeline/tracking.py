@@ -95,7 +95,10 @@ class Tracker:
         try:
             self.client = MlflowClient(self.uri, self.uri)
             self.experiment_id = self._experiment(experiment)
-        except (MlflowException, OSError, ImportError, ValueError) as error:
+        except InputError:
+            raise
+        # A store raises what its own library raises, such as SQLAlchemy's errors.
+        except Exception as error:
             reported = without_secrets(f"{self.uri}: {str(error)[:200]}")
             raise InputError(
                 f"--tracking-uri must be an MLflow tracking store that answers. Got {reported}. "

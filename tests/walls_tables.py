@@ -50,7 +50,7 @@ MAY_IMPORT: dict[str, str] = {
     "pipeline.tracking pipeline.tracking_flags",
     "pipeline.doctor": "pipeline.cluster pipeline.errors pipeline.models pipeline.storage "
     "pipeline.tracking",
-    "pipeline.demo": "pipeline.errors",
+    "pipeline.demo": "pipeline.errors pipeline.storage",
 }
 """Packages that each package, or file outside a package, may import; ``dqar`` allows every package
 of the library."""

@@ -35,6 +35,8 @@ CONVERTIBLE = frozenset(
 """Classes of schedulers whose noise schedule DDIM and DPM-Solver++ can take over."""
 PREDICTIONS = ("epsilon", "v_prediction", "sample")
 """Prediction types that DDIM and DPM-Solver++ know."""
+SPACINGS = ("leading", "linspace", "trailing")
+"""Spacings of timesteps that DDIM and DPM-Solver++ know."""
 FLOW_FLAGS = ("use_flow_sigmas",)
 """Settings that replace ``alphas_cumprod`` by the sigmas of a flow."""
 
@@ -56,6 +58,9 @@ def convert_scheduler(kind: type[S], scheduler: Any) -> S:
     prediction = config.get("prediction_type", "epsilon")
     if prediction not in PREDICTIONS:
         raise _not_convertible(kind, f"{name} with prediction_type {prediction!r:.40}")
+    spacing = config.get("timestep_spacing", "leading")
+    if spacing not in SPACINGS:
+        raise _not_convertible(kind, f"{name} with timestep_spacing {spacing!r:.40}")
     if flags := [flag for flag in FLOW_FLAGS if config.get(flag)]:
         raise _not_convertible(kind, f"{name} with {flags[0]}=True")
     if isinstance(scheduler, kind):

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from pipeline.demo.local_servers import Servers, ray_and_mlflow, start_mlflow, tool
 from pipeline.errors import InputError
+from pipeline.storage.output_checks import refuse_unwritable
 
 CHECKOUT = Path(__file__).parents[2]
 
@@ -76,6 +77,7 @@ def stages(config: DemoConfig, out: Path) -> Iterator[tuple[str, list[str]]]:
 def run_demo(config: DemoConfig) -> None:
     """Collect, train and evaluate; print the report and the paths of the results."""
     out = config.out.absolute()
+    refuse_unwritable(str(out))
     out.mkdir(parents=True, exist_ok=True)
     policy, results = out / "policy", out / "results"
     started = time.monotonic()

@@ -150,21 +150,25 @@ def _draw_of_gate(design: Design, num_gates: int) -> Int[Tensor, " g"]:
     return gates * min(BLOCKS, num_gates) // num_gates if design == "layer-blocked" else gates * 0
 
 
+SHARES_TAKEN = range(1, 1001)
+"""Shares of a design; a trajectory takes its design from a list that repeats each so often."""
+
+
 def parse_designs(text: str) -> tuple[Design, ...]:
     """Parse designs with shares, and repeat each design as often as its share.
 
     Example: ``"paced:2,regular"`` gives ``("paced", "paced", "regular")``.
 
     Raises:
-        ValueError: for an unknown design or a share that is not a whole number above 0.
+        ValueError: for an unknown design or a share that is not a whole number from 1 to 1000.
     """
     designs: list[Design] = []
     for part in text.split(","):
         name, _, share = part.strip().partition(":")
         known: list[Design] = [design for design in DESIGNS if design == name]
-        if not known or (share and not share.isdigit()) or share == "0":
+        if not known or (share and not share.isdecimal()) or int(share or 1) not in SHARES_TAKEN:
             raise ValueError(
-                "Exploration designs must be names with whole-number shares, such as "
+                "Exploration designs must be names with whole-number shares up to 1000, such as "
                 f"paced:5,regular:1. Got {part!r}. "
                 f"Choose from {', '.join(DESIGNS)}."
             )

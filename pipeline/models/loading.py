@@ -86,13 +86,14 @@ def load_model(info: ModelInfo, *, sampler: Sampler, dtype: Dtype, device: str) 
     with _refusing_what_is_broken(info):
         transformer = load(DiTTransformer2DModel, "transformer")
         vae = load(AutoencoderKL, "vae") if (folder / "vae").is_dir() else None
+        classifier = _load_classifier(folder, device)
     scheduler = load_scheduler(info, sampler)
     return LoadedModel(
         info=info,
         transformer=transformer,
         scheduler=scheduler,
         vae=vae,
-        classifier=_load_classifier(folder, device),
+        classifier=classifier,
     )
 
 
@@ -107,7 +108,7 @@ def load_scheduler(info: ModelInfo, sampler: Sampler) -> Any:
     kind = DDIMScheduler if sampler == "ddim" else DPMSolverMultistepScheduler
     try:
         return convert_scheduler(kind, saved_scheduler(info))
-    except ValueError as error:
+    except (ValueError, NotImplementedError) as error:
         raise InputError(f"--model {info.name} with --sampler {sampler}: {error}") from error
 
 
@@ -132,7 +133,8 @@ def scheduler_of_run(info: ModelInfo, sampler: Sampler, steps: int) -> Any:
 def _refusing_what_is_broken(info: ModelInfo) -> Iterator[None]:
     try:
         yield
-    except (OSError, ValueError, RuntimeError) as error:
+    # Broken configurations make diffusers raise whatever Python raises, such as ZeroDivisionError.
+    except Exception as error:
         raise InputError(
             f"--model {info.name} must load with diffusers. Got: {str(error)[:300]}. "
             "Save the model again with save_pretrained."

@@ -193,7 +193,7 @@ def _identify(folder: Path, name: str) -> str:
 
 def _recommended_guidance(folder: Path) -> float:
     path = folder / "provenance.json"
-    stored = json.loads(path.read_text()) if path.exists() else {}
+    stored = read_json(path, folder.name) if path.exists() else {}
     return validate(stored, Provenance, name=path.name, fix="").recommended.guidance_scale
 
 

@@ -8,6 +8,8 @@ from typing import Literal
 
 LEAST = {"steps": 1, "batch_size": 1, "num_layers": 1, "num_heads": 1, "head_dim": 1}
 """Smallest value of each count."""
+MOST = 10**6
+"""Largest value of each count."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,8 +44,12 @@ class PretrainConfig:
 
     def __post_init__(self) -> None:
         for name, least in LEAST.items():
-            if (value := getattr(self, name)) < least:
-                raise ValueError(f"{name} must be at least {least}. Got {value}. Leave it out.")
+            if not least <= (value := getattr(self, name)) <= MOST:
+                raise ValueError(
+                    f"{name} must be from {least} to {MOST}. Got {value}. Leave it out."
+                )
+        if not 0 <= self.seed < 2**63:
+            raise ValueError(f"seed must be from 0 to 2^63 - 1. Got {self.seed}. Pass 0.")
         if self.num_heads * self.head_dim % 4:
             raise ValueError(
                 "num_heads times head_dim must be a multiple of 4. Got "
@@ -52,9 +58,9 @@ class PretrainConfig:
         for name in ("ema_decay", "label_dropout"):
             if not 0 <= (value := getattr(self, name)) < 1:
                 raise ValueError(f"{name} must be in [0, 1). Got {value}. Leave it out.")
-        if not 0 < self.learning_rate < math.inf:
+        if not 0 < self.learning_rate <= 1:
             raise ValueError(
-                f"learning_rate must be positive. Got {self.learning_rate=}. Pass 1e-3."
+                f"learning_rate must be above 0 and at most 1. Got {self.learning_rate}. Pass 1e-3."
             )
         if not math.isfinite(self.guidance_scale):
             raise ValueError(f"guidance_scale must be finite. Got {self.guidance_scale}. Pass 2.0.")

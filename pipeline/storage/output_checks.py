@@ -47,6 +47,7 @@ def refuse_other_files(out: str, ours: str) -> None:
         InputError: if the folder holds files but not ``ours``.
     """
     folder = Path(out)
+    _refuse_impossible(out)
     if folder.exists() and not folder.is_dir():
         raise InputError(f"--out must be a folder. Got {out}, which is a file. Name a folder.")
     # Names with an underscore are what an interrupted run left to be resumed.
@@ -68,9 +69,23 @@ def refuse_unwritable(out: str) -> None:
     if "://" in out:
         raise InputError(f"--out must be a folder on this machine. Got {out!r}. Pass a path.")
     wanted = Path(out).absolute()
+    _refuse_impossible(out)
     nearest = next(path for path in (wanted, *wanted.parents) if path.exists())
     if not nearest.is_dir() or not os.access(nearest, os.W_OK):
         raise InputError(
             f"--out must be a folder that can be written to. Got {out}, with {nearest} in the way: "
             "it is a file, or this user may not write there. Name another folder."
         )
+
+
+def _refuse_impossible(out: str) -> None:
+    """Refuse a path that this machine's file systems cannot have, such as a name too long."""
+    try:
+        Path(out).absolute().stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except OSError as error:
+        raise InputError(
+            f"--out must be a path that this machine can have. Got {out[:80]!r}: "
+            f"{error.strerror}. Name another folder."
+        ) from error

@@ -184,7 +184,7 @@ def test_a_model_folder_without_its_transformer_is_refused(refused, tmp_path, na
 
 
 def test_pretrain_refuses_no_steps_and_a_full_folder(refused, taken):
-    assert "steps must be at least 1" in refused("pretrain", "--out", "out", "--steps", "0")
+    assert "steps must be from 1 to 1000000" in refused("pretrain", "--out", "out", "--steps", "0")
     assert "empty or new" in refused("pretrain", "--out", taken)
 
 

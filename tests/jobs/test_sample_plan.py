@@ -122,7 +122,7 @@ def test_a_plan_that_does_not_fit_is_refused(job, tmp_path, flags, said):
     ("changed", "flags", "said"),
     [
         ({"beta_schedule": "xxx"}, [], "must load with diffusers"),
-        ({"timestep_spacing": "yyy"}, [], "must load with diffusers"),
+        ({"timestep_spacing": "yyy"}, [], "with timestep_spacing 'yyy'"),
         # Both samplers then take the same timesteps.
         (
             {"timestep_spacing": "trailing"},

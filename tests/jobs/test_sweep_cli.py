@@ -77,7 +77,7 @@ def _check_tracking(folder, kind, found):
         (("threshold", "--thresholds", ""), "thresholds must be one or more positive numbers"),
         (("threshold", "--reuse-limits", "2.5"), "--reuse-limits must be whole numbers"),
         (("threshold", "--reuse-limits", "0"), "reuse_limits must be one or more positive numbers"),
-        (("threshold", "--runs", "0"), "runs must be at least 1"),
+        (("threshold", "--runs", "0"), "runs must be from 1 to 1000"),
         (("threshold", "--steps", "1"), "steps must be in [2, 1000]"),
         (("threshold", "--model", "digits"), "--model must come with warmup or layer-fraction"),
         (("warmup", "--max-gap", "6"), "--max-gap must come with threshold. Got it with warmup"),

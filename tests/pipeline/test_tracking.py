@@ -198,3 +198,16 @@ def test_lineage_goes_from_stage_to_stage_through_a_file(tmp_path):
     assert read_lineage(tmp_path) == {}
     write_lineage(tmp_path, {"parent": "p", "collect": "c"})
     assert read_lineage(tmp_path) == {"parent": "p", "collect": "c"}
+
+
+def test_a_file_that_is_no_store_is_refused(tmp_path):
+    (tmp_path / "store.db").write_text("not a database")
+    with pytest.raises(InputError, match="must be an MLflow tracking store that answers"):
+        Tracker(f"sqlite:///{tmp_path}/store.db", "dqar")
+
+
+def test_a_deleted_experiment_is_named_by_itself(tracker):
+    tracker.client.delete_experiment(tracker.experiment_id)
+    name = tracker.client.get_experiment(tracker.experiment_id).name
+    with pytest.raises(InputError, match=r"^--experiment must not be a deleted MLflow experiment"):
+        Tracker(tracker.uri, name)

@@ -44,8 +44,8 @@ class DummySweep:
                 )
         for name in ("max_gap", "runs"):
             value = getattr(self, name)
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1. Got {value}. Pass 5.")
+            if not 1 <= value <= MAX_STEPS:
+                raise ValueError(f"{name} must be from 1 to {MAX_STEPS}. Got {value}. Pass 5.")
         if not 2 <= self.steps <= MAX_STEPS:
             raise ValueError(f"steps must be in [2, {MAX_STEPS}]. Got {self.steps}. Pass 12.")
 

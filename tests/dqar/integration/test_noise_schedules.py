@@ -67,6 +67,7 @@ def test_other_schedulers_are_refused(kind, name):
         ({"use_flow_sigmas": True, "prediction_type": "flow_prediction"}, "flow_prediction"),
         ({"use_flow_sigmas": True}, "use_flow_sigmas=True"),
         ({"prediction_type": "sideways"}, "sideways"),
+        ({"timestep_spacing": "sideways"}, "sideways"),
     ],
 )
 def test_other_settings_are_refused(kind, settings, said):

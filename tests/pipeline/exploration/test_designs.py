@@ -95,7 +95,9 @@ def test_shares_repeat_designs():
     )
 
 
-@pytest.mark.parametrize("text", ["", "coin", "independent:0", "independent:x", "independent:-1"])
+@pytest.mark.parametrize(
+    "text", ["", "coin", "paced:0", "paced:x", "paced:-1", "paced:1001", "paced:²"]
+)
 def test_bad_designs_are_named_with_the_choices(text):
     with pytest.raises(ValueError, match="Choose from paced, regular"):
         parse_designs(text)

@@ -247,3 +247,32 @@ def test_a_folder_whose_schedule_no_sampler_takes_over_is_refused(copied, kind, 
     getattr(diffusers, kind)().save_pretrained(copied / "scheduler")
     with pytest.raises(InputError, match=rf"--sampler {sampler}: .*can take over\. Got {kind}"):
         load(copied, sampler=sampler)
+
+
+@pytest.mark.parametrize(
+    ("part", "text"),
+    [
+        ("provenance.json", "[" * 100_000),
+        ("classifier/config.json", "{}x"),
+        ("scheduler/scheduler_config.json", '{"beta_start": null}'),
+        ("scheduler/scheduler_config.json", '{"timestep_spacing": "sideways"}'),
+        ("scheduler/scheduler_config.json", '{"prediction_type": "sideways"}'),
+        ("transformer/config.json", '{"activation_fn": "sideways"}'),
+        ("transformer/config.json", '{"num_attention_heads": 0}'),
+    ],
+)
+def test_a_broken_part_of_a_folder_is_refused_in_one_line(copied, part, text):
+    path = copied / part
+    is_change = part.startswith(("scheduler", "transformer"))
+    path.write_text(
+        json.dumps(json.loads(path.read_text()) | json.loads(text)) if is_change else text
+    )
+    with pytest.raises(InputError, match=r"^--model ") as refused:
+        load(copied)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_folder_within_a_part_is_no_harm(copied):
+    before = find_model(str(copied)).model_hash
+    (copied / "transformer" / ".cache").mkdir()
+    assert find_model(str(copied)).model_hash == before

@@ -1,6 +1,7 @@
 """Output folders on disk and in an object store: complete or absent, and never other files'."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from pipeline.errors import InputError, StorageError
 from pipeline.storage.local_folder import LocalFolder
 from pipeline.storage.object_store import open_storage
+from pipeline.storage.output_checks import refuse_other_files, refuse_unwritable
 from pipeline.storage.output_folder import (
     POLICY_FILES,
     UPLOADING,
@@ -123,3 +125,10 @@ def test_policies_by_name_and_by_place(s3, tmp_path):
         texts = [open_storage(folder).read("policy.json") for folder in folders]
     assert texts == [b'{"name": "one"}', b'{"name": "two"}', None]
     assert not any(Path(folder).exists() for folder in folders[:2])
+
+
+@pytest.mark.parametrize("name", ["x" * 256, "x" * 5000, "a/" * 3000])
+def test_a_path_that_no_file_system_has_is_refused(tmp_path, name):
+    for check in (refuse_unwritable, partial(refuse_other_files, ours="policy.json")):
+        with pytest.raises(InputError, match=r"^--out must "):
+            check(str(tmp_path / name))

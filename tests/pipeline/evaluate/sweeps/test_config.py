@@ -20,8 +20,8 @@ def build_sweep(**fields):
     [
         (ThresholdConfig, {"thresholds": ()}, "thresholds must be"),
         (ThresholdConfig, {"reuse_limits": (2, 0)}, "reuse_limits must be"),
-        (ThresholdConfig, {"runs": 0}, "runs must be at least 1"),
-        (ThresholdConfig, {"max_gap": 0}, "max_gap must be at least 1"),
+        (ThresholdConfig, {"runs": 0}, "runs must be from 1 to 1000"),
+        (ThresholdConfig, {"max_gap": 0}, "max_gap must be from 1 to 1000"),
         (ThresholdConfig, {"steps": 1}, "steps must be in"),
         (build_grid, {"warmups": (1.5,)}, "warmup_fraction must be in"),
         (build_grid, {"layer_fractions": ()}, "layer_fractions must hold"),
