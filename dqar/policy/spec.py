@@ -26,6 +26,8 @@ RANGES = {
 """Least and largest value, by field."""
 
 
+CHOICES = {"sampler": ("ddim", "dpm", ""), "branch_mode": ("tied", "independent")}
+"""Values of fields that select a behaviour; an empty sampler is that of a policy tied to none."""
 FINITE = (
     "means",
     "scales",
@@ -118,6 +120,11 @@ class PolicySpec:
             raise ValueError(
                 f"granularity must be gate or step. Got {self.granularity!r}. Pass 'step'."
             )
+        for name, choices in CHOICES.items():
+            if (value := getattr(self, name)) not in choices:
+                raise ValueError(
+                    f"{name} must be one of {choices}. Got {value!r:.60}. Train the policy again."
+                )
         require_finite(self, *FINITE)
         if not self.temperature > 0:
             raise ValueError(f"temperature must be above 0. Got {self.temperature}. Pass 1.0.")

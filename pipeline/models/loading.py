@@ -80,7 +80,9 @@ def load_model(info: ModelInfo, *, sampler: Sampler, dtype: Dtype, device: str) 
     folder = info.folder
 
     def load(kind: Any, part: str) -> Any:
-        loaded = kind.from_pretrained(folder / part, torch_dtype=torch_dtype)
+        # diffusers otherwise looks for pickled weights where there are no safetensors.
+        options = {"torch_dtype": torch_dtype, "use_safetensors": True}
+        loaded = kind.from_pretrained(folder / part, **options)
         return loaded.to(device).eval().requires_grad_(False)
 
     with _refusing_what_is_broken(info):
@@ -105,7 +107,9 @@ def load_scheduler(info: ModelInfo, sampler: Sampler) -> Any:
     """
     from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
 
-    kind = DDIMScheduler if sampler == "ddim" else DPMSolverMultistepScheduler
+    kinds = {"ddim": DDIMScheduler, "dpm": DPMSolverMultistepScheduler}
+    if (kind := kinds.get(sampler)) is None:
+        raise InputError(f"--sampler must be ddim or dpm. Got {sampler!r:.60}. Pass ddim.")
     try:
         return convert_scheduler(kind, saved_scheduler(info))
     except (ValueError, NotImplementedError) as error:
