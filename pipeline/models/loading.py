@@ -108,10 +108,8 @@ def load_scheduler(info: ModelInfo, sampler: Sampler) -> Any:
     from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
 
     kinds = {"ddim": DDIMScheduler, "dpm": DPMSolverMultistepScheduler}
-    if (kind := kinds.get(sampler)) is None:
-        raise InputError(f"--sampler must be ddim or dpm. Got {sampler!r:.60}. Pass ddim.")
     try:
-        return convert_scheduler(kind, saved_scheduler(info))
+        return convert_scheduler(kinds[sampler], saved_scheduler(info))
     except (ValueError, NotImplementedError) as error:
         raise InputError(f"--model {info.name} with --sampler {sampler}: {error}") from error
 

@@ -154,6 +154,8 @@ def test_unknown_feature_is_refused(folder):
         ({"guidance": 10**400}, r"guidance must be a number of at most"),
         ({"guidance": float("inf")}, r"guidance must be a number of at most .* Got inf"),
         ({"metrics": {"auc": float("nan")}}, r"metrics\.auc must be a number .* Got nan"),
+        ({"sampler": "x"}, r"sampler must be one of .* Got 'x'"),
+        ({"branch_mode": "x"}, r"branch_mode must be one of .* Got 'x'"),
         ({"granularity": "head"}, r"granularity must be 'gate' or 'step'\. Got 'head'"),
         ({"lineage": {"train": 1}}, r"lineage\.train must be text\. Got 1"),
         ({"rivals": [{"computed": [0], "more": 1}]}, r"rivals\[0\] must have known keys.*'more'"),

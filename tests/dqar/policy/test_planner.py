@@ -136,8 +136,8 @@ def test_a_policy_that_measures_cannot_plan():
 
 @pytest.mark.parametrize(("stretch", "computed"), [(0.5, (0, 4)), (0.49, None)])
 def test_a_gap_at_the_explored_limit_is_planned(stretch, computed):
-    """Of the schedules with two computations in 7 steps and gaps up to 3, one ends with a gap of
-    at most half its span: a gap of 2 after the steps 0 and 4."""
+    """The schedule 0, 4 is the only one of two computations in 7 steps with gaps up to 3 that ends
+    with a gap of at most half its span."""
     plans = plan_steps(random_policy(), [1.0] * 7, 1, 3, stretch)
     found = {len(plan.schedule): plan.schedule.computed for plan in plans}
     assert found.get(2) == computed

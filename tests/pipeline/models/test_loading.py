@@ -272,6 +272,14 @@ def test_a_broken_part_of_a_folder_is_refused_in_one_line(copied, part, text):
     assert "\n" not in str(refused.value)
 
 
+def test_pickled_weights_are_refused(copied):
+    weights = next((copied / "transformer").glob("*.safetensors"))
+    torch.save({}, copied / "transformer" / "diffusion_pytorch_model.bin")
+    weights.unlink()
+    with pytest.raises(InputError, match=r"^--model .* must load with diffusers"):
+        load(copied)
+
+
 def test_a_folder_within_a_part_is_no_harm(copied):
     before = find_model(str(copied)).model_hash
     (copied / "transformer" / ".cache").mkdir()
