@@ -33,7 +33,7 @@ MAY_IMPORT: dict[str, str] = {
     "pipeline.cli": "pipeline.errors pipeline.flags",
     "pipeline.storage": "dqar.validation pipeline.errors",
     "pipeline.tracking": "pipeline.errors pipeline.storage",
-    "pipeline.models": "dqar pipeline.errors",
+    "pipeline.models": "dqar pipeline.errors pipeline.storage",
     "pipeline.cluster": "dqar.validation pipeline.errors pipeline.models pipeline.storage",
     "pipeline.exploration": "dqar pipeline.errors pipeline.models pipeline.storage",
     "pipeline.traces": "dqar pipeline.errors pipeline.exploration pipeline.models pipeline.storage",

@@ -100,7 +100,7 @@ class PolicySpec:
     guidance: float = 0.0
     """Guidance scale of the training traces."""
     model_hash: str = ""
-    """Digest of the transformer's files."""
+    """Identity of the model of the training traces; empty for a policy that is tied to no model."""
     trace_digest: str = ""
     """Digest of the traces that the policy was fitted on."""
     metrics: dict[str, float] = field(default_factory=dict)

@@ -223,8 +223,14 @@ def comparison_of(
     Raises:
         ValueError: if the error budget is out of range or has no effect.
     """
+    methods = tuple(dict.fromkeys((*flags.methods, *paper.methods)))
+    if not policies and set(methods) <= {"baseline", "learned"} and "learned" in methods:
+        raise ValueError(
+            "methods must hold one that can be measured. Got learned without a policy. Pass "
+            "--policy FOLDER, or other --methods."
+        )
     return Comparison(
-        methods=tuple(dict.fromkeys((*flags.methods, *paper.methods))),
+        methods=methods,
         policies=policies,
         grid=GRIDS[flags.sweep_density],
         error_budget=flags.error_budget,

@@ -27,10 +27,10 @@ def load_policies(flags: list[str], info: ModelInfo) -> dict[str, ReusePolicy]:
     policies: dict[str, ReusePolicy] = {}
     for flag in flags:
         name, _, folder = flag.rpartition("=")
-        if not re.fullmatch(r"[\w.-]*", name):
+        if not re.fullmatch(r"[\w.-]{0,100}", name):
             raise InputError(
-                f"--policy NAME must be of letters, digits, dots and dashes, as file names contain "
-                f"it. Got {name!r:.60}. Pass another name."
+                f"--policy NAME must be of at most 100 letters, digits, dots and dashes, as file "
+                f"names contain it. Got {name!r:.60}. Pass another name."
             )
         method = policy_method(name)
         if method in policies:

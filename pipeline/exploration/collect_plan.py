@@ -35,7 +35,7 @@ class CollectPlan(CollectSettings):
     model: str
     """``digits``, a folder, or a hub id."""
     model_hash: str
-    """Digest of the files of the model's transformer."""
+    """Identity of the model (:mod:`pipeline.models.identity`)."""
     masks_per_noise: int = 3
     """Trajectories that start from the same noise sample and share one reference sample."""
     batch_size: int = UNIT_SIZE

@@ -39,10 +39,16 @@ def split_names(text: str) -> tuple[str, ...]:
 
 
 def as_text(value: Any) -> str:
-    """The text that the help shows for a value: ``0,1`` for ``(0, 1)``, ``0.3333`` for 1/3."""
+    """The text that the help shows for a value, which :func:`kind_of` reads back as that value.
+
+    Example: ``0,1`` for ``(0, 1)``, ``1/3`` for 0.333...
+    """
     if isinstance(value, tuple):
         return ",".join(map(as_text, value))
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    if not isinstance(value, float) or float(f"{value:.4g}") == value:
+        return f"{value:.4g}" if isinstance(value, float) else str(value)
+    fraction = Fraction(value).limit_denominator(1000)
+    return str(fraction) if float(fraction) == value else repr(value)
 
 
 def read_number(text: str) -> float:
@@ -55,9 +61,22 @@ def read_number(text: str) -> float:
     return float(Fraction(text)) if "/" in text else float(text)
 
 
+def read_text(text: str) -> str:
+    """The text itself.
+
+    Raises:
+        ValueError: if the text is blank, which would name the working folder or no file at all.
+    """
+    if not text.strip():
+        raise ValueError(text)
+    return text
+
+
 SIMPLE = {
-    str: ValueKind(metavar="TEXT", expected="text", read=str),
-    Path: ValueKind(metavar="PATH", expected="a path", read=Path),
+    str: ValueKind(metavar="TEXT", expected="a text that is not empty", read=read_text),
+    Path: ValueKind(
+        metavar="PATH", expected="a path that is not empty", read=lambda text: Path(read_text(text))
+    ),
     int: ValueKind(metavar="INT", expected="a whole number", read=int),
     float: ValueKind(metavar="NUMBER", expected="a number", read=read_number),
 }

@@ -13,7 +13,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from pipeline.models.machine_cache import recall, remember
+from pipeline.storage.machine_cache import recall, remember
 
 PARTS = ("transformer", "scheduler", "vae", "classifier", "text_encoder")
 """Sub-folders of a model that change a reference sample or its quality metrics."""

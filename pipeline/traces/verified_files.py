@@ -2,7 +2,7 @@
 
 Page checksums of Parquet cover the values of a page, but not the page's header or the footer, which
 say what the values are. The digest in the manifest covers every byte of a file. Verified files are
-remembered in the cache of the machine (:mod:`pipeline.models.machine_cache`), until their storage
+remembered in the cache of the machine (:mod:`pipeline.storage.machine_cache`), until their storage
 shows that they changed: by size, inode and times in a folder, by ETag on an object store.
 """
 
@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from pipeline.errors import InputError
-from pipeline.models.machine_cache import recall, remember
+from pipeline.storage.machine_cache import recall, remember
 from pipeline.storage.object_store import Storage
 
 Files = dict[str, dict[str, Any]]

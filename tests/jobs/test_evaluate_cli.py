@@ -28,6 +28,9 @@ def edit_json(path, **changes):
     [
         (["--methods", "interval,magic"], "['magic']"),
         (["--methods", ""], "methods"),
+        (["--methods", "learned"], "Got learned without a policy"),
+        (["--policy", "x" * 101 + "=some"], "at most 100 letters"),
+        (["--config", ""], "--config must be a text that is not empty"),
         (["--num-samples", "0"], "num_samples must be at least 1"),
         (["--steps", "0"], "steps must be at least 2"),
         (["--batch-size", "0"], "batch_size must be at least 1"),

@@ -146,7 +146,7 @@ def test_a_first_argument_is_required(sweep, tmp_path):
         ((), ("threshold ", "warmup ", "layer-fraction ", "direction ", "ablations ")),
         (("threshold",), ("dummy_benchmark_sweep.py", "--dqar-max-gap", "--thresholds")),
         (("warmup",), ("warmup_sweep.py", "--output-dir", "--warmups", "0.1,0.2,0.3")),
-        (("layer-fraction",), ("layer_sweep.py", "0.3333,0.5")),
+        (("layer-fraction",), ("layer_sweep.py", "1/3,0.5")),
         (("direction",), ("--layer-fractions",)),
         (("ablations",), ("evaluate.py --ablations", "--entropy-quantile", "(default: 64)")),
     ],
