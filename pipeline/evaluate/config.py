@@ -13,6 +13,7 @@ from dqar.policy.network import ReusePolicy
 from pipeline.evaluate.flags import SAMPLES_PER_TASK, EvaluateFlags, EvaluateSettings
 from pipeline.evaluate.tasks import EvalTask
 from pipeline.methods.base import GRIDS, Comparison, OperatingPoint
+from pipeline.methods.registry import chosen_methods
 from pipeline.models.model_info import ModelInfo
 from pipeline.models.sampling_choices import SAMPLER, SITES, STEPS, Sampler
 
@@ -224,10 +225,11 @@ def comparison_of(
         ValueError: if the error budget is out of range or has no effect.
     """
     methods = tuple(dict.fromkeys((*flags.methods, *paper.methods)))
-    if not policies and set(methods) <= {"baseline", "learned"} and "learned" in methods:
+    roles = {method.role for method in chosen_methods(methods)}
+    if not policies and "subject" in roles and roles <= {"subject", "reference"}:
         raise ValueError(
-            "methods must hold one that can be measured. Got learned without a policy. Pass "
-            "--policy FOLDER, or other --methods."
+            f"methods must hold one that can be measured. Got {', '.join(methods)} without a "
+            "policy. Pass --policy FOLDER, or other --methods."
         )
     return Comparison(
         methods=methods,
