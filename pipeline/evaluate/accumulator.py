@@ -26,6 +26,8 @@ class MetricAccumulator:
     """Number of samples."""
     sums: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
     """Sum over the samples of each of :data:`SUMS`, and of its square as ``NAME_squared``."""
+    errors: list[float] = field(default_factory=list)
+    """Relative L2 error of the final latent of each sample, in the order of the samples."""
     matches: int | None = None
     """Number of images that the classifier takes for the requested class; None without one."""
     features: FeatureSums | None = None
@@ -74,6 +76,7 @@ class MetricAccumulator:
     def judge(self, deltas: Deltas) -> None:
         """Add the distances of a batch from its reference samples."""
         self.samples += len(deltas.latent_rel_l2)
+        self.errors += deltas.latent_rel_l2.double().cpu().tolist()
         for name in SUMS:
             values: Tensor = getattr(deltas, name).double().cpu()
             self.sums[name] += float(values.sum())
@@ -90,7 +93,7 @@ class MetricAccumulator:
             "reference_seconds",
         ):
             setattr(self, name, getattr(self, name) + getattr(other, name))
-        for name in ("reused", "gates", "images", "references"):
+        for name in ("reused", "gates", "errors", "images", "references"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         for name, value in other.sums.items():
             self.sums[name] += value

@@ -18,7 +18,7 @@ from pipeline.models.image_metrics import FeatureSums
 
 # Fields of MetricAccumulator that a result on disk holds, in the order of its JSON.
 PLAIN = ("samples", "matches", "flops", "reference_flops", "timed", "seconds", "reference_seconds")
-COUNTED = ("reused", "gates", "cache_bytes", "peak_memory_mb")
+COUNTED = ("reused", "gates", "cache_bytes", "peak_memory_mb", "errors")
 BY_NAME = ("sums", "reused_by_site", "shared_by_site", "actions_by_site")
 
 
@@ -43,9 +43,10 @@ class EvalTask:
             ValueError, KeyError, TypeError, AttributeError: if the encoded form is damaged.
         """
         metrics = _metrics_of(stored, arrays)
-        if metrics.samples != len(self):
+        if (metrics.samples, len(metrics.errors)) != (len(self), len(self)):
             raise ValueError(
-                f"samples must be {len(self)}. Got {metrics.samples}. Measure the task again."
+                f"samples must be {len(self)}. Got {metrics.samples} with {len(metrics.errors)} "
+                "errors. Measure the task again."
             )
         return EvalTaskResult(
             metrics=metrics,

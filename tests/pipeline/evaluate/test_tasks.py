@@ -87,6 +87,17 @@ def test_a_mean_and_its_error_are_those_of_the_samples():
     assert low == pytest.approx(float(column.mean()) - half, rel=1e-5)
 
 
+def test_errors_of_single_samples_keep_their_order_over_tasks():
+    values = [0.1, 0.4, 0.2, 0.2, 0.05]
+    features = torch.randn(5, 3)
+    parts = [tallied_of(values[:2], features[:2], 0), tallied_of(values[2:], features[2:], 2)]
+    row = measured_of(POINT, CONFIG, parts).row
+    assert row["latent_rel_l2_samples"] == pytest.approx(values)
+    # The 90th percentile lies at index 3.6 of the sorted errors (linear interpolation).
+    assert row["latent_rel_l2_p90"] == pytest.approx(0.2 + 0.6 * 0.2)
+    assert row["latent_rel_l2_worst"] == pytest.approx(0.4)
+
+
 @pytest.mark.parametrize(
     ("samples", "batch", "part", "expected"),
     [
