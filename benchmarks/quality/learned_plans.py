@@ -30,9 +30,9 @@ from dqar.schedules.serialization import load_plan
 from dqar.schedules.static_plan import StaticPlan
 from dqar.signals import relative_error
 from pipeline.cluster.hardware import describe_machine
-from pipeline.evaluate.plan_export import FOLDER, name_of
 from pipeline.evaluate.result_rows import read_rows
 from pipeline.evaluate.worker import EvaluationWorker
+from pipeline.report.plan_files import FOLDER, name_of
 
 Schedule = dict[str, Any]
 """``source``, ``computed`` (steps that compute every gate), ``forecast_order``, ``feedback``."""

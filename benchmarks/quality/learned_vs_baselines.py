@@ -16,9 +16,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pipeline.evaluate.frontier import Axis, error_at
 from pipeline.evaluate.result_rows import read_rows
 from pipeline.markdown import markdown_table
+from pipeline.report.frontier import Axis, error_at
 from pipeline.statistics import spread_of
 
 SEEDS = (21, 22, 23, 24, 25)

@@ -36,12 +36,12 @@ from dqar.gates.rules import (
 )
 from dqar.layer_schedule import LayerSchedule
 from pipeline.evaluate.config import EvaluateConfig
-from pipeline.evaluate.frontier import error_at
 from pipeline.evaluate.worker import EvaluationWorker
 from pipeline.markdown import markdown_table
 from pipeline.methods.base import PAPER_WARMUP, OperatingPoint
 from pipeline.methods.calibration import CalibrationTask
 from pipeline.methods.threshold import PAPER_MAX_GAP
+from pipeline.report.frontier import error_at
 from pipeline.statistics import spread_of
 
 SEEDS = (11, 12, 13, 14, 15)

@@ -11,9 +11,7 @@ from dqar.schedules.serialization import save_plan
 from dqar.schedules.static_plan import StaticPlan
 from pipeline.evaluate.tasks import PointResult
 from pipeline.methods.base import OperatingPoint
-
-FOLDER = "plans"
-"""Folder of the plans within a results folder."""
+from pipeline.report.plan_files import FOLDER, name_of
 
 
 def plan_of(
@@ -63,15 +61,6 @@ def write_plans(measured: list[PointResult], folder: Path) -> str:
         "several forecast orders and gains of the error feedback."
     )
     return "\n".join([head, "", *lines, ""])
-
-
-def name_of(row: dict[str, Any]) -> str:
-    """Return the file name of an operating point's plan, with its forecast order and gain."""
-    point = row["operating_point"].partition(",order=")[0]
-    point = point.replace(",computed=", "-").replace("=", "-")
-    return (
-        f"{row['method']}-{point}-order-{row['forecast_order']}-feedback-{row['feedback']:g}.json"
-    )
 
 
 def _line(row: dict[str, Any], path: str) -> str:

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.evaluate.frontier import Axis, error_at, frontier
 from pipeline.evaluate.plan_export import write_plans
 from pipeline.evaluate.tasks import PointResult
 from pipeline.markdown import markdown_table
 from pipeline.methods import registry
+from pipeline.report.frontier import Axis, error_at, frontier
 
 COLUMNS = (
     ("reuse", "reuse_ratio", "{:.3f}"),

@@ -10,7 +10,6 @@ from pipeline.cluster.config import ClusterConfig
 from pipeline.evaluate.answer_cache import FOLDER, ResultCache
 from pipeline.evaluate.config import FIGURES, EvaluateConfig
 from pipeline.evaluate.driver import evaluate
-from pipeline.evaluate.frontier import ratio_at
 from pipeline.evaluate.report import (
     COMPARISON_CAPTION,
     POINTS_CAPTION,
@@ -22,6 +21,7 @@ from pipeline.evaluate.tasks import PointResult
 from pipeline.methods import registry
 from pipeline.methods.base import Comparison
 from pipeline.models.model_info import find_model
+from pipeline.report.frontier import ratio_at
 from pipeline.tracking import Tracker
 
 METRICS = (*FIGURES, "speedup_bound", "peak_memory_mb")

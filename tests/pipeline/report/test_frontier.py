@@ -4,7 +4,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from pipeline.evaluate.frontier import error_at, frontier, ratio_at
+from pipeline.report.frontier import error_at, frontier, ratio_at
 
 SAVED = st.floats(0.01, 0.99)
 ERROR = st.floats(1e-4, 1.0)
