@@ -29,21 +29,25 @@ def run(flags: CollectFlags) -> int:
     from pipeline.collect.unit_size import choose_unit_size
     from pipeline.exploration.near_policy import find_reference_policy
     from pipeline.storage.object_store import open_storage
-    from pipeline.traces.commit import claim_output
-    from pipeline.tracking import Tracker, resolve_tracking_uri
+    from pipeline.traces.commit import claim_output, is_claimed
+    from pipeline.tracking import Tracker, settle_earlier
 
     cluster = cluster_config(flags.cluster)
     reference_policy = find_reference_policy(flags.explore_around, flags.exploration)
     plan = plan_for(flags.model, reference_policy=reference_policy, **flags.plan_fields())
-    resolve_tracking_uri(flags.tracking.tracking_uri)
     storage = open_storage(flags.out)
     storage.refuse_unwritable()
+    if settle_earlier(flags, "plan.json"):
+        return 0
     if flags.unit_size == "auto":
         plan = choose_unit_size(plan, storage, cluster)
+    is_claimed(storage, plan)
+    # Before the first file is written.
+    tracker = Tracker.of(flags)
     claim_output(storage, plan)
-    tracker = Tracker(flags.tracking.tracking_uri, flags.tracking.experiment)
     lineage = reference_policy.spec.lineage if reference_policy else {}
     collect_traces(plan, storage, cluster, tracker, flags.target_file_mb, lineage)
+    tracker.settle()
     return 0
 
 

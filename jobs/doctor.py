@@ -16,7 +16,7 @@ from pathlib import Path
 
 from pipeline.cli import run_job
 from pipeline.doctor.config import DoctorConfig
-from pipeline.errors import without_secrets
+from pipeline.redaction import without_secrets
 from pipeline.storage.output_checks import inside_ray_job, refuse_relative_inside_job
 
 FLAGS = DoctorConfig

@@ -26,11 +26,13 @@ def run(flags: EvaluateFlags) -> int:
     from pipeline.methods.registry import refuse_unknown, refuse_unserved
     from pipeline.models.model_info import find_model, refuse_too_many_steps
     from pipeline.storage.output_folder import fetched_policies, published, refuse_taken
-    from pipeline.tracking import Tracker
+    from pipeline.tracking import Tracker, settle_earlier
 
     with input_errors():
         paper = read_paper_settings(flags.config)
     refuse_unknown(flags.methods, paper.methods)
+    if settle_earlier(flags, "results.json"):
+        return 0
     info = find_model(flags.model)
     with fetched_policies(flags.policy) as folders:
         policies = load_policies(folders, info)
@@ -42,10 +44,11 @@ def run(flags: EvaluateFlags) -> int:
     with input_errors():
         comparison = comparison_of(flags, paper, policies)
     refuse_taken(flags.out, "results.json")
-    tracker = Tracker(flags.tracking.tracking_uri, flags.tracking.experiment)
+    tracker = Tracker.of(flags)
     with published(flags.out, "results.json") as folder:
         cluster = cluster_config(flags.cluster)
         evaluate_methods(config, comparison, cluster, str(folder), tracker)
+    tracker.settle()
     return 0
 
 

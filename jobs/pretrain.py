@@ -4,13 +4,13 @@ python jobs/pretrain.py --out runs/digits
 python jobs/pretrain.py --out runs/quick --steps 300
 """
 
-import shlex
 import sys
 from pathlib import Path
 
 from pipeline.cli import run_job
 from pipeline.errors import InputError
 from pipeline.models.pretrain_config import PretrainFlags
+from pipeline.redaction import typed_command
 from pipeline.storage.output_checks import refuse_relative_inside_job, refuse_unwritable
 
 FLAGS = PretrainFlags
@@ -24,7 +24,7 @@ def run(flags: PretrainFlags) -> int:
     refuse_unwritable(flags.out)
     from pipeline.models.digits_pretrain import pretrain
 
-    command = "python jobs/pretrain.py " + shlex.join(sys.argv[1:])
+    command = typed_command("pretrain.py")
     pretrain(flags.training, out, command, lambda line: print(line, flush=True))
     return 0
 

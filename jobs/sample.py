@@ -7,7 +7,6 @@
         --num-samples 8 --dtype fp16 --out runs/samples
 """
 
-import shlex
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from pathlib import Path
 from pipeline.cli import run_job
 from pipeline.errors import input_errors
 from pipeline.models.sampling_choices import SAMPLER, STEPS
+from pipeline.redaction import typed_command
 from pipeline.sample.flags import SampleFlags
 from pipeline.storage.output_checks import (
     refuse_other_files,
@@ -34,8 +34,10 @@ def run(flags: SampleFlags) -> int:
     from pipeline.models.model_info import find_model, refuse_too_many_steps
     from pipeline.sample.run import sample_images
     from pipeline.sample.sample import refuse_misfit, refuse_unknown_labels
-    from pipeline.tracking import Tracker, resolve_tracking_uri
+    from pipeline.tracking import Tracker, settle_earlier
 
+    if settle_earlier(flags, "sample.json"):
+        return 0
     info = find_model(flags.model)
     policy = load_fitting_policy(flags.policy, info)
     plan = load_given_plan(flags.plan)
@@ -46,11 +48,11 @@ def run(flags: SampleFlags) -> int:
     refuse_unknown_labels(info, config.class_labels)
     refuse_other_files(flags.out, "sample.json")
     refuse_unwritable(flags.out)
-    resolve_tracking_uri(flags.tracking.tracking_uri)
     model = load_model(info, sampler=config.sampler, dtype=config.dtype, device=pick_device())
-    tracker = Tracker(flags.tracking.tracking_uri, flags.tracking.experiment)
-    command = "python jobs/sample.py " + shlex.join(sys.argv[1:])
+    tracker = Tracker.of(flags)
+    command = typed_command("sample.py")
     sample_images(config, model, policy, Path(flags.out), tracker, command, plan)
+    tracker.settle()
     return 0
 
 

@@ -7,13 +7,13 @@ python jobs/sweep.py direction --out runs/sweep-direction
 python jobs/sweep.py ablations --out runs/sweep-ablations --ablations baseline,full_dqar
 """
 
-import shlex
 import sys
 from dataclasses import asdict
 
 from pipeline.cli import run_job
 from pipeline.errors import input_errors
 from pipeline.evaluate.sweeps.flags import KINDS, Ablations, ScheduleSweep, Threshold
+from pipeline.redaction import typed_command
 from pipeline.storage.output_checks import (
     refuse_other_files,
     refuse_relative_inside_job,
@@ -27,15 +27,18 @@ def run(flags: Threshold | ScheduleSweep | Ablations) -> int:
     refuse_relative_inside_job(out=flags.out)
     from pipeline.cluster.hardware import choose_device
     from pipeline.evaluate.sweeps.run import run_sweep
-    from pipeline.tracking import Tracker
+    from pipeline.tracking import Tracker, settle_earlier
 
+    if settle_earlier(flags, "sweep.json"):
+        return 0
     device = choose_device(flags.device)
     config = dummy_config(flags, device) if isinstance(flags, Threshold) else model_config(flags)
     refuse_other_files(flags.out, "sweep.json")
     refuse_unwritable(flags.out)
-    tracker = Tracker(flags.tracking.tracking_uri, flags.tracking.experiment)
-    command = "python jobs/sweep.py " + shlex.join(sys.argv[1:])
+    tracker = Tracker.of(flags)
+    command = typed_command("sweep.py")
     run_sweep(config, device, command, flags.out, tracker)
+    tracker.settle()
     return 0
 
 

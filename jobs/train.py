@@ -21,21 +21,24 @@ def run(flags: TrainFlags) -> int:
         refuse_relative_inside_job(traces=uri)
     from pipeline.storage.output_folder import published, refuse_taken
     from pipeline.traces.multi_dataset import open_traces
-    from pipeline.tracking import Tracker
+    from pipeline.tracking import Tracker, settle_earlier
     from pipeline.train.config import settings_of, sites_of, train_config
     from pipeline.train.run import train_policy
 
     with input_errors():
         config = train_config(flags)
+    if settle_earlier(flags, "policy.json"):
+        return 0
     traces = open_traces(tuple(flags.traces))
     # Refused before anything is written.
     sites_of(config, traces)
     settings_of(config, traces)
     refuse_taken(flags.out, "policy.json")
     traces.verify()
-    tracker = Tracker(flags.tracking.tracking_uri, flags.tracking.experiment)
+    tracker = Tracker.of(flags)
     with published(flags.out, "policy.json") as folder:
         train_policy(config, traces, str(folder), tracker)
+    tracker.settle()
     return 0
 
 

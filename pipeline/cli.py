@@ -25,6 +25,7 @@ from pipeline.errors import IncompleteError, InputError
 from pipeline.flags.help import description_of, field_texts, hint_of, is_required, wrapped
 from pipeline.flags.names import check_names, first_word, flags_of, refuse_flags_of_other_words
 from pipeline.flags.values import as_text, kind_of
+from pipeline.redaction import print_traceback
 
 F = TypeVar("F")
 
@@ -65,13 +66,17 @@ def run_job(
 
     Returns:
         The exit code: the job's own, 2 after one line for bad input, 1 after one line for work
-        that was left undone.
+        that was left undone, and 1 after the traceback of any other exception.
     """
     try:
         return run(parse_flags(flags, name=name, args=args))
     except (InputError, IncompleteError) as ended:
         print(f"{name}: {ended}", file=sys.stderr, flush=True)
         return BAD_INPUT if isinstance(ended, InputError) else UNFINISHED
+    except Exception:
+        # The interpreter would print the traceback with the secrets of a URI.
+        print_traceback()
+        return UNFINISHED
 
 
 def parse_flags(

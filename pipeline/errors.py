@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from pipeline.redaction import without_secrets
+
 
 class InputError(ValueError):
-    """Bad input. The message is one line: what must hold, what was given, how to fix it. Nothing
-    was overwritten."""
+    """Bad input. The message is one line without secrets: what must hold, what was given, how to
+    fix it. Nothing was overwritten."""
 
     def __init__(self, message: str) -> None:
-        super().__init__(" ".join(message.split()))
+        super().__init__(without_secrets(" ".join(message.split())))
 
 
 class IncompleteError(RuntimeError):
-    """Work left undone. The finished part is kept, and the same command resumes from it."""
+    """Work left undone. The finished part is kept, and the same command resumes from it. The
+    message is one line without secrets."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(without_secrets(" ".join(message.split())))
 
 
 class StorageError(InputError):
     """Storage that is missing or refuses access: bad input before the work, a failure during it."""
-
-
-def without_secrets(text: str) -> str:
-    """Return a line to print, without the text before the @ of a URI, which may be a password."""
-    return re.sub(r"//\S*@", "//...@", text)
 
 
 @contextmanager

@@ -24,23 +24,25 @@ MAY_IMPORT: dict[str, str] = {
     "dqar.records "
     "dqar.schedules dqar.signals dqar.snr",
     # The pipeline: shared packages, then the stages, which never import each other.
-    "pipeline.errors": "",
+    "pipeline.redaction": "",
+    "pipeline.errors": "pipeline.redaction",
     "pipeline.markdown": "",
     "pipeline.progress": "",
     "pipeline.statistics": "",
     "pipeline.flags": "pipeline.errors",
     "pipeline.tracking_flags": "",
-    "pipeline.cli": "pipeline.errors pipeline.flags",
+    "pipeline.cli": "pipeline.errors pipeline.flags pipeline.redaction",
     "pipeline.storage": "dqar.validation pipeline.errors",
-    "pipeline.tracking": "pipeline.errors pipeline.storage",
+    "pipeline.tracking": "pipeline.errors pipeline.redaction pipeline.storage "
+    "pipeline.tracking_flags",
     "pipeline.models": "dqar pipeline.errors pipeline.storage",
     "pipeline.cluster": "dqar.validation pipeline.errors pipeline.models pipeline.storage",
     "pipeline.exploration": "dqar pipeline.errors pipeline.models pipeline.storage",
     "pipeline.traces": "dqar pipeline.errors pipeline.exploration pipeline.models pipeline.storage",
     "pipeline.methods": "dqar pipeline.errors pipeline.models",
     "pipeline.collect": "dqar pipeline.cluster pipeline.errors pipeline.exploration "
-    "pipeline.models pipeline.progress pipeline.storage pipeline.traces pipeline.tracking "
-    "pipeline.tracking_flags",
+    "pipeline.models pipeline.progress pipeline.redaction pipeline.storage pipeline.traces "
+    "pipeline.tracking pipeline.tracking_flags",
     "pipeline.train": "dqar pipeline.errors pipeline.exploration pipeline.progress "
     "pipeline.storage pipeline.traces pipeline.tracking pipeline.tracking_flags",
     "pipeline.evaluate": "dqar pipeline.cluster pipeline.errors pipeline.markdown "
@@ -48,8 +50,8 @@ MAY_IMPORT: dict[str, str] = {
     "pipeline.tracking pipeline.tracking_flags",
     "pipeline.sample": "dqar pipeline.cluster pipeline.errors pipeline.models pipeline.progress "
     "pipeline.tracking pipeline.tracking_flags",
-    "pipeline.doctor": "pipeline.cluster pipeline.errors pipeline.models pipeline.storage "
-    "pipeline.tracking",
+    "pipeline.doctor": "pipeline.cluster pipeline.errors pipeline.models pipeline.redaction "
+    "pipeline.storage pipeline.tracking",
     "pipeline.demo": "pipeline.errors pipeline.storage",
 }
 """Packages that each package, or file outside a package, may import; ``dqar`` allows every package
@@ -57,7 +59,7 @@ of the library."""
 
 ROOMS: dict[str, set[str]] = {
     "ray": {"pipeline/cluster/actor_pool.py", "pipeline/cluster/ray_cluster.py"},
-    "mlflow": {"pipeline/tracking.py"},
+    "mlflow": {"pipeline/tracking/connection.py", "pipeline/tracking/store.py"},
     "pyarrow": {"pipeline/traces/tables.py"},
     "obstore": {"pipeline/storage/object_store.py"},
     "tyro": {"pipeline/cli.py"},
@@ -93,7 +95,8 @@ ONE_IMPORTER: dict[str, str] = {
     "pipeline.demo.local_servers pipeline.evaluate.flops pipeline.evaluate.sweeps.dummy_dit "
     "pipeline.methods.schedule_selection pipeline.methods.site_mixing "
     "pipeline.methods.stock_runs pipeline.storage.range_reader pipeline.storage.store_errors "
-    "pipeline.traces.process_id pipeline.train.alternative_schedules "
+    "pipeline.traces.process_id pipeline.tracking.lineage pipeline.tracking.tracker "
+    "pipeline.train.alternative_schedules "
     "pipeline.train.fits pipeline.train.local_error_model pipeline.train.reused_gate_writer",
     "a library that may be missing": "dqar.cache.triton_kernels",
 }

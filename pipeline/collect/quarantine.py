@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 
 from pipeline.cluster.work_queue import WorkResult
 from pipeline.errors import IncompleteError, InputError
+from pipeline.redaction import without_secrets
 from pipeline.storage.object_store import Storage
 from pipeline.traces.shards import as_json
 
@@ -40,7 +41,7 @@ def quarantine(storage: Storage, outcome: WorkResult) -> None:
         "node": outcome.node,
         "when": datetime.now(UTC).isoformat(timespec="seconds"),
         "error": _last_line(outcome),
-        "traceback": outcome.failure.text,
+        "traceback": without_secrets(outcome.failure.text),
     }
     storage.write(quarantine_key(outcome.unit.unit_id), as_json(document))
 
@@ -105,5 +106,5 @@ def refuse_incomplete(storage: Storage, given_up: Sequence[WorkResult]) -> None:
 
 def _last_line(outcome: WorkResult) -> str:
     assert outcome.failure is not None
-    lines = outcome.failure.text.strip().splitlines()
+    lines = without_secrets(outcome.failure.text).strip().splitlines()
     return lines[-1].strip() if lines else repr(outcome.failure.error)

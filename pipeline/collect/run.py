@@ -48,8 +48,8 @@ def collect_traces(
             manifest = collect(plan, root, cluster_config, check_not_fenced=lease.check_not_fenced)
             seconds = time.perf_counter() - started
             manifest = finalize(root, manifest, target_file_mb, lease)
-            _log(run, manifest, seconds, root)
             write_lineage(root, {"parent": parent, "collect": run.run_id})
+            _log(run, manifest, seconds, root)
     print(
         f"collect: {root} holds {manifest['trajectories']} trajectories with {manifest['gates']} "
         f"reuse decisions; digest of the decisions {manifest['decision_digest']}",

@@ -11,7 +11,8 @@ from typing import Any
 from pipeline.cluster.capacity import ACCELERATOR_LABEL
 from pipeline.cluster.hardware import refuse_other_device
 from pipeline.doctor.host_info import HostInfo
-from pipeline.errors import InputError, without_secrets
+from pipeline.errors import InputError
+from pipeline.redaction import without_secrets
 
 LEAST_DISK_GIB = 10.0
 """Room for a day of logs, spilled objects and a model's weights: assumed, not measured."""
@@ -31,7 +32,8 @@ class Finding:
     """Facts that were found; for a failed check also its fix."""
 
     def __str__(self) -> str:
-        return f"{'ok' if self.is_ok else 'FAIL':4}  {self.name:15}  {' '.join(self.said.split())}"
+        said = without_secrets(" ".join(self.said.split()))
+        return f"{'ok' if self.is_ok else 'FAIL':4}  {self.name:15}  {said}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -150,7 +152,7 @@ def check_tracking(uri: str, error: str | None) -> Finding:
         error: error of the call; None for an answer.
     """
     if error is None:
-        said = without_secrets(f"{uri} answered the call of a worker")
+        said = f"{uri} answered the call of a worker"
         return Finding(name="mlflow", is_ok=True, said=said)
     if re.search(r"error code 403\b", error) or "Invalid Host header" in error:
         host = uri.partition("://")[2].partition("/")[0].partition(":")[0]
@@ -164,7 +166,7 @@ def check_tracking(uri: str, error: str | None) -> Finding:
     else:
         fix = "Start mlflow server on an address that the workers reach, and open its port."
     said = f"{uri} did not answer the call of a worker: {error[:200]}. {fix}"
-    return Finding(name="mlflow", is_ok=False, said=without_secrets(said))
+    return Finding(name="mlflow", is_ok=False, said=said)
 
 
 def check_accelerator(

@@ -22,7 +22,7 @@ from pipeline.methods import registry
 from pipeline.methods.base import Comparison
 from pipeline.models.model_info import find_model
 from pipeline.report.frontier import ratio_at
-from pipeline.tracking import Tracker
+from pipeline.tracking import Run, Tracker
 
 METRICS = (*FIGURES, "speedup_bound", "peak_memory_mb")
 """Columns of results.json that are logged to MLflow as ``eval/NAME``."""
@@ -59,7 +59,7 @@ def evaluate_methods(
             session.dataset("traces", policy.spec.trace_digest, f"policy:{name}", "policy")
 
         def log(measured: PointResult) -> None:
-            _log_point(tracker, session.run_id, measured)
+            _log_point(tracker, session, measured)
 
         claim = (config, find_model(config.model).model_hash, cluster_config.accelerator_type)
         kept = ResultCache(folder / FOLDER, *claim)
@@ -67,7 +67,7 @@ def evaluate_methods(
         title = _title(config, measured)
         write_report(measured, folder, title)
         kept.clear()
-        session.artifact(folder, "results")
+        session.output(folder, "results")
         rows = [result.row for result in measured]
         session.metrics(_error_ratios(rows) | _calibration(rows))
     print(
@@ -90,10 +90,10 @@ def _title(config: EvaluateConfig, measured: list[PointResult]) -> str:
     )
 
 
-def _log_point(tracker: Tracker, session: str, measured: PointResult) -> None:
+def _log_point(tracker: Tracker, session: Run, measured: PointResult) -> None:
     row = measured.row
     name = f"{row['method']} {row['operating_point']}"
-    with tracker.run(name, stage="point", parent=session, tags={"method": row["method"]}) as run:
+    with tracker.child(name, stage="point", parent=session, tags={"method": row["method"]}) as run:
         params = {
             key: row[key]
             for key in (

@@ -58,7 +58,7 @@ def sample_images(
         account["plan"] = None if plan is None else plan_document(plan)
         write_samples(sampled, account, folder)
         run.metrics({f"sample/{name}": _figure(account, name) for name in METRICS})
-        run.artifact(folder, "samples")
+        run.output(folder, "samples")
     _announce(config, account, folder)
     return account
 

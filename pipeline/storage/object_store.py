@@ -25,7 +25,7 @@ import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
 from obstore.store import GCSStore, S3Store
 
-from pipeline.errors import InputError, StorageError, without_secrets
+from pipeline.errors import InputError, StorageError
 from pipeline.storage.local_folder import LocalFolder, checked_key, gone
 from pipeline.storage.range_reader import Ranges
 from pipeline.storage.store_errors import DEFAULT_MEND, MENDS, code_of, reason_of
@@ -213,7 +213,7 @@ def _remote(uri: str) -> Bucket:
     except ValueError:
         raise InputError(
             "Storage must be a path, file:///PATH, s3://BUCKET/PREFIX or gs://BUCKET/PREFIX. Got "
-            f"{without_secrets(uri)!r}. Correct the URI; credentials belong in the environment."
+            f"{uri!r}. Correct the URI; credentials belong in the environment."
         ) from None
     assert found is not None
     return Bucket(uri=f"{found['scheme']}://{found['bucket']}/{prefix}".rstrip("/"))

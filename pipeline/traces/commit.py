@@ -41,14 +41,28 @@ def claim_output(root: Root, plan: CollectPlan) -> None:
         InputError: if the folder holds another plan, or files and no plan.
     """
     storage = open_storage(root)
-    wanted = json.loads(canonical_json(_plan_document(plan)))
-    found = read_document(storage, "plan.json", lambda document: None)
-    if found is not None:
-        return _refuse_other_plan(found, wanted, storage)
-    refuse_other_contents(storage)
     # The plan is the first file: a driver killed here leaves a folder that this plan may claim.
-    if not storage.create("plan.json", as_json(wanted)):
-        claim_output(storage, plan)
+    while not is_claimed(storage, plan):
+        storage.create("plan.json", as_json(_wanted(plan)))
+
+
+def is_claimed(root: Root, plan: CollectPlan) -> bool:
+    """Return True if a folder is claimed for a plan, False if it may be.
+
+    Raises:
+        InputError: if the folder holds another plan, or files and no plan.
+    """
+    storage = open_storage(root)
+    found = read_document(storage, "plan.json", lambda document: None)
+    if found is None:
+        refuse_other_contents(storage)
+    else:
+        _refuse_other_plan(found, _wanted(plan), storage)
+    return found is not None
+
+
+def _wanted(plan: CollectPlan) -> dict[str, Any]:
+    return json.loads(canonical_json(_plan_document(plan)))
 
 
 def refuse_other_contents(storage: Storage) -> None:

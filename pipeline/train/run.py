@@ -94,5 +94,5 @@ def _log(run: Run, trained: Trained, folder: Path) -> None:
         figures = asdict(validation) | {"propensity_test": trained.propensity_test.metrics}
         report.write_text(json.dumps(figures, indent=2))
         run.artifact(report)
-    run.artifact(folder, "policy")
-    run.tags({"policy_version": run.register_policy("policy")})
+    run.output(folder, "policy")
+    run.register_policy("policy")

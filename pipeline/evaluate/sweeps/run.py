@@ -9,7 +9,7 @@ from pipeline.evaluate.sweeps.config import SweepConfig, ThresholdConfig, settin
 from pipeline.evaluate.sweeps.driver import sweep
 from pipeline.evaluate.sweeps.report import points_table, write_sweep
 from pipeline.evaluate.sweeps.results import Sweep, Swept
-from pipeline.tracking import Tracker, flat
+from pipeline.tracking import Run, Tracker, flat
 
 
 def run_sweep(
@@ -29,17 +29,17 @@ def run_sweep(
         session.params(flat(settings_of(config)) | {"command": command})
         swept = sweep(config)
         for point in swept.points:
-            _log_point(tracker, session.run_id, kind, point)
+            _log_point(tracker, session, kind, point)
         write_sweep(swept, describe_machine(device), command, folder)
         session.metrics({f"observed/{name}": value for name, value in swept.facts.items()})
-        session.artifact(folder, "sweep")
+        session.output(folder, "sweep")
     print(f"{points_table(swept)}\n", flush=True)
     print(f"sweep: wrote sweep.json, sweep.png and report.md to {folder}", flush=True)
     return swept
 
 
-def _log_point(tracker: Tracker, session: str, kind: str, point: Swept) -> None:
-    with tracker.run(point.name, stage="point", parent=session, tags={"kind": kind}) as run:
+def _log_point(tracker: Tracker, session: Run, kind: str, point: Swept) -> None:
+    with tracker.child(point.name, stage="point", parent=session, tags={"kind": kind}) as run:
         run.params(point.setting)
         run.metrics(metrics_of(point))
 

@@ -102,10 +102,13 @@ def test_params_metrics_and_status(tracker, parent):
 
 
 def test_children_name_their_parent_and_stage(tracker, parent):
-    with tracker.run("point", stage="point", parent=parent) as run:
+    with (
+        tracker.run("session", stage="sweep", parent=parent) as session,
+        tracker.child("point", stage="point", parent=session) as run,
+    ):
         pass
     tags = stored(tracker, run).data.tags
-    assert (tags["mlflow.parentRunId"], tags["stage"]) == (parent, "point")
+    assert (tags["mlflow.parentRunId"], tags["stage"]) == (session.run_id, "point")
     assert stored(tracker, run).info.run_name == "point"
 
 
@@ -139,8 +142,9 @@ def test_the_newest_policy_is_the_candidate_and_downloads_again(
         folder = tmp_path / f"{threshold}"
         save_policy(ReusePolicy(PolicySpec(log_threshold=threshold)), folder)
         with tracker.run("train", stage="train", parent=parent) as run:
-            run.artifact(folder, "policy")
-            versions.append(run.register_policy("policy"))
+            run.output(folder, "policy")
+            run.register_policy("policy")
+        versions.append(stored(tracker, run).data.tags["policy_version"])
     assert int(versions[1]) == int(versions[0]) + 1
     copied = mlflow.artifacts.download_artifacts(
         f"models:/{REGISTERED_POLICY}@candidate", dst_path=str(tmp_path / "copied")

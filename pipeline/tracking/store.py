@@ -1,0 +1,219 @@
+"""One experiment of an MLflow store: applies the records of :mod:`pipeline.tracking.operations`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
+
+from pipeline.errors import InputError
+from pipeline.tracking.connection import connect, is_missing, is_taken, patiently, reason_of
+from pipeline.tracking.operations import (
+    RUN_KEY,
+    CreateRun,
+    EndRun,
+    LogArtifact,
+    LogDataset,
+    LogMetrics,
+    LogParams,
+    Operation,
+    RegisterPolicy,
+    SetTags,
+    redacted,
+)
+from pipeline.tracking.uri import sqlite_path
+
+REGISTERED_POLICY = "dqar-policy"
+CANDIDATE = "candidate"
+"""Alias of the newest trained version of the registered policy."""
+AT_ONCE = 100
+"""Most parameters, tags or metrics of one request; MLflow refuses more parameters or tags."""
+LONGEST_VALUE = 6000
+"""Most characters of a parameter or a tag that MLflow stores."""
+LONGEST_RUN_NAME = 250
+PLAIN_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._ -]{0,99}")
+"""Names of experiments that are names of artifact folders as they are."""
+Reader = Callable[[str], bytes]
+"""Returns the contents of a file of the output folder by its key."""
+
+
+class Store:
+    """Client of one experiment.
+
+    Args:
+        uri: store, as :func:`pipeline.tracking.uri.resolve_tracking_uri` returns it.
+        experiment: name of the experiment, which is created if missing.
+
+    Raises:
+        InputError: if the store does not answer within 30 s, or the experiment was deleted.
+    """
+
+    def __init__(self, uri: str, experiment: str) -> None:
+        self.uri = uri
+        self.ids: dict[str, str] = {}
+        try:
+            self.client = connect(uri)
+            self.experiment_id = patiently(lambda: self._experiment(experiment))
+        except InputError:
+            raise
+        except Exception as error:
+            raise unanswered(uri, error) from error
+
+    def _experiment(self, name: str) -> str:
+        found = self.client.get_experiment_by_name(name)
+        if found is None:
+            try:
+                location = artifact_location(self.uri, name)
+                return self.client.create_experiment(name, artifact_location=location)
+            except Exception as error:
+                # Another start may have created it in between.
+                found = self.client.get_experiment_by_name(name) if is_taken(error) else None
+                if found is None:
+                    raise
+        if found.lifecycle_stage == "deleted":
+            raise InputError(
+                f"--experiment must not be a deleted MLflow experiment. Got {name!r}. Restore it "
+                "in MLflow, or name another experiment."
+            )
+        return found.experiment_id
+
+    def id_of(self, run: str) -> str:
+        """Return the id of a run of which the key or the id is given."""
+        return self.ids.get(run, run)
+
+    def has_run(self, run_id: str) -> bool:
+        """Return True if the store has a run of that id."""
+        try:
+            patiently(lambda: self.client.get_run(run_id))
+        except Exception as error:
+            if not is_missing(error):
+                raise
+            return False
+        return True
+
+    def apply(self, operation: Operation, read: Reader) -> None:
+        """Apply a record, once more or for the first time.
+
+        Args:
+            read: returns the contents of the files that are uploaded.
+
+        Raises:
+            Exception: whatever the store's library raises, within 30 s.
+        """
+        safe = redacted(operation)
+        patiently(lambda: self._apply(safe, read))
+
+    def _apply(self, operation: Operation, read: Reader) -> None:
+        run_id = self.id_of(operation.run)
+        match operation:
+            case CreateRun():
+                self._create(operation)
+            case LogParams() | SetTags() | LogMetrics():
+                self._log_batch(run_id, operation)
+            case LogDataset():
+                self._log_dataset(run_id, operation)
+            case LogArtifact():
+                self._upload(run_id, operation, read(operation.key))
+            case RegisterPolicy():
+                self._register(run_id, operation.folder)
+            case EndRun():
+                self.client.set_terminated(run_id, operation.status, operation.ended_ms)
+
+    def _create(self, operation: CreateRun) -> None:
+        key = operation.run
+        same = f"tags.`{RUN_KEY}` = '{key}'"
+        found = self.client.search_runs([self.experiment_id], same, max_results=1)
+        tags = operation.tags | {RUN_KEY: key}
+        if operation.parent is not None:
+            tags["mlflow.parentRunId"] = self.id_of(operation.parent)
+        run = (
+            found[0]
+            if found
+            else self.client.create_run(
+                self.experiment_id,
+                start_time=operation.started_ms,
+                tags={name: value[:LONGEST_VALUE] for name, value in tags.items()},
+                run_name=operation.name[:LONGEST_RUN_NAME],
+            )
+        )
+        self.ids[key] = run.info.run_id
+
+    def _log_batch(self, run_id: str, operation: LogParams | SetTags | LogMetrics) -> None:
+        for values in _chunks(operation.values):
+            match operation:
+                case LogMetrics(step=step):
+                    metrics = [Metric(name, value, 0, step) for name, value in values]
+                    self.client.log_batch(run_id, metrics=metrics)
+                case LogParams():
+                    params = [Param(name, str(value)[:LONGEST_VALUE]) for name, value in values]
+                    self.client.log_batch(run_id, params=params)
+                case SetTags():
+                    tags = [RunTag(name, str(value)[:LONGEST_VALUE]) for name, value in values]
+                    self.client.log_batch(run_id, tags=tags)
+
+    def _log_dataset(self, run_id: str, operation: LogDataset) -> None:
+        dataset = Dataset(
+            name=operation.name,
+            digest=operation.digest,
+            source_type="local",
+            source=json.dumps({"uri": operation.uri}),
+        )
+        tag = InputTag("mlflow.data.context", operation.context)
+        self.client.log_inputs(run_id, datasets=[DatasetInput(dataset, [tag])])
+
+    def _upload(self, run_id: str, operation: LogArtifact, contents: bytes) -> None:
+        with tempfile.TemporaryDirectory(prefix="dqar-") as scratch:
+            path = Path(scratch) / operation.key.rpartition("/")[2]
+            path.write_bytes(contents)
+            self.client.log_artifact(run_id, str(path), operation.folder)
+
+    def _register(self, run_id: str, folder: str) -> None:
+        """Register a version with the alias of the candidate, unless an earlier try did."""
+        try:
+            self.client.create_registered_model(REGISTERED_POLICY)
+        except Exception as error:
+            if not is_taken(error):
+                raise
+        of_run = f"name = '{REGISTERED_POLICY}' and run_id = '{run_id}'"
+        earlier = self.client.search_model_versions(of_run, max_results=1)
+        root = self.client.get_run(run_id).info.artifact_uri
+        version = str(
+            earlier[0].version
+            if earlier
+            else self.client.create_model_version(
+                REGISTERED_POLICY, f"{root}/{folder}", run_id
+            ).version
+        )
+        self.client.set_registered_model_alias(REGISTERED_POLICY, CANDIDATE, version)
+        self.client.set_tag(run_id, "policy_version", version)
+
+
+def _chunks(values: Mapping[str, Any]) -> Iterator[list[tuple[str, Any]]]:
+    items = list(values.items())
+    for start in range(0, len(items), AT_ONCE):
+        yield items[start : start + AT_ONCE]
+
+
+def unanswered(uri: str, error: Exception) -> InputError:
+    """Return the refusal of a store that gave an error in place of an answer."""
+    return InputError(
+        f"--tracking-uri must be an MLflow tracking store that answers. Got {uri}: "
+        f"{reason_of(error)}. Start its server, or leave the flag out."
+    )
+
+
+def artifact_location(uri: str, experiment: str) -> str | None:
+    """Return the URI of an experiment's artifact folder beside an sqlite file; None where the
+    server chooses. No name leads out of ``mlartifacts``."""
+    if (path := sqlite_path(uri)) is None:
+        return None
+    digest = hashlib.sha256(experiment.encode()).hexdigest()[:16]
+    is_plain = PLAIN_NAME.fullmatch(experiment) is not None
+    folder = experiment if is_plain else f"experiment-{digest}"
+    return (path.absolute().parent / "mlartifacts" / folder).as_uri()
