@@ -6,12 +6,17 @@ import json
 import sys
 import time
 
+from tqdm import tqdm
+
+WIDTH = 96
+"""Characters of a report."""
+
 
 class Progress:
     """Report of the work done: one line redrawn in place on a terminal, a new line every
     ``every_s`` seconds in a log."""
 
-    def __init__(self, what: str, total: int, unit: str, *, every_s: float = 5.0) -> None:
+    def __init__(self, what: str, total: int, unit: str, *, every_s: float = 15.0) -> None:
         self.what = what
         self.total = total
         self.unit = unit
@@ -45,11 +50,15 @@ class Progress:
             self.advance(0)
 
     def _show(self, now: float, is_last: bool) -> None:
-        rate = (self.done - self.first) / max(1e-9, now - self.started)
-        to_go = (self.total - self.done) / rate if rate else float("inf")
-        line = (
-            f"{self.what}: {self.done}/{self.total} {self.unit} "
-            f"({self.done / max(1, self.total):.0%}), {rate:.2f} {self.unit}/s, {to_go:.0f} s to go"
+        line = tqdm.format_meter(
+            n=self.done,
+            total=self.total,
+            elapsed=now - self.started,
+            initial=self.first,
+            prefix=self.what,
+            unit=f" {self.unit}",
+            ncols=WIDTH,
+            ascii=not sys.stdout.isatty(),
         )
         if sys.stdout.isatty():
             print(f"\r\033[K{line}", end="\n" if is_last else "", flush=True)

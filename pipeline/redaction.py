@@ -23,11 +23,12 @@ USER = re.compile(r"(?<=//)(?=\S)[^\s]*@")
 """User name and password of a URI, up to the last @ of the word: a password may hold any
 character."""
 QUERY = re.compile(
-    r"(?P<name>[?&;#][^=&;#\s]*(?:token|passw|pwd|secret|key|sig|credential|auth)[^=&;#\s]*=)"
+    r"(?P<name>[?&;#](?!viewStateShareKey=)[^=&;#\s]*(?:token|passw|pwd|secret|key|sig|credential|auth)[^=&;#\s]*=)"
     r"[^&;#\s'\"]+",
     re.IGNORECASE,
 )
-"""Value of a query parameter whose name reads like a secret, such as ``X-Amz-Signature``."""
+"""Value of a query parameter whose name reads like a secret, such as ``X-Amz-Signature``. The key
+of a saved view of MLflow's page is no secret."""
 HEADER = re.compile(r"(?P<name>authorization\W{1,4}(?:basic|bearer)\s+)[^\s'\"]+", re.IGNORECASE)
 """Credentials in an HTTP header."""
 

@@ -79,7 +79,7 @@ def tune_methods(steps: int, comparison: Comparison, work: Work) -> Iterator[Tun
     """
     shared = SharedCalibration(work)
     for method in build_methods(comparison):
-        session = CalibrationSession(steps, comparison, shared)
+        session = CalibrationSession(steps, comparison, shared, method.name)
         cost = method.tune(session, comparison.calibration_budget)
         session.close()
         for point in method.points(session):

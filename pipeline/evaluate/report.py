@@ -11,10 +11,12 @@ from typing import Any
 import numpy as np
 
 from pipeline.evaluate.plan_export import write_plans
+from pipeline.evaluate.points_file import write_points
 from pipeline.evaluate.tasks import PointResult
 from pipeline.markdown import markdown_table
 from pipeline.methods import registry
 from pipeline.report.frontier import Axis, error_at, frontier
+from pipeline.report.results_folder import write_page
 
 COLUMNS = (
     ("reuse", "reuse_ratio", "{:.3f}"),
@@ -62,6 +64,8 @@ def write_report(measured: list[PointResult], folder: Path, title: str) -> None:
     with written_last(folder / "results.json", rows):
         plot_frontier(rows, folder / "frontier.png")
         plot_samples(measured, folder / "samples.png")
+        write_points(rows, folder)
+        write_page(measured, folder, title, _notes(rows))
         parts = [f"# {title}", POINTS_CAPTION, points_table(rows)]
         parts += [COMPARISON_CAPTION, comparison_table(rows)]
         parts += filter(None, [*_notes(rows), write_plans(measured, folder)])

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from pipeline.cluster.config import ClusterConfig
 from pipeline.evaluate.answer_cache import FOLDER, ResultCache
+from pipeline.evaluate.comparison import ending, publish_comparison, publish_policies
 from pipeline.evaluate.config import FIGURES, EvaluateConfig
 from pipeline.evaluate.driver import evaluate
+from pipeline.evaluate.points_file import LOGGED_TABLES, POINTS
 from pipeline.evaluate.report import (
     COMPARISON_CAPTION,
     POINTS_CAPTION,
@@ -21,6 +24,7 @@ from pipeline.evaluate.tasks import PointResult
 from pipeline.methods import registry
 from pipeline.methods.base import Comparison
 from pipeline.models.model_info import find_model
+from pipeline.report.decision import decide
 from pipeline.report.frontier import ratio_at
 from pipeline.tracking import Run, Tracker
 
@@ -68,15 +72,20 @@ def evaluate_methods(
         write_report(measured, folder, title)
         kept.clear()
         session.output(folder, "results")
+        session.tags({LOGGED_TABLES: json.dumps([{"path": f"results/{POINTS}", "type": "table"}])})
         rows = [result.row for result in measured]
         session.metrics(_error_ratios(rows) | _calibration(rows))
+        decision = decide(rows, out)
+        experiment = publish_comparison(tracker, session, config, rows, decision)
+        publish_policies(tracker, session, comparison, rows, experiment)
     print(
         f"{title}\n\n{POINTS_CAPTION}\n\n{points_table(rows)}\n\n"
         f"{COMPARISON_CAPTION}\n\n{comparison_table(rows)}\n",
         flush=True,
     )
     print(
-        f"evaluate: wrote results.json, report.md, frontier.png and samples.png to {folder}",
+        f"evaluate: wrote results.json, report.html, report.md, frontier.png and samples.png to "
+        f"{folder}\n\n{ending(tracker, experiment, decision, folder)}",
         flush=True,
     )
     return measured

@@ -9,6 +9,7 @@ from pipeline.errors import InputError
 from pipeline.evaluate.answer_cache import Work
 from pipeline.methods.base import CalibrationCost, Comparison
 from pipeline.methods.task import R_co, Task
+from pipeline.progress import Progress
 from pipeline.storage.fingerprint import fingerprint
 
 
@@ -23,16 +24,20 @@ class SharedCalibration:
         self._work = work
         self._results: dict[str, Any] = {}
 
-    def run(self, tasks: dict[str, Task[R_co]]) -> dict[str, R_co]:
+    def run(self, tasks: dict[str, Task[R_co]], method: str) -> dict[str, R_co]:
         """Run the tasks that no method has run yet and return all results by task name.
 
         Args:
             tasks: tasks by fingerprint.
+            method: name of the method, for the report of progress.
         """
         missing = {key: task for key, task in tasks.items() if key not in self._results}
         key_of = {task.name: key for key, task in missing.items()}
+        total = sum(task.trajectories for task in missing.values())
+        progress = Progress(f"calibrate {method}", total, "trajectories")
         for task, result in self._work(list(missing.values())):
             self._results[key_of[task.name]] = result
+            progress.advance(task.trajectories)
         return {task.name: self._results[key] for key, task in tasks.items()}
 
 
@@ -44,8 +49,10 @@ class CalibrationSession:
     once.
     """
 
-    def __init__(self, steps: int, comparison: Comparison, shared: SharedCalibration) -> None:
-        self.steps, self.comparison = steps, comparison
+    def __init__(
+        self, steps: int, comparison: Comparison, shared: SharedCalibration, method: str
+    ) -> None:
+        self.steps, self.comparison, self.method = steps, comparison, method
         self._shared = shared
         self._asked: dict[str, int] = {}
         self._is_closed = False
@@ -67,7 +74,7 @@ class CalibrationSession:
         asked = self._asked | {key: task.trajectories for key, task in keyed.items()}
         self._refuse(sum(asked.values()))
         self._asked = asked
-        return self._shared.run(keyed)
+        return self._shared.run(keyed, self.method)
 
     def close(self) -> None:
         """End the tuning: further calls of :meth:`calibrate` are refused."""

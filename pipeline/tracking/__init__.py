@@ -10,9 +10,9 @@ from __future__ import annotations
 from pipeline.tracking.connection import call_store
 from pipeline.tracking.lineage import LINEAGE, read_lineage, write_lineage
 from pipeline.tracking.pending import claim_of
+from pipeline.tracking.registry import REGISTERED_POLICY
 from pipeline.tracking.replay import settle_earlier
 from pipeline.tracking.run import Run, flat
-from pipeline.tracking.store import REGISTERED_POLICY
 from pipeline.tracking.tracker import Tracker
 from pipeline.tracking.uri import resolve_tracking_uri
 

@@ -1,8 +1,9 @@
 """Everything that a run logs, as records: applied to MLflow at once, or kept and applied later.
 
-A run has a key, which this project draws, and an id, which MLflow draws when the run is created.
-Records name runs by key, so that they can be made while MLflow does not answer. Each record may be
-applied twice and leaves what it leaves once.
+A run or an experiment has a key, which this project draws, and an id, which MLflow draws when it is
+created. Records name both by key, so that they can be made while MLflow does not answer; a key
+within a text that MLflow shows, such as a link, is replaced by its id. Each record may be applied
+twice and leaves what it leaves once.
 """
 
 from __future__ import annotations
@@ -20,6 +21,23 @@ Status: TypeAlias = Literal["FINISHED", "FAILED", "KILLED"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class CreateExperiment:
+    """Creation of an experiment beside that of the stages."""
+
+    experiment: str
+    """Key of the experiment."""
+    name: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TagExperiment:
+    """Tags of an experiment, such as the description that its page shows."""
+
+    experiment: str
+    values: dict[str, str]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class CreateRun:
     """Creation of a run."""
 
@@ -31,6 +49,8 @@ class CreateRun:
     tags: dict[str, str]
     started_ms: int
     """Time of the run's start, in milliseconds since 1970."""
+    experiment: str | None = None
+    """Key of the experiment; None for that of the stages."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -93,6 +113,28 @@ class RegisterPolicy:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class DescribePolicy:
+    """Description and tags of the version that a training run has registered."""
+
+    run: str
+    """Id of the training run; nothing happens if it has registered no version."""
+    text: str
+    """Description in Markdown."""
+    values: dict[str, str]
+    """Tags."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PromotePolicy:
+    """Promotion of a version to champion, if there is none or if the version has beaten it."""
+
+    run: str
+    """Id of the training run that registered the version."""
+    beaten: list[str]
+    """Ids of the training runs whose versions the evaluation has shown to be worse."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class EndRun:
     """End of a run."""
 
@@ -102,7 +144,7 @@ class EndRun:
     """Time of the run's end, in milliseconds since 1970."""
 
 
-Operation: TypeAlias = (
+RunOperation: TypeAlias = (
     CreateRun
     | LogParams
     | LogMetrics
@@ -110,13 +152,16 @@ Operation: TypeAlias = (
     | LogDataset
     | LogArtifact
     | RegisterPolicy
+    | DescribePolicy
+    | PromotePolicy
     | EndRun
 )
+Operation: TypeAlias = CreateExperiment | TagExperiment | RunOperation
 KINDS: dict[str, type[Any]] = {
     kind.__name__: kind
     for kind in (
-        *(CreateRun, LogParams, LogMetrics, SetTags),
-        *(LogDataset, LogArtifact, RegisterPolicy, EndRun),
+        *(CreateExperiment, TagExperiment, CreateRun, LogParams, LogMetrics, SetTags),
+        *(LogDataset, LogArtifact, RegisterPolicy, DescribePolicy, PromotePolicy, EndRun),
     )
 }
 
@@ -144,8 +189,13 @@ def redacted(operation: Operation) -> Operation:
         case CreateRun():
             tags = _redacted_values(operation.tags)
             return replace(operation, name=without_secrets(operation.name), tags=tags)
-        case LogParams() | SetTags():
+        case LogParams() | SetTags() | TagExperiment():
             return replace(operation, values=_redacted_values(operation.values))
+        case DescribePolicy():
+            values = _redacted_values(operation.values)
+            return replace(operation, text=without_secrets(operation.text), values=values)
+        case CreateExperiment():
+            return replace(operation, name=without_secrets(operation.name))
         case LogDataset():
             return replace(operation, uri=without_secrets(operation.uri))
     return operation

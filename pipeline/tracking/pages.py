@@ -5,6 +5,7 @@ from __future__ import annotations
 from urllib.parse import quote
 
 from pipeline.redaction import without_secrets
+from pipeline.tracking.registry import REGISTERED_POLICY
 from pipeline.tracking.saved_view import VIEW_KEY
 
 LOCAL_SERVER = "http://127.0.0.1:5000"
@@ -30,9 +31,9 @@ def artifact_page(experiment_id: str, run_id: str, path: str) -> str:
     return f"#/experiments/{experiment_id}/runs/{run_id}/artifacts/{quote(path)}"
 
 
-def version_page(model: str, version: str) -> str:
-    """Return the fragment of a version of a registered model."""
-    return f"#/models/{quote(model, safe='')}/versions/{version}"
+def model_page(model: str = REGISTERED_POLICY) -> str:
+    """Return the fragment of a registered model, with its versions and their aliases."""
+    return f"#/models/{quote(model, safe='')}"
 
 
 def address_of(uri: str, fragment: str) -> str:

@@ -19,13 +19,19 @@ class PolicySchedules(PythonModel):
     """Schedules that a policy planned, by their number of computed steps."""
 
     def load_context(self, context: Any) -> None:
-        """Read the schedules of the policy folder."""
-        text = (Path(context.artifacts["policy"]) / "policy.json").read_text(encoding="utf-8")
+        """Read the schedules of the policy, whose files lie beside this one.
+
+        Args:
+            context: unused.
+        """
+        text = Path(__file__).with_name("policy.json").read_text(encoding="utf-8")
         self.policy = json.loads(text)
         found = zip(self.policy["plans"], self.policy["plan_errors"], strict=True)
         self.schedules = {len(computed): (computed, error) for computed, error in found}
 
-    def predict(self, context: Any, model_input: Any, params: Any = None) -> pd.DataFrame:
+    def predict(  # pyright: ignore[reportIncompatibleMethodOverride] MLflow annotates no result
+        self, context: Any, model_input: pd.DataFrame, params: Any = None
+    ) -> pd.DataFrame:
         """Return a row for each row of the input.
 
         Args:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.tracking.model_folder import write_model_folder
 from pipeline.tracking.operations import (
     LogArtifact,
     LogDataset,
@@ -73,14 +75,36 @@ class Run:
                 self.keep(key, path)
                 self.log(LogArtifact(run=self.key, key=key, folder="/".join((into, *parts[:-1]))))
 
+    def files(self, folder: Path, into: str | None) -> None:
+        """Upload the files of a temporary folder.
+
+        Args:
+            folder: folder that is no part of the output folder.
+            into: artifact folder; None for the top.
+        """
+        for path in sorted(one for one in folder.rglob("*") if one.is_file()):
+            *within, name = path.relative_to(folder).parts
+            place = "/".join([*filter(None, [into]), *within])
+            key = "/".join([FILES, self.key, *filter(None, [place]), name])
+            self.keep(key, path)
+            self.log(LogArtifact(run=self.key, key=key, folder=place or None))
+
+    def model(self, policy: Path, into: str) -> None:
+        """Upload a policy folder as an MLflow model, and register it as the newest policy; the
+        run's tag ``policy_version`` gets the version.
+
+        Args:
+            policy: policy folder.
+            into: artifact folder.
+        """
+        with tempfile.TemporaryDirectory(prefix="dqar-") as scratch:
+            write_model_folder(policy, Path(scratch) / "model")
+            self.files(Path(scratch) / "model", into)
+        self.log(RegisterPolicy(run=self.key, folder=into))
+
     def dataset(self, name: str, digest: str, uri: str, context: str) -> None:
         """Log a dataset as an input of the run, identified by a digest of its contents."""
         self.log(LogDataset(run=self.key, name=name, digest=digest, uri=uri, context=context))
-
-    def register_policy(self, folder: str) -> None:
-        """Register an artifact folder of the run as the newest policy; the run's tag
-        ``policy_version`` gets the version."""
-        self.log(RegisterPolicy(run=self.key, folder=folder))
 
 
 def flat(fields: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import Any
 
 TESTED = ("3.17",)
@@ -119,6 +120,6 @@ def saved_view(sections: Sequence[Section]) -> str:
     return json.dumps(filters | page)
 
 
-def is_tested(version: str) -> bool:
-    """Return True if the page of an MLflow release was looked at with such a view."""
-    return ".".join(version.split(".")[:2]) in TESTED
+def has_tested_page() -> bool:
+    """Return True if the page of the installed MLflow was looked at with such a view."""
+    return ".".join(version("mlflow").split(".")[:2]) in TESTED

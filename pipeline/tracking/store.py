@@ -7,6 +7,7 @@ import json
 import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,22 +17,25 @@ from pipeline.errors import InputError
 from pipeline.tracking.connection import connect, is_missing, is_taken, patiently, reason_of
 from pipeline.tracking.operations import (
     RUN_KEY,
+    CreateExperiment,
     CreateRun,
+    DescribePolicy,
     EndRun,
     LogArtifact,
     LogDataset,
     LogMetrics,
     LogParams,
     Operation,
+    PromotePolicy,
     RegisterPolicy,
+    RunOperation,
     SetTags,
+    TagExperiment,
     redacted,
 )
+from pipeline.tracking.registry import describe, promote, register
 from pipeline.tracking.uri import sqlite_path
 
-REGISTERED_POLICY = "dqar-policy"
-CANDIDATE = "candidate"
-"""Alias of the newest trained version of the registered policy."""
 AT_ONCE = 100
 """Most parameters, tags or metrics of one request; MLflow refuses more parameters or tags."""
 LONGEST_VALUE = 6000
@@ -59,13 +63,13 @@ class Store:
         self.ids: dict[str, str] = {}
         try:
             self.client = connect(uri)
-            self.experiment_id = patiently(lambda: self._experiment(experiment))
+            self.experiment_id = patiently(lambda: self._find_experiment(experiment))
         except InputError:
             raise
         except Exception as error:
             raise unanswered(uri, error) from error
 
-    def _experiment(self, name: str) -> str:
+    def _find_experiment(self, name: str) -> str:
         found = self.client.get_experiment_by_name(name)
         if found is None:
             try:
@@ -110,7 +114,17 @@ class Store:
         patiently(lambda: self._apply(safe, read))
 
     def _apply(self, operation: Operation, read: Reader) -> None:
-        run_id = self.id_of(operation.run)
+        match operation:
+            case CreateExperiment():
+                self.ids[operation.experiment] = self._find_experiment(operation.name)
+            case TagExperiment():
+                experiment = self.id_of(operation.experiment)
+                for name, value in operation.values.items():
+                    self.client.set_experiment_tag(experiment, name, self._with_ids(value))
+            case _:
+                self._apply_to_run(self.id_of(operation.run), operation, read)
+
+    def _apply_to_run(self, run_id: str, operation: RunOperation, read: Reader) -> None:
         match operation:
             case CreateRun():
                 self._create(operation)
@@ -121,14 +135,22 @@ class Store:
             case LogArtifact():
                 self._upload(run_id, operation, read(operation.key))
             case RegisterPolicy():
-                self._register(run_id, operation.folder)
+                register(self.client, run_id, operation)
+            case DescribePolicy(text=text):
+                described = replace(operation, text=self._with_ids(text))
+                describe(self.client, run_id, described)
+            case PromotePolicy():
+                promote(self.client, run_id, operation)
             case EndRun():
                 self.client.set_terminated(run_id, operation.status, operation.ended_ms)
 
     def _create(self, operation: CreateRun) -> None:
         key = operation.run
+        experiment = self.experiment_id
+        if operation.experiment is not None:
+            experiment = self.id_of(operation.experiment)
         same = f"tags.`{RUN_KEY}` = '{key}'"
-        found = self.client.search_runs([self.experiment_id], same, max_results=1)
+        found = self.client.search_runs([experiment], same, max_results=1)
         tags = operation.tags | {RUN_KEY: key}
         if operation.parent is not None:
             tags["mlflow.parentRunId"] = self.id_of(operation.parent)
@@ -136,13 +158,19 @@ class Store:
             found[0]
             if found
             else self.client.create_run(
-                self.experiment_id,
+                experiment,
                 start_time=operation.started_ms,
                 tags={name: value[:LONGEST_VALUE] for name, value in tags.items()},
                 run_name=operation.name[:LONGEST_RUN_NAME],
             )
         )
         self.ids[key] = run.info.run_id
+
+    def _with_ids(self, text: str) -> str:
+        """Return a text with the ids of the runs and experiments that it names by key."""
+        for key, known in self.ids.items():
+            text = text.replace(key, known)
+        return text
 
     def _log_batch(self, run_id: str, operation: LogParams | SetTags | LogMetrics) -> None:
         for values in _chunks(operation.values):
@@ -154,7 +182,8 @@ class Store:
                     params = [Param(name, str(value)[:LONGEST_VALUE]) for name, value in values]
                     self.client.log_batch(run_id, params=params)
                 case SetTags():
-                    tags = [RunTag(name, str(value)[:LONGEST_VALUE]) for name, value in values]
+                    texts = {name: self._with_ids(str(value)) for name, value in values}
+                    tags = [RunTag(name, text[:LONGEST_VALUE]) for name, text in texts.items()]
                     self.client.log_batch(run_id, tags=tags)
 
     def _log_dataset(self, run_id: str, operation: LogDataset) -> None:
@@ -172,26 +201,6 @@ class Store:
             path = Path(scratch) / operation.key.rpartition("/")[2]
             path.write_bytes(contents)
             self.client.log_artifact(run_id, str(path), operation.folder)
-
-    def _register(self, run_id: str, folder: str) -> None:
-        """Register a version with the alias of the candidate, unless an earlier try did."""
-        try:
-            self.client.create_registered_model(REGISTERED_POLICY)
-        except Exception as error:
-            if not is_taken(error):
-                raise
-        of_run = f"name = '{REGISTERED_POLICY}' and run_id = '{run_id}'"
-        earlier = self.client.search_model_versions(of_run, max_results=1)
-        root = self.client.get_run(run_id).info.artifact_uri
-        version = str(
-            earlier[0].version
-            if earlier
-            else self.client.create_model_version(
-                REGISTERED_POLICY, f"{root}/{folder}", run_id
-            ).version
-        )
-        self.client.set_registered_model_alias(REGISTERED_POLICY, CANDIDATE, version)
-        self.client.set_tag(run_id, "policy_version", version)
 
 
 def _chunks(values: Mapping[str, Any]) -> Iterator[list[tuple[str, Any]]]:

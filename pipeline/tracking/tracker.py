@@ -14,7 +14,14 @@ from pipeline.errors import IncompleteError, InputError
 from pipeline.storage.json_schema import Malformed, parse
 from pipeline.storage.object_store import Root, open_storage
 from pipeline.tracking.connection import patiently, reason_of
-from pipeline.tracking.operations import CreateRun, EndRun, LogArtifact, Operation, Status
+from pipeline.tracking.operations import (
+    CreateExperiment,
+    CreateRun,
+    EndRun,
+    LogArtifact,
+    Operation,
+    Status,
+)
 from pipeline.tracking.pending import (
     FILES,
     FORMAT,
@@ -51,7 +58,7 @@ class Tracker:
         self, uri: str | None, experiment: str, out: Root | None = None, claim: str = ""
     ) -> None:
         self.uri = resolve_tracking_uri(uri)
-        self.experiment = experiment
+        self.experiment_name = experiment
         self.storage = None if out is None else open_storage(out)
         self.claim = claim
         self._store = Store(self.uri, experiment)
@@ -119,6 +126,27 @@ class Tracker:
         self.log(_creation(key, name, parent.key, {"stage": stage, **(tags or {})}))
         with self._ended(key):
             yield self._run(key)
+
+    def experiment(self, name: str) -> str:
+        """Create an experiment beside that of the stages, and return its key."""
+        key = uuid.uuid4().hex
+        self.log(CreateExperiment(experiment=key, name=name))
+        return key
+
+    @contextmanager
+    def top_run(
+        self, name: str, *, experiment: str, tags: dict[str, str] | None = None
+    ) -> Iterator[Run]:
+        """Open a run without a parent in an experiment of :meth:`experiment`: MLflow's charts show
+        no runs within runs."""
+        key = uuid.uuid4().hex
+        self.log(_creation(key, name, None, tags or {}, experiment))
+        with self._ended(key):
+            yield self._run(key)
+
+    def id_of(self, key: str) -> str:
+        """Return MLflow's id of a run or an experiment, or the key while there is none."""
+        return self._store.id_of(key)
 
     def settle(self) -> None:
         """Log what was kept, once more; call this once the command's output is whole.
@@ -194,7 +222,7 @@ class Tracker:
             format=FORMAT,
             claim=self.claim,
             run=self._stage_run,
-            experiment=self.experiment,
+            experiment=self.experiment_name,
             ids=dict(self._store.ids),
             files=sorted(contents),
         )
@@ -232,8 +260,17 @@ def unlogged(out: str, error: Exception) -> IncompleteError:
     )
 
 
-def _creation(key: str, name: str, parent: str | None, tags: dict[str, str]) -> CreateRun:
-    return CreateRun(run=key, name=name, parent=parent, tags=tags, started_ms=_now_ms())
+def _creation(
+    key: str, name: str, parent: str | None, tags: dict[str, str], experiment: str | None = None
+) -> CreateRun:
+    return CreateRun(
+        run=key,
+        name=name,
+        parent=parent,
+        tags=tags,
+        started_ms=_now_ms(),
+        experiment=experiment,
+    )
 
 
 def _end_of(key: str, status: Status) -> EndRun:

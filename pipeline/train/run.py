@@ -94,5 +94,4 @@ def _log(run: Run, trained: Trained, folder: Path) -> None:
         figures = asdict(validation) | {"propensity_test": trained.propensity_test.metrics}
         report.write_text(json.dumps(figures, indent=2))
         run.artifact(report)
-    run.output(folder, "policy")
-    run.register_policy("policy")
+    run.model(folder, "policy")

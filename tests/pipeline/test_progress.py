@@ -48,4 +48,7 @@ def test_a_line_and_progress_in_a_log(capsys):
     progress.advance(2)
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "collect: unit=ab12"
-    assert lines[1].startswith("collect: 4/4 trajectories (100%), ")
+    assert lines[1].startswith("collect: 100%|")
+    assert "| 4/4 [" in lines[1]
+    assert " trajectories/s]" in lines[1]
+    assert max(map(len, lines)) <= 100

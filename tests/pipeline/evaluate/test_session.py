@@ -54,7 +54,7 @@ def sessions(ran, budget=None):
 
     comparison = replace(COMPARISON, calibration_budget=CalibrationBudget(trajectories=budget))
     shared = SharedCalibration(work)
-    return lambda: CalibrationSession(7, comparison, shared)
+    return lambda: CalibrationSession(7, comparison, shared, "interval")
 
 
 def test_results_are_found_by_the_names_of_their_tasks():
