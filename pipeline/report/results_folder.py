@@ -99,8 +99,8 @@ def running_command(arguments: Sequence[str]) -> str:
     Args:
         arguments: ``sys.argv``. A program below the working directory is named from there.
     """
-    program = os.path.relpath(arguments[0])
-    program = Path(arguments[0]).name if program.startswith("..") else program
+    program = os.path.relpath(arguments[0] or "-")
+    program = Path(program).name if program.startswith("..") else program
     return without_secrets(shlex.join(["python", program, *arguments[1:]]))
 
 
