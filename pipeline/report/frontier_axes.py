@@ -72,7 +72,7 @@ def draw_axes(root: Element, axes: Axes) -> None:
         label = shown_error(value) if value < 0.001 else f"{value:g}"
         add(root, "text", label, x=axes.left - 7.0, y=y + 4.0, text_anchor="end", class_="tick")
     middle, low = (axes.left + axes.right) / 2, axes.bottom + 38.0
-    text = "FLOPs of the reference / FLOPs"
+    text = "times fewer FLOPs than the reference"
     add(root, "text", text, x=middle, y=low, text_anchor="middle", class_="axis")
     turned = f"translate(11 {(axes.top + axes.bottom) / 2:.0f}) rotate(-90)"
     text = "relative L2 error"

@@ -60,6 +60,13 @@ def test_the_other_method_is_interpolated_at_the_flops_of_the_learned_one():
     assert choice.other.flops_ratio == 2.1
 
 
+def test_a_method_measured_at_larger_savings_alone_counts_with_its_error_there():
+    rows = [learned(2.0, 0.01), row("interval", 2.2, 0.015), row("smoothcache", 2.0, 0.02)]
+    other = at_2x(rows).other
+    assert other is not None
+    assert (other.method, other.flops_ratio, other.error) == ("interval", 2.2, 0.015)
+
+
 def test_contributions_of_samples_have_the_interpolated_mean():
     rows = [row("interval", 2.0, [0.01, 0.03]), row("interval", 3.0, [0.06, 0.02])]
     there = estimate_at(rows, "interval", 2.5)
