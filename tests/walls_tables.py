@@ -45,9 +45,10 @@ MAY_IMPORT: dict[str, str] = {
     "pipeline.tracking pipeline.tracking_flags",
     "pipeline.train": "dqar pipeline.errors pipeline.exploration pipeline.progress "
     "pipeline.storage pipeline.traces pipeline.tracking pipeline.tracking_flags",
+    "pipeline.report": "dqar pipeline.errors pipeline.methods pipeline.statistics",
     "pipeline.evaluate": "dqar pipeline.cluster pipeline.errors pipeline.markdown "
-    "pipeline.methods pipeline.models pipeline.progress pipeline.statistics pipeline.storage "
-    "pipeline.tracking pipeline.tracking_flags",
+    "pipeline.methods pipeline.models pipeline.progress pipeline.report pipeline.statistics "
+    "pipeline.storage pipeline.tracking pipeline.tracking_flags",
     "pipeline.sample": "dqar pipeline.cluster pipeline.errors pipeline.models pipeline.progress "
     "pipeline.tracking pipeline.tracking_flags",
     "pipeline.doctor": "pipeline.cluster pipeline.errors pipeline.models pipeline.redaction "
@@ -64,6 +65,7 @@ ROOMS: dict[str, set[str]] = {
     "obstore": {"pipeline/storage/object_store.py"},
     "tyro": {"pipeline/cli.py"},
     "tabulate": {"pipeline/markdown.py"},
+    "jinja2": {"pipeline/report/render.py"},
     "diffusers": {
         "pipeline/models/loading.py",
         "pipeline/models/digits_pretrain.py",
@@ -94,6 +96,8 @@ ONE_IMPORTER: dict[str, str] = {
     "pipeline.flags.names pipeline.methods.defaults "
     "pipeline.demo.local_servers pipeline.evaluate.flops pipeline.evaluate.sweeps.dummy_dit "
     "pipeline.methods.schedule_selection pipeline.methods.site_mixing "
+    "pipeline.report.frontier_axes pipeline.report.frontier_svg pipeline.report.page_tables "
+    "pipeline.report.render pipeline.report.sampling_command "
     "pipeline.methods.stock_runs pipeline.storage.range_reader pipeline.storage.store_errors "
     "pipeline.traces.process_id pipeline.tracking.lineage pipeline.tracking.tracker "
     "pipeline.train.alternative_schedules "

@@ -1,4 +1,4 @@
-"""Results folder of an evaluation: results.json, report.md, two plots and the plans."""
+"""Results folder of an evaluation: results.json, report.md, report.html, plots and the plans."""
 
 from __future__ import annotations
 
@@ -59,7 +59,8 @@ COMPARED_AT: dict[Axis, tuple[float, ...]] = {
 
 
 def write_report(measured: list[PointResult], folder: Path, title: str) -> None:
-    """Write ``results.json``, ``report.md``, ``frontier.png``, ``samples.png`` and ``plans/``."""
+    """Write ``results.json``, ``report.md``, ``frontier.png``, ``samples.png``, ``plans/`` and the
+    web page (:func:`pipeline.report.results_folder.write_page`)."""
     rows = [result.row for result in measured]
     with written_last(folder / "results.json", rows):
         plot_frontier(rows, folder / "frontier.png")
@@ -70,6 +71,7 @@ def write_report(measured: list[PointResult], folder: Path, title: str) -> None:
         parts += [COMPARISON_CAPTION, comparison_table(rows)]
         parts += filter(None, [*_notes(rows), write_plans(measured, folder)])
         (folder / "report.md").write_text("\n\n".join(parts).rstrip() + "\n")
+        write_page(measured, folder, title, _notes(rows))
 
 
 @contextmanager
@@ -86,7 +88,7 @@ def written_last(path: Path, document: Any) -> Iterator[None]:
 
 def _notes(rows: list[dict[str, Any]]) -> list[str]:
     present = {registry.method_of(row["method"]) for row in rows}
-    return [method.note for method in registry.METHODS if method in present]
+    return [method.note for method in registry.METHODS if method in present and method.note]
 
 
 def points_table(rows: list[dict[str, Any]]) -> str:

@@ -16,8 +16,8 @@ Verdict = Literal["better", "tie", "worse"]
 class Choice:
     """The operating point to ship at one saving.
 
-    The best learned point near the saving is compared with the best other method at the FLOPs of
-    that point. The learned point is shipped unless the other method has the smaller error.
+    The best learned point near the saving is compared with the best other method that needs no
+    more FLOPs. The learned point is shipped unless the other method has the smaller error.
     """
 
     target: float
@@ -31,7 +31,7 @@ class Choice:
     has_policy: bool
     """True if a learned method was measured, near the saving or elsewhere."""
     other: Estimate | None
-    """The best other method at the FLOPs of :attr:`compared`; None if there is none."""
+    """The best other method at the FLOPs of :attr:`compared`, or with fewer; None without any."""
     difference: Spread | None
     """Error of :attr:`compared` minus that of :attr:`other`, paired by sample; None for results
     without the error of each sample."""

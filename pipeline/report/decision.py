@@ -7,7 +7,13 @@ from typing import Any
 
 from pipeline.report.choice import Choice, Verdict
 from pipeline.report.decision_text import headline, markdown, sentence
-from pipeline.report.equal_flops import Estimate, estimate_at, nearest_point, paired_difference
+from pipeline.report.equal_flops import (
+    Estimate,
+    achieved_at,
+    estimate_at,
+    nearest_point,
+    paired_difference,
+)
 from pipeline.report.rows import ReportRow, methods_of, role_of
 from pipeline.report.sampling_command import sampling_command
 from pipeline.statistics import Spread
@@ -92,7 +98,7 @@ def _best_other(rows: Rows, compared: ReportRow, is_learned: bool) -> Estimate |
         for name in methods_of(rows)
         if name != compared.method and not (is_learned and role_of(name) == "subject")
     ]
-    found = [estimate_at(rows, name, compared.flops_ratio) for name in names]
+    found = [achieved_at(rows, name, compared.flops_ratio) for name in names]
     return min((one for one in found if one), key=lambda one: one.error, default=None)
 
 

@@ -90,7 +90,7 @@ def evidence(choice: Choice) -> str:
     """Return the comparison with the best other method at the same FLOPs."""
     mine, other = choice.compared, choice.other
     if mine is None or other is None:
-        return "No other method was measured on both sides of this saving."
+        return "No other method was measured at this saving or a larger one."
     what = "best alternative" if choice.is_learned else "next best method"
     theirs = f"{shown_error(other.error)} at {shown_ratio(other.flops_ratio)}"
     if not choice.ships_compared:

@@ -51,6 +51,18 @@ def estimate_at(rows: list[dict[str, Any]], method: str, flops_ratio: float) -> 
     )
 
 
+def achieved_at(rows: list[dict[str, Any]], method: str, flops_ratio: float) -> Estimate | None:
+    """Return a method's error at a FLOPs ratio, or its smallest error at a larger one.
+
+    A method that is measured at larger savings alone achieves its error there at this saving too.
+    None if the method saves less.
+    """
+    edge = frontier_rows(rows, method, AXIS)
+    if not edge or flops_ratio > edge[0][0]:
+        return estimate_at(rows, method, flops_ratio)
+    return estimate_at(rows, method, edge[0][1][AXIS])
+
+
 def _geometric(values: list[float], shares: list[float]) -> float:
     if min(values) <= 0:
         return 0.0

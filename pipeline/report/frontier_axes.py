@@ -34,6 +34,7 @@ class Axes:
         """Return axes that hold all points, with a margin on the right for labels."""
         errors = [point.latent_rel_l2 for point in points]
         ends = [end for point in points for end in point.latent_rel_l2_ci95 or ()]
+        ends = [end for end in ends if math.isfinite(end)]
         least = max(min(errors) / BELOW, min([end for end in ends if end > 0] + errors))
         most = max(point.flops_ratio for point in points)
         return cls(
@@ -52,8 +53,9 @@ class Axes:
         return self.left + max(0.0, share) * (self.right - self.left)
 
     def y(self, error: float) -> float:
-        """Return the place of an error; one below the axis lies on its edge."""
-        share = math.log(max(error, self.low) / self.low) / math.log(self.high / self.low)
+        """Return the place of an error; one beyond the axis lies on its edge."""
+        error = min(max(error, self.low), self.high)
+        share = math.log(error / self.low) / math.log(self.high / self.low)
         return self.bottom - share * (self.bottom - self.top)
 
 
@@ -70,7 +72,7 @@ def draw_axes(root: Element, axes: Axes) -> None:
         label = shown_error(value) if value < 0.001 else f"{value:g}"
         add(root, "text", label, x=axes.left - 7.0, y=y + 4.0, text_anchor="end", class_="tick")
     middle, low = (axes.left + axes.right) / 2, axes.bottom + 38.0
-    text = "FLOPs of the reference / FLOPs"
+    text = "times fewer FLOPs than the reference"
     add(root, "text", text, x=middle, y=low, text_anchor="middle", class_="axis")
     turned = f"translate(11 {(axes.top + axes.bottom) / 2:.0f}) rotate(-90)"
     text = "relative L2 error"

@@ -23,7 +23,7 @@ from pipeline.report.reuse_map import reuse_map_svg
 from pipeline.report.rows import ReportRow, methods_of
 from pipeline.report.sample_strips import Pictured, SampleStrip, sample_strips
 
-WIDE, NARROW = 940.0, 340.0
+WIDE, NARROW = 1030.0, 340.0
 """Widths of the figures in pixels, for a window and for a telephone."""
 MOST_STRIPS = 4
 """Most methods whose samples are shown at one saving."""
@@ -127,8 +127,9 @@ def page_of(
 
 
 def split_plans(measured: Sequence[Measured], decision: Decision) -> tuple[Plans, Plans]:
-    """Return the plans of the points to ship, and all other plans."""
+    """Return the plans of the points to ship, and all other plans, by growing savings."""
     plans = [(ReportRow.of(one.row), one.plan) for one in measured if one.plan is not None]
+    plans.sort(key=lambda pair: pair[0].flops_ratio)
     shipped = [choice.row for choice in decision.choices]
     return (
         [(row, plan) for row, plan in plans if row in shipped],
@@ -136,16 +137,10 @@ def split_plans(measured: Sequence[Measured], decision: Decision) -> tuple[Plans
     )
 
 
-def map_caption(row: ReportRow) -> str:
-    """Return the caption of a plan's heat map."""
-    return f"{row.name}, {row.flops_ratio:.2f}x fewer FLOPs"
-
-
 def _maps(plans: Plans) -> Figure | None:
     if not plans:
         return None
-    drawn = [(map_caption(row), plan) for row, plan in plans]
-    return Figure(wide=reuse_map_svg(drawn, width=WIDE), narrow=reuse_map_svg(drawn, width=NARROW))
+    return Figure(wide=reuse_map_svg(plans, width=WIDE), narrow=reuse_map_svg(plans, width=NARROW))
 
 
 def _frontier(rows: Rows, choices: tuple[Choice, ...]) -> Figure | None:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.report.equal_flops import estimate_at
+from pipeline.report.equal_flops import achieved_at, estimate_at
 from pipeline.report.figures import shown_error, shown_interval
 from pipeline.report.rows import ReportRow, methods_of
 
@@ -26,7 +26,7 @@ class Cell:
     detail: str = ""
     """Smaller text behind the figure, such as its interval."""
     is_best: bool = False
-    """True for the smallest error of a column."""
+    """True for the smallest error that any method achieves with no more FLOPs."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -89,13 +89,15 @@ def _cell(row: ReportRow, name: str, form: Callable[[float], str]) -> Cell:
 
 
 def equal_flops_table(rows: Rows) -> DataTable:
-    """Return the table of errors at equal FLOPs; the smallest error of a column is marked."""
+    """Return the table of errors at equal FLOPs; the smallest error is marked."""
     names = methods_of(rows)
     found = {value: [estimate_at(rows, name, value) for name in names] for value in COMPARED}
     reached = {value: column for value, column in found.items() if any(column)}
     columns = []
-    for column in reached.values():
-        best = min(one.error for one in column if one)
+    for value, column in reached.items():
+        # A method that is measured at larger savings alone may have a smaller error there.
+        achieved = [achieved_at(rows, name, value) for name in names]
+        best = min(one.error for one in achieved if one)
         columns.append(
             [
                 Cell(

@@ -7,10 +7,12 @@ from pathlib import Path
 from pipeline.report.decision_text import evidence, sentence, shown_target
 from pipeline.report.figures import shown_error, shown_interval, shown_ratio
 from pipeline.report.page import Page
+from pipeline.report.sampling_command import over_lines
 
 TEMPLATES = Path(__file__).parent / "templates"
 SHOWN = {
     "evidence": evidence,
+    "over_lines": over_lines,
     "sentence": sentence,
     "shown_error": shown_error,
     "shown_interval": shown_interval,

@@ -18,7 +18,7 @@ from dqar.schedules.static_plan import StaticPlan
 from dqar.validation import read_json, validate
 from pipeline.errors import InputError, input_errors, without_secrets
 from pipeline.report.decision import RESULTS
-from pipeline.report.page import WIDE, Measured, map_caption, page_of, split_plans
+from pipeline.report.page import WIDE, Measured, page_of, split_plans
 from pipeline.report.plan_files import path_of
 from pipeline.report.render import render
 from pipeline.report.reuse_map import reuse_map_svg
@@ -89,8 +89,7 @@ def _write(measured: Sequence[Measured], folder: Path, origin: Origin, results: 
     (folder / MAP).unlink(missing_ok=True)
     shipped, others = split_plans(measured, page.decision)
     if plans := [*shipped, *others]:
-        drawn = [(map_caption(row), plan) for row, plan in plans]
-        (folder / MAP).write_text(reuse_map_svg(drawn, width=WIDE, is_file=True), encoding="utf-8")
+        (folder / MAP).write_text(reuse_map_svg(plans, width=WIDE, is_file=True), encoding="utf-8")
 
 
 def running_command(arguments: Sequence[str]) -> str:
@@ -99,8 +98,8 @@ def running_command(arguments: Sequence[str]) -> str:
     Args:
         arguments: ``sys.argv``. A program below the working directory is named from there.
     """
-    program = os.path.relpath(arguments[0])
-    program = Path(arguments[0]).name if program.startswith("..") else program
+    program = os.path.relpath(arguments[0] or "-")
+    program = Path(program).name if program.startswith("..") else program
     return without_secrets(shlex.join(["python", program, *arguments[1:]]))
 
 

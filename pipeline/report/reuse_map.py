@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from xml.etree.ElementTree import Element
 
 from dqar.schedules.static_plan import Action, StaticPlan
+from pipeline.report.figures import shown_ratio
+from pipeline.report.rows import ReportRow
 from pipeline.report.svg import add, as_text, figure
 
 LEGEND = {
@@ -27,7 +29,7 @@ STYLE = """\
 .reuse .a0{fill:var(--a0)}.reuse .a1{fill:var(--a1)}
 .reuse .a2{fill:var(--a2)}.reuse .a3{fill:var(--a3)}"""
 """Colours of the actions by :class:`Action`, which differ in lightness, in light and dark."""
-TALL, LOW = 26.0, 10.0
+TALL, LOW = 26.0, 14.0
 """Height of a map's single row, and of one row of several, in pixels."""
 
 
@@ -58,34 +60,34 @@ def map_rows(plan: StaticPlan) -> list[MapRow]:
 
 
 def reuse_map_svg(
-    plans: Sequence[tuple[str, StaticPlan]], *, width: float, is_file: bool = False
+    plans: Sequence[tuple[ReportRow, StaticPlan]], *, width: float, is_file: bool = False
 ) -> str:
     """Return the maps of several plans below each other.
 
     Args:
-        plans: caption and plan of each map.
+        plans: operating point and plan of each map.
         width: width in pixels, at which the text has its natural size.
         is_file: True draws a background, for a file that is shown by itself.
     """
-    maps = [(caption, map_rows(plan)) for caption, plan in plans]
+    maps = [(point, map_rows(plan)) for point, plan in plans]
     actions = {action for _, rows in maps for row in rows for action in row.actions}
     legend = legend_places(actions, width)
     top = legend[-1][2] + 30.0
-    height = top + sum(map_height(rows) for _, rows in maps)
+    height = top + sum(map_height(rows) for _, rows in maps) - 10.0
     root = figure(width, height, "reuse", "Action of each layer at each sampling step")
     add(root, "style", STYLE)
     if is_file:
         add(root, "rect", width=width, height=height, class_="ground")
     _draw_legend(root, legend)
-    for caption, rows in maps:
-        _draw_map(root, caption, rows, top, width)
+    for point, rows in maps:
+        _draw_map(root, point, rows, top, width)
         top += map_height(rows)
     return as_text(root)
 
 
 def map_height(rows: list[MapRow]) -> float:
     """Return the height of a map with its caption and its axis."""
-    return 56.0 + len(rows) * _row_height(rows)
+    return 68.0 + len(rows) * _row_height(rows)
 
 
 def _row_height(rows: list[MapRow]) -> float:
@@ -110,26 +112,32 @@ def _draw_legend(root: Element, places: list[tuple[Action, float, float]]) -> No
         add(root, "text", LEGEND[action], x=x + 17.0, y=y + 10.0)
 
 
-def _draw_map(root: Element, caption: str, rows: list[MapRow], top: float, width: float) -> None:
+def _draw_map(
+    root: Element, point: ReportRow, rows: list[MapRow], top: float, width: float
+) -> None:
     left, high, steps = 70.0, _row_height(rows), len(rows[0].actions)
-    cell, top = (width - left - 2.0) / steps, top + 20.0
-    add(root, "text", caption, x=0.0, y=top - 8.0, class_="title")
-    every = max(1, round(10.0 / high))
+    cell, top = (width - left - 2.0) / steps, top + 36.0
+    caption = f"{shown_ratio(point.flops_ratio)} fewer FLOPs, {point.method}"
+    add(root, "text", caption, x=0.0, y=top - 24.0, class_="title")
+    add(root, "text", point.operating_point, x=0.0, y=top - 8.0)
     for index, row in enumerate(rows):
-        y = top + index * high
-        if index % every == 0:
-            add(root, "text", row.label, x=0.0, y=y + high / 2 + 4.0)
-        step = 0
-        for action, run in itertools.groupby(row.actions):
-            count = len(list(run))
-            size = {"width": count * cell, "height": high - (1.0 if len(rows) > 2 else 0.0)}
-            add(root, "rect", x=left + step * cell, y=y, class_=f"a{int(action)}", **size)
-            step += count
+        _draw_row(root, row, left, top + index * high, cell, high - (1.0 if high < TALL else 0.0))
     bottom = top + len(rows) * high
     for step in range(1, steps):
         x = left + step * cell
         add(root, "line", x1=x, x2=x, y1=top, y2=bottom, class_="cut")
     _draw_steps(root, left, cell, bottom, steps)
+
+
+def _draw_row(
+    root: Element, row: MapRow, left: float, top: float, cell: float, height: float
+) -> None:
+    add(root, "text", row.label, x=0.0, y=top + height / 2 + 4.0)
+    x = left
+    for action, run in itertools.groupby(row.actions):
+        width = len(list(run)) * cell
+        add(root, "rect", x=x, y=top, width=width, height=height, class_=f"a{int(action)}")
+        x += width
 
 
 def _draw_steps(root: Element, left: float, cell: float, bottom: float, steps: int) -> None:

@@ -45,7 +45,9 @@ class ReportRow:
     @classmethod
     def of(cls, row: dict[str, Any]) -> ReportRow:
         """Return the columns of a row, unchecked."""
-        return cls(**{name: row[name] for name in row.keys() & NAMES})
+        columns = {name: row[name] for name in row.keys() & NAMES}
+        lists = {name: tuple(one) for name, one in columns.items() if isinstance(one, list)}
+        return cls(**(columns | lists))
 
     @property
     def name(self) -> str:

@@ -20,7 +20,7 @@ SMALL, LARGE = 48, 128
 """Least and largest side of an image in a strip, in pixels."""
 GAP = 3
 """White pixels between two images."""
-FACTORS = (1, 2, 5, 10, 20, 50, 100)
+FACTORS = (1, 2, 3, 5, 7, 10, 15, 20, 30, 50, 70, 100)
 """Factors by which a difference may be amplified."""
 
 Images = Float[ndarray, "b height width channels"]
@@ -62,8 +62,8 @@ def sample_strips(points: Sequence[tuple[ReportRow, Pictured]]) -> list[SampleSt
 
 
 def amplification(differences: Sequence[Images]) -> int:
-    """Return the largest of :data:`FACTORS` that shows 99.5% of the differences unclipped."""
-    most = max((float(np.quantile(one, 0.995)) for one in differences), default=1.0)
+    """Return the largest of :data:`FACTORS` that shows 99% of the differences unclipped."""
+    most = max((float(np.quantile(one, 0.99)) for one in differences), default=1.0)
     return max((factor for factor in FACTORS if factor * most <= 1.0), default=1)
 
 

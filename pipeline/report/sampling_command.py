@@ -38,3 +38,14 @@ def _reuse_flags(row: ReportRow, results: str) -> list[str]:
         sampler = [] if row.sampler is None else ["--sampler", row.sampler]
         return ["--no-reuse", "--steps", str(row.steps), *sampler]
     return []
+
+
+def over_lines(command: str) -> str:
+    """Return a command with each flag on a line of its own, as a shell reads it."""
+    lines, words = [], shlex.split(command)
+    for word in words:
+        if word.startswith("--") or not lines:
+            lines.append(shlex.quote(word))
+        else:
+            lines[-1] += f" {shlex.quote(word)}"
+    return " \\\n  ".join(lines)

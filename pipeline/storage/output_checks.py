@@ -32,6 +32,7 @@ def refuse_relative_inside_job(**paths: str | None) -> None:
 
 
 WRITTEN_FIRST = {"policy.safetensors", "frontier.png", "samples.png", "report.md", "plans"}
+WRITTEN_FIRST |= {"report.html", "reuse_map.svg", "evaluation.json"}
 """Files and folders of a policy or of results that a stage writes before the file that marks the
 folder as complete; an interrupted stage leaves some of them."""
 

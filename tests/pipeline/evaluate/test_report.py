@@ -1,4 +1,4 @@
-"""Results folder: its four files, unchanged rows, and tables without extrapolation."""
+"""Results folder: its files, unchanged rows, and tables without extrapolation."""
 
 import json
 
@@ -39,7 +39,8 @@ def points():
 def test_the_folder_holds_rows_plots_and_report(points, tmp_path):
     write_report(points, tmp_path / "results", "title")
     found = {path.name for path in (tmp_path / "results").iterdir()}
-    assert found == {"results.json", "report.md", "frontier.png", "samples.png"}
+    names = {"results.json", "report.md", "report.html", "evaluation.json"}
+    assert found == names | {"frontier.png", "samples.png"}
     assert json.loads((tmp_path / "results" / "results.json").read_text()) == [
         point.row for point in points
     ]

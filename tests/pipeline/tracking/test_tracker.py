@@ -21,7 +21,6 @@ from pipeline.tracking import (
     REGISTERED_POLICY,
     Tracker,
     read_lineage,
-    resolve_tracking_uri,
     write_lineage,
 )
 
@@ -177,25 +176,6 @@ def test_a_dead_server_is_refused_with_the_mend(monkeypatch):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "2")
     with pytest.raises(InputError, match="Start its server, or leave the flag out"):
         Tracker(f"http://127.0.0.1:{free_port()}", "study")
-
-
-def test_the_flag_wins_over_the_environment_and_sqlite_is_the_default(monkeypatch, tmp_path):
-    monkeypatch.delenv("RAY_JOB_CONFIG_JSON_ENV_VAR", raising=False)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://from-environment:5000")
-    assert resolve_tracking_uri("http://from-flag:5000") == "http://from-flag:5000"
-    assert resolve_tracking_uri(None) == "http://from-environment:5000"
-    monkeypatch.delenv("MLFLOW_TRACKING_URI")
-    assert resolve_tracking_uri(None) == f"sqlite:///{tmp_path}/mlflow.db"
-
-
-@pytest.mark.parametrize("uri", [None, "sqlite:///mlflow.db"])
-def test_a_store_that_a_job_would_lose_is_refused(monkeypatch, uri):
-    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    with pytest.raises(InputError, match="must be given inside a Ray job"):
-        resolve_tracking_uri(uri)
-    assert resolve_tracking_uri("sqlite:////shared/mlflow.db") == "sqlite:////shared/mlflow.db"
 
 
 def test_lineage_goes_from_stage_to_stage_through_a_file(tmp_path):
