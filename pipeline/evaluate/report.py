@@ -66,7 +66,6 @@ def write_report(measured: list[PointResult], folder: Path, title: str) -> None:
         plot_frontier(rows, folder / "frontier.png")
         plot_samples(measured, folder / "samples.png")
         write_points(rows, folder)
-        write_page(measured, folder, title, _notes(rows))
         parts = [f"# {title}", POINTS_CAPTION, points_table(rows)]
         parts += [COMPARISON_CAPTION, comparison_table(rows)]
         parts += filter(None, [*_notes(rows), write_plans(measured, folder)])

@@ -151,7 +151,8 @@ class Store:
             experiment = self.id_of(operation.experiment)
         same = f"tags.`{RUN_KEY}` = '{key}'"
         found = self.client.search_runs([experiment], same, max_results=1)
-        tags = operation.tags | {RUN_KEY: key}
+        tags = {name: self._with_ids(value) for name, value in operation.tags.items()}
+        tags[RUN_KEY] = key
         if operation.parent is not None:
             tags["mlflow.parentRunId"] = self.id_of(operation.parent)
         run = (

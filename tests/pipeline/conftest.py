@@ -1,5 +1,6 @@
 """A tiny collection of the shipped model, made once: 24 trajectories of 6 steps."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -68,3 +69,20 @@ def collected(plan: CollectPlan, root: Path) -> Path:
     facts = {"num_layers": info.num_layers, "site_flops": info.site_flops}
     write_manifest(root, plan, receipts, facts)
     return root
+
+
+@pytest.fixture(scope="session")
+def made_store(tmp_path_factory):
+    """Path of an sqlite store with MLflow's tables, which take seconds to make."""
+    from pipeline.tracking.connection import connect
+
+    path = tmp_path_factory.mktemp("store") / "mlflow.db"
+    connect(f"sqlite:///{path}")
+    return path
+
+
+@pytest.fixture
+def store_uri(made_store, tmp_path):
+    """URI of a store of the test's own: a copy."""
+    shutil.copyfile(made_store, tmp_path / "mlflow.db")
+    return f"sqlite:///{tmp_path}/mlflow.db"

@@ -141,8 +141,7 @@ def test_the_newest_policy_is_the_candidate_and_downloads_again(
         folder = tmp_path / f"{threshold}"
         save_policy(ReusePolicy(PolicySpec(log_threshold=threshold)), folder)
         with tracker.run("train", stage="train", parent=parent) as run:
-            run.output(folder, "policy")
-            run.register_policy("policy")
+            run.model(folder, "policy")
         versions.append(stored(tracker, run).data.tags["policy_version"])
     assert int(versions[1]) == int(versions[0]) + 1
     copied = mlflow.artifacts.download_artifacts(
