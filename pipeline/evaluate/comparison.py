@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from pipeline.evaluate.config import EvaluateConfig
@@ -14,13 +13,7 @@ from pipeline.report.frontier import frontier
 from pipeline.report.rows import methods_of, role_of
 from pipeline.tracking import Run, Tracker
 from pipeline.tracking.operations import DescribePolicy, PromotePolicy, TagExperiment
-from pipeline.tracking.pages import (
-    address_of,
-    artifact_page,
-    charts_page,
-    model_page,
-    serving_command,
-)
+from pipeline.tracking.pages import EVALUATION, artifact_page, charts_page, model_page
 from pipeline.tracking.saved_view import VIEW_TAG, Chart, Section, has_tested_page, saved_view
 
 Rows = list[dict[str, Any]]
@@ -72,7 +65,7 @@ def publish_comparison(
         with tracker.top_run(method, experiment=experiment, tags=tags) as run:
             _log_method(run, rows, method)
     note = description(tracker, session, rows, decision)
-    values = {NOTE: note[:LONGEST_NOTE]}
+    values = {NOTE: note[:LONGEST_NOTE], EVALUATION: session.key}
     if has_tested_page():
         values[VIEW_TAG] = saved_view(VIEW)
     tracker.log(TagExperiment(experiment=experiment, values=values))
@@ -135,18 +128,3 @@ def publish_policies(
         tracker.log(DescribePolicy(run=run, text=text, values=tags))
         beaten = [theirs for other, theirs in runs.items() if is_beaten(rows, name, other)]
         tracker.log(PromotePolicy(run=run, beaten=beaten))
-
-
-def ending(tracker: Tracker, experiment: str, decision: Decision, folder: Path) -> str:
-    """Return the last lines of an evaluation: decision, link, report and sampling command."""
-    page = charts_page(tracker.id_of(experiment), has_view=has_tested_page())
-    serve = serving_command(tracker.uri)
-    lines = [
-        str(decision),
-        "",
-        f"Comparison: {address_of(tracker.uri, page)}",
-        *([] if serve is None else [f"            (after {serve})"]),
-        f"Report:     {folder / 'report.html'}",
-    ]
-    commands = [choice.command for choice in decision.choices if choice.command]
-    return "\n".join([*lines, *(f"Sample:     {command}" for command in commands[:1])])

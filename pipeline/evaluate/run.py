@@ -9,18 +9,13 @@ from typing import Any
 
 from pipeline.cluster.config import ClusterConfig
 from pipeline.evaluate.answer_cache import FOLDER, ResultCache
-from pipeline.evaluate.comparison import ending, publish_comparison, publish_policies
+from pipeline.evaluate.comparison import publish_comparison, publish_policies
 from pipeline.evaluate.config import FIGURES, EvaluateConfig
 from pipeline.evaluate.driver import evaluate
 from pipeline.evaluate.points_file import LOGGED_TABLES, POINTS
-from pipeline.evaluate.report import (
-    COMPARISON_CAPTION,
-    POINTS_CAPTION,
-    comparison_table,
-    points_table,
-    write_report,
-)
+from pipeline.evaluate.report import write_report
 from pipeline.evaluate.tasks import PointResult
+from pipeline.evaluate.terminal_report import CAPTION, closing_lines, errors_table
 from pipeline.methods import registry
 from pipeline.methods.base import Comparison
 from pipeline.models.model_info import find_model
@@ -79,13 +74,8 @@ def evaluate_methods(
         experiment = publish_comparison(tracker, session, config, rows, decision)
         publish_policies(tracker, session, comparison, rows, experiment)
     print(
-        f"{title}\n\n{POINTS_CAPTION}\n\n{points_table(rows)}\n\n"
-        f"{COMPARISON_CAPTION}\n\n{comparison_table(rows)}\n",
-        flush=True,
-    )
-    print(
-        f"evaluate: wrote results.json, report.html, report.md, frontier.png and samples.png to "
-        f"{folder}\n\n{ending(tracker, experiment, decision, folder)}",
+        f"{title}\n\n{CAPTION}\n\n{errors_table(rows)}\n\n"
+        f"{closing_lines(tracker, experiment, decision, folder)}",
         flush=True,
     )
     return measured

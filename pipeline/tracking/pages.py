@@ -5,9 +5,12 @@ from __future__ import annotations
 from urllib.parse import quote
 
 from pipeline.redaction import without_secrets
+from pipeline.tracking.connection import connect
 from pipeline.tracking.registry import REGISTERED_POLICY
-from pipeline.tracking.saved_view import VIEW_KEY
+from pipeline.tracking.saved_view import VIEW_KEY, VIEW_TAG
 
+EVALUATION = "dqar.evaluation"
+"""Tag of an experiment that compares the methods of an evaluation: the evaluation's run."""
 LOCAL_SERVER = "http://127.0.0.1:5000"
 """Address of a server that :func:`serving_command` starts."""
 
@@ -52,3 +55,16 @@ def serving_command(uri: str) -> str | None:
     if uri.startswith(("http://", "https://")):
         return None
     return f"mlflow server --workers 1 --backend-store-uri {without_secrets(uri)}"
+
+
+def latest_comparison(uri: str) -> str | None:
+    """Return the fragment of the newest evaluation's charts; None if the store has none.
+
+    Raises:
+        Exception: whatever the store's library raises, within 30 s.
+    """
+    newest_first = connect(uri).search_experiments(order_by=["creation_time DESC"])
+    for found in newest_first:
+        if EVALUATION in found.tags:
+            return charts_page(found.experiment_id, has_view=VIEW_TAG in found.tags)
+    return None

@@ -11,14 +11,15 @@ from pipeline.evaluate.comparison import (
     AT_SAVING,
     NOTE,
     OVER_FLOPS,
-    ending,
     publish_comparison,
     publish_policies,
 )
 from pipeline.evaluate.config import EvaluateConfig
+from pipeline.evaluate.terminal_report import closing_lines, errors_table
 from pipeline.methods.base import COARSE, Comparison
 from pipeline.report.decision import decide
 from pipeline.tracking import Tracker
+from pipeline.tracking.pages import charts_page, latest_comparison
 from pipeline.tracking.saved_view import VIEW_TAG
 
 CONFIG = EvaluateConfig(model="digits", steps=50, guidance_scale=2.0, sites=("attn", "ff"))
@@ -33,6 +34,7 @@ def rows():
             "flops_ratio": 1.0 if method == "baseline" else flops,
             "reuse_ratio": 0.5,
             "latent_rel_l2": error * flops,
+            "latent_rel_l2_ci95": [0.9 * error * flops, 1.1 * error * flops],
             "latent_rel_l2_samples": [0.9 * error * flops, 1.1 * error * flops],
             "schedule_source": "policy" if method == "learned" else None,
             "forecast_order": 0,
@@ -88,11 +90,12 @@ def test_the_description_links_to_the_report_and_names_what_to_ship(tracker, tmp
     assert session.key not in note
     assert "jobs/sample.py" in note
     charts = json.loads(tags[VIEW_TAG])["compareRunCharts"]
-    assert [chart["metricKey"] for chart in charts][0] == OVER_FLOPS
-    assert charts[0]["scaleType"] == "log"
-    text = ending(tracker, key, decide(rows(), "out"), tmp_path)
+    assert (charts[0]["metricKey"], charts[0]["scaleType"]) == (OVER_FLOPS, "log")
+    text = closing_lines(tracker, key, decide(rows(), "out"), tmp_path)
     assert f"/#/experiments/{tracker.id_of(key)}/runs?workflowType=machine_learning" in text
     assert "viewStateShareKey=comparison" in text
+    page = charts_page(tracker.id_of(key), has_view=True)
+    assert latest_comparison(tracker.uri) == page
 
 
 @pytest.mark.slow
@@ -111,6 +114,13 @@ def test_a_comparison_that_was_kept_while_mlflow_was_away_is_logged_later(tracke
     assert found is not None
     assert len(tracker.client.search_runs([found.experiment_id])) == 3
     assert session.key not in found.tags[NOTE]
+
+
+def test_the_table_of_a_terminal_is_narrow_and_in_the_order_of_the_errors():
+    lines = errors_table(rows()).splitlines()
+    assert max(map(len, lines)) <= 100
+    assert [line.split()[1] for line in lines[2:]] == ["learned", "interval", "threshold"]
+    assert "0.0060 ± 0.0006" in lines[2]
 
 
 def test_policies_without_a_registered_version_are_passed_over(tracker):
