@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo ui test test-all test-kernels coverage lint bench-learned bench-ablations bench-claims bench-speed bench-cpu bench-gpu soak doctor clean
+.PHONY: setup demo ui test test-all test-kernels coverage lint docs bench-learned bench-ablations bench-claims bench-speed bench-cpu bench-gpu soak doctor clean
 
 setup: $(READY)
 
@@ -21,6 +21,16 @@ ui: $(READY)  ## open the MLflow comparison of the demo's runs
 
 doctor: $(READY)  ## check this machine or the cluster of RAY_ADDRESS; DOCTOR='--out URI ...' adds flags
 	$(BIN)/python jobs/doctor.py $(DOCTOR)
+
+DOCS_READY := $(VENV)/.docs-ready
+
+$(DOCS_READY): $(READY)
+	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	touch $(DOCS_READY)
+
+docs: $(DOCS_READY)  ## the documentation as a site that needs no network; a broken link fails
+	$(BIN)/python -m sphinx -q -W --keep-going -c docs/site -d build/doctrees . build/site
+	@echo "Open build/site/index.html"
 
 lint: $(READY)
 	$(BIN)/ruff check .
