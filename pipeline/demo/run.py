@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from pipeline.demo.job_log import JobLog
 from pipeline.demo.local_servers import Servers, ray_and_mlflow, start_mlflow, tool
 from pipeline.errors import InputError
 from pipeline.storage.output_checks import refuse_unwritable
 
+SITES = "attn,ff"
+"""Sites whose reuse is learned: reuse of the attention alone saves a fifth of the FLOPs at most."""
 CHECKOUT = Path(__file__).parents[2]
 
 
@@ -46,20 +50,37 @@ class DemoConfig:
                 raise ValueError(f"{name} must be at least {smallest}. Got {value}. Leave it out.")
 
 
-def submit(job: str, flags: list[str], environment: dict[str, str]) -> None:
-    """Submit ``python jobs/JOB.py FLAGS`` to Ray, and show its log on this terminal.
+def submit(job: str, flags: list[str], environment: dict[str, str], log: Path) -> None:
+    """Submit ``python jobs/JOB.py FLAGS`` to Ray; show the stage's lines, keep all of them.
+
+    Args:
+        job: name of the stage.
+        flags: its command line.
+        environment: variables that point to the servers.
+        log: file for the whole output of the job.
 
     Raises:
-        InputError: if the job fails.
+        InputError: if the job fails, with the last lines of its output printed before.
     """
     entry = [sys.executable, f"jobs/{job}.py", *flags]
     command = [tool("ray"), "job", "submit", "--working-dir", str(CHECKOUT), "--", *entry]
-    print(f"\n== jobs/{job}.py {' '.join(flags)}", flush=True)
-    code = subprocess.run(command, env=environment, cwd=CHECKOUT, check=False).returncode
-    if code != 0:
+    print(f"\n== python jobs/{job}.py {' '.join(flags)}", flush=True)
+    # The width of the job's own progress reports does not depend on the terminal.
+    process = subprocess.Popen(
+        command,
+        env=environment | {"PYTHONUNBUFFERED": "1"},
+        cwd=CHECKOUT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+    )
+    output = JobLog(job, log)
+    if (code := output.follow(process)) != 0:
+        print("\n".join(output.last), flush=True)
         raise InputError(
-            f"The stage jobs/{job}.py must succeed. It ended with exit code {code}; the last "
-            "lines of its log above give the reason."
+            f"The stage jobs/{job}.py must succeed. It ended with exit code {code}. The last lines "
+            f"of its output stand above; all of it is in {log}."
         )
 
 
@@ -68,32 +89,67 @@ def stages(config: DemoConfig, out: Path) -> Iterator[tuple[str, list[str]]]:
     traces, policy, results = (str(out / name) for name in ("traces", "policy", "results"))
     size = {"--steps": config.steps, "--num-trajectories": config.num_trajectories}
     sizes = [word for flag, value in size.items() for word in (flag, str(value))]
-    yield "collect", ["--model", "digits", "--out", traces, *sizes]
+    yield "collect", ["--model", "digits", "--sites", SITES, "--out", traces, *sizes]
     yield "train", ["--traces", traces, "--out", policy]
     evaluated = ["--model", "digits", "--policy", policy, "--num-samples", str(config.num_samples)]
     yield "evaluate", [*evaluated, "--out", results, "--sweep-density", "coarse"]
 
 
 def run_demo(config: DemoConfig) -> None:
-    """Collect, train and evaluate; print the report and the paths of the results."""
+    """Collect, train and evaluate; print the comparison and where to look at it."""
     out = config.out.absolute()
     refuse_unwritable(str(out))
     out.mkdir(parents=True, exist_ok=True)
-    policy, results = out / "policy", out / "results"
     started = time.monotonic()
     with ray_and_mlflow(out) as environment:
         for job, flags in stages(config, out):
-            submit(job, flags, environment)
-    print(
-        f"""
-{(results / "report.md").read_text()}
-The demonstration took {time.monotonic() - started:.0f} s.
-Table and plots: {results}/report.md, frontier.png, samples.png, results.json
-Policy:          {policy}
-MLflow UI:       make ui   (open the experiment, mark the runs of stage "point", press Compare)
-""",
-        flush=True,
+            submit(job, flags, environment, out / "logs" / f"{job}.log")
+    print(ending(config, out, time.monotonic() - started), flush=True)
+
+
+def ending(config: DemoConfig, out: Path, seconds: float) -> str:
+    """Return the last lines of the demonstration: table, decision, and three places to look at.
+
+    Args:
+        config: settings of the demonstration.
+        out: its folder.
+        seconds: time that the stages took.
+    """
+    from pipeline.evaluate.result_rows import read_rows
+    from pipeline.evaluate.terminal_report import CAPTION, errors_table
+    from pipeline.report.decision import decide
+    from pipeline.report.plan_files import path_of
+
+    results = out / "results"
+    rows = read_rows(results)
+    decision = decide(rows, str(results))
+    shipped = decision.choices[0].row
+    plan = None if shipped is None else path_of(asdict(shipped))
+    reuse = ["--plan", str(results / plan)] if plan else ["--policy", str(out / "policy")]
+    program = shown_path(Path(sys.executable))
+    sample = shlex.join(
+        [str(program), "jobs/sample.py", "--model", "digits", *reuse, "--out", str(out / "samples")]
     )
+    return f"""
+{CAPTION}
+
+{errors_table(rows)}
+
+{decision}
+
+Collected, trained and evaluated in {seconds:.0f} s. Clock and FID say nothing about
+{config.num_samples} images of 8 x 8 pixels and are left out. The output of Ray, of MLflow and of
+the jobs is in {out / "logs"}.
+
+Compare: make ui    (MLflow on the comparison, with links to the report and the policy)
+Report:  {results / "report.html"}
+Sample:  {sample}
+"""
+
+
+def shown_path(path: Path) -> Path:
+    """Return a path relative to the working folder where it lies below it."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def serve_ui(out: Path, port: int) -> None:
@@ -102,6 +158,8 @@ def serve_ui(out: Path, port: int) -> None:
     Raises:
         InputError: if ``out`` has no MLflow store.
     """
+    from pipeline.tracking.pages import latest_comparison
+
     out = out.absolute()
     if not (out / "mlflow.db").exists():
         raise InputError(
@@ -111,7 +169,8 @@ def serve_ui(out: Path, port: int) -> None:
     servers = Servers(out / "logs")
     try:
         url = start_mlflow(servers, out, dict(os.environ), port)
-        print(f"MLflow UI at {url} (Ctrl-C ends it)", flush=True)
+        page = latest_comparison(url) or ""
+        print(f"Open {url}/{page}\n(Ctrl-C ends the server)", flush=True)
         signal.pause()
     except KeyboardInterrupt:
         print()
