@@ -97,7 +97,7 @@ ONE_IMPORTER: dict[str, str] = {
     "pipeline.demo.local_servers pipeline.evaluate.flops pipeline.evaluate.sweeps.dummy_dit "
     "pipeline.methods.schedule_selection pipeline.methods.site_mixing "
     "pipeline.report.frontier_axes pipeline.report.frontier_svg pipeline.report.page_tables "
-    "pipeline.report.render pipeline.report.sampling_command "
+    "pipeline.report.render "
     "pipeline.methods.stock_runs pipeline.storage.range_reader pipeline.storage.store_errors "
     "pipeline.traces.process_id pipeline.tracking.lineage pipeline.tracking.tracker "
     "pipeline.train.alternative_schedules "

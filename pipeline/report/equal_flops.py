@@ -64,8 +64,8 @@ def achieved_at(rows: list[dict[str, Any]], method: str, flops_ratio: float) -> 
 
 
 def _geometric(values: list[float], shares: list[float]) -> float:
-    if min(values) <= 0:
-        return 0.0
+    if min(values) <= 0 or len(values) == 1:
+        return min(values)  # a single value is not rounded by its logarithm
     return math.exp(sum(s * math.log(value) for s, value in zip(shares, values, strict=True)))
 
 
@@ -116,14 +116,16 @@ def paired_difference(row: ReportRow, other: Estimate) -> Spread | None:
 def nearest_point(
     rows: list[dict[str, Any]], method: str, flops_ratio: float, within: float = NEAR
 ) -> ReportRow | None:
-    """Return the operating point on a method's frontier that is nearest to a FLOPs ratio.
+    """Return the operating point of a method that is nearest to a FLOPs ratio.
+
+    If another point of the method saves more with a smaller error, that point is returned.
 
     Args:
         within: None is returned if the FLOPs ratios differ by more than this factor.
     """
-    edge = [row for saved, row in frontier_rows(rows, method, AXIS) if row[AXIS] == saved]
+    edge = frontier_rows(rows, method, AXIS)
     if not edge:
         return None
-    nearest = min(edge, key=lambda row: abs(math.log(row[AXIS] / flops_ratio)))
-    away = abs(math.log(nearest[AXIS] / flops_ratio))
-    return ReportRow.of(nearest) if away <= math.log(within) else None
+    saved, row = min(edge, key=lambda pair: abs(math.log(pair[0] / flops_ratio)))
+    is_near = abs(math.log(saved / flops_ratio)) <= math.log(within)
+    return ReportRow.of(row) if is_near else None

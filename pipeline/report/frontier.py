@@ -56,8 +56,9 @@ def error_at(rows: Iterable[dict[str, Any]], method: str, axis: Axis, value: flo
     Returns:
         None where ``value`` lies outside the method's operating points: nothing is extrapolated.
     """
-    if not (parts := bracket(rows, method, axis, value)):
-        return None
+    parts = bracket(rows, method, axis, value)
+    if len(parts) < 2:
+        return parts[0][1]["latent_rel_l2"] if parts else None
     return math.exp(sum(share * math.log(row["latent_rel_l2"]) for share, row in parts))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from dqar.schedules.static_plan import StaticPlan
 from pipeline.report.choice import Choice
@@ -32,6 +32,7 @@ Rows = list[dict[str, Any]]
 Plans = list[tuple[ReportRow, StaticPlan]]
 
 
+@runtime_checkable
 class Measured(Pictured, Protocol):
     """Operating point of an evaluation: its row of results.json, images and plan."""
 

@@ -46,7 +46,9 @@ class ReportRow:
     def of(cls, row: dict[str, Any]) -> ReportRow:
         """Return the columns of a row, unchecked."""
         columns = {name: row[name] for name in row.keys() & NAMES}
-        lists = {name: tuple(one) for name, one in columns.items() if isinstance(one, list)}
+        lists: dict[str, Any] = {
+            name: tuple(one) for name, one in columns.items() if isinstance(one, list)
+        }
         return cls(**(columns | lists))
 
     @property

@@ -6,7 +6,7 @@ import base64
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -26,6 +26,7 @@ FACTORS = (1, 2, 3, 5, 7, 10, 15, 20, 30, 50, 70, 100)
 Images = Float[ndarray, "b height width channels"]
 
 
+@runtime_checkable
 class Pictured(Protocol):
     """Operating point with the images of its first samples."""
 
@@ -79,7 +80,7 @@ def _strip(row: ReportRow, reference: Images, mine: Images, factor: int) -> Samp
     )
 
 
-def _resized(images: Images) -> Images:
+def _resized(images: Images) -> Float[ndarray, "b _ _ channels"]:
     """Enlarge small images by repeating pixels, and reduce large ones by averaging blocks."""
     side = max(images.shape[1:3])
     if side < SMALL:
@@ -91,7 +92,7 @@ def _resized(images: Images) -> Images:
     return kept.reshape(count, height // by, by, width // by, by, channels).mean(axis=(2, 4))
 
 
-def _side_by_side(images: Images) -> Float[ndarray, "height width channels"]:
+def _side_by_side(images: Images) -> Float[ndarray, "height _ channels"]:
     padded = np.pad(images, ((0, 0), (0, 0), (0, GAP), (0, 0)), constant_values=1.0)
     return np.concatenate(list(padded), axis=1)[:, :-GAP]
 

@@ -20,7 +20,7 @@ def row(method: str, flops_ratio: float, error: float | list[float], **columns: 
         "operating_point": f"at={flops_ratio:g}",
         "flops_ratio": flops_ratio,
         "reuse_ratio": 1.0 - 1.0 / flops_ratio,
-        "latent_rel_l2": error if isinstance(error, float) else fmean(error),
+        "latent_rel_l2": fmean(error) if isinstance(error, list) else error,
         "speedup": 1.0,
         "speedup_bound": None,
         "psnr": 30.0,

@@ -102,6 +102,12 @@ def test_other_numbers_of_samples_are_not_paired():
     assert paired_difference(ReportRow.of(learned(2.0, [0.01, 0.02, 0.03])), other) is None
 
 
+def test_a_point_that_saves_more_with_less_error_is_shipped_in_its_place():
+    choice = at_2x([learned(2.0, 0.02), learned(4.0, 0.01), row("interval", 2.0, 0.015)])
+    assert choice.row is not None
+    assert choice.row.flops_ratio == 4.0
+
+
 def test_without_a_policy_the_most_accurate_method_is_shipped():
     fewer = row("fewer-steps", 2.0, 0.01, reuse_ratio=0.0, steps=5)
     decision = decide([BASELINE, fewer, row("interval", 2.0, 0.02)])
