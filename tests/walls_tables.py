@@ -95,7 +95,6 @@ ONE_IMPORTER: dict[str, str] = {
     "pipeline.methods.stock_runs pipeline.storage.range_reader pipeline.storage.store_errors "
     "pipeline.traces.process_id pipeline.train.alternative_schedules "
     "pipeline.train.fits pipeline.train.local_error_model pipeline.train.reused_gate_writer",
-    "a library that may be missing": "dqar.cache.triton_kernels",
 }
 """All modules of library and pipeline that exactly one other module imports, by the reason for the
 separate file."""

@@ -26,7 +26,7 @@ from dqar.integration.forward_patch import (
     with_output,
 )
 from dqar.integration.run_slot import RunSlot
-from dqar.integration.served_models import refuse_unserved
+from dqar.integration.served_models import refuse_checkpointing, refuse_unserved
 from dqar.integration.sites import blocks_of, detach, refuse_misfits
 from dqar.schedules.static_plan import StaticPlan
 
@@ -141,6 +141,7 @@ class PlannedDiT:
 
     def step(self, run: PlanRun, args: tuple, kwargs: dict[str, Any]) -> Any:
         """Return the output at a run's next step; refuse a batch that changed since the first."""
+        refuse_checkpointing(self.transformer)
         row = run.next_row(latents_and_timestep(args, kwargs)[1])
         batch = run.first_step, _batch_of(self.transformer, args, kwargs)
         if run.step == 0:
