@@ -89,9 +89,9 @@ class Run:
         rows, branches = len(hidden_states), self.num_branches
         if rows != self.num_rows or rows % branches or not rows:
             raise ValueError(
-                f"Each call of a run must hold the same batch, {branches} rows a sample. Got "
-                f"{rows} rows after {self.num_rows}. Stack all {branches} guidance branches "
-                "in every batch, and begin a new run where their number changes."
+                "Each call of a run must hold the first call's batch, num_branches rows a sample. "
+                f"Got {rows} rows after {self.num_rows}, num_branches={branches}. Stack the "
+                "guidance branches in every batch, and begin a new run where the batch changes."
             )
         if self.controller.config.branch_mode == "independent":
             return hidden_states
