@@ -86,6 +86,7 @@ ONE_IMPORTER: dict[str, str] = {
     "pipeline.methods.fewer_steps pipeline.methods.interval pipeline.methods.learned_schedule "
     "pipeline.methods.learning_to_cache pipeline.methods.smoothcache",
     "a subject apart from its importer's": "dqar.cache.salience_balancing dqar.control.manual "
+    "dqar.control.run_state "
     "dqar.integration.block_site dqar.integration.compiled.plan_run "
     "dqar.integration.compiled.step_variants "
     "dqar.integration.custom_op dqar.integration.salience_calibration pipeline.collect.columns "
