@@ -14,21 +14,21 @@ from dqar import patch_dit_pipeline
 class WithoutGuidance(DiTPipeline):
     """A pipeline that always samples at guidance scale 1."""
 
-    def __call__(self, class_labels, **options):
+    def __call__(self, class_labels, **options):  # pyright: ignore[reportIncompatibleMethodOverride] on purpose
         return super().__call__(class_labels, guidance_scale=1.0, **options)
 
 
 class WithController(DiTPipeline):
     """A pipeline whose call has a parameter of the same name as the library's."""
 
-    def __call__(self, class_labels, guidance_scale=4.0, controller=None):
+    def __call__(self, class_labels, guidance_scale=4.0, controller=None):  # pyright: ignore[reportIncompatibleMethodOverride] on purpose
         return super().__call__(class_labels, guidance_scale)
 
 
 class WithOptions(DiTPipeline):
     """A pipeline whose call takes further options."""
 
-    def __call__(self, class_labels, guidance_scale=1.0, **options):
+    def __call__(self, class_labels, guidance_scale=1.0, **options):  # pyright: ignore[reportIncompatibleMethodOverride] on purpose
         """Sample images at any guidance scale."""
         return super().__call__(class_labels, guidance_scale, **options)
 
@@ -48,7 +48,7 @@ def test_call_keeps_its_signature_and_documentation(pipe):
     )
     assert isinstance(pipe, DiTPipeline)
     assert inspect.getdoc(pipe.__call__) == inspect.getdoc(DiTPipeline.__call__)
-    shown = pydoc.render_doc(pipe, renderer=pydoc.plaintext)
+    shown = pydoc.plain(pydoc.render_doc(pipe))
     assert "controller=None" in shown
     assert "class_labels" in shown
 
