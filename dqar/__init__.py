@@ -3,11 +3,8 @@
 from dqar.config import DQARConfig
 from dqar.config_file import load_config, save_config
 from dqar.control.controller import DQARController
-from dqar.integration.dit_wrapper import (
-    DQARDiTWrapper,
-    patch_dit_pipeline,
-    unpatch_dit_pipeline,
-)
+from dqar.integration.dit_pipeline import patch_dit_pipeline, unpatch_dit_pipeline
+from dqar.integration.dit_wrapper import DQARDiTWrapper
 from dqar.policy.network import ReusePolicy
 from dqar.policy.serialization import load_policy, save_policy
 from dqar.policy.spec import PolicySpec

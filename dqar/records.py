@@ -142,8 +142,9 @@ class Step:
     """Steps of the whole run."""
     timestep: float
     """The scheduler's timestep."""
-    snr: float
-    """Signal-to-noise ratio of the latent before the step (a ratio of powers)."""
+    snr: float | None
+    """Signal-to-noise ratio of the latent before the step (a ratio of powers); None where neither
+    the gate nor a sink reads it, since not every scheduler has one."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.index < self.total:
@@ -169,9 +170,23 @@ class Step:
         return math.log(1.02 - self.progress)
 
     @property
+    def known_snr(self) -> float:
+        """The SNR, for a gate that reads it.
+
+        Raises:
+            ValueError: if the SNR was not asked for.
+        """
+        if self.snr is None:
+            raise ValueError(
+                "A gate that reads the SNR must say so. Got a step without SNR. Return True from "
+                "the gate's reads_snr."
+            )
+        return self.snr
+
+    @property
     def log_snr(self) -> float:
         """Natural logarithm of the SNR, kept finite where the schedule reaches 0 or infinity."""
-        return math.log(min(max(self.snr, 1e-8), 1e8))
+        return math.log(min(max(self.known_snr, 1e-8), 1e8))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -43,6 +43,27 @@ def scheduler_snr(scheduler: Any, timestep: float) -> float:
     )
 
 
+def gate_snr(scheduler: Any, timestep: float, reader: str | None) -> float | None:
+    """Return :func:`scheduler_snr` for the gate or sink that reads it; None if nothing does.
+
+    Args:
+        reader: name of what reads the SNR, or None.
+
+    Raises:
+        ValueError: naming reader and scheduler, if the scheduler has no SNR at that timestep.
+    """
+    if reader is None:
+        return None
+    try:
+        return scheduler_snr(scheduler, timestep)
+    except ValueError as error:
+        raise ValueError(
+            f"{reader} reads the SNR, so the scheduler must have one at each of its timesteps. "
+            f"Got {type(scheduler).__name__}, {timestep=}. Choose another scheduler, or a gate "
+            "that reads no SNR, such as Interval."
+        ) from error
+
+
 def _step_sigma(scheduler: Any, timestep: float) -> float | None:
     """The scheduler's sigma at the step with this timestep, if it has such a step."""
     steps, sigmas = (getattr(scheduler, name, None) for name in ("timesteps", "sigmas"))

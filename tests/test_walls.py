@@ -129,9 +129,12 @@ def test_every_package_says_what_it_is_for(tree):
 @pytest.mark.parametrize(
     ("module", "users"),
     [
-        ("dqar.cache.cache", {"controller", "site_execution", "history"}),
-        ("dqar.cache.history", {"controller", "site_execution", "manual"}),
-        ("dqar.control.site_execution", {"controller", "manual"}),
+        (
+            "dqar.cache.cache",
+            {"controller", "step_control", "run_state", "site_execution", "history"},
+        ),
+        ("dqar.cache.history", {"run_state", "site_execution"}),
+        ("dqar.control.site_execution", {"step_control", "open_step"}),
     ],
 )
 def test_only_the_controller_opens_the_cache(module, users):

@@ -90,6 +90,7 @@ ONE_IMPORTER: dict[str, str] = {
     "pipeline.methods.fewer_steps pipeline.methods.interval pipeline.methods.learned_schedule "
     "pipeline.methods.learning_to_cache pipeline.methods.smoothcache",
     "a subject apart from its importer's": "dqar.cache.salience_balancing dqar.control.manual "
+    "dqar.control.run_state "
     "dqar.integration.block_site dqar.integration.compiled.plan_run "
     "dqar.integration.compiled.step_variants "
     "dqar.integration.custom_op dqar.integration.salience_calibration pipeline.collect.columns "
@@ -102,7 +103,6 @@ ONE_IMPORTER: dict[str, str] = {
     "pipeline.traces.process_id pipeline.tracking.lineage pipeline.tracking.tracker "
     "pipeline.train.alternative_schedules "
     "pipeline.train.fits pipeline.train.local_error_model pipeline.train.reused_gate_writer",
-    "a library that may be missing": "dqar.cache.triton_kernels",
 }
 """All modules of library and pipeline that exactly one other module imports, by the reason for the
 separate file."""

@@ -60,7 +60,7 @@ def milliseconds(gate: Gate) -> dict[str, float]:
         started = time.perf_counter()
         controller.begin_step(step, STEPS, latent=latent)
         begun = time.perf_counter()
-        controller.gate.decide(controller._signal)
+        controller.gate.decide(controller._opened().inputs)
         deciding.append(time.perf_counter() - begun)
         beginning.append(begun - started)
     return {

@@ -112,8 +112,12 @@ class ReuseCache:
 
     def read(self, key: EntryKey) -> dict[str, Tensor]:
         """Return the parts of an entry, dequantised, all rows. A float cache returns the tensors
-        that it stores: do not write to them, nor read them after the entry is stored again."""
-        return {name: fetch(part) for name, part in self._parts[key].items()}
+        that it stores: do not write to them, nor read them after the entry is stored again. With
+        gradients enabled it returns copies, since autograd keeps them for the backward pass."""
+        found = {name: fetch(part) for name, part in self._parts[key].items()}
+        if not torch.is_grad_enabled():
+            return found
+        return {name: _owned(value, self._parts[key][name]) for name, value in found.items()}
 
     def continued(
         self, key: EntryKey, parts: dict[str, Tensor], weight: Factor

@@ -2,9 +2,7 @@
 
 The results are equal to the bit to those of the reference, :mod:`dqar.cache.quantization`, which is
 called for the rare formats: int2, int4 of odd width, salience balance. On a CPU the cost is passes
-over memory and page faults of fresh memory, so nothing that stays allocated is allocated here. On a
-GPU the cost is kernel launches: with one scale for each row, :mod:`dqar.cache.triton_kernels` needs
-one launch to read and two to write, if Triton is installed.
+over memory and page faults of fresh memory, so nothing that stays allocated is allocated here.
 """
 
 from __future__ import annotations
@@ -28,7 +26,6 @@ from dqar.cache.quantization import (
     scale_of,
     write_rows,
 )
-from dqar.cache.triton_kernels import fetch_codes, is_proven, overwrite_codes
 
 
 def overwrite(stored: QuantizedTensor, value: Float[Tensor, "r *axes"]) -> None:
@@ -41,9 +38,7 @@ def overwrite(stored: QuantizedTensor, value: Float[Tensor, "r *axes"]) -> None:
     if stored.scale is None:
         _overwrite_floats(stored.values, value)
     elif _is_plain(stored):
-        is_fused = value.is_contiguous() and _is_fused(stored)
-        write = overwrite_codes if is_fused else _overwrite_codes
-        write(stored.values, stored.scale, value, BITS[stored.form.dtype])
+        _overwrite_codes(stored.values, stored.scale, value, BITS[stored.form.dtype])
     else:
         fresh = quantize(value, stored.form, stored.balance)
         _copy(fresh, stored)
@@ -70,8 +65,6 @@ def fetch(stored: QuantizedTensor) -> Float[Tensor, "r *axes"]:
     """Return the dequantised value; floats stored in their own dtype are returned without copy."""
     if stored.scale is None or not _is_plain(stored):
         return dequantize(stored)
-    if _is_fused(stored):
-        return fetch_codes(stored)
     codes, scale = _groups(stored, stored.scale)
     # The multiplication casts the codes, which saves a pass. In float32 no product overflows
     # (see scale_of).
@@ -129,14 +122,6 @@ def _is_plain(stored: QuantizedTensor) -> bool:
     # Two int4 codes are read as one 16-bit word with the first code in its lower byte.
     is_paired = stored.axes[-1] % 2 == 0 and sys.byteorder == "little"
     return stored.form.dtype == "int8" or (stored.form.dtype == "int4" and is_paired)
-
-
-def _is_fused(stored: QuantizedTensor) -> bool:
-    """True if the Triton kernels handle a tensor for which :func:`_is_plain` holds."""
-    values, scale = stored.values, stored.scale
-    if not values.is_cuda or scale is None or scale.shape[-1] > 1 or not values.numel():
-        return False
-    return values.is_contiguous() and is_proven(values.device)
 
 
 def _groups(stored: QuantizedTensor, scale: Tensor) -> tuple[Int8[Tensor, "r *tokens g c"], Tensor]:

@@ -14,31 +14,19 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from dqar.cache.cache import Balance, ReuseCache
-from dqar.cache.forecast_coefficients import ManualForecastHistory, StepCoefficients
-from dqar.cache.history import History
 from dqar.cache.site_tensors import Compute, Parts
 from dqar.config import DQARConfig
-from dqar.control.branch_sharing import BranchRows, BranchSharing
-from dqar.control.entry_state import BRANCH_GAP, EntryState
-from dqar.control.error_feedback import ErrorFeedback
-from dqar.control.manual import ManualControl
-from dqar.control.per_sample import gains_of, orders_of
-from dqar.control.site_execution import SiteExecutor
-from dqar.control.step_log import StepLog
+from dqar.control.branch_sharing import BranchSharing
+from dqar.control.step_control import StepControl
 from dqar.control.summary import ReuseSummary, summarize
-from dqar.gates.base import MEASURED, AllOf, Gate
+from dqar.gates.base import AllOf, Gate
 from dqar.gates.paper_cascade import paper_cascade, policy_config, policy_gate
 from dqar.gates.rules import RequireCached
 from dqar.policy.network import ReusePolicy
-from dqar.records import DecisionReason, EntryKey, GateDecision, GateRecord, Step
-from dqar.signals import log_norm
-from dqar.snr import cosine_snr
-
-CLASS_PROMPT_LENGTH = 16
-"""Prompt length that stands for a class label; it makes tau(p) = tau_base."""
+from dqar.records import DecisionReason, EntryKey, GateRecord
 
 
-class DQARController(ManualControl):
+class DQARController(StepControl):
     """The controller of one sampling run at a time: decides each step, and owns the cache.
 
     Args:
@@ -92,22 +80,11 @@ class DQARController(ManualControl):
             )
         self.exposure = exposure
         self.sink = sink
-        self.is_idle = False
-        """True while the open step needs nothing from the controller (no reuse, measurement or
-        caching), so that the model runs its sites itself."""
         self.balance = balance
         self.forecast_order = forecast_order
         self.feedback = feedback
         self.sharing = BranchSharing.of(self.config, exposure=exposure)
         self._reset()
-
-    def _reset(self) -> None:
-        self.history = History.of({}, None, 0)
-        self._feedback = ErrorFeedback(0.0)
-        self._entry_state: EntryState | None = None
-        self._step: Step | None = None
-        self._reasons: list[Tensor] = []
-        self._orders_shown: list[Tensor] = []
 
     @classmethod
     def of_policy(cls, policy: ReusePolicy, **options: Any) -> DQARController:
@@ -122,12 +99,7 @@ class DQARController(ManualControl):
     @property
     def cache(self) -> ReuseCache:
         """The cache of last computed values, without their differences."""
-        return self.history.values
-
-    @property
-    def needs(self) -> frozenset[str]:
-        """The features of :data:`dqar.gates.base.MEASURED` that are measured."""
-        return MEASURED if self.sink or self.exposure else self.gate.needs
+        return ReuseCache({}) if self._run is None else self._run.history.values
 
     def bind(
         self, num_layers: int, num_heads: int | None = None, branches: tuple[str, ...] = ()
@@ -149,122 +121,6 @@ class DQARController(ManualControl):
         self.num_heads = num_heads or self.num_heads
         self.branches = branches
 
-    def begin_run(self) -> None:
-        """Forget the previous run. A run that starts at step 0 needs no call of it."""
-        self.drop_step()
-        self._reset()
-
-    def begin_step(
-        self,
-        step: int,
-        total_steps: int,
-        prompt_length: int | Float[Tensor, " b"] = CLASS_PROMPT_LENGTH,
-        *,
-        timestep: float | None = None,
-        snr: float | None = None,
-        latent: Float[Tensor, "b *axes"] | None = None,
-        num_samples: int | None = None,
-    ) -> None:
-        """Close the open step, and decide every gate of the next. Step 0 clears the cache.
-
-        Args:
-            step: index of the step, from 0.
-            total_steps: number of steps of the run.
-            prompt_length: tokens of the prompt, one number or one for each sample; 16 for a class
-                label.
-            timestep: the scheduler's timestep; by default the number of remaining steps.
-            snr: signal-to-noise ratio at the step; by default that of a cosine schedule.
-            latent: the sampler's latent, which gives its norm and the number of samples.
-            num_samples: number of samples that are decided separately; by default the length of
-                ``latent``, or the number at step 0, or 1.
-
-        Raises:
-            ValueError: if the step is outside the run, the number of layers is unknown, or a
-                length or number of samples does not fit.
-        """
-        self.finish_step()
-        if step == 0:
-            self._reset()
-        snr = cosine_snr(1.0 - step / total_steps) if snr is None else snr
-        timestep = float(total_steps - step) if timestep is None else timestep
-        opening = Step(index=step, total=total_steps, timestep=timestep, snr=snr)
-        entry_state = self._make_entry_state(latent, num_samples)
-        lengths = entry_state.lengths(prompt_length, self._columns_of_a_sample())
-        self._signal = entry_state.inputs(
-            opening, self._latent_norm(latent), lengths, self._reads()
-        )
-        self._decide(self.gate.decide(self._signal))
-        # Set last, so that a step whose arguments were refused is not open.
-        self._step = opening
-
-    def _make_entry_state(self, latent: Tensor | None, num_samples: int | None) -> EntryState:
-        if num_samples is None:
-            num_samples = len(latent) if latent is not None else 1
-            if self._entry_state is not None and latent is None:
-                num_samples = self._entry_state.shape[1]
-        if self._entry_state is None:
-            device = torch.device("cpu") if latent is None else latent.device
-            formats, kept = self.config.cache_formats(self.num_heads), self.config.forecast_order
-            self.history = History.of(formats, self.balance, kept)
-            columns = (self._columns_of_a_sample(), num_samples)
-            order = orders_of(self.config, self.forecast_order, *columns)
-            gain = gains_of(self.config, self.feedback, *columns)
-            shape = (self._depth(), num_samples)
-            self._entry_state = EntryState(self.config.sites, *shape, device, order, gain)
-            self._by_hand = ManualForecastHistory(self._entry_state.wanted_order, kept)
-            self._feedback = ErrorFeedback(gain)
-        if self._entry_state.shape[1] != num_samples:
-            raise ValueError(
-                "The number of samples must stay the same from step 0 on. Got "
-                f"{num_samples} after {self._entry_state.shape[1]}. Begin a new run with step 0."
-            )
-        return self._entry_state
-
-    def _depth(self) -> int:
-        if self.num_layers is None:
-            raise ValueError(
-                "num_layers must be known before the first step. Got None. "
-                "Pass num_layers=, or attach the controller to a model."
-            )
-        return self.num_layers
-
-    def _latent_norm(self, latent: Tensor | None) -> Tensor | None:
-        if latent is None or "log_latent_norm" not in self.needs:
-            return None
-        return log_norm(latent)
-
-    def _columns_of_a_sample(self) -> int:
-        return 1 if self.config.branch_mode == "tied" else max(1, len(self.branches))
-
-    def _reads(self) -> frozenset[str]:
-        return self.needs if self.sharing is None else self.needs | {BRANCH_GAP}
-
-    def _decide(self, decision: GateDecision) -> None:
-        if self.sharing is not None:
-            decision = self.sharing.decide(self._signal, decision)
-        self._codes: list[list[int]] = decision.reason.tolist()
-        # A step that refuses with CLOSED belongs to a run that never reuses and needs no cache.
-        is_closed = all(code == DecisionReason.CLOSED for codes in self._codes for code in codes)
-        self.is_idle = is_closed and not self.needs
-        self._step_log = StepLog(decision)
-        self._executor = SiteExecutor(
-            history=self.history,
-            step_log=self._step_log,
-            codes=self._codes,
-            branches=BranchRows(branches=self.branches, num_samples=self._signal.shape[1]),
-            needs=self.needs,
-            shares_branches=self.sharing is not None,
-            exposure=self.exposure,
-            step=self._signal.step.index,
-            coefficients=StepCoefficients.of(self._signal, self.config.forecast_order),
-            by_hand=self._by_hand,
-        )
-
-    def _open_state(self) -> EntryState:
-        if self._entry_state is None or self._step is None:
-            raise ValueError("A step must be open. Got none. Call begin_step first.")
-        return self._entry_state
-
     def through(self, layer: int, site: str, compute: Compute) -> Parts:
         """Return a site's parts for the whole batch, where each row is computed or reused.
 
@@ -277,45 +133,40 @@ class DQARController(ManualControl):
         Raises:
             ValueError: if no step is open.
         """
-        gate = self._open_state().gate(site, layer)
-        return self._executor.through(EntryKey(site, layer), gate, compute)
+        opened = self._opened()
+        gate = opened.entries.gate(site, layer)
+        return opened.executor.through(EntryKey(site, layer), gate, compute)
 
     def corrected(self, output: Float[Tensor, "r *axes"]) -> Float[Tensor, "r *axes"]:
         """Return the model's output at the open step, corrected by the error feedback. Without
         feedback, or at a step without correction, the output itself. Call it once a step."""
-        self._open_state()
-        if not self._feedback.is_on:
+        codes = self._opened().codes
+        assert self._run is not None
+        if not self._run.feedback.is_on:
             return output
-        reused = torch.tensor(self._codes) == DecisionReason.REUSE
-        return self._feedback.through(output, reused.double().mean(dim=0))
+        reused = torch.tensor(codes) == DecisionReason.REUSE
+        return self._run.feedback.through(output, reused.double().mean(dim=0))
 
-    def finish_step(self) -> None:
-        """Close the open step: update the state of the entries, and pass the record to the sink.
-        Without an open step nothing happens."""
-        if self._step is None or self._entry_state is None:
-            return
-        step_log = self._step_log
-        self._reasons.append(step_log.outcome)
-        self._orders_shown.append(self._signal.order)
-        if self.sink is not None:
-            error = step_log.local_error
-            self.sink(
-                GateRecord(inputs=self._signal, decision=step_log.decision, local_rel_error=error)
+    def free_cache(self) -> None:
+        """Release all tensors that the last run cached. The next run allocates them again; a step
+        of the last run that comes nevertheless computes everything. :meth:`summary` stays as it is.
+
+        Raises:
+            ValueError: if a step is open.
+        """
+        if self._open is not None:
+            raise ValueError(
+                "The cache must be freed between runs. Got a controller with an open step. Leave "
+                "the run first, or call finish_step()."
             )
-        self._entry_state.close_step(
-            self._step, step_log.computed, step_log.reused, step_log.measured, step_log.compared
-        )
-        self._step = None
-
-    def drop_step(self) -> None:
-        """Discard the open step, as after an exception: neither the state of the entries nor the
-        sink receives it."""
-        self._step = None
+        if self._run is not None:
+            self._freed_bytes, self._run = self._run.nbytes, None
 
     def summary(self) -> ReuseSummary:
         """Counts of reuses and refusals since step 0, including the open step so far."""
         reasons, orders = self._reasons, self._orders_shown
-        if self._step is not None:
-            reasons, orders = [*reasons, self._step_log.outcome], [*orders, self._signal.order]
-        kept = self.history.nbytes + self._feedback.nbytes
+        if self._open is not None:
+            reasons = [*reasons, self._open.log.outcome]
+            orders = [*orders, self._open.inputs.order]
+        kept = self._freed_bytes if self._run is None else self._run.nbytes
         return summarize(reasons, self.config.sites, self._depth(), kept, orders)

@@ -61,13 +61,15 @@ class ErrorFeedback:
         """
         if not self.is_on:
             return output
+        # Detached, as cached values are: a step's gradient takes earlier steps as constants.
+        known = output.detach()
         if self._last is None:
-            self._last, self._stale = output.clone(), torch.zeros(len(share), dtype=torch.long)
+            self._last, self._stale = known.clone(), torch.zeros(len(share), dtype=torch.long)
             self._is_broken = self._stale > 0
             return output
         is_stale = share > 0.0
         shown = output if bool(is_stale.all()) else self._made_up(output, self._last, ~is_stale)
-        self._keep(output, self._last, is_stale)
+        self._keep(known, self._last, is_stale)
         self._stale = torch.where(is_stale, self._stale + 1, 0)
         self._is_broken = is_stale & (self._is_broken | (share < 1.0))
         return shown

@@ -8,11 +8,9 @@ from abc import ABC, abstractmethod
 from jaxtyping import Float
 from torch import Tensor
 
-from dqar.cache.history import History
 from dqar.cache.site_tensors import Decision
 from dqar.control.branch_sharing import CONDITIONAL
-from dqar.control.entry_state import EntryState
-from dqar.control.site_execution import SiteExecutor
+from dqar.control.open_step import OpenStep
 from dqar.records import STACKED, DecisionReason, EntryKey
 from dqar.signals import map_entropy
 
@@ -21,13 +19,9 @@ class ManualControl(ABC):
     """The calls by which a hand-written model uses a controller inside an open step: first
     ``should_reuse``, then ``commit`` (after computing) or ``reuse``."""
 
-    history: History
-    _codes: list[list[int]]
-    _executor: SiteExecutor
-
     @abstractmethod
-    def _open_state(self) -> EntryState:
-        """Return the state of the entries in the open step.
+    def _opened(self) -> OpenStep:
+        """Return the open step.
 
         Raises:
             ValueError: if no step is open.
@@ -41,13 +35,14 @@ class ManualControl(ABC):
             ValueError: if no step is open.
         """
         key = EntryKey(site, layer, branch)
-        gate = self._open_state().gate(site, layer)
-        codes = self._codes[gate]
-        if self._executor.is_lent(gate, branch):
+        opened = self._opened()
+        gate = opened.entries.gate(site, layer)
+        codes = opened.codes[gate]
+        if opened.executor.is_lent(gate, branch):
             lent = EntryKey(site, layer, branch, lender=CONDITIONAL)
             reasons = (DecisionReason.SHARED,) * len(codes)
             return Decision(mask=(True,) * len(codes), reasons=reasons, entry=lent)
-        if key not in self.history:
+        if key not in opened.executor.history:
             codes = [
                 int(DecisionReason.COLD) if code == DecisionReason.REUSE else code for code in codes
             ]
@@ -88,8 +83,9 @@ class ManualControl(ABC):
             )
         if entropy is None and attn_map is not None:
             entropy = map_entropy(attn_map)
-        gate = self._open_state().gate(site, layer)
-        self._executor.commit(EntryKey(site, layer, branch), gate, parts, entropy)
+        opened = self._opened()
+        gate = opened.entries.gate(site, layer)
+        opened.executor.commit(EntryKey(site, layer, branch), gate, parts, entropy)
 
     def reuse(self, entry: EntryKey) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         """Return keys, values and output (residual) of an entry; None for a part not cached.
@@ -97,6 +93,7 @@ class ManualControl(ABC):
         Raises:
             ValueError: if no step is open.
         """
-        gate = self._open_state().gate(entry.site, entry.layer)
-        found = self._executor.hand_out(entry, gate)
+        opened = self._opened()
+        gate = opened.entries.gate(entry.site, entry.layer)
+        found = opened.executor.hand_out(entry, gate)
         return found.keys, found.values, found.output

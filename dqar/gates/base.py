@@ -25,6 +25,11 @@ class Gate(ABC):
         return frozenset()
 
     @property
+    def reads_snr(self) -> bool:
+        """True if this gate reads ``inputs.step.known_snr``, which not every scheduler has."""
+        return False
+
+    @property
     def policies(self) -> tuple[ReusePolicy, ...]:
         """The learned policies that this gate consults."""
         return ()
@@ -59,6 +64,10 @@ class AllOf(Gate):
         return frozenset().union(*(gate.needs for gate in self.gates))
 
     @property
+    def reads_snr(self) -> bool:
+        return any(gate.reads_snr for gate in self.gates)
+
+    @property
     def policies(self) -> tuple[ReusePolicy, ...]:
         return tuple(policy for gate in self.gates for policy in gate.policies)
 
@@ -67,3 +76,10 @@ class AllOf(Gate):
         for gate in self.gates:
             reason = torch.where(reason == DecisionReason.REUSE, gate.decide(inputs).reason, reason)
         return GateDecision(reason=reason)
+
+
+def snr_reader(gate: Gate) -> str | None:
+    """Return the class name of the first gate that reads the SNR; None if none does."""
+    if isinstance(gate, AllOf):
+        return next(filter(None, map(snr_reader, gate.gates)), None)
+    return type(gate).__name__ if gate.reads_snr else None

@@ -76,9 +76,14 @@ class Scheduled(Gate):
     def __init__(self, schedule: LayerSchedule) -> None:
         self.schedule = schedule
 
+    @property
+    def reads_snr(self) -> bool:
+        return self.schedule.deep_layer_snr_threshold is not None
+
     def decide(self, inputs: GateInputs) -> GateDecision:
-        step = inputs.step
-        reached = self.schedule.eligible(inputs.layer, step.progress, inputs.num_layers, step.snr)
+        progress = inputs.step.progress
+        snr = inputs.step.known_snr if self.reads_snr else 0.0
+        reached = self.schedule.eligible(inputs.layer, progress, inputs.num_layers, snr)
         return refuse_where(~reached[:, None], DecisionReason.SCHEDULE, inputs)
 
 
@@ -136,8 +141,13 @@ class SnrBand(Gate):
         self.low = torch.as_tensor(low)
         self.high = torch.as_tensor(high)
 
+    @property
+    def reads_snr(self) -> bool:
+        return True
+
     def decide(self, inputs: GateInputs) -> GateDecision:
-        is_inside = (inputs.step.snr >= self.low) & (inputs.step.snr <= self.high)
+        snr = inputs.step.known_snr
+        is_inside = (snr >= self.low) & (snr <= self.high)
         return refuse_where(~is_inside.to(inputs.cached.device), DecisionReason.SNR, inputs)
 
 
@@ -164,6 +174,10 @@ class Learned(Gate):
     @property
     def needs(self) -> frozenset[str]:
         return MEASURED & frozenset(self.policy.spec.features)
+
+    @property
+    def reads_snr(self) -> bool:
+        return "log_snr" in self.policy.spec.features
 
     @property
     def policies(self) -> tuple[ReusePolicy, ...]:

@@ -5,11 +5,8 @@ Models are recognised by their attributes; diffusers itself is imported only ins
 
 from dqar.integration.compiled.compilation import Compilation
 from dqar.integration.compiled.planned_transformer import PlannedDiT
-from dqar.integration.dit_wrapper import (
-    DQARDiTWrapper,
-    patch_dit_pipeline,
-    unpatch_dit_pipeline,
-)
+from dqar.integration.dit_pipeline import patch_dit_pipeline, unpatch_dit_pipeline
+from dqar.integration.dit_wrapper import DQARDiTWrapper
 from dqar.integration.salience_calibration import calibrate_balance
 from dqar.integration.samplers import (
     DQARDDIMSampler,

@@ -1,8 +1,7 @@
-"""A diffusers DiT under a controller, as a callable model or inside a patched pipeline."""
+"""A diffusers DiT under a controller, as a callable model."""
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -12,7 +11,8 @@ from torch import Tensor
 
 from dqar.config import DQARConfig
 from dqar.control.branch_sharing import CONDITIONAL, UNCONDITIONAL
-from dqar.control.controller import CLASS_PROMPT_LENGTH, DQARController
+from dqar.control.controller import DQARController
+from dqar.control.step_control import CLASS_PROMPT_LENGTH
 from dqar.integration.forward_patch import hook_outputs, hook_steps
 from dqar.integration.run_slot import RunSlot
 from dqar.integration.served_models import refuse_branch_order, refuse_branches
@@ -52,14 +52,14 @@ class DQARDiTWrapper:
         controller: DQARController | None = None,
         sites: tuple[str, ...] | None = None,
     ) -> None:
-        _refuse_strangers(config, controller)
+        refuse_strangers(config, controller)
         self.transformer = transformer
         self.controller = controller or DQARController(config, policy=policy)
         config = self.controller.config
         self.slot = RunSlot(sites or config.sites, config.cached)
-        self.reroutes = attach(_uncompiled(transformer), self.slot)
+        self.reroutes = attach(uncompiled(transformer), self.slot)
         self.hooks = [
-            hook(_uncompiled(transformer), self.slot) for hook in (hook_steps, hook_outputs)
+            hook(uncompiled(transformer), self.slot) for hook in (hook_steps, hook_outputs)
         ]
 
     def __reduce__(self) -> tuple:
@@ -105,12 +105,12 @@ class DQARDiTWrapper:
                 number of blocks, or if the model's settings changed after patching so that reuse
                 is not possible.
         """
-        _refuse_strangers(None, controller)
+        refuse_strangers(None, controller)
         controller = controller or self.controller
         refuse_branches(num_branches)
         self._refuse_other_sites(controller)
         refuse_misfits(self.transformer, self.slot)
-        refuse_branch_order(_uncompiled(self.transformer), controller.config.cross_branch_threshold)
+        refuse_branch_order(uncompiled(self.transformer), controller.config.cross_branch_threshold)
         run = Run(scheduler, controller, num_branches, prompt_length)
         with self.slot.taken_by(run):
             self._bind(controller, num_branches)
@@ -153,12 +153,18 @@ def _rewrapped(
     return DQARDiTWrapper(transformer, controller=controller, sites=sites)
 
 
-def _uncompiled(transformer: Any) -> Any:
+def uncompiled(transformer: Any) -> Any:
+    """Return the model that ``torch.compile`` was given, or the model itself."""
     # torch.compile(model) returns a module that holds the model as _orig_mod.
     return getattr(transformer, "_orig_mod", transformer)
 
 
-def _refuse_strangers(config: Any, controller: Any) -> None:
+def refuse_strangers(config: Any, controller: Any) -> None:
+    """Refuse a configuration or a controller of another type.
+
+    Raises:
+        ValueError: naming the argument and its type.
+    """
     for name, given, kind in (
         ("config", config, DQARConfig),
         ("controller", controller, DQARController),
@@ -168,62 +174,3 @@ def _refuse_strangers(config: Any, controller: Any) -> None:
                 f"{name}= must be a {kind.__name__}. Got {type(given).__name__}. "
                 "Pass controller=DQARController(DQARConfig()), or config=DQARConfig()."
             )
-
-
-def patch_dit_pipeline(pipe: Any, config: DQARConfig | None = None) -> Any:
-    """Patch a stock diffusers DiT pipeline in place, so that its calls take ``controller=``.
-
-    A call without ``controller=`` uses a controller made from ``config``. Any other controller must
-    have the ``sites`` and ``cached`` of ``config``, which determine the modules that are patched.
-
-    Example::
-
-        pipe = patch_dit_pipeline(DiTPipeline.from_pretrained("facebook/DiT-XL-2-256"))
-        controller = DQARController(DQARConfig())
-        images = pipe(class_labels=[207], controller=controller).images
-        print(controller.summary().note)
-
-    Raises:
-        ValueError: if the pipeline is patched already, or its transformer cannot be patched. A
-            call of the patched pipeline raises it if ``controller`` has another type or other
-            sites, or if the pipeline's transformer was replaced after patching.
-    """
-    if hasattr(pipe, "dqar"):
-        raise ValueError(
-            "A pipeline must be patched once. Got a patched one. Call unpatch_dit_pipeline(pipe) "
-            "first."
-        )
-    stock = type(pipe)
-    call = stock.__call__
-    signature = inspect.signature(call)
-
-    def __call__(self: Any, *args: Any, controller: Any = None, **kwargs: Any):
-        _refuse_strangers(None, controller)
-        _refuse_another_transformer(self)
-        bound = signature.bind(self, *args, **kwargs)
-        bound.apply_defaults()
-        num_branches = 2 if bound.arguments["guidance_scale"] > 1 else 1
-        with self.dqar.run(self.scheduler, num_branches=num_branches, controller=controller):
-            return call(self, *args, **kwargs)
-
-    # The class keeps its name, since diffusers writes the name into saved configurations.
-    patched = type(stock.__name__, (stock,), {"__call__": __call__, "_dqar_stock": stock})
-    object.__setattr__(pipe, "dqar", DQARDiTWrapper(pipe.transformer, config))
-    pipe.__class__ = patched
-    return pipe
-
-
-def _refuse_another_transformer(pipe: Any) -> None:
-    if _uncompiled(pipe.transformer) is not _uncompiled(pipe.dqar.transformer):
-        raise ValueError(
-            "The pipeline's transformer must be the patched one. Got one that replaced it since. "
-            "Call unpatch_dit_pipeline(pipe), then patch_dit_pipeline(pipe)."
-        )
-
-
-def unpatch_dit_pipeline(pipe: Any) -> Any:
-    """Undo :func:`patch_dit_pipeline`; the model then computes the same bits as before it."""
-    pipe.dqar.unpatch()
-    object.__delattr__(pipe, "dqar")
-    pipe.__class__ = pipe._dqar_stock
-    return pipe

@@ -21,6 +21,7 @@ from torch.utils.hooks import RemovableHandle
 from dqar.control.controller import DQARController
 from dqar.integration.custom_op import called, fits, number_of
 from dqar.integration.run_slot import RunSlot
+from dqar.integration.served_models import refuse_checkpointing
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -140,9 +141,10 @@ class StepHook:
     # torch passes no kwargs if another thread calls the model while the hook is registered or
     # removed.
     def __call__(self, module: nn.Module, args: tuple, kwargs: dict | None = None) -> None:
-        del module
         if self.slot.run is not None:
             self.slot.run.before_call(*latents_and_timestep(args, kwargs or {}))
+            if self.slot.acting is not None:
+                refuse_checkpointing(module)
 
     def __reduce__(self) -> tuple:
         return _step_hook, (self.slot,)

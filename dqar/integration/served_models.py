@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import nn
 
 SERVED = ("DiTTransformer2DModel", "PixArtTransformer2DModel")
@@ -63,6 +64,20 @@ def refuse_branches(num_branches: int) -> None:
     if num_branches not in (1, 2):
         raise ValueError(
             f"num_branches must be 1 or 2. Got {num_branches}. Sample without the third branch."
+        )
+
+
+def refuse_checkpointing(transformer: nn.Module) -> None:
+    """Refuse to reuse under gradient checkpointing.
+
+    Raises:
+        ValueError: since the backward pass would compute the blocks again, outside their step.
+    """
+    if torch.is_grad_enabled() and getattr(transformer, "gradient_checkpointing", False):
+        raise ValueError(
+            "Reuse must compute each block once a step. Got gradient checkpointing, whose backward "
+            "pass computes it again. Sample under torch.no_grad(), or call "
+            "transformer.disable_gradient_checkpointing()."
         )
 
 

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from dqar.control.controller import DQARController
 from dqar.integration.schedule_position import SchedulePosition, Timestep
-from dqar.snr import scheduler_snr
+from dqar.records import Step
+from dqar.snr import gate_snr
 
 
 class Run:
@@ -32,7 +33,9 @@ class Run:
         self.num_branches = num_branches
         self.prompt_length = prompt_length
         self.position = SchedulePosition(scheduler)
-        self.snrs: list[float] = []
+        self.num_rows = 0
+        """Rows of the first call's batch."""
+        self.snrs: list[float | None] = []
 
     def before_call(self, hidden_states: Tensor, timestep: Timestep) -> None:
         """Open the controller's step of this call.
@@ -42,22 +45,20 @@ class Run:
             timestep: the timestep that the transformer is called with.
 
         Raises:
-            ValueError: if the timestep is not the scheduler's next one.
+            ValueError: if the timestep is not the scheduler's next one, if the batch is not that of
+                the first call, or if the gate reads an SNR that the scheduler does not have.
         """
         is_first = self.position.step is None
         step = self.position.advance(timestep)
         timesteps = self.position.timesteps
         if is_first:
+            self.num_rows = len(hidden_states)
             self._read_snrs(timesteps)
             self.controller.begin_run()
-        self.controller.begin_step(
-            step,
-            len(timesteps),
-            self.prompt_length,
-            timestep=timesteps[step],
-            snr=self._snr(step, timesteps[step]),
-            latent=self._latent(hidden_states),
-        )
+        snr = self._snr(step, timesteps[step])
+        opening = Step(index=step, total=len(timesteps), timestep=timesteps[step], snr=snr)
+        latent = self._latent(hidden_states)
+        self.controller.open_step(opening, self.prompt_length, latent=latent)
 
     def after_call(self, output: Tensor) -> Tensor:
         """Return the transformer's output ``[r, ...]``, corrected by the error feedback."""
@@ -73,14 +74,25 @@ class Run:
         self.controller.finish_step()
 
     def _read_snrs(self, timesteps: list[float]) -> None:
-        if len(set(timesteps)) == len(timesteps):
-            self.snrs = [scheduler_snr(self.scheduler, timestep) for timestep in timesteps]
+        snrs = [self._gate_snr(timestep) for timestep in timesteps]
+        # The step that the scheduler has reached distinguishes equal timesteps, so that their SNR
+        # is read step by step.
+        self.snrs = snrs if len(set(timesteps)) == len(timesteps) else []
 
-    def _snr(self, step: int, timestep: float) -> float:
-        # The step that the scheduler has reached distinguishes equal timesteps.
-        return self.snrs[step] if self.snrs else scheduler_snr(self.scheduler, timestep)
+    def _snr(self, step: int, timestep: float) -> float | None:
+        return self.snrs[step] if self.snrs else self._gate_snr(timestep)
+
+    def _gate_snr(self, timestep: float) -> float | None:
+        return gate_snr(self.scheduler, timestep, self.controller.snr_reader)
 
     def _latent(self, hidden_states: Tensor) -> Tensor:
+        rows, branches = len(hidden_states), self.num_branches
+        if rows != self.num_rows or rows % branches or not rows:
+            raise ValueError(
+                "Each call of a run must hold the first call's batch, num_branches rows a sample. "
+                f"Got {rows} rows after {self.num_rows}, num_branches={branches}. Stack the "
+                "guidance branches in every batch, and begin a new run where the batch changes."
+            )
         if self.controller.config.branch_mode == "independent":
             return hidden_states
         return hidden_states[: len(hidden_states) // self.num_branches]

@@ -9,11 +9,11 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from dqar.control.entry_state import EntryState
-from dqar.gates.base import AllOf, Gate
+from dqar.gates.base import AllOf, Gate, snr_reader
 from dqar.gates.rules import RequireCached
 from dqar.records import GateInputs, Step
 from dqar.schedules.static_plan import StaticPlan
-from dqar.snr import cosine_snr, scheduler_snr
+from dqar.snr import cosine_snr, gate_snr
 
 CPU = torch.device("cpu")
 
@@ -72,7 +72,7 @@ def export_plan(
             f"Either steps or a scheduler must be given. Got {steps=} and scheduler="
             f"{type(scheduler).__name__}. Pass one of them."
         )
-    schedule = _steps_of(scheduler) if steps is None else _plain_steps(steps)
+    schedule = _steps_of(scheduler, gate) if steps is None else _plain_steps(steps)
     return StaticPlan.of_mask(
         _decisions(
             gate, EntryState(sites, num_layers, 1, CPU, order, gain), schedule, prompt_length
@@ -96,16 +96,16 @@ def _plain_steps(total: int) -> list[Step]:
     ]
 
 
-def _steps_of(scheduler: Any) -> list[Step]:
+def _steps_of(scheduler: Any, gate: Gate) -> list[Step]:
     timesteps = [float(timestep) for timestep in scheduler.timesteps.tolist()]
     if len(set(timesteps)) < len(timesteps):
         raise ValueError(
             "A plan's scheduler must have a timestep of its own for each step. Got equal "
             "timesteps, whose SNR is known only during sampling. Pass steps=, not scheduler=."
         )
-    total = len(timesteps)
+    total, reader = len(timesteps), snr_reader(gate)
     return [
-        Step(index=i, total=total, timestep=timestep, snr=scheduler_snr(scheduler, timestep))
+        Step(index=i, total=total, timestep=timestep, snr=gate_snr(scheduler, timestep, reader))
         for i, timestep in enumerate(timesteps)
     ]
 

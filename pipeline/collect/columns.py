@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dqar.config import CACHE_DTYPES
-from dqar.control.controller import CLASS_PROMPT_LENGTH
+from dqar.control.step_control import CLASS_PROMPT_LENGTH
 from dqar.records import ACTIONS, FEATURES, SITES, DecisionReason, GateRecord
 from pipeline.exploration.collect_plan import CollectPlan
 from pipeline.exploration.designs import RandomSchedule

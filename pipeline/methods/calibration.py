@@ -138,5 +138,5 @@ def _result_of(records: list[GateRecord], latents: Tensor, references: Tensor) -
         share=reuse.mean(dim=2),
         error=(distance / references.flatten(1).norm(dim=1)).float().cpu(),
         entropies=entropies[entropies > 0],
-        snrs=[record.inputs.step.snr for record in records],
+        snrs=[record.inputs.step.known_snr for record in records],
     )

@@ -29,8 +29,8 @@ TEST_STATE = (f"{TEST_CONTROL}test_entry_state_and_step_log.py",)
 CONTROL_MUTANTS = (
     Mutant(
         fault="the controller records a step that was broken off",
-        file=f"{CONTROL}controller.py",
-        old='sink receives it."""\n        self._step = None\n',
+        file=f"{CONTROL}step_control.py",
+        old='sink receives it."""\n        self._open = None\n',
         new='sink receives it."""\n        self.finish_step()\n',
         tests=(
             "tests/dqar/integration/test_step_counter.py",
@@ -148,8 +148,8 @@ CONTROL_MUTANTS = (
     Mutant(
         fault="the last full output is the caller's tensor",
         file=FEEDBACK,
-        old="self._last, self._stale = output.clone(), ",
-        new="self._last, self._stale = output, ",
+        old="self._last, self._stale = known.clone(), ",
+        new="self._last, self._stale = known, ",
         tests=TEST_FEEDBACK,
     ),
     Mutant(

@@ -160,7 +160,8 @@ def _keep(site, fresh):
 
 @no_type_check
 def _shown(site):
-    total = site.kept
+    # A copy where autograd may keep the value, since a later step overwrites the buffer.
+    total = site.kept.clone() if torch.is_grad_enabled() else site.kept
     for order, difference in enumerate(site.differences):
         # Computed in float32 and cast back: 16 bits do not hold a large gap's weight exactly.
         total = torch.addcmul(total, difference, site.factors[0, order]).to(total.dtype)

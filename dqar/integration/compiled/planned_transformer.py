@@ -26,7 +26,7 @@ from dqar.integration.forward_patch import (
     with_output,
 )
 from dqar.integration.run_slot import RunSlot
-from dqar.integration.served_models import refuse_unserved
+from dqar.integration.served_models import refuse_checkpointing, refuse_unserved
 from dqar.integration.sites import blocks_of, detach, refuse_misfits
 from dqar.schedules.static_plan import StaticPlan
 
@@ -69,6 +69,10 @@ class PlannedDiT:
         self._of_thread = threading.local()
         self._detour = untraced_class(Detour)(transformer, self)
         transformer.forward = self._detour
+
+    def __reduce__(self) -> tuple:
+        # A copied transformer is not patched, so the copied PlannedDiT patches it.
+        return _replanned, (self.transformer, self.plan, self.compilation)
 
     def _refuse_misfits(self) -> None:
         refuse_unserved(self.transformer)
@@ -141,6 +145,7 @@ class PlannedDiT:
 
     def step(self, run: PlanRun, args: tuple, kwargs: dict[str, Any]) -> Any:
         """Return the output at a run's next step; refuse a batch that changed since the first."""
+        refuse_checkpointing(self.transformer)
         row = run.next_row(latents_and_timestep(args, kwargs)[1])
         batch = run.first_step, _batch_of(self.transformer, args, kwargs)
         if run.step == 0:
@@ -187,6 +192,23 @@ class PlannedDiT:
     def __call__(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
         return self.transformer(hidden_states, *args, **kwargs)
 
+    def free_cache(self) -> None:
+        """Release the buffers of the last batch; the next run allocates them again. Graphs that
+        ``torch.compile`` made are kept, with the buffers whose addresses they hold.
+
+        Raises:
+            ValueError: if the model is in a run.
+        """
+        if not self._taken.acquire(blocking=False):
+            raise ValueError(
+                "The cache must be freed between runs. Got a model that is in one. Wait for its "
+                "end."
+            )
+        self._memory, self._batch = ScheduleBuffers(self.plan, {}), None
+        self._feedback = ErrorFeedback(0.0)
+        self._variants.clear()
+        self._taken.release()
+
     def unpatch(self) -> Any:
         """Restore the transformer and return it.
 
@@ -195,6 +217,10 @@ class PlannedDiT:
         """
         detach([self._detour])
         return self.transformer
+
+
+def _replanned(transformer: Any, plan: StaticPlan, compilation: Compilation | None) -> PlannedDiT:
+    return PlannedDiT(transformer, plan, compilation=compilation)
 
 
 class Detour(Replacement):

@@ -106,6 +106,7 @@ def test_a_borrower_keeps_what_it_was_lent(bits):
     assert torch.equal(cache.read(OTHER)["output"], cache.read(KEY)["output"])
 
 
+@torch.no_grad()
 def test_a_float_cache_hands_out_the_tensor_that_it_stores():
     controller = DQARController(DQARConfig(quantization_bits=32), num_layers=1, gate=AllOf())
     found = []

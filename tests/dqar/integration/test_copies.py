@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import copy
 import io
+import pickle
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 
+import cloudpickle
 import pytest
 import torch
 
 from dqar import patch_dit_pipeline, unpatch_dit_pipeline
 from dqar.control.controller import DQARController
 from dqar.gates.rules import Interval, NeverReuse
-from dqar.integration import DQARDiTWrapper
+from dqar.integration import DQARDiTWrapper, PlannedDiT
+from dqar.schedules.export import export_plan
 
 CHANGES = [{}, {"cached": "kv"}, {"sites": ("block",)}]
 
 by_change = pytest.mark.parametrize("changes", CHANGES, ids=str)
 
 
-def pickled(model):
+def saved(model):
     """Return the model after a round trip through ``torch.save``."""
     file = io.BytesIO()
     torch.save(model, file)
@@ -26,7 +31,17 @@ def pickled(model):
     return torch.load(file, weights_only=False)
 
 
-WAYS = {"deepcopy": copy.deepcopy, "torch.save": pickled}
+def pickled(model):
+    """Return the model after a round trip through ``pickle``."""
+    return pickle.loads(pickle.dumps(model))
+
+
+def cloudpickled(model):
+    """Return the model after a round trip through ``cloudpickle``, which Ray uses."""
+    return cloudpickle.loads(cloudpickle.dumps(model))
+
+
+WAYS = {"deepcopy": copy.deepcopy, "torch.save": saved, "pickle": pickled}
 
 by_way = pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
 
@@ -109,11 +124,14 @@ def test_copied_wrapper_is_another(rig, way):
     assert torch.equal(rig.sample(copied.unpatch()), stock)
 
 
-def test_copied_pipeline_is_another(pipe, images_of):
-    stock = images_of(pipe)
+@pytest.mark.parametrize("way", [*WAYS.values(), cloudpickled])
+def test_copied_pipeline_is_another(pipe, images_of, way):
+    stock, stock_class = images_of(pipe), type(pipe)
     patch_dit_pipeline(pipe)
     reused = images_of(pipe, controller=DQARController(gate=Interval(2)))
-    copied = copy.deepcopy(pipe)
+    copied = way(pipe)
+    assert isinstance(copied, stock_class)
+    assert type(copied) is not stock_class
     assert isinstance(copied.dqar, DQARDiTWrapper)
     assert copied.dqar.transformer is copied.transformer
     zero(pipe.transformer.requires_grad_(False))
@@ -126,3 +144,39 @@ def test_copied_run_slot_is_another_and_empty(rig):
     slot = rig.wrap(rig.config()).slot
     copied = copy.deepcopy(slot)
     assert (copied.sites, copied.cached, copied.run) == (slot.sites, slot.cached, None)
+
+
+def test_used_controller_travels_and_frees_its_own_cache(rig):
+    wrapper = rig.wrap(rig.config(), Interval(2))
+    reused = rig.sample(wrapper)
+    travelled = pickled(wrapper.controller)
+    assert travelled.summary() == wrapper.controller.summary()
+    wrapper.controller.free_cache()
+    assert travelled.cache.nbytes > 0
+    assert torch.equal(rig.sample(wrapper, controller=travelled), reused)
+
+
+def test_copied_planned_model_is_another(rig):
+    plan = export_plan(Interval(2), steps=rig.steps, sites=("attn",), num_layers=rig.layers)
+    stock, planned = rig.sample(), PlannedDiT(rig.model, plan)
+    reused = rig.sample(planned)
+    copied = pickled(planned)
+    zero(rig.model)
+    assert torch.equal(rig.sample(copied), reused)
+    assert torch.equal(rig.sample(copied.unpatch()), stock)
+
+
+def sampled(pipe):
+    """Images of a pipeline that reuses; in this module, so that another process finds it."""
+    generator = torch.Generator().manual_seed(3)
+    controller = DQARController(gate=Interval(2))
+    options = {"num_inference_steps": 4, "generator": generator, "output_type": "pt"}
+    return pipe(class_labels=[207, 360], controller=controller, **options).images
+
+
+@pytest.mark.slow
+def test_patched_pipeline_samples_in_a_spawned_process(pipe):
+    patch_dit_pipeline(pipe)
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as processes:
+        found = processes.submit(sampled, pipe).result(timeout=240)
+    assert torch.equal(found, sampled(pipe))

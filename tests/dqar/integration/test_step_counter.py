@@ -63,6 +63,32 @@ def test_call_beyond_the_run_is_refused(rig):
     assert torch.equal(wrapper(rig.noise, **arguments).sample, stock)
 
 
+@pytest.mark.parametrize("second", [3, 8, 4])
+@pytest.mark.parametrize("branches", [1, 2])
+def test_batch_that_changes_is_refused(rig, branches, second):
+    """Guidance that is switched off late leaves one branch, of half as many rows."""
+    rig.scheduler.set_timesteps(2)
+    wrapper = rig.wrap(rig.config(), Interval(2))
+    with torch.no_grad(), wrapper.run(rig.scheduler, num_branches=branches):
+        first, last = rig.scheduler.timesteps
+        call = {"class_labels": torch.ones(6, dtype=torch.long)}
+        wrapper(torch.zeros(6, 1, 8, 8), timestep=first.expand(6), **call)
+        rows = {"class_labels": torch.ones(second, dtype=torch.long)}
+        with pytest.raises(ValueError, match=rf"hold the first call's batch.*Got {second} rows"):
+            wrapper(torch.zeros(second, 1, 8, 8), timestep=last.expand(second), **rows)
+
+
+def test_batch_of_half_a_sample_is_refused(rig):
+    rig.scheduler.set_timesteps(2)
+    wrapper = rig.wrap(rig.config(), Interval(2))
+    timestep = rig.scheduler.timesteps[0].expand(3)
+    with (
+        wrapper.run(rig.scheduler, num_branches=2),
+        pytest.raises(ValueError, match=r"num_branches rows a sample\. Got 3 rows after 3"),
+    ):
+        wrapper(rig.noise, timestep=timestep, class_labels=rig.labels)
+
+
 class Watched:
     """A scheduler with sigmas that counts how often its timesteps are read."""
 
