@@ -28,6 +28,10 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from benchmarks.distributed.mlflow_server import MlflowServer
+from pipeline.collect.worker import Collector
+from pipeline.exploration.collect_plan import CollectPlan
+from pipeline.models.model_info import find_model
+from pipeline.traces.commit import claim_output, write_manifest
 
 LIMIT_S = 600
 LIBRARIES = ("torch", "diffusers", "pyarrow.dataset", "ray", "sklearn", "matplotlib.figure")
@@ -167,6 +171,19 @@ def is_whole(stage: str, out: Path) -> bool:
     return all((out / name).exists() for name in COMPLETE[stage])
 
 
+def make_traces(root: Path) -> None:
+    """Collect the traces of the trainings in this process, unless they are there."""
+    model = find_model("digits")
+    plan = CollectPlan(
+        model="digits", model_hash=model.model_hash, num_trajectories=24, batch_size=24, steps=6
+    )
+    claim_output(root, plan)
+    collector = Collector(plan, str(root))
+    receipts = {unit.unit_id: collector.do(unit) for unit in plan.units()}
+    facts = {"num_layers": model.num_layers, "site_flops": model.site_flops}
+    write_manifest(root, plan, receipts, facts)
+
+
 def undisturbed(server: MlflowServer, stage: str, folder: Path) -> tuple[dict[str, Any], float]:
     """Run the stage; return what it logged and the seconds between begin and end of its run."""
     known = {one for one, *_ in stage_runs(server, stage)}
@@ -233,7 +250,7 @@ def kill_in(stage: str, folder: Path, kills: int, draw: random.Random) -> list[d
     rows = []
     try:
         if stage == "train":
-            undisturbed(server, "collect", folder)
+            make_traces(folder / "collect" / "whole")
         expected, seconds = undisturbed(server, stage, folder)
         for number in range(kills):
             after = draw.uniform(0, seconds)
