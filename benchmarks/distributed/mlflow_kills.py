@@ -3,7 +3,8 @@
     python -m benchmarks.distributed.mlflow_kills --out runs/mlflow-kills
 
 Each stage runs once undisturbed and then several times with a real MLflow server that gets SIGKILL
-at a random moment between the begin of the stage's run and its end. Checked after each kill: the
+at a random moment: after a number of answers, drawn from none to all but the last of those that the
+undisturbed run got once its run was created. Checked after each kill: the
 exit code, the lines on stderr, the output folder; then, with the server started again on the same
 store, that ``--resume-tracking`` logs the same as the undisturbed run.
 """
@@ -28,6 +29,10 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from benchmarks.distributed.mlflow_server import MlflowServer
+from pipeline.collect.worker import Collector
+from pipeline.exploration.collect_plan import CollectPlan
+from pipeline.models.model_info import find_model
+from pipeline.traces.commit import claim_output, write_manifest
 
 LIMIT_S = 600
 LIBRARIES = ("torch", "diffusers", "pyarrow.dataset", "ray", "sklearn", "matplotlib.figure")
@@ -107,22 +112,19 @@ class Job:
         )
 
 
-def stage_runs(server: MlflowServer, stage: str) -> list[tuple[str, int, int | None]]:
-    """Return id, begin and end (in milliseconds) of the stage's runs, read past the server."""
-    query = (
-        "SELECT runs.run_uuid, start_time, end_time FROM runs JOIN tags ON "
-        "tags.run_uuid = runs.run_uuid WHERE tags.key = 'stage' AND tags.value = ?"
-    )
+def stage_runs(server: MlflowServer, stage: str) -> set[str]:
+    """Return the ids of the stage's runs, read past the server."""
+    query = "SELECT run_uuid FROM tags WHERE key = 'stage' AND value = ?"
     with closing(sqlite3.connect(f"file:{server.database}?mode=ro", uri=True)) as database:
-        return database.execute(query, (stage,)).fetchall()
+        return {run_id for (run_id,) in database.execute(query, (stage,))}
 
 
 def await_run(server: MlflowServer, stage: str, known: set[str], job: Job) -> str:
     """Wait until the stage's new run exists; return its id."""
     deadline = time.monotonic() + LIMIT_S
     while time.monotonic() < deadline and job.process.is_alive():
-        if new := [one for one, *_ in stage_runs(server, stage) if one not in known]:
-            return new[0]
+        if new := stage_runs(server, stage) - known:
+            return new.pop()
         time.sleep(0.02)
     raise RuntimeError(f"The stage {stage} made no run. {job.end()}")
 
@@ -167,25 +169,44 @@ def is_whole(stage: str, out: Path) -> bool:
     return all((out / name).exists() for name in COMPLETE[stage])
 
 
-def undisturbed(server: MlflowServer, stage: str, folder: Path) -> tuple[dict[str, Any], float]:
-    """Run the stage; return what it logged and the seconds between begin and end of its run."""
-    known = {one for one, *_ in stage_runs(server, stage)}
-    ended = Job(stage, folder / stage / "whole", server.url).end()
+def make_traces(root: Path) -> None:
+    """Collect the traces of the trainings in this process, unless they are there."""
+    model = find_model("digits")
+    plan = CollectPlan(
+        model="digits", model_hash=model.model_hash, num_trajectories=24, batch_size=24, steps=6
+    )
+    claim_output(root, plan)
+    collector = Collector(plan, str(root))
+    receipts = {unit.unit_id: collector.do(unit) for unit in plan.units()}
+    facts = {"num_layers": model.num_layers, "site_flops": model.site_flops}
+    write_manifest(root, plan, receipts, facts)
+
+
+def undisturbed(server: MlflowServer, stage: str, folder: Path) -> tuple[dict[str, Any], int]:
+    """Run the stage; return what it logged and the number of answers after its run was created."""
+    known = stage_runs(server, stage)
+    job = Job(stage, folder / stage / "whole", server.url)
+    run_id = await_run(server, stage, known, job)
+    before = server.requests
+    ended = job.end()
     if ended.code != 0:
         raise RuntimeError(f"{stage} must succeed. {ended}")
-    ((run_id, begin, end),) = [one for one in stage_runs(server, stage) if one[0] not in known]
-    return logged(MlflowClient(server.url), run_id), ((end or begin) - begin) / 1000
+    answers = server.requests - before
+    return logged(MlflowClient(server.url), run_id), answers
 
 
 def disturbed(
-    server: MlflowServer, stage: str, out: Path, after_s: float, expected: dict[str, Any]
+    server: MlflowServer, stage: str, out: Path, answers: int, expected: dict[str, Any]
 ) -> dict[str, Any]:
-    """Kill the server some seconds after the begin of the stage's run; return a row."""
-    known = {one for one, *_ in stage_runs(server, stage)}
+    """Kill the server a number of answers after the begin of the stage's run; return a row."""
+    known = stage_runs(server, stage)
     job = Job(stage, out, server.url)
     run_id = await_run(server, stage, known, job)
-    time.sleep(after_s)
+    before = server.requests
+    while server.requests - before < answers and job.process.is_alive():
+        time.sleep(0.005)
     server.kill()
+    got = server.requests - before
     killed = time.monotonic()
     ended = job.end()
     waited = time.monotonic() - killed
@@ -196,7 +217,7 @@ def disturbed(
     lines = [line for line in ended.stderr.splitlines() if line.startswith(f"{stage}.py: ")]
     return {
         "stage": stage,
-        "killed_after_s": round(after_s, 2),
+        "killed_after_answers": got,
         "seconds_from_kill_to_end": round(waited, 1),
         "exit_code": ended.code,
         "is_whole": whole,
@@ -233,12 +254,12 @@ def kill_in(stage: str, folder: Path, kills: int, draw: random.Random) -> list[d
     rows = []
     try:
         if stage == "train":
-            undisturbed(server, "collect", folder)
-        expected, seconds = undisturbed(server, stage, folder)
+            make_traces(folder / "collect" / "whole")
+        expected, answers = undisturbed(server, stage, folder)
         for number in range(kills):
-            after = draw.uniform(0, seconds)
+            after = draw.randrange(answers)
             row = disturbed(server, stage, folder / stage / f"{number}", after, expected)
-            rows.append(row | {"run_seconds": round(seconds, 2), "is_good": is_good(row)})
+            rows.append(row | {"answers_undisturbed": answers, "is_good": is_good(row)})
             print(json.dumps(rows[-1]), flush=True)
     finally:
         server.kill()

@@ -57,6 +57,11 @@ class MlflowServer:
                 raise RuntimeError(f"No answer from MLflow: read {self.folder}/server.log.")
             time.sleep(0.2)
 
+    @property
+    def requests(self) -> int:
+        """Number of requests to the API that were answered so far, by the server's log."""
+        return (self.folder / "server.log").read_bytes().count(b"/api/2.0/mlflow")
+
     def _answers(self) -> bool:
         try:
             with urllib.request.urlopen(f"{self.url}/health", timeout=5):

@@ -6,6 +6,7 @@ import fcntl
 import hashlib
 import logging
 import os
+import re
 import sqlite3
 import tempfile
 import time
@@ -36,6 +37,8 @@ PAUSE_S = 1.0
 TRANSIENT = {"INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED"}
 """MLflow's error codes of failures that may pass; a request without an answer has the first."""
 MLFLOW_TABLES = {"experiments", "runs", "metrics", "params", "tags", "alembic_version"}
+SYSTEM_REASON = re.compile(r"(?<=\] )[A-Z][a-z][A-Za-z ]+(?=['\")])|Read timed out|No space left")
+"""Reason within the texts of urllib3, as in ``[Errno 111] Connection refused')``."""
 START_TRIES = 5
 """Tries to create the tables of a database that another program may be creating too."""
 
@@ -96,9 +99,11 @@ def is_taken(error: Exception) -> bool:
 
 
 def reason_of(error: Exception) -> str:
-    """Return the first line of an error, shortened and without secrets."""
-    text = without_secrets(str(error)).strip() or type(error).__name__
-    return " ".join(text.split())[:200]
+    """Return an error in one line: the reason of the network or the disk if there is one, else the
+    begin of the text, without secrets."""
+    text = " ".join(without_secrets(str(error)).split()) or type(error).__name__
+    found = SYSTEM_REASON.search(text)
+    return found.group().strip() if found else text[:200]
 
 
 def connect(uri: str) -> MlflowClient:

@@ -109,7 +109,7 @@ def refuse_another_store(store: Store, pending: Pending) -> None:
     Raises:
         InputError: if there is no such run.
     """
-    if not store.has_run(pending.header.run):
+    if store.status_of(pending.header.run) is None:
         raise InputError(
             "--tracking-uri must be the MLflow store in which the run began. Got "
             f"{store.uri}, which has no run {pending.header.run[:40]!r}. Pass the URI of the first "

@@ -91,15 +91,14 @@ class Store:
         """Return the id of a run of which the key or the id is given."""
         return self.ids.get(run, run)
 
-    def has_run(self, run_id: str) -> bool:
-        """Return True if the store has a run of that id."""
+    def status_of(self, run_id: str) -> str | None:
+        """Return the status of a run, such as RUNNING; None if the store has no run of that id."""
         try:
-            patiently(lambda: self.client.get_run(run_id))
+            return patiently(lambda: self.client.get_run(run_id)).info.status
         except Exception as error:
             if not is_missing(error):
                 raise
-            return False
-        return True
+            return None
 
     def apply(self, operation: Operation, read: Reader) -> None:
         """Apply a record, once more or for the first time.

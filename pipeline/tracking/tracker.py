@@ -13,7 +13,7 @@ from pathlib import Path
 from pipeline.errors import IncompleteError, InputError
 from pipeline.storage.json_schema import Malformed, parse
 from pipeline.storage.object_store import Root, open_storage
-from pipeline.tracking.connection import patiently, reason_of
+from pipeline.tracking.connection import reason_of
 from pipeline.tracking.operations import (
     CreateExperiment,
     CreateRun,
@@ -83,7 +83,7 @@ class Tracker:
             InputError: if the store does not answer.
         """
         try:
-            if "parent" in lineage and self._store.has_run(lineage["parent"]):
+            if "parent" in lineage and self._store.status_of(lineage["parent"]):
                 return lineage["parent"]
             key = self._create(name, None, {"stage": "pipeline"})
             self._store.apply(_end_of(key, "FINISHED"), self._read)
@@ -242,11 +242,11 @@ class Tracker:
         if self.storage is None:
             return
         with suppress(Malformed):
-            run_id = parse(self.storage.read(OPEN_RUN) or b"{}").get("run")
+            run_id = str(parse(self.storage.read(OPEN_RUN) or b"{}").get("run", ""))
             # A run of another store, or one that was deleted, is left alone.
             with suppress(Exception):
-                if patiently(lambda: self.client.get_run(str(run_id))).info.status == "RUNNING":
-                    self._store.apply(_end_of(str(run_id), "KILLED"), self._read)
+                if run_id and self._store.status_of(run_id) == "RUNNING":
+                    self._store.apply(_end_of(run_id, "KILLED"), self._read)
 
 
 def unlogged(out: str, error: Exception) -> IncompleteError:
