@@ -61,7 +61,7 @@ def model_config(flags: ScheduleSweep | Ablations):
         grid = flags.grid if isinstance(flags, Ablations) else schedule_grid(flags)
         config = SweepConfig(kind=flags.kind, grid=grid, **settings)
     refuse_too_many_steps(info, config.steps)
-    refuse_unloadable(info, "ddim", config.steps)
+    refuse_unloadable(info, config.sampler, config.steps)
     return config
 
 

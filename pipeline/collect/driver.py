@@ -146,8 +146,9 @@ def plan_for(
     given = {name: value for name, value in fields.items() if value is not None}
     fields = follows | given | {"model": model, "model_hash": info.model_hash}
     refuse_too_many_steps(info, fields["steps"])
-    refuse_unloadable(info, fields["sampler"], fields["steps"])
     if reference_policy:
         reference_policy.refuse_misfit(fields)
     with input_errors():
-        return CollectPlan(designs=parse_designs(designs), **fields)
+        plan = CollectPlan(designs=parse_designs(designs), **fields)
+    refuse_unloadable(info, plan.sampler, plan.steps)
+    return plan

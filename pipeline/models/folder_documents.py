@@ -207,8 +207,7 @@ def read_json(path: Path, model: str) -> dict[str, Any]:
             raise ValueError(f"a {type(stored).__name__} in place of an object")
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(
-            f"--model {spelled(model)} must hold {_place_of(path)}. Got: "
-            f"{error!s:.300}. {FIX}"
+            f"--model {spelled(model)} must hold {_place_of(path)}. Got: {error!s:.300}. {FIX}"
         ) from error
     return stored
 
@@ -239,5 +238,9 @@ def spelled(name: str) -> str:
 
 def _check_range(record: Any, name: str, least: int | float, most: int | float) -> None:
     if not least <= (value := getattr(record, name)) <= most:
-        bounds = f"at least {least:g}" if most == 2**31 - 1 else f"from {least:g} to {most:g}"
+        bounds = (
+            f"at least {least:g} and below 2^31"
+            if most == 2**31 - 1
+            else f"from {least:g} to {most:g}"
+        )
         raise ValueError(f"{name} must be {bounds}. Got {value}.")
