@@ -17,9 +17,13 @@ from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
 from dqar.config import DQARConfig
+from dqar.foreign_files import read_text
 from dqar.validation import shown, validate
 
 T = TypeVar("T")
+
+MAX_BYTES = 2**18
+"""Largest size of a configuration in bytes; PyYAML reads about 100 KB a second."""
 
 PAPER_SECTIONS = {
     "reuse_gate": (
@@ -133,7 +137,7 @@ def _parse(path: Path) -> Any:
     import yaml
 
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path, max_bytes=MAX_BYTES)
         root, value = yaml.compose(text, Loader=yaml.SafeLoader), yaml.safe_load(text)
     # To PyYAML an impossible date is a ValueError, deep nesting a RecursionError, a number too
     # large an OverflowError, a tag that does not fit its text one of three others.

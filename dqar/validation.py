@@ -13,7 +13,6 @@ import reprlib
 from collections.abc import Iterable, Sequence
 from dataclasses import fields, is_dataclass
 from functools import cache, reduce
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_type_hints
 
 if TYPE_CHECKING:
@@ -45,24 +44,6 @@ UNKNOWN = ("unexpected_keyword_argument", "extra_forbidden")
 
 NUMBER = re.compile(r"[+-]?[0-9.]+(e[+-]?[0-9]+)?", re.IGNORECASE)
 QUOTED = "Write a number without quotes; YAML reads 1.0e-3 as a number and 1e-3 as text."
-
-
-def read_json(path: Path, *, what: str, fix: str, max_bytes: int) -> dict[str, Any]:
-    """Return the JSON object in a file, unchecked.
-
-    Raises:
-        ValueError: one line, if the file cannot be read, is larger than ``max_bytes`` or is other
-            JSON.
-    """
-    try:
-        if path.stat().st_size > max_bytes:
-            raise ValueError(f"more than {max_bytes} bytes")
-        stored = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(stored, dict):
-            raise ValueError(f"a {type(stored).__name__} in place of an object")
-    except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"{path} must be {what}'s JSON. Got: {error}. {fix}") from error
-    return stored
 
 
 def validate(

@@ -24,6 +24,7 @@ def run(flags: EvaluateFlags) -> int:
     from pipeline.evaluate.policies import load_policies, refuse_misfits
     from pipeline.evaluate.run import evaluate_methods
     from pipeline.methods.registry import refuse_unknown, refuse_unserved
+    from pipeline.models.loading import refuse_unloadable
     from pipeline.models.model_info import find_model, refuse_too_many_steps
     from pipeline.storage.output_folder import fetched_policies, published, refuse_taken
     from pipeline.tracking import Tracker, settle_earlier
@@ -39,6 +40,7 @@ def run(flags: EvaluateFlags) -> int:
     with input_errors():
         config = evaluate_config(flags, paper, info, next(iter(policies.values()), None))
     refuse_too_many_steps(info, config.steps)
+    refuse_unloadable(info, config.sampler, config.steps)
     refuse_unserved(flags.methods, info)
     refuse_misfits(config, policies, allow_greedy=paper.greedy_policies)
     with input_errors():

@@ -30,7 +30,7 @@ def run(flags: SampleFlags) -> int:
         out=flags.out, config=flags.config, policy=flags.policy, plan=flags.plan
     )
     from pipeline.evaluate.policies import refuse_other_runs
-    from pipeline.models.loading import load_model, pick_device
+    from pipeline.models.loading import load_model, pick_device, refuse_unloadable
     from pipeline.models.model_info import find_model, refuse_too_many_steps
     from pipeline.sample.run import sample_images
     from pipeline.sample.sample import refuse_misfit, refuse_unknown_labels
@@ -43,6 +43,7 @@ def run(flags: SampleFlags) -> int:
     plan = load_given_plan(flags.plan)
     config = configure(flags, info, policy, plan)
     refuse_too_many_steps(info, config.steps)
+    refuse_unloadable(info, config.sampler, config.steps)
     refuse_misfit(info, config, plan)
     refuse_other_runs(config.steps, config.sampler, {} if policy is None else {"learned": policy})
     refuse_unknown_labels(info, config.class_labels)

@@ -53,6 +53,7 @@ def model_config(flags: ScheduleSweep | Ablations):
     """Return the settings of a sweep on a model; without --guidance-scale they take the model's."""
     from pipeline.evaluate.sweeps.config import SweepConfig
     from pipeline.evaluate.sweeps.grids import schedule_grid
+    from pipeline.models.loading import refuse_unloadable
     from pipeline.models.model_info import find_model, refuse_too_many_steps
 
     info = find_model(flags.sweep.model)
@@ -63,6 +64,7 @@ def model_config(flags: ScheduleSweep | Ablations):
         grid = flags.grid if isinstance(flags, Ablations) else schedule_grid(flags)
         config = SweepConfig(kind=flags.kind, grid=grid, **settings)
     refuse_too_many_steps(info, config.steps)
+    refuse_unloadable(info, config.sampler, config.steps)
     return config
 
 

@@ -13,12 +13,15 @@ MAY_IMPORT: dict[str, str] = {
     "dqar.cache": "dqar.records dqar.signals",
     "dqar.config": "dqar.cache dqar.layer_schedule dqar.records",
     "dqar.validation": "",
-    "dqar.config_file": "dqar.config dqar.validation",
-    "dqar.policy": "dqar.finite_fields dqar.records dqar.step_schedule dqar.validation",
+    "dqar.foreign_files": "dqar.validation",
+    "dqar.config_file": "dqar.config dqar.foreign_files dqar.validation",
+    "dqar.policy": "dqar.finite_fields dqar.foreign_files dqar.records dqar.step_schedule "
+    "dqar.validation",
     "dqar.gates": "dqar.config dqar.layer_schedule dqar.policy dqar.records",
     "dqar.control": "dqar.cache dqar.config dqar.gates dqar.policy dqar.records dqar.signals "
     "dqar.snr",
-    "dqar.schedules": "dqar.cache dqar.config dqar.control dqar.gates dqar.records dqar.snr "
+    "dqar.schedules": "dqar.cache dqar.config dqar.control dqar.foreign_files dqar.gates "
+    "dqar.records dqar.snr "
     "dqar.validation",
     "dqar.integration": "dqar.cache dqar.config dqar.control dqar.finite_fields dqar.policy "
     "dqar.records "
@@ -32,7 +35,7 @@ MAY_IMPORT: dict[str, str] = {
     "pipeline.flags": "pipeline.errors",
     "pipeline.tracking_flags": "",
     "pipeline.cli": "pipeline.errors pipeline.flags pipeline.redaction",
-    "pipeline.storage": "dqar.validation pipeline.errors",
+    "pipeline.storage": "dqar.foreign_files dqar.validation pipeline.errors",
     "pipeline.tracking": "pipeline.errors pipeline.redaction pipeline.storage "
     "pipeline.tracking_flags",
     "pipeline.models": "dqar pipeline.errors pipeline.storage",

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from dqar.foreign_files import StoredTensor, read_json, read_tensors, require_file
 from dqar.policy.network import ReusePolicy
 from dqar.policy.spec import SCHEMA_VERSION, PolicySpec
-from dqar.validation import read_json, shown, validate
+from dqar.validation import shown, validate
 
 MAX_BYTES = 64 * 2**20
 """Largest size of a policy's file in bytes; a policy has some thousand weights."""
+MAX_HEADER_BYTES = 2 * 2**20
+"""Largest header of the weights; 64 networks of 64 layers take two thirds of it."""
 DIGEST = "weights_sha256"
 """Field of policy.json with the SHA-256 of policy.safetensors in the same folder."""
 FIX = "Train the policy again with jobs/train.py."
@@ -46,9 +49,12 @@ def load_policy(folder: str | Path) -> ReusePolicy:
     """
     folder = Path(folder)
     document = _read_document(folder / "policy.json")
-    policy = ReusePolicy(_spec_of(document, folder / "policy.json"))
+    spec, path = _spec_of(document, folder / "policy.json"), folder / "policy.safetensors"
     try:
-        weights = _read_weights(folder / "policy.safetensors", document.get(DIGEST))
+        # Before anything of the sizes that policy.json states is allocated.
+        _refuse_other_shapes(path, spec)
+        weights = _read_weights(path, document.get(DIGEST))
+        policy = ReusePolicy(spec)
         policy.load_state_dict(weights)
     except (OSError, SafetensorError, RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())
@@ -63,22 +69,43 @@ def _digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
+def _refuse_other_shapes(path: Path, spec: PolicySpec) -> None:
+    """Refuse a file whose header names other tensors than the policy has."""
+    require_file(path, max_bytes=MAX_BYTES)
+    found, wanted = read_tensors(path, max_header_bytes=MAX_HEADER_BYTES), _tensors_of(spec)
+    for name in wanted.keys() | found.keys():
+        if found.get(name) != wanted.get(name):
+            raise ValueError(
+                f"{name!r:.60} of {_described(found.get(name))} in place of "
+                f"{_described(wanted.get(name))}"
+            )
+
+
+def _tensors_of(spec: PolicySpec) -> dict[str, StoredTensor]:
+    """Return the tensors of a policy by name; its state_dict without building it."""
+    sizes = (len(spec.features), *spec.hidden, 1)
+    shapes = {}
+    for place, (before, after) in enumerate(itertools.pairwise(sizes)):
+        for member in range(spec.members):
+            # An activation stands between two linear layers.
+            layer = f"networks.{member}.{2 * place}"
+            shapes |= {f"{layer}.weight": (after, before), f"{layer}.bias": (after,)}
+    return {name: StoredTensor(dtype="F32", shape=shape) for name, shape in shapes.items()}
+
+
+def _described(tensor: StoredTensor | None) -> str:
+    return "no tensor" if tensor is None else f"{tensor.dtype} {list(tensor.shape)!s:.60}"
+
+
 def _read_weights(path: Path, digest: object) -> dict[str, Tensor]:
-    _refuse_large(path)
     # Policies of earlier releases have no digest.
     if digest is not None and digest != _digest(path):
         raise ValueError("other bytes than those that policy.json was written for")
     weights = load_file(path)
     for name, value in weights.items():
-        # load_state_dict would round other dtypes silently.
-        if value.dtype != torch.float32 or not value.isfinite().all():
-            raise ValueError(f"{value.dtype} or no finite numbers in {name!r:.60}")
+        if not value.isfinite().all():
+            raise ValueError(f"no finite numbers in {name!r:.60}")
     return weights
-
-
-def _refuse_large(path: Path) -> None:
-    if path.stat().st_size > MAX_BYTES:
-        raise ValueError(f"more than {MAX_BYTES} bytes")
 
 
 def _read_document(path: Path) -> dict[str, Any]:

@@ -19,6 +19,10 @@ MAX_COUNT = 2**31 - 1
 """The largest count."""
 MAX_WIDTH = 4096
 """Most units of a hidden layer."""
+MAX_LAYERS = 64
+"""Most hidden layers."""
+LARGEST_SCALE = 1e18
+"""Largest mean and scale of a feature; its inverse is the least scale."""
 RANGES = {
     "members": (1, 64),
     **dict.fromkeys(("max_gap", "num_layers", "steps"), (0, MAX_COUNT)),
@@ -111,11 +115,8 @@ class PolicySpec:
     """Version of this record."""
 
     def __post_init__(self) -> None:
-        unknown = set(self.features) - set(FEATURES)
-        if unknown or not self.features:
-            raise ValueError(
-                f"features must be known names. Got {self.features}. Choose from {FEATURES}."
-            )
+        _check_names("features", self.features, FEATURES)
+        _check_names("sites", self.sites, SITES)
         if self.granularity not in ("gate", "step"):
             raise ValueError(
                 f"granularity must be gate or step. Got {self.granularity!r}. Pass 'step'."
@@ -130,6 +131,7 @@ class PolicySpec:
             raise ValueError(f"temperature must be above 0. Got {self.temperature}. Pass 1.0.")
         for name, (least, most) in RANGES.items():
             _check_range(name, getattr(self, name), least, most)
+        _check_range("the number of hidden layers", len(self.hidden), 0, MAX_LAYERS)
         for width in self.hidden:
             _check_range("hidden", width, 1, MAX_WIDTH)
         if self.cache_mode not in CACHE_BITS:
@@ -148,6 +150,9 @@ class PolicySpec:
                     f"{name} must have one value a feature. Got {len(given)} for "
                     f"{len(self.features)}. Leave it empty or give them all."
                 )
+        _check_scaling(self.means, self.scales)
+        if least := [value for value in self.savings.values() if value < 0]:
+            raise ValueError(f"savings must be at least 0. Got {least[0]}. Train the policy again.")
 
     @property
     def setting(self) -> ReuseSetting:
@@ -218,6 +223,27 @@ class PolicySpec:
     def saving_of_site(self) -> list[float]:
         """Return the savings in the order of :data:`SITES`."""
         return [self.savings.get(site, 1.0) for site in SITES]
+
+
+def _check_names(field: str, given: tuple[str, ...], known: tuple[str, ...]) -> None:
+    if not given or len(set(given)) < len(given) or not set(given) <= set(known):
+        raise ValueError(
+            f"{field} must be known names, each once. Got {given!s:.200}. Choose from {known}."
+        )
+
+
+def _check_scaling(means: tuple[float, ...], scales: tuple[float, ...]) -> None:
+    """Refuse means and scales with which a feature in fp32 is no finite number."""
+    if any(abs(mean) > LARGEST_SCALE for mean in means):
+        raise ValueError(
+            f"means must be within {LARGEST_SCALE:g} of 0. Got {means!s:.80}. "
+            "Train the policy again."
+        )
+    if not all(1 / LARGEST_SCALE <= scale <= LARGEST_SCALE for scale in scales):
+        raise ValueError(
+            f"scales must be from {1 / LARGEST_SCALE:g} to {LARGEST_SCALE:g}. Got {scales!s:.80}. "
+            "Train the policy again."
+        )
 
 
 def _check_range(name: str, value: int, least: int, most: int) -> None:

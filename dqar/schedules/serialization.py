@@ -15,14 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dqar.foreign_files import read_json
 from dqar.schedules.static_plan import Action, StaticPlan
-from dqar.validation import read_json, shown, validate
+from dqar.validation import shown, validate
 
 SCHEMA_VERSION = 1
 """Version of the file."""
-MAX_BYTES = 16 * 2**20
-"""Largest size of a plan's file in bytes; 1000 steps of 100 blocks take a hundredth of it."""
-
+MAX_BYTES = 4 * 2**20
+"""Largest size of a plan's file in bytes; 1000 steps of 100 blocks take a thirtieth of it."""
 
 FIX = "Export the plan again."
 

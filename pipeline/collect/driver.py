@@ -24,6 +24,7 @@ from pipeline.errors import input_errors
 from pipeline.exploration.collect_plan import FEEDBACKS, FORECAST_ORDERS, CollectPlan, Unit
 from pipeline.exploration.designs import parse_designs
 from pipeline.exploration.near_policy import ReferencePolicy
+from pipeline.models.loading import refuse_unloadable
 from pipeline.models.model_info import find_model, refuse_too_many_steps
 from pipeline.models.sampling_choices import SAMPLER, SITES, STEPS
 from pipeline.progress import Progress, fields_line
@@ -148,4 +149,6 @@ def plan_for(
     if reference_policy:
         reference_policy.refuse_misfit(fields)
     with input_errors():
-        return CollectPlan(designs=parse_designs(designs), **fields)
+        plan = CollectPlan(designs=parse_designs(designs), **fields)
+    refuse_unloadable(info, plan.sampler, plan.steps)
+    return plan

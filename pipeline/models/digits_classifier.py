@@ -7,12 +7,16 @@ requested digit.
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
 from jaxtyping import Float
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+
+from pipeline.models.folder_documents import ClassifierConfig, read_document
+from pipeline.models.weight_files import read_weights, refuse_other_tensors
 
 
 class DigitClassifier(nn.Module):
@@ -55,9 +59,17 @@ def save_classifier(classifier: DigitClassifier, folder: Path) -> None:
 
 
 def load_classifier(folder: Path) -> DigitClassifier:
-    """Load a classifier that :func:`save_classifier` wrote, in eval mode and without gradients."""
-    config = json.loads((folder / "config.json").read_text())
-    classifier = DigitClassifier(**config)
+    """Load a classifier that :func:`save_classifier` wrote, in eval mode and without gradients.
+
+    Raises:
+        InputError: if the weights do not fit the configuration; nothing of its sizes is built then.
+    """
+    model = folder.parent.name
+    sizes = asdict(read_document(folder / "config.json", ClassifierConfig, model))
+    with torch.device("meta"):
+        described = DigitClassifier(**sizes)
+    refuse_other_tensors(described, read_weights(folder, "model", model), folder, model)
+    classifier = DigitClassifier(**sizes)
     classifier.load_state_dict(load_file(folder / "model.safetensors"))
     return classifier.eval().requires_grad_(False)
 

@@ -22,6 +22,8 @@ UNIMPORTANT = ("_diffusers_version", "_name_or_path", "_use_default_values")
 LARGE = 1 << 26
 """Bytes from which a file's digest is remembered on this machine."""
 DIGITS_SHOWN = 16
+MAX_JSON_BYTES = 16 * 2**20
+"""Largest JSON file that is parsed; parsing takes up to 20 times its size in memory."""
 
 
 def identify(folder: Path) -> str:
@@ -65,9 +67,9 @@ def _digest_folder(folder: Path) -> str:
 
 
 def _digest_file(path: Path) -> str:
-    if path.suffix == ".json":
-        return hashlib.sha256(_canonical(path.read_bytes())).hexdigest()
     about = path.stat()
+    if path.suffix == ".json" and about.st_size <= MAX_JSON_BYTES:
+        return hashlib.sha256(_canonical(path.read_bytes())).hexdigest()
     return _read_digest(path) if about.st_size < LARGE else _remembered_digest(path, about)
 
 
@@ -75,7 +77,7 @@ def _canonical(config: bytes) -> bytes:
     """Return a configuration without :data:`UNIMPORTANT`, keys sorted; other JSON unchanged."""
     try:
         document = json.loads(config)
-    except ValueError:
+    except (ValueError, RecursionError):
         return config
     if not isinstance(document, dict):
         return config

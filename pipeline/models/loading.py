@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,10 +15,15 @@ from torch import Tensor
 
 from dqar.integration.noise_schedules import convert_scheduler
 from pipeline.errors import InputError
-from pipeline.models.model_info import ModelInfo, read_json
+from pipeline.models.folder_documents import read_json, spelled
+from pipeline.models.folder_parts import WEIGHTS
+from pipeline.models.model_info import DIGITS, ModelInfo
 from pipeline.models.sampling_choices import Dtype, Sampler
+from pipeline.models.weight_files import read_weights, refuse_no_numbers, refuse_other_tensors
 
 TORCH_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+CLASS_TEXT = re.compile(r"<class '(?:\w+\.)*(\w+)'>")
+"""A class as Python prints it."""
 DECODED_AT_ONCE = 8
 """Latents that a VAE decodes in one batch."""
 
@@ -42,7 +48,9 @@ class LoadedModel:
         """Decode latents to images in [-1, 1]; a model in pixel space only clamps them."""
         if self.vae is None:
             return latents.float().clamp(-1, 1)
-        scaled = (latents / self.vae.config.scaling_factor).to(self.vae.dtype)
+        config = self.vae.config
+        unscaled = latents / config.scaling_factor + (config.shift_factor or 0.0)
+        scaled = unscaled.to(self.vae.dtype)
         # In small batches, since the activations of a decoder are far larger than the latents.
         images = [self.vae.decode(few).sample.float() for few in scaled.split(DECODED_AT_ONCE)]
         return torch.cat(images).clamp(-1, 1)
@@ -72,31 +80,71 @@ def load_model(info: ModelInfo, *, sampler: Sampler, dtype: Dtype, device: str) 
         device: device of the weights.
 
     Raises:
-        InputError: if the weights cannot be read.
+        InputError: if the weights cannot be read, do not fit their configuration, or are no finite
+            numbers in this dtype.
     """
-    from diffusers import AutoencoderKL, DiTTransformer2DModel
-
-    torch_dtype = TORCH_DTYPES[dtype]
     folder = info.folder
+    _refuse_other_weights(info)
 
-    def load(kind: Any, part: str) -> Any:
+    def load(part: str) -> Any:
         # diffusers otherwise looks for pickled weights where there are no safetensors.
-        options = {"torch_dtype": torch_dtype, "use_safetensors": True}
-        loaded = kind.from_pretrained(folder / part, **options)
+        options = {"torch_dtype": TORCH_DTYPES[dtype], "use_safetensors": True}
+        loaded = _class_of(part).from_pretrained(folder / part, **options)
+        refuse_no_numbers(loaded, folder / part, info.name)
         return loaded.to(device).eval().requires_grad_(False)
 
     with _refusing_what_is_broken(info):
-        transformer = load(DiTTransformer2DModel, "transformer")
-        vae = load(AutoencoderKL, "vae") if (folder / "vae").is_dir() else None
+        parts = {part: load(part) for part in parts_of(info)}
         classifier = _load_classifier(folder, device)
-    scheduler = load_scheduler(info, sampler)
+        if classifier is not None:
+            refuse_no_numbers(classifier, folder / "classifier", info.name)
     return LoadedModel(
         info=info,
-        transformer=transformer,
-        scheduler=scheduler,
-        vae=vae,
+        transformer=parts["transformer"],
+        scheduler=load_scheduler(info, sampler),
+        vae=parts.get("vae"),
         classifier=classifier,
     )
+
+
+def refuse_unloadable(info: ModelInfo, sampler: Sampler, steps: int) -> None:
+    """Refuse a model that cannot be loaded or sampled, before any of its weights are read.
+
+    Args:
+        info: description of the model.
+        sampler: sampler of the run.
+        steps: sampling steps of the run.
+
+    Raises:
+        InputError: if the weights' header does not fit the configuration, or the scheduler cannot
+            take that many steps.
+    """
+    if info.folder == DIGITS:  # spares a driver the import of diffusers
+        return
+    _refuse_other_weights(info)
+    scheduler_of_run(info, sampler, steps)
+
+
+def parts_of(info: ModelInfo) -> list[str]:
+    """Return the parts that diffusers loads, which are sub-folders of the model's."""
+    return ["transformer", *(["vae"] if (info.folder / "vae").is_dir() else [])]
+
+
+def _class_of(part: str) -> Any:
+    from diffusers import AutoencoderKL, DiTTransformer2DModel
+
+    return {"transformer": DiTTransformer2DModel, "vae": AutoencoderKL}[part]
+
+
+def _refuse_other_weights(info: ModelInfo) -> None:
+    """Compare each configuration with the weights' header, on a device without memory."""
+    for part in parts_of(info):
+        folder = info.folder / part
+        config = read_json(folder / "config.json", info.name)
+        with _refusing_what_is_broken(info), torch.device("meta"):
+            built = _class_of(part).from_config(config)
+        found = read_weights(folder, WEIGHTS, info.name)
+        refuse_other_tensors(built, found, folder, info.name)
 
 
 def load_scheduler(info: ModelInfo, sampler: Sampler) -> Any:
@@ -109,9 +157,26 @@ def load_scheduler(info: ModelInfo, sampler: Sampler) -> Any:
 
     kinds = {"ddim": DDIMScheduler, "dpm": DPMSolverMultistepScheduler}
     try:
-        return convert_scheduler(kinds[sampler], saved_scheduler(info))
+        scheduler = convert_scheduler(kinds[sampler], saved_scheduler(info))
+        _refuse_odd_noise(scheduler)
+        return scheduler
+    except InputError:
+        raise
     except (ValueError, NotImplementedError) as error:
-        raise InputError(f"--model {info.name} with --sampler {sampler}: {error}") from error
+        raise InputError(
+            f"--model {spelled(info.name)} with --sampler {sampler}: {error}"
+        ) from error
+
+
+def _refuse_odd_noise(scheduler: Any) -> None:
+    kept = scheduler.alphas_cumprod
+    is_share = bool(((kept >= 0) & (kept <= 1)).all())  # False where one is NaN
+    is_whole = len(kept) == scheduler.config.num_train_timesteps
+    if not (is_share and is_whole) or (kept.diff() > 0).any() or kept[0] == 0:
+        raise ValueError(
+            "The scheduler must keep a share of the signal that falls from at most 1 to at least 0 "
+            "over its num_train_timesteps. Got other betas. Save the scheduler again."
+        )
 
 
 def scheduler_of_run(info: ModelInfo, sampler: Sampler, steps: int) -> Any:
@@ -128,19 +193,43 @@ def scheduler_of_run(info: ModelInfo, sampler: Sampler, steps: int) -> Any:
     scheduler = load_scheduler(info, sampler)
     with _refusing_what_is_broken(info):
         scheduler.set_timesteps(steps)
+        _refuse_odd_timesteps(scheduler, steps)
     return scheduler
+
+
+def _refuse_odd_timesteps(scheduler: Any, steps: int) -> None:
+    timesteps = torch.as_tensor(scheduler.timesteps).double()
+    most = scheduler.config.num_train_timesteps - 1
+    is_within = len(timesteps) == steps and bool(((timesteps >= 0) & (timesteps <= most)).all())
+    if not is_within or (timesteps.diff() >= 0).any():
+        raise InputError(
+            f"The scheduler must have {steps} falling timesteps from {most} to 0. Got others from "
+            "its timestep_spacing and steps_offset. Pass fewer --steps."
+        )
 
 
 @contextmanager
 def _refusing_what_is_broken(info: ModelInfo) -> Iterator[None]:
+    from diffusers.utils import logging
+
+    verbosity = logging.get_verbosity()
+    # diffusers logs keys that it ignores, beside the one line of a refusal.
+    logging.set_verbosity_error()
     try:
         yield
+    except InputError as error:
+        if str(error).startswith("--model"):
+            raise
+        raise InputError(f"--model {spelled(info.name)}: {error}") from error
     # Broken configurations make diffusers raise whatever Python raises, such as ZeroDivisionError.
     except Exception as error:
+        reason = CLASS_TEXT.sub(r"\1", str(error))[:300] or type(error).__name__
         raise InputError(
-            f"--model {info.name} must load with diffusers. Got: {str(error)[:300]}. "
+            f"--model {spelled(info.name)} must load with diffusers. Got: {reason}. "
             "Save the model again with save_pretrained."
         ) from error
+    finally:
+        logging.set_verbosity(verbosity)
 
 
 def saved_scheduler(info: ModelInfo) -> Any:
@@ -156,8 +245,8 @@ def saved_scheduler(info: ModelInfo) -> Any:
     kind = getattr(diffusers, name, None) if name.endswith("Scheduler") else None
     if kind is None:
         raise InputError(
-            f"--model {info.name} must name a scheduler of diffusers. Got {name!r:.60}. Save the "
-            "model again with save_pretrained."
+            f"--model {spelled(info.name)} must name a scheduler of diffusers. Got {name!r:.60}. "
+            "Save the model again with save_pretrained."
         )
     with _refusing_what_is_broken(info):
         return kind.from_config(config)

@@ -7,7 +7,8 @@ latent model.
 
 from __future__ import annotations
 
-import json
+import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,15 +16,25 @@ from typing import Any
 
 from dqar.validation import validate
 from pipeline.errors import InputError
+from pipeline.models.folder_documents import (
+    FIX,
+    GATED,
+    DiTConfig,
+    Provenance,
+    Recommended,
+    SchedulerConfig,
+    read_document,
+    read_json,
+    spelled,
+)
+from pipeline.models.folder_parts import refuse_unfit_parts
 from pipeline.models.identity import identify
 
 DIGITS = Path(__file__).parent / "digits"
 """Folder of the shipped model."""
 
-GATED = ("geglu", "swiglu")
-"""Gated activations of a feed-forward network, which multiply one half of their input by the
-other."""
-FIX = "Pass a folder that diffusers' save_pretrained wrote."
+HUB_ID = re.compile(r"\w[\w.-]{0,95}/\w[\w.-]{0,95}", re.ASCII)
+"""Owner and name of a repository on the Hugging Face hub."""
 # File patterns that are downloaded from the hub.
 PARTS = ["transformer/*", "scheduler/*", "vae/*", "model_index.json"]
 
@@ -60,57 +71,6 @@ class ModelInfo:
     """Part of the FLOPs of ``attn`` that a cache of keys and values saves."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class DiTConfig:
-    """Fields of a transformer's ``config.json`` that describe a DiT."""
-
-    num_layers: int
-    num_embeds_ada_norm: int
-    in_channels: int
-    sample_size: int
-    patch_size: int
-    num_attention_heads: int
-    attention_head_dim: int
-    out_channels: int | None = None
-    activation_fn: str | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("num_layers", "patch_size", "num_attention_heads", "attention_head_dim"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1. Got {getattr(self, name)}.")
-
-    @property
-    def width(self) -> int:
-        """Channels of a token."""
-        return self.num_attention_heads * self.attention_head_dim
-
-    @property
-    def num_tokens(self) -> int:
-        """Tokens of a sample."""
-        return (self.sample_size // self.patch_size) ** 2
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SchedulerConfig:
-    """Field of a scheduler's configuration that limits its steps."""
-
-    num_train_timesteps: int = 1000
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Recommended:
-    """Settings that a model's provenance recommends."""
-
-    guidance_scale: float = 4.0
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Provenance:
-    """Field of ``provenance.json`` that sampling reads."""
-
-    recommended: Recommended = Recommended()
-
-
 def refuse_too_many_steps(info: ModelInfo, steps: int) -> None:
     """Refuse more sampling steps than the noise schedule has timesteps.
 
@@ -133,20 +93,36 @@ def find_model(name: str) -> ModelInfo:
     Raises:
         InputError: if there is no such model, or if it is not a class-conditional DiT.
     """
-    folder = _folder_of(name)
-    config = read_json(folder / "transformer" / "config.json", name)
-    schedule = read_json(folder / "scheduler" / "scheduler_config.json", name)
-    if not _is_dit(config):
-        raise InputError(
-            f"--model must be a class-conditional DiT (DiTTransformer2DModel). Got "
-            f"{config.get('_class_name')!r} in {name}. Pass a DiT such as digits."
-        )
-    named = {"name": name, "folder": folder, "model_hash": _identify(folder, name)}
     try:
-        guidance = _recommended_guidance(folder)
-        return info_of(config, schedule, **named, guidance_scale=guidance)
+        folder = _folder_of(name)
+        config = read_json(folder / "transformer" / "config.json", name)
+        schedule = read_json(folder / "scheduler" / "scheduler_config.json", name)
+        if not _is_dit(config):
+            raise InputError(
+                f"--model must be a class-conditional DiT (DiTTransformer2DModel). Got "
+                f"{config.get('_class_name')!r:.60} in {spelled(name)}. Pass a DiT such as digits."
+            )
+        named = {"name": name, "folder": folder, "model_hash": identify(folder)}
+        info = info_of(
+            config, schedule, **named, guidance_scale=_recommended_guidance(folder, name)
+        )
+        refuse_unfit_parts(
+            folder,
+            name,
+            latent_shape=info.latent_shape,
+            num_layers=info.num_layers,
+            num_classes=info.num_classes,
+        )
+    except InputError:
+        raise
     except ValueError as error:
-        raise InputError(f"--model {name} must be a DiT. {error} {FIX}") from error
+        raise InputError(f"--model {spelled(name)} must be a DiT. {error} {FIX}") from error
+    except OSError as error:
+        raise InputError(
+            f"--model {spelled(name)} must be readable. Got: {error!s:.300}. Check the path and "
+            "the files' permissions."
+        ) from error
+    return info
 
 
 def info_of(config: Mapping[str, Any], schedule: Mapping[str, Any], **named: Any) -> ModelInfo:
@@ -182,19 +158,11 @@ def info_of(config: Mapping[str, Any], schedule: Mapping[str, Any], **named: Any
     )
 
 
-def _identify(folder: Path, name: str) -> str:
-    try:
-        return identify(folder)
-    except OSError as error:
-        raise InputError(
-            f"--model {name} must be readable. Got: {error}. Check the files' permissions."
-        ) from error
-
-
-def _recommended_guidance(folder: Path) -> float:
+def _recommended_guidance(folder: Path, name: str) -> float:
     path = folder / "provenance.json"
-    stored = read_json(path, folder.name) if path.exists() else {}
-    return validate(stored, Provenance, name=path.name, fix="").recommended.guidance_scale
+    if not os.path.lexists(path):
+        return Recommended().guidance_scale
+    return read_document(path, Provenance, name).recommended.guidance_scale
 
 
 def _is_dit(config: dict[str, Any]) -> bool:
@@ -224,14 +192,13 @@ def _projection_flops(dit: DiTConfig) -> float:
 def _folder_of(name: str) -> Path:
     if name == "digits":
         return DIGITS
-    folder = Path(name)
-    if folder.is_dir():
+    # An empty text would be the working folder.
+    if name.strip() and (folder := Path(name)).is_dir():
         return folder
-    looks_like_hub_id = name.count("/") == 1 and not name.startswith((".", "/", "~"))
-    if not looks_like_hub_id:
+    if not HUB_ID.fullmatch(name) or ".." in name or "--" in name:
         raise InputError(
-            f"--model must be digits, a diffusers folder or a hub id. Got {name!r}, which does "
-            "not exist. Check the path."
+            f"--model must be digits, a diffusers folder or a hub id. Got {spelled(name)!r}, which "
+            "does not exist. Check the path."
         )
     return _fetch_from_hub(name)
 
@@ -244,28 +211,7 @@ def _fetch_from_hub(name: str) -> Path:
     # The hub's errors (offline, missing, gated, malformed id) have no common base class.
     except Exception as error:
         raise InputError(
-            f"--model {name} must be on the hub or in its cache. Got: "
+            f"--model {spelled(name)} must be on the hub or in its cache. Got: "
             f"{type(error).__name__}: {str(error)[:200]}. Check the id and the network, or pass "
             "a local folder."
         ) from error
-
-
-def read_json(path: Path, name: str) -> dict[str, Any]:
-    """Read a JSON file of a model's folder.
-
-    Args:
-        path: file to read.
-        name: name of the model, for the error message.
-
-    Raises:
-        InputError: if the file is missing or not JSON.
-    """
-    try:
-        stored = json.loads(path.read_text())
-        if not isinstance(stored, dict):
-            raise ValueError(f"a {type(stored).__name__} in place of an object")
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(
-            f"--model {name} must hold {path.parent.name}/{path.name}. Got: {error}. {FIX}"
-        ) from error
-    return stored

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
 
+from dqar.foreign_files import parse_json
 from dqar.validation import validate
 
 T = TypeVar("T")
@@ -39,7 +39,7 @@ def parse(data: bytes) -> dict[str, Any]:
         Malformed: if the bytes are something else.
     """
     try:
-        document = json.loads(data, parse_constant=_no_constant)
+        document = parse_json(data, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
         raise Malformed(f"It must be JSON. Got: {str(error)[:100]}.") from error
     if not isinstance(document, dict):

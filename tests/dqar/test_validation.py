@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dqar.validation import LARGEST, read_json, validate
+from dqar.foreign_files import read_json
+from dqar.validation import LARGEST, validate
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
