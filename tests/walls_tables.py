@@ -59,7 +59,7 @@ ROOMS: dict[str, set[str]] = {
     "ray": {"pipeline/cluster/actor_pool.py", "pipeline/cluster/ray_cluster.py"},
     "mlflow": {"pipeline/tracking.py"},
     "pyarrow": {"pipeline/traces/tables.py"},
-    "obstore": {"pipeline/storage/object_store.py"},
+    "obstore": {"pipeline/storage/object_store.py", "pipeline/storage/store_client.py"},
     "tyro": {"pipeline/cli.py"},
     "tabulate": {"pipeline/markdown.py"},
     "diffusers": {
@@ -93,6 +93,7 @@ ONE_IMPORTER: dict[str, str] = {
     "pipeline.demo.local_servers pipeline.evaluate.flops pipeline.evaluate.sweeps.dummy_dit "
     "pipeline.methods.schedule_selection pipeline.methods.site_mixing "
     "pipeline.methods.stock_runs pipeline.storage.range_reader pipeline.storage.store_errors "
+    "pipeline.storage.durable_write "
     "pipeline.traces.process_id pipeline.train.alternative_schedules "
     "pipeline.train.fits pipeline.train.local_error_model pipeline.train.reused_gate_writer",
     "a library that may be missing": "dqar.cache.triton_kernels",

@@ -12,17 +12,23 @@ import hashlib
 import io
 import os
 import re
-import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from itertools import takewhile
 from pathlib import Path
 
-from pipeline.errors import InputError, StorageError
+from pipeline.errors import InputError
+from pipeline.storage.durable_write import fill, make_folder, sync
+from pipeline.storage.file_errors import refusal_of
 from pipeline.storage.output_checks import refuse_unwritable
+from pipeline.storage.regular_file import (
+    DOCUMENT_BYTES,
+    open_regular,
+    read_regular,
+    refuse_other_kinds,
+)
 
 PARTIAL = re.compile(r"_.+\.[0-9a-f]{32}")
 """Names of the temporary files of unfinished writes."""
@@ -53,11 +59,15 @@ class LocalFolder:
         """
         refuse_unwritable(str(self.path))
 
-    def read(self, key: str) -> bytes | None:
-        """Return the contents of a file, or None if there is no such file."""
+    def read(self, key: str, at_most: int = DOCUMENT_BYTES) -> bytes | None:
+        """Return the contents of a file, or None if there is no such file.
+
+        Raises:
+            StorageError: if the file has more than ``at_most`` bytes or is no regular file.
+        """
         with self._storage_errors():
             try:
-                return self._at(key).read_bytes()
+                return read_regular(self._at(key), at_most)
             except FileNotFoundError:
                 return None
 
@@ -69,7 +79,7 @@ class LocalFolder:
         """
         with self._storage_errors():
             try:
-                return self._at(key).open("rb")
+                return open_regular(self._at(key))
             except FileNotFoundError as error:
                 raise gone(f"{self}/{key}") from error
 
@@ -93,13 +103,15 @@ class LocalFolder:
         target = self._at(key)
         temporary = target.with_name(f"_{target.name}.{uuid.uuid4().hex}")
         with self._storage_errors():
-            _make_folder(target.parent)
+            make_folder(target.parent)
             try:
-                _fill(temporary, data)
+                fill(temporary, data)
                 place(temporary, target)
             finally:
-                temporary.unlink(missing_ok=True)
-            _sync(target.parent)
+                # An error here, as on a disk that turned read-only, would hide the first one.
+                with suppress(OSError):
+                    temporary.unlink(missing_ok=True)
+            sync(target.parent)
 
     def sizes(self, folder: str) -> dict[str, int]:
         """Return the bytes of each file of a folder, by name in order; unfinished writes are left
@@ -114,6 +126,16 @@ class LocalFolder:
             files = {entry.name: _size_of_file(entry) for entry in visible}
         return {name: size for name in sorted(files) if (size := files[name]) is not None}
 
+    def names(self, folder: str) -> list[str]:
+        """Return all names of a folder, in order, of whatever kind; unfinished writes are left
+        out."""
+        with self._storage_errors():
+            try:
+                found = os.listdir(self._at(folder))
+            except FileNotFoundError:
+                return []
+        return sorted(name for name in found if not name.startswith("_"))
+
     def is_empty(self) -> bool:
         """Return True if the folder holds no names but those that begin with an underscore."""
         with self._storage_errors():
@@ -123,10 +145,14 @@ class LocalFolder:
                 return True
 
     def size(self, key: str) -> int | None:
-        """Return the bytes of a file, or None if there is no such file."""
+        """Return the bytes of a file, or None if there is no such file.
+
+        Raises:
+            StorageError: if something else than a regular file has that name.
+        """
         with self._storage_errors():
             try:
-                return self._at(key).stat().st_size
+                return refuse_other_kinds(self._at(key)).st_size
             except FileNotFoundError:
                 return None
 
@@ -152,7 +178,7 @@ class LocalFolder:
         """
         with self._storage_errors():
             try:
-                with self._at(key).open("rb") as stream:
+                with open_regular(self._at(key)) as stream:
                     return hashlib.file_digest(stream, "sha256").hexdigest()
             except FileNotFoundError as error:
                 raise gone(f"{self}/{key}") from error
@@ -181,23 +207,11 @@ class LocalFolder:
     def _storage_errors(self) -> Iterator[None]:
         try:
             yield
-        except FileExistsError as error:
-            # A second file name means a failed link, so the file exists; otherwise a file is in
-            # the place of a folder.
-            if error.filename2 is not None:
-                raise
-            raise self._refusal("which is a file") from error
-        except NotADirectoryError as error:
-            raise self._refusal("which is a file, or below one") from error
         except OSError as error:
-            reason = (error.strerror or str(error)).lower()
-            raise self._refusal(f"with the error: {reason}") from error
-
-    def _refusal(self, what: str) -> InputError:
-        return StorageError(
-            f"Storage must be a folder that can be read and written, with hard links. Got "
-            f"{self.path}, {what}. Fix the folder, or name another one."
-        )
+            # A second file name means a failed link: the file to create exists.
+            if isinstance(error, FileExistsError) and error.filename2 is not None:
+                raise
+            raise refusal_of(error, self.path) from error
 
 
 def gone(what: str) -> InputError:
@@ -228,31 +242,3 @@ def _size_of_file(entry: os.DirEntry[str]) -> int | None:
 
 def _stamp(about: os.stat_result) -> str:
     return f"{about.st_size} {about.st_ino} {about.st_mtime_ns} {about.st_ctime_ns}"
-
-
-def _fill(path: Path, data: bytes | Path) -> None:
-    with path.open("wb") as stream:
-        if isinstance(data, Path):
-            with data.open("rb") as source:
-                shutil.copyfileobj(source, stream)
-        else:
-            stream.write(data)
-        stream.flush()
-        os.fsync(stream.fileno())
-
-
-def _make_folder(folder: Path) -> None:
-    missing = list(takewhile(lambda one: not one.exists(), (folder, *folder.parents)))
-    folder.mkdir(parents=True, exist_ok=True)
-    for one in reversed(missing):
-        _sync(one.parent)
-
-
-def _sync(folder: Path) -> None:
-    # After a power cut the name of a new file or folder exists only if the folder that holds it
-    # was synced too.
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
