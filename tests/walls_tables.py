@@ -47,7 +47,7 @@ MAY_IMPORT: dict[str, str] = {
     "pipeline.methods pipeline.models pipeline.progress pipeline.statistics pipeline.storage "
     "pipeline.tracking pipeline.tracking_flags",
     "pipeline.sample": "dqar pipeline.cluster pipeline.errors pipeline.models pipeline.progress "
-    "pipeline.tracking pipeline.tracking_flags",
+    "pipeline.storage pipeline.tracking pipeline.tracking_flags",
     "pipeline.doctor": "pipeline.cluster pipeline.errors pipeline.models pipeline.storage "
     "pipeline.tracking",
     "pipeline.demo": "pipeline.errors pipeline.storage",
@@ -81,7 +81,8 @@ ONE_IMPORTER: dict[str, str] = {
     "pipeline.models.digits_pretrain pipeline.sample.flags pipeline.sample.run "
     "pipeline.train.run pipeline.collect.flags",
     "one step of a stage, as every stage has it": "pipeline.evaluate.driver "
-    "pipeline.evaluate.sweeps.driver pipeline.evaluate.sweeps.report pipeline.evaluate.session",
+    "pipeline.evaluate.sweeps.driver pipeline.evaluate.sweeps.report pipeline.evaluate.session "
+    "pipeline.evaluate.report",
     "a method, which the registry alone names": "pipeline.methods.baseline "
     "pipeline.methods.fewer_steps pipeline.methods.interval pipeline.methods.learned_schedule "
     "pipeline.methods.learning_to_cache pipeline.methods.smoothcache",
@@ -93,8 +94,8 @@ ONE_IMPORTER: dict[str, str] = {
     "pipeline.demo.local_servers pipeline.evaluate.flops pipeline.evaluate.sweeps.dummy_dit "
     "pipeline.methods.schedule_selection pipeline.methods.site_mixing "
     "pipeline.methods.stock_runs pipeline.storage.range_reader pipeline.storage.store_errors "
-    "pipeline.storage.durable_write "
-    "pipeline.traces.process_id pipeline.train.alternative_schedules "
+    "pipeline.storage.durable_write pipeline.traces.lease_document "
+    "pipeline.train.alternative_schedules "
     "pipeline.train.fits pipeline.train.local_error_model pipeline.train.reused_gate_writer",
     "a library that may be missing": "dqar.cache.triton_kernels",
 }

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +12,7 @@ from pipeline.evaluate.plan_export import write_plans
 from pipeline.evaluate.tasks import PointResult
 from pipeline.markdown import markdown_table
 from pipeline.methods import registry
+from pipeline.storage.unfinished_folder import written_last
 
 COLUMNS = (
     ("reuse", "reuse_ratio", "{:.3f}"),
@@ -66,18 +64,6 @@ def write_report(measured: list[PointResult], folder: Path, title: str) -> None:
         parts += [COMPARISON_CAPTION, comparison_table(rows)]
         parts += filter(None, [*_notes(rows), write_plans(measured, folder)])
         (folder / "report.md").write_text("\n\n".join(parts).rstrip() + "\n")
-
-
-@contextmanager
-def written_last(path: Path, document: Any) -> Iterator[None]:
-    """Remove a JSON file on entry and write it on exit, after all other files of its folder.
-
-    A folder that holds the JSON file is therefore complete.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.unlink(missing_ok=True)
-    yield
-    path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
 
 
 def _notes(rows: list[dict[str, Any]]) -> list[str]:

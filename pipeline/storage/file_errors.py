@@ -30,7 +30,7 @@ REASONS: dict[int, tuple[str, str]] = {
     errno.EMFILE: ("this process has too many open files", "Raise ulimit -n, " + AGAIN),
     errno.ENFILE: ("this machine has too many open files", "Close some of them, " + AGAIN),
 }
-"""What happened and what to do, by the error number."""
+"""Words for what happened and what to do, by the number of the error."""
 MUST = "Storage must be a folder that can be read and written, with hard links."
 
 

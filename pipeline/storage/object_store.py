@@ -1,9 +1,9 @@
 """Storage by URI: the same methods for folders and for object stores.
 
 Only this module and ``store_client.py`` import obstore. An object is visible once its upload is
-complete, so that no temporary names are needed. Credentials, region and endpoint come from the environment
-(``AWS_ACCESS_KEY_ID``, ``AWS_ENDPOINT_URL``, ``GOOGLE_APPLICATION_CREDENTIALS``, an instance's
-role), and never appear in messages.
+complete, so that no temporary names are needed. Credentials, region and endpoint come from the
+environment (``AWS_ACCESS_KEY_ID``, ``AWS_ENDPOINT_URL``, ``GOOGLE_APPLICATION_CREDENTIALS``, an
+instance's role), and never appear in messages.
 """
 
 from __future__ import annotations
