@@ -25,6 +25,7 @@ from pipeline.storage.file_errors import refusal_of
 from pipeline.storage.output_checks import refuse_unwritable
 from pipeline.storage.regular_file import (
     DOCUMENT_BYTES,
+    NotRegularError,
     open_regular,
     read_regular,
     refuse_other_kinds,
@@ -123,8 +124,8 @@ class LocalFolder:
                 return {}
             # Files may vanish between the listing and the request for their size.
             visible = (entry for entry in found if not entry.name.startswith("_"))
-            files = {entry.name: _size_of_file(entry) for entry in visible}
-        return {name: size for name in sorted(files) if (size := files[name]) is not None}
+            files = {entry.name: about.st_size for entry in visible if (about := _facts_of(entry))}
+        return dict(sorted(files.items()))
 
     def names(self, folder: str) -> list[str]:
         """Return all names of a folder, in order, of whatever kind; unfinished writes are left
@@ -164,11 +165,12 @@ class LocalFolder:
         """
         with self._storage_errors():
             try:
-                found = {entry.name: entry.stat() for entry in os.scandir(self._at(folder))}
+                found = {entry.name: _facts_of(entry) for entry in os.scandir(self._at(folder))}
             except FileNotFoundError:
                 return {}
         before = time.time() - RECENT_S
-        return {name: _stamp(about) for name, about in found.items() if about.st_ctime < before}
+        files = {name: about for name, about in found.items() if about}
+        return {name: _stamp(about) for name, about in files.items() if about.st_ctime < before}
 
     def sha256(self, key: str) -> str:
         """Return the SHA-256 of a file in hex digits, from all its bytes, in bounded memory.
@@ -233,10 +235,11 @@ def checked_key(key: str) -> str:
     return key
 
 
-def _size_of_file(entry: os.DirEntry[str]) -> int | None:
+def _facts_of(entry: os.DirEntry[str]) -> os.stat_result | None:
+    """Return the facts about a regular file; None for anything else, such as a link to nothing."""
     try:
-        return entry.stat().st_size if entry.is_file() else None
-    except FileNotFoundError:
+        return refuse_other_kinds(Path(entry.path))
+    except (FileNotFoundError, NotRegularError):
         return None
 
 

@@ -53,10 +53,9 @@ def read_regular(path: Path, at_most: int = DOCUMENT_BYTES) -> bytes:
         NotRegularError: if something else has it, or a larger file.
     """
     with open_regular(path) as stream:
-        data = stream.read(at_most + 1)
-    if len(data) > at_most:
-        raise NotRegularError(errno.EFBIG, f"a file of more than {at_most} bytes", str(path))
-    return data
+        if os.fstat(stream.fileno()).st_size > at_most:
+            raise NotRegularError(errno.EFBIG, f"a file of more than {at_most} bytes", str(path))
+        return stream.read()
 
 
 def refuse_other_kinds(path: Path) -> os.stat_result:
