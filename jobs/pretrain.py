@@ -12,20 +12,25 @@ from pipeline.errors import InputError
 from pipeline.models.pretrain_config import PretrainFlags
 from pipeline.redaction import typed_command
 from pipeline.storage.output_checks import refuse_relative_inside_job, refuse_unwritable
+from pipeline.storage.unfinished_mark import is_unfinished
 
 FLAGS = PretrainFlags
+LAST = "provenance.json"
+"""File that the job writes last."""
 
 
 def run(flags: PretrainFlags) -> int:
     refuse_relative_inside_job(out=flags.out)
     out = Path(flags.out)
-    if out.exists() and any(out.iterdir()):
+    if out.exists() and any(out.iterdir()) and not is_unfinished(out, LAST):
         raise InputError(f"--out must be an empty or new folder. Got {flags.out}. Name another.")
     refuse_unwritable(flags.out)
     from pipeline.models.digits_pretrain import pretrain
+    from pipeline.storage.unfinished_folder import unfinished
 
     command = typed_command("pretrain.py")
-    pretrain(flags.training, out, command, lambda line: print(line, flush=True))
+    with unfinished(out, LAST):
+        pretrain(flags.training, out, command, lambda line: print(line, flush=True))
     return 0
 
 

@@ -53,7 +53,7 @@ MAY_IMPORT: dict[str, str] = {
     "pipeline.methods pipeline.models pipeline.progress pipeline.report pipeline.statistics "
     "pipeline.storage pipeline.tracking pipeline.tracking_flags",
     "pipeline.sample": "dqar pipeline.cluster pipeline.errors pipeline.models pipeline.progress "
-    "pipeline.tracking pipeline.tracking_flags",
+    "pipeline.storage pipeline.tracking pipeline.tracking_flags",
     "pipeline.doctor": "pipeline.cluster pipeline.errors pipeline.models pipeline.redaction "
     "pipeline.storage pipeline.tracking",
     "pipeline.demo": "pipeline.errors pipeline.storage",
@@ -65,7 +65,7 @@ ROOMS: dict[str, set[str]] = {
     "ray": {"pipeline/cluster/actor_pool.py", "pipeline/cluster/ray_cluster.py"},
     "mlflow": {"pipeline/tracking/connection.py", "pipeline/tracking/store.py"},
     "pyarrow": {"pipeline/traces/tables.py"},
-    "obstore": {"pipeline/storage/object_store.py"},
+    "obstore": {"pipeline/storage/object_store.py", "pipeline/storage/store_client.py"},
     "tyro": {"pipeline/cli.py"},
     "tabulate": {"pipeline/markdown.py"},
     "jinja2": {"pipeline/report/render.py"},
@@ -88,7 +88,8 @@ ONE_IMPORTER: dict[str, str] = {
     "pipeline.models.digits_pretrain pipeline.sample.flags pipeline.sample.run "
     "pipeline.train.run pipeline.collect.flags",
     "one step of a stage, as every stage has it": "pipeline.evaluate.driver "
-    "pipeline.evaluate.sweeps.driver pipeline.evaluate.sweeps.report pipeline.evaluate.session",
+    "pipeline.evaluate.sweeps.driver pipeline.evaluate.sweeps.report pipeline.evaluate.session "
+    "pipeline.evaluate.report",
     "a method, which the registry alone names": "pipeline.methods.baseline "
     "pipeline.methods.fewer_steps pipeline.methods.interval pipeline.methods.learned_schedule "
     "pipeline.methods.learning_to_cache pipeline.methods.smoothcache",
@@ -103,7 +104,8 @@ ONE_IMPORTER: dict[str, str] = {
     "pipeline.report.frontier_axes pipeline.report.frontier_svg pipeline.report.page_tables "
     "pipeline.report.render "
     "pipeline.methods.stock_runs pipeline.storage.range_reader pipeline.storage.store_errors "
-    "pipeline.traces.process_id pipeline.tracking.lineage pipeline.tracking.tracker "
+    "pipeline.storage.durable_write pipeline.traces.lease_document "
+    "pipeline.tracking.lineage pipeline.tracking.tracker "
     "pipeline.train.alternative_schedules "
     "pipeline.train.fits pipeline.train.local_error_model pipeline.train.reused_gate_writer",
 }

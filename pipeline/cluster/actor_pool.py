@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 import secrets
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Generator
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
@@ -23,7 +23,7 @@ from ray.exceptions import RayActorError, RayError, RayTaskError
 from pipeline.cluster.capacity import Cluster, capacity, check_feasible, resource_request
 from pipeline.cluster.config import ClusterConfig
 from pipeline.cluster.ray_cluster import Meters, cluster_around, join_ray
-from pipeline.cluster.work_queue import Failure, WorkItem, WorkQueue, WorkResult
+from pipeline.cluster.work_queue import Failure, Units, WorkItem, WorkQueue, WorkResult
 from pipeline.errors import IncompleteError, InputError, StorageError
 
 LOOK_EVERY_S = 5.0
@@ -82,7 +82,7 @@ class ActorPool:
         """Add to a counter that Ray exports as ``ray_dqar_WHAT_total``."""
         self._meters.count(what, amount)
 
-    def map_strict(self, units: Sequence[Any]) -> Generator[tuple[Any, Any], None, None]:
+    def map_strict(self, units: Units) -> Generator[tuple[Any, Any], None, None]:
         """Yield ``(unit, result)`` as units finish, in any order; a unit that fails ends the work.
 
         Raises:
@@ -96,7 +96,7 @@ class ActorPool:
                     raise outcome.failure.error
                 yield outcome.unit, outcome.result
 
-    def map_unordered(self, units: Sequence[Any]) -> Generator[WorkResult, None, None]:
+    def map_unordered(self, units: Units) -> Generator[WorkResult, None, None]:
         """Yield the result or the failure of each unit, in any order; a unit that fails does not
         stop the remaining units.
 
@@ -106,7 +106,7 @@ class ActorPool:
         """
         return self._run(units, max_errors=self.config.max_errors)
 
-    def _run(self, units: Sequence[Any], *, max_errors: int) -> Generator[WorkResult, None, None]:
+    def _run(self, units: Units, *, max_errors: int) -> Generator[WorkResult, None, None]:
         queue = WorkQueue(units, max_deaths=self.config.max_attempts, max_errors=max_errors)
         self._staffed_at = time.monotonic()
         for _ in range(min(self.num_workers, len(units))):
@@ -132,10 +132,10 @@ class ActorPool:
             return
         self._looked_at = now
         at_work = sum(state.item is not None for state in self._states.values())
-        self._meters.show(units_in_flight=at_work, queue_depth=len(queue.waiting))
+        self._meters.show(units_in_flight=at_work, queue_depth=queue.waiting)
         # New nodes get workers, unless the number of workers was given.
         if self.config.workers == 0 and queue.waiting:
-            wanted = min(capacity(self.ask, cluster_around()), len(queue.waiting) + at_work)
+            wanted = min(capacity(self.ask, cluster_around()), queue.waiting + at_work)
             for _ in range(wanted - len(self._states)):
                 self._start_worker()
         self._check_worker_timeout(now, is_anyone_working=at_work > 0)

@@ -6,9 +6,9 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,23 +64,39 @@ class WorkResult:
     """Reason why the unit was given up; None if it is done."""
 
 
+@runtime_checkable
+class Units(Protocol):
+    """Units of work whose number is known, made when they are asked for."""
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[Any]: ...
+
+
 class WorkQueue:
     """Queue of units that wait for a worker.
 
     A failed unit returns to the front, so that a unit that always fails is found early.
 
     Args:
-        units: the units, in the order in which they are handed out.
+        units: the units, in the order in which they are handed out. Each is asked for when a worker
+            gets it: there may be more than memory holds.
         max_deaths: deaths of workers after which a unit is given up.
         max_errors: errors after which a unit is given up.
     """
 
-    def __init__(self, units: Sequence[Any], *, max_deaths: int, max_errors: int) -> None:
+    def __init__(self, units: Units, *, max_deaths: int, max_errors: int) -> None:
         self.max_deaths = max_deaths
         self.max_errors = max_errors
-        self.waiting = deque(WorkItem(unit=unit) for unit in units)
         self.left = len(units)
         """Number of units that are neither done nor given up."""
+        self._failed: deque[WorkItem] = deque()
+        self._fresh, self._num_fresh = iter(units), len(units)
+
+    @property
+    def waiting(self) -> int:
+        """Number of units that wait for a worker."""
+        return len(self._failed) + self._num_fresh
 
     def take(self, node: str, nodes: Collection[str]) -> WorkItem | None:
         """Take the next unit for a worker on ``node``; None if no unit is for that node.
@@ -92,18 +108,21 @@ class WorkQueue:
             node: address of the worker's node.
             nodes: addresses of all nodes with workers.
         """
-        for item in self.waiting:
+        for item in self._failed:
             if node not in item.failed_on or set(nodes) <= item.failed_on:
-                self.waiting.remove(item)
+                self._failed.remove(item)
                 return item
-        return None
+        if not self._num_fresh:
+            return None
+        self._num_fresh -= 1
+        return WorkItem(unit=next(self._fresh))
 
     def give_back(self, item: WorkItem) -> bool:
         """Return a failed unit to the front of the queue, and True, unless it is given up."""
         if item.deaths >= self.max_deaths or item.errors >= self.max_errors:
             self.left -= 1
             return False
-        self.waiting.appendleft(item)
+        self._failed.appendleft(item)
         return True
 
     def finish(self) -> None:

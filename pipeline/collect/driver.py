@@ -21,14 +21,15 @@ from pipeline.collect.quarantine import (
 )
 from pipeline.collect.worker import Collector
 from pipeline.errors import input_errors
-from pipeline.exploration.collect_plan import FEEDBACKS, FORECAST_ORDERS, CollectPlan, Unit
+from pipeline.exploration.collect_plan import FEEDBACKS, FORECAST_ORDERS, CollectPlan, UnitsLeft
 from pipeline.exploration.designs import parse_designs
 from pipeline.exploration.near_policy import ReferencePolicy
 from pipeline.models.loading import refuse_unloadable
 from pipeline.models.model_info import find_model, refuse_too_many_steps
 from pipeline.models.sampling_choices import SAMPLER, SITES, STEPS
 from pipeline.progress import Progress, fields_line
-from pipeline.storage.object_store import Root, open_storage
+from pipeline.storage.object_store import Root, Storage, open_storage
+from pipeline.storage.unfinished_folder import work_begun
 from pipeline.traces.commit import committed_receipts, write_manifest
 
 FIRST_ROUND = {
@@ -62,14 +63,26 @@ def collect(
 
     Raises:
         InputError: if a worker refuses its input, or all of the first units diverge.
-        IncompleteError: if units were given up. No manifest is published then.
+        IncompleteError: if units were given up, or storage fails. No manifest is published then.
     """
     storage = open_storage(root)
+    with work_begun(storage):
+        return _collect(plan, storage, cluster_config, on_receipt, check_not_fenced, worker)
+
+
+def _collect(
+    plan: CollectPlan,
+    storage: Storage,
+    cluster_config: ClusterConfig,
+    on_receipt: Callable[[dict[str, Any]], None],
+    check_not_fenced: Callable[[], None],
+    worker: type[Collector],
+) -> dict[str, Any]:
     receipts = committed_receipts(storage, plan)
     put_aside = quarantined(storage)
     release(storage, put_aside & receipts.keys())
-    missing = [unit for unit in plan.units() if unit.unit_id not in receipts]
-    if done := plan.num_trajectories - sum(map(len, missing)):
+    missing = UnitsLeft(plan=plan, done=frozenset(receipts))
+    if done := sum(receipt["trajectories"] for receipt in receipts.values()):
         print(
             f"collect: {done} trajectories were committed before, by an earlier run into {storage}",
             flush=True,
@@ -77,7 +90,7 @@ def collect(
     given_up: list[WorkResult] = []
     if missing:
         pool = ActorPool(worker, {"plan": plan, "root": storage}, cluster_config)
-        for outcome in _results_with_progress(pool, plan, missing):
+        for outcome in _results_with_progress(pool, plan, missing, done):
             if outcome.failure is None:
                 receipts[outcome.unit.unit_id] = outcome.result
                 release(storage, put_aside & {outcome.unit.unit_id})
@@ -95,11 +108,11 @@ def collect(
 
 
 def _results_with_progress(
-    pool: ActorPool, plan: CollectPlan, missing: list[Unit]
+    pool: ActorPool, plan: CollectPlan, missing: UnitsLeft, done: int
 ) -> Iterator[WorkResult]:
     """Yield the result of each unit, with a log line a unit, a progress line and Ray metrics."""
     progress = Progress("collect", plan.num_trajectories, "trajectories")
-    progress.start_at(plan.num_trajectories - sum(map(len, missing)))
+    progress.start_at(done)
     for outcome in pool.map_unordered(missing):
         progress.log(unit_line(outcome))
         if outcome.failure is None:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
 from pipeline.cluster.work_queue import WorkResult
-from pipeline.errors import IncompleteError, InputError
+from pipeline.errors import IncompleteError, InputError, StorageError
 from pipeline.redaction import without_secrets
 from pipeline.storage.object_store import Storage
 from pipeline.traces.shards import as_json
@@ -32,7 +32,10 @@ def quarantine_key(unit_id: str) -> str:
 
 
 def quarantine(storage: Storage, outcome: WorkResult) -> None:
-    """Write the error of a unit that was given up; a file of an earlier run is overwritten."""
+    """Write the error of a unit that was given up; a file of an earlier run is overwritten.
+
+    On a full disk, which may be why the unit was given up, the error is printed alone.
+    """
     assert outcome.failure is not None
     document = {
         "unit_id": outcome.unit.unit_id,
@@ -43,7 +46,14 @@ def quarantine(storage: Storage, outcome: WorkResult) -> None:
         "error": _last_line(outcome),
         "traceback": without_secrets(outcome.failure.text),
     }
-    storage.write(quarantine_key(outcome.unit.unit_id), as_json(document))
+    try:
+        storage.write(quarantine_key(outcome.unit.unit_id), as_json(document))
+    except StorageError as error:
+        print(
+            f"collect: the error of unit {outcome.unit.unit_id} cannot be kept: {error} The error "
+            f"is: {document['error']}",
+            flush=True,
+        )
 
 
 def quarantined(storage: Storage) -> set[str]:
@@ -99,8 +109,8 @@ def refuse_incomplete(storage: Storage, given_up: Sequence[WorkResult]) -> None:
     raise IncompleteError(
         f"{len(files)} units are quarantined and no manifest was published. Each attempt at these "
         "units failed; all other units are done. The errors are in "
-        f"{', '.join(files[:NAMED])}{more}. Run the same command again to retry the quarantined "
-        "units."
+        f"{', '.join(files[:NAMED])}{more}; the last one is: {_last_line(given_up[-1])[:300]} Run "
+        "the same command again to retry the quarantined units."
     )
 
 

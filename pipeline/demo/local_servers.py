@@ -6,6 +6,7 @@ are stopped at the end: ``ray stop`` would stop every Ray on the machine.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import secrets
 import shutil
@@ -49,6 +50,7 @@ class Servers:
                     stderr=subprocess.STDOUT,
                     cwd=self.logs,
                     start_new_session=True,
+                    preexec_fn=_end_with_parent,
                 )
             )
 
@@ -76,6 +78,13 @@ class Servers:
                 process.wait(timeout=10)
             _signal_group(process, signal.SIGKILL)
             process.wait()
+
+
+def _end_with_parent() -> None:
+    # A demonstration that is killed cannot stop its servers, and the job that runs on them would
+    # hold the lease of the traces. Linux alone has PR_SET_PDEATHSIG, which is option 1.
+    with suppress(AttributeError, OSError):
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)
 
 
 def _signal_group(process: subprocess.Popen, number: int) -> None:

@@ -24,6 +24,7 @@ import numpy as np
 from pipeline.methods.task import Arrays, Result, Stored
 from pipeline.storage.fingerprint import fingerprint
 from pipeline.storage.local_folder import LocalFolder
+from pipeline.storage.regular_file import read_regular
 
 FOLDER = "_points"
 """Folder of task results within a results folder; removed after results.json is written."""
@@ -81,11 +82,9 @@ class ResultCache:
     def take(self, task: CachedTask) -> Result | None:
         """Return the stored result of a task; None if there is none, or if it cannot be read."""
         path = self._path(task)
-        arrays = path.with_suffix(".npz")
         try:
-            if max(path.stat().st_size, arrays.stat().st_size) > MAX_BYTES:
-                return None
-            stored, data = json.loads(path.read_text()), arrays.read_bytes()
+            stored = json.loads(read_regular(path, MAX_BYTES))
+            data = read_regular(path.with_suffix(".npz"), MAX_BYTES)
             if stored.pop("digest") != _digest(stored, data):
                 return None
             with np.load(io.BytesIO(data), allow_pickle=False) as found:

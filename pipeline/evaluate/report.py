@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +14,7 @@ from pipeline.markdown import markdown_table
 from pipeline.methods import registry
 from pipeline.report.frontier import Axis, error_at, frontier
 from pipeline.report.results_folder import write_page
+from pipeline.storage.unfinished_folder import written_last
 
 COLUMNS = (
     ("reuse", "reuse_ratio", "{:.3f}"),
@@ -71,18 +69,6 @@ def write_report(measured: list[PointResult], folder: Path, title: str) -> None:
         parts += filter(None, [*_notes(rows), write_plans(measured, folder)])
         (folder / "report.md").write_text("\n\n".join(parts).rstrip() + "\n")
         write_page(measured, folder, title, _notes(rows))
-
-
-@contextmanager
-def written_last(path: Path, document: Any) -> Iterator[None]:
-    """Remove a JSON file on entry and write it on exit, after all other files of its folder.
-
-    A folder that holds the JSON file is therefore complete.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.unlink(missing_ok=True)
-    yield
-    path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
 
 
 def _notes(rows: list[dict[str, Any]]) -> list[str]:

@@ -11,9 +11,9 @@ from typing import Any, Literal
 
 from dqar.config import CHOICES, DQARConfig
 from dqar.step_schedule import StepSchedule, check_computed
-from dqar.validation import LARGEST
+from dqar.validation import LARGEST, shown
 from pipeline.exploration.collect_settings import EXPLORATION, UNIT_SIZE, CollectSettings
-from pipeline.exploration.designs import DESIGNS, Design, parse_designs
+from pipeline.exploration.designs import DESIGNS, TURNS_AT_MOST, Design, parse_designs
 from pipeline.models.noise import round_seed
 from pipeline.models.sampling_choices import SAMPLER, SITES, STEPS, Sampler
 
@@ -25,6 +25,22 @@ ONLY_AROUND_A_POLICY = ("bases", "policy_digest")
 before these fields existed."""
 FEEDBACKS = (0.0, 0.5)
 """Gains of error feedback that are explored by default; evaluations also try gains near these."""
+BOUNDS: dict[str, tuple[str, int]] = {
+    "num_trajectories": ("--num-trajectories", 10**9),
+    "masks_per_noise": ("masks_per_noise", 10**6),
+    "batch_size": ("--unit-size", 10**6),
+    "steps": ("--steps", 2**15 - 1),
+    "threads": ("threads", 2**10),
+}
+"""Flag and largest value of each count. Names of merged shards have 12 digits for a unit, and the
+table of gates has 16 bits for a step."""
+TURNS: dict[str, tuple[str, int]] = {
+    "designs": ("--exploration", TURNS_AT_MOST),
+    "forecast_orders": ("--forecast-orders", 1000),
+    "feedbacks": ("--error-feedback", 1000),
+}
+"""Flag and largest number of the values that trajectories take in turns; ``plan.json`` lists
+them."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,10 +88,7 @@ class CollectPlan(CollectSettings):
     """Schema version of the tables."""
 
     def __post_init__(self) -> None:
-        for name in ("num_trajectories", "masks_per_noise", "batch_size", "threads"):
-            value = getattr(self, name)
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1. Got {value}. Pass a larger one.")
+        self._check_bounds()
         if self.steps < 2:
             raise ValueError(
                 f"steps must be at least 2, or nothing can be reused. Got {self.steps}. "
@@ -102,6 +115,21 @@ class CollectPlan(CollectSettings):
                 f"designs must be chosen from {DESIGNS}. Got {self.designs}. Pass some of them."
             )
         self._check_near_policy_fields()
+
+    def _check_bounds(self) -> None:
+        for name, (flag, most) in BOUNDS.items():
+            value = getattr(self, name)
+            if not 1 <= value <= most:
+                raise ValueError(
+                    f"{name} must be at least 1 and at most {most}. Got {shown(value)}. Pass "
+                    f"another {flag}."
+                )
+        for name, (flag, most) in TURNS.items():
+            if len(getattr(self, name)) > most:
+                raise ValueError(
+                    f"{name} must have at most {most} values. Got {len(getattr(self, name))}. Pass "
+                    f"a shorter {flag}."
+                )
 
     def _check_near_policy_fields(self) -> None:
         is_near = "near-policy" in self.designs
@@ -160,20 +188,36 @@ class CollectPlan(CollectSettings):
         """Number of reference samples of a unit."""
         return max(1, self.batch_size // self.masks_per_noise)
 
+    @property
+    def unit_size(self) -> int:
+        """Trajectories of every unit but the last."""
+        return self.noises_per_unit * self.masks_per_noise
+
+    @property
+    def num_units(self) -> int:
+        """Number of units."""
+        return -(-self.num_trajectories // self.unit_size)
+
     def units(self) -> Iterator[Unit]:
-        """Yield the units in order; together they hold every trajectory once."""
-        return self.units_under(self.plan_hash)
+        """Yield the units in order; together they hold every trajectory once.
 
-    def units_under(self, plan_hash: str) -> Iterator[Unit]:
-        """Yield the units with the ids that a plan hash gives them.
-
-        A plan that an earlier release wrote lacks fields, and its hash is not that of all fields.
+        A plan may have millions of units: each is made when it is asked for.
         """
-        size = self.noises_per_unit * self.masks_per_noise
-        for index, start in enumerate(range(0, self.num_trajectories, size)):
-            stop = min(start + size, self.num_trajectories)
-            unit_id = digest_of_fields({"plan": plan_hash, "unit": index})
-            yield Unit(unit_id=unit_id, index=index, start=start, stop=stop)
+        plan_hash = self.plan_hash
+        return (self.unit(index, plan_hash) for index in range(self.num_units))
+
+    def unit(self, index: int, plan_hash: str) -> Unit:
+        """Return the unit of an index.
+
+        Args:
+            index: index of the unit, below :attr:`num_units`.
+            plan_hash: hash that its id is made from. A plan that an earlier release wrote lacks
+                fields, and its hash is not that of all fields.
+        """
+        start = index * self.unit_size
+        stop = min(start + self.unit_size, self.num_trajectories)
+        unit_id = digest_of_fields({"plan": plan_hash, "unit": index})
+        return Unit(unit_id=unit_id, index=index, start=start, stop=stop)
 
     def noise_id(self, trajectory: int) -> int:
         """Return the id of the noise sample that a trajectory starts from."""
@@ -223,6 +267,22 @@ class Unit:
 
     def __len__(self) -> int:
         return self.stop - self.start
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class UnitsLeft:
+    """Units of a plan that are not done, each made when it is asked for."""
+
+    plan: CollectPlan
+    """The plan."""
+    done: frozenset[str]
+    """Ids of the units of the plan that are done."""
+
+    def __len__(self) -> int:
+        return self.plan.num_units - len(self.done)
+
+    def __iter__(self) -> Iterator[Unit]:
+        return (unit for unit in self.plan.units() if unit.unit_id not in self.done)
 
 
 def canonical_json(value: dict[str, Any]) -> str:

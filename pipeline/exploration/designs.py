@@ -152,6 +152,8 @@ def _draw_of_gate(design: Design, num_gates: int) -> Int[Tensor, " g"]:
 
 SHARES_TAKEN = range(1, 1001)
 """Shares of a design; a trajectory takes its design from a list that repeats each so often."""
+TURNS_AT_MOST = 10_000
+"""Longest list of designs; the plan of a collection stores it."""
 
 
 def parse_designs(text: str) -> tuple[Design, ...]:
@@ -166,11 +168,17 @@ def parse_designs(text: str) -> tuple[Design, ...]:
     for part in text.split(","):
         name, _, share = part.strip().partition(":")
         known: list[Design] = [design for design in DESIGNS if design == name]
-        if not known or (share and not share.isdecimal()) or int(share or 1) not in SHARES_TAKEN:
+        is_count = share.isdecimal() and len(share) < 9
+        if not known or (share and not is_count) or int(share or 1) not in SHARES_TAKEN:
             raise ValueError(
                 "Exploration designs must be names with whole-number shares up to 1000, such as "
                 f"paced:5,regular:1. Got {part!r}. "
                 f"Choose from {', '.join(DESIGNS)}."
             )
         designs += known * int(share or 1)
+        if len(designs) > TURNS_AT_MOST:
+            raise ValueError(
+                f"Exploration designs must have shares of at most {TURNS_AT_MOST} in total. Got "
+                f"more in a text of {len(text)} letters. Pass --exploration paced."
+            )
     return tuple(designs)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -19,6 +18,7 @@ from dqar.schedules.static_plan import StaticPlan
 from pipeline.cluster.hardware import describe_machine
 from pipeline.models.loading import LoadedModel
 from pipeline.sample.sample import SampleConfig, Sampled, sample
+from pipeline.storage.unfinished_folder import written_last
 from pipeline.tracking import Tracker, flat
 
 GRID_IMAGES = 8
@@ -89,16 +89,14 @@ def account_of(
 
 def write_samples(sampled: Sampled, account: dict[str, Any], folder: Path) -> None:
     """Write ``images/NNN.png``, ``samples.png`` and ``sample.json``; delete an earlier run's."""
-    images = folder / "images"
-    images.mkdir(parents=True, exist_ok=True)
-    # Deleted first and written last, so that a folder with sample.json is complete.
-    (folder / "sample.json").unlink(missing_ok=True)
-    for earlier in images.glob("[0-9][0-9][0-9]*.png"):
-        earlier.unlink()
-    for index, pixels in enumerate(_to_pixels(sampled.images)):
-        _write_png(pixels, images / f"{index:03d}.png")
-    plot_grid(sampled, folder / "samples.png")
-    (folder / "sample.json").write_text(json.dumps(account, indent=1) + "\n")
+    with written_last(folder / "sample.json", account):
+        images = folder / "images"
+        images.mkdir(exist_ok=True)
+        for earlier in images.glob("[0-9][0-9][0-9]*.png"):
+            earlier.unlink()
+        for index, pixels in enumerate(_to_pixels(sampled.images)):
+            _write_png(pixels, images / f"{index:03d}.png")
+        plot_grid(sampled, folder / "samples.png")
 
 
 def plot_grid(sampled: Sampled, path: Path) -> None:

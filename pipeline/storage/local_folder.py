@@ -12,17 +12,24 @@ import hashlib
 import io
 import os
 import re
-import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from itertools import takewhile
 from pathlib import Path
 
-from pipeline.errors import InputError, StorageError
+from pipeline.errors import InputError
+from pipeline.storage.durable_write import fill, make_folder, sync
+from pipeline.storage.file_errors import refusal_of
 from pipeline.storage.output_checks import refuse_unwritable
+from pipeline.storage.regular_file import (
+    DOCUMENT_BYTES,
+    NotRegularError,
+    open_regular,
+    read_regular,
+    refuse_other_kinds,
+)
 
 PARTIAL = re.compile(r"_.+\.[0-9a-f]{32}")
 """Names of the temporary files of unfinished writes."""
@@ -53,11 +60,15 @@ class LocalFolder:
         """
         refuse_unwritable(str(self.path))
 
-    def read(self, key: str) -> bytes | None:
-        """Return the contents of a file, or None if there is no such file."""
+    def read(self, key: str, at_most: int = DOCUMENT_BYTES) -> bytes | None:
+        """Return the contents of a file, or None if there is no such file.
+
+        Raises:
+            StorageError: if the file has more than ``at_most`` bytes or is no regular file.
+        """
         with self._storage_errors():
             try:
-                return self._at(key).read_bytes()
+                return read_regular(self._at(key), at_most)
             except FileNotFoundError:
                 return None
 
@@ -69,7 +80,7 @@ class LocalFolder:
         """
         with self._storage_errors():
             try:
-                return self._at(key).open("rb")
+                return open_regular(self._at(key))
             except FileNotFoundError as error:
                 raise gone(f"{self}/{key}") from error
 
@@ -93,13 +104,15 @@ class LocalFolder:
         target = self._at(key)
         temporary = target.with_name(f"_{target.name}.{uuid.uuid4().hex}")
         with self._storage_errors():
-            _make_folder(target.parent)
+            make_folder(target.parent)
             try:
-                _fill(temporary, data)
+                fill(temporary, data)
                 place(temporary, target)
             finally:
-                temporary.unlink(missing_ok=True)
-            _sync(target.parent)
+                # An error here, as on a disk that turned read-only, would hide the first one.
+                with suppress(OSError):
+                    temporary.unlink(missing_ok=True)
+            sync(target.parent)
 
     def sizes(self, folder: str) -> dict[str, int]:
         """Return the bytes of each file of a folder, by name in order; unfinished writes are left
@@ -111,8 +124,18 @@ class LocalFolder:
                 return {}
             # Files may vanish between the listing and the request for their size.
             visible = (entry for entry in found if not entry.name.startswith("_"))
-            files = {entry.name: _size_of_file(entry) for entry in visible}
-        return {name: size for name in sorted(files) if (size := files[name]) is not None}
+            files = {entry.name: about.st_size for entry in visible if (about := _facts_of(entry))}
+        return dict(sorted(files.items()))
+
+    def names(self, folder: str) -> list[str]:
+        """Return all names of a folder, in order, of whatever kind; unfinished writes are left
+        out."""
+        with self._storage_errors():
+            try:
+                found = os.listdir(self._at(folder))
+            except FileNotFoundError:
+                return []
+        return sorted(name for name in found if not name.startswith("_"))
 
     def is_empty(self) -> bool:
         """Return True if the folder holds no names but those that begin with an underscore."""
@@ -123,10 +146,14 @@ class LocalFolder:
                 return True
 
     def size(self, key: str) -> int | None:
-        """Return the bytes of a file, or None if there is no such file."""
+        """Return the bytes of a file, or None if there is no such file.
+
+        Raises:
+            StorageError: if something else than a regular file has that name.
+        """
         with self._storage_errors():
             try:
-                return self._at(key).stat().st_size
+                return refuse_other_kinds(self._at(key)).st_size
             except FileNotFoundError:
                 return None
 
@@ -138,11 +165,12 @@ class LocalFolder:
         """
         with self._storage_errors():
             try:
-                found = {entry.name: entry.stat() for entry in os.scandir(self._at(folder))}
+                found = {entry.name: _facts_of(entry) for entry in os.scandir(self._at(folder))}
             except FileNotFoundError:
                 return {}
         before = time.time() - RECENT_S
-        return {name: _stamp(about) for name, about in found.items() if about.st_ctime < before}
+        files = {name: about for name, about in found.items() if about}
+        return {name: _stamp(about) for name, about in files.items() if about.st_ctime < before}
 
     def sha256(self, key: str) -> str:
         """Return the SHA-256 of a file in hex digits, from all its bytes, in bounded memory.
@@ -152,7 +180,7 @@ class LocalFolder:
         """
         with self._storage_errors():
             try:
-                with self._at(key).open("rb") as stream:
+                with open_regular(self._at(key)) as stream:
                     return hashlib.file_digest(stream, "sha256").hexdigest()
             except FileNotFoundError as error:
                 raise gone(f"{self}/{key}") from error
@@ -181,23 +209,11 @@ class LocalFolder:
     def _storage_errors(self) -> Iterator[None]:
         try:
             yield
-        except FileExistsError as error:
-            # A second file name means a failed link, so the file exists; otherwise a file is in
-            # the place of a folder.
-            if error.filename2 is not None:
-                raise
-            raise self._refusal("which is a file") from error
-        except NotADirectoryError as error:
-            raise self._refusal("which is a file, or below one") from error
         except OSError as error:
-            reason = (error.strerror or str(error)).lower()
-            raise self._refusal(f"with the error: {reason}") from error
-
-    def _refusal(self, what: str) -> InputError:
-        return StorageError(
-            f"Storage must be a folder that can be read and written, with hard links. Got "
-            f"{self.path}, {what}. Fix the folder, or name another one."
-        )
+            # A second file name means a failed link: the file to create exists.
+            if isinstance(error, FileExistsError) and error.filename2 is not None:
+                raise
+            raise refusal_of(error, self.path) from error
 
 
 def gone(what: str) -> InputError:
@@ -219,40 +235,13 @@ def checked_key(key: str) -> str:
     return key
 
 
-def _size_of_file(entry: os.DirEntry[str]) -> int | None:
+def _facts_of(entry: os.DirEntry[str]) -> os.stat_result | None:
+    """Return the facts about a regular file; None for anything else, such as a link to nothing."""
     try:
-        return entry.stat().st_size if entry.is_file() else None
-    except FileNotFoundError:
+        return refuse_other_kinds(Path(entry.path))
+    except (FileNotFoundError, NotRegularError):
         return None
 
 
 def _stamp(about: os.stat_result) -> str:
     return f"{about.st_size} {about.st_ino} {about.st_mtime_ns} {about.st_ctime_ns}"
-
-
-def _fill(path: Path, data: bytes | Path) -> None:
-    with path.open("wb") as stream:
-        if isinstance(data, Path):
-            with data.open("rb") as source:
-                shutil.copyfileobj(source, stream)
-        else:
-            stream.write(data)
-        stream.flush()
-        os.fsync(stream.fileno())
-
-
-def _make_folder(folder: Path) -> None:
-    missing = list(takewhile(lambda one: not one.exists(), (folder, *folder.parents)))
-    folder.mkdir(parents=True, exist_ok=True)
-    for one in reversed(missing):
-        _sync(one.parent)
-
-
-def _sync(folder: Path) -> None:
-    # After a power cut the name of a new file or folder exists only if the folder that holds it
-    # was synced too.
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -12,6 +12,11 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
+from pipeline.storage.regular_file import read_regular
+
+MOST_BYTES = 1 << 28
+"""Largest size of a remembered text in bytes."""
+
 
 def recall(kind: str, key: object) -> str:
     """Return the text remembered for a key; an empty text if there is none.
@@ -21,7 +26,7 @@ def recall(kind: str, key: object) -> str:
         key: value whose ``repr`` names the text.
     """
     with suppress(OSError, UnicodeDecodeError):
-        return _place(kind, key).read_text(encoding="ascii")
+        return read_regular(_place(kind, key), MOST_BYTES).decode("ascii")
     return ""
 
 

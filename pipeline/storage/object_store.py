@@ -1,24 +1,21 @@
 """Storage by URI: the same methods for folders and for object stores.
 
-This is the only module that imports obstore. An object is visible once its upload is complete, so
-that no temporary names are needed. Credentials, region and endpoint come from the environment
-(``AWS_ACCESS_KEY_ID``, ``AWS_ENDPOINT_URL``, ``GOOGLE_APPLICATION_CREDENTIALS``, an instance's
-role), and never appear in messages.
+Only this module and ``store_client.py`` import obstore. An object is visible once its upload is
+complete, so that no temporary names are needed. Credentials, region and endpoint come from the
+environment (``AWS_ACCESS_KEY_ID``, ``AWS_ENDPOINT_URL``, ``GOOGLE_APPLICATION_CREDENTIALS``, an
+instance's role), and never appear in messages.
 """
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import io
-import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 from urllib.parse import unquote, urlsplit
 
 import obstore
@@ -28,15 +25,19 @@ from obstore.store import GCSStore, S3Store
 from pipeline.errors import InputError, StorageError
 from pipeline.storage.local_folder import LocalFolder, checked_key, gone
 from pipeline.storage.range_reader import Ranges
-from pipeline.storage.store_errors import DEFAULT_MEND, MENDS, code_of, reason_of
+from pipeline.storage.regular_file import DOCUMENT_BYTES
+from pipeline.storage.store_client import BrokenReadError, ObjectRead, connect
+from pipeline.storage.store_errors import code_of, mend_of, reason_of
 
-if TYPE_CHECKING:
-    from obstore.store import ClientConfig, RetryConfig
-
-STORES = {"s3": S3Store, "gs": GCSStore}
 OBJECT_URI = re.compile(r"(?P<scheme>s3|gs)://(?P<bucket>[a-z0-9][a-z0-9._-]+)(?:/(?P<prefix>.*))?")
 READ_AT_ONCE = 1 << 23
 """Bytes of an object that a digest fetches in one request and holds in memory."""
+PARTS_AT_ONCE = 3
+"""Parts of 5 MiB that an upload sends at the same time. A part is answered once it is whole, so
+that more parts at once need a faster line to be sent in time."""
+CHEAP = 1 << 20
+"""Bytes up to which an object is compared with its digest before its unit counts as done: one
+request fetches it. More would make the driver fetch the whole collection at each start."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,18 +60,30 @@ class Bucket:
         written to shows only with the first object."""
         self.is_empty()
 
-    def read(self, key: str) -> bytes | None:
-        """Return the contents of an object, or None if there is no such object."""
+    def read(self, key: str, at_most: int = DOCUMENT_BYTES) -> bytes | None:
+        """Return the contents of an object, or None if there is no such object.
+
+        Raises:
+            StorageError: if the object has more than ``at_most`` bytes.
+        """
         with self._storage_errors():
             try:
-                return bytes(obstore.get(self._store, checked_key(key)).bytes())
+                data = ObjectRead(self._store, checked_key(key)).bytes(at_most)
             except FileNotFoundError as error:
                 return self._none(error)
+        if data is None:
+            raise StorageError(
+                f"{self}/{key} must be an object of at most {at_most} bytes. Got a larger one. "
+                "Move it aside, then run the command again."
+            )
+        return data
 
     def read_range(self, key: str, start: int, end: int) -> bytes:
         """Return the bytes of an object from ``start`` up to, not including, ``end``."""
         with self._storage_errors():
-            return bytes(obstore.get_range(self._store, checked_key(key), start=start, end=end))
+            data = ObjectRead(self._store, checked_key(key), (start, end)).bytes(end - start)
+        assert data is not None
+        return data
 
     def open(self, key: str) -> io.RawIOBase:
         """Open an object for reading by ranges; an InputError if there is no such object."""
@@ -82,7 +95,7 @@ class Bucket:
     def write(self, key: str, data: bytes | Path) -> None:
         """Write an object from bytes or from a file, replacing an object of that key."""
         with self._storage_errors():
-            obstore.put(self._store, checked_key(key), data)
+            obstore.put(self._to_write, checked_key(key), data, max_concurrency=PARTS_AT_ONCE)
 
     def create(self, key: str, data: bytes) -> bool:
         """Create an object; return False, and write nothing, if an object of that key exists.
@@ -90,7 +103,7 @@ class Bucket:
         False may also follow a request that succeeded unanswered: read the object to know."""
         with self._storage_errors():
             try:
-                obstore.put(self._store, checked_key(key), data, mode="create")
+                obstore.put(self._to_write, checked_key(key), data, mode="create")
             except (AlreadyExistsError, PreconditionError):
                 return False
         return True
@@ -116,6 +129,10 @@ class Bucket:
         paths = sorted(path for path in found if visible.fullmatch(path))
         return {path.removeprefix(f"{folder}/"): found[path] for path in paths}
 
+    def names(self, folder: str) -> list[str]:
+        """Return the names of the objects directly below a folder, in order."""
+        return list(self.sizes(folder))
+
     def is_empty(self) -> bool:
         """Return True if the prefix holds no names but those that begin with an underscore."""
         with self._storage_errors():
@@ -138,14 +155,18 @@ class Bucket:
             return hashlib.file_digest(stream, "sha256").hexdigest()
 
     def matches(self, key: str, sha256: str) -> bool:
-        """Return True unread: stores verify what they store, and shards are named by digest."""
-        return True
+        """Return False if an object of at most :data:`CHEAP` bytes has another SHA-256; True,
+        unread, for a larger one: stores verify what they receive and what they store.
+        """
+        with self._storage_errors():
+            data = ObjectRead(self._store, checked_key(key)).bytes(CHEAP)
+        return data is None or hashlib.sha256(data).hexdigest() == sha256
 
     def delete(self, key: str) -> None:
         """Delete an object if it exists."""
         with self._storage_errors():
             try:
-                obstore.delete(self._store, checked_key(key))
+                obstore.delete(self._to_write, checked_key(key))
             except FileNotFoundError as error:
                 self._none(error)
 
@@ -154,7 +175,11 @@ class Bucket:
 
     @property
     def _store(self) -> S3Store | GCSStore:
-        return _connect(self.uri)
+        return connect(self.uri)
+
+    @property
+    def _to_write(self) -> S3Store | GCSStore:
+        return connect(self.uri, to_write=True)
 
     def _none(self, error: FileNotFoundError) -> None:
         """Return None for a missing object; raise the error for a missing bucket."""
@@ -165,10 +190,10 @@ class Bucket:
     def _storage_errors(self) -> Iterator[None]:
         try:
             yield
-        except (BaseError, OSError) as error:
+        except (BaseError, BrokenReadError, EOFError, OSError) as error:
             raise StorageError(
                 f"Storage must answer. Got an error from {self.uri}: {reason_of(error)}. "
-                f"{MENDS.get(code_of(error), DEFAULT_MEND)}."
+                f"{mend_of(error)}."
             ) from None
 
 
@@ -217,29 +242,3 @@ def _remote(uri: str) -> Bucket:
         ) from None
     assert found is not None
     return Bucket(uri=f"{found['scheme']}://{found['bucket']}/{prefix}".rstrip("/"))
-
-
-@functools.lru_cache(maxsize=64)
-def _connect(uri: str) -> S3Store | GCSStore:
-    scheme, _, rest = uri.partition("://")
-    bucket, _, prefix = rest.partition("/")
-    patience = _patience()
-    client: ClientConfig = {
-        "timeout": patience,
-        "connect_timeout": min(patience, timedelta(seconds=5)),
-        # Client options given here replace those of the environment, AWS_ALLOW_HTTP included.
-        "allow_http": os.environ.get("AWS_ALLOW_HTTP", "").lower() in ("1", "true"),
-    }
-    retry: RetryConfig = {"max_retries": 4, "retry_timeout": patience}
-    return STORES[scheme](bucket, prefix=prefix or None, client_options=client, retry_config=retry)
-
-
-def _patience() -> timedelta:
-    text = os.environ.get("DQAR_STORAGE_TIMEOUT_S", "60")
-    try:
-        patience = timedelta(seconds=float(text))
-    except (ValueError, OverflowError):
-        patience = timedelta(0)
-    if patience <= timedelta(0):
-        raise InputError(f"DQAR_STORAGE_TIMEOUT_S must be seconds above 0. Got {text!r}. Unset it.")
-    return patience

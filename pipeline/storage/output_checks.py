@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from pipeline.errors import InputError
+from pipeline.storage.unfinished_mark import is_unfinished
 
 
 def inside_ray_job() -> bool:
@@ -31,12 +32,6 @@ def refuse_relative_inside_job(**paths: str | None) -> None:
             )
 
 
-WRITTEN_FIRST = {"policy.safetensors", "frontier.png", "samples.png", "report.md", "plans"}
-WRITTEN_FIRST |= {"report.html", "reuse_map.svg", "evaluation.json"}
-"""Files and folders of a policy or of results that a stage writes before the file that marks the
-folder as complete; an interrupted stage leaves some of them."""
-
-
 def refuse_other_files(out: str, ours: str) -> None:
     """Refuse an output folder that is neither new nor written by an earlier run of the stage.
 
@@ -45,7 +40,8 @@ def refuse_other_files(out: str, ours: str) -> None:
         ours: name of the file that marks the stage's own folders.
 
     Raises:
-        InputError: if the folder holds files but not ``ours``.
+        InputError: if the folder holds files but neither ``ours`` nor the mark that an interrupted
+            run of the stage leaves.
     """
     folder = Path(out)
     _refuse_impossible(out)
@@ -53,8 +49,8 @@ def refuse_other_files(out: str, ours: str) -> None:
         raise InputError(f"--out must be a folder. Got {out}, which is a file. Name a folder.")
     # Names with an underscore are what an interrupted run left to be resumed.
     found = {one.name for one in folder.iterdir()} if folder.exists() else set()
-    others = {name for name in found - WRITTEN_FIRST if name[0] != "_"}
-    if others and not (folder / ours).exists():
+    others = {name for name in found if name[0] != "_"}
+    if others and not (folder / ours).exists() and not is_unfinished(folder, ours):
         raise InputError(
             f"--out must be a new folder or hold {ours} of an earlier run. Got {out}, which holds "
             "other files. Name another folder."

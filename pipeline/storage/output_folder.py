@@ -17,12 +17,15 @@ from pathlib import Path
 
 from pipeline.errors import InputError
 from pipeline.storage.local_folder import LocalFolder
-from pipeline.storage.object_store import open_storage
+from pipeline.storage.object_store import Storage, open_storage
 from pipeline.storage.output_checks import refuse_other_files
+from pipeline.storage.unfinished_folder import work_begun
 
 UPLOADING = "_uploading"
 """Name of the object that marks a prefix while a stage replaces its files."""
 POLICY_FILES = ("policy.json", "policy.safetensors")
+FETCHED_BYTES = 1 << 28
+"""Largest size of a fetched file in bytes."""
 
 
 def refuse_taken(out: str, ours: str) -> None:
@@ -70,13 +73,23 @@ def published(out: str, last: str) -> Iterator[Path]:
     Args:
         out: path or URI of the output folder. A path is used in place.
         last: name of the file that marks the folder as complete.
+
+    Raises:
+        IncompleteError: if storage fails in the block or in the upload.
     """
     storage = open_storage(out)
     if isinstance(storage, LocalFolder):
-        yield storage.path
+        with work_begun(storage.path):
+            yield storage.path
         return
     folder = _scratch(str(storage))
-    yield folder
+    with work_begun(folder):
+        yield folder
+        _upload(folder, storage, last)
+
+
+def _upload(folder: Path, storage: Storage, last: str) -> None:
+    """Upload the files of a scratch folder, ``last`` at the end, and remove the folder."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     storage.write(UPLOADING, b"")
     # A folder of an earlier run is not complete once one of its files is replaced.
@@ -101,7 +114,7 @@ def fetched(uri: str, names: tuple[str, ...]) -> Iterator[str]:
         return
     with tempfile.TemporaryDirectory(prefix="dqar-") as scratch:
         for name in names:
-            if (data := storage.read(name)) is not None:
+            if (data := storage.read(name, FETCHED_BYTES)) is not None:
                 (Path(scratch) / name).write_bytes(data)
         try:
             yield scratch

@@ -10,6 +10,7 @@ here a worker's receipt makes a unit resumable before the dataset is published.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
@@ -21,14 +22,25 @@ from pipeline.exploration.collect_plan import (
     canonical_json,
 )
 from pipeline.models.identity import describe_change
+from pipeline.storage.json_schema import Malformed
 from pipeline.storage.object_store import Root, Storage, open_storage
 from pipeline.traces.document_digest import joint_digest
-from pipeline.traces.document_schemas import TABLES
+from pipeline.traces.document_schemas import TABLES, check_plan
 from pipeline.traces.manifest import newest_manifest, publish_manifest, read_document
-from pipeline.traces.shards import Part, as_json, find_receipt, is_sound, parts_of, unit_part
+from pipeline.traces.shards import (
+    Part,
+    as_json,
+    is_sound,
+    parts_of,
+    read_receipt,
+    sound_receipt,
+    unit_part,
+)
 
 T = TypeVar("T")
 U = TypeVar("U")
+RECEIPT = re.compile("[0-9a-f]{16}")
+"""Id of a unit, which its receipt has as its name."""
 CONCURRENT_REQUESTS = 16
 """Storage requests in flight while receipts are read and files are deleted."""
 
@@ -43,7 +55,9 @@ def claim_output(root: Root, plan: CollectPlan) -> None:
     storage = open_storage(root)
     # The plan is the first file: a driver killed here leaves a folder that this plan may claim.
     while not is_claimed(storage, plan):
-        storage.create("plan.json", as_json(_wanted(plan)))
+        wanted = _wanted(plan)
+        _refuse_unreadable(wanted)
+        storage.create("plan.json", as_json(wanted))
 
 
 def is_claimed(root: Root, plan: CollectPlan) -> bool:
@@ -63,6 +77,14 @@ def is_claimed(root: Root, plan: CollectPlan) -> bool:
 
 def _wanted(plan: CollectPlan) -> dict[str, Any]:
     return json.loads(canonical_json(_plan_document(plan)))
+
+
+def _refuse_unreadable(document: dict[str, Any]) -> None:
+    """Refuse, before anything is written, a plan that its own reader would refuse."""
+    try:
+        check_plan(document)
+    except Malformed as error:
+        raise InputError(f"The plan of a collection must be readable. {error}") from error
 
 
 def refuse_other_contents(storage: Storage) -> None:
@@ -103,17 +125,35 @@ def committed_receipts(root: Root, plan: CollectPlan) -> dict[str, dict[str, Any
     A unit is finished if its own shards, or those of a merged part that holds it, are sound.
     """
     storage = open_storage(root)
-    held = _held_by_merged_parts(storage)
-    written = storage.sizes("_receipts")
+    plan_hash = plan.plan_hash
+    # From what is there: the plan may have more units than can be listed.
+    held = {
+        unit_id: receipt
+        for unit_id, receipt in _held_by_merged_parts(storage).items()
+        if _unit_of(plan, plan_hash, receipt, unit_id) is not None
+    }
+    written = [name.removesuffix(".json") for name in storage.names("_receipts")]
 
-    def find(unit: Unit) -> dict[str, Any] | None:
-        if unit.unit_id in held:
-            return held[unit.unit_id]
-        return find_receipt(storage, unit) if f"{unit.unit_id}.json" in written else None
+    def find(unit_id: str) -> dict[str, Any] | None:
+        receipt = read_receipt(storage, unit_id)
+        unit = _unit_of(plan, plan_hash, receipt, unit_id)
+        return None if unit is None else sound_receipt(storage, unit, receipt)
 
-    units = list(plan.units())
-    found = zip(units, map_concurrently(find, units), strict=True)
-    return {unit.unit_id: receipt for unit, receipt in found if receipt is not None}
+    left = [unit_id for unit_id in written if RECEIPT.fullmatch(unit_id) and unit_id not in held]
+    found = held | dict(zip(left, map_concurrently(find, left), strict=True))
+    receipts = [receipt for receipt in found.values() if receipt is not None]
+    return {one["unit_id"]: one for one in sorted(receipts, key=lambda one: one["index"])}
+
+
+def _unit_of(
+    plan: CollectPlan, plan_hash: str, receipt: dict[str, Any] | None, unit_id: str
+) -> Unit | None:
+    """Return the unit of a plan that a receipt is for; None if it is for none of that id."""
+    index = (receipt or {}).get("index")
+    if type(index) is not int or not 0 <= index < plan.num_units:
+        return None
+    unit = plan.unit(index, plan_hash)
+    return unit if unit.unit_id == unit_id else None
 
 
 def _held_by_merged_parts(storage: Storage) -> dict[str, dict[str, Any]]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.storage.object_store import Root, Storage, open_storage
+from pipeline.storage.unfinished_folder import work_begun
 from pipeline.traces.commit import map_concurrently
 from pipeline.traces.document_schemas import MERGED_SHARD, TABLES, UNIT_SHARD
 from pipeline.traces.lease import Lease
@@ -37,8 +38,16 @@ def finalize(
     Raises:
         InputError: if another driver has taken over. The lease is checked before each step, so
             that nothing more is published or deleted.
+        IncompleteError: if storage fails. The dataset of the newest manifest stays.
     """
     storage = open_storage(root)
+    with work_begun(storage):
+        return _finalize(storage, manifest, compact_mb, lease)
+
+
+def _finalize(
+    storage: Storage, manifest: dict[str, Any], compact_mb: float, lease: Lease
+) -> dict[str, Any]:
     lease.check_not_fenced()
     parts = compact(storage, manifest, compact_mb * MEGABYTE)
     lease.check_not_fenced()

@@ -17,9 +17,10 @@ from jaxtyping import Int
 from numpy import ndarray
 
 from pipeline.errors import InputError
+from pipeline.exploration.collect_plan import CollectPlan
 from pipeline.models.noise import round_seed
 from pipeline.storage.object_store import Root, Storage, open_storage
-from pipeline.traces.document_schemas import TABLES, check_plan, planned_units
+from pipeline.traces.document_schemas import TABLES, check_plan, plan_of
 from pipeline.traces.manifest import newest_manifest, read_document
 from pipeline.traces.shards import files_of, key_of, listed_sizes, parts_of
 from pipeline.traces.tables import Batch, Table, as_table, concatenated, scan_shards
@@ -213,15 +214,22 @@ def _manifest_of(storage: Storage, plan: dict[str, Any]) -> dict[str, Any]:
 
 
 def _refuse_other_units(storage: Storage, manifest: dict[str, Any], plan: dict[str, Any]) -> None:
-    planned = [(unit.unit_id, unit.index, len(unit)) for unit in planned_units(plan)]
-    found = [(unit["unit_id"], unit["index"], unit["trajectories"]) for unit in manifest["units"]]
-    if found != planned:
-        kept = len(set(found) & set(planned))
+    planned, units = plan_of(plan), manifest["units"]
+    # One by one: a damaged plan may have more units than can be listed.
+    kept = sum(_is_planned(planned, plan["plan_hash"], unit) for unit in units)
+    if not kept == len(units) == planned.num_units:
         raise InputError(
-            f"--traces must have a manifest with the {len(planned)} units of its plan, in order. "
-            f"Got {len(found)} units, of which {kept} are in the plan, in {storage}. Restore the "
-            "manifest, or collect into a new folder."
+            f"--traces must have a manifest with the {planned.num_units} units of its plan, in "
+            f"order. Got {len(units)} units, of which {kept} are in the plan, in {storage}. "
+            "Restore the manifest, or collect into a new folder."
         )
+
+
+def _is_planned(plan: CollectPlan, plan_hash: str, found: dict[str, Any]) -> bool:
+    if not 0 <= found["index"] < plan.num_units:
+        return False
+    unit = plan.unit(found["index"], plan_hash)
+    return (unit.unit_id, len(unit)) == (found["unit_id"], found["trajectories"])
 
 
 def _refuse_damaged(dataset: TraceDataset) -> None:

@@ -195,7 +195,7 @@ def check_plan(document: dict[str, Any]) -> None:
         raise Malformed(f"It must be the plan of hash {digests.plan_hash}. Got {found}.")
 
 
-def planned_units(document: dict[str, Any]) -> list[Unit]:
-    """Return the units of a plan's document, as :func:`check_plan` accepts it."""
+def plan_of(document: dict[str, Any]) -> CollectPlan:
+    """Return the plan of a document, as :func:`check_plan` accepts it."""
     given = {name: value for name, value in document.items() if name != "plan_hash"}
-    return list(check(given, CollectPlan).units_under(document["plan_hash"]))
+    return check(given, CollectPlan)

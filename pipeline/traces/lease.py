@@ -21,33 +21,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any
 
 from pipeline.errors import InputError
-from pipeline.storage.json_schema import Count, Malformed, check, parse
+from pipeline.storage.json_schema import Malformed, check, parse
 from pipeline.storage.object_store import Root, Storage, open_storage
-from pipeline.traces.process_id import Process, this_process
+from pipeline.traces.lease_document import LeaseDocument, advice_on, who_holds
+from pipeline.traces.process_id import this_process
 from pipeline.traces.shards import as_json
 
-NUMBERED = re.compile(r"([0-9]{6,18})\.json")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LeaseDocument:
-    """JSON of a lease's file."""
-
-    token: str
-    """Random text of its own, by which a holder knows its file."""
-    state: Literal["held", "released"]
-    renewals: Count
-    since: str
-    """Time of its creation by the holder's clock, in ISO 8601."""
-    holder: Process
-
-    @property
-    def is_over(self) -> bool:
-        """True if the lease was released or its holder has certainly ended."""
-        return self.state == "released" or self.holder.is_gone
+NUMBERED = re.compile(r"([0-9]{6,})\.json")
+LARGEST_NUMBER = 10**12
+"""Number that no lease reaches: a million new drivers a day would take thousands of years."""
+TRIES = 100
+"""Leases that other drivers may take, one after the other, before a driver gives up."""
+LEASE_BYTES = 1 << 16
+"""Largest size of a lease's document in bytes."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -97,12 +86,13 @@ class Lease:
         Raises:
             InputError: naming the other driver.
         """
-        if self._storage.size(_key(self.number + 1)) is not None:
+        newest = _newest(self._storage)
+        if newest > self.number:
+            other = _read(self._storage, newest)
             raise InputError(
-                f"{self._storage} must have one driver. Got a second, "
-                f"{_who(_read(self._storage, self.number + 1))}, which took this driver for dead "
-                f"and replaced its lease {self.number} by lease {self.number + 1}. This driver "
-                "publishes and deletes nothing more. Leave the second driver to finish."
+                f"{self._storage} must have one driver. Got a second, {who_holds(other)}, which "
+                f"took this driver for dead and replaced its lease {self.number} by lease "
+                f"{newest}. This driver publishes and deletes nothing more. {advice_on(other)}"
             )
 
     def renew_every(self, seconds: float) -> None:
@@ -110,7 +100,7 @@ class Lease:
         while not self._ended.wait(seconds):
             # Storage may answer again by the next renewal; check_not_fenced guards publication.
             with contextlib.suppress(InputError):
-                if self._storage.size(_key(self.number + 1)) is not None:
+                if _newest(self._storage) > self.number:
                     return
                 self._write(renewals=self._document.renewals + 1)
 
@@ -161,7 +151,7 @@ def take(storage: Storage, config: LeaseConfig) -> Lease:
     Raises:
         InputError: if the holder of the newest lease is alive.
     """
-    while True:
+    for _ in range(TRIES):
         number = _newest(storage)
         if number:
             _outlast(storage, number, config.patience_s)
@@ -170,6 +160,11 @@ def take(storage: Storage, config: LeaseConfig) -> Lease:
         # A retried request may find the file that its first, unanswered try created.
         if is_created or _token(_read(storage, number + 1)) == mine.token:
             return Lease(storage, number + 1, mine)
+    raise InputError(
+        f"{storage} must let a driver create a lease. Got {TRIES} leases that others created "
+        f"first, up to {_key(_newest(storage))}. Wait until they have ended, and run the command "
+        "again."
+    )
 
 
 def _new_document() -> LeaseDocument:
@@ -198,8 +193,8 @@ def _outlast(storage: Storage, number: int, patience_s: float) -> None:
     deadline = time.monotonic() + patience_s
     if not _is_over(seen):
         print(
-            f"{storage} has an unreleased lease of {_who(seen)}; waiting {patience_s:g} s to see "
-            "if that driver is alive",
+            f"{storage} has an unreleased lease of {who_holds(seen)}; waiting {patience_s:g} s to "
+            "see if that driver is alive",
             flush=True,
         )
     while not _is_over(seen) and time.monotonic() < deadline:
@@ -212,8 +207,8 @@ def _outlast(storage: Storage, number: int, patience_s: float) -> None:
 
 def _refusal(storage: Storage, document: LeaseDocument) -> InputError:
     return InputError(
-        f"{storage} must have one driver. Got a second while {_who(document)} still writes there. "
-        "Wait until that process has ended, or end it, and run this command again."
+        f"{storage} must have one driver. Got a second while {who_holds(document)} still writes "
+        "there. Wait until that process has ended, or end it, and run this command again."
     )
 
 
@@ -221,25 +216,34 @@ def _is_over(document: LeaseDocument | None) -> bool:
     return document is not None and document.is_over
 
 
-def _who(document: LeaseDocument | None) -> str:
-    if document is None:
-        return "an unknown driver"
-    holder = document.holder
-    return f"process {holder.pid} on {holder.host[:60]!r} since {document.since[:30]!r}"
-
-
 def _key(number: int) -> str:
     return f"_lease/{number:06d}.json"
 
 
 def _newest(storage: Storage) -> int:
-    found = (NUMBERED.fullmatch(name) for name in storage.sizes("_lease"))
-    return max((int(match[1]) for match in found if match), default=0)
+    """Return the largest number of a lease, of whatever kind its file is; 0 if there is none.
+
+    Raises:
+        InputError: if that number is none that a driver gave.
+    """
+    found = (NUMBERED.fullmatch(name) for name in storage.names("_lease"))
+    newest = max((int(match[1]) for match in found if match), default=0)
+    if newest >= LARGEST_NUMBER:
+        raise InputError(
+            f"{storage}/_lease must hold leases with numbers below 10^12. Got "
+            f"{str(newest)[:20]}, which no driver wrote. Move that file aside, then run the "
+            "command again."
+        )
+    return newest
 
 
 def _read(storage: Storage, number: int) -> LeaseDocument | None:
-    """Read a lease's document; None if it is not valid, so that its holder is unknown."""
+    """Read a lease's document; None if it is not valid, so that its holder is unknown.
+
+    Raises:
+        StorageError: if the lease is a folder, a pipe, a link to nothing or a large file.
+    """
     try:
-        return check(parse(storage.read(_key(number)) or b""), LeaseDocument)
+        return check(parse(storage.read(_key(number), LEASE_BYTES) or b""), LeaseDocument)
     except Malformed:
         return None

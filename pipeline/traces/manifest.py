@@ -15,22 +15,36 @@ from typing import Any
 from pipeline.errors import InputError
 from pipeline.storage.json_schema import Malformed, parse
 from pipeline.storage.object_store import Storage
+from pipeline.storage.regular_file import DOCUMENT_BYTES
 from pipeline.traces.document_digest import DOCUMENT_VERSION, WITHOUT_DIGEST, with_digest
 from pipeline.traces.document_schemas import check_manifest
 from pipeline.traces.shards import as_json, is_whole, listed_sizes, parts_of
 
-VERSION = re.compile(r"v([0-9]{6,18})\.json")
+VERSION = re.compile(r"v([0-9]{6,})\.json")
+LARGEST_VERSION = 10**12
+"""Number that no version reaches."""
+MANIFEST_BYTES = 1 << 31
+"""Largest size of a manifest in bytes; a unit takes about 2,000."""
 
 
 def read_document(
-    storage: Storage, key: str, check: Callable[[dict[str, Any]], None]
+    storage: Storage,
+    key: str,
+    check: Callable[[dict[str, Any]], None],
+    at_most: int = DOCUMENT_BYTES,
 ) -> dict[str, Any] | None:
     """Read a JSON document and check it; return None if there is no such file.
+
+    Args:
+        storage: where the document is.
+        key: name of its file.
+        check: raises Malformed if the document is not what it must be.
+        at_most: bytes of the largest file that is read.
 
     Raises:
         InputError: naming the file and what is wrong with it.
     """
-    data = storage.read(key)
+    data = storage.read(key, at_most)
     if data is None:
         return None
     try:
@@ -89,11 +103,17 @@ def _refuse_missing_shards(storage: Storage, manifest: dict[str, Any]) -> None:
 
 
 def _newest(storage: Storage) -> tuple[int, dict[str, Any] | None]:
-    found = [match for name in storage.sizes("_manifest") if (match := VERSION.fullmatch(name))]
+    found = [match for name in storage.names("_manifest") if (match := VERSION.fullmatch(name))]
     if not found:
         return 0, None
     newest = max(found, key=lambda match: int(match[1]))
-    return int(newest[1]), read_document(storage, f"_manifest/{newest[0]}", _check_of_this_version)
+    key, version = f"_manifest/{newest[0]}", int(newest[1])
+    if version >= LARGEST_VERSION:
+        raise InputError(
+            f"{storage}/_manifest must hold versions below 10^12. Got {newest[0][:24]}, which no "
+            "driver wrote. Move that file aside, then run the command again."
+        )
+    return version, read_document(storage, key, _check_of_this_version, MANIFEST_BYTES)
 
 
 def _check_of_this_version(manifest: dict[str, Any]) -> None:

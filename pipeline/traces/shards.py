@@ -85,14 +85,29 @@ def receipt_key(unit: Unit) -> str:
     return f"_receipts/{unit.unit_id}.json"
 
 
-def find_receipt(storage: Storage, unit: Unit) -> dict[str, Any] | None:
-    """Read the receipt of a unit; return None unless it is valid and its shards are sound."""
+def read_receipt(storage: Storage, unit_id: str) -> dict[str, Any] | None:
+    """Read the receipt of a unit, unchecked; return None if there is none that is a document."""
     try:
-        receipt = parse(storage.read(receipt_key(unit)) or b"")
-        check_receipt(receipt, unit)
+        return parse(storage.read(f"_receipts/{unit_id}.json") or b"")
     except Malformed:
         # The unit is collected again.
         return None
+
+
+def find_receipt(storage: Storage, unit: Unit) -> dict[str, Any] | None:
+    """Read the receipt of a unit; return None unless it is valid and its shards are sound."""
+    return sound_receipt(storage, unit, read_receipt(storage, unit.unit_id))
+
+
+def sound_receipt(
+    storage: Storage, unit: Unit, receipt: dict[str, Any] | None
+) -> dict[str, Any] | None:
+    """Return the receipt of a unit; None unless it is valid and its shards are sound."""
+    try:
+        check_receipt(receipt or {}, unit)
+    except Malformed:
+        return None
+    assert receipt is not None
     return receipt if is_sound(storage, unit_part(receipt)) else None
 
 

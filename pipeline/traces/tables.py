@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from dqar.records import FEATURES
 from pipeline.errors import InputError
 from pipeline.exploration.collect_plan import Unit
+from pipeline.storage.file_errors import refusal_of
 from pipeline.storage.local_folder import LocalFolder
 from pipeline.storage.object_store import Root, Storage, open_storage
 from pipeline.traces.document_digest import with_digest
@@ -204,12 +205,20 @@ def scan_shards(
                     columns=columns, filter=condition, schema=SCHEMAS[table], batch_readahead=2
                 )
         except (pa.ArrowException, OSError) as error:
-            raise InputError(
-                f"Shard {storage}/{key} must be a Parquet file with the checksums it was written "
-                f"with. Got {str(error)[:100]}. Restore the file from a copy, or move it "
-                "away and run the jobs/collect.py command of its folder again to collect the "
-                "shard's trajectories again."
-            ) from error
+            raise _refusal_of_read(error, storage, key) from error
+
+
+def _refusal_of_read(error: Exception, storage: Storage, key: str) -> InputError:
+    """Return the refusal for an error while a shard was read; Arrow's own errors have no number."""
+    if isinstance(error, OSError) and error.errno and isinstance(storage, LocalFolder):
+        return refusal_of(error, storage.path / key)
+    # An error of the disk may look like this too: the digest alone proves damage.
+    return InputError(
+        f"Shard {storage}/{key} must be a Parquet file with the checksums it was written with. Got "
+        f"{' '.join(str(error).split())[:100]}. Nothing was changed. Run the jobs/collect.py "
+        "command of its folder again, which compares the shard with its SHA-256, or restore the "
+        "shard from a copy."
+    )
 
 
 def merge_shards(storage: Storage, table: str, keys: list[str], target: Path) -> int:

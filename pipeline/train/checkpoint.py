@@ -15,6 +15,7 @@ from torch import Tensor
 
 from dqar.validation import validate
 from pipeline.storage.local_folder import LocalFolder
+from pipeline.storage.regular_file import read_regular, refuse_other_kinds
 
 FOLDER = "_checkpoint"
 """Folder of the checkpoints within a policy folder; removed when the policy is written."""
@@ -94,12 +95,13 @@ class Checkpoint:
     def read(self) -> CheckpointState | None:
         """Read the checkpoint of an interrupted run; None if there is none with the same claim."""
         try:
-            text = (self.folder / f"{self.stage}.json").read_text()
+            text = read_regular(self.folder / f"{self.stage}.json")
             stored = validate(json.loads(text), CheckpointDocument, is_finite=False)
             if (stored.format, stored.claim) != (FORMAT, self.claim):
                 return None
-            name = Path(stored.tensors).name
-            return CheckpointState(tensors=load_file(self.folder / name), numbers=stored.numbers)
+            path = self.folder / Path(stored.tensors).name
+            refuse_other_kinds(path)
+            return CheckpointState(tensors=load_file(path), numbers=stored.numbers)
         except (OSError, ValueError, RecursionError, SafetensorError):
             return None
 

@@ -16,6 +16,7 @@ from dqar.policy.spec import CACHE_BITS, PolicySpec
 from dqar.records import ACTIONS
 from dqar.step_schedule import ReuseSetting
 from pipeline.exploration.collect_plan import canonical_json
+from pipeline.storage.unfinished_folder import unfinished
 from pipeline.traces.dataset import Traces
 from pipeline.train.alternative_schedules import with_rivals
 from pipeline.train.config import TrainConfig, settings_of, sites_of
@@ -206,5 +207,6 @@ def save_trained(trained: Trained, folder: Path, lineage: dict[str, str]) -> Reu
         lineage: MLflow run ids of the runs that led to the policy, by stage.
     """
     policy = trained.policy.with_spec(lineage=lineage)
-    save_policy(policy, folder)
+    with unfinished(folder, "policy.json"):
+        save_policy(policy, folder)
     return policy

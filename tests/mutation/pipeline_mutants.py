@@ -8,6 +8,7 @@ DRIVER = "pipeline/collect/driver.py"
 FOLDER = "pipeline/storage/local_folder.py"
 IDENTITY = "pipeline/models/identity.py"
 TEST_DRIVER = ("tests/pipeline/collect/test_driver.py",)
+DURABLE = "pipeline/storage/durable_write.py"
 TEST_FOLDER = (
     "tests/pipeline/storage/test_local_folder.py",
     "tests/pipeline/storage/test_object_store.py",
@@ -52,7 +53,7 @@ PIPELINE_MUTANTS = (
     ),
     Mutant(
         fault="a file is not synced",
-        file=FOLDER,
+        file=DURABLE,
         old="        os.fsync(stream.fileno())\n",
         new="",
         tests=TEST_FOLDER,
@@ -60,22 +61,22 @@ PIPELINE_MUTANTS = (
     Mutant(
         fault="the folder of a new file is not synced",
         file=FOLDER,
-        old="            _sync(target.parent)\n",
+        old="            sync(target.parent)\n",
         new="",
         tests=TEST_FOLDER,
     ),
     Mutant(
         fault="a new folder is not synced into the folder above it",
-        file=FOLDER,
-        old="        _sync(one.parent)\n",
+        file=DURABLE,
+        old="        sync(one.parent)\n",
         new="        pass\n",
         tests=TEST_FOLDER,
     ),
     Mutant(
         fault="a created file keeps its temporary name",
         file=FOLDER,
-        old="            finally:\n                temporary.unlink(missing_ok=True)\n",
-        new="            finally:\n                pass\n",
+        old="                    temporary.unlink(missing_ok=True)\n",
+        new="                    pass\n",
         tests=TEST_FOLDER,
     ),
     Mutant(

@@ -107,7 +107,7 @@ TRACES_MUTANTS = (
     ),
     Mutant(
         fault="a holder that has ended counts as alive",
-        file=LEASE,
+        file="pipeline/traces/lease_document.py",
         old=" or self.holder.is_gone\n",
         new="\n",
         tests=TEST_LEASE,

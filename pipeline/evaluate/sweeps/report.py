@@ -6,10 +6,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pipeline.evaluate.report import written_last
 from pipeline.evaluate.sweeps.results import Sweep, Swept, shown
 from pipeline.markdown import markdown_table
 from pipeline.statistics import Spread
+from pipeline.storage.unfinished_folder import written_last
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

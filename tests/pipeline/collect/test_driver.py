@@ -2,19 +2,22 @@
 and a unit that is done leaves quarantine."""
 
 import json
+import tracemalloc
+from dataclasses import replace
 
 import pytest
 
 from pipeline.cluster.actor_pool import ActorPool
 from pipeline.cluster.config import ClusterConfig
-from pipeline.cluster.work_queue import Failure, WorkResult
+from pipeline.cluster.work_queue import Failure, WorkQueue, WorkResult
 from pipeline.collect import driver
 from pipeline.collect.driver import collect
 from pipeline.collect.quarantine import FOLDER, quarantine, quarantined
-from pipeline.errors import IncompleteError, InputError
+from pipeline.errors import IncompleteError, InputError, StorageError
 from pipeline.storage.object_store import open_storage
 from pipeline.traces.commit import claim_output
 from pipeline.traces.lease import acquire_lease
+from pipeline.traces.multi_dataset import open_traces
 from tests.pipeline.little_traces import PLAN, commit_all
 
 DONE, LEFT = PLAN.units()
@@ -118,3 +121,64 @@ def test_a_unit_that_fails_is_quarantined_and_ends_without_a_manifest(storage, p
         run(storage)
     assert quarantined(storage) == {LEFT.unit_id}
     assert storage.sizes("_manifest") == {}
+
+
+class PoolOfOneUnit(PoolOfThisProcess):
+    """Pool that hands out the first unit as a real pool does, and then stops."""
+
+    handed_out: list
+
+    def map_unordered(self, units):
+        queue = WorkQueue(units, max_deaths=3, max_errors=2)
+        item = queue.take("here", {"here"})
+        assert item is not None
+        self.handed_out.append((item.unit, queue.left, queue.waiting))
+        raise KeyboardInterrupt
+        yield
+
+
+@pytest.mark.timeout(60)
+def test_a_huge_collection_begins_at_once_in_little_memory(tmp_path, monkeypatch):
+    """10^9 trajectories are 20,833,334 units, which as a list take some GB and minutes."""
+    plan = replace(PLAN, num_trajectories=10**9, batch_size=48)
+    storage = open_storage(tmp_path / "traces")
+    claim_output(storage, plan)
+    commit_all(storage, plan, [plan.unit(7, plan.plan_hash)])
+    monkeypatch.setattr(PoolOfOneUnit, "handed_out", [], raising=False)
+    monkeypatch.setattr(driver, "ActorPool", PoolOfOneUnit)
+    tracemalloc.start()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            collect(plan, storage, ClusterConfig())
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    ((unit, left, waiting),) = PoolOfOneUnit.handed_out
+    assert (unit.index, left, waiting) == (0, 20_833_333, 20_833_332)
+    assert peak < 10e6
+    with pytest.raises(InputError, match="has no manifest"):
+        open_traces(storage)
+
+
+def test_a_full_disk_leaves_units_undone_and_names_them(storage, pool, monkeypatch, capsys):
+    """The disk is full for the worker, and then for the note about its unit."""
+    pool.error = StorageError(
+        "Storage must be written to. Got an error: its disk is full. Free it."
+    )
+
+    def full(self, key, data):
+        raise StorageError(f"Got an error at {key}: its disk is full.")
+
+    monkeypatch.setattr(type(storage), "write", full)
+    with pytest.raises(IncompleteError, match=rf"^1 units .*{LEFT.unit_id}.*its disk is full"):
+        run(storage)
+    assert f"the error of unit {LEFT.unit_id} cannot be kept" in capsys.readouterr().out
+
+
+def test_storage_that_fails_in_the_driver_leaves_work_undone(storage, pool, monkeypatch):
+    def fails(self, key, data):
+        raise StorageError("Storage must answer. Got an error: no answer. Run it again.")
+
+    monkeypatch.setattr(type(storage), "create", fails)
+    with pytest.raises(IncompleteError, match=r"^Storage must answer"):
+        run(storage)

@@ -19,6 +19,7 @@ from pipeline.storage.object_store import open_storage
 from pipeline.traces import lease as leases
 from pipeline.traces.lease import LeaseConfig, acquire_lease, lease_config, take
 from pipeline.traces.process_id import this_process
+from tests.odd_files import ODD_FILES
 
 QUICK = LeaseConfig(patience_s=0.6)
 ELSEWHERE = {"host": "far", "machine": "another boot", "pid": 1, "started": 1}
@@ -82,6 +83,62 @@ def test_a_killed_driver_blocks_nobody(storage, place):
         assert lease.number == 2
     driver.wait()
     driver.stdout.close()
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("make", ODD_FILES.values(), ids=ODD_FILES)
+@pytest.mark.parametrize("number", [1, 7])
+def test_a_lease_that_is_no_file_is_refused_in_one_line(tmp_path, make, number):
+    storage = open_storage(tmp_path)
+    with acquire_lease(storage, QUICK) as held:
+        assert held.number == 1
+        if number == 7:
+            make(tmp_path / "_lease" / "000007.json")
+            with pytest.raises(InputError, match=r"000007\.json must be a regular file"):
+                held.check_not_fenced()
+    if number == 1:
+        (tmp_path / "_lease" / "000001.json").unlink()
+        make(tmp_path / "_lease" / "000001.json")
+    with pytest.raises(InputError, match=rf"00000{number}\.json must be a regular file\. Got a"):
+        take(storage, QUICK)
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("number", [10**12, 999_999_999_999_999_999, 2**63 - 1, 2**63, 10**200])
+def test_a_number_that_no_driver_gave_is_refused(storage, number):
+    leave(storage, number, state="released")
+    with pytest.raises(
+        InputError, match=r"numbers below 10\^12\. Got \d+, .* Move that file aside"
+    ):
+        take(storage, QUICK)
+
+
+@pytest.mark.timeout(60)
+def test_a_driver_gives_up_where_others_are_always_first(storage, monkeypatch):
+    def first(self, key, data):
+        number = int(key[7:-5])
+        leave(storage, number, state="released")
+        return False
+
+    monkeypatch.setattr(type(storage), "create", first)
+    monkeypatch.setattr(leases, "TRIES", 5)
+    with pytest.raises(InputError, match=r"Got 5 leases that others created first"):
+        take(storage, QUICK)
+
+
+def test_a_replaced_driver_is_told_what_is_known_of_the_other(storage):
+    mine = asdict(this_process())
+    known = {
+        "has ended: run this command again": {"state": "released"},
+        "has died since: run this command again": {"holder": mine | {"started": 1}},
+        "is alive: leave it to finish": {"holder": mine},
+        "cannot tell if it is alive": {"holder": ELSEWHERE},
+    }
+    with acquire_lease(storage, QUICK) as lease:
+        for number, (advice, changes) in enumerate(known.items(), start=2):
+            leave(storage, number, **changes)
+            with pytest.raises(InputError, match=advice):
+                lease.check_not_fenced()
 
 
 def test_a_silent_driver_of_another_machine_is_outlasted(storage, capsys):

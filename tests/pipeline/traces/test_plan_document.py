@@ -5,11 +5,11 @@ import json
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pipeline.errors import InputError
-from pipeline.exploration.collect_plan import digest_of_fields
+from pipeline.exploration.collect_plan import BOUNDS, digest_of_fields
 from pipeline.storage.json_schema import Malformed, parse
 from pipeline.storage.object_store import open_storage
 from pipeline.traces.commit import claim_output
@@ -89,3 +89,43 @@ def test_a_folder_of_another_policys_round_is_refused_in_a_short_line(tmp_path):
     with pytest.raises(InputError, match=r"digest 'a+' instead of 'b+'.*Name another") as refused:
         claim_output(tmp_path, other)
     assert len(str(refused.value)) < 600
+
+
+COUNTS = st.integers(-2, 3) | st.integers() | st.sampled_from([10**6, 10**9, 10**9 + 1, 2**63])
+SETTINGS = {
+    **dict.fromkeys(BOUNDS, COUNTS),
+    "seed": st.integers() | st.sampled_from([-(2**63), -(2**63) + 1, 2**63 - 1, 2**63]),
+    "guidance_scale": st.floats(),
+    "model": st.text() | st.sampled_from(["\udcff", "x" * 10_000, "\0"]),
+    "forecast_orders": st.lists(st.integers(0, 2), max_size=3).map(tuple),
+    "feedbacks": st.lists(st.floats(), max_size=3).map(tuple),
+}
+
+
+@given(st.fixed_dictionaries({}, optional=SETTINGS))
+@example({"num_trajectories": 10**20})
+@example({"num_trajectories": 10**12})
+@example({"num_trajectories": 10**9})
+@example({"model": "\udcff"})
+@example({"guidance_scale": 1e308})
+@example({"feedbacks": (0.5,) * 1001})
+def test_a_plan_is_read_again_or_refused_before_it_is_written(tmp_path_factory, settings):
+    root = tmp_path_factory.mktemp("plan") / "traces"
+    plan = None
+    with contextlib.suppress(ValueError):
+        plan = replace(BASE, **settings)
+        claim_output(root, plan)
+    if plan is None or not root.exists():
+        return
+    assert read_document(open_storage(root), "plan.json", check_plan) is not None
+    claim_output(root, plan)
+
+
+@pytest.mark.parametrize(
+    ("name", "flag"), [("num_trajectories", "--num-trajectories"), ("batch_size", "--unit-size")]
+)
+def test_a_count_beyond_its_bound_is_refused_with_its_flag(name, flag):
+    most = BOUNDS[name][1]
+    assert getattr(replace(BASE, **{name: most}), name) == most
+    with pytest.raises(ValueError, match=rf"{name} .* at most {most}\. Got .* Pass another {flag}"):
+        replace(BASE, **{name: most + 1})
