@@ -1,0 +1,1 @@
+"""Fuzzing of the jobs: generated command lines, paths, model folders, documents and policies."""
