@@ -23,7 +23,20 @@ EXCLUDED = {
 """Flags that get no odd values, with the reason."""
 WHOLE = ("0", "1", "-1", "-0", "2", "7", "1000", str(2**31), str(2**63 - 1), str(2**63))
 BEYOND = (str(2**64), str(-(2**63) - 1), str(10**20), "9" * 300, "9" * 5000, "-" + "9" * 30)
-ODD_NUMBERS = ("1e3", "1.0", "1_000", "0x10", "\uff11\uff12", "\u00bd", "+5", " 5", "5 ", "1e20", "1,000", "--5")
+ODD_NUMBERS = (
+    "1e3",
+    "1.0",
+    "1_000",
+    "0x10",
+    "\uff11\uff12",
+    "\u00bd",
+    "+5",
+    " 5",
+    "5 ",
+    "1e20",
+    "1,000",
+    "--5",
+)
 REAL = ("0.5", "1/2", "1/3", "-0.0", "1e-320", "5e-324", "0.1", "1.5", "1e6")
 NO_NUMBERS = ("nan", "NaN", "-nan", "inf", "-inf", "Infinity", "1e308", "-1e308", "1e400", "1/0")
 FRACTIONS = ("1/-2", "1/", "/2", "1//2", "1/1e3", "1/" + "9" * 5000, "9" * 400 + "/7")
@@ -152,11 +165,15 @@ def cases(rng: random.Random, folder: Path) -> Iterator[Case]:
     for job, flags, note in IDLE:
         given = [flag.replace("VALID", str(folder.parent / "valid")) for flag in flags]
         yield found[job].case([*found[job].base, *given], f"idle flags: {note}", is_damaged=True)
-    for one in found.values():
-        yield one.case(list(one.base), "unchanged", is_damaged=False)
+    yield from unchanged(folder.parent / "valid")
     makers = (odd_value, odd_value, odd_value, odd_value, odd_name, odd_order)
     while True:
         yield rng.choice(makers)(rng, rng.choice(list(found.values())), everywhere)
+
+
+def unchanged(valid: Path) -> list[Case]:
+    """A command line of every job that is accepted."""
+    return [one.case([*one.base], "unchanged", is_damaged=False) for one in tables(valid).values()]
 
 
 def odd_value(rng: random.Random, one: Table, everywhere: list[str]) -> Case:
@@ -227,8 +244,7 @@ def is_wrong(flag: str, kind: Any, value: str) -> bool:
     if (
         not value.isprintable()
         or not value.strip()
-        or (value.startswith("-")
-        and value[1:2].isalpha())
+        or (value.startswith("-") and value[1:2].isalpha())
     ):
         return True
     types = _types(kind)
@@ -239,10 +255,8 @@ def is_wrong(flag: str, kind: Any, value: str) -> bool:
 
 
 def _types(kind: Any) -> set[Any]:
-    if (
-        (get_args(kind)
-        and get_origin(kind) in (UnionType, tuple, list))
-        or "Union" in str(get_origin(kind))
+    if (get_args(kind) and get_origin(kind) in (UnionType, tuple, list)) or "Union" in str(
+        get_origin(kind)
     ):
         return set().union(*(_types(one) for one in get_args(kind)))
     return {kind}

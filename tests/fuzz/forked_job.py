@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import resource
@@ -9,8 +10,9 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
 
@@ -34,16 +36,6 @@ WORK = {
     "demo": ("pipeline.demo.run.ray_and_mlflow", "pipeline.demo.run.start_mlflow"),
 }
 """Functions that do the work of each job; a case ends where one of them is called."""
-LIBRARIES = (
-    "diffusers.models.transformers.dit_transformer_2d",
-    "matplotlib.figure",
-    "pydantic",
-    "yaml",
-    "pipeline.models.loading",
-    "pipeline.tracking",
-    "pipeline.evaluate.policies",
-)
-"""Modules that jobs import late."""
 
 
 class Started(BaseException):
@@ -62,14 +54,31 @@ class Ending:
     seconds: float
 
 
-def preload() -> dict[str, ModuleType]:
-    """Import the jobs and all that they import; return the jobs by name."""
-    for name in (
-        *LIBRARIES,
-        *(target.rpartition(".")[0] for one in WORK.values() for target in one),
-    ):
-        importlib.import_module(name)
+def import_jobs() -> dict[str, ModuleType]:
+    """Import the jobs and the functions that do their work; return the jobs by name."""
+    for target in (target for targets in WORK.values() for target in targets):
+        importlib.import_module(target.rpartition(".")[0])
     return {name: importlib.import_module(f"jobs.{name}") for name in WORK}
+
+
+def import_as_cases_do(cases: Iterable[Case], jobs: dict[str, ModuleType], root: Path) -> None:
+    """Import what the given cases import late, so that later processes find it imported."""
+    names = root / "modules"
+    for case in cases:
+        work = root / f"first-{case.job}"
+        work.mkdir(exist_ok=True)
+        wait(
+            in_child(lambda case=case, work=work: _note_modules(case, jobs, work, names), work), 120
+        )
+        for name in names.read_text().split():
+            if name not in sys.modules:
+                with contextlib.suppress(ImportError):
+                    importlib.import_module(name)
+
+
+def _note_modules(case: Case, jobs: dict[str, ModuleType], work: Path, names: Path) -> None:
+    run_case(case, jobs, work)
+    names.write_text("\n".join(sys.modules))
 
 
 def in_child(action: Callable[[], object], log: Path) -> int:
@@ -132,9 +141,7 @@ def _say(text: str) -> bool:
 def _unusable_output(case: Case) -> str:
     """Write into the output folder that was accepted; return the error, empty for none."""
     given = [one.removeprefix("--out=") for one in case.args if one.startswith("--out=")]
-    given += [
-        value for flag, value in zip(case.args, case.args[1:], strict=False) if flag == "--out"
-    ]
+    given += [value for flag, value in pairwise(case.args) if flag == "--out"]
     if case.job in ("doctor", "demo") or not given or "://" in given[-1]:
         return ""
     from pipeline.storage.object_store import open_storage

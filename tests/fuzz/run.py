@@ -8,6 +8,7 @@ wrong, or ended in a traceback, a hang or out of memory; the command lines of th
 from __future__ import annotations
 
 import argparse
+import gc
 import itertools
 import os
 import random
@@ -23,7 +24,7 @@ from types import ModuleType
 
 from tests.fuzz import command_lines, paths
 from tests.fuzz.cases import Case, Cases
-from tests.fuzz.forked_job import Ending, in_child, preload, run_case, wait
+from tests.fuzz.forked_job import Ending, import_as_cases_do, import_jobs, in_child, run_case, wait
 from tests.fuzz.outcome import BAD, Outcome, outcome_of
 from tests.fuzz.valid_inputs import write_inputs
 
@@ -62,6 +63,10 @@ def prepare(root: Path) -> dict[str, ModuleType]:
     """Import the jobs, and write valid inputs into a folder; return the jobs by name."""
     os.environ |= {
         "HOME": str(root),
+        "AWS_ACCESS_KEY_ID": "none",
+        "AWS_ENDPOINT_URL": "http://127.0.0.1:9",
+        "AWS_SECRET_ACCESS_KEY": "none",
+        "DQAR_STORAGE_TIMEOUT_S": "2",
         "HF_HUB_OFFLINE": "1",
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_TRACKING_URI": f"sqlite:///{root}/valid/mlflow.db",
@@ -69,9 +74,13 @@ def prepare(root: Path) -> dict[str, ModuleType]:
     }
     for name in INHERITED:
         os.environ.pop(name, None)
-    jobs = preload()
+    jobs = import_jobs()
     if wait(in_child(lambda: write_inputs(root / "valid"), root / "inputs"), 300):
         raise RuntimeError(Path(f"{root}/inputs.err").read_text(encoding="utf-8"))
+    import_as_cases_do(command_lines.unchanged(root / "valid"), jobs, root)
+    # A garbage collection of the children would copy the memory of all imported libraries.
+    gc.collect()
+    gc.freeze()
     return jobs
 
 
