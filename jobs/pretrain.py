@@ -9,23 +9,20 @@ import sys
 from pathlib import Path
 
 from pipeline.cli import run_job
-from pipeline.errors import InputError
 from pipeline.models.pretrain_config import PretrainFlags
-from pipeline.storage.output_checks import refuse_relative_inside_job, refuse_unwritable
+from pipeline.storage.output_checks import refuse_not_empty
+from pipeline.storage.path_checks import refuse_odd_paths
 
 FLAGS = PretrainFlags
 
 
 def run(flags: PretrainFlags) -> int:
-    refuse_relative_inside_job(out=flags.out)
-    out = Path(flags.out)
-    if out.exists() and any(out.iterdir()):
-        raise InputError(f"--out must be an empty or new folder. Got {flags.out}. Name another.")
-    refuse_unwritable(flags.out)
+    refuse_odd_paths(out=flags.out)
+    refuse_not_empty(flags.out)
     from pipeline.models.digits_pretrain import pretrain
 
     command = "python jobs/pretrain.py " + shlex.join(sys.argv[1:])
-    pretrain(flags.training, out, command, lambda line: print(line, flush=True))
+    pretrain(flags.training, Path(flags.out), command, lambda line: print(line, flush=True))
     return 0
 
 

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from pipeline.cluster.config import ClusterFlags
 from pipeline.exploration.collect_settings import EXPLORATION, UNIT_SIZE, CollectSettings
+from pipeline.flags.bounds import GUIDANCE, SEEDS, STEPS, Range, require_distinct, require_within
 from pipeline.models.sampling_choices import Sampler
 from pipeline.tracking_flags import TrackingFlags
+
+RANGES = {
+    "num_trajectories": Range(least=1, most=10**8, usual=512),
+    "steps": STEPS,
+    "guidance_scale": GUIDANCE,
+    "forecast_orders": Range(least=0, most=2, usual="0,1,2"),
+    "error_feedback": Range(least=0, most=1, usual="0,0.5"),
+    "target_file_mb": Range(least=0, most=10**6, usual=100),
+    "seed": SEEDS,
+}
+"""Values that the flags may have."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,15 +69,10 @@ class CollectFlags(CollectSettings):
     """MLflow store that the run is logged to."""
 
     def __post_init__(self) -> None:
-        if self.unit_size != "auto" and self.unit_size < 1:
-            raise ValueError(
-                f"unit_size must be at least 1. Got {self.unit_size}. Pass --unit-size {UNIT_SIZE}."
-            )
-        if not 0 <= self.target_file_mb < math.inf:
-            raise ValueError(
-                f"target_file_mb must be a number of at least 0. Got {self.target_file_mb}. Pass "
-                "--target-file-mb 100."
-            )
+        require_within(self, RANGES)
+        if self.unit_size != "auto":
+            require_within(self, {"unit_size": Range(least=1, most=2**16, usual=UNIT_SIZE)})
+        require_distinct(self, "sites")
 
     def plan_fields(self) -> dict[str, Any]:
         """The flags under the names of the fields of the plan; None for a flag that was left out.

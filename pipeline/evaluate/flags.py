@@ -5,12 +5,31 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from pipeline.cluster.config import ClusterFlags
+from pipeline.flags.bounds import (
+    BATCH,
+    GUIDANCE,
+    SEEDS,
+    STEPS,
+    Range,
+    require_distinct,
+    require_within,
+)
 from pipeline.methods.defaults import DEFAULT_METHODS, SweepDensity
 from pipeline.models.sampling_choices import Dtype, Sampler
 from pipeline.tracking_flags import TrackingFlags
 
 SAMPLES_PER_TASK = 1024
 """Samples of an operating point that one worker measures at a time."""
+RANGES = {
+    "num_samples": Range(least=1, most=10**7, usual=64),
+    "batch_size": BATCH,
+    "steps": STEPS,
+    "guidance_scale": GUIDANCE,
+    "samples_per_task": Range(least=1, most=10**7, usual=SAMPLES_PER_TASK),
+    "error_budget": Range(least=0, most=1000, usual=0.01, is_open=True),
+    "seed": SEEDS,
+}
+"""Values that the flags may have."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,8 +91,5 @@ class EvaluateFlags(EvaluateSettings):
     """MLflow store that the run is logged to."""
 
     def __post_init__(self) -> None:
-        if self.samples_per_task < 1:
-            raise ValueError(
-                f"samples_per_task must be at least 1. Got {self.samples_per_task}. Pass "
-                f"--samples-per-task {SAMPLES_PER_TASK}."
-            )
+        require_within(self, RANGES)
+        require_distinct(self, "methods", "sites")

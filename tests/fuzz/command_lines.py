@@ -250,7 +250,7 @@ def is_wrong(flag: str, kind: Any, value: str) -> bool:
     types = _types(kind)
     if str in types or Path in types or not types & {int, float}:
         return len(value) > 60000
-    parts = [part.strip() for part in value.split(",")] if _is_many(kind) else [value]
+    parts = [part.strip() for part in value.split(",")] if _is_many(kind) else [value.strip()]
     return not all(part == "auto" or _fits(part, float in types) for part in parts)
 
 
