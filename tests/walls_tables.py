@@ -33,24 +33,27 @@ MAY_IMPORT: dict[str, str] = {
     "pipeline.cli": "pipeline.errors pipeline.flags",
     "pipeline.storage": "dqar.validation pipeline.errors",
     "pipeline.tracking": "pipeline.errors pipeline.storage",
-    "pipeline.models": "dqar pipeline.errors pipeline.storage",
-    "pipeline.cluster": "dqar.validation pipeline.errors pipeline.models pipeline.storage",
+    "pipeline.models": "dqar pipeline.errors pipeline.flags pipeline.storage",
+    "pipeline.cluster": "dqar.validation pipeline.errors pipeline.flags pipeline.models "
+    "pipeline.storage",
     "pipeline.exploration": "dqar pipeline.errors pipeline.models pipeline.storage",
     "pipeline.traces": "dqar pipeline.errors pipeline.exploration pipeline.models pipeline.storage",
     "pipeline.methods": "dqar pipeline.errors pipeline.models",
-    "pipeline.collect": "dqar pipeline.cluster pipeline.errors pipeline.exploration "
+    "pipeline.collect": "dqar pipeline.cluster pipeline.errors pipeline.exploration pipeline.flags "
     "pipeline.models pipeline.progress pipeline.storage pipeline.traces pipeline.tracking "
     "pipeline.tracking_flags",
-    "pipeline.train": "dqar pipeline.errors pipeline.exploration pipeline.progress "
+    "pipeline.train": "dqar pipeline.errors pipeline.exploration pipeline.flags pipeline.progress "
     "pipeline.storage pipeline.traces pipeline.tracking pipeline.tracking_flags",
-    "pipeline.evaluate": "dqar pipeline.cluster pipeline.errors pipeline.markdown "
+    "pipeline.evaluate": "dqar pipeline.cluster pipeline.errors pipeline.flags pipeline.markdown "
     "pipeline.methods pipeline.models pipeline.progress pipeline.statistics pipeline.storage "
     "pipeline.tracking pipeline.tracking_flags",
-    "pipeline.sample": "dqar pipeline.cluster pipeline.errors pipeline.models pipeline.progress "
+    "pipeline.sample": "dqar pipeline.cluster pipeline.errors pipeline.flags pipeline.models "
+    "pipeline.progress "
     "pipeline.tracking pipeline.tracking_flags",
-    "pipeline.doctor": "pipeline.cluster pipeline.errors pipeline.models pipeline.storage "
+    "pipeline.doctor": "pipeline.cluster pipeline.errors pipeline.flags pipeline.models "
+    "pipeline.storage "
     "pipeline.tracking",
-    "pipeline.demo": "pipeline.errors pipeline.storage",
+    "pipeline.demo": "pipeline.errors pipeline.flags pipeline.storage",
 }
 """Packages that each package, or file outside a package, may import; ``dqar`` allows every package
 of the library."""

@@ -12,6 +12,7 @@ from pipeline.flags.bounds import (
     STEPS,
     Range,
     require_distinct,
+    require_some,
     require_within,
 )
 from pipeline.methods.defaults import DEFAULT_METHODS, SweepDensity
@@ -60,8 +61,12 @@ class EvaluateFlags(EvaluateSettings):
     """Folder or URI of a policy that jobs/train.py wrote; repeated as NAME=FOLDER to compare
     several policies."""
     methods: tuple[str, ...] = DEFAULT_METHODS
-    """Methods to compare; there are also threshold-tuned, interval-forecast1, smoothcache,
-    smoothcache-tied, router and fewer-steps-dpmsolver."""
+    """Methods to compare: no reuse (baseline), fewer steps without reuse (fewer-steps), reuse at
+    regular intervals of the cached value (interval) or of its forecast (interval-forecast2), the
+    DQAR paper's layer schedule (linear) and its thresholds (threshold), and the policies (learned).
+    There are also threshold-tuned (thresholds chosen on calibration samples), interval-forecast1,
+    smoothcache and smoothcache-tied (schedules from calibration errors), router (Learning-to-Cache)
+    and fewer-steps-dpmsolver."""
     steps: int | None = None
     """Sampling steps; default: those of the first policy, or 50."""
     guidance_scale: float | None = None
@@ -70,15 +75,15 @@ class EvaluateFlags(EvaluateSettings):
     sampler: Sampler | None = None
     """Sampler: ddim, or dpm for DPM-Solver++; default: the one of the first policy, or ddim."""
     sites: tuple[str, ...] | None = None
-    """Sub-modules whose values are reused: attn, or attn,ff, or block; default: those of the first
-    policy, or attn."""
+    """Sub-modules of a block whose values are reused: attn, or attn,ff, or block; default: those of
+    the first policy, or attn."""
     samples_per_task: int = SAMPLES_PER_TASK
     """Samples of an operating point that one worker measures at a time, rounded up to whole
     batches."""
     error_budget: float | None = None
-    """Relative L2 error of the final latents within which each policy should save as many steps as
-    it can, chosen on calibration noise samples; adds one operating point for each policy; default:
-    none."""
+    """Largest mean error of each policy's additional operating point: the point with the most reuse
+    whose relative L2 error of the final latents stays within this budget on calibration noise
+    samples, such as 0.01; default: no such point."""
     sweep_density: SweepDensity = "fine"
     """Number of operating points at which each method is measured: coarse takes about half of
     fine's."""
@@ -92,4 +97,5 @@ class EvaluateFlags(EvaluateSettings):
 
     def __post_init__(self) -> None:
         require_within(self, RANGES)
+        require_some(self, "methods", "sites")
         require_distinct(self, "methods", "sites")

@@ -52,6 +52,18 @@ def require_within(flags: Any, ranges: dict[str, Range]) -> None:
             )
 
 
+def require_some(flags: Any, *names: str) -> None:
+    """Refuse empty tuples; a field that is None is left out.
+
+    Raises:
+        ValueError: one line that names the flag.
+    """
+    for name in names:
+        if getattr(flags, name) == ():
+            flag = flag_of(name)
+            raise ValueError(f"{flag} must hold at least one value. Got none. Leave {flag} out.")
+
+
 def require_distinct(flags: Any, *names: str) -> None:
     """Refuse tuples that hold a value twice, which would be measured twice.
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import difflib
 import re
+import textwrap
 from collections.abc import Iterable, Mapping
 from dataclasses import fields, is_dataclass
 from itertools import pairwise
 from typing import Any, NamedTuple, cast, get_origin, get_type_hints
 
 from pipeline.errors import InputError
-from pipeline.flags.help import description_of, is_required
+from pipeline.flags.help import WIDTH, description_of, is_required
 from pipeline.flags.values import quoted
 
 
@@ -71,7 +72,11 @@ def refuse_flags_of_other_words(kinds: Mapping[str, type], word: str, given: lis
 def _help_of_words(kinds: Mapping[str, type], name: str) -> str:
     width = max(map(len, kinds))
     texts = {word: description_of(kind).splitlines()[0] for word, kind in kinds.items()}
-    lines = [f"  {word:{width}}  {text}" for word, text in texts.items()]
+    margin = " " * (width + 4)
+    lines = [
+        textwrap.fill(text, WIDTH, initial_indent=f"  {word:{width}}  ", subsequent_indent=margin)
+        for word, text in texts.items()
+    ]
     usage = f"usage: {name} {{{','.join(kinds)}}} [OPTIONS]"
     return "\n".join([usage, "", *lines, "", f"{name} {next(iter(kinds))} --help lists flags."])
 

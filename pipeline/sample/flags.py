@@ -11,6 +11,7 @@ from pipeline.flags.bounds import (
     Range,
     flag_of,
     require_distinct,
+    require_some,
     require_within,
 )
 from pipeline.models.sampling_choices import Dtype, Sampler
@@ -69,8 +70,8 @@ class SampleFlags:
     """Draw no reference samples (same noise and labels without reuse) and report no error against
     them."""
     sites: tuple[str, ...] | None = None
-    """Modules whose outputs are reused: attn, or attn,ff, or block; default: the sites of --config,
-    --policy or --plan, else attn."""
+    """Sub-modules of a block whose values are reused: attn, or attn,ff, or block; default: those of
+    --config, --policy or --plan, or attn."""
     seed: int = 0
     """Random seed of the noise and of the random classes."""
     dtype: Dtype = "fp32"
@@ -79,9 +80,8 @@ class SampleFlags:
 
     def __post_init__(self) -> None:
         require_within(self, RANGES)
+        require_some(self, "sites", "class_labels")
         require_distinct(self, "sites")
-        if self.class_labels == ():
-            raise ValueError("--class-labels must hold a class. Got none. Pass --class-labels 1,2.")
         self._refuse_together("class_labels", "num_samples")
         self._refuse_together("plan", "policy", "config", "sites")
         self._refuse_together("no_reuse", "policy", "plan", "no_reference")

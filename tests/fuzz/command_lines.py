@@ -229,7 +229,11 @@ def odd_order(rng: random.Random, one: Table, everywhere: list[str]) -> Case:
             ([stray, *one.base], [*one.base, *one.words], [], [*one.words, *one.words])
         )
         return Case(
-            kind="command line", job=one.job, args=tuple(args), note="words", is_damaged=True
+            kind="command line",
+            job=one.job,
+            args=tuple(args),
+            note="words",
+            is_damaged=stray not in SWEEPS,
         )
     return one.case(line, f"with {stray!r}", is_damaged=True)
 

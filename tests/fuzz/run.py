@@ -1,8 +1,9 @@
 """Fuzz the jobs: odd command lines, paths and files, each refused in one line or accepted.
 
 ``python -m tests.fuzz.run --seconds 600 --seed 1`` tries cases of all kinds in turns and prints a
-table by kind; ``--only KIND`` tries one kind. Exit code 1 if an input was accepted that is silently
-wrong, or ended in a traceback, a hang or out of memory; the command lines of these are printed.
+table by kind; ``--only KIND`` tries one kind, ``--cases N`` at most N cases. Exit code 1 if an
+input was accepted that is silently wrong, or ended in a traceback, a hang or out of memory; the
+command lines of these are printed.
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ KINDS: dict[str, Cases] = {"command line": command_lines.cases, "path": paths.ca
 COLUMNS: tuple[Outcome, ...] = ("refused", "accepted", *BAD)
 LIMIT_S = 20.0
 """Seconds after which a case counts as a hang."""
+MOST = 10**9
+"""Most cases to try."""
 SHOWN = 40
 """Most failures that are printed with their command lines."""
 INHERITED = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "RAY_JOB_CONFIG_JSON_ENV_VAR")
@@ -95,7 +98,7 @@ def all_cases(kinds: Sequence[str], seed: int, root: Path) -> Iterator[Case]:
         yield next(stream)
 
 
-def fuzz(kinds: Sequence[str], seed: int, seconds: float, most: int = 10**9) -> list[str]:
+def fuzz(kinds: Sequence[str], seed: int, seconds: float, most: int = MOST) -> list[str]:
     """Try cases for a time; print the table, and return the lines of the failures."""
     counts: dict[str, Counter[str]] = {kind: Counter() for kind in kinds}
     failures: list[str] = []
@@ -136,10 +139,12 @@ def main(args: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=600.0)
     parser.add_argument("--seed", type=int, default=int(time.time()))
+    parser.add_argument("--cases", type=int, default=MOST, help="most cases to try")
     parser.add_argument("--only", choices=list(KINDS))
     given = parser.parse_args(args)
     print(f"seed {given.seed}", flush=True)
-    failures = fuzz([given.only] if given.only else list(KINDS), given.seed, given.seconds)
+    kinds = [given.only] if given.only else list(KINDS)
+    failures = fuzz(kinds, given.seed, given.seconds, given.cases)
     print("\n".join(failures[:SHOWN]))
     return int(bool(failures))
 

@@ -201,7 +201,7 @@ def test_a_refusal_of_the_job_is_its_line(capsys, error, code):
 
     assert run_job(Flags, refuse, name="job.py", args=NEEDED) == code
     captured = capsys.readouterr()
-    assert captured.err == "job.py: size must be even. Got 3. Pass 4.\n"
+    assert captured.err == "job.py: --size must be even. Got 3. Pass 4.\n"
     assert captured.out == ""
 
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from pipeline.flags.bounds import (
     BATCH,
     GUIDANCE,
     STEPS,
     Range,
-    flag_of,
     require_distinct,
+    require_some,
     require_within,
 )
 from pipeline.flags.values import quoted
@@ -76,7 +76,8 @@ class DummySweep:
 
     def __post_init__(self) -> None:
         require_within(self, DUMMY_RANGES)
-        _require_points(self, "thresholds", "reuse_limits")
+        require_some(self, "thresholds", "reuse_limits")
+        require_distinct(self, "thresholds", "reuse_limits")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -128,7 +129,8 @@ class AblationGrid:
 
     def __post_init__(self) -> None:
         require_within(self, GRID_RANGES)
-        _require_points(self, "ablations")
+        require_some(self, "ablations")
+        require_distinct(self, "ablations")
         if unknown := sorted(set(self.ablations) - set(ABLATIONS)):
             raise ValueError(
                 f"--ablations must be among {', '.join(ABLATIONS)}. Got {quoted(unknown[0])}. "
@@ -187,7 +189,8 @@ class ScheduleSweep(SweepFlags):
 
     def __post_init__(self) -> None:
         require_within(self, SCHEDULE_RANGES)
-        _require_points(self, "warmups", "layer_fractions")
+        require_some(self, "warmups", "layer_fractions")
+        require_distinct(self, "warmups", "layer_fractions")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -242,12 +245,3 @@ KINDS: dict[str, type[Threshold | ScheduleSweep | Ablations]] = {
     kind.kind: kind for kind in (Threshold, Warmup, LayerFraction, Direction, Ablations)
 }
 """Flags of each kind of sweep, by the first argument of jobs/sweep.py."""
-
-
-def _require_points(flags: Any, *names: str) -> None:
-    """Refuse settings to compare of which there is none, or one twice."""
-    for name in names:
-        if not getattr(flags, name):
-            flag = flag_of(name)
-            raise ValueError(f"{flag} must hold at least one value. Got none. Leave {flag} out.")
-    require_distinct(flags, *names)
