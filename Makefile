@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo ui test test-all test-kernels coverage lint docs bench-learned bench-ablations bench-claims bench-speed bench-cpu bench-gpu soak doctor clean
+.PHONY: setup demo ui test test-all test-kernels coverage lint docs bench-learned bench-ablations bench-claims bench-speed bench-cpu bench-gpu soak fuzz doctor clean
 
 setup: $(READY)
 
@@ -76,6 +76,9 @@ bench-gpu: $(READY)  ## all GPU results of docs/performance.md; a second run con
 
 soak: $(READY)  ## 200 faults over small collections (docs/reliability.md): hours; a second run continues the first
 	$(BIN)/python -m benchmarks.distributed.soak --faults 200
+
+fuzz: $(READY)  ## 10 minutes of odd command lines, paths and files; each refused in one line or accepted
+	$(BIN)/python -m tests.fuzz.run --seconds 600
 
 coverage: $(READY)  ## fail unless tests/dqar runs 95% of the lines of dqar/
 	$(BIN)/python -m pytest -q tests/dqar --cov=dqar --cov-report=term --cov-fail-under=95

@@ -108,7 +108,7 @@ class DQARConfig:
         self._require_sites()
         if self.snr_low > self.snr_high:
             raise ValueError(
-                f"snr_low must not exceed snr_high. Got {self.snr_low=}, {self.snr_high=}. "
+                f"snr_low must not exceed snr_high. Got {self.snr_low} and {self.snr_high}. "
                 "Swap them."
             )
         if self.cross_branch_threshold is not None and self.branch_mode != "tied":

@@ -96,7 +96,9 @@ def _as_json(value: Any, name: str, fix: str, is_finite: bool) -> str:
             return json.dumps(value, default=str, skipkeys=True)
     except RecursionError:
         raise ValueError(f"{place(name, ())} must be nested less deeply. {fix}") from None
-    raise _refusal(name, keys, "a number of at most 2^63 - 1", _at(value, keys), fix)
+    beyond = _at(value, keys)
+    must_be = "a finite number" if isinstance(beyond, float) else "a number of at most 2^63 - 1"
+    raise _refusal(name, keys, must_be, beyond, fix)
 
 
 def _find_beyond(value: Any, is_finite: bool) -> Keys | None:

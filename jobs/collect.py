@@ -16,13 +16,13 @@ import sys
 
 from pipeline.cli import run_job
 from pipeline.collect.flags import CollectFlags
-from pipeline.storage.output_checks import refuse_relative_inside_job
+from pipeline.storage.path_checks import refuse_odd_paths
 
 FLAGS = CollectFlags
 
 
 def run(flags: CollectFlags) -> int:
-    refuse_relative_inside_job(out=flags.out, explore_around=flags.explore_around)
+    refuse_odd_paths(out=flags.out, model=flags.model, explore_around=flags.explore_around)
     from pipeline.cluster.config import cluster_config
     from pipeline.collect.driver import plan_for
     from pipeline.collect.run import collect_traces

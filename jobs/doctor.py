@@ -17,14 +17,14 @@ from pathlib import Path
 from pipeline.cli import run_job
 from pipeline.doctor.config import DoctorConfig
 from pipeline.redaction import without_secrets
-from pipeline.storage.output_checks import inside_ray_job, refuse_relative_inside_job
+from pipeline.storage.path_checks import inside_ray_job, refuse_odd_paths
 
 FLAGS = DoctorConfig
 ROOT = Path(__file__).parent.parent
 
 
 def run(config: DoctorConfig) -> int:
-    refuse_relative_inside_job(out=config.out)
+    refuse_odd_paths(out=config.out, model=config.model)
     from pipeline.doctor.run import examine
 
     address = os.environ.get("RAY_API_SERVER_ADDRESS") or os.environ.get("RAY_ADDRESS", "")

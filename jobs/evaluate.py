@@ -10,15 +10,15 @@ import sys
 from pipeline.cli import run_job
 from pipeline.errors import input_errors
 from pipeline.evaluate.flags import EvaluateFlags
-from pipeline.storage.output_checks import refuse_relative_inside_job
+from pipeline.storage.path_checks import refuse_odd_paths
 
 FLAGS = EvaluateFlags
 
 
 def run(flags: EvaluateFlags) -> int:
-    refuse_relative_inside_job(out=flags.out, config=flags.config)
+    refuse_odd_paths(out=flags.out, model=flags.model, config=flags.config)
     for policy in flags.policy:
-        refuse_relative_inside_job(policy=policy.rpartition("=")[2])
+        refuse_odd_paths(policy=policy.rpartition("=")[2])
     from pipeline.cluster.config import cluster_config
     from pipeline.evaluate.config import comparison_of, evaluate_config, read_paper_settings
     from pipeline.evaluate.policies import load_policies, refuse_misfits

@@ -8,10 +8,10 @@ import sys
 from pathlib import Path
 
 from pipeline.cli import run_job
-from pipeline.errors import InputError
 from pipeline.models.pretrain_config import PretrainFlags
 from pipeline.redaction import typed_command
-from pipeline.storage.output_checks import refuse_relative_inside_job, refuse_unwritable
+from pipeline.storage.output_checks import refuse_not_empty, refuse_unwritable
+from pipeline.storage.path_checks import refuse_odd_paths
 from pipeline.storage.unfinished_mark import is_unfinished
 
 FLAGS = PretrainFlags
@@ -20,11 +20,11 @@ LAST = "provenance.json"
 
 
 def run(flags: PretrainFlags) -> int:
-    refuse_relative_inside_job(out=flags.out)
+    refuse_odd_paths(out=flags.out)
     out = Path(flags.out)
-    if out.exists() and any(out.iterdir()) and not is_unfinished(out, LAST):
-        raise InputError(f"--out must be an empty or new folder. Got {flags.out}. Name another.")
     refuse_unwritable(flags.out)
+    if not is_unfinished(out, LAST):
+        refuse_not_empty(flags.out)
     from pipeline.models.digits_pretrain import pretrain
     from pipeline.storage.unfinished_folder import unfinished
 

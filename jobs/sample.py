@@ -16,18 +16,19 @@ from pipeline.errors import input_errors
 from pipeline.models.sampling_choices import SAMPLER, STEPS
 from pipeline.redaction import typed_command
 from pipeline.sample.flags import SampleFlags
-from pipeline.storage.output_checks import (
-    refuse_other_files,
-    refuse_relative_inside_job,
-    refuse_unwritable,
-)
+from pipeline.storage.output_checks import refuse_other_files, refuse_unwritable
+from pipeline.storage.path_checks import refuse_odd_paths
 
 FLAGS = SampleFlags
 
 
 def run(flags: SampleFlags) -> int:
-    refuse_relative_inside_job(
-        out=flags.out, config=flags.config, policy=flags.policy, plan=flags.plan
+    refuse_odd_paths(
+        out=flags.out,
+        model=flags.model,
+        config=flags.config,
+        policy=flags.policy,
+        plan=flags.plan,
     )
     from pipeline.evaluate.policies import refuse_other_runs
     from pipeline.models.loading import load_model, pick_device, refuse_unloadable

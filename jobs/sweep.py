@@ -14,17 +14,15 @@ from pipeline.cli import run_job
 from pipeline.errors import input_errors
 from pipeline.evaluate.sweeps.flags import KINDS, Ablations, ScheduleSweep, Threshold
 from pipeline.redaction import typed_command
-from pipeline.storage.output_checks import (
-    refuse_other_files,
-    refuse_relative_inside_job,
-    refuse_unwritable,
-)
+from pipeline.storage.output_checks import refuse_other_files, refuse_unwritable
+from pipeline.storage.path_checks import refuse_odd_paths
 
 FLAGS = KINDS
 
 
 def run(flags: Threshold | ScheduleSweep | Ablations) -> int:
-    refuse_relative_inside_job(out=flags.out)
+    model = None if isinstance(flags, Threshold) else flags.sweep.model
+    refuse_odd_paths(out=flags.out, model=model)
     from pipeline.cluster.hardware import choose_device
     from pipeline.evaluate.sweeps.run import run_sweep
     from pipeline.tracking import Tracker, settle_earlier
@@ -61,7 +59,7 @@ def model_config(flags: ScheduleSweep | Ablations):
     if flags.sweep.guidance_scale is None:
         settings["guidance_scale"] = info.guidance_scale
     with input_errors():
-        grid = flags.grid if isinstance(flags, Ablations) else schedule_grid(flags)
+        grid = flags.grid.decided() if isinstance(flags, Ablations) else schedule_grid(flags)
         config = SweepConfig(kind=flags.kind, grid=grid, **settings)
     refuse_too_many_steps(info, config.steps)
     refuse_unloadable(info, config.sampler, config.steps)

@@ -9,16 +9,16 @@ import sys
 
 from pipeline.cli import run_job
 from pipeline.errors import input_errors
-from pipeline.storage.output_checks import refuse_relative_inside_job
+from pipeline.storage.path_checks import refuse_odd_paths
 from pipeline.train.flags import TrainFlags
 
 FLAGS = TrainFlags
 
 
 def run(flags: TrainFlags) -> int:
-    refuse_relative_inside_job(out=flags.out, config=flags.config)
+    refuse_odd_paths(out=flags.out, config=flags.config)
     for uri in flags.traces:
-        refuse_relative_inside_job(traces=uri)
+        refuse_odd_paths(traces=uri)
     from pipeline.storage.output_folder import published, refuse_taken
     from pipeline.traces.multi_dataset import open_traces
     from pipeline.tracking import Tracker, settle_earlier

@@ -24,7 +24,7 @@ from tyro._errors import (
 from pipeline.errors import IncompleteError, InputError
 from pipeline.flags.help import description_of, field_texts, hint_of, is_required, wrapped
 from pipeline.flags.names import check_names, first_word, flags_of, refuse_flags_of_other_words
-from pipeline.flags.values import as_text, kind_of
+from pipeline.flags.values import as_text, is_printable, kind_of, quoted
 from pipeline.redaction import print_traceback
 
 F = TypeVar("F")
@@ -33,6 +33,8 @@ BAD_INPUT = 2
 """Exit code of a job that refused its input."""
 UNFINISHED = 1
 """Exit code of a job that left work undone, and of one that raised."""
+LONGEST = 1200
+"""Characters of a job's last line; of a longer one, the middle is left out."""
 FLAG_STYLE = (
     tyro.conf.OmitArgPrefixes,
     tyro.conf.UseAppendAction,
@@ -71,12 +73,26 @@ def run_job(
     try:
         return run(parse_flags(flags, name=name, args=args))
     except (InputError, IncompleteError) as ended:
-        print(f"{name}: {ended}", file=sys.stderr, flush=True)
+        print(_line_of(name, str(ended), flags), file=sys.stderr, flush=True)
         return BAD_INPUT if isinstance(ended, InputError) else UNFINISHED
     except Exception:
         # The interpreter would print the traceback with the secrets of a URI.
         print_traceback()
         return UNFINISHED
+
+
+def _line_of(name: str, message: str, flags: type | Mapping[str, type]) -> str:
+    """The line that ends a job, printable, with the flag that was typed for its field's name: a
+    configuration says ``num_samples must``, and its flag is ``--num-samples``."""
+    kinds = flags.values() if isinstance(flags, Mapping) else [flags]
+    known = {flag for kind in kinds for flag in flags_of(kind)}
+    first, _, rest = message.partition(" must ")
+    if rest and (flag := f"--{first.replace('_', '-')}") in known:
+        message = f"{flag} must {rest}"
+    line = " ".join(f"{name}: {message}".split())
+    if len(line) > LONGEST:
+        line = f"{line[: LONGEST - 500]}... [{len(line) - LONGEST} characters] ...{line[-500:]}"
+    return "".join(one if is_printable(one) else ascii(one)[1:-1] for one in line)
 
 
 def parse_flags(
@@ -137,7 +153,7 @@ def _refuse(event: ParseErrorEvent) -> None:
 def _complaint(event: ParseErrorEvent) -> str | None:
     match event:
         case UnrecognizedArgs():
-            return f"Every value must follow its flag. Got {event.tokens[0]!r}."
+            return f"Every value must follow its flag. Got {quoted(event.tokens[0])}."
         case BadValue():
             return f"{event.argument.lowered.name_or_flags[0]} must have a value."
         case InstantiationFailure(argument=argument) if argument is not None:

@@ -38,25 +38,26 @@ MAY_IMPORT: dict[str, str] = {
     "pipeline.storage": "dqar.foreign_files dqar.validation pipeline.errors",
     "pipeline.tracking": "pipeline.errors pipeline.redaction pipeline.storage "
     "pipeline.tracking_flags",
-    "pipeline.models": "dqar pipeline.errors pipeline.storage",
-    "pipeline.cluster": "dqar.validation pipeline.errors pipeline.models pipeline.storage",
+    "pipeline.models": "dqar pipeline.errors pipeline.flags pipeline.storage",
+    "pipeline.cluster": "dqar.validation pipeline.errors pipeline.flags pipeline.models "
+    "pipeline.storage",
     "pipeline.exploration": "dqar pipeline.errors pipeline.models pipeline.storage",
     "pipeline.traces": "dqar pipeline.errors pipeline.exploration pipeline.models pipeline.storage",
     "pipeline.methods": "dqar pipeline.errors pipeline.models",
     "pipeline.collect": "dqar pipeline.cluster pipeline.errors pipeline.exploration "
-    "pipeline.models pipeline.progress pipeline.redaction pipeline.storage pipeline.traces "
-    "pipeline.tracking pipeline.tracking_flags",
-    "pipeline.train": "dqar pipeline.errors pipeline.exploration pipeline.progress "
+    "pipeline.flags pipeline.models pipeline.progress pipeline.redaction pipeline.storage "
+    "pipeline.traces pipeline.tracking pipeline.tracking_flags",
+    "pipeline.train": "dqar pipeline.errors pipeline.exploration pipeline.flags pipeline.progress "
     "pipeline.storage pipeline.traces pipeline.tracking pipeline.tracking_flags",
     "pipeline.report": "dqar pipeline.errors pipeline.methods pipeline.statistics",
-    "pipeline.evaluate": "dqar pipeline.cluster pipeline.errors pipeline.markdown "
+    "pipeline.evaluate": "dqar pipeline.cluster pipeline.errors pipeline.flags pipeline.markdown "
     "pipeline.methods pipeline.models pipeline.progress pipeline.report pipeline.statistics "
     "pipeline.storage pipeline.tracking pipeline.tracking_flags",
-    "pipeline.sample": "dqar pipeline.cluster pipeline.errors pipeline.models pipeline.progress "
-    "pipeline.storage pipeline.tracking pipeline.tracking_flags",
-    "pipeline.doctor": "pipeline.cluster pipeline.errors pipeline.models pipeline.redaction "
-    "pipeline.storage pipeline.tracking",
-    "pipeline.demo": "pipeline.errors pipeline.storage",
+    "pipeline.sample": "dqar pipeline.cluster pipeline.errors pipeline.flags pipeline.models "
+    "pipeline.progress pipeline.storage pipeline.tracking pipeline.tracking_flags",
+    "pipeline.doctor": "pipeline.cluster pipeline.errors pipeline.flags pipeline.models "
+    "pipeline.redaction pipeline.storage pipeline.tracking",
+    "pipeline.demo": "pipeline.errors pipeline.flags pipeline.storage",
 }
 """Packages that each package, or file outside a package, may import; ``dqar`` allows every package
 of the library."""

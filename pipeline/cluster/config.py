@@ -2,8 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict, dataclass
+
+from pipeline.flags.bounds import Range, require_within
+
+MINUTES = 10**6
+"""Longest time limit in minutes, two years."""
+RANGES = {
+    "workers": Range(least=0, most=100_000, usual=2),
+    "gpus_per_worker": Range(least=0, most=1024, usual="0.5 or 1"),
+    "worker_timeout_minutes": Range(least=0, most=MINUTES, usual=30, is_open=True),
+    "unit_timeout_minutes": Range(least=0, most=MINUTES, usual=60, is_open=True),
+}
+"""Values that the flags may have."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -25,23 +36,12 @@ class ClusterFlags:
     tries."""
 
     def __post_init__(self) -> None:
-        share, timeout = self.gpus_per_worker, self.worker_timeout_minutes
-        if self.workers < 0:
-            raise ValueError(f"workers must be at least 0. Got {self.workers}. Pass --workers 2.")
-        if not 0 <= share < math.inf or (share > 1 and share != int(share)):
+        require_within(self, RANGES)
+        share = self.gpus_per_worker
+        if share > 1 and share != int(share):
             raise ValueError(
-                "gpus_per_worker must be a share of one GPU or a whole number. Got "
+                "--gpus-per-worker must be a share of one GPU or a whole number. Got "
                 f"{share}. Pass --gpus-per-worker 0.5 or 1."
-            )
-        if not self.unit_timeout_minutes > 0:
-            raise ValueError(
-                f"unit_timeout_minutes must be above 0. Got {self.unit_timeout_minutes}. Pass "
-                "--unit-timeout-minutes 60."
-            )
-        if timeout is not None and not timeout > 0:
-            raise ValueError(
-                f"worker_timeout_minutes must be above 0. Got {timeout}. Pass "
-                "--worker-timeout-minutes 30."
             )
 
 

@@ -2,14 +2,33 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from pipeline.cluster.config import ClusterFlags
 from pipeline.exploration.collect_settings import EXPLORATION, UNIT_SIZE, CollectSettings
+from pipeline.flags.bounds import (
+    GUIDANCE,
+    SEEDS,
+    STEPS,
+    Range,
+    require_distinct,
+    require_some,
+    require_within,
+)
 from pipeline.models.sampling_choices import Sampler
 from pipeline.tracking_flags import TrackingFlags
+
+RANGES = {
+    "num_trajectories": Range(least=1, most=10**8, usual=512),
+    "steps": STEPS,
+    "guidance_scale": GUIDANCE,
+    "forecast_orders": Range(least=0, most=2, usual="0,1,2"),
+    "error_feedback": Range(least=0, most=1, usual="0,0.5"),
+    "target_file_mb": Range(least=0, most=10**6, usual=100),
+    "seed": SEEDS,
+}
+"""Values that the flags may have."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,11 +49,14 @@ class CollectFlags(CollectSettings):
     """Sampler: ddim, or dpm for DPM-Solver++; default: the one of the policy that is explored
     around, or ddim."""
     sites: tuple[str, ...] | None = None
-    """Sub-modules whose reuse is explored: attn, or attn,ff, or block; default: those of the policy
-    that is explored around, or attn."""
+    """Sub-modules of a block whose values are reused: attn, or attn,ff, or block; default: those of
+    the policy that is explored around, or attn."""
     exploration: str = EXPLORATION
-    """Exploration designs with their shares of the trajectories, such as paced:3,regular:1. The
-    designs are paced, regular, near-policy, step-synchronised, layer-blocked and independent."""
+    """Exploration designs with their shares of the trajectories, such as paced:3,regular:1. All
+    gates of a step compute together in paced (random gaps between the computed steps), regular
+    (nearly equal gaps) and near-policy (variations of a policy's schedules). Each step draws again
+    for all gates in step-synchronised, for 8 groups of neighbouring gates in layer-blocked, and for
+    each gate in independent."""
     explore_around: str | None = None
     """Folder or URI of a policy whose schedules the design near-policy varies, in a further round
     of collection with its own noise samples; default: none."""
@@ -47,26 +69,24 @@ class CollectFlags(CollectSettings):
     change that reuse left out which the next computed step adds; default: the one of the policy
     that is explored around, or 0,0.5."""
     unit_size: int | Literal["auto"] = UNIT_SIZE
-    """Trajectories of a unit, the work that is lost when a worker dies. With auto, a warm-up
-    measures the size that takes 80 seconds."""
+    """Trajectories of a unit, the work that is lost when a worker dies; rounded down to a multiple
+    of 3, the trajectories that start from the same noise. With auto, a warm-up measures the size
+    that takes 80 seconds."""
     target_file_mb: float = 100.0
-    """Size in MB that the files of the dataset are merged into after the collection; 0 leaves one
-    file for each unit."""
+    """Size in MB that the files of the gates table, nearly all of a dataset, are merged into after
+    the collection; 0 leaves one file for each unit. The files of the trajectories table follow
+    them."""
     cluster: ClusterFlags = field(default_factory=ClusterFlags)
     """Workers of the stage, on the Ray cluster."""
     tracking: TrackingFlags = field(default_factory=TrackingFlags)
     """MLflow store that the run is logged to."""
 
     def __post_init__(self) -> None:
-        if self.unit_size != "auto" and self.unit_size < 1:
-            raise ValueError(
-                f"unit_size must be at least 1. Got {self.unit_size}. Pass --unit-size {UNIT_SIZE}."
-            )
-        if not 0 <= self.target_file_mb < math.inf:
-            raise ValueError(
-                f"target_file_mb must be a number of at least 0. Got {self.target_file_mb}. Pass "
-                "--target-file-mb 100."
-            )
+        require_within(self, RANGES)
+        if self.unit_size != "auto":
+            require_within(self, {"unit_size": Range(least=1, most=2**16, usual=UNIT_SIZE)})
+        require_some(self, "sites", "forecast_orders", "error_feedback")
+        require_distinct(self, "sites")
 
     def plan_fields(self) -> dict[str, Any]:
         """The flags under the names of the fields of the plan; None for a flag that was left out.

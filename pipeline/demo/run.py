@@ -15,11 +15,19 @@ from pathlib import Path
 from pipeline.demo.job_log import JobLog
 from pipeline.demo.local_servers import Servers, ray_and_mlflow, start_mlflow, tool
 from pipeline.errors import InputError
+from pipeline.flags.bounds import STEPS, Range, require_within
 from pipeline.storage.output_checks import refuse_unwritable
 
 SITES = "attn,ff"
 """Sites whose reuse is learned: reuse of the attention alone saves a fifth of the FLOPs at most."""
 CHECKOUT = Path(__file__).parents[2]
+RANGES = {
+    "num_trajectories": Range(least=2, most=10**8, usual=192),
+    "num_samples": Range(least=1, most=10**7, usual=32),
+    "steps": STEPS,
+    "port": Range(least=1, most=65535, usual=5000),
+}
+"""Values that the flags may have."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,11 +51,7 @@ class DemoConfig:
     """Port of the MLflow UI."""
 
     def __post_init__(self) -> None:
-        least = {"num_trajectories": 2, "num_samples": 1, "steps": 2}
-        for name, smallest in least.items():
-            value = getattr(self, name)
-            if value < smallest:
-                raise ValueError(f"{name} must be at least {smallest}. Got {value}. Leave it out.")
+        require_within(self, RANGES)
 
 
 def submit(job: str, flags: list[str], environment: dict[str, str], log: Path) -> None:
@@ -97,8 +101,8 @@ def stages(config: DemoConfig, out: Path) -> Iterator[tuple[str, list[str]]]:
 
 def run_demo(config: DemoConfig) -> None:
     """Collect, train and evaluate; print the comparison and where to look at it."""
+    refuse_unwritable(str(config.out))
     out = config.out.absolute()
-    refuse_unwritable(str(out))
     out.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
     with ray_and_mlflow(out) as environment:

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pipeline.flags.bounds import Range, require_within
+
+RANGES = {"timeout_s": Range(least=0, most=10**6, usual=300, is_open=True)}
+"""Values that the flags may have."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DoctorConfig:
@@ -29,5 +34,4 @@ class DoctorConfig:
     first node."""
 
     def __post_init__(self) -> None:
-        if not self.timeout_s > 0:
-            raise ValueError(f"timeout_s must be positive. Got {self.timeout_s}. Pass 300.")
+        require_within(self, RANGES)

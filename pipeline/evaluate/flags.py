@@ -5,12 +5,32 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from pipeline.cluster.config import ClusterFlags
+from pipeline.flags.bounds import (
+    BATCH,
+    GUIDANCE,
+    SEEDS,
+    STEPS,
+    Range,
+    require_distinct,
+    require_some,
+    require_within,
+)
 from pipeline.methods.defaults import DEFAULT_METHODS, SweepDensity
 from pipeline.models.sampling_choices import Dtype, Sampler
 from pipeline.tracking_flags import TrackingFlags
 
 SAMPLES_PER_TASK = 1024
 """Samples of an operating point that one worker measures at a time."""
+RANGES = {
+    "num_samples": Range(least=1, most=10**7, usual=64),
+    "batch_size": BATCH,
+    "steps": STEPS,
+    "guidance_scale": GUIDANCE,
+    "samples_per_task": Range(least=1, most=10**7, usual=SAMPLES_PER_TASK),
+    "error_budget": Range(least=0, most=1000, usual=0.01, is_open=True),
+    "seed": SEEDS,
+}
+"""Values that the flags may have."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,8 +61,12 @@ class EvaluateFlags(EvaluateSettings):
     """Folder or URI of a policy that jobs/train.py wrote; repeated as NAME=FOLDER to compare
     several policies."""
     methods: tuple[str, ...] = DEFAULT_METHODS
-    """Methods to compare; there are also threshold-tuned, interval-forecast1, smoothcache,
-    smoothcache-tied, router and fewer-steps-dpmsolver."""
+    """Methods to compare: no reuse (baseline), fewer steps without reuse (fewer-steps), reuse at
+    regular intervals of the cached value (interval) or of its forecast (interval-forecast2), the
+    DQAR paper's layer schedule (linear) and its thresholds (threshold), and the policies (learned).
+    There are also threshold-tuned (thresholds chosen on calibration samples), interval-forecast1,
+    smoothcache and smoothcache-tied (schedules from calibration errors), router (Learning-to-Cache)
+    and fewer-steps-dpmsolver."""
     steps: int | None = None
     """Sampling steps; default: those of the first policy, or 50."""
     guidance_scale: float | None = None
@@ -51,15 +75,15 @@ class EvaluateFlags(EvaluateSettings):
     sampler: Sampler | None = None
     """Sampler: ddim, or dpm for DPM-Solver++; default: the one of the first policy, or ddim."""
     sites: tuple[str, ...] | None = None
-    """Sub-modules whose values are reused: attn, or attn,ff, or block; default: those of the first
-    policy, or attn."""
+    """Sub-modules of a block whose values are reused: attn, or attn,ff, or block; default: those of
+    the first policy, or attn."""
     samples_per_task: int = SAMPLES_PER_TASK
     """Samples of an operating point that one worker measures at a time, rounded up to whole
     batches."""
     error_budget: float | None = None
-    """Relative L2 error of the final latents within which each policy should save as many steps as
-    it can, chosen on calibration noise samples; adds one operating point for each policy; default:
-    none."""
+    """Largest mean error of each policy's additional operating point: the point with the most reuse
+    whose relative L2 error of the final latents stays within this budget on calibration noise
+    samples, such as 0.01; default: no such point."""
     sweep_density: SweepDensity = "fine"
     """Number of operating points at which each method is measured: coarse takes about half of
     fine's."""
@@ -72,8 +96,6 @@ class EvaluateFlags(EvaluateSettings):
     """MLflow store that the run is logged to."""
 
     def __post_init__(self) -> None:
-        if self.samples_per_task < 1:
-            raise ValueError(
-                f"samples_per_task must be at least 1. Got {self.samples_per_task}. Pass "
-                f"--samples-per-task {SAMPLES_PER_TASK}."
-            )
+        require_within(self, RANGES)
+        require_some(self, "methods", "sites")
+        require_distinct(self, "methods", "sites")

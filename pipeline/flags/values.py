@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import re
 import types
+import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
+
+WHOLE = re.compile(r"[+-]?\d+", re.ASCII)
+NUMBER = re.compile(
+    r"[+-]?(inf|infinity|(\d+\.?\d*|\.\d+)(e[+-]?\d+)?|\d+/\d+)", re.ASCII | re.IGNORECASE
+)
+"""Numbers as they are written here; Python reads ``1_000`` and digits of other scripts too."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,7 +38,7 @@ class ValueKind:
         try:
             return self.read(text)
         except (ValueError, ArithmeticError):
-            raise ValueError(f"must be {self.expected}. Got {text!r}.") from None
+            raise ValueError(f"must be {self.expected}. Got {quoted(text)}.") from None
 
 
 def split_names(text: str) -> tuple[str, ...]:
@@ -51,13 +59,37 @@ def as_text(value: Any) -> str:
     return str(fraction) if float(fraction) == value else repr(value)
 
 
+def quoted(text: str) -> str:
+    """A text in quotes for a refusal, without what follows its first 80 characters."""
+    return repr(text) if len(text) <= 80 else f"{text[:77]!r} and {len(text) - 77} more characters"
+
+
+def is_printable(text: str) -> bool:
+    """Return True for a text without control characters, line separators and lone surrogates, as
+    which Python reads bytes that are no UTF-8."""
+    return all(unicodedata.category(one) not in ("Cc", "Cs", "Zl", "Zp") for one in text)
+
+
+def read_whole(text: str) -> int:
+    """``"12"`` to 12.
+
+    Raises:
+        ValueError: for other text, such as ``1_000`` or digits of another script.
+    """
+    if not WHOLE.fullmatch(text.strip()):
+        raise ValueError(text)
+    return int(text)
+
+
 def read_number(text: str) -> float:
     """``"0.5"`` to 0.5, and ``"1/3"`` to 0.333...
 
     Raises:
-        ValueError: for other text.
-        ZeroDivisionError: for ``"1/0"``.
+        ValueError: for other text, NaN included.
+        ArithmeticError: for ``"1/0"`` and fractions beyond the floating-point numbers.
     """
+    if not NUMBER.fullmatch(text.strip()):
+        raise ValueError(text)
     return float(Fraction(text)) if "/" in text else float(text)
 
 
@@ -65,19 +97,23 @@ def read_text(text: str) -> str:
     """The text itself.
 
     Raises:
-        ValueError: if the text is blank, which would name the working folder or no file at all.
+        ValueError: if the text is blank, which would name the working folder or no file at all, or
+            holds characters that cannot be printed, such as line breaks and bytes that are no
+            UTF-8: logs, JSON and MLflow cannot repeat them.
     """
-    if not text.strip():
+    if not text.strip() or not is_printable(text):
         raise ValueError(text)
     return text
 
 
 SIMPLE = {
-    str: ValueKind(metavar="TEXT", expected="a text that is not empty", read=read_text),
+    str: ValueKind(metavar="TEXT", expected="printable text that is not empty", read=read_text),
     Path: ValueKind(
-        metavar="PATH", expected="a path that is not empty", read=lambda text: Path(read_text(text))
+        metavar="PATH",
+        expected="a printable path that is not empty",
+        read=lambda text: Path(read_text(text)),
     ),
-    int: ValueKind(metavar="INT", expected="a whole number", read=int),
+    int: ValueKind(metavar="INT", expected="a whole number", read=read_whole),
     float: ValueKind(metavar="NUMBER", expected="a number", read=read_number),
 }
 LISTS = {

@@ -80,7 +80,7 @@ def refuse_too_many_steps(info: ModelInfo, steps: int) -> None:
     if steps > info.max_steps:
         raise InputError(
             f"--steps must be at most {info.max_steps}, the timesteps that {info.name} was trained "
-            f"with. Got {steps}. Pass 50."
+            f"with. Got {steps}. Pass --steps {min(50, info.max_steps)}."
         )
 
 

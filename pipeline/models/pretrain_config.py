@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
-LEAST = {"steps": 1, "batch_size": 1, "num_layers": 1, "num_heads": 1, "head_dim": 1}
-"""Smallest value of each count."""
-MOST = 10**6
-"""Largest value of each count."""
+from pipeline.flags.bounds import INT64, Range, require_within
+
+RANGES = {
+    "steps": Range(least=1, most=10**7, usual=5000),
+    "batch_size": Range(least=1, most=2**16, usual=128),
+    "learning_rate": Range(least=0, most=1, usual=0.001, is_open=True),
+    "ema_decay": Range(least=0, most=0.999999, usual=0.999),
+    "label_dropout": Range(least=0, most=0.999999, usual=0.1),
+    "num_layers": Range(least=1, most=1000, usual=8),
+    "num_heads": Range(least=1, most=1000, usual=4),
+    "head_dim": Range(least=1, most=1000, usual=24),
+    "classifier_epochs": Range(least=0, most=10**5, usual=40),
+    "guidance_scale": Range(least=-1000, most=1000, usual=2),
+    "seed": Range(least=0, most=INT64, usual=0),
+}
+"""Values that the flags may have."""
+PER_LAYER = 18
+"""Parameters of a DiT block in squares of its width: attention 4, feed-forward 8, modulation 6."""
+MOST_PARAMETERS = 10**9
+"""Most parameters of a model; training takes 20 bytes for each."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,30 +58,18 @@ class PretrainConfig:
     """Random seed of weights, batches and noise."""
 
     def __post_init__(self) -> None:
-        for name, least in LEAST.items():
-            if not least <= (value := getattr(self, name)) <= MOST:
-                raise ValueError(
-                    f"{name} must be from {least} to {MOST}. Got {value}. Leave it out."
-                )
-        if not 0 <= self.seed < 2**63:
-            raise ValueError(f"seed must be from 0 to 2^63 - 1. Got {self.seed}. Pass 0.")
-        if self.num_heads * self.head_dim % 4:
+        require_within(self, RANGES)
+        width = self.num_heads * self.head_dim
+        if width % 4:
             raise ValueError(
-                "num_heads times head_dim must be a multiple of 4. Got "
-                f"{self.num_heads=}, {self.head_dim=}. Pass 4 and 24."
+                "--num-heads times --head-dim must be a multiple of 4. Got "
+                f"{self.num_heads} times {self.head_dim}. Pass --num-heads 4 --head-dim 24."
             )
-        for name in ("ema_decay", "label_dropout"):
-            if not 0 <= (value := getattr(self, name)) < 1:
-                raise ValueError(f"{name} must be in [0, 1). Got {value}. Leave it out.")
-        if not 0 < self.learning_rate <= 1:
+        if (size := PER_LAYER * self.num_layers * width**2) > MOST_PARAMETERS:
             raise ValueError(
-                f"learning_rate must be above 0 and at most 1. Got {self.learning_rate}. Pass 1e-3."
-            )
-        if not math.isfinite(self.guidance_scale):
-            raise ValueError(f"guidance_scale must be finite. Got {self.guidance_scale}. Pass 2.0.")
-        if self.classifier_epochs < 0:
-            raise ValueError(
-                f"classifier_epochs must be at least 0. Got {self.classifier_epochs}. Pass 40."
+                "--num-layers and --num-heads times --head-dim must make a model of at most "
+                f"{MOST_PARAMETERS:.0e} parameters. Got {self.num_layers} layers of width {width}, "
+                f"which have {size:.0e}. Pass --num-layers 8."
             )
 
 

@@ -4,8 +4,27 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from pipeline.flags.bounds import (
+    GUIDANCE,
+    INT64,
+    SEEDS,
+    Range,
+    flag_of,
+    require_distinct,
+    require_some,
+    require_within,
+)
 from pipeline.models.sampling_choices import Dtype, Sampler
 from pipeline.tracking_flags import TrackingFlags
+
+RANGES = {
+    "class_labels": Range(least=0, most=INT64, usual="1,2,3"),
+    "num_samples": Range(least=1, most=2**16, usual=4),
+    "steps": Range(least=1, most=100_000, usual=50),
+    "guidance_scale": GUIDANCE,
+    "seed": SEEDS,
+}
+"""Values that the flags may have."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,8 +70,8 @@ class SampleFlags:
     """Draw no reference samples (same noise and labels without reuse) and report no error against
     them."""
     sites: tuple[str, ...] | None = None
-    """Modules whose outputs are reused: attn, or attn,ff, or block; default: the sites of --config,
-    --policy or --plan, else attn."""
+    """Sub-modules of a block whose values are reused: attn, or attn,ff, or block; default: those of
+    --config, --policy or --plan, or attn."""
     seed: int = 0
     """Random seed of the noise and of the random classes."""
     dtype: Dtype = "fp32"
@@ -60,16 +79,24 @@ class SampleFlags:
     tracking: TrackingFlags = field(default_factory=TrackingFlags)
 
     def __post_init__(self) -> None:
-        if self.class_labels == ():
-            raise ValueError("class_labels must hold at least one class. Got none. Pass 1,2,3.")
-        if self.class_labels is not None and self.num_samples is not None:
+        require_within(self, RANGES)
+        require_some(self, "sites", "class_labels")
+        require_distinct(self, "sites")
+        self._refuse_together("class_labels", "num_samples")
+        self._refuse_together("plan", "policy", "config", "sites")
+        self._refuse_together("no_reuse", "policy", "plan", "no_reference")
+
+    def _refuse_together(self, name: str, *others: str) -> None:
+        """Refuse flags that one given flag would leave without effect."""
+        unset = (None, False)
+        found = [flag_of(other) for other in others if getattr(self, other) not in unset]
+        if getattr(self, name) not in unset and found:
             raise ValueError(
-                "class_labels must come without num_samples. Got both. Leave out the one or the "
-                "other."
+                f"{flag_of(name)} must come without {_list_of([*map(flag_of, others)])}. Got "
+                f"{_list_of(found)}. Leave out the one or the other."
             )
-        others = [name for name in ("policy", "config", "sites") if getattr(self, name) is not None]
-        if self.plan is not None and others:
-            raise ValueError(
-                "--plan must come without --policy, --config and --sites. Got "
-                f"{' and '.join(f'--{name}' for name in others)}. Leave out the one or the other."
-            )
+
+
+def _list_of(names: list[str]) -> str:
+    """``--a, --b and --c``."""
+    return " and ".join([", ".join(names[:-1]), names[-1]] if names[1:] else names)

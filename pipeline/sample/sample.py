@@ -72,7 +72,7 @@ class SampleConfig:
         if self.class_labels and len(self.class_labels) != self.num_samples:
             raise ValueError(
                 f"class_labels must have one entry for each sample. Got {len(self.class_labels)} "
-                f"for {self.num_samples=}. Pass as many."
+                f"for {self.num_samples} samples. Pass as many."
             )
 
 

@@ -5,7 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from pipeline.flags.bounds import INT64, Range, require_distinct, require_within
 from pipeline.tracking_flags import TrackingFlags
+
+RANGES = {
+    "forecast_orders": Range(least=0, most=2, usual=0),
+    "error_feedback": Range(least=0, most=1, usual=0),
+    "seed": Range(least=0, most=INT64, usual=0),
+}
+"""Values that the flags may have."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -17,7 +25,8 @@ class TrainSettings:
     plans whole runs. With full, or seed (the features of the DQAR paper), it decides step by step
     from measured values."""
     sites: tuple[str, ...] = ()
-    """Sub-modules whose reuse the policy decides, such as attn,ff; default: those of the traces."""
+    """Sub-modules of a block whose values are reused: attn, or attn,ff, or block; default: those of
+    the traces."""
     forecast_orders: tuple[int, ...] = ()
     """Orders of forecast that the policy may choose from, such as 0 for the cached value alone;
     default: those of the traces. A policy that decides step by step takes the first."""
@@ -46,3 +55,7 @@ class TrainFlags(TrainSettings):
     default: none."""
     tracking: TrackingFlags = field(default_factory=TrackingFlags)
     """MLflow store that the run is logged to."""
+
+    def __post_init__(self) -> None:
+        require_within(self, RANGES)
+        require_distinct(self, "sites", "forecast_orders", "drop_features", "error_feedback")

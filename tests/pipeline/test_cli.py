@@ -10,7 +10,8 @@ import pytest
 
 from pipeline.cli import BAD_INPUT, UNFINISHED, parse_flags, run_job
 from pipeline.errors import IncompleteError, InputError, StorageError, input_errors
-from pipeline.storage.output_checks import refuse_relative_inside_job, refuse_unwritable
+from pipeline.storage.output_checks import refuse_unwritable
+from pipeline.storage.path_checks import refuse_odd_paths
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -200,7 +201,7 @@ def test_a_refusal_of_the_job_is_its_line(capsys, error, code):
 
     assert run_job(Flags, refuse, name="job.py", args=NEEDED) == code
     captured = capsys.readouterr()
-    assert captured.err == "job.py: size must be even. Got 3. Pass 4.\n"
+    assert captured.err == "job.py: --size must be even. Got 3. Pass 4.\n"
     assert captured.out == ""
 
 
@@ -314,15 +315,15 @@ def test_value_errors_of_a_block_become_input_errors():
 @pytest.mark.parametrize("path", ["out", "./out", "runs/out"])
 def test_relative_paths_are_refused_inside_a_job_only(monkeypatch, path):
     monkeypatch.delenv("RAY_JOB_CONFIG_JSON_ENV_VAR", raising=False)
-    refuse_relative_inside_job(out=path)
+    refuse_odd_paths(out=path)
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
     with pytest.raises(InputError, match="--out must be absolute inside a Ray job"):
-        refuse_relative_inside_job(out=path)
+        refuse_odd_paths(out=path)
 
 
 def test_absolute_paths_and_uris_pass_inside_a_job(monkeypatch):
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
-    refuse_relative_inside_job(out="/shared/out", traces="s3://bucket/traces", policy=None)
+    refuse_odd_paths(out="/shared/out", traces="s3://bucket/traces", policy=None)
 
 
 def test_a_folder_that_can_be_made_or_written_passes(tmp_path):

@@ -113,7 +113,9 @@ def lay_out(config: SweepConfig) -> tuple[list[GridPoint], dict[str, float]]:
     if grid.entropy_threshold is not None:
         facts = {"entropy_threshold": grid.entropy_threshold}
     else:
-        facts = observe_entropy(config, grid.entropy_quantile)
+        quantile = grid.decided().entropy_quantile
+        assert quantile is not None  # without a threshold
+        facts = observe_entropy(config, quantile)
     return ablation_points(grid, facts["entropy_threshold"]), facts
 
 

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal
 
+from pipeline.flags.bounds import (
+    BATCH,
+    GUIDANCE,
+    STEPS,
+    Range,
+    require_distinct,
+    require_some,
+    require_within,
+)
+from pipeline.flags.values import quoted
 from pipeline.models.sampling_choices import Dtype, Sampler
 from pipeline.tracking_flags import TrackingFlags
 
@@ -13,6 +22,36 @@ ABLATIONS = ("baseline", "entropy_gate", "quant_cache", "full_dqar")
 MAX_STEPS = 1000
 SAMPLES_FOR_FID = 64
 """Images of each ablation: FID is the figure of that sweep, and its bias falls with more images."""
+QUANTILE = 0.5
+"""Quantile of the attention entropies where neither a quantile nor a threshold is given."""
+NATS = 10**6
+"""Largest entropy threshold in nats; entropies are below 20."""
+SWEPT = {
+    "runs": Range(least=1, most=MAX_STEPS, usual=5),
+    # Repetition i samples with the seed plus i.
+    "seed": Range(least=-(2**62), most=2**62, usual=0),
+}
+DUMMY_RANGES = SWEPT | {
+    "thresholds": Range(least=0, most=NATS, usual="1.5,3,5", is_open=True),
+    "reuse_limits": Range(least=1, most=NATS, usual="2,4,6"),
+    "max_gap": Range(least=1, most=MAX_STEPS, usual=6),
+    "steps": Range(least=2, most=MAX_STEPS, usual=12),
+}
+MODEL_RANGES = SWEPT | {
+    "num_samples": Range(least=1, most=10**6, usual=16),
+    "batch_size": BATCH,
+    "steps": STEPS,
+    "guidance_scale": GUIDANCE,
+}
+GRID_RANGES = {
+    "entropy_quantile": Range(least=0, most=1, usual=QUANTILE),
+    "entropy_threshold": Range(least=0, most=NATS, usual=2, is_open=True),
+}
+SCHEDULE_RANGES = {
+    "warmups": Range(least=0, most=1, usual=0.2),
+    "layer_fractions": Range(least=0, most=1, usual="1/3,1/2"),
+}
+"""Values that the flags may have."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,18 +75,9 @@ class DummySweep:
     """Random seed of the dummy's weights and of the noise samples."""
 
     def __post_init__(self) -> None:
-        for name in ("thresholds", "reuse_limits"):
-            values = getattr(self, name)
-            if not values or not all(0 < value < math.inf for value in values):
-                raise ValueError(
-                    f"{name} must be one or more positive numbers. Got {values}. Pass 2,4,6."
-                )
-        for name in ("max_gap", "runs"):
-            value = getattr(self, name)
-            if not 1 <= value <= MAX_STEPS:
-                raise ValueError(f"{name} must be from 1 to {MAX_STEPS}. Got {value}. Pass 5.")
-        if not 2 <= self.steps <= MAX_STEPS:
-            raise ValueError(f"steps must be in [2, {MAX_STEPS}]. Got {self.steps}. Pass 12.")
+        require_within(self, DUMMY_RANGES)
+        require_some(self, "thresholds", "reuse_limits")
+        require_distinct(self, "thresholds", "reuse_limits")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,6 +104,9 @@ class ModelSweep:
     seed: int = 0
     """Random seed of the noise samples; repetition i uses this seed plus i."""
 
+    def __post_init__(self) -> None:
+        require_within(self, MODEL_RANGES)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AblationGrid:
@@ -86,26 +119,33 @@ class AblationGrid:
 
     ablations: tuple[str, ...] = ABLATIONS
     """Ablations to compare, among baseline, entropy_gate, quant_cache and full_dqar."""
-    entropy_quantile: float = 0.5
+    entropy_quantile: float | None = None
     """Quantile of the attention entropies observed on calibration samples that becomes the entropy
     threshold. A quantile fits every model, a threshold in nats does not: the entropy of attention
-    over N tokens is at most ln N, such as 2.77 for the 16 tokens of digits."""
+    over N tokens is at most ln N, such as 2.77 for the 16 tokens of digits. Default: 0.5, without
+    --entropy-threshold."""
     entropy_threshold: float | None = None
     """Entropy threshold in nats. Default: the threshold follows from --entropy-quantile."""
 
     def __post_init__(self) -> None:
-        if not self.ablations:
-            raise ValueError("ablations must hold at least one value. Got none. Pass one.")
+        require_within(self, GRID_RANGES)
+        require_some(self, "ablations")
+        require_distinct(self, "ablations")
         if unknown := sorted(set(self.ablations) - set(ABLATIONS)):
-            raise ValueError(f"ablations must be among {ABLATIONS}. Got {unknown}. Check them.")
-        if not 0.0 <= self.entropy_quantile <= 1.0:
             raise ValueError(
-                f"entropy_quantile must be in [0, 1]. Got {self.entropy_quantile}. Pass 0.5."
+                f"--ablations must be among {', '.join(ABLATIONS)}. Got {quoted(unknown[0])}. "
+                "Pass --ablations baseline,full_dqar."
             )
-        if self.entropy_threshold is not None and not self.entropy_threshold > 0:
+        if self.entropy_threshold is not None and self.entropy_quantile is not None:
             raise ValueError(
-                f"entropy_threshold must be positive. Got {self.entropy_threshold}. Pass 2.0."
+                "--entropy-threshold must come without --entropy-quantile. Got both. Leave out the "
+                "one or the other."
             )
+
+    def decided(self) -> AblationGrid:
+        """Return the grid with the quantile that holds where the flags name none."""
+        is_open = self.entropy_quantile is None and self.entropy_threshold is None
+        return replace(self, entropy_quantile=QUANTILE) if is_open else self
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -146,6 +186,11 @@ class ScheduleSweep(SweepFlags):
     cache_bits: Literal[8, 16, 32] = 16
     """Bits of a cached value; the DQAR paper recommends 16."""
     sweep: ModelSweep
+
+    def __post_init__(self) -> None:
+        require_within(self, SCHEDULE_RANGES)
+        require_some(self, "warmups", "layer_fractions")
+        require_distinct(self, "warmups", "layer_fractions")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
