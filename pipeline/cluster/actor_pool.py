@@ -30,7 +30,7 @@ from pipeline.cluster.ray_cluster import (
     leave_lost_head,
     watch_head,
 )
-from pipeline.cluster.stuck_starts import START_LIMIT_S, StuckStarts, await_processes, reports
+from pipeline.cluster.stuck_starts import START_LIMIT_S, StuckStarts, await_starts, reports
 from pipeline.cluster.work_queue import Failure, WorkItem, WorkQueue, WorkResult
 from pipeline.errors import IncompleteError, InputError, StorageError
 
@@ -214,12 +214,19 @@ class ActorPool:
         if self._head.is_lost or why_silent(self._head.address, timeout_s=5.0):
             leave_lost_head()
         else:
-            starting = [state.actor for state in self._states.values() if state.item is None]
-            for actor in [*await_processes(starting, self.ask), *self._actors]:
+            for actor in [*self._queued(), *self._actors]:
                 ray.kill(actor)
             self._meters.show(units_in_flight=0, queue_depth=0)
         self._actors.clear()
         self._states.clear()
+
+    def _queued(self) -> list[Any]:
+        """Return the actors that wait for resources, once all others have started."""
+        starting = {key: one.actor for key, one in self._states.items() if one.item is None}
+        if not starting:
+            return []
+        slots = sum(self.ask.slots(node) for node in cluster_around().nodes)
+        return await_starts(starting, slots - (len(self._states) - len(starting)))
 
     def _handle_result(self, queue: WorkQueue, reference: Any) -> WorkResult | None:
         state = self._states.pop(reference)

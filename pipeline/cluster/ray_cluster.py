@@ -111,6 +111,11 @@ class ActorStart:
     has_process: bool
     """True if Ray gave the actor a worker process, which may still be loading its model."""
 
+    @property
+    def may_get_process(self) -> bool:
+        """True until the actor has a process or has ended without one."""
+        return not self.has_process and self.state != "DEAD"
+
     def __str__(self) -> str:
         return f"{self.state} {'with' if self.has_process else 'without'} a process"
 
@@ -120,6 +125,13 @@ def start_of(actor: Any) -> ActorStart:
     # The public State API needs the dashboard, which a local Ray does not have.
     found = state.actors(actor._actor_id.hex())
     return ActorStart(state=found.get("State", "unknown"), has_process=bool(found.get("Pid")))
+
+
+def wait_for_answers(references: list[Any], timeout_s: float) -> list[Any]:
+    """Return the references that have no answer within ``timeout_s`` seconds."""
+    if not references:
+        return []
+    return ray.wait(references, num_returns=len(references), timeout=timeout_s)[1]
 
 
 def has_room(ask: ResourceRequest) -> bool:
