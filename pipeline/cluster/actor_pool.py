@@ -168,7 +168,8 @@ class ActorPool:
         if limit is not None and waited > 60.0 * limit:
             raise IncompleteError(
                 f"No worker was available for {waited / 60:.0f} minutes; each needs {self.ask}. "
-                f"Ray reports {reports(state.actor for state in self._states.values())}. Run the same command again to continue from the work that is done."
+                f"Ray reports {reports(state.actor for state in self._states.values())}. Run the "
+                "same command again to continue from the work that is done."
             )
         if min(waited, now - self._hinted_at) > HINT_EVERY_S:
             self._hinted_at = now

@@ -24,8 +24,8 @@ START_LIMIT_S = 120.0
 """Time without a process after which an actor is replaced, in seconds: twice the time after which
 Ray itself starts a process again that did not register."""
 START_WAIT_S = 10.0
-"""Longest wait at the end of a pool for actors that still start, in seconds. A worker's ``__init__``
-begins within a second of its process's lease, however long it then loads a model."""
+"""Longest wait at the end of a pool for actors that still start, in seconds. An ``__init__`` begins
+within a second of its process's lease, however long it then loads a model."""
 MOST_IN_A_ROW = 3
 """Actors replaced with none ready in between, after which the work ends."""
 

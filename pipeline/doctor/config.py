@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+MOST_S = 86_400.0
+"""Longest wait for one answer, in seconds."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DoctorConfig:
@@ -29,5 +32,8 @@ class DoctorConfig:
     first node."""
 
     def __post_init__(self) -> None:
-        if not self.timeout_s > 0:
-            raise ValueError(f"timeout_s must be positive. Got {self.timeout_s}. Pass 300.")
+        if not 0 < self.timeout_s <= MOST_S:
+            raise ValueError(
+                f"timeout_s must be positive and at most {MOST_S:.0f} s, which is a day. Got "
+                f"{self.timeout_s}. Pass --timeout-s 300."
+            )

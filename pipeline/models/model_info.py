@@ -50,6 +50,8 @@ class ModelInfo:
     """Channels of the model's output: twice those of the latent with a learned variance."""
     guidance_scale: float
     """Guidance that ``provenance.json`` recommends; otherwise 4.0, the default of diffusers."""
+    is_guidance_recorded: bool = True
+    """False if the guidance is the default of diffusers."""
     width: int
     """Channels of a token."""
     num_tokens: int
@@ -97,11 +99,15 @@ class SchedulerConfig:
     num_train_timesteps: int = 1000
 
 
+GUIDANCE = 4.0
+"""Guidance of a model that records none: the default of diffusers."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Recommended:
     """Settings that a model's provenance recommends."""
 
-    guidance_scale: float = 4.0
+    guidance_scale: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -143,8 +149,7 @@ def find_model(name: str) -> ModelInfo:
         )
     named = {"name": name, "folder": folder, "model_hash": _identify(folder, name)}
     try:
-        guidance = _recommended_guidance(folder)
-        return info_of(config, schedule, **named, guidance_scale=guidance)
+        return info_of(config, schedule, **named, **_guidance_fields(folder))
     except ValueError as error:
         raise InputError(f"--model {name} must be a DiT. {error} {FIX}") from error
 
@@ -191,10 +196,14 @@ def _identify(folder: Path, name: str) -> str:
         ) from error
 
 
-def _recommended_guidance(folder: Path) -> float:
+def _guidance_fields(folder: Path) -> dict[str, Any]:
     path = folder / "provenance.json"
     stored = read_json(path, folder.name) if path.exists() else {}
-    return validate(stored, Provenance, name=path.name, fix="").recommended.guidance_scale
+    scale = validate(stored, Provenance, name=path.name, fix="").recommended.guidance_scale
+    return {
+        "guidance_scale": GUIDANCE if scale is None else scale,
+        "is_guidance_recorded": scale is not None,
+    }
 
 
 def _is_dit(config: dict[str, Any]) -> bool:

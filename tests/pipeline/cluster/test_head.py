@@ -65,7 +65,7 @@ def test_what_is_no_address_of_a_head_is_left_to_ray(monkeypatch, address):
 def test_a_head_is_lost_once_it_is_silent_for_long_enough(monkeypatch, dead):
     monkeypatch.setattr(head, "SILENT_S", 0.3)
     watch = HeadWatch(dead)
-    with pytest.raises(HeadLostError, match="must answer during the work.*same command again"):
+    with pytest.raises(HeadLostError, match=r"must answer during the work.*same command again"):
         watch.check()
     assert watch.is_lost
 
