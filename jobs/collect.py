@@ -16,22 +16,28 @@ import sys
 
 from pipeline.cli import run_job
 from pipeline.collect.flags import CollectFlags
+from pipeline.models.sampling_choices import DTYPE
 from pipeline.storage.path_checks import refuse_odd_paths
 
 FLAGS = CollectFlags
+SHOWN = ("guidance_scale", "steps", "sampler", "sites", "dtype", "forecast_orders", "feedbacks")
 
 
 def run(flags: CollectFlags) -> int:
     refuse_odd_paths(out=flags.out, model=flags.model, explore_around=flags.explore_around)
+    from pipeline.choices import guidance_source, sampling_line, unless_default
     from pipeline.cluster.config import cluster_config
+    from pipeline.cluster.head import refuse_silent_head
     from pipeline.collect.driver import plan_for
     from pipeline.collect.run import collect_traces
     from pipeline.collect.unit_size import choose_unit_size
     from pipeline.exploration.near_policy import find_reference_policy
+    from pipeline.models.model_info import find_model
     from pipeline.storage.object_store import open_storage
     from pipeline.traces.commit import claim_output, is_claimed
     from pipeline.tracking import Tracker, settle_earlier
 
+    refuse_silent_head()
     cluster = cluster_config(flags.cluster)
     reference_policy = find_reference_policy(flags.explore_around, flags.exploration)
     plan = plan_for(flags.model, reference_policy=reference_policy, **flags.plan_fields())
@@ -45,6 +51,15 @@ def run(flags: CollectFlags) -> int:
     # Before the first file is written.
     tracker = Tracker.of(flags)
     claim_output(storage, plan)
+    info = find_model(flags.model)
+    given = flags.plan_fields() | {"dtype": unless_default(flags.dtype, DTYPE)}
+    follows = "policy explored around" if reference_policy else None
+    guidance = follows or guidance_source(is_recorded=info.is_guidance_recorded)
+    sources = dict.fromkeys(("steps", "sampler", "sites"), follows) | {"guidance_scale": guidance}
+    values = {name: getattr(plan, name) for name in SHOWN}
+    print(
+        sampling_line("collect", flags.model, info.model_hash, values, given, sources), flush=True
+    )
     lineage = reference_policy.spec.lineage if reference_policy else {}
     collect_traces(plan, storage, cluster, tracker, flags.target_file_mb, lineage)
     tracker.settle()

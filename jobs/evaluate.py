@@ -10,16 +10,20 @@ import sys
 from pipeline.cli import run_job
 from pipeline.errors import input_errors
 from pipeline.evaluate.flags import EvaluateFlags
+from pipeline.models.sampling_choices import DTYPE
 from pipeline.storage.path_checks import refuse_odd_paths
 
 FLAGS = EvaluateFlags
+SHOWN = ("guidance_scale", "steps", "sampler", "sites", "dtype")
 
 
 def run(flags: EvaluateFlags) -> int:
     refuse_odd_paths(out=flags.out, model=flags.model, config=flags.config)
     for policy in flags.policy:
         refuse_odd_paths(policy=policy.rpartition("=")[2])
+    from pipeline.choices import guidance_source, sampling_line, unless_default
     from pipeline.cluster.config import cluster_config
+    from pipeline.cluster.head import refuse_silent_head
     from pipeline.evaluate.config import comparison_of, evaluate_config, read_paper_settings
     from pipeline.evaluate.policies import load_policies, refuse_misfits
     from pipeline.evaluate.run import evaluate_methods
@@ -29,6 +33,7 @@ def run(flags: EvaluateFlags) -> int:
     from pipeline.storage.output_folder import fetched_policies, published, refuse_taken
     from pipeline.tracking import Tracker, settle_earlier
 
+    refuse_silent_head()
     with input_errors():
         paper = read_paper_settings(flags.config)
     refuse_unknown(flags.methods, paper.methods)
@@ -47,6 +52,15 @@ def run(flags: EvaluateFlags) -> int:
         comparison = comparison_of(flags, paper, policies)
     refuse_taken(flags.out, "results.json")
     tracker = Tracker.of(flags)
+    follows = "the first policy" if policies else None
+    guidance = follows or guidance_source(is_recorded=info.is_guidance_recorded)
+    sources = dict.fromkeys(("steps", "sampler", "sites"), follows) | {"guidance_scale": guidance}
+    values = {name: getattr(config, name) for name in SHOWN}
+    given = {name: getattr(flags, name) for name in SHOWN}
+    given["dtype"] = unless_default(flags.dtype, DTYPE)
+    print(
+        sampling_line("evaluate", flags.model, info.model_hash, values, given, sources), flush=True
+    )
     with published(flags.out, "results.json") as folder:
         cluster = cluster_config(flags.cluster)
         evaluate_methods(config, comparison, cluster, str(folder), tracker)

@@ -5,10 +5,11 @@ python jobs/pretrain.py --out runs/quick --steps 300
 """
 
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 from pipeline.cli import run_job
-from pipeline.models.pretrain_config import PretrainFlags
+from pipeline.models.pretrain_config import PretrainConfig, PretrainFlags
 from pipeline.redaction import typed_command
 from pipeline.storage.output_checks import refuse_not_empty, refuse_unwritable
 from pipeline.storage.path_checks import refuse_odd_paths
@@ -25,8 +26,13 @@ def run(flags: PretrainFlags) -> int:
     refuse_unwritable(flags.out)
     if not is_unfinished(out, LAST):
         refuse_not_empty(flags.out)
+    from pipeline.choices import choices_line, traced, unless_default
     from pipeline.models.digits_pretrain import pretrain
     from pipeline.storage.unfinished_folder import unfinished
+
+    values, usual = asdict(flags.training), asdict(PretrainConfig())
+    given = {name: unless_default(value, usual[name]) for name, value in values.items()}
+    print(choices_line("pretrain", traced(values, given, {})), flush=True)
 
     command = typed_command("pretrain.py")
     with unfinished(out, LAST):

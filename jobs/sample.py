@@ -13,13 +13,14 @@ from pathlib import Path
 
 from pipeline.cli import run_job
 from pipeline.errors import input_errors
-from pipeline.models.sampling_choices import SAMPLER, STEPS
+from pipeline.models.sampling_choices import DTYPE, SAMPLER, STEPS
 from pipeline.redaction import typed_command
 from pipeline.sample.flags import SampleFlags
 from pipeline.storage.output_checks import refuse_other_files, refuse_unwritable
 from pipeline.storage.path_checks import refuse_odd_paths
 
 FLAGS = SampleFlags
+SHOWN = ("guidance_scale", "steps", "sampler", "sites", "dtype")
 
 
 def run(flags: SampleFlags) -> int:
@@ -30,6 +31,7 @@ def run(flags: SampleFlags) -> int:
         policy=flags.policy,
         plan=flags.plan,
     )
+    from pipeline.choices import guidance_source, sampling_line, unless_default
     from pipeline.evaluate.policies import refuse_other_runs
     from pipeline.models.loading import load_model, pick_device, refuse_unloadable
     from pipeline.models.model_info import find_model, refuse_too_many_steps
@@ -52,6 +54,15 @@ def run(flags: SampleFlags) -> int:
     refuse_unwritable(flags.out)
     model = load_model(info, sampler=config.sampler, dtype=config.dtype, device=pick_device())
     tracker = Tracker.of(flags)
+    follows = "policy" if policy else "plan" if plan else None
+    guidance = "policy" if policy else guidance_source(is_recorded=info.is_guidance_recorded)
+    reuse = "config" if flags.config else follows
+    sources = dict.fromkeys(("steps", "sampler"), follows)
+    sources |= {"guidance_scale": guidance, "sites": reuse}
+    given = {name: getattr(flags, name) for name in SHOWN}
+    given["dtype"] = unless_default(flags.dtype, DTYPE)
+    values = {name: getattr(config, name, None) for name in SHOWN} | {"sites": config.dqar.sites}
+    print(sampling_line("sample", flags.model, info.model_hash, values, given, sources), flush=True)
     command = typed_command("sample.py")
     sample_images(config, model, policy, Path(flags.out), tracker, command, plan)
     tracker.settle()

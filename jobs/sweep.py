@@ -18,6 +18,7 @@ from pipeline.storage.output_checks import refuse_other_files, refuse_unwritable
 from pipeline.storage.path_checks import refuse_odd_paths
 
 FLAGS = KINDS
+SHOWN = ("guidance_scale", "steps", "sampler", "dtype", "runs", "num_samples", "seed")
 
 
 def run(flags: Threshold | ScheduleSweep | Ablations) -> int:
@@ -34,6 +35,7 @@ def run(flags: Threshold | ScheduleSweep | Ablations) -> int:
     refuse_other_files(flags.out, "sweep.json")
     refuse_unwritable(flags.out)
     tracker = Tracker.of(flags)
+    print(line_of(flags, config, device), flush=True)
     command = typed_command("sweep.py")
     run_sweep(config, device, command, flags.out, tracker)
     tracker.settle()
@@ -64,6 +66,27 @@ def model_config(flags: ScheduleSweep | Ablations):
     refuse_too_many_steps(info, config.steps)
     refuse_unloadable(info, config.sampler, config.steps)
     return config
+
+
+def line_of(flags: Threshold | ScheduleSweep | Ablations, config, device: str) -> str:
+    """Return the line of what is measured, and why."""
+    from pipeline.choices import NO_RECORD, RECORD, choices_line, sampling_line, traced
+    from pipeline.choices import unless_default as typed
+    from pipeline.models.model_info import find_model
+
+    is_dummy = isinstance(flags, Threshold)
+    names = ("runs", "steps", "seed") if is_dummy else SHOWN
+    values = {name: getattr(config, name) for name in names} | {"device": device}
+    usual = asdict(type(flags.sweep)())
+    given = {name: typed(getattr(flags.sweep, name), usual[name]) for name in names}
+    given["device"] = typed(flags.device, "auto")
+    if is_dummy:
+        return choices_line("sweep threshold", traced(values, given, {"device": "found by torch"}))
+    info = find_model(flags.sweep.model)
+    guidance = RECORD if info.is_guidance_recorded else NO_RECORD
+    sources = {"guidance_scale": guidance, "device": "found by torch"}
+    job = f"sweep {flags.kind}"
+    return sampling_line(job, flags.sweep.model, info.model_hash, values, given, sources)
 
 
 def main() -> int:

@@ -31,15 +31,35 @@ def run(flags: TrainFlags) -> int:
         return 0
     traces = open_traces(tuple(flags.traces))
     # Refused before anything is written.
-    sites_of(config, traces)
-    settings_of(config, traces)
+    sites, settings = sites_of(config, traces), settings_of(config, traces)
     refuse_taken(flags.out, "policy.json")
     traces.verify()
     tracker = Tracker.of(flags)
+    print(line_of(flags, traces, sites, settings), flush=True)
     with published(flags.out, "policy.json") as folder:
         train_policy(config, traces, str(folder), tracker)
     tracker.settle()
     return 0
+
+
+def line_of(flags: TrainFlags, traces, sites, settings) -> str:
+    """Return the line of what is learned from, and why."""
+    from pipeline.choices import choices_line, traced, unless_default
+
+    values = {
+        "model": f"{traces.plan['model']} with digest {traces.plan['model_hash']}",
+        "steps": traces.plan["steps"],
+        "sites": sites,
+        "forecast_orders": sorted({order for order, _ in settings}),
+        "error_feedback": sorted({gain for _, gain in settings}),
+        "features": flags.features,
+        "seed": flags.seed,
+    }
+    given = {name: getattr(flags, name, None) for name in values}
+    given["features"] = unless_default(flags.features, "schedule")
+    given["seed"] = unless_default(flags.seed, 0)
+    follows = ("model", "steps", "sites", "forecast_orders", "error_feedback")
+    return choices_line("train", traced(values, given, dict.fromkeys(follows, "traces")))
 
 
 def main() -> int:

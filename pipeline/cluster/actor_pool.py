@@ -22,7 +22,15 @@ from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from pipeline.cluster.capacity import Cluster, capacity, check_feasible, resource_request
 from pipeline.cluster.config import ClusterConfig
-from pipeline.cluster.ray_cluster import Meters, cluster_around, join_ray
+from pipeline.cluster.head import why_silent
+from pipeline.cluster.ray_cluster import (
+    Meters,
+    cluster_around,
+    join_ray,
+    leave_lost_head,
+    watch_head,
+)
+from pipeline.cluster.stuck_starts import START_LIMIT_S, StuckStarts, await_starts, reports
 from pipeline.cluster.work_queue import Failure, Units, WorkItem, WorkQueue, WorkResult
 from pipeline.errors import IncompleteError, InputError, StorageError
 
@@ -44,7 +52,7 @@ class _ActorState:
     item: WorkItem | None = None
     """Unit that the actor works on; None while it starts."""
     since: float = 0.0
-    """Monotonic time at which the actor was given the unit."""
+    """Monotonic time at which the actor was given the unit, or was asked for."""
 
 
 class ActorPool:
@@ -56,6 +64,7 @@ class ActorPool:
 
     def __init__(self, worker: type, arguments: dict[str, Any], config: ClusterConfig) -> None:
         join_ray()
+        self._head = watch_head()
         self.config = config
         cluster = cluster_around()
         self.ask = resource_request(config.gpus_per_worker, config.accelerator_type, cluster)
@@ -68,6 +77,7 @@ class ActorPool:
         self._states: dict[Any, _ActorState] = {}
         self._made = 0
         self._failed_starts, self._has_started = 0, False
+        self._stuck = StuckStarts(self.ask)
         self._looked_at = self._staffed_at = self._hinted_at = time.monotonic()
         self._meters = Meters(worker.__name__)
 
@@ -102,7 +112,8 @@ class ActorPool:
 
         Raises:
             InputError: if a worker refuses its input.
-            IncompleteError: if no worker was available for the configured time.
+            IncompleteError: if no worker was available for the configured time, if Ray starts none,
+                or if its head no longer answers.
         """
         return self._run(units, max_errors=self.config.max_errors)
 
@@ -131,6 +142,7 @@ class ActorPool:
         if now - self._looked_at < LOOK_EVERY_S:
             return
         self._looked_at = now
+        self._head.check()
         at_work = sum(state.item is not None for state in self._states.values())
         self._meters.show(units_in_flight=at_work, queue_depth=queue.waiting)
         # New nodes get workers, unless the number of workers was given.
@@ -139,6 +151,7 @@ class ActorPool:
             for _ in range(wanted - len(self._states)):
                 self._start_worker()
         self._check_worker_timeout(now, is_anyone_working=at_work > 0)
+        self._replace_stuck(queue, now, is_anyone_working=at_work > 0)
         for state in self._states.values():
             if self._is_hung(state):
                 # The death of the killed actor then gives its unit back to the queue.
@@ -155,7 +168,8 @@ class ActorPool:
         if limit is not None and waited > 60.0 * limit:
             raise IncompleteError(
                 f"No worker was available for {waited / 60:.0f} minutes; each needs {self.ask}. "
-                "Run the same command again to continue from the work that is done."
+                f"Ray reports {reports(state.actor for state in self._states.values())}. Run the "
+                "same command again to continue from the work that is done."
             )
         if min(waited, now - self._hinted_at) > HINT_EVERY_S:
             self._hinted_at = now
@@ -165,12 +179,27 @@ class ActorPool:
             )
             print(f"Still waiting for a worker. {why}", flush=True)
 
+    def _replace_stuck(self, queue: WorkQueue, now: float, *, is_anyone_working: bool) -> None:
+        starting = {key: state for key, state in self._states.items() if state.item is None}
+        late = {key for key, state in starting.items() if now - state.since > START_LIMIT_S}
+        stuck = self._stuck.find(
+            [starting[key].actor for key in late],
+            others=[state.actor for key, state in starting.items() if key not in late],
+            is_anyone_working=is_anyone_working,
+        )
+        for key in [key for key in late if starting[key].actor in stuck]:
+            self._stuck.count(self._states.pop(key).actor)
+            self._kill(starting[key].actor)
+            if queue.waiting:
+                self._start_worker()
+
     def _start_worker(self) -> None:
         actor = self._create_actor()
         starting = actor.__ray_call__.remote(_node_address)
-        self._states[starting] = _ActorState(actor=actor)
+        self._states[starting] = _ActorState(actor=actor, since=time.monotonic())
 
     def _create_actor(self) -> Any:
+        self._head.check()
         self._made += 1
         name = f"{self._worker_name}-{self._made}-{secrets.token_hex(3)}"
         actor = self._remote.options(name=name).remote(**self._arguments)
@@ -178,14 +207,27 @@ class ActorPool:
         return actor
 
     def _kill(self, actor: Any) -> None:
+        self._head.check()
         ray.kill(actor)
 
     def _shutdown(self) -> None:
-        for actor in self._actors:
-            ray.kill(actor)
+        # A driver that is closed by an error may be the first to see that the head is gone.
+        if self._head.is_lost or why_silent(self._head.address, timeout_s=5.0):
+            leave_lost_head()
+        else:
+            for actor in [*self._queued(), *self._actors]:
+                ray.kill(actor)
+            self._meters.show(units_in_flight=0, queue_depth=0)
         self._actors.clear()
         self._states.clear()
-        self._meters.show(units_in_flight=0, queue_depth=0)
+
+    def _queued(self) -> list[Any]:
+        """Return the actors that wait for resources, once all others have started."""
+        starting = {key: one.actor for key, one in self._states.items() if one.item is None}
+        if not starting:
+            return []
+        slots = sum(self.ask.slots(node) for node in cluster_around().nodes)
+        return await_starts(starting, slots - (len(self._states) - len(starting)))
 
     def _handle_result(self, queue: WorkQueue, reference: Any) -> WorkResult | None:
         state = self._states.pop(reference)
@@ -195,7 +237,7 @@ class ActorPool:
             return self._handle_error(queue, state, error)
         except RayError as error:
             return self._handle_death(queue, state, error)
-        self._failed_starts, self._has_started = 0, True
+        self._failed_starts, self._has_started, self._stuck.in_a_row = 0, True, 0
         if state.item is None:
             self._assign(queue, state.actor, node=result)
             return None

@@ -2,44 +2,91 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
+import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import ray
+from ray._private import services, state
 from ray.util.metrics import Counter, Gauge
 
-from pipeline.cluster.capacity import Cluster, Node, Scaling, read_scaling
-from pipeline.storage.output_checks import inside_ray_job
+from pipeline.cluster.capacity import Cluster, Node, ResourceRequest, Scaling, read_scaling
+from pipeline.cluster.head import CLIENT, HeadWatch, is_on_a_cluster, refuse_silent_head
+from pipeline.errors import InputError, without_secrets
 
 
 def join_ray() -> None:
-    """Join the cluster of a submitted job or of ``RAY_ADDRESS``; else start one in-process."""
+    """Join the cluster of a submitted job or of ``RAY_ADDRESS``; else start one in-process.
+
+    Raises:
+        InputError: if the head does not answer, or Ray refuses.
+    """
     if ray.is_initialized():
         return
-    if is_on_a_cluster():
-        ray.init(log_to_driver=True)
-        return
-    if address := os.environ.get("RAY_ADDRESS"):
+    address = os.environ.get("RAY_ADDRESS", "")
+    if address.startswith("http") and not is_on_a_cluster():
         # An http address is a job server.
         print(
-            f"RAY_ADDRESS={address} is for ray job submit only: a driver outside the cluster "
-            "cannot join it. Running on a local Ray instead",
+            f"RAY_ADDRESS={without_secrets(address)} is for ray job submit only: a driver outside "
+            "the cluster cannot join it. Running on a local Ray instead",
             flush=True,
         )
-    ray.init(address="local", include_dashboard=False, logging_level=logging.ERROR)
+    try:
+        if is_on_a_cluster():
+            _join_cluster(address)
+        else:
+            ray.init(address="local", include_dashboard=False, logging_level=logging.ERROR)
+    except InputError:
+        raise
+    except Exception as error:
+        # Ray raises errors of many kinds here, such as for a wrong token or another version.
+        last_line = (str(error).strip() or type(error).__name__).splitlines()[-1]
+        raise InputError(
+            f"Ray must start, or be joined at RAY_ADDRESS. Got RAY_ADDRESS={address or None} and "
+            f"the error: {without_secrets(last_line)} Check RAY_ADDRESS and RAY_AUTH_TOKEN, and "
+            "that the cluster has this version of Ray."
+        ) from error
 
 
-def is_on_a_cluster() -> bool:
-    """Return True if :func:`join_ray` joins a cluster; else it starts a local Ray."""
-    address = os.environ.get("RAY_ADDRESS", "")
-    return inside_ray_job() or bool(address and not address.startswith("http"))
+def _join_cluster(address: str) -> None:
+    if address in ("", "auto"):
+        # The address that `ray start` left on this machine may be that of a dead head.
+        refuse_silent_head(services.canonicalize_bootstrap_address("auto"))
+    else:
+        refuse_silent_head(address)
+    ray.init(log_to_driver=True)
 
 
 def leave_ray() -> None:
     """Disconnect from Ray, and stop a local Ray that :func:`join_ray` started."""
     ray.shutdown()
+
+
+def leave_lost_head() -> None:
+    """Let this process end at once, with exit code 1, when its work has ended for want of a head.
+
+    Ray's own handler at the exit asks the head, and the destructors of its threads wait for up to
+    half a minute and then crash.
+    """
+    atexit.unregister(ray.shutdown)
+    atexit.register(_end_unfinished)
+
+
+def _end_unfinished() -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(1)
+
+
+def watch_head() -> HeadWatch:
+    """Return the watch of the joined cluster's head."""
+    address = os.environ.get("RAY_ADDRESS", "")
+    is_by_client = address.startswith(CLIENT)
+    return HeadWatch(address if is_by_client else ray.get_runtime_context().gcs_address)
 
 
 def living_nodes() -> list[dict[str, Any]]:
@@ -53,6 +100,44 @@ def cluster_around() -> Cluster:
         Node(resources=node["Resources"], labels=node.get("Labels", {})) for node in living_nodes()
     )
     return Cluster(nodes=nodes, scaling=read_scaling() if is_on_a_cluster() else Scaling())
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ActorStart:
+    """What Ray reports of an actor that has not answered yet."""
+
+    state: str
+    """Ray's name of the actor's state, such as PENDING_CREATION."""
+    has_process: bool
+    """True if Ray gave the actor a worker process, which may still be loading its model."""
+
+    @property
+    def may_get_process(self) -> bool:
+        """True until the actor has a process or has ended without one."""
+        return not self.has_process and self.state != "DEAD"
+
+    def __str__(self) -> str:
+        return f"{self.state} {'with' if self.has_process else 'without'} a process"
+
+
+def start_of(actor: Any) -> ActorStart:
+    """Ask the head how far an actor has come."""
+    # The public State API needs the dashboard, which a local Ray does not have.
+    found = state.actors(actor._actor_id.hex())
+    return ActorStart(state=found.get("State", "unknown"), has_process=bool(found.get("Pid")))
+
+
+def wait_for_answers(references: list[Any], timeout_s: float) -> list[Any]:
+    """Return the references that have no answer within ``timeout_s`` seconds."""
+    if not references:
+        return []
+    return ray.wait(references, num_returns=len(references), timeout=timeout_s)[1]
+
+
+def has_room(ask: ResourceRequest) -> bool:
+    """Return True if the free resources of all nodes together could hold one more worker."""
+    free = ray.available_resources()
+    return free.get("CPU", 0.0) >= 1 and free.get("GPU", 0.0) >= ask.gpus
 
 
 def ask_worker(

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from pipeline.flags.bounds import Range, require_within
 
-RANGES = {"timeout_s": Range(least=0, most=10**6, usual=300, is_open=True)}
-"""Values that the flags may have."""
+RANGES = {"timeout_s": Range(least=0, most=86_400, usual=300, is_open=True)}
+"""Values that the flags may have; a day is the longest wait for one answer."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

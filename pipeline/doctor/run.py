@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.cluster.capacity import resource_request
+from pipeline.cluster.head import is_on_a_cluster
 from pipeline.cluster.ray_cluster import (
     ask_worker,
     cluster_around,
-    is_on_a_cluster,
     join_ray,
     leave_ray,
     living_nodes,

@@ -169,10 +169,12 @@ class ClassifierConfig:
 class Recommended:
     """Settings that a model's provenance recommends."""
 
-    guidance_scale: float = 4.0
+    guidance_scale: float | None = None
+    """Scale of classifier-free guidance; None if none is recorded."""
 
     def __post_init__(self) -> None:
-        _check_range(self, "guidance_scale", 0.0, 1000.0)
+        if self.guidance_scale is not None:
+            _check_range(self, "guidance_scale", 0.0, 1000.0)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

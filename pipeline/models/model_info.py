@@ -21,7 +21,6 @@ from pipeline.models.folder_documents import (
     GATED,
     DiTConfig,
     Provenance,
-    Recommended,
     SchedulerConfig,
     read_document,
     read_json,
@@ -61,6 +60,8 @@ class ModelInfo:
     """Channels of the model's output: twice those of the latent with a learned variance."""
     guidance_scale: float
     """Guidance that ``provenance.json`` recommends; otherwise 4.0, the default of diffusers."""
+    is_guidance_recorded: bool = True
+    """False if the guidance is the default of diffusers."""
     width: int
     """Channels of a token."""
     num_tokens: int
@@ -69,6 +70,10 @@ class ModelInfo:
     """FLOPs of each site of one layer, for one row of the batch."""
     kv_flops: float
     """Part of the FLOPs of ``attn`` that a cache of keys and values saves."""
+
+
+GUIDANCE = 4.0
+"""Guidance of a model that records none: the default of diffusers."""
 
 
 def refuse_too_many_steps(info: ModelInfo, steps: int) -> None:
@@ -103,9 +108,7 @@ def find_model(name: str) -> ModelInfo:
                 f"{config.get('_class_name')!r:.60} in {spelled(name)}. Pass a DiT such as digits."
             )
         named = {"name": name, "folder": folder, "model_hash": identify(folder)}
-        info = info_of(
-            config, schedule, **named, guidance_scale=_recommended_guidance(folder, name)
-        )
+        info = info_of(config, schedule, **named, **_guidance_fields(folder, name))
         refuse_unfit_parts(
             folder,
             name,
@@ -158,11 +161,15 @@ def info_of(config: Mapping[str, Any], schedule: Mapping[str, Any], **named: Any
     )
 
 
-def _recommended_guidance(folder: Path, name: str) -> float:
+def _guidance_fields(folder: Path, name: str) -> dict[str, Any]:
     path = folder / "provenance.json"
-    if not os.path.lexists(path):
-        return Recommended().guidance_scale
-    return read_document(path, Provenance, name).recommended.guidance_scale
+    recorded = None
+    if os.path.lexists(path):
+        recorded = read_document(path, Provenance, name).recommended.guidance_scale
+    return {
+        "guidance_scale": GUIDANCE if recorded is None else recorded,
+        "is_guidance_recorded": recorded is not None,
+    }
 
 
 def _is_dit(config: dict[str, Any]) -> bool:

@@ -9,6 +9,8 @@ Sampler = Literal["ddim", "dpm"]
 """Deterministic samplers: DDIM and DPM-Solver++."""
 Dtype = Literal["fp32", "fp16", "bf16"]
 """Floating-point formats of a model's arithmetic."""
+DTYPE: Dtype = "fp32"
+"""Floating-point format."""
 STEPS = 50
 """Sampling steps."""
 SAMPLER: Sampler = "ddim"
