@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from dqar.foreign_files import StoredTensor, read_json, read_tensors, require_file
+from dqar.foreign_files import StoredTensor, read_json, read_tensors, require_file, spelled
 from dqar.policy.network import ReusePolicy
 from dqar.policy.spec import SCHEMA_VERSION, PolicySpec
 from dqar.validation import shown, validate
@@ -59,7 +59,7 @@ def load_policy(folder: str | Path) -> ReusePolicy:
     except (OSError, SafetensorError, RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(
-            f"{folder}/policy.safetensors must hold the weights that policy.json describes. "
+            f"{spelled(path)} must hold the weights that policy.json describes. "
             f"Got: {reason:.300}. {FIX}"
         ) from error
     return policy.eval().requires_grad_(False)
@@ -113,7 +113,7 @@ def _read_document(path: Path) -> dict[str, Any]:
     stored = read_json(path, what="a policy", fix=fix, max_bytes=MAX_BYTES)
     if (version := stored.get("schema_version")) != SCHEMA_VERSION:
         raise ValueError(
-            f"{path} must have schema version {SCHEMA_VERSION}. Got {shown(version)}. "
+            f"{spelled(path)} must have schema version {SCHEMA_VERSION}. Got {shown(version)}. "
             "Train the policy again with this release."
         )
     return stored
@@ -122,4 +122,4 @@ def _read_document(path: Path) -> dict[str, Any]:
 def _spec_of(stored: dict[str, Any], path: Path) -> PolicySpec:
     # Fields that other releases write besides are left out.
     known = {entry.name: stored[entry.name] for entry in fields(PolicySpec) if entry.name in stored}
-    return validate(known, PolicySpec, name=str(path), fix=FIX, extra="forbid")
+    return validate(known, PolicySpec, name=spelled(path), fix=FIX, extra="forbid")

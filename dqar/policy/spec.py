@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -32,6 +33,10 @@ RANGES = {
 
 CHOICES = {"sampler": ("ddim", "dpm", ""), "branch_mode": ("tied", "independent")}
 """Values of fields that select a behaviour; an empty sampler is that of a policy tied to none."""
+TEXTS = ("model_hash", "trace_digest")
+"""Fields of free text."""
+MAX_CHARACTERS = 1000
+"""Longest free text."""
 FINITE = (
     "means",
     "scales",
@@ -126,6 +131,13 @@ class PolicySpec:
                 raise ValueError(
                     f"{name} must be one of {choices}. Got {value!r:.60}. Train the policy again."
                 )
+        for name in TEXTS:
+            if len(getattr(self, name)) > MAX_CHARACTERS:
+                raise ValueError(
+                    f"{name} must be of at most {MAX_CHARACTERS} characters. Got "
+                    f"{len(getattr(self, name))}. Train the policy again."
+                )
+        _check_lineage(self.lineage)
         require_finite(self, *FINITE)
         if not self.temperature > 0:
             raise ValueError(f"temperature must be above 0. Got {self.temperature}. Pass 1.0.")
@@ -223,6 +235,15 @@ class PolicySpec:
     def saving_of_site(self) -> list[float]:
         """Return the savings in the order of :data:`SITES`."""
         return [self.savings.get(site, 1.0) for site in SITES]
+
+
+def _check_lineage(lineage: dict[str, str]) -> None:
+    """Refuse texts that are no names of stages or run ids, since they become tags in MLflow."""
+    for text in itertools.chain.from_iterable(lineage.items()):
+        if not re.fullmatch(r"[\w.:-]{0,100}", text):
+            raise ValueError(
+                f"lineage must hold run ids by stage. Got {text!r:.60}. Train the policy again."
+            )
 
 
 def _check_names(field: str, given: tuple[str, ...], known: tuple[str, ...]) -> None:

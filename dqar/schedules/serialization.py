@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dqar.foreign_files import read_json
+from dqar.foreign_files import read_json, spelled
 from dqar.schedules.static_plan import Action, StaticPlan
 from dqar.validation import shown, validate
 
@@ -82,13 +82,13 @@ def load_plan(path: str | Path) -> StaticPlan:
     stored = read_json(path, what="a plan", fix=fix, max_bytes=MAX_BYTES)
     if (version := stored.get("schema_version")) != SCHEMA_VERSION:
         raise ValueError(
-            f"{path} must have schema version {SCHEMA_VERSION}. Got {shown(version)}. "
+            f"{spelled(path)} must have schema version {SCHEMA_VERSION}. Got {shown(version)}. "
             "Export the plan again with this release."
         )
     try:
         return plan_of_document(stored)
     except ValueError as error:
-        raise ValueError(f"{path} does not describe a plan: {error}") from error
+        raise ValueError(f"{spelled(path)} does not describe a plan: {error}") from error
 
 
 def plan_of_document(stored: dict[str, Any]) -> StaticPlan:

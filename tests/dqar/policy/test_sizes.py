@@ -97,6 +97,8 @@ def test_more_or_fewer_tensors_are_refused(folder, change):
         ({"features": ("log_gap",), "scales": (0.0,)}, "scales must be from"),
         ({"features": ("log_gap",), "means": (1e300,)}, "means must be within"),
         ({"savings": {"attn": -1.0}}, "savings must be at least 0"),
+        ({"model_hash": "a" * 1001}, "model_hash must be of at most 1000 characters"),
+        ({"lineage": {"train": "a\nb"}}, "lineage must hold run ids"),
     ],
 )
 def test_a_field_that_would_be_silently_wrong_is_refused(changes, line):
