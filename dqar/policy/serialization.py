@@ -24,6 +24,20 @@ MAX_HEADER_BYTES = 2 * 2**20
 """Largest header of the weights; 64 networks of 64 layers take two thirds of it."""
 DIGEST = "weights_sha256"
 """Field of policy.json with the SHA-256 of policy.safetensors in the same folder."""
+REQUIRED = (
+    "features",
+    "means",
+    "scales",
+    "hidden",
+    "members",
+    "savings",
+    "sites",
+    "num_layers",
+    "steps",
+    "sampler",
+    "model_hash",
+)
+"""Fields that every release writes, and whose default would be silently wrong."""
 FIX = "Train the policy again with jobs/train.py."
 
 
@@ -120,6 +134,8 @@ def _read_document(path: Path) -> dict[str, Any]:
 
 
 def _spec_of(stored: dict[str, Any], path: Path) -> PolicySpec:
+    if missing := [name for name in REQUIRED if name not in stored]:
+        raise ValueError(f"{spelled(path)} must hold {missing[0]!r}. Got no such key. {FIX}")
     # Fields that other releases write besides are left out.
     known = {entry.name: stored[entry.name] for entry in fields(PolicySpec) if entry.name in stored}
     return validate(known, PolicySpec, name=spelled(path), fix=FIX, extra="forbid")

@@ -22,6 +22,8 @@ MAX_WIDTH = 4096
 """Most units of a hidden layer."""
 MAX_LAYERS = 64
 """Most hidden layers."""
+MAX_GUIDANCE = 1000.0
+"""Largest guidance scale."""
 LARGEST_SCALE = 1e18
 """Largest mean and scale of a feature; its inverse is the least scale."""
 RANGES = {
@@ -151,6 +153,11 @@ class PolicySpec:
                 f"cache_mode must be one of {tuple(CACHE_BITS)}. Got {self.cache_mode!r}. "
                 "Pass 'int8'."
             )
+        if abs(self.guidance) > MAX_GUIDANCE:
+            raise ValueError(
+                f"guidance must be within {MAX_GUIDANCE:g} of 0. Got {self.guidance}. Train the "
+                "policy again."
+            )
         _check_plans(self.plans, self.plan_errors, self.steps)
         check_setting(self.forecast_order, self.feedback)
         for alternative in self.rivals:
@@ -277,6 +284,10 @@ def _check_range(name: str, value: int, least: int, most: int) -> None:
 def _check_plans(plans: tuple[tuple[int, ...], ...], errors: tuple[float, ...], steps: int) -> None:
     for plan in plans:
         check_computed(plan, steps)
+    if errors and min(errors) < 0:
+        raise ValueError(
+            f"plan_errors must be at least 0. Got {min(errors)}. Train the policy again."
+        )
     numbers = [len(plan) for plan in plans]
     if numbers != sorted(set(numbers)) or len(errors) != len(plans):
         raise ValueError(

@@ -24,6 +24,8 @@ SCHEMA_VERSION = 1
 MAX_BYTES = 4 * 2**20
 """Largest size of a plan's file in bytes; 1000 steps of 100 blocks take a thirtieth of it."""
 
+MAX_NAME = 100
+"""Longest name of a sampler."""
 FIX = "Export the plan again."
 
 
@@ -99,6 +101,11 @@ def plan_of_document(stored: dict[str, Any]) -> StaticPlan:
     """
     document = validate(stored, PlanDocument, fix=FIX, extra="forbid")
     actions = _actions(document.actions)
+    if len(document.sampler) > MAX_NAME:
+        raise ValueError(
+            f"sampler must be a name of at most {MAX_NAME} characters. Got "
+            f"{shown(document.sampler)}. {FIX}"
+        )
     return StaticPlan(
         sites=document.sites,
         num_layers=document.num_layers,

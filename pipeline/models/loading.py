@@ -214,8 +214,9 @@ def _refusing_what_is_broken(info: ModelInfo) -> Iterator[None]:
     from diffusers.utils import logging
 
     verbosity = logging.get_verbosity()
-    # diffusers logs keys that it ignores, beside the one line of a refusal.
+    # diffusers logs keys that it ignores and its progress, beside the one line of a refusal.
     logging.set_verbosity_error()
+    logging.disable_progress_bar()
     try:
         yield
     except InputError as error:

@@ -38,6 +38,7 @@ def edit_json(path, **changes):
         (["--workers", "-1"], "workers"),
         (["--policy", "./nowhere"], "policy.json"),
         (["--policy", "../out=./nowhere"], "--policy NAME must be"),
+        (["--policy", "=./nowhere"], "--policy must be FOLDER or NAME=FOLDER"),
         (["--samples-per-task", "0"], "samples_per_task must be at least 1"),
         (["--guidance-scale", "nan"], "guidance_scale must be finite"),
         (["--cached", "kv"], "There is no flag --cached"),

@@ -233,7 +233,7 @@ def test_the_shift_of_a_vae_is_decoded(latent):
     [
         ({"num_train_timesteps": 0}, 4, "num_train_timesteps must be from 1"),
         ({"num_train_timesteps": 10**12}, 4, "num_train_timesteps must be from 1"),
-        ({"beta_start": float("nan")}, 4, "beta_start must be a number"),
+        ({"beta_start": float("nan")}, 4, "beta_start must be a"),
         ({"beta_end": 2.0}, 4, "beta_end must be from 0 to 1"),
         ({"beta_start": 1.0, "beta_end": 1.0}, 4, "share of the signal"),
         ({"beta_schedule": "x"}, 4, "x is not implemented for DDIMScheduler"),
