@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
 from dqar.config import DQARConfig
-from dqar.foreign_files import read_text
+from dqar.foreign_files import read_text, spelled
 from dqar.validation import shown, validate
 
 T = TypeVar("T")
@@ -85,7 +85,7 @@ def load_config(path: str | Path) -> DQARConfig:
     try:
         return DQARConfig(**values)
     except ValueError as error:
-        raise ValueError(f"{path} must hold a valid configuration: {error}") from error
+        raise ValueError(f"{spelled(path)} must hold a valid configuration: {error}") from error
 
 
 @cache
@@ -129,7 +129,7 @@ def read_yaml(path: str | Path, kind: type[T]) -> T:
     Raises:
         ValueError: one line that names the file, the key, what it must be, what was got, the fix.
     """
-    return validate(_parse(Path(path)), kind, name=str(path), extra="forbid", is_finite=False)
+    return validate(_parse(Path(path)), kind, name=spelled(path), extra="forbid", is_finite=False)
 
 
 def _parse(path: Path) -> Any:
@@ -143,8 +143,10 @@ def _parse(path: Path) -> Any:
     # large an OverflowError, a tag that does not fit its text one of three others.
     except Exception as error:
         reason = " ".join(str(error).split())
-        raise ValueError(f"{path} must be a YAML file. Got: {reason}. Fix the file.") from error
-    _check_nodes(root, str(path))
+        raise ValueError(
+            f"{spelled(path)} must be a YAML file. Got: {reason:.300}. Fix the file."
+        ) from error
+    _check_nodes(root, spelled(path))
     return {} if value is None else value
 
 

@@ -39,8 +39,16 @@ def read_json(path: Path, *, what: str, fix: str, max_bytes: int) -> dict[str, A
         if not isinstance(stored, dict):
             raise ValueError(f"a {type(stored).__name__} in place of an object")
     except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"{path} must be {what}'s JSON. Got: {error!s:.300}. {fix}") from error
+        raise ValueError(
+            f"{spelled(path)} must be {what}'s JSON. Got: {error!s:.300}. {fix}"
+        ) from error
     return stored
+
+
+def spelled(name: str | Path) -> str:
+    """Return a name or path for a message: printable, and of at most some hundred characters."""
+    text = str(name)
+    return text if text.isprintable() and len(text) <= 300 else ascii(text[:300])
 
 
 def parse_json(text: str | bytes, **options: Any) -> Any:

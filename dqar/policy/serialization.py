@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from dqar.foreign_files import StoredTensor, read_json, read_tensors, require_file
+from dqar.foreign_files import StoredTensor, read_json, read_tensors, require_file, spelled
 from dqar.policy.network import ReusePolicy
 from dqar.policy.spec import SCHEMA_VERSION, PolicySpec
 from dqar.validation import shown, validate
@@ -24,6 +24,20 @@ MAX_HEADER_BYTES = 2 * 2**20
 """Largest header of the weights; 64 networks of 64 layers take two thirds of it."""
 DIGEST = "weights_sha256"
 """Field of policy.json with the SHA-256 of policy.safetensors in the same folder."""
+REQUIRED = (
+    "features",
+    "means",
+    "scales",
+    "hidden",
+    "members",
+    "savings",
+    "sites",
+    "num_layers",
+    "steps",
+    "sampler",
+    "model_hash",
+)
+"""Fields that every release writes, and whose default would be silently wrong."""
 FIX = "Train the policy again with jobs/train.py."
 
 
@@ -59,7 +73,7 @@ def load_policy(folder: str | Path) -> ReusePolicy:
     except (OSError, SafetensorError, RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(
-            f"{folder}/policy.safetensors must hold the weights that policy.json describes. "
+            f"{spelled(path)} must hold the weights that policy.json describes. "
             f"Got: {reason:.300}. {FIX}"
         ) from error
     return policy.eval().requires_grad_(False)
@@ -113,13 +127,15 @@ def _read_document(path: Path) -> dict[str, Any]:
     stored = read_json(path, what="a policy", fix=fix, max_bytes=MAX_BYTES)
     if (version := stored.get("schema_version")) != SCHEMA_VERSION:
         raise ValueError(
-            f"{path} must have schema version {SCHEMA_VERSION}. Got {shown(version)}. "
+            f"{spelled(path)} must have schema version {SCHEMA_VERSION}. Got {shown(version)}. "
             "Train the policy again with this release."
         )
     return stored
 
 
 def _spec_of(stored: dict[str, Any], path: Path) -> PolicySpec:
+    if missing := [name for name in REQUIRED if name not in stored]:
+        raise ValueError(f"{spelled(path)} must hold {missing[0]!r}. Got no such key. {FIX}")
     # Fields that other releases write besides are left out.
     known = {entry.name: stored[entry.name] for entry in fields(PolicySpec) if entry.name in stored}
-    return validate(known, PolicySpec, name=str(path), fix=FIX, extra="forbid")
+    return validate(known, PolicySpec, name=spelled(path), fix=FIX, extra="forbid")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -21,6 +22,8 @@ MAX_WIDTH = 4096
 """Most units of a hidden layer."""
 MAX_LAYERS = 64
 """Most hidden layers."""
+MAX_GUIDANCE = 1000.0
+"""Largest guidance scale."""
 LARGEST_SCALE = 1e18
 """Largest mean and scale of a feature; its inverse is the least scale."""
 RANGES = {
@@ -32,6 +35,10 @@ RANGES = {
 
 CHOICES = {"sampler": ("ddim", "dpm", ""), "branch_mode": ("tied", "independent")}
 """Values of fields that select a behaviour; an empty sampler is that of a policy tied to none."""
+TEXTS = ("model_hash", "trace_digest")
+"""Fields of free text."""
+MAX_CHARACTERS = 1000
+"""Longest free text."""
 FINITE = (
     "means",
     "scales",
@@ -126,6 +133,13 @@ class PolicySpec:
                 raise ValueError(
                     f"{name} must be one of {choices}. Got {value!r:.60}. Train the policy again."
                 )
+        for name in TEXTS:
+            if len(getattr(self, name)) > MAX_CHARACTERS:
+                raise ValueError(
+                    f"{name} must be of at most {MAX_CHARACTERS} characters. Got "
+                    f"{len(getattr(self, name))}. Train the policy again."
+                )
+        _check_lineage(self.lineage)
         require_finite(self, *FINITE)
         if not self.temperature > 0:
             raise ValueError(f"temperature must be above 0. Got {self.temperature}. Pass 1.0.")
@@ -138,6 +152,11 @@ class PolicySpec:
             raise ValueError(
                 f"cache_mode must be one of {tuple(CACHE_BITS)}. Got {self.cache_mode!r}. "
                 "Pass 'int8'."
+            )
+        if abs(self.guidance) > MAX_GUIDANCE:
+            raise ValueError(
+                f"guidance must be within {MAX_GUIDANCE:g} of 0. Got {self.guidance}. Train the "
+                "policy again."
             )
         _check_plans(self.plans, self.plan_errors, self.steps)
         check_setting(self.forecast_order, self.feedback)
@@ -225,6 +244,15 @@ class PolicySpec:
         return [self.savings.get(site, 1.0) for site in SITES]
 
 
+def _check_lineage(lineage: dict[str, str]) -> None:
+    """Refuse texts that are no names of stages or run ids, since they become tags in MLflow."""
+    for text in itertools.chain.from_iterable(lineage.items()):
+        if not re.fullmatch(r"[\w.:-]{0,100}", text):
+            raise ValueError(
+                f"lineage must hold run ids by stage. Got {text!r:.60}. Train the policy again."
+            )
+
+
 def _check_names(field: str, given: tuple[str, ...], known: tuple[str, ...]) -> None:
     if not given or len(set(given)) < len(given) or not set(given) <= set(known):
         raise ValueError(
@@ -256,6 +284,10 @@ def _check_range(name: str, value: int, least: int, most: int) -> None:
 def _check_plans(plans: tuple[tuple[int, ...], ...], errors: tuple[float, ...], steps: int) -> None:
     for plan in plans:
         check_computed(plan, steps)
+    if errors and min(errors) < 0:
+        raise ValueError(
+            f"plan_errors must be at least 0. Got {min(errors)}. Train the policy again."
+        )
     numbers = [len(plan) for plan in plans]
     if numbers != sorted(set(numbers)) or len(errors) != len(plans):
         raise ValueError(

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dqar.foreign_files import read_json
+from dqar.foreign_files import read_json, spelled
 from dqar.schedules.static_plan import Action, StaticPlan
 from dqar.validation import shown, validate
 
@@ -24,6 +24,8 @@ SCHEMA_VERSION = 1
 MAX_BYTES = 4 * 2**20
 """Largest size of a plan's file in bytes; 1000 steps of 100 blocks take a thirtieth of it."""
 
+MAX_NAME = 100
+"""Longest name of a sampler."""
 FIX = "Export the plan again."
 
 
@@ -82,13 +84,13 @@ def load_plan(path: str | Path) -> StaticPlan:
     stored = read_json(path, what="a plan", fix=fix, max_bytes=MAX_BYTES)
     if (version := stored.get("schema_version")) != SCHEMA_VERSION:
         raise ValueError(
-            f"{path} must have schema version {SCHEMA_VERSION}. Got {shown(version)}. "
+            f"{spelled(path)} must have schema version {SCHEMA_VERSION}. Got {shown(version)}. "
             "Export the plan again with this release."
         )
     try:
         return plan_of_document(stored)
     except ValueError as error:
-        raise ValueError(f"{path} does not describe a plan: {error}") from error
+        raise ValueError(f"{spelled(path)} does not describe a plan: {error}") from error
 
 
 def plan_of_document(stored: dict[str, Any]) -> StaticPlan:
@@ -99,6 +101,11 @@ def plan_of_document(stored: dict[str, Any]) -> StaticPlan:
     """
     document = validate(stored, PlanDocument, fix=FIX, extra="forbid")
     actions = _actions(document.actions)
+    if len(document.sampler) > MAX_NAME:
+        raise ValueError(
+            f"sampler must be a name of at most {MAX_NAME} characters. Got "
+            f"{shown(document.sampler)}. {FIX}"
+        )
     return StaticPlan(
         sites=document.sites,
         num_layers=document.num_layers,

@@ -160,7 +160,7 @@ def plan_for(
     fields = follows | given | {"model": model, "model_hash": info.model_hash}
     refuse_too_many_steps(info, fields["steps"])
     if reference_policy:
-        reference_policy.refuse_misfit(fields)
+        reference_policy.refuse_misfit(fields, info.num_layers)
     with input_errors():
         plan = CollectPlan(designs=parse_designs(designs), **fields)
     refuse_unloadable(info, plan.sampler, plan.steps)

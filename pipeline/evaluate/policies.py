@@ -26,7 +26,11 @@ def load_policies(flags: list[str], info: ModelInfo) -> dict[str, ReusePolicy]:
     """
     policies: dict[str, ReusePolicy] = {}
     for flag in flags:
-        name, _, folder = flag.rpartition("=")
+        name, equals, folder = flag.rpartition("=")
+        if (equals and not name) or not folder.strip():
+            raise InputError(
+                f"--policy must be FOLDER or NAME=FOLDER. Got {flag!r:.60}. Name both."
+            )
         if not re.fullmatch(r"[\w.-]{0,100}", name):
             raise InputError(
                 f"--policy NAME must be of at most 100 letters, digits, dots and dashes, as file "

@@ -52,12 +52,13 @@ class ReferencePolicy:
             "policy_digest": self.digest,
         }
 
-    def refuse_misfit(self, fields: dict[str, Any]) -> None:
+    def refuse_misfit(self, fields: dict[str, Any], num_layers: int) -> None:
         """Refuse a plan whose settings differ from those that the policy's schedules were planned
         for.
 
         Args:
             fields: fields of the plan, by name.
+            num_layers: transformer blocks of the model.
 
         Raises:
             InputError: naming the fields that differ.
@@ -70,6 +71,11 @@ class ReferencePolicy:
                 "--explore-around must be trained for what is collected, with the same settings. "
                 f"Got {self.uri}, trained for {', '.join(differing)}. Leave the flags of these "
                 "settings out, or train a policy on traces of them first."
+            )
+        if self.spec.num_layers != num_layers:
+            raise InputError(
+                f"--explore-around must know the model's {num_layers} layers. Got "
+                f"{self.spec.num_layers} in {self.uri}. Collect traces and train on this model."
             )
 
 

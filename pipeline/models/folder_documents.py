@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from dqar import foreign_files
+from dqar.foreign_files import parse_json, read_text, spelled
 from dqar.validation import validate
 from pipeline.errors import InputError
 from pipeline.models.identity import MAX_JSON_BYTES, PARTS
@@ -204,7 +204,7 @@ def read_json(path: Path, model: str) -> dict[str, Any]:
         InputError: if the file is missing, too large or not a JSON object, or repeats a key.
     """
     try:
-        stored = foreign_files.parse_json(foreign_files.read_text(path, max_bytes=MAX_JSON_BYTES))
+        stored = parse_json(read_text(path, max_bytes=MAX_JSON_BYTES))
         if not isinstance(stored, dict):
             raise ValueError(f"a {type(stored).__name__} in place of an object")
     except (OSError, ValueError, RecursionError) as error:
@@ -231,11 +231,6 @@ def _place_of(path: Path) -> str:
     """Return the place of a file in a model's folder."""
     part = path.parent.name
     return f"{part}/{path.name}" if part in PARTS else path.name
-
-
-def spelled(name: str) -> str:
-    """Return a model's name for a message: printable and of bounded length."""
-    return name if name.isprintable() and len(name) <= 300 else ascii(name[:300])
 
 
 def _check_range(record: Any, name: str, least: int | float, most: int | float) -> None:

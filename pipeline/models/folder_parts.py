@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from dqar.foreign_files import spelled
 from pipeline.errors import InputError
 from pipeline.models.folder_documents import (
     FIX,
@@ -12,7 +13,6 @@ from pipeline.models.folder_documents import (
     VaeConfig,
     read_document,
     read_json,
-    spelled,
 )
 from pipeline.models.weight_files import count_blocks, read_weights, refusal
 

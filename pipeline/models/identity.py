@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ PARTS = ("transformer", "scheduler", "vae", "classifier", "text_encoder")
 """Sub-folders of a model that change a reference sample or its quality metrics."""
 UNIMPORTANT = ("_diffusers_version", "_name_or_path", "_use_default_values")
 """Keys of a configuration that change no sample: who saved it, and where."""
+MAX_CHARACTERS = 1000
+"""Longest identity; one of five parts has 140 characters."""
 LARGE = 1 << 26
 """Bytes from which a file's digest is remembered on this machine."""
 DIGITS_SHOWN = 16
@@ -53,6 +56,9 @@ def describe_change(field: str, found: Any, wanted: Any) -> str:
 
 
 def _parts_of(identity: str) -> dict[str, str] | None:
+    # An identity may come from a policy that anyone wrote.
+    if len(identity) > MAX_CHARACTERS or not re.fullmatch(r"[\w=,.-]*", identity):
+        return None
     pairs = [part.partition("=") for part in identity.split(",")]
     if not all(equals for _, equals, _ in pairs):
         return None

@@ -13,9 +13,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from dqar.foreign_files import spelled
 from dqar.integration.noise_schedules import convert_scheduler
 from pipeline.errors import InputError
-from pipeline.models.folder_documents import read_json, spelled
+from pipeline.models.folder_documents import read_json
 from pipeline.models.folder_parts import WEIGHTS
 from pipeline.models.model_info import DIGITS, ModelInfo
 from pipeline.models.sampling_choices import Dtype, Sampler
@@ -213,8 +214,9 @@ def _refusing_what_is_broken(info: ModelInfo) -> Iterator[None]:
     from diffusers.utils import logging
 
     verbosity = logging.get_verbosity()
-    # diffusers logs keys that it ignores, beside the one line of a refusal.
+    # diffusers logs keys that it ignores and its progress, beside the one line of a refusal.
     logging.set_verbosity_error()
+    logging.disable_progress_bar()
     try:
         yield
     except InputError as error:

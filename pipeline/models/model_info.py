@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dqar.foreign_files import spelled
 from dqar.validation import validate
 from pipeline.errors import InputError
 from pipeline.models.folder_documents import (
@@ -24,7 +25,6 @@ from pipeline.models.folder_documents import (
     SchedulerConfig,
     read_document,
     read_json,
-    spelled,
 )
 from pipeline.models.folder_parts import refuse_unfit_parts
 from pipeline.models.identity import identify

@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 
-from dqar.foreign_files import StoredTensor, read_tensors, require_file
+from dqar.foreign_files import StoredTensor, read_tensors, require_file, spelled
 from pipeline.errors import InputError
-from pipeline.models.folder_documents import WeightIndex, read_document, spelled
+from pipeline.models.folder_documents import WeightIndex, read_document
 
 FIX = "Save the model again with save_pretrained."
 FLOATS = ("F64", "F32", "F16", "BF16")

@@ -21,7 +21,7 @@ ODD: tuple[Any, ...] = (
     *(0, -1, 1, 2, 7, 10**9, 2**31, 2**40, 2**63, 2**64, 10**30, 10**400),
     *(0.5, -0.0, 1e-300, 1e300, math.nan, math.inf, -math.inf),
     *("", "x", "1", "é\u202e", "\ud800", "\x00", "\x1b[31m", "a\nb", "a" * 5000),
-    *("../../../../etc/passwd", "/dev/zero", "<class 'int'>"),
+    *("../../../../etc/passwd", "/dev/zero"),
 )
 """Values that take the place of others."""
 

@@ -67,7 +67,9 @@ def _write_traces(folder: Path) -> None:
     plan = CollectPlan(model="digits", model_hash=info.model_hash, num_trajectories=1, steps=2)
     claim_output(folder, plan)
     (unit,) = plan.units()
-    rows = [{f.name: [value(f.type)] for f in schema} for schema in (TRAJECTORIES, GATES)]
-    receipt = commit_unit(folder, unit, *rows, {})
+    trajectories, gates = (
+        {field.name: [value(field.type)] for field in schema} for schema in (TRAJECTORIES, GATES)
+    )
+    receipt = commit_unit(folder, unit, trajectories, gates, {})
     facts = {"num_layers": info.num_layers, "site_flops": info.site_flops}
     write_manifest(folder, plan, {unit.unit_id: receipt}, facts)

@@ -39,6 +39,7 @@ def edit_json(path, **changes):
         (["--methods", "interval,interval"], "--methods must name each value once"),
         (["--policy", "./nowhere"], "policy.json"),
         (["--policy", "../out=./nowhere"], "--policy NAME must be"),
+        (["--policy", "=./nowhere"], "--policy must be FOLDER or NAME=FOLDER"),
         (["--samples-per-task", "0"], "--samples-per-task must be from 1"),
         (["--guidance-scale", "nan"], "--guidance-scale must be a number"),
         (["--cached", "kv"], "There is no flag --cached"),

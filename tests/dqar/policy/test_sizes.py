@@ -97,11 +97,25 @@ def test_more_or_fewer_tensors_are_refused(folder, change):
         ({"features": ("log_gap",), "scales": (0.0,)}, "scales must be from"),
         ({"features": ("log_gap",), "means": (1e300,)}, "means must be within"),
         ({"savings": {"attn": -1.0}}, "savings must be at least 0"),
+        ({"model_hash": "a" * 1001}, "model_hash must be of at most 1000 characters"),
+        ({"guidance": 1e300}, "guidance must be within"),
+        ({"plans": ((0,),), "plan_errors": (-1.0,), "steps": 2}, "plan_errors must be at least 0"),
+        ({"lineage": {"train": "a\nb"}}, "lineage must hold run ids"),
     ],
 )
 def test_a_field_that_would_be_silently_wrong_is_refused(changes, line):
     with pytest.raises(ValueError, match=line):
         PolicySpec(**changes)
+
+
+@pytest.mark.parametrize("name", ["scales", "savings", "model_hash"])
+def test_a_missing_field_whose_default_is_wrong_is_refused(folder, name):
+    path = folder / "policy.json"
+    stored = json.loads(path.read_text())
+    del stored[name]
+    path.write_text(json.dumps(stored))
+    with pytest.raises(ValueError, match=f"must hold '{name}'"):
+        load_policy(folder)
 
 
 def test_a_repeated_key_is_refused(folder):
