@@ -25,7 +25,12 @@ def local_folder(place: str | Path, tracking_uri: str | None = None) -> Iterator
         yield Path(place)
         return
     with tempfile.TemporaryDirectory(prefix="dqar-") as scratch:
-        yield _download(str(place), tracking_uri, scratch)
+        folder = _download(str(place), tracking_uri, scratch)
+        try:
+            yield folder
+        except ValueError as refusal:
+            # The temporary folder is gone when the message is read.
+            raise ValueError(str(refusal).replace(str(folder), str(place))) from refusal
 
 
 def is_registered(place: str | Path) -> bool:

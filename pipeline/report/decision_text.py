@@ -26,7 +26,7 @@ def headline(choices: Choices) -> str:
     policy = (
         ""
         if any(choice.has_policy for choice in choices)
-        else " (no learned schedule was evaluated)"
+        else "; no learned schedule was evaluated"
     )
     return f"Ship {', and '.join(parts)}{tail}{policy}."
 
