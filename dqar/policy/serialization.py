@@ -16,6 +16,7 @@ from torch import Tensor
 from dqar.foreign_files import StoredTensor, read_json, read_tensors, require_file, spelled
 from dqar.policy.network import ReusePolicy
 from dqar.policy.spec import SCHEMA_VERSION, PolicySpec
+from dqar.registry import local_folder
 from dqar.validation import shown, validate
 
 MAX_BYTES = 64 * 2**20
@@ -55,13 +56,21 @@ def save_policy(policy: ReusePolicy, folder: str | Path) -> None:
     (folder / "policy.json").write_text(json.dumps(document, indent=2) + "\n")
 
 
-def load_policy(folder: str | Path) -> ReusePolicy:
-    """Read a policy folder, in eval mode and without gradients.
+def load_policy(folder: str | Path, tracking_uri: str | None = None) -> ReusePolicy:
+    """Read a policy, in eval mode and without gradients.
+
+    Args:
+        folder: policy folder, or URI of a registered policy (``models:/dqar-policy@champion``).
+        tracking_uri: MLflow store of a registered policy; None for ``MLFLOW_TRACKING_URI``.
 
     Raises:
         ValueError: naming the file, what is wrong with it, and the fix.
     """
-    folder = Path(folder)
+    with local_folder(folder, tracking_uri) as place:
+        return _load(place)
+
+
+def _load(folder: Path) -> ReusePolicy:
     document = _read_document(folder / "policy.json")
     spec, path = _spec_of(document, folder / "policy.json"), folder / "policy.safetensors"
     try:

@@ -16,6 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from dqar.foreign_files import read_json, spelled
+from dqar.policy.serialization import load_policy
+from dqar.registry import is_registered
+from dqar.schedules.policy_plan import plan_of_policy
 from dqar.schedules.static_plan import Action, StaticPlan
 from dqar.validation import shown, validate
 
@@ -73,13 +76,23 @@ def _named(plan: StaticPlan) -> list[Action]:
     return [action for action in Action if action.order <= plan.forecast_order]
 
 
-def load_plan(path: str | Path) -> StaticPlan:
-    """Read a plan.
+def load_plan(path: str | Path, tracking_uri: str | None = None) -> StaticPlan:
+    """Read a plan, or take the default schedule of a policy for one.
+
+    Args:
+        path: file of :func:`save_plan`; or a policy folder; or the URI of a registered policy
+            (``models:/dqar-policy@champion``).
+        tracking_uri: MLflow store of a registered policy; None for ``MLFLOW_TRACKING_URI``.
 
     Raises:
         ValueError: naming the file, what is wrong with it, and the fix.
     """
-    path = Path(path)
+    if is_registered(path) or Path(path).is_dir():
+        return plan_of_policy(load_policy(path, tracking_uri))
+    return _read(Path(path))
+
+
+def _read(path: Path) -> StaticPlan:
     fix = "Pass a file that save_plan wrote."
     stored = read_json(path, what="a plan", fix=fix, max_bytes=MAX_BYTES)
     if (version := stored.get("schema_version")) != SCHEMA_VERSION:

@@ -43,9 +43,11 @@ def refusal_of(error: OSError, place: Path) -> StorageError:
     """
     where = error.filename if isinstance(error.filename, str) else place
     if isinstance(error, NotRegularError):
+        # A file that is too large may be somebody's data.
+        fix = "Check what wrote it" if error.errno == errno.EFBIG else "Move it aside"
         return StorageError(
-            f"{where} must be a regular file. Got {error.strerror}. Move it aside, then run the "
-            "command again."
+            f"{where} must be a regular file. Got {error.strerror}. {fix}, then run the command "
+            "again."
         )
     if isinstance(error, FileExistsError):
         return StorageError(f"{MUST} Got {place}, which is a file. Name another folder.")

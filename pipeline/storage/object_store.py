@@ -74,7 +74,7 @@ class Bucket:
         if data is None:
             raise StorageError(
                 f"{self}/{key} must be an object of at most {at_most} bytes. Got a larger one. "
-                "Move it aside, then run the command again."
+                "Check what wrote it, then run the command again."
             )
         return data
 

@@ -61,7 +61,7 @@ def _scratch(place: str) -> Path:
     if folder.is_symlink() or folder.stat().st_uid != os.getuid():
         raise InputError(
             f"{folder} must be a folder of this user. Got a symbolic link or another user's "
-            "folder. Remove it, or set TMPDIR to a folder of this user."
+            "folder. Set TMPDIR to a folder of this user."
         )
     return folder
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import InputError, StorageError
+from pipeline.errors import IncompleteError, InputError, StorageError
 from pipeline.storage.local_folder import LocalFolder
 from pipeline.storage.object_store import open_storage
 from pipeline.storage.output_checks import refuse_other_files, refuse_unwritable
@@ -84,7 +84,7 @@ def test_what_was_cut_off_is_taken_up_and_its_place_not_refused(s3, monkeypatch)
 
     with monkeypatch.context() as patch:
         patch.setattr(type(storage), "write", breaks)
-        with pytest.raises(StorageError), published(place, "policy.json") as folder:
+        with pytest.raises(IncompleteError), published(place, "policy.json") as folder:
             write(folder, **{"policy.json": "{}", "policy.safetensors": "w"})
     assert storage.read("policy.json") is None
     refuse_taken(place, "policy.json")
