@@ -16,6 +16,7 @@ import sys
 
 from pipeline.cli import run_job
 from pipeline.collect.flags import CollectFlags
+from pipeline.errors import work_errors
 from pipeline.models.sampling_choices import DTYPE
 from pipeline.storage.output_checks import refuse_relative_inside_job
 
@@ -52,13 +53,14 @@ def run(flags: CollectFlags) -> int:
     given = flags.plan_fields() | {"dtype": unless_default(flags.dtype, DTYPE)}
     follows = "policy explored around" if reference_policy else None
     guidance = follows or guidance_source(is_recorded=info.is_guidance_recorded)
-    sources = dict.fromkeys(("steps", "sampler", "sites"), follows) | {"guidance_scale": guidance}
+    sources = dict.fromkeys(SHOWN[1:], follows) | {"dtype": None} | {"guidance_scale": guidance}
     values = {name: getattr(plan, name) for name in SHOWN}
     print(
         sampling_line("collect", flags.model, info.model_hash, values, given, sources), flush=True
     )
     lineage = reference_policy.spec.lineage if reference_policy else {}
-    collect_traces(plan, storage, cluster, tracker, flags.target_file_mb, lineage)
+    with work_errors():
+        collect_traces(plan, storage, cluster, tracker, flags.target_file_mb, lineage)
     return 0
 
 

@@ -8,7 +8,7 @@
 import sys
 
 from pipeline.cli import run_job
-from pipeline.errors import input_errors
+from pipeline.errors import input_errors, work_errors
 from pipeline.evaluate.flags import EvaluateFlags
 from pipeline.models.sampling_choices import DTYPE
 from pipeline.storage.output_checks import refuse_relative_inside_job
@@ -57,7 +57,7 @@ def run(flags: EvaluateFlags) -> int:
     print(
         sampling_line("evaluate", flags.model, info.model_hash, values, given, sources), flush=True
     )
-    with published(flags.out, "results.json") as folder:
+    with work_errors(), published(flags.out, "results.json") as folder:
         cluster = cluster_config(flags.cluster)
         evaluate_methods(config, comparison, cluster, str(folder), tracker)
     return 0

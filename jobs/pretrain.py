@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from pipeline.cli import run_job
-from pipeline.errors import InputError
+from pipeline.errors import InputError, work_errors
 from pipeline.models.pretrain_config import PretrainConfig, PretrainFlags
 from pipeline.storage.output_checks import refuse_relative_inside_job, refuse_unwritable
 
@@ -31,7 +31,8 @@ def run(flags: PretrainFlags) -> int:
     print(choices_line("pretrain", traced(values, given, {})), flush=True)
 
     command = "python jobs/pretrain.py " + shlex.join(sys.argv[1:])
-    pretrain(flags.training, out, command, lambda line: print(line, flush=True))
+    with work_errors():
+        pretrain(flags.training, out, command, lambda line: print(line, flush=True))
     return 0
 
 

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from pipeline.cli import run_job
-from pipeline.errors import input_errors
+from pipeline.errors import input_errors, work_errors
 from pipeline.models.sampling_choices import DTYPE, SAMPLER, STEPS
 from pipeline.sample.flags import SampleFlags
 from pipeline.storage.output_checks import (
@@ -61,7 +61,8 @@ def run(flags: SampleFlags) -> int:
     values = {name: getattr(config, name, None) for name in SHOWN} | {"sites": config.dqar.sites}
     print(sampling_line("sample", flags.model, info.model_hash, values, given, sources), flush=True)
     command = "python jobs/sample.py " + shlex.join(sys.argv[1:])
-    sample_images(config, model, policy, Path(flags.out), tracker, command, plan)
+    with work_errors():
+        sample_images(config, model, policy, Path(flags.out), tracker, command, plan)
     return 0
 
 

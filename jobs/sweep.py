@@ -12,7 +12,7 @@ import sys
 from dataclasses import asdict
 
 from pipeline.cli import run_job
-from pipeline.errors import input_errors
+from pipeline.errors import input_errors, work_errors
 from pipeline.evaluate.sweeps.flags import KINDS, Ablations, ScheduleSweep, Threshold
 from pipeline.storage.output_checks import (
     refuse_other_files,
@@ -37,7 +37,8 @@ def run(flags: Threshold | ScheduleSweep | Ablations) -> int:
     tracker = Tracker(flags.tracking.tracking_uri, flags.tracking.experiment)
     print(line_of(flags, config, device), flush=True)
     command = "python jobs/sweep.py " + shlex.join(sys.argv[1:])
-    run_sweep(config, device, command, flags.out, tracker)
+    with work_errors():
+        run_sweep(config, device, command, flags.out, tracker)
     return 0
 
 

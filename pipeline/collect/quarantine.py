@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
 from pipeline.cluster.work_queue import WorkResult
-from pipeline.errors import IncompleteError, InputError
+from pipeline.errors import IncompleteError, InputError, StorageError
 from pipeline.storage.object_store import Storage
 from pipeline.traces.shards import as_json
 
@@ -42,7 +42,15 @@ def quarantine(storage: Storage, outcome: WorkResult) -> None:
         "error": _last_line(outcome),
         "traceback": outcome.failure.text,
     }
-    storage.write(quarantine_key(outcome.unit.unit_id), as_json(document))
+    try:
+        storage.write(quarantine_key(outcome.unit.unit_id), as_json(document))
+    except StorageError as error:
+        # The disk that is full for the unit is full for its file too; the unit is named at the end.
+        print(
+            f"collect: unit {outcome.unit.unit_id} failed, and its file could not be written: "
+            f"{error}",
+            flush=True,
+        )
 
 
 def quarantined(storage: Storage) -> set[str]:
@@ -93,13 +101,14 @@ def refuse_incomplete(storage: Storage, given_up: Sequence[WorkResult]) -> None:
     """
     if not given_up:
         return
+    line = _last_line(given_up[-1])
     files = [f"{storage}/{quarantine_key(outcome.unit.unit_id)}" for outcome in given_up]
     more = f" and {len(files) - NAMED} more" if len(files) > NAMED else ""
     raise IncompleteError(
         f"{len(files)} units are quarantined and no manifest was published. Each attempt at these "
-        "units failed; all other units are done. The errors are in "
-        f"{', '.join(files[:NAMED])}{more}. Run the same command again to retry the quarantined "
-        "units."
+        f"units failed; all other units are done. The last one ended with: {line}. "
+        f"The errors are in {', '.join(files[:NAMED])}{more}. Run the same command again to retry "
+        "the quarantined units."
     )
 
 
