@@ -24,6 +24,7 @@ MAY_IMPORT: dict[str, str] = {
     "dqar.records "
     "dqar.schedules dqar.signals dqar.snr",
     # The pipeline: shared packages, then the stages, which never import each other.
+    "pipeline.choices": "",
     "pipeline.errors": "",
     "pipeline.markdown": "",
     "pipeline.progress": "",
@@ -90,7 +91,7 @@ ONE_IMPORTER: dict[str, str] = {
     "dqar.integration.compiled.step_variants "
     "dqar.integration.custom_op dqar.integration.salience_calibration pipeline.collect.columns "
     "pipeline.flags.names pipeline.methods.defaults "
-    "pipeline.demo.local_servers pipeline.evaluate.flops pipeline.evaluate.sweeps.dummy_dit "
+    "pipeline.cluster.stuck_starts pipeline.evaluate.flops pipeline.evaluate.sweeps.dummy_dit "
     "pipeline.methods.schedule_selection pipeline.methods.site_mixing "
     "pipeline.methods.stock_runs pipeline.storage.range_reader pipeline.storage.store_errors "
     "pipeline.traces.process_id pipeline.train.alternative_schedules "
