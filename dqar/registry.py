@@ -29,6 +29,8 @@ def local_folder(place: str | Path, tracking_uri: str | None = None) -> Iterator
         try:
             yield folder
         except ValueError as refusal:
+            if type(refusal) is not ValueError:
+                raise
             # The temporary folder is gone when the message is read.
             raise ValueError(str(refusal).replace(str(folder), str(place))) from refusal
 

@@ -16,6 +16,7 @@ import sys
 
 from pipeline.cli import run_job
 from pipeline.collect.flags import CollectFlags
+from pipeline.errors import work_errors
 from pipeline.models.sampling_choices import DTYPE
 from pipeline.storage.path_checks import refuse_odd_paths
 
@@ -35,11 +36,13 @@ def run(flags: CollectFlags) -> int:
     from pipeline.models.model_info import find_model
     from pipeline.storage.object_store import open_storage
     from pipeline.traces.commit import claim_output, is_claimed
-    from pipeline.tracking import Tracker, settle_earlier
+    from pipeline.tracking import Tracker, resolve_tracking_uri, settle_earlier
 
     refuse_silent_head()
     cluster = cluster_config(flags.cluster)
-    reference_policy = find_reference_policy(flags.explore_around, flags.exploration)
+    reference_policy = find_reference_policy(
+        flags.explore_around, flags.exploration, resolve_tracking_uri(flags.tracking.tracking_uri)
+    )
     plan = plan_for(flags.model, reference_policy=reference_policy, **flags.plan_fields())
     storage = open_storage(flags.out)
     storage.refuse_unwritable()
@@ -55,13 +58,14 @@ def run(flags: CollectFlags) -> int:
     given = flags.plan_fields() | {"dtype": unless_default(flags.dtype, DTYPE)}
     follows = "policy explored around" if reference_policy else None
     guidance = follows or guidance_source(is_recorded=info.is_guidance_recorded)
-    sources = dict.fromkeys(("steps", "sampler", "sites"), follows) | {"guidance_scale": guidance}
+    sources = dict.fromkeys(SHOWN[1:], follows) | {"dtype": None} | {"guidance_scale": guidance}
     values = {name: getattr(plan, name) for name in SHOWN}
     print(
         sampling_line("collect", flags.model, info.model_hash, values, given, sources), flush=True
     )
     lineage = reference_policy.spec.lineage if reference_policy else {}
-    collect_traces(plan, storage, cluster, tracker, flags.target_file_mb, lineage)
+    with work_errors():
+        collect_traces(plan, storage, cluster, tracker, flags.target_file_mb, lineage)
     tracker.settle()
     return 0
 

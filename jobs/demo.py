@@ -8,11 +8,13 @@ import sys
 
 from pipeline.cli import run_job
 from pipeline.demo.run import DemoConfig, run_demo, serve_ui
+from pipeline.storage.output_checks import refuse_relative_inside_job
 
 FLAGS = DemoConfig
 
 
 def run(config: DemoConfig) -> int:
+    refuse_relative_inside_job(out=str(config.out))
     if config.ui:
         serve_ui(config.out, config.port)
     else:

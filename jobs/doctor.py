@@ -20,13 +20,18 @@ from pipeline.redaction import without_secrets
 from pipeline.storage.path_checks import inside_ray_job, refuse_odd_paths
 
 FLAGS = DoctorConfig
+INSTALL = "Run pip install -c constraints.txt -e . on this machine, or use an image that has it."
 ROOT = Path(__file__).parent.parent
 
 
 def run(config: DoctorConfig) -> int:
     refuse_odd_paths(out=config.out, model=config.model)
-    from pipeline.doctor.run import examine
-
+    try:
+        from pipeline.doctor.run import examine
+    except ImportError as error:
+        # Without a library that the doctor itself needs, such as torch, it can only say so.
+        print(f"FAIL  driver versions  {' '.join(str(error).split())}. {INSTALL}", flush=True)
+        return 1
     address = os.environ.get("RAY_API_SERVER_ADDRESS") or os.environ.get("RAY_ADDRESS", "")
     if address.startswith("http") and not inside_ray_job():
         return submit_itself(address, config)
@@ -45,11 +50,15 @@ def submit_itself(address: str, config: DoctorConfig) -> int:
     """Submit the doctor as a job: packed, uploaded, run on the head; return its exit code."""
     from pipeline.doctor.checks import check_libraries
     from pipeline.doctor.host_info import read_host_info
-    from pipeline.doctor.run import pins_of
+    from pipeline.doctor.run import check_job_server, pins_of
 
     pins = pins_of(ROOT)
     client = check_libraries("client", read_host_info(pins.needed), pins)
     print(client, flush=True)
+    server = check_job_server(address)
+    if not server.is_ok:
+        print(server, flush=True)
+        return 1
     flags = [
         f"--{name.replace('_', '-')}={value}"
         for name, value in asdict(config).items()

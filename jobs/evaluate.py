@@ -8,7 +8,7 @@
 import sys
 
 from pipeline.cli import run_job
-from pipeline.errors import input_errors
+from pipeline.errors import input_errors, work_errors
 from pipeline.evaluate.flags import EvaluateFlags
 from pipeline.models.sampling_choices import DTYPE
 from pipeline.storage.path_checks import refuse_odd_paths
@@ -31,7 +31,7 @@ def run(flags: EvaluateFlags) -> int:
     from pipeline.models.loading import refuse_unloadable
     from pipeline.models.model_info import find_model, refuse_too_many_steps
     from pipeline.storage.output_folder import fetched_policies, published, refuse_taken
-    from pipeline.tracking import Tracker, settle_earlier
+    from pipeline.tracking import Tracker, resolve_tracking_uri, settle_earlier
 
     refuse_silent_head()
     with input_errors():
@@ -40,7 +40,8 @@ def run(flags: EvaluateFlags) -> int:
     if settle_earlier(flags, "results.json"):
         return 0
     info = find_model(flags.model)
-    with fetched_policies(flags.policy) as folders:
+    uri = resolve_tracking_uri(flags.tracking.tracking_uri)
+    with fetched_policies(flags.policy, uri) as folders:
         policies = load_policies(folders, info)
     with input_errors():
         config = evaluate_config(flags, paper, info, next(iter(policies.values()), None))
@@ -61,7 +62,7 @@ def run(flags: EvaluateFlags) -> int:
     print(
         sampling_line("evaluate", flags.model, info.model_hash, values, given, sources), flush=True
     )
-    with published(flags.out, "results.json") as folder:
+    with work_errors(), published(flags.out, "results.json") as folder:
         cluster = cluster_config(flags.cluster)
         evaluate_methods(config, comparison, cluster, str(folder), tracker)
     tracker.settle()

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from pipeline.cli import run_job
+from pipeline.errors import work_errors
 from pipeline.models.pretrain_config import PretrainConfig, PretrainFlags
 from pipeline.redaction import typed_command
 from pipeline.storage.output_checks import refuse_not_empty, refuse_unwritable
@@ -35,7 +36,7 @@ def run(flags: PretrainFlags) -> int:
     print(choices_line("pretrain", traced(values, given, {})), flush=True)
 
     command = typed_command("pretrain.py")
-    with unfinished(out, LAST):
+    with work_errors(), unfinished(out, LAST):
         pretrain(flags.training, out, command, lambda line: print(line, flush=True))
     return 0
 

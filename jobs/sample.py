@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from pipeline.cli import run_job
-from pipeline.errors import input_errors
+from pipeline.errors import input_errors, work_errors
 from pipeline.models.sampling_choices import DTYPE, SAMPLER, STEPS
 from pipeline.redaction import typed_command
 from pipeline.sample.flags import SampleFlags
@@ -37,13 +37,14 @@ def run(flags: SampleFlags) -> int:
     from pipeline.models.model_info import find_model, refuse_too_many_steps
     from pipeline.sample.run import sample_images
     from pipeline.sample.sample import refuse_misfit, refuse_unknown_labels
-    from pipeline.tracking import Tracker, settle_earlier
+    from pipeline.tracking import Tracker, resolve_tracking_uri, settle_earlier
 
     if settle_earlier(flags, "sample.json"):
         return 0
     info = find_model(flags.model)
-    policy = load_fitting_policy(flags.policy, info)
-    plan = load_given_plan(flags.plan)
+    uri = resolve_tracking_uri(flags.tracking.tracking_uri)
+    policy = load_fitting_policy(flags.policy, info, uri)
+    plan = load_given_plan(flags.plan, uri)
     config = configure(flags, info, policy, plan)
     refuse_too_many_steps(info, config.steps)
     refuse_unloadable(info, config.sampler, config.steps)
@@ -64,28 +65,29 @@ def run(flags: SampleFlags) -> int:
     values = {name: getattr(config, name, None) for name in SHOWN} | {"sites": config.dqar.sites}
     print(sampling_line("sample", flags.model, info.model_hash, values, given, sources), flush=True)
     command = typed_command("sample.py")
-    sample_images(config, model, policy, Path(flags.out), tracker, command, plan)
+    with work_errors():
+        sample_images(config, model, policy, Path(flags.out), tracker, command, plan)
     tracker.settle()
     return 0
 
 
-def load_fitting_policy(folder: str | None, info):
+def load_fitting_policy(folder: str | None, info, tracking_uri: str):
     """Load the policy of --policy, which must be trained for the model; None without the flag."""
     if folder is None:
         return None
     from pipeline.evaluate.policies import load_policies
 
-    return next(iter(load_policies([folder], info).values()))
+    return next(iter(load_policies([folder], info, tracking_uri).values()))
 
 
-def load_given_plan(path: str | None):
+def load_given_plan(path: str | None, tracking_uri: str):
     """Load the plan of --plan; None without the flag."""
     if path is None:
         return None
     from dqar.schedules.serialization import load_plan
 
     with input_errors():
-        return load_plan(path)
+        return load_plan(path, tracking_uri)
 
 
 def configure(flags: SampleFlags, info, policy, plan):

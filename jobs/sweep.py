@@ -11,7 +11,7 @@ import sys
 from dataclasses import asdict
 
 from pipeline.cli import run_job
-from pipeline.errors import input_errors
+from pipeline.errors import input_errors, work_errors
 from pipeline.evaluate.sweeps.flags import KINDS, Ablations, ScheduleSweep, Threshold
 from pipeline.redaction import typed_command
 from pipeline.storage.output_checks import refuse_other_files, refuse_unwritable
@@ -37,7 +37,8 @@ def run(flags: Threshold | ScheduleSweep | Ablations) -> int:
     tracker = Tracker.of(flags)
     print(line_of(flags, config, device), flush=True)
     command = typed_command("sweep.py")
-    run_sweep(config, device, command, flags.out, tracker)
+    with work_errors():
+        run_sweep(config, device, command, flags.out, tracker)
     tracker.settle()
     return 0
 

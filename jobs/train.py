@@ -8,7 +8,7 @@ python jobs/train.py --traces runs/traces --traces runs/near --out runs/second
 import sys
 
 from pipeline.cli import run_job
-from pipeline.errors import input_errors
+from pipeline.errors import input_errors, work_errors
 from pipeline.storage.path_checks import refuse_odd_paths
 from pipeline.train.flags import TrainFlags
 
@@ -36,7 +36,7 @@ def run(flags: TrainFlags) -> int:
     traces.verify()
     tracker = Tracker.of(flags)
     print(line_of(flags, traces, sites, settings), flush=True)
-    with published(flags.out, "policy.json") as folder:
+    with work_errors(), published(flags.out, "policy.json") as folder:
         train_policy(config, traces, str(folder), tracker)
     tracker.settle()
     return 0

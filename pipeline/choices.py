@@ -25,7 +25,7 @@ class Choice:
     value: Any
     """Its value."""
     source: str
-    """Where the value comes from: :data:`FLAG`, :data:`DEFAULT`, or a noun such as ``policy``."""
+    """Origin of the value: :data:`FLAG`, :data:`DEFAULT`, or a noun such as ``policy``."""
 
     def __str__(self) -> str:
         return f"{self.name} {_text(self.value)} ({self.source})"

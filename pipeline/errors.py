@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -26,6 +27,29 @@ class IncompleteError(RuntimeError):
 
 class StorageError(InputError):
     """Storage that is missing or refuses access: bad input before the work, a failure during it."""
+
+
+FULL_OR_BROKEN = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
+"""Errors of a system call that mean a full or broken disk."""
+
+
+@contextmanager
+def work_errors() -> Iterator[None]:
+    """Raise a failure of storage within the block as an IncompleteError: the work has begun, and
+    what is finished is kept."""
+    fix = "Run the same command again once there is room and access: what is finished is kept."
+    try:
+        yield
+    except StorageError as error:
+        raise IncompleteError(f"{error} {fix}") from error
+    except OSError as error:
+        if error.errno not in FULL_OR_BROKEN:
+            raise
+        where = error.filename or "the disk"
+        raise IncompleteError(
+            f"Results must be written to a disk with room. Got an error from {where}: "
+            f"{(error.strerror or str(error)).lower()}. {fix}"
+        ) from error
 
 
 @contextmanager

@@ -13,6 +13,7 @@ MAY_IMPORT: dict[str, str] = {
     "dqar.cache": "dqar.records dqar.signals",
     "dqar.config": "dqar.cache dqar.layer_schedule dqar.records",
     "dqar.validation": "",
+    "dqar.registry": "",
     "dqar.foreign_files": "dqar.validation",
     "dqar.config_file": "dqar.config dqar.foreign_files dqar.validation",
     "dqar.policy": "dqar.finite_fields dqar.foreign_files dqar.records dqar.step_schedule "
@@ -27,6 +28,7 @@ MAY_IMPORT: dict[str, str] = {
     "dqar.records "
     "dqar.schedules dqar.signals dqar.snr",
     # The pipeline: shared packages, then the stages, which never import each other.
+    "pipeline.choices": "",
     "pipeline.redaction": "",
     "pipeline.errors": "pipeline.redaction",
     "pipeline.markdown": "",
@@ -64,7 +66,13 @@ of the library."""
 
 ROOMS: dict[str, set[str]] = {
     "ray": {"pipeline/cluster/actor_pool.py", "pipeline/cluster/ray_cluster.py"},
-    "mlflow": {"pipeline/tracking/connection.py", "pipeline/tracking/store.py"},
+    "mlflow": {
+        "pipeline/tracking/connection.py",
+        "pipeline/tracking/model_folder.py",
+        "pipeline/tracking/policy_model.py",
+        "pipeline/tracking/registry.py",
+        "pipeline/tracking/store.py",
+    },
     "pyarrow": {"pipeline/traces/tables.py"},
     "obstore": {"pipeline/storage/object_store.py", "pipeline/storage/store_client.py"},
     "tyro": {"pipeline/cli.py"},
@@ -100,7 +108,7 @@ ONE_IMPORTER: dict[str, str] = {
     "dqar.integration.compiled.step_variants "
     "dqar.integration.custom_op dqar.integration.salience_calibration pipeline.collect.columns "
     "pipeline.flags.names pipeline.methods.defaults "
-    "pipeline.demo.local_servers pipeline.evaluate.flops pipeline.evaluate.sweeps.dummy_dit "
+    "pipeline.cluster.stuck_starts pipeline.evaluate.flops pipeline.evaluate.sweeps.dummy_dit "
     "pipeline.methods.schedule_selection pipeline.methods.site_mixing "
     "pipeline.report.frontier_axes pipeline.report.frontier_svg pipeline.report.page_tables "
     "pipeline.report.render "

@@ -103,7 +103,7 @@ class ActorPool:
         with closing(self._run(units, max_errors=1)) as results:
             for outcome in results:
                 if outcome.failure is not None:
-                    raise outcome.failure.error
+                    raise _cause_of(outcome.failure.error)
                 yield outcome.unit, outcome.result
 
     def map_unordered(self, units: Units) -> Generator[WorkResult, None, None]:
@@ -323,6 +323,13 @@ class ActorPool:
 
 def _node_address(worker: Any) -> str:
     return f"{ray.util.get_node_ip_address()}/{ray.get_runtime_context().get_node_id()[:8]}"
+
+
+def _cause_of(error: Exception) -> Exception:
+    """Return the error to raise for a failed unit."""
+    # Ray's error is a StorageError too, but its text is the worker's whole traceback.
+    cause = error.cause if isinstance(error, RayTaskError) else None
+    return cause if isinstance(cause, StorageError) else error
 
 
 def _outcome(

@@ -104,7 +104,7 @@ def cluster_around() -> Cluster:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ActorStart:
-    """What Ray reports of an actor that has not answered yet."""
+    """Progress of an actor that has not answered yet, as Ray reports it."""
 
     state: str
     """Ray's name of the actor's state, such as PENDING_CREATION."""

@@ -43,7 +43,7 @@ class StuckStarts:
         """Actors replaced since one was last ready."""
 
     def find(self, late: list[Any], *, others: Iterable[Any], is_anyone_working: bool) -> list[Any]:
-        """Return the actors that Ray has forgotten, as far as can be told.
+        """Return the actors that Ray seems to have lost.
 
         Args:
             late: actors that have been starting for too long.

@@ -49,6 +49,7 @@ def quarantine(storage: Storage, outcome: WorkResult) -> None:
     try:
         storage.write(quarantine_key(outcome.unit.unit_id), as_json(document))
     except StorageError as error:
+        # The disk that is full for the unit is full for its file too; the unit is named at the end.
         print(
             f"collect: the error of unit {outcome.unit.unit_id} cannot be kept: {error} The error "
             f"is: {document['error']}",
@@ -82,7 +83,6 @@ def refuse_hopeless(given_up: Sequence[WorkResult], *, num_done: int, num_missin
     if num_done or len(given_up) < min(HOPELESS, num_missing):
         return
     failures = [outcome.failure for outcome in given_up]
-    line = _last_line(given_up[-1])
     if all(failure is not None and isinstance(failure.error, Diverged) for failure in failures):
         raise InputError(
             f"--model must sample without diverging. Got {len(failures)} units, all of which "
@@ -104,6 +104,7 @@ def refuse_incomplete(storage: Storage, given_up: Sequence[WorkResult]) -> None:
     """
     if not given_up:
         return
+    line = _last_line(given_up[-1])
     files = [f"{storage}/{quarantine_key(outcome.unit.unit_id)}" for outcome in given_up]
     more = f" and {len(files) - NAMED} more" if len(files) > NAMED else ""
     raise IncompleteError(

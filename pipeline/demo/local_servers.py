@@ -24,6 +24,8 @@ from pathlib import Path
 
 from pipeline.errors import InputError
 
+PR_SET_PDEATHSIG = 1
+"""Number of the option in prctl(2)."""
 START_TIMEOUT_S = 180.0
 """Longest wait for a server to answer its first request, in seconds."""
 
@@ -50,7 +52,7 @@ class Servers:
                     stderr=subprocess.STDOUT,
                     cwd=self.logs,
                     start_new_session=True,
-                    preexec_fn=_end_with_parent,
+                    preexec_fn=_die_with_parent,
                 )
             )
 
@@ -80,11 +82,10 @@ class Servers:
             process.wait()
 
 
-def _end_with_parent() -> None:
-    # A demonstration that is killed cannot stop its servers, and the job that runs on them would
-    # hold the lease of the traces. Linux alone has PR_SET_PDEATHSIG, which is option 1.
-    with suppress(AttributeError, OSError):
-        ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+def _die_with_parent() -> None:
+    """Ask Linux for SIGTERM to this process once its parent has died, even by SIGKILL."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _signal_group(process: subprocess.Popen, number: int) -> None:
@@ -108,6 +109,19 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
+
+
+def _refuse_taken_port(port: int) -> None:
+    # Another server on that port would answer in the place of the one that is started.
+    try:
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(("127.0.0.1", port))
+    except OSError as error:
+        raise InputError(
+            f"--port must be free to use. Got {port}: {(error.strerror or '').lower()}. Pass "
+            "another port, or 0 for any that is free."
+        ) from error
 
 
 @contextmanager
@@ -142,6 +156,8 @@ def start_mlflow(
     Args:
         port: port of the server; None takes a free port.
     """
+    if port:
+        _refuse_taken_port(port)
     port = port or free_port()
     command = [
         tool("mlflow"),

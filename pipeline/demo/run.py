@@ -9,25 +9,29 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from pipeline.demo.job_log import JobLog
 from pipeline.demo.local_servers import Servers, ray_and_mlflow, start_mlflow, tool
 from pipeline.errors import InputError
-from pipeline.flags.bounds import STEPS, Range, require_within
+from pipeline.flags.bounds import Range, require_within
 from pipeline.storage.output_checks import refuse_unwritable
 
 SITES = "attn,ff"
 """Sites whose reuse is learned: reuse of the attention alone saves a fifth of the FLOPs at most."""
 CHECKOUT = Path(__file__).parents[2]
 RANGES = {
-    "num_trajectories": Range(least=2, most=10**8, usual=192),
-    "num_samples": Range(least=1, most=10**7, usual=32),
-    "steps": STEPS,
-    "port": Range(least=1, most=65535, usual=5000),
+    "num_trajectories": Range(least=4, most=10**6, usual=192),
+    "num_samples": Range(least=1, most=10**6, usual=32),
+    "steps": Range(least=2, most=1000, usual=50),
+    "port": Range(least=0, most=65535, usual=5000),
 }
-"""Values that the flags may have."""
+"""Values that the flags may have: a training holds out a quarter of the trajectories, and the noise
+schedule of the shipped model has 1000 timesteps."""
+ENDING = (signal.SIGTERM, signal.SIGHUP)
+"""Signals that end the demonstration and its servers."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,7 +52,7 @@ class DemoConfig:
     ui: bool = False
     """Run no job: show the MLflow store of an earlier demonstration in the MLflow UI."""
     port: int = 5000
-    """Port of the MLflow UI."""
+    """Port of the MLflow UI; 0 for any that is free."""
 
     def __post_init__(self) -> None:
         require_within(self, RANGES)
@@ -80,7 +84,9 @@ def submit(job: str, flags: list[str], environment: dict[str, str], log: Path) -
         errors="replace",
     )
     output = JobLog(job, log)
-    if (code := output.follow(process)) != 0:
+    with ending_together(process) as client:
+        code = output.follow(client)
+    if code != 0:
         print("\n".join(output.last), flush=True)
         raise InputError(
             f"The stage jobs/{job}.py must succeed. It ended with exit code {code}. The last lines "
@@ -103,9 +109,11 @@ def run_demo(config: DemoConfig) -> None:
     """Collect, train and evaluate; print the comparison and where to look at it."""
     refuse_unwritable(str(config.out))
     out = config.out.absolute()
+    for folder in (out, out / "logs"):
+        refuse_unwritable(str(folder))
     out.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
-    with ray_and_mlflow(out) as environment:
+    with sigterm_unwinds(), ray_and_mlflow(out) as environment:
         for job, flags in stages(config, out):
             submit(job, flags, environment, out / "logs" / f"{job}.log")
     print(ending(config, out, time.monotonic() - started), flush=True)
@@ -165,18 +173,55 @@ def serve_ui(out: Path, port: int) -> None:
     from pipeline.tracking.pages import latest_comparison
 
     out = out.absolute()
+    refuse_unwritable(str(out / "logs"))
     if not (out / "mlflow.db").exists():
         raise InputError(
             f"--out must be the folder of an earlier demonstration. Got {out}, which has no "
             "mlflow.db. Run make demo first."
         )
+    (out / "logs").mkdir(exist_ok=True)
     servers = Servers(out / "logs")
     try:
-        url = start_mlflow(servers, out, dict(os.environ), port)
-        page = latest_comparison(url) or ""
-        print(f"Open {url}/{page}\n(Ctrl-C ends the server)", flush=True)
-        signal.pause()
+        with sigterm_unwinds():
+            url = start_mlflow(servers, out, dict(os.environ), port)
+            page = latest_comparison(url) or ""
+            print(f"Open {url}/{page}\n(Ctrl-C ends the server)", flush=True)
+            signal.pause()
     except KeyboardInterrupt:
         print()
     finally:
         servers.stop()
+
+
+@contextmanager
+def sigterm_unwinds() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP end the block as Ctrl-C does, so that servers are stopped; without a
+    handler the process would end at once and leave them running."""
+
+    def end(number: int, frame: object) -> None:
+        # A second signal must not interrupt the stopping of the servers.
+        for one in ENDING:
+            signal.signal(one, signal.SIG_IGN)
+        sys.exit(128 + number)
+
+    before = {number: signal.signal(number, end) for number in ENDING}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def ending_together(process: subprocess.Popen) -> Iterator[subprocess.Popen]:
+    """Terminate a process at the end of the block, if it still runs."""
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.terminate()
+            try:
+                process.wait(timeout=10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()

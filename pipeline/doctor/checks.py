@@ -18,6 +18,8 @@ LEAST_DISK_GIB = 10.0
 """Room for a day of logs, spilled objects and a model's weights: assumed, not measured."""
 LEAST_MEMORY_GIB = 4.0
 """Room for a worker with torch, diffusers and a small model: assumed, not measured."""
+WORKER = "a worker"
+"""Subject of the findings about storage and tracking."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -123,36 +125,38 @@ def check_auth(mode: str | None, *, is_private: bool) -> Finding:
     )
 
 
-def check_storage(uri: str, *, wrote: str | None, is_seen: bool) -> Finding:
+def check_storage(uri: str, *, wrote: str | None, is_seen: bool, who: str = WORKER) -> Finding:
     """Check that a worker can write, read and delete, and that the driver sees the worker's file.
 
     Args:
         uri: folder or storage URI that was tried.
         wrote: error of the worker; None for success.
         is_seen: True if the driver read the file that the worker wrote.
+        who: machine that was asked to write.
     """
     if wrote is None and is_seen:
-        said = f"a worker wrote a file in {uri}, the driver read it, the worker deleted it"
+        said = f"{who} wrote a file in {uri}, the driver read it, {who} deleted it"
         return Finding(name="storage", is_ok=True, said=said)
     if wrote is None:
         fix = "Pass s3:// or gs://, or a folder that all nodes mount at the same path."
-        said = f"the driver does not see the file that a worker wrote to {uri}. {fix}"
+        said = f"the driver does not see the file that {who} wrote to {uri}. {fix}"
     else:
         said = (
-            f"a worker cannot write to {uri}: {wrote}. Check the URI, and that the profile of the "
+            f"{who} cannot write to {uri}: {wrote}. Check the URI, and that the profile of the "
             "workers (IamInstanceProfile, serviceAccounts) may write to that storage."
         )
     return Finding(name="storage", is_ok=False, said=said)
 
 
-def check_tracking(uri: str, error: str | None) -> Finding:
+def check_tracking(uri: str, error: str | None, who: str = WORKER) -> Finding:
     """Check that MLflow answered the API call of a worker.
 
     Args:
         error: error of the call; None for an answer.
+        who: machine that called.
     """
     if error is None:
-        said = f"{uri} answered the call of a worker"
+        said = without_secrets(f"{uri} answered the call of {who}")
         return Finding(name="mlflow", is_ok=True, said=said)
     if re.search(r"error code 403\b", error) or "Invalid Host header" in error:
         host = uri.partition("://")[2].partition("/")[0].partition(":")[0]
@@ -165,8 +169,8 @@ def check_tracking(uri: str, error: str | None) -> Finding:
         fix = "Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD on the nodes."
     else:
         fix = "Start mlflow server on an address that the workers reach, and open its port."
-    said = f"{uri} did not answer the call of a worker: {error[:200]}. {fix}"
-    return Finding(name="mlflow", is_ok=False, said=said)
+    said = f"{uri} did not answer the call of {who}: {error[:200]}. {fix}"
+    return Finding(name="mlflow", is_ok=False, said=without_secrets(said))
 
 
 def check_accelerator(

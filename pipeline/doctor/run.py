@@ -6,8 +6,9 @@ cluster which scales from zero starts a node.
 
 from __future__ import annotations
 
-import os
-import socket
+import http.client
+import urllib.error
+import urllib.request
 import uuid
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.cluster.capacity import resource_request
-from pipeline.cluster.head import is_on_a_cluster
+from pipeline.cluster.head import ANSWER_S, is_on_a_cluster
 from pipeline.cluster.ray_cluster import (
     ask_worker,
     cluster_around,
@@ -24,6 +25,7 @@ from pipeline.cluster.ray_cluster import (
     living_nodes,
 )
 from pipeline.doctor.checks import (
+    WORKER,
     Finding,
     Pins,
     check_accelerator,
@@ -38,7 +40,7 @@ from pipeline.doctor.checks import (
 )
 from pipeline.doctor.config import DoctorConfig
 from pipeline.doctor.host_info import HostInfo, find_mark, leave_mark, read_host_info, remove_mark
-from pipeline.errors import InputError
+from pipeline.errors import InputError, without_secrets
 from pipeline.models.model_info import find_model
 from pipeline.tracking import call_store
 
@@ -71,12 +73,11 @@ def examine(config: DoctorConfig) -> Iterator[Finding]:
     here = None if config.model is None else find_model(config.model).model_hash
     yield check_libraries("driver", read_host_info(pins.needed), pins)
     try:
-        _refuse_silent_address()
         join_ray()
-    except Exception as error:
-        # Every error of joining Ray is a finding: a dead head, a wrong token, another version.
-        said = f"{_last_line(error)}. Start the head with ray start; check RAY_AUTH_TOKEN."
-        yield Finding(name="ray", is_ok=False, said=said)
+    except InputError as error:
+        # A dead head, a wrong token, another version.
+        yield Finding(name="ray", is_ok=False, said=str(error))
+        yield from _check_services(config, call_here, "this machine")
         return
     try:
         yield Finding(name="ray", is_ok=True, said=f"{len(living_nodes())} nodes answer")
@@ -106,6 +107,32 @@ def _check_worker(config: DoctorConfig, pins: Pins, here: str | None) -> Iterato
         yield check_model(config.model, here, ask(_hash_there, config.model))
 
 
+def call_here(question: Callable[..., Any], *arguments: Any) -> Any:
+    """Call a function on this machine: a dead Ray must not hide a dead MLflow."""
+    return question(*arguments)
+
+
+def check_job_server(address: str) -> Finding:
+    """Check that a Ray job server answers, which ``ray job submit`` would try for minutes.
+
+    Args:
+        address: ``http://HOST:PORT`` of the server.
+    """
+    request = urllib.request.Request(f"{address.rstrip('/')}/api/version")
+    try:
+        urllib.request.urlopen(request, timeout=ANSWER_S).close()
+    except urllib.error.HTTPError:
+        # It answers, perhaps that a token is missing: `ray job submit` has that.
+        pass
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        said = (
+            f"the job server at {without_secrets(address)} did not answer: {_last_line(error)}. "
+            "Start it with ray start --head or ray dashboard, or correct RAY_ADDRESS."
+        )
+        return Finding(name="ray", is_ok=False, said=said)
+    return Finding(name="ray", is_ok=True, said=f"the job server at {without_secrets(address)}")
+
+
 def _check_host(worker: HostInfo, pins: Pins) -> Iterator[Finding]:
     yield check_libraries("worker", worker, pins)
     yield check_python(read_host_info(()), worker)
@@ -113,20 +140,22 @@ def _check_host(worker: HostInfo, pins: Pins) -> Iterator[Finding]:
     yield from check_room(worker)
 
 
-def _check_services(config: DoctorConfig, ask: Callable[..., Any]) -> Iterator[Finding]:
+def _check_services(
+    config: DoctorConfig, ask: Callable[..., Any], who: str = WORKER
+) -> Iterator[Finding]:
     if config.out is not None:
-        yield _try_storage(config.out, ask)
+        yield _try_storage(config.out, ask, who)
     if config.tracking_uri is not None:
-        yield check_tracking(config.tracking_uri, ask(call_store, config.tracking_uri))
+        yield check_tracking(config.tracking_uri, ask(call_store, config.tracking_uri), who)
 
 
-def _try_storage(uri: str, ask: Callable[..., Any]) -> Finding:
+def _try_storage(uri: str, ask: Callable[..., Any], who: str) -> Finding:
     name = uuid.uuid4().hex
     wrote = ask(leave_mark, uri, name)
     is_seen = wrote is None and find_mark(uri, name)
     if wrote is None:
         wrote = ask(remove_mark, uri, name)
-    return check_storage(uri, wrote=wrote, is_seen=is_seen)
+    return check_storage(uri, wrote=wrote, is_seen=is_seen, who=who)
 
 
 def _hash_there(model: str) -> str:
@@ -139,10 +168,3 @@ def _hash_there(model: str) -> str:
 def _last_line(error: Exception) -> str:
     # The message of Ray's error is the whole traceback of the worker.
     return (str(error).strip() or type(error).__name__).splitlines()[-1]
-
-
-def _refuse_silent_address() -> None:
-    # Ray tries for more than four minutes at an address where nothing listens.
-    host, _, port = os.environ.get("RAY_ADDRESS", "").rpartition("://")[2].rpartition(":")
-    if is_on_a_cluster() and port.isdecimal():
-        socket.create_connection((host, int(port)), timeout=10).close()

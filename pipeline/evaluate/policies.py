@@ -14,12 +14,15 @@ from pipeline.models.identity import describe_difference
 from pipeline.models.model_info import ModelInfo
 
 
-def load_policies(flags: list[str], info: ModelInfo) -> dict[str, ReusePolicy]:
+def load_policies(
+    flags: list[str], info: ModelInfo, tracking_uri: str | None = None
+) -> dict[str, ReusePolicy]:
     """Load the policies of ``[NAME=]FOLDER`` flags, by the method names of their rows.
 
     Args:
         flags: values of --policy.
         info: model of the evaluation.
+        tracking_uri: MLflow store of registered policies.
 
     Raises:
         InputError: if a folder holds no policy, or a policy for another model.
@@ -42,7 +45,7 @@ def load_policies(flags: list[str], info: ModelInfo) -> dict[str, ReusePolicy]:
                 f"--policy must name each policy once. Got {method} twice. Pass NAME=FOLDER."
             )
         with input_errors():
-            policies[method] = load_policy(folder)
+            policies[method] = load_policy(folder, tracking_uri)
         _refuse_misfit(policies[method], folder, info)
     return policies
 

@@ -83,12 +83,15 @@ def _is_same(one: Any, other: Any) -> bool:
     return sorted(one) == sorted(other) if isinstance(one, tuple) else one == other
 
 
-def find_reference_policy(uri: str | None, designs: str) -> ReferencePolicy | None:
+def find_reference_policy(
+    uri: str | None, designs: str, tracking_uri: str | None = None
+) -> ReferencePolicy | None:
     """Read the policy that the designs explore around; None if no design explores around one.
 
     Args:
         uri: folder or URI of the policy; None for no policy.
         designs: text that :func:`pipeline.exploration.designs.parse_designs` reads.
+        tracking_uri: MLflow store of a registered policy.
 
     Raises:
         InputError: if a policy is given without the design ``near-policy`` or the reverse, or if
@@ -107,11 +110,11 @@ def find_reference_policy(uri: str | None, designs: str) -> ReferencePolicy | No
             f"--exploration {designs}. Pass --exploration near-policy, or leave --explore-around "
             "out."
         )
-    return None if uri is None else _reference_policy_of(uri)
+    return None if uri is None else _reference_policy_of(uri, tracking_uri)
 
 
-def _reference_policy_of(uri: str) -> ReferencePolicy:
-    with fetched(uri, POLICY_FILES) as folder, input_errors():
+def _reference_policy_of(uri: str, tracking_uri: str | None) -> ReferencePolicy:
+    with fetched(uri, POLICY_FILES, tracking_uri) as folder, input_errors():
         policy = load_policy(folder)
     spec, (low, high) = policy.spec, SHARES
     schedules = tuple(one for one in spec.schedules if low <= len(one) / spec.steps <= high)

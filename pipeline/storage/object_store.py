@@ -22,6 +22,7 @@ import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
 from obstore.store import GCSStore, S3Store
 
+from dqar.registry import is_registered
 from pipeline.errors import InputError, StorageError
 from pipeline.storage.local_folder import LocalFolder, checked_key, gone
 from pipeline.storage.range_reader import Ranges
@@ -217,6 +218,10 @@ def open_storage(root: Root) -> Storage:
         raise InputError(f"Storage must be a path or a URI. Got {uri!r}. Pass a path or a URI.")
     if uri.startswith("file:"):
         return _local(uri)
+    if is_registered(uri):
+        raise InputError(
+            f"A registered model holds a policy alone. Got {uri!r:.100}. Pass a path or a URI."
+        )
     # pathlib collapses the slashes of a URI to s3:/bucket.
     is_remote = "://" in uri or uri.startswith(("s3:", "gs:"))
     return _remote(uri) if is_remote else LocalFolder(path=Path(root))

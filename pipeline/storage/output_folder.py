@@ -15,7 +15,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from pipeline.errors import InputError
+from dqar.registry import is_registered, local_folder
+from pipeline.errors import InputError, input_errors
 from pipeline.storage.local_folder import LocalFolder
 from pipeline.storage.object_store import Storage, open_storage
 from pipeline.storage.output_checks import refuse_other_files
@@ -102,12 +103,21 @@ def _upload(folder: Path, storage: Storage, last: str) -> None:
 
 
 @contextmanager
-def fetched(uri: str, names: tuple[str, ...]) -> Iterator[str]:
+def fetched(uri: str, names: tuple[str, ...], tracking_uri: str | None = None) -> Iterator[str]:
     """Yield a folder on this machine with those of the named files that a path or URI holds.
+
+    Args:
+        uri: path, storage URI, or URI of a registered policy (``models:/NAME@ALIAS``).
+        names: files to fetch; of a registered policy, all are fetched.
+        tracking_uri: MLflow store of a registered policy.
 
     Raises:
         InputError: as the block raises it, with the URI in place of the temporary folder.
     """
+    if is_registered(uri):
+        with input_errors(), local_folder(uri, tracking_uri) as folder:
+            yield str(folder)
+        return
     storage = open_storage(uri)
     if isinstance(storage, LocalFolder):
         yield str(storage)
@@ -123,11 +133,13 @@ def fetched(uri: str, names: tuple[str, ...]) -> Iterator[str]:
 
 
 @contextmanager
-def fetched_policies(flags: list[str]) -> Iterator[list[str]]:
+def fetched_policies(flags: list[str], tracking_uri: str | None = None) -> Iterator[list[str]]:
     """Fetch the policies of ``[NAME=]URI`` flags; yield the flags as ``[NAME=]FOLDER``."""
     with ExitStack() as stack:
         local = []
         for flag in flags:
             name, equals, uri = flag.rpartition("=")
-            local.append(f"{name}{equals}{stack.enter_context(fetched(uri, POLICY_FILES))}")
+            local.append(
+                f"{name}{equals}{stack.enter_context(fetched(uri, POLICY_FILES, tracking_uri))}"
+            )
         yield local

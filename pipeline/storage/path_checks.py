@@ -12,7 +12,7 @@ LONGEST_NAME = 255
 """Bytes of a file's name on Linux file systems."""
 LONGEST_PATH = 4096 - 256
 """Bytes of a folder's path that leave room for the names of a stage's files in Linux's 4096."""
-SCHEMES = ("s3:", "gs:", "file:")
+SCHEMES = ("s3:", "gs:", "file:", "models:")
 
 
 def inside_ray_job() -> bool:

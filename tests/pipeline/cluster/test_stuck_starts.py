@@ -2,6 +2,7 @@
 asks for a resource which no node has stands for one that Ray has lost."""
 
 import sys
+from typing import Any
 
 import pytest
 import ray
@@ -56,7 +57,7 @@ def losing(monkeypatch):
 
     def build(lost, **options):
         pool = ActorPool(Squares, {}, ClusterConfig(**options))
-        pool._remote = LosesFirst(pool._remote, lost)
+        monkeypatch.setattr(pool, "_remote", LosesFirst(pool._remote, lost))
         return pool
 
     return build
@@ -86,7 +87,7 @@ def test_the_end_of_waiting_says_what_ray_reports(losing, monkeypatch):
 def test_a_pool_kills_no_actor_before_it_has_begun(monkeypatch):
     """Ray loses the CPU of an actor that is killed between its lease and its ``__init__``."""
     monkeypatch.setattr(stuck_starts, "START_WAIT_S", 60.0)
-    remote = ray.remote(num_cpus=1)(Squares)
+    remote: Any = ray.remote(num_cpus=1)(Squares)
     actors = [remote.remote() for _ in range(2)]
     answers = {actor.do.remote(2): actor for actor in actors}
     lost = remote.options(**never(True)).remote()

@@ -130,6 +130,13 @@ def test_facts_about_this_machine_are_plausible():
     assert found.free_disk_gib > 0
 
 
+@pytest.mark.parametrize("text", ["", "MemTotal: 5 kB\n", "MemAvailable: many kB\n"])
+def test_a_meminfo_without_the_available_memory_gives_all_of_it(monkeypatch, tmp_path, text):
+    (tmp_path / "meminfo").write_text(text)
+    monkeypatch.setattr("pipeline.doctor.host_info.MEMINFO", tmp_path / "meminfo")
+    assert read_host_info(()).free_memory_gib > 0.1
+
+
 def test_a_wait_must_be_positive():
     with pytest.raises(ValueError, match="timeout_s must be positive"):
         DoctorConfig(timeout_s=0.0)
