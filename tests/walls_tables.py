@@ -16,14 +16,13 @@ MAY_IMPORT: dict[str, str] = {
     "dqar.registry": "",
     "dqar.foreign_files": "dqar.validation",
     "dqar.config_file": "dqar.config dqar.foreign_files dqar.validation",
-    "dqar.policy": "dqar.finite_fields dqar.foreign_files dqar.records dqar.step_schedule "
-    "dqar.validation",
+    "dqar.policy": "dqar.finite_fields dqar.foreign_files dqar.records dqar.registry "
+    "dqar.step_schedule dqar.validation",
     "dqar.gates": "dqar.config dqar.layer_schedule dqar.policy dqar.records",
     "dqar.control": "dqar.cache dqar.config dqar.gates dqar.policy dqar.records dqar.signals "
     "dqar.snr",
     "dqar.schedules": "dqar.cache dqar.config dqar.control dqar.foreign_files dqar.gates "
-    "dqar.records dqar.snr "
-    "dqar.validation",
+    "dqar.policy dqar.records dqar.registry dqar.snr dqar.validation",
     "dqar.integration": "dqar.cache dqar.config dqar.control dqar.finite_fields dqar.policy "
     "dqar.records "
     "dqar.schedules dqar.signals dqar.snr",
@@ -59,7 +58,8 @@ MAY_IMPORT: dict[str, str] = {
     "pipeline.progress pipeline.storage pipeline.tracking pipeline.tracking_flags",
     "pipeline.doctor": "pipeline.cluster pipeline.errors pipeline.flags pipeline.models "
     "pipeline.redaction pipeline.storage pipeline.tracking",
-    "pipeline.demo": "pipeline.errors pipeline.flags pipeline.storage",
+    "pipeline.demo": "pipeline.errors pipeline.evaluate pipeline.flags pipeline.report "
+    "pipeline.storage pipeline.tracking",
 }
 """Packages that each package, or file outside a package, may import; ``dqar`` allows every package
 of the library."""
@@ -114,6 +114,8 @@ ONE_IMPORTER: dict[str, str] = {
     "pipeline.report.render "
     "pipeline.methods.stock_runs pipeline.storage.range_reader pipeline.storage.store_errors "
     "pipeline.storage.durable_write pipeline.traces.lease_document "
+    "pipeline.demo.job_log pipeline.evaluate.comparison pipeline.evaluate.promotion "
+    "pipeline.tracking.model_folder dqar.schedules.policy_plan "
     "pipeline.tracking.lineage pipeline.tracking.tracker "
     "pipeline.train.alternative_schedules "
     "pipeline.train.fits pipeline.train.local_error_model pipeline.train.reused_gate_writer",

@@ -104,7 +104,6 @@ def refuse_incomplete(storage: Storage, given_up: Sequence[WorkResult]) -> None:
     """
     if not given_up:
         return
-    line = _last_line(given_up[-1])
     files = [f"{storage}/{quarantine_key(outcome.unit.unit_id)}" for outcome in given_up]
     more = f" and {len(files) - NAMED} more" if len(files) > NAMED else ""
     raise IncompleteError(
