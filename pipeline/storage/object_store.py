@@ -34,7 +34,9 @@ if TYPE_CHECKING:
     from obstore.store import ClientConfig, RetryConfig
 
 STORES = {"s3": S3Store, "gs": GCSStore}
-OBJECT_URI = re.compile(r"(?P<scheme>s3|gs)://(?P<bucket>[a-z0-9][a-z0-9._-]+)(?:/(?P<prefix>.*))?")
+OBJECT_URI = re.compile(
+    r"(?P<scheme>s3|gs)://(?P<bucket>[a-z0-9][a-z0-9._-]+)(?:/(?P<prefix>[^?#]*))?"
+)
 READ_AT_ONCE = 1 << 23
 """Bytes of an object that a digest fetches in one request and holds in memory."""
 
