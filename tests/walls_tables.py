@@ -92,7 +92,7 @@ ONE_IMPORTER: dict[str, str] = {
     "dqar.integration.compiled.step_variants "
     "dqar.integration.custom_op dqar.integration.salience_calibration pipeline.collect.columns "
     "pipeline.flags.names pipeline.methods.defaults "
-    "pipeline.demo.local_servers pipeline.evaluate.flops pipeline.evaluate.sweeps.dummy_dit "
+    "pipeline.evaluate.flops pipeline.evaluate.sweeps.dummy_dit "
     "pipeline.methods.schedule_selection pipeline.methods.site_mixing "
     "pipeline.methods.stock_runs pipeline.storage.range_reader pipeline.storage.store_errors "
     "pipeline.traces.process_id pipeline.tracking.lineage pipeline.tracking.tracker "
