@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.distributed.mlflow_kills import COMPLETE, Job
+from benchmarks.distributed.mlflow_kills import Job, await_run, make_traces, stage_runs
 from benchmarks.distributed.mlflow_server import MlflowServer
+from pipeline.tracking.pending import PENDING
 
 CANARY = "canary-4711"
 ENVIRONMENT = ("MLFLOW_TRACKING_PASSWORD", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "HF_TOKEN")
@@ -29,40 +30,58 @@ def holders(*folders):
     return [str(path) for path in files if CANARY.encode() in path.read_bytes()]
 
 
-def test_a_canary_is_found_nowhere(server, tmp_path, monkeypatch):
+@pytest.fixture
+def secret(server, monkeypatch):
+    """Tracking URI of the server with the canary as its password."""
     for name in ENVIRONMENT:
         monkeypatch.setenv(name, CANARY)
     monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "me")
-    secret = server.url.replace("//", f"//me:{CANARY}@")
-    said = {}
-    for stage in COMPLETE:
+    return server.url.replace("//", f"//me:{CANARY}@")
+
+
+@pytest.mark.parametrize("stages", [("train", "sample", "sweep"), ("collect", "evaluate")])
+def test_a_canary_is_found_nowhere(secret, tmp_path, stages):
+    if "train" in stages:
+        make_traces(tmp_path / "collect" / "whole")
+    for stage in stages:
         ended = Job(stage, tmp_path / stage / "whole", secret).end()
         assert ended.code == 0, (stage, ended)
-        said[stage] = ended.stdout
-    # Experiment, folder, store: each is refused with a URI in reach.
-    refused = {
+    assert holders(tmp_path) == []
+    # Ray's own files about the driver hold its command line as it was typed.
+    ray = Path(os.environ["RAY_TMPDIR"])
+    assert [path for path in holders(ray) if not path.endswith(RAYS_OWN)] == []
+
+
+def test_a_refusal_holds_no_canary(server, secret, tmp_path):
+    uris = {
         "dead": secret.replace(str(server.port), "1"),
         "query": f"{server.url}?token={CANARY}",
         "database": f"postgresql://me:{CANARY}@127.0.0.1:1/mlflow",
         "scheme": f"sqlit://me:{CANARY}@host/x",
     }
-    for name, uri in refused.items():
-        ended = Job("sweep", tmp_path / "refused" / name, uri).end()
+    traces = (f"s3://me:{CANARY}@bucket/traces", f"s3://bucket/x?X-Amz-Signature={CANARY}")
+    jobs = [Job("sweep", tmp_path / "refused" / name, uri) for name, uri in uris.items()]
+    jobs += [
+        Job("train", tmp_path / "refused" / f"{number}", secret, "--traces", uri)
+        for number, uri in enumerate(traces)
+    ]
+    for job in jobs:
+        ended = job.end()
         assert (ended.code, ended.stderr.count("\n")) == (2, 1), ended
         assert "..." in ended.stderr
-    for name, flags in {
-        "s3": ["--traces", f"s3://me:{CANARY}@bucket/traces"],
-        "gone": ["--traces", f"s3://bucket/traces?X-Amz-Signature={CANARY}/../x"],
-    }.items():
-        ended = Job("train", tmp_path / "refused" / name, secret, *flags).end()
-        assert (ended.code, ended.stderr.count("\n")) == (2, 1), ended
-    server.kill()
-    ended = Job("sweep", tmp_path / "refused" / "killed", secret).end()
-    assert ended.code == 2
-    ray = Path(os.environ["RAY_TMPDIR"])
     assert holders(tmp_path) == []
-    # Ray's own files about the driver hold its command line as it was typed.
-    assert [path for path in holders(ray) if not path.endswith(RAYS_OWN)] == []
+
+
+def test_a_server_that_is_killed_leaves_no_canary(server, secret, tmp_path):
+    known = stage_runs(server, "sweep")
+    job = Job("sweep", tmp_path / "sweep" / "cut", secret)
+    await_run(server, "sweep", known, job)
+    server.kill()
+    ended = job.end()
+    assert ended.code == 1
+    assert "Connection refused" in ended.stderr
+    assert (tmp_path / "sweep" / "cut" / PENDING).exists()
+    assert holders(tmp_path) == []
 
 
 RAYS_OWN = ("gcs_server.out", "export_events.log")
