@@ -36,7 +36,7 @@ MAY_IMPORT: dict[str, str] = {
     "pipeline.flags": "pipeline.errors",
     "pipeline.tracking_flags": "",
     "pipeline.cli": "pipeline.errors pipeline.flags pipeline.redaction",
-    "pipeline.storage": "dqar.foreign_files dqar.validation pipeline.errors",
+    "pipeline.storage": "dqar.foreign_files dqar.registry dqar.validation pipeline.errors",
     "pipeline.tracking": "pipeline.errors pipeline.redaction pipeline.storage "
     "pipeline.tracking_flags",
     "pipeline.models": "dqar pipeline.errors pipeline.flags pipeline.storage",

@@ -91,6 +91,9 @@ class Job:
     def _run(self) -> None:
         for number, path in ((1, self._log), (2, Path(f"{self._log}.err"))):
             os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), number)
+        # A test's own streams would take the output.
+        sys.stdout = os.fdopen(1, "w", buffering=1, closefd=False)
+        sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
         os.environ.pop("RAY_ADDRESS", None)
         os.chdir(self._log.parent)
         sys.argv = [f"jobs/{self._stage}.py", *self._words]
@@ -234,8 +237,11 @@ def disturbed(
 
 
 def is_good(row: dict[str, Any]) -> bool:
-    """Return True if a kill cost nothing but the logging, which was done later."""
+    """Return True if a kill cost nothing but the logging, which was done later; or if it hit the
+    creation of the run itself, so that the stage was refused and wrote nothing."""
     codes = (row["exit_code"], row["was_pending"], len(row["lines"]))
+    if codes == (2, False, 1):
+        return not row["is_whole"] and not row["traceback"]
     return (
         codes in ((1, True, 1), (0, False, 0))
         and row["is_whole"]

@@ -30,7 +30,9 @@ from pipeline.storage.regular_file import DOCUMENT_BYTES
 from pipeline.storage.store_client import BrokenReadError, ObjectRead, connect
 from pipeline.storage.store_errors import code_of, mend_of, reason_of
 
-OBJECT_URI = re.compile(r"(?P<scheme>s3|gs)://(?P<bucket>[a-z0-9][a-z0-9._-]+)(?:/(?P<prefix>.*))?")
+OBJECT_URI = re.compile(
+    r"(?P<scheme>s3|gs)://(?P<bucket>[a-z0-9][a-z0-9._-]+)(?:/(?P<prefix>[^?#]*))?"
+)
 READ_AT_ONCE = 1 << 23
 """Bytes of an object that a digest fetches in one request and holds in memory."""
 PARTS_AT_ONCE = 3

@@ -9,8 +9,9 @@ import pytest
 
 from pipeline.errors import IncompleteError, InputError
 from pipeline.storage.object_store import open_storage
+from pipeline.storage.output_folder import published
 from pipeline.tracking import Tracker, claim_of, settle_earlier
-from pipeline.tracking.pending import OPEN_RUN, PENDING
+from pipeline.tracking.pending import FILES, OPEN_RUN, PENDING
 from pipeline.tracking_flags import TrackingFlags
 
 
@@ -55,8 +56,6 @@ def work(tracker, folder, scratch, fail=lambda: None):
         scratch.unlink()
         run.output(folder, "policy")
         run.register_policy("policy")
-    tracker.settle()
-    return run
 
 
 def logged(tracker, run_id=None):
@@ -91,6 +90,7 @@ def expected(made_store, tmp_path):
     uri = f"sqlite:///{tmp_path}/other/mlflow.db"
     tracker = Tracker(uri, "dqar", tmp_path / "whole")
     work(tracker, tmp_path / "whole", tmp_path / "report.txt")
+    tracker.settle()
     assert not (tmp_path / "whole" / "_tracking").exists()
     return logged(tracker)
 
@@ -103,8 +103,9 @@ def test_what_was_kept_is_logged_by_the_next_start_and_equals_an_undisturbed_run
     def delete():
         tracker.client.delete_experiment(tracker.experiment_id)
 
+    work(tracker, out, tmp_path / "report.txt", delete)
     with pytest.raises(IncompleteError, match="is whole, but not logged to MLflow") as ended:
-        work(tracker, out, tmp_path / "report.txt", delete)
+        tracker.settle()
     assert "\n" not in str(ended.value)
     assert (out / "policy.json").exists()
     assert (out / PENDING).exists()
@@ -132,6 +133,7 @@ def test_a_failure_that_has_passed_by_the_end_costs_nothing(flags, expected, tmp
         tracker.client.restore_experiment(tracker.experiment_id)
 
     work(tracker, tmp_path / "out", tmp_path / "report.txt", delete_for_a_moment)
+    tracker.settle()
     assert "MLflow was away and is back" in capsys.readouterr().out
     assert logged(tracker) == expected
 
@@ -139,15 +141,29 @@ def test_a_failure_that_has_passed_by_the_end_costs_nothing(flags, expected, tmp
 def pend(flags, tmp_path):
     """Leave records that are pending; return the tracker."""
     tracker = Tracker.of(flags)
-    with pytest.raises(IncompleteError):
+    with published(flags.out, "policy.json") as folder:
         work(
             tracker,
-            tmp_path / "out",
+            folder,
             tmp_path / "report.txt",
             lambda: tracker.client.delete_experiment(tracker.experiment_id),
         )
+    with pytest.raises(IncompleteError):
+        tracker.settle()
     tracker.client.restore_experiment(tracker.experiment_id)
     return tracker
+
+
+def test_an_object_store_keeps_what_is_pending(store_uri, s3, expected, tmp_path):
+    tracking = TrackingFlags(tracking_uri=store_uri)
+    flags = Flags(out=f"{s3}/policy", tracking=tracking)
+    tracker, storage = pend(flags, tmp_path), open_storage(flags.out)
+    assert storage.read("policy.json") == b"{}"
+    assert storage.size(PENDING)
+    assert settle_earlier(flags, "policy.json")
+    assert logged(tracker) == expected
+    assert storage.size(PENDING) is None
+    assert storage.sizes(FILES) == {}
 
 
 def test_records_may_be_applied_twice(flags, expected, tmp_path):
