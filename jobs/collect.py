@@ -15,6 +15,7 @@ exit code is 1.
 import sys
 
 from pipeline.cli import run_job
+from pipeline.cluster.head import refuse_silent_head
 from pipeline.collect.flags import CollectFlags
 from pipeline.errors import work_errors
 from pipeline.models.sampling_choices import DTYPE
@@ -26,9 +27,10 @@ SHOWN = ("guidance_scale", "steps", "sampler", "sites", "dtype", "forecast_order
 
 def run(flags: CollectFlags) -> int:
     refuse_odd_paths(out=flags.out, model=flags.model, explore_around=flags.explore_around)
+    # Before the imports of ray and torch, which take seconds.
+    refuse_silent_head()
     from pipeline.choices import guidance_source, sampling_line, unless_default
     from pipeline.cluster.config import cluster_config
-    from pipeline.cluster.head import refuse_silent_head
     from pipeline.collect.driver import plan_for
     from pipeline.collect.run import collect_traces
     from pipeline.collect.unit_size import choose_unit_size
@@ -38,7 +40,6 @@ def run(flags: CollectFlags) -> int:
     from pipeline.traces.commit import claim_output, is_claimed
     from pipeline.tracking import Tracker, resolve_tracking_uri, settle_earlier
 
-    refuse_silent_head()
     cluster = cluster_config(flags.cluster)
     reference_policy = find_reference_policy(
         flags.explore_around, flags.exploration, resolve_tracking_uri(flags.tracking.tracking_uri)

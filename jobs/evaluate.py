@@ -8,6 +8,7 @@
 import sys
 
 from pipeline.cli import run_job
+from pipeline.cluster.head import refuse_silent_head
 from pipeline.errors import input_errors, work_errors
 from pipeline.evaluate.flags import EvaluateFlags
 from pipeline.models.sampling_choices import DTYPE
@@ -21,9 +22,10 @@ def run(flags: EvaluateFlags) -> int:
     refuse_odd_paths(out=flags.out, model=flags.model, config=flags.config)
     for policy in flags.policy:
         refuse_odd_paths(policy=policy.rpartition("=")[2])
+    # Before the imports of ray and torch, which take seconds.
+    refuse_silent_head()
     from pipeline.choices import guidance_source, sampling_line, unless_default
     from pipeline.cluster.config import cluster_config
-    from pipeline.cluster.head import refuse_silent_head
     from pipeline.evaluate.config import comparison_of, evaluate_config, read_paper_settings
     from pipeline.evaluate.policies import load_policies, refuse_misfits
     from pipeline.evaluate.run import evaluate_methods
@@ -33,7 +35,6 @@ def run(flags: EvaluateFlags) -> int:
     from pipeline.storage.output_folder import fetched_policies, published, refuse_taken
     from pipeline.tracking import Tracker, resolve_tracking_uri, settle_earlier
 
-    refuse_silent_head()
     with input_errors():
         paper = read_paper_settings(flags.config)
     refuse_unknown(flags.methods, paper.methods)

@@ -235,20 +235,20 @@ def make_traces(folder: Path) -> None:
     measure(Case(name="traces", job="collect", flags=flags), folder)
 
 
-def ray_in_mid_stage(folder: Path, servers: Servers, scratch: Path) -> Outcome:
-    """Kill the head of a running collection."""
-    address = start_head(servers, scratch)
-    return measure(
-        Case(
-            name="middle ray killed collect",
-            job="collect",
-            flags=long_flags(folder),
-            environment={"RAY_ADDRESS": address},
-            begun="status=done",
-            kill=kill_children,
-        ),
-        folder,
+def ray_in_mid_stage(folder: Path, servers: Servers, job: str) -> Outcome:
+    """Kill the head of a running stage."""
+    address = start_head(servers, folder / "r")
+    words = jobs(folder)["evaluate"]
+    words[words.index("--num-samples") + 1] = "20000"
+    flags, begun = long_flags(folder), "status=done"
+    if job == "evaluate":
+        flags, begun = [*words, "--samples-per-task", "32"], "samples/s"
+    environment = {"RAY_ADDRESS": address}
+    name = f"middle ray killed {job}"
+    case = Case(
+        name=name, job=job, flags=flags, environment=environment, begun=begun, kill=kill_children
     )
+    return measure(case, folder)
 
 
 def mlflow_in_mid_stage(folder: Path, servers: Servers, job: str) -> Outcome:
@@ -309,9 +309,12 @@ def outcomes(is_wanted: Callable[[str], bool], scratch: Path) -> Iterator[Outcom
             shutil.rmtree(shared / "out", ignore_errors=True)
             yield measure(case, shared)
     middle: dict[str, Callable[[Path, Servers], Outcome]] = {
-        "middle ray killed collect": lambda at, servers: ray_in_mid_stage(at, servers, at / "r"),
         "middle store killed collect": store_in_mid_stage,
     }
+    for job in ("collect", "evaluate"):
+        middle[f"middle ray killed {job}"] = lambda at, servers, job=job: ray_in_mid_stage(
+            at, servers, job
+        )
     for job in ("collect", "evaluate", "sample"):
         middle[f"middle mlflow killed {job}"] = lambda at, servers, job=job: mlflow_in_mid_stage(
             at, servers, job

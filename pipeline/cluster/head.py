@@ -9,11 +9,13 @@ from __future__ import annotations
 import os
 import socket
 import time
-
-import grpc
+from typing import TYPE_CHECKING
 
 from pipeline.errors import IncompleteError, InputError, without_secrets
 from pipeline.storage.output_checks import inside_ray_job
+
+if TYPE_CHECKING:
+    import grpc
 
 ANSWER_S = 10.0
 """Longest wait for one answer of a head, in seconds."""
@@ -65,6 +67,8 @@ def why_silent(address: str, timeout_s: float | None = None) -> str | None:
     target, timeout_s = address.removeprefix(CLIENT), timeout_s or ANSWER_S
     if os.environ.get("RAY_USE_TLS", "0").lower() in ("1", "true"):
         return _why_closed(target, timeout_s)
+    import grpc
+
     with grpc.insecure_channel(target, options=[("grpc.enable_http_proxy", 0)]) as channel:
         try:
             # The health service of gRPC, which every server of Ray's own processes offers.
@@ -75,6 +79,8 @@ def why_silent(address: str, timeout_s: float | None = None) -> str | None:
 
 
 def _reason(error: grpc.RpcError, *, is_client_server: bool) -> str | None:
+    import grpc
+
     assert isinstance(error, grpc.Call)
     said = " ".join((error.details() or "").split())
     if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
