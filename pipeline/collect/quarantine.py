@@ -109,8 +109,8 @@ def refuse_incomplete(storage: Storage, given_up: Sequence[WorkResult]) -> None:
     raise IncompleteError(
         f"{len(files)} units are quarantined and no manifest was published. Each attempt at these "
         "units failed; all other units are done. The errors are in "
-        f"{', '.join(files[:NAMED])}{more}; the last one is: {_last_line(given_up[-1])[:300]} Run "
-        "the same command again to retry the quarantined units."
+        f"{', '.join(files[:NAMED])}{more}. Run the same command again to retry the quarantined "
+        f"units. Error of the last one: {_last_line(given_up[-1])[:300]}"
     )
 
 
