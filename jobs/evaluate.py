@@ -47,8 +47,8 @@ def run(flags: EvaluateFlags) -> int:
     with input_errors():
         config = evaluate_config(flags, paper, info, next(iter(policies.values()), None))
     refuse_too_many_steps(info, config.steps)
-    refuse_unloadable(info, config.sampler, config.steps)
     refuse_unserved(flags.methods, info)
+    refuse_unloadable(info, config.sampler, config.steps)
     refuse_misfits(config, policies, allow_greedy=paper.greedy_policies)
     with input_errors():
         comparison = comparison_of(flags, paper, policies)

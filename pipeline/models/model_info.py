@@ -34,6 +34,8 @@ DIGITS = Path(__file__).parent / "digits"
 
 HUB_ID = re.compile(r"\w[\w.-]{0,95}/\w[\w.-]{0,95}", re.ASCII)
 """Owner and name of a repository on the Hugging Face hub."""
+HUB_S = 10.0
+"""Seconds to wait for the hub's answer; its cached files are used where it does not answer."""
 # File patterns that are downloaded from the hub.
 PARTS = ["transformer/*", "scheduler/*", "vae/*", "model_index.json"]
 
@@ -211,12 +213,20 @@ def _folder_of(name: str) -> Path:
 
 
 def _fetch_from_hub(name: str) -> Path:
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import HfApi, snapshot_download
 
-    try:
-        return Path(snapshot_download(name, allow_patterns=PARTS))
+    refused: Exception | None = None
     # The hub's errors (offline, missing, gated, malformed id) have no common base class.
+    try:
+        # snapshot_download waits for ever for a server that accepts a connection and never answers.
+        HfApi().repo_info(name, timeout=HUB_S)
     except Exception as error:
+        refused = error
+    try:
+        is_local = refused is not None
+        return Path(snapshot_download(name, allow_patterns=PARTS, local_files_only=is_local))
+    except Exception as failed:
+        error = refused or failed
         raise InputError(
             f"--model {spelled(name)} must be on the hub or in its cache. Got: "
             f"{type(error).__name__}: {str(error)[:200]}. Check the id and the network, or pass "

@@ -291,7 +291,7 @@ def test_a_model_whose_weights_are_cut_short_is_refused(refused, tmp_path):
     folder = shutil.copytree(DIGITS, tmp_path / "model")
     weights = folder / "transformer" / "diffusion_pytorch_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
-    assert "must load with diffusers" in refused("--model", folder)
+    assert "must hold transformer weights as safetensors" in refused("--model", folder)
 
 
 @pytest.mark.parametrize("flag", ["--out", "--config", "--policy", "--plan"])
