@@ -8,13 +8,13 @@ import sys
 
 from pipeline.cli import run_job
 from pipeline.demo.run import DemoConfig, run_demo, serve_ui
-from pipeline.storage.output_checks import refuse_relative_inside_job
+from pipeline.storage.path_checks import refuse_odd_paths
 
 FLAGS = DemoConfig
 
 
 def run(config: DemoConfig) -> int:
-    refuse_relative_inside_job(out=str(config.out))
+    refuse_odd_paths(out=str(config.out))
     if config.ui:
         serve_ui(config.out, config.port)
     else:

@@ -117,7 +117,7 @@ def test_bad_input_is_refused_before_a_server_starts(refused, tmp_path, flags, s
 
 def test_a_relative_out_is_refused_inside_a_ray_job(refused, monkeypatch):
     # The fixture that runs jobs removes the variable first.
-    monkeypatch.setattr("pipeline.storage.output_checks.inside_ray_job", lambda: True)
+    monkeypatch.setattr("pipeline.storage.path_checks.inside_ray_job", lambda: True)
     assert "--out must be absolute inside a Ray job" in refused("demo", "--out", "runs")
 
 
