@@ -98,7 +98,9 @@ def refuse_no_folder(out: str) -> None:
     wanted = Path(out).absolute()
     # A link to nowhere exists as a link, so that no folder can be made in its place.
     nearest = next(path for path in (wanted, *wanted.parents) if os.path.lexists(path))
-    if reason := _obstacle(nearest):
+    # mkdir would make the missing folder, and then leave it.
+    is_back = ".." in wanted.relative_to(nearest).parts
+    if reason := "a .. below it leaves a missing folder" if is_back else _obstacle(nearest):
         raise InputError(
             f"--out must be a folder that can be written to. Got {out}, with {nearest} in the way: "
             f"{reason}. Name another folder."

@@ -14,6 +14,7 @@ from typing import Any, get_args, get_origin
 
 from pipeline.evaluate.sweeps.flags import KINDS as SWEEPS
 from pipeline.flags.names import Flag, flags_of
+from pipeline.flags.values import is_printable
 from tests.fuzz.cases import Case
 
 EXCLUDED = {
@@ -246,7 +247,7 @@ def is_wrong(flag: str, kind: Any, value: str) -> bool:
     if kind is bool or value == "--help":
         return kind is bool
     if (
-        not value.isprintable()
+        not is_printable(value)
         or not value.strip()
         or (value.startswith("-") and value[1:2].isalpha())
     ):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Literal
 
+from pipeline.flags.values import is_printable
 from tests.fuzz.cases import Case
 from tests.fuzz.forked_job import ACCEPTED, UNUSABLE, Ending
 
@@ -44,7 +45,7 @@ def complaint_of(job: str, ending: Ending) -> str:
         return f"refused, and left {', '.join(ending.left)}"
     if not line.startswith(f"{job}.py"):
         return "the refusal must begin with the job"
-    if "\n" in line or not line.isprintable():
+    if "\n" in line or not is_printable(line):
         return "the refusal must be one printable line"
     if len(line) > LONGEST:
         return f"the refusal must be shorter than its {len(line)} characters"

@@ -125,6 +125,18 @@ def test_values(args, name, value):
         (["--pool.workers", "1"], "There is no flag --pool.workers. Did you mean --workers? SEE"),
         (["--no-keep"], "There is no flag --no-keep. Did you mean --keep? SEE"),
         (["--"], "There is no flag --. SEE"),
+        (["--seed=--"], "--seed must have a value. Got '--'. SEE"),
+        (
+            ["--budget", "-inf"],
+            "There is no flag -inf. Write a value that begins with a dash as --budget=-inf. SEE",
+        ),
+        (["--seed", "1_000"], "--seed must be a whole number. Got '1_000'. SEE"),
+        (["--seed", "\uff11"], "--seed must be a whole number. Got '\uff11'. SEE"),
+        (["--budget", "nan"], "--budget must be a number. Got 'nan'. SEE"),
+        (
+            ["--folder", "a\nb"],
+            "--folder must be a printable path that is not empty. Got 'a\\nb'. SEE",
+        ),
         (
             ["--bits", "2", "--bits", "8"],
             "--bits must be given once. Got it 2 times. Pass it once.",
@@ -203,6 +215,17 @@ def test_a_refusal_of_the_job_is_its_line(capsys, error, code):
     captured = capsys.readouterr()
     assert captured.err == "job.py: --size must be even. Got 3. Pass 4.\n"
     assert captured.out == ""
+
+
+def test_the_line_is_printable_and_keeps_its_fix(capsys):
+    def refuse(_):
+        raise InputError(f"A \x1b[31m text must be short. Got {'x' * 5000}. Pass another.")
+
+    run_job(Flags, refuse, name="job.py", args=NEEDED)
+    line = capsys.readouterr().err
+    assert line.startswith("job.py: A \\x1b[31m text must be short. Got xxx")
+    assert line.endswith("xxx. Pass another.\n")
+    assert len(line) < 1300
 
 
 def test_bad_flags_end_with_exit_code_2(capsys):

@@ -65,7 +65,7 @@ CHECKS = {
 }
 
 
-@pytest.mark.parametrize("place", [*PLACES, "/sys/x"])
+@pytest.mark.parametrize("place", [*PLACES, "/sys/x", "new/../x"])
 @pytest.mark.parametrize("check", CHECKS.values(), ids=CHECKS)
 def test_output_folders_that_cannot_be_are_refused(odd, check, place):
     before = sorted(odd.rglob("*"))
