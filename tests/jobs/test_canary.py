@@ -59,10 +59,11 @@ def test_a_refusal_holds_no_canary(server, secret, tmp_path):
         "database": f"postgresql://me:{CANARY}@127.0.0.1:1/mlflow",
         "scheme": f"sqlit://me:{CANARY}@host/x",
     }
+    make_traces(tmp_path / "collect" / "whole")
     traces = (f"s3://me:{CANARY}@bucket/traces", f"s3://bucket/x?X-Amz-Signature={CANARY}")
     jobs = [Job("sweep", tmp_path / "refused" / name, uri) for name, uri in uris.items()]
     jobs += [
-        Job("train", tmp_path / "refused" / f"{number}", secret, "--traces", uri)
+        Job("train", tmp_path / "train" / f"{number}", secret, "--traces", uri)
         for number, uri in enumerate(traces)
     ]
     for job in jobs:
