@@ -123,6 +123,8 @@ def refuse_unloadable(info: ModelInfo, sampler: Sampler, steps: int) -> None:
     if info.folder == DIGITS:  # spares a driver the import of diffusers
         return
     _refuse_other_weights(info)
+    with _refusing_what_is_broken(info):
+        _load_classifier(info.folder, "cpu")  # of some hundred kilobytes
     scheduler_of_run(info, sampler, steps)
 
 

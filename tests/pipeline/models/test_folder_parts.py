@@ -255,6 +255,11 @@ def test_an_absurd_guidance_is_refused(digits_copy):
     assert "guidance_scale must be from 0 to 1000" in refused(digits_copy)
 
 
+def test_a_classifier_of_other_sizes_is_refused(digits_copy):
+    change(digits_copy, "classifier/config.json", num_features=63)
+    assert "must hold classifier weights as safetensors" in refused(digits_copy)
+
+
 def test_a_classifier_of_other_classes_is_refused(digits_copy):
     change(digits_copy, "classifier/config.json", num_classes=9)
     assert "must hold a classifier of its images and classes" in refused(digits_copy)
