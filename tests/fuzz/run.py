@@ -23,13 +23,19 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 
-from tests.fuzz import command_lines, paths
+from tests.fuzz import command_lines, documents, model_folders, paths, policies
 from tests.fuzz.cases import Case, Cases
 from tests.fuzz.forked_job import Ending, import_as_cases_do, import_jobs, in_child, run_case, wait
 from tests.fuzz.outcome import BAD, Outcome, outcome_of
 from tests.fuzz.valid_inputs import write_inputs
 
-KINDS: dict[str, Cases] = {"command line": command_lines.cases, "path": paths.cases}
+KINDS: dict[str, Cases] = {
+    "command line": command_lines.cases,
+    "path": paths.cases,
+    "model folder": model_folders.cases,
+    "document": documents.cases,
+    "policy": policies.cases,
+}
 """Generator of each kind of input."""
 COLUMNS: tuple[Outcome, ...] = ("refused", "accepted", *BAD)
 LIMIT_S = 20.0
