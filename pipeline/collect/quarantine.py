@@ -82,7 +82,7 @@ def refuse_hopeless(given_up: Sequence[WorkResult], *, num_done: int, num_missin
     """
     if num_done or len(given_up) < min(HOPELESS, num_missing):
         return
-    failures = [outcome.failure for outcome in given_up]
+    failures, line = [outcome.failure for outcome in given_up], _last_line(given_up[-1])
     if all(failure is not None and isinstance(failure.error, Diverged) for failure in failures):
         raise InputError(
             f"--model must sample without diverging. Got {len(failures)} units, all of which "

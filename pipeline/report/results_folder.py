@@ -13,10 +13,12 @@ from typing import Any
 
 import numpy as np
 
+from dqar.foreign_files import read_json
 from dqar.schedules.serialization import load_plan
 from dqar.schedules.static_plan import StaticPlan
-from dqar.validation import read_json, validate
-from pipeline.errors import InputError, input_errors, without_secrets
+from dqar.validation import validate
+from pipeline.errors import InputError, input_errors
+from pipeline.redaction import without_secrets
 from pipeline.report.decision import RESULTS
 from pipeline.report.page import WIDE, Measured, page_of, split_plans
 from pipeline.report.plan_files import path_of

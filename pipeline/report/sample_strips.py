@@ -93,13 +93,15 @@ def _resized(images: Images) -> Float[ndarray, "b _ _ channels"]:
 
 
 def _side_by_side(images: Images) -> Float[ndarray, "height _ channels"]:
-    padded = np.pad(images, ((0, 0), (0, 0), (0, GAP), (0, 0)), constant_values=1.0)
-    return np.concatenate(list(padded), axis=1)[:, :-GAP]
+    gap = np.ones((images.shape[1], GAP, images.shape[3]))
+    beside = [part for one in images for part in (one, gap)]
+    return np.concatenate(beside[:-1], axis=1)
 
 
 def _stack(strips: Sequence[Float[ndarray, "_ width channels"]]) -> UInt8[ndarray, "_ _ _"]:
-    padded = [np.pad(one, ((0, GAP), (0, 0), (0, 0)), constant_values=1.0) for one in strips]
-    picture = np.concatenate(padded, axis=0)[:-GAP]
+    gap = np.ones((GAP, *strips[0].shape[1:]))
+    below = [part for one in strips for part in (one, gap)]
+    picture = np.concatenate(below[:-1], axis=0)
     return (np.clip(np.nan_to_num(picture), 0.0, 1.0) * 255.0 + 0.5).astype(np.uint8)
 
 

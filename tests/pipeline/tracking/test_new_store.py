@@ -82,4 +82,7 @@ def test_the_loser_of_a_race_takes_the_winners_experiment(store_uri, monkeypatch
         return found
 
     monkeypatch.setattr(MlflowClient, "get_experiment_by_name", look_up)
-    assert Store(store_uri, "contested").experiment_id == real(other, "contested").experiment_id
+    found = Store(store_uri, "contested").experiment_id
+    created = real(other, "contested")
+    assert created is not None
+    assert found == created.experiment_id
