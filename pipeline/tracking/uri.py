@@ -78,6 +78,6 @@ def _refuse_lost(uri: str | None) -> None:
 
 def _refusal(uri: str, must: str) -> InputError:
     return InputError(
-        f"--tracking-uri (or MLFLOW_TRACKING_URI) {must} and no folder of files, which MLflow no "
-        f"longer serves. Got {uri[:300]!r}. Correct the URI, or leave the flag out."
+        f"--tracking-uri {must} and no folder of files, which MLflow no longer serves. Got "
+        f"{uri[:300]!r}. Correct the flag or MLFLOW_TRACKING_URI, or leave both out."
     )

@@ -82,7 +82,6 @@ def test_the_loser_of_a_race_takes_the_winners_experiment(store_uri, monkeypatch
         return found
 
     monkeypatch.setattr(MlflowClient, "get_experiment_by_name", look_up)
-    found = Store(store_uri, "contested").experiment_id
-    created = real(other, "contested")
-    assert created is not None
-    assert found == created.experiment_id
+    mine, winners = Store(store_uri, "contested"), real(other, "contested")
+    assert winners is not None
+    assert mine.experiment_id == winners.experiment_id
