@@ -17,8 +17,9 @@ OWN = re.compile(r"(?:collect|train|evaluate|verify|calibrate [\w.-]+):")
 OF_A_UNIT = re.compile(r"collect: unit=")
 BAR = re.compile(r"\| \d+/\d+ \[")
 """Progress report, which a terminal redraws in place."""
-EVERY_S = 15.0
-"""Seconds without a line after which a line says that the stage still runs."""
+EVERY_S = 25.0
+"""Seconds without a line after which a line says that the stage still runs: more than the 15 s
+between the progress reports of a stage."""
 TAIL = 15
 """Last lines of the log that a failure shows."""
 
@@ -78,8 +79,9 @@ class JobLog:
 
 def _read(process: subprocess.Popen[str], lines: queue.SimpleQueue[str | None]) -> None:
     assert process.stdout is not None
-    for line in process.stdout:
-        lines.put(line)
+    with process.stdout as output:
+        for line in output:
+            lines.put(line)
     lines.put(None)
 
 

@@ -128,7 +128,7 @@ def ending(config: DemoConfig, out: Path, seconds: float) -> str:
         seconds: time that the stages took.
     """
     from pipeline.evaluate.result_rows import read_rows
-    from pipeline.evaluate.terminal_report import CAPTION, errors_table
+    from pipeline.evaluate.terminal_report import CAPTION, errors_table, wrapped
     from pipeline.report.decision import decide
     from pipeline.report.plan_files import path_of
 
@@ -147,7 +147,7 @@ def ending(config: DemoConfig, out: Path, seconds: float) -> str:
 
 {errors_table(rows)}
 
-{decision}
+{wrapped(str(decision))}
 
 Collected, trained and evaluated in {seconds:.0f} s. Clock and FID say nothing about
 {config.num_samples} images of 8 x 8 pixels and are left out. The output of Ray, of MLflow and of

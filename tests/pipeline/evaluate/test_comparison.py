@@ -121,6 +121,8 @@ def test_the_table_of_a_terminal_is_narrow_and_in_the_order_of_the_errors():
     assert max(map(len, lines)) <= 100
     assert [line.split()[1] for line in lines[2:]] == ["learned", "interval", "threshold"]
     assert "0.0060 ± 0.0006" in lines[2]
+    near = [row for row in rows() if row["method"] != "interval" or row["flops_ratio"] < 1.9]
+    assert "| max 1.50x: 0.0150 " in errors_table(near)
 
 
 def test_policies_without_a_registered_version_are_passed_over(tracker):
