@@ -46,9 +46,10 @@ def line_of(flags: TrainFlags, traces, sites, settings) -> str:
     """Return the line of what is learned from, and why."""
     from pipeline.choices import choices_line, traced, unless_default
 
+    first = traces.parts[0].plan
     values = {
-        "model": f"{traces.plan['model']} with digest {traces.plan['model_hash']}",
-        "steps": traces.plan["steps"],
+        "model": f"{first['model']} with digest {first['model_hash']}",
+        "steps": first["steps"],
         "sites": sites,
         "forecast_orders": sorted({order for order, _ in settings}),
         "error_feedback": sorted({gain for _, gain in settings}),

@@ -50,7 +50,8 @@ MAY_IMPORT: dict[str, str] = {
     "pipeline.traces pipeline.tracking pipeline.tracking_flags",
     "pipeline.train": "dqar pipeline.errors pipeline.exploration pipeline.flags pipeline.progress "
     "pipeline.storage pipeline.traces pipeline.tracking pipeline.tracking_flags",
-    "pipeline.report": "dqar pipeline.errors pipeline.methods pipeline.statistics",
+    "pipeline.report": "dqar pipeline.errors pipeline.methods pipeline.redaction "
+    "pipeline.statistics",
     "pipeline.evaluate": "dqar pipeline.cluster pipeline.errors pipeline.flags pipeline.markdown "
     "pipeline.methods pipeline.models pipeline.progress pipeline.report pipeline.statistics "
     "pipeline.storage pipeline.tracking pipeline.tracking_flags",

@@ -20,13 +20,13 @@ Rows = list[dict[str, Any]]
 
 NOTE = "mlflow.note.content"
 """Tag with the description that MLflow's page shows, in Markdown."""
-OVER_FLOPS = "compare/relative L2 error by FLOPs per mille of no reuse"
+OVER_FLOPS = "compare/relative L2 error by FLOPs per mille"
 """Metric of a method: the error at each of its operating points. MLflow's steps, here the FLOPs in
 per mille of sampling without reuse, are whole numbers."""
 AT_SAVING = "compare/relative L2 error at {:g}x fewer FLOPs"
 VIEW = (
     Section(
-        heading="Error against compute (lower and further left is better)",
+        heading="Error against compute",
         charts=(Chart(metric=OVER_FLOPS, is_line=True),),
         columns=1,
         height=520,

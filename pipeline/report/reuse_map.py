@@ -67,7 +67,7 @@ def reuse_map_svg(
     Args:
         plans: operating point and plan of each map.
         width: width in pixels, at which the text has its natural size.
-        is_file: True draws a background, for a file that is shown by itself.
+        is_file: True adds a background and a size, for a file that is shown by itself.
     """
     maps = [(point, map_rows(plan)) for point, plan in plans]
     actions = {action for _, rows in maps for row in rows for action in row.actions}
@@ -77,6 +77,9 @@ def reuse_map_svg(
     root = figure(width, height, "reuse", "Action of each layer at each sampling step")
     add(root, "style", STYLE)
     if is_file:
+        # Without a size of its own, an image element of a web page shows nothing.
+        root.set("width", f"{width:g}")
+        root.set("height", f"{height:g}")
         add(root, "rect", width=width, height=height, class_="ground")
     _draw_legend(root, legend)
     for point, rows in maps:

@@ -39,7 +39,7 @@ def test_a_guidance_that_no_one_recorded_is_said(run_job, tmp_path, unrecorded):
 
 
 def test_a_recorded_guidance_and_a_flag_are_named(run_job, tmp_path):
-    line = sample(run_job, tmp_path, "--model", "digits", "--sampler", "ddim", "--no-reuse")
+    line = sample(run_job, tmp_path, "--model", "digits", "--sampler", "ddim")
     assert f"digits with digest {DIGEST} (flag), guidance scale 2 (the model's record)" in line
     assert "sampler ddim (flag)" in line
 

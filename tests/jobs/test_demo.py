@@ -201,6 +201,15 @@ def picture(page, name: str) -> None:
         page.screenshot(path=f"{SCREENSHOTS}/{name}.png")
 
 
+def opened(page, link: str):
+    """Click a link of the experiment's description; return the tab that it opens."""
+    with page.context.expect_page() as tab:
+        page.get_by_role("link", name=link, exact=True).first.click()
+    tab.value.set_viewport_size({"width": 1400, "height": 1000})
+    tab.value.set_default_timeout(90_000)
+    return tab.value
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_mlflow_opens_on_the_comparison(demo, page):
@@ -218,25 +227,23 @@ def test_mlflow_opens_on_the_comparison(demo, page):
         print(f"chart: 0 clicks, {time.monotonic() - started:.1f} s")
         picture(page, "mlflow-comparison")
 
-        page.get_by_role("link", name="Report").first.click()
-        frame = page.wait_for_selector("iframe").content_frame()
+        report = opened(page, "Report")
+        frame = report.wait_for_selector("iframe").content_frame()
         frame.wait_for_selector("text=Ship ")
         print(f"report: 1 click, {time.monotonic() - started:.1f} s")
-        picture(page, "mlflow-report")
+        picture(report, "mlflow-report")
 
-        page.goto(link)
-        page.get_by_role("link", name="what is reused").first.click()
-        page.wait_for_selector("img[src*='reuse_map'], img[src^='blob:'], svg rect")
-        picture(page, "mlflow-reuse-map")
+        reused = opened(page, "what is reused")
+        reused.locator("img[src^='blob:']:visible").first.wait_for()
+        picture(reused, "mlflow-reuse-map")
 
-        page.goto(link)
-        page.get_by_role("link", name="policy").first.click()
-        page.get_by_text("@ champion").first.wait_for()
-        page.get_by_text("Version 1").first.click()
-        page.get_by_text("rel_l2_at_2x_fewer_flops").first.wait_for()
-        page.get_by_text("95% interval").first.wait_for()
+        policy = opened(page, "policy")
+        policy.get_by_text("champion").first.wait_for()
+        policy.get_by_text("Version 1").first.click()
+        policy.get_by_text("rel_l2_at_2x_fewer_flops").first.wait_for()
+        policy.get_by_text("95% interval").first.wait_for()
         print(f"policy: 2 clicks, {time.monotonic() - started:.1f} s")
-        picture(page, "mlflow-policy")
+        picture(policy, "mlflow-policy")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])

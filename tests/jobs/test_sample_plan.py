@@ -88,12 +88,10 @@ def test_a_plan_brings_its_sampler(job, tmp_path):
     assert found["reuse_ratio"] == 0.5
 
 
-def test_no_reuse_closes_a_plan_too(job, tmp_path):
-    store = ("--tracking-uri", f"sqlite:///{tmp_path}/m.db")
-    code, _, err = job("--plan", "plan.json", "--num-samples", "1", "--no-reuse", *store)
-    assert code == 0, err
-    found = json.loads((tmp_path / "out" / "sample.json").read_text())
-    assert found["reuse"]["reused"] == 0
+def test_a_plan_that_no_reuse_would_close_is_refused(job, tmp_path):
+    code, _, err = job("--plan", "plan.json", "--num-samples", "1", "--no-reuse")
+    assert code == 2
+    assert "--no-reuse must come without --policy, --plan" in err
 
 
 @pytest.mark.parametrize(

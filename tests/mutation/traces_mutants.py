@@ -29,8 +29,8 @@ TRACES_MUTANTS = (
     Mutant(
         fault="a plan that lost the race for a folder continues",
         file=COMMIT,
-        old="        claim_output(storage, plan)\n",
-        new="        pass\n",
+        old="    while not is_claimed(storage, plan):\n",
+        new="    if not is_claimed(storage, plan):\n",
         tests=TEST_COMMIT,
     ),
     Mutant(

@@ -241,7 +241,7 @@ def test_a_strange_item_is_one_clear_line_or_a_plan(path, data):
 
 
 def test_missing_folders_and_endless_files_are_refused(path, monkeypatch):
-    with pytest.raises(ValueError, match="must be a plan's JSON"):
+    with pytest.raises(ValueError, match=r"policy\.json must be a policy's JSON"):
         load_plan(path.parent)
     with pytest.raises(ValueError, match="must be a plan's JSON"):
         load_plan(path.parent / "none.json")

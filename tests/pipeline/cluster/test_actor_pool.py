@@ -302,5 +302,5 @@ def test_workers_are_gone_when_the_work_is_done(pool):
     ],
 )
 def test_negative_sizes_are_refused(field, value):
-    with pytest.raises(ValueError, match=field):
+    with pytest.raises(ValueError, match=f"--{field.replace('_', '-')} must be"):
         ClusterConfig(**{field: value})

@@ -138,5 +138,5 @@ def test_a_meminfo_without_the_available_memory_gives_all_of_it(monkeypatch, tmp
 
 
 def test_a_wait_must_be_positive():
-    with pytest.raises(ValueError, match="timeout_s must be positive"):
+    with pytest.raises(ValueError, match="--timeout-s must be above 0"):
         DoctorConfig(timeout_s=0.0)

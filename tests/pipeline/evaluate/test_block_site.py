@@ -233,7 +233,7 @@ def count_flops(block: nn.Module, tokens: int, width: int) -> int:
 
 def info_of(folder: Path, transformer: Any):
     """Return the description of a folder with this transformer's configuration."""
-    transformer.save_config(folder / "transformer")
+    transformer.save_pretrained(folder / "transformer")
     schedule = folder / "scheduler" / "scheduler_config.json"
     schedule.parent.mkdir()
     schedule.write_text(json.dumps({"num_train_timesteps": 1000}))

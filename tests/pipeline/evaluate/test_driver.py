@@ -146,7 +146,8 @@ def test_blocks_of_the_digits_model_are_most_of_its_flops(evaluator):
 
 
 def test_fewer_steps_save_flops_and_no_gates(evaluator):
-    row = evaluator.measure(fewer_steps_points(COARSE, STEPS)[-1]).row
+    half = next(one for one in fewer_steps_points(COARSE, STEPS) if one.steps == STEPS // 2)
+    row = evaluator.measure(half).row
     assert (row["steps"], row["reuse_ratio"]) == (3, 0.0)
     assert row["flops_ratio"] == pytest.approx(2.0)
     assert row["latent_rel_l2"] > 0
@@ -215,7 +216,7 @@ def test_flops_of_small_parts():
 
 
 def test_points_have_ids():
-    points = interval_points(COARSE, STEPS) + fewer_steps_points(COARSE, STEPS)
+    points = interval_points(COARSE, 50) + fewer_steps_points(COARSE, 50)
     assert len({id_of(point) for point in points}) == len(points)
     assert Comparison(methods=(), policies={}, grid=COARSE).grid is COARSE
 

@@ -39,7 +39,7 @@ def points():
 def test_the_folder_holds_rows_plots_and_report(points, tmp_path):
     write_report(points, tmp_path / "results", "title")
     found = {path.name for path in (tmp_path / "results").iterdir()}
-    names = {"results.json", "report.md", "report.html", "evaluation.json"}
+    names = {"results.json", "report.md", "report.html", "evaluation.json", "points.json"}
     assert found == names | {"frontier.png", "samples.png"}
     assert json.loads((tmp_path / "results" / "results.json").read_text()) == [
         point.row for point in points

@@ -79,7 +79,7 @@ def test_settings_are_judged_on_the_same_noises():
     def answered(probe):
         error = torch.rand(probe.num_samples)
         return CalibrationResult(
-            reuse_ratio=torch.full((probe.num_samples,), 0.28),
+            reuse_ratio=torch.full((probe.num_samples,), 0.4),
             share=torch.zeros(50, 1),
             error=error,
             entropies=ENTROPIES,

@@ -49,13 +49,14 @@ def work(tracker, folder, scratch, fail=lambda: None):
         (folder / "plans").mkdir(parents=True)
         (folder / "plans" / "a.json").write_text("{}")
         (folder / "policy.json").write_text("{}")
+        (folder / "policy.safetensors").write_bytes(b"weights")
         (folder / "_checkpoint").write_text("not for MLflow")
         run.dataset("traces", "abc", "file:///traces", "training")
         scratch.write_text("a report")
         run.artifact(scratch)
         scratch.unlink()
-        run.output(folder, "policy")
-        run.register_policy("policy")
+        run.output(folder, "results")
+        run.model(folder, "policy")
 
 
 def logged(tracker, run_id=None):

@@ -45,7 +45,7 @@ def trained(tracker: Tracker, policy: Path) -> str:
 def test_a_model_gives_the_schedules_of_its_policy(tracker, policy, store_uri, monkeypatch):
     trained(tracker, policy)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", store_uri)
-    mlflow.set_registry_uri(store_uri)
+    monkeypatch.setenv("MLFLOW_REGISTRY_URI", store_uri)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model = mlflow.pyfunc.load_model(f"models:/{REGISTERED_POLICY}@candidate")
