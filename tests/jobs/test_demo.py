@@ -190,7 +190,7 @@ def page():
     with playwright.sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": 1400, "height": 1000})
-        page.set_default_timeout(90_000)
+        page.set_default_timeout(180_000)
         yield page
         browser.close()
 
@@ -206,7 +206,7 @@ def opened(page, link: str):
     with page.context.expect_page() as tab:
         page.get_by_role("link", name=link, exact=True).first.click()
     tab.value.set_viewport_size({"width": 1400, "height": 1000})
-    tab.value.set_default_timeout(90_000)
+    tab.value.set_default_timeout(180_000)
     return tab.value
 
 
