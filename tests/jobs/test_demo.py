@@ -247,6 +247,8 @@ def test_mlflow_opens_on_the_comparison(demo, page):
         picture(policy, "mlflow-policy")
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_ray_ends_with_the_demonstration(tmp_path, scratch, number):
     out = tmp_path / "demo"

@@ -72,6 +72,7 @@ def test_a_gate_costs_its_share_of_what_a_step_takes_more():
     assert of_a_gate([5.0, 7.0], [1.0, 3.0], 4) == [1.0, 1.0]
 
 
+@pytest.mark.slow
 def test_gaps(tmp_path, capsys):
     out = tmp_path / "folder" / "result.json"
     step_profile.main([*ON_TINY, "--out", str(out)])
