@@ -5,6 +5,7 @@ python jobs/demo.py --out runs/demo --ui
 """
 
 import sys
+from pathlib import Path
 
 from pipeline.cli import run_job
 from pipeline.demo.run import DemoConfig, run_demo, serve_ui
@@ -14,9 +15,9 @@ FLAGS = DemoConfig
 
 
 def run(config: DemoConfig) -> int:
-    refuse_odd_paths(out=str(config.out))
+    refuse_odd_paths(out=config.out)
     if config.ui:
-        serve_ui(config.out, config.port)
+        serve_ui(Path(config.out), config.port)
     else:
         run_demo(config)
     return 0

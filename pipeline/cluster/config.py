@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
-from pipeline.flags.bounds import Range, require_within
+from pipeline.flags.bounds import Range, require_name, require_within
 
 MINUTES = 10**6
 """Longest time limit in minutes, two years."""
@@ -37,6 +37,7 @@ class ClusterFlags:
 
     def __post_init__(self) -> None:
         require_within(self, RANGES)
+        require_name(self, "accelerator_type")
         share = self.gpus_per_worker
         if share > 1 and share != int(share):
             raise ValueError(

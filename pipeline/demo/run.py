@@ -30,6 +30,8 @@ RANGES = {
 }
 """Values that the flags may have: a training holds out a quarter of the trajectories, and the noise
 schedule of the shipped model has 1000 timesteps."""
+OWN = {"logs", "mlflow.db", "mlartifacts", "traces", "policy", "results", "samples"}
+"""Files and folders of a demonstration."""
 ENDING = (signal.SIGTERM, signal.SIGHUP)
 """Signals that end the demonstration and its servers."""
 
@@ -41,7 +43,7 @@ class DemoConfig:
     A Ray head and an MLflow server start on free ports and stop at the end.
     """
 
-    out: Path = Path("runs/demo")
+    out: str = "runs/demo"
     """Folder for traces, policy, results, logs and the MLflow store."""
     num_trajectories: int = 192
     """Trajectories with random reuse that are collected for training."""
@@ -107,8 +109,9 @@ def stages(config: DemoConfig, out: Path) -> Iterator[tuple[str, list[str]]]:
 
 def run_demo(config: DemoConfig) -> None:
     """Collect, train and evaluate; print the comparison and where to look at it."""
-    refuse_unwritable(str(config.out))
-    out = config.out.absolute()
+    refuse_unwritable(config.out)
+    out = Path(config.out).absolute()
+    refuse_other_contents(out)
     for folder in (out, out / "logs"):
         refuse_unwritable(str(folder))
     out.mkdir(parents=True, exist_ok=True)
@@ -117,6 +120,20 @@ def run_demo(config: DemoConfig) -> None:
         for job, flags in stages(config, out):
             submit(job, flags, environment, out / "logs" / f"{job}.log")
     print(ending(config, out, time.monotonic() - started), flush=True)
+
+
+def refuse_other_contents(out: Path) -> None:
+    """Refuse a folder that an earlier demonstration has not made.
+
+    Raises:
+        InputError: if the folder holds other files.
+    """
+    found = {path.name for path in out.iterdir()} if out.is_dir() else set()
+    if found - OWN and "mlflow.db" not in found:
+        raise InputError(
+            f"--out must be a new folder or that of an earlier demonstration. Got {out}, which "
+            "holds other files. Name another folder."
+        )
 
 
 def ending(config: DemoConfig, out: Path, seconds: float) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pipeline.flags.bounds import Range, require_within
+from pipeline.flags.bounds import Range, require_name, require_within
 
 RANGES = {"timeout_s": Range(least=0, most=86_400, usual=300, is_open=True)}
 """Values that the flags may have; a day is the longest wait for one answer."""
@@ -35,3 +35,4 @@ class DoctorConfig:
 
     def __post_init__(self) -> None:
         require_within(self, RANGES)
+        require_name(self, "accelerator_type")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
+NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,99}", re.ASCII)
 INT64 = 2**63 - 1
 """Largest whole number that a tensor, a table or MLflow takes."""
 
@@ -77,6 +79,20 @@ def require_distinct(flags: Any, *names: str) -> None:
                 f"{flag_of(name)} must name each value once. Got {repeated[0]} "
                 f"{counts[repeated[0]]} times. Pass it once."
             )
+
+
+def require_name(flags: Any, name: str) -> None:
+    """Refuse a text that is no name of letters, digits, dots and dashes; None is left out.
+
+    Raises:
+        ValueError: one line that names the flag.
+    """
+    text = getattr(flags, name)
+    if text is not None and NAME.fullmatch(text) is None:
+        raise ValueError(
+            f"{flag_of(name)} must be a name of letters, digits, dots and dashes. Got "
+            f"{text[:60]!r}. Correct the name, or leave {flag_of(name)} out."
+        )
 
 
 def flag_of(name: str) -> str:

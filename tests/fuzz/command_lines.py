@@ -248,7 +248,8 @@ def is_wrong(flag: str, kind: Any, value: str) -> bool:
         return kind is bool
     if (
         not is_printable(value)
-        or not value.strip()
+        # Several values between commas: an empty text is none of them.
+        or not (value.strip() or _is_many(kind))
         or (value.startswith("-") and value[1:2].isalpha())
     ):
         return True

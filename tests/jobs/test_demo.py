@@ -107,6 +107,8 @@ def test_the_demonstration_says_what_to_ship_in_its_own_words_alone(demo):
         (("--out", "file", "--ui"), "it is a file"),
         (("--out", "logged"), "logs in the way: it is a file"),
         (("--out", "nowhere", "--ui"), "which has no mlflow.db"),
+        (("--out", "."), "holds other files"),
+        (("--out", "://x"), "--out must be a folder on this machine"),
     ],
 )
 def test_bad_input_is_refused_before_a_server_starts(refused, tmp_path, flags, said):
