@@ -28,7 +28,8 @@ SHOWN = ("guidance_scale", "steps", "sampler", "sites", "dtype", "forecast_order
 def run(flags: CollectFlags) -> int:
     refuse_odd_paths(out=flags.out, model=flags.model, explore_around=flags.explore_around)
     # Before the imports of ray and torch, which take seconds.
-    refuse_silent_head()
+    if not flags.tracking.resume_tracking:
+        refuse_silent_head()
     from pipeline.choices import guidance_source, sampling_line, unless_default
     from pipeline.cluster.config import cluster_config
     from pipeline.collect.driver import plan_for
@@ -41,14 +42,14 @@ def run(flags: CollectFlags) -> int:
     from pipeline.tracking import Tracker, resolve_tracking_uri, settle_earlier
 
     cluster = cluster_config(flags.cluster)
+    storage = open_storage(flags.out)
+    if settle_earlier(flags, "plan.json"):
+        return 0
     reference_policy = find_reference_policy(
         flags.explore_around, flags.exploration, resolve_tracking_uri(flags.tracking.tracking_uri)
     )
     plan = plan_for(flags.model, reference_policy=reference_policy, **flags.plan_fields())
-    storage = open_storage(flags.out)
     storage.refuse_unwritable()
-    if settle_earlier(flags, "plan.json"):
-        return 0
     if flags.unit_size == "auto":
         plan = choose_unit_size(plan, storage, cluster)
     is_claimed(storage, plan)

@@ -23,7 +23,8 @@ def run(flags: EvaluateFlags) -> int:
     for policy in flags.policy:
         refuse_odd_paths(policy=policy.rpartition("=")[2])
     # Before the imports of ray and torch, which take seconds.
-    refuse_silent_head()
+    if not flags.tracking.resume_tracking:
+        refuse_silent_head()
     from pipeline.choices import guidance_source, sampling_line, unless_default
     from pipeline.cluster.config import cluster_config
     from pipeline.evaluate.config import comparison_of, evaluate_config, read_paper_settings
@@ -65,7 +66,7 @@ def run(flags: EvaluateFlags) -> int:
     )
     with work_errors(), published(flags.out, "results.json") as folder:
         cluster = cluster_config(flags.cluster)
-        evaluate_methods(config, comparison, cluster, str(folder), tracker)
+        evaluate_methods(config, comparison, cluster, str(folder), tracker, flags.out)
     tracker.settle()
     return 0
 

@@ -44,8 +44,8 @@ def run(flags: SampleFlags) -> int:
     info = find_model(flags.model)
     uri = resolve_tracking_uri(flags.tracking.tracking_uri)
     policy = load_fitting_policy(flags.policy, info, uri)
-    plan = load_given_plan(flags.plan, uri)
-    config = configure(flags, info, policy, plan)
+    plan, spec = load_given_plan(flags.plan, info, uri)
+    config = configure(flags, info, policy.spec if policy else spec, policy, plan)
     refuse_too_many_steps(info, config.steps)
     refuse_unloadable(info, config.sampler, config.steps)
     refuse_misfit(info, config, plan)
@@ -56,7 +56,9 @@ def run(flags: SampleFlags) -> int:
     model = load_model(info, sampler=config.sampler, dtype=config.dtype, device=pick_device())
     tracker = Tracker.of(flags)
     follows = "policy" if policy else "plan" if plan else None
-    guidance = "policy" if policy else guidance_source(is_recorded=info.is_guidance_recorded)
+    guidance = (
+        "policy" if policy or spec else guidance_source(is_recorded=info.is_guidance_recorded)
+    )
     reuse = "config" if flags.config else follows
     sources = dict.fromkeys(("steps", "sampler"), follows)
     sources |= {"guidance_scale": guidance, "sites": reuse}
@@ -76,27 +78,42 @@ def load_fitting_policy(folder: str | None, info, tracking_uri: str):
     if folder is None:
         return None
     from pipeline.evaluate.policies import load_policies
+    from pipeline.storage.output_folder import fetched_policies
 
-    return next(iter(load_policies([folder], info, tracking_uri).values()))
+    with fetched_policies([folder], tracking_uri) as folders:
+        return next(iter(load_policies(folders, info).values()))
 
 
-def load_given_plan(path: str | None, tracking_uri: str):
-    """Load the plan of --plan; None without the flag."""
-    if path is None:
-        return None
+def load_given_plan(path: str | None, info, tracking_uri: str):
+    """Load the plan of --plan, and the description of the policy if --plan names one; None without
+    the flag. A policy must be trained for the model."""
+    from dqar.registry import is_registered
+    from dqar.schedules.policy_plan import plan_of_policy
     from dqar.schedules.serialization import load_plan
+    from pipeline.storage.output_folder import fetched_file
 
-    with input_errors():
-        return load_plan(path, tracking_uri)
+    if path is None:
+        return None, None
+    if is_registered(path) or Path(path).is_dir():
+        policy = load_fitting_policy(path, info, tracking_uri)
+        assert policy is not None
+        with input_errors():
+            return plan_of_policy(policy), policy.spec
+    with fetched_file(path) as file, input_errors():
+        return load_plan(file), None
 
 
-def configure(flags: SampleFlags, info, policy, plan):
-    """Return the settings; a flag left out follows the policy or the plan, else the model."""
+def configure(flags: SampleFlags, info, described, policy, plan):
+    """Return the settings; a flag left out follows the policy or the plan, else the model.
+
+    Args:
+        described: description of the policy of --policy or --plan; None for neither.
+    """
     from dqar.policy.spec import PolicySpec
     from pipeline.sample.sample import SampleConfig
 
     labels = flags.class_labels or ()
-    spec = policy.spec if policy else PolicySpec()
+    spec = described or PolicySpec()
     follows = {
         "steps": (plan.steps if plan else spec.steps) or STEPS,
         "guidance_scale": spec.guidance or info.guidance_scale,

@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.demo.job_log import JobLog
@@ -30,6 +30,8 @@ RANGES = {
 }
 """Values that the flags may have: a training holds out a quarter of the trajectories, and the noise
 schedule of the shipped model has 1000 timesteps."""
+TABLE, LINK = "Relative L2 error of the final latent", "\nComparison: "
+"""Begin of the last lines of an evaluation, and what follows on its table and decision."""
 OWN = {"logs", "mlflow.db", "mlartifacts", "traces", "policy", "results", "samples"}
 """Files and folders of a demonstration."""
 ENDING = (signal.SIGTERM, signal.SIGHUP)
@@ -137,41 +139,30 @@ def refuse_other_contents(out: Path) -> None:
 
 
 def ending(config: DemoConfig, out: Path, seconds: float) -> str:
-    """Return the last lines of the demonstration: table, decision, and three places to look at.
+    """Return the last lines of the demonstration: those of its evaluation, and where to look.
+
+    The lines are taken from the evaluation's log: the modules that made them write into the home
+    folder when they are imported.
 
     Args:
         config: settings of the demonstration.
         out: its folder.
         seconds: time that the stages took.
     """
-    from pipeline.evaluate.result_rows import read_rows
-    from pipeline.evaluate.terminal_report import CAPTION, errors_table, wrapped
-    from pipeline.report.decision import decide
-    from pipeline.report.plan_files import path_of
-
-    results = out / "results"
-    rows = read_rows(results)
-    decision = decide(rows, str(results))
-    shipped = decision.choices[0].row
-    plan = None if shipped is None else path_of(asdict(shipped))
-    reuse = ["--plan", str(results / plan)] if plan else ["--policy", str(out / "policy")]
-    program = shown_path(Path(sys.executable))
-    sample = shlex.join(
-        [str(program), "jobs/sample.py", "--model", "digits", *reuse, "--out", str(out / "samples")]
-    )
+    said = (out / "logs" / "evaluate.log").read_text(encoding="utf-8")
+    table = said[said.index(TABLE) : said.index(LINK)].strip()
+    command = said.partition("\nSample: ")[2].splitlines()[0]
+    program = str(shown_path(Path(sys.executable)))
+    sample = shlex.join([program, *shlex.split(command)[1:-1], str(out / "samples")])
     return f"""
-{CAPTION}
-
-{errors_table(rows)}
-
-{wrapped(str(decision))}
+{table}
 
 Collected, trained and evaluated in {seconds:.0f} s. Clock and FID say nothing about
 {config.num_samples} images of 8 x 8 pixels and are left out. The output of Ray, of MLflow and of
 the jobs is in {out / "logs"}.
 
 Compare: make ui    (MLflow on the comparison, with links to the report and the policy)
-Report:  {results / "report.html"}
+Report:  {out / "results" / "report.html"}
 Sample:  {sample}
 """
 
@@ -187,6 +178,8 @@ def serve_ui(out: Path, port: int) -> None:
     Raises:
         InputError: if ``out`` has no MLflow store.
     """
+    # Read by MLflow when it is imported; it would leave a file in the home folder.
+    os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
     from pipeline.tracking.pages import latest_comparison
 
     out = out.absolute()

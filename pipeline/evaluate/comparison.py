@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from dqar.policy.spec import PolicySpec
 from pipeline.evaluate.config import EvaluateConfig
 from pipeline.evaluate.promotion import PolicyFigures, is_beaten
 from pipeline.methods.base import Comparison
@@ -108,9 +109,16 @@ def description(tracker: Tracker, session: Run, rows: Rows, decision: Decision) 
 
 
 def publish_policies(
-    tracker: Tracker, session: Run, comparison: Comparison, rows: Rows, experiment: str
+    tracker: Tracker,
+    session: Run,
+    config: EvaluateConfig,
+    comparison: Comparison,
+    rows: Rows,
+    experiment: str,
 ) -> None:
     """Describe the registered versions of the policies, and promote those that have beaten others.
+
+    Only policies for the settings of the evaluation are promoted, or count as beaten.
 
     Args:
         experiment: key of the experiment with the comparison.
@@ -118,7 +126,7 @@ def publish_policies(
     runs = {
         name: policy.spec.lineage["train"]
         for name, policy in comparison.policies.items()
-        if "train" in policy.spec.lineage
+        if "train" in policy.spec.lineage and is_for(policy.spec, config)
     }
     page = charts_page(experiment, has_view=has_tested_page())
     for name, run in runs.items():
@@ -127,4 +135,11 @@ def publish_policies(
         tags = figures.tags | {"evaluation": session.run_id}
         tracker.log(DescribePolicy(run=run, text=text, values=tags))
         beaten = [theirs for other, theirs in runs.items() if is_beaten(rows, name, other)]
-        tracker.log(PromotePolicy(run=run, beaten=beaten))
+        if figures.points:
+            tracker.log(PromotePolicy(run=run, beaten=beaten))
+
+
+def is_for(spec: PolicySpec, config: EvaluateConfig) -> bool:
+    """Return True if a policy was trained for the guidance and the sites of an evaluation, which
+    refuses policies for other models, steps and samplers."""
+    return spec.guidance == config.guidance_scale and set(spec.sites) == set(config.sites)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,11 @@ COLUMNS = (
 
 def write_points(rows: list[dict[str, Any]], folder: Path) -> None:
     """Write the table into a results folder, in the layout of ``mlflow.log_table``."""
-    data = [[row.get(name) for name in COLUMNS] for row in rows]
-    text = json.dumps({"columns": COLUMNS, "data": data})
+    data = [[_finite(row.get(name)) for name in COLUMNS] for row in rows]
+    text = json.dumps({"columns": COLUMNS, "data": data}, allow_nan=False)
     (folder / POINTS).write_text(text + "\n", encoding="utf-8")
+
+
+def _finite(value: Any) -> Any:
+    """Return None for NaN and infinities, which a browser's JSON does not have."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -68,13 +68,15 @@ class PolicyFigures:
 def is_beaten(rows: Rows, method: str, other: str) -> bool:
     """Return True if a policy has the smaller error than another one, beyond chance.
 
-    At each saving of the report that both reach, and at one at least, the 95% interval of the
-    paired difference of the errors must lie below 0. All rows are measured on noise samples that
-    neither training nor calibration has used.
+    At each saving of the report that the other policy reaches, and at one at least, the 95%
+    interval of the paired difference of the errors must lie below 0. All rows are measured on noise
+    samples that neither training nor calibration has used.
     """
-    found = [_difference(rows, method, other, target) for target in SAVINGS]
-    intervals = [one.ci95 for one in found if one is not None]
-    return bool(intervals) and all(one is not None and one[1] < 0 for one in intervals)
+    reached = [one for one in SAVINGS if nearest_point(rows, other, one) is not None]
+    found = [_difference(rows, method, other, target) for target in reached]
+    return bool(found) and all(
+        one is not None and one.ci95 is not None and one.ci95[1] < 0 for one in found
+    )
 
 
 def _difference(rows: Rows, method: str, other: str, target: float) -> Spread | None:

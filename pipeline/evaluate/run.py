@@ -19,6 +19,7 @@ from pipeline.evaluate.terminal_report import CAPTION, closing_lines, errors_tab
 from pipeline.methods import registry
 from pipeline.methods.base import Comparison
 from pipeline.models.model_info import find_model
+from pipeline.redaction import without_secrets
 from pipeline.report.decision import decide
 from pipeline.report.frontier import ratio_at
 from pipeline.tracking import Run, Tracker
@@ -33,6 +34,7 @@ def evaluate_methods(
     cluster_config: ClusterConfig,
     out: str,
     tracker: Tracker,
+    address: str | None = None,
 ) -> list[PointResult]:
     """Evaluate the methods, log to MLflow and write the results folder.
 
@@ -42,6 +44,7 @@ def evaluate_methods(
         cluster_config: workers and timeouts.
         out: results folder. An interrupted evaluation with the same settings resumes from it.
         tracker: client of MLflow.
+        address: path or URI of the results for the printed commands; None for ``out``.
 
     Raises:
         InputError: if a worker's device is not of the requested accelerator type, or if a method
@@ -70,19 +73,19 @@ def evaluate_methods(
         session.tags({LOGGED_TABLES: json.dumps([{"path": f"results/{POINTS}", "type": "table"}])})
         rows = [result.row for result in measured]
         session.metrics(_error_ratios(rows) | _calibration(rows))
-        decision = decide(rows, out)
+        decision = decide(rows, address or out)
         experiment = publish_comparison(tracker, session, config, rows, decision)
-        publish_policies(tracker, session, comparison, rows, experiment)
+        publish_policies(tracker, session, config, comparison, rows, experiment)
     print(
         f"{title}\n\n{CAPTION}\n\n{errors_table(rows)}\n\n"
-        f"{closing_lines(tracker, experiment, decision, folder)}",
+        f"{closing_lines(tracker, experiment, decision, address or out)}",
         flush=True,
     )
     return measured
 
 
 def _title(config: EvaluateConfig, measured: list[PointResult]) -> str:
-    return (
+    return without_secrets(
         f"Evaluation of {config.model}: {config.num_samples} samples per operating point, "
         f"{config.sampler} with {config.steps} steps, guidance {config.guidance_scale:g}, sites "
         f"{','.join(config.sites)}, noise of seed {config.seed}, on {measured[0].row['device']}"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import textwrap
-from pathlib import Path
 from typing import Any
 
 from pipeline.markdown import markdown_table
@@ -71,23 +70,23 @@ def wrapped(text: str) -> str:
     return "\n".join(textwrap.fill(line, WIDTH, break_on_hyphens=False) for line in lines)
 
 
-def closing_lines(tracker: Tracker, experiment: str, decision: Decision, folder: Path) -> str:
+def closing_lines(tracker: Tracker, experiment: str, decision: Decision, results: str) -> str:
     """Return the decision, and where to look at it.
+
+    The link is left out while MLflow is away, which draws the id of the experiment.
 
     Args:
         tracker: tracker of the evaluation.
         experiment: key of the experiment with the comparison.
         decision: operating points to ship.
-        folder: results folder.
+        results: path or URI of the results folder.
     """
     page = charts_page(tracker.id_of(experiment), has_view=has_tested_page())
     serve = serving_command(tracker.uri)
-    lines = [
-        wrapped(str(decision)),
-        "",
-        f"Comparison: {address_of(tracker.uri, page)}",
-        *([] if serve is None else [f"            after: {serve}"]),
-        f"Report:     {folder / 'report.html'}",
-    ]
+    lines = [wrapped(str(decision)), ""]
+    if tracker.id_of(experiment) != experiment:
+        lines.append(f"Comparison: {address_of(tracker.uri, page)}")
+        lines += [] if serve is None else [f"            after: {serve}"]
+    lines.append(f"Report:     {results.rstrip('/')}/report.html")
     commands = [choice.command for choice in decision.choices if choice.command]
     return "\n".join([*lines, *(f"Sample:     {command}" for command in commands[:1])])

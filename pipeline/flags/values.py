@@ -42,8 +42,17 @@ class ValueKind:
 
 
 def split_names(text: str) -> tuple[str, ...]:
-    """``"attn,ff"`` to ``("attn", "ff")``."""
-    return tuple(name.strip() for name in text.split(",") if name.strip())
+    """``"attn,ff"`` and ``"attn,ff,"`` to ``("attn", "ff")``, and an empty text to ``()``.
+
+    Raises:
+        ValueError: if nothing stands between two commas.
+    """
+    names = [name.strip() for name in text.strip().removesuffix(",").split(",")]
+    if names == [""]:
+        return ()
+    if not all(names):
+        raise ValueError(text)
+    return tuple(names)
 
 
 def as_text(value: Any) -> str:

@@ -31,15 +31,15 @@ def frontier_rows(
     much or more.
 
     The pairs form a Pareto frontier: where another operating point of the method saves as much or
-    more with a smaller error, that smaller error is taken. Points without error are left out, as
-    their logarithm is infinite.
+    more with a smaller error, that smaller error is taken. Points without error, or with an
+    infinite one, are left out, as their logarithm is infinite.
 
     Args:
         rows: rows of results.json, of any methods.
         axis: column that measures the saving; larger is cheaper.
     """
     points = sorted(
-        (row for row in rows if row["method"] == method and row["latent_rel_l2"] > 0),
+        (row for row in rows if row["method"] == method and 0 < row["latent_rel_l2"] < math.inf),
         key=lambda row: (row[axis], row["latent_rel_l2"]),
     )
     edge = itertools.accumulate(reversed(points), _more_accurate)

@@ -79,7 +79,7 @@ def write_page(
     command = running_command(sys.argv)
     origin = Origin(title=title, command=command, notes=tuple(notes))
     text = json.dumps({"title": title, "command": command, "notes": origin.notes}, indent=1)
-    (folder / ORIGIN).write_text(text + "\n", encoding="utf-8")
+    (folder / ORIGIN).write_text(without_secrets(text) + "\n", encoding="utf-8")
     _write(measured, folder, origin, results_of(command) or RESULTS)
 
 

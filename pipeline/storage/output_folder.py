@@ -20,6 +20,7 @@ from pipeline.errors import InputError, input_errors
 from pipeline.storage.local_folder import LocalFolder
 from pipeline.storage.object_store import Storage, open_storage
 from pipeline.storage.output_checks import refuse_other_files
+from pipeline.storage.path_checks import is_uri
 from pipeline.storage.unfinished_folder import work_begun
 
 UPLOADING = "_uploading"
@@ -115,8 +116,12 @@ def fetched(uri: str, names: tuple[str, ...], tracking_uri: str | None = None) -
         InputError: as the block raises it, with the URI in place of the temporary folder.
     """
     if is_registered(uri):
-        with input_errors(), local_folder(uri, tracking_uri) as folder:
-            yield str(folder)
+        with (
+            input_errors(),
+            local_folder(uri, tracking_uri) as place,
+            _named_by_its_uri(uri, str(place)),
+        ):
+            yield str(place)
         return
     storage = open_storage(uri)
     if isinstance(storage, LocalFolder):
@@ -126,10 +131,38 @@ def fetched(uri: str, names: tuple[str, ...], tracking_uri: str | None = None) -
         for name in names:
             if (data := storage.read(name, FETCHED_BYTES)) is not None:
                 (Path(scratch) / name).write_bytes(data)
-        try:
+        with _named_by_its_uri(uri, scratch):
             yield scratch
-        except InputError as refusal:
-            raise InputError(str(refusal).replace(scratch, uri)) from refusal
+
+
+@contextmanager
+def _named_by_its_uri(uri: str, folder: str) -> Iterator[None]:
+    """Name a URI in place of its temporary folder in refusals, which are read when that is gone."""
+    try:
+        yield
+    except InputError as refusal:
+        raise InputError(str(refusal).replace(folder, uri)) from refusal
+
+
+@contextmanager
+def fetched_file(uri: str) -> Iterator[str]:
+    """Yield the path of a file on this machine, fetched if a URI names it.
+
+    Raises:
+        InputError: if there is no such object; as the block raises it, with the URI in place of the
+            temporary path.
+    """
+    if not is_uri(uri):
+        yield uri
+        return
+    folder, _, name = uri.rpartition("/")
+    if (data := open_storage(folder).read(name, FETCHED_BYTES)) is None:
+        raise InputError(f"{uri} must exist. Got no such object. Correct the URI.")
+    with tempfile.TemporaryDirectory(prefix="dqar-") as scratch:
+        path = Path(scratch) / name
+        path.write_bytes(data)
+        with _named_by_its_uri(uri, str(path)):
+            yield str(path)
 
 
 @contextmanager

@@ -76,12 +76,13 @@ def patiently(call: Callable[[], T], patience_s: float = PATIENCE_S) -> T:
             with bounded_requests():
                 return call()
         except Exception as error:
-            if not _may_pass(error) or time.monotonic() >= deadline:
+            if not may_pass(error) or time.monotonic() >= deadline:
                 raise
         time.sleep(PAUSE_S)
 
 
-def _may_pass(error: Exception) -> bool:
+def may_pass(error: Exception) -> bool:
+    """Return True for a failure that the same call may not have a little later."""
     if isinstance(error, MlflowException):
         return error.error_code in TRANSIENT
     # A store raises what its own library raises.

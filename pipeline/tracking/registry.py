@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 
 from pipeline.tracking.connection import is_missing, is_taken
 from pipeline.tracking.operations import DescribePolicy, PromotePolicy, RegisterPolicy
@@ -64,9 +65,11 @@ def champion(client: MlflowClient) -> str | None:
     """Return the version with the alias of the champion; None without one."""
     try:
         return str(client.get_model_version_by_alias(REGISTERED_POLICY, CHAMPION).version)
-    except Exception as error:
-        # MLflow calls a missing alias an invalid parameter, a missing model missing.
-        if is_missing(error) or "alias" in str(error).lower():
+    except MlflowException as error:
+        # MLflow calls a missing alias an invalid parameter, a missing model missing. Any other
+        # error says nothing about the alias.
+        has_none = error.error_code == "INVALID_PARAMETER_VALUE" and "alias" in str(error).lower()
+        if has_none or is_missing(error):
             return None
         raise
 

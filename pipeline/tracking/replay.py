@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Protocol, runtime_checkable
 
+from mlflow.exceptions import MlflowException
+
 from pipeline.errors import IncompleteError, InputError
 from pipeline.storage.local_folder import LocalFolder
 from pipeline.storage.object_store import Storage, open_storage
-from pipeline.tracking.connection import connect, reason_of
+from pipeline.tracking.connection import connect, may_pass, reason_of
 from pipeline.tracking.pending import Pending, claim_of, read_pending
 from pipeline.tracking.store import Store, unanswered
 from pipeline.tracking.uri import resolve_tracking_uri, sqlite_path
@@ -86,11 +88,21 @@ def _log(pending: Pending, storage: Storage, tracking: TrackingFlags) -> None:
     except InputError:
         raise
     except Exception as error:
+        if isinstance(error, MlflowException) and not may_pass(error):
+            raise InputError(
+                f"{storage} must be loggable to the MLflow run in which it began. Got: "
+                f"{reason_of(error)}. Restore the run or experiment in MLflow, or name another "
+                "--out to do the work again."
+            ) from None
         raise IncompleteError(
             f"{storage} is whole, but still not logged to MLflow: {reason_of(error)}. Run the same "
             "command again once MLflow answers."
         ) from None
-    print(f"{storage} is logged to MLflow; its work was done before", flush=True)
+    print(
+        f"{storage} is logged to MLflow; its work was done before, with the inputs of that time. "
+        "The same command once more would do it again",
+        flush=True,
+    )
 
 
 def refuse_silent(uri: str) -> None:

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -11,6 +11,9 @@ from dqar.config import DQARConfig
 from dqar.control.controller import DQARController
 from dqar.gates.rules import Interval
 from dqar.integration import DQARDDIMSampler, DQARDiTWrapper, SamplerConfig
+from dqar.policy.network import ReusePolicy
+from dqar.policy.serialization import save_policy
+from dqar.policy.spec import PolicySpec
 from dqar.schedules.export import export_plan
 from dqar.schedules.serialization import plan_document, save_plan
 from dqar.schedules.static_plan import StaticPlan
@@ -141,3 +144,26 @@ def test_a_scheduler_that_does_not_fit_is_refused(job, tmp_path, changed, flags,
     code, out, err = job("--model", folder, "--plan", "plan.json", *flags)
     assert (code, out, err.count("\n")) == (2, "", 1), err
     assert said in err
+
+
+def test_a_policy_as_a_plan_must_be_for_the_model_and_brings_its_guidance(job, tmp_path):
+    spec = PolicySpec(
+        features=("log_snr",),
+        plans=((0, 2), (0, 1, 2, 3)),
+        plan_errors=(0.2, 0.1),
+        num_layers=8,
+        steps=4,
+        sampler="ddim",
+        guidance=1.5,
+        model_hash="another model",
+    )
+    save_policy(ReusePolicy(spec), tmp_path / "policy")
+    code, _, err = job("--plan", tmp_path / "policy", "--num-samples", "1")
+    assert code == 2
+    assert "--policy must be trained for --model" in err
+    spec = replace(spec, model_hash=find_model("digits").model_hash)
+    save_policy(ReusePolicy(spec), tmp_path / "policy")
+    store = ("--tracking-uri", f"sqlite:///{tmp_path}/m.db")
+    code, out, err = job("--plan", tmp_path / "policy", "--num-samples", "1", *store)
+    assert code == 0, err
+    assert "guidance scale 1.5 (policy)" in out

@@ -11,6 +11,7 @@ from pipeline.evaluate.comparison import (
     AT_SAVING,
     NOTE,
     OVER_FLOPS,
+    is_for,
     publish_comparison,
     publish_policies,
 )
@@ -91,7 +92,7 @@ def test_the_description_links_to_the_report_and_names_what_to_ship(tracker, tmp
     assert "jobs/sample.py" in note
     charts = json.loads(tags[VIEW_TAG])["compareRunCharts"]
     assert (charts[0]["metricKey"], charts[0]["scaleType"]) == (OVER_FLOPS, "log")
-    text = closing_lines(tracker, key, decide(rows(), "out"), tmp_path)
+    text = closing_lines(tracker, key, decide(rows(), "out"), str(tmp_path))
     assert f"/#/experiments/{tracker.id_of(key)}/runs?workflowType=machine_learning" in text
     assert "viewStateShareKey=comparison" in text
     page = charts_page(tracker.id_of(key), has_view=True)
@@ -129,5 +130,14 @@ def test_policies_without_a_registered_version_are_passed_over(tracker):
     policy = ReusePolicy(PolicySpec(lineage={"train": "0" * 32}))
     comparison = Comparison(methods=("learned",), policies={"learned": policy}, grid=COARSE)
     session, key = published(tracker)
-    publish_policies(tracker, session, comparison, rows(), key)
+    publish_policies(tracker, session, CONFIG, comparison, rows(), key)
     tracker.settle()
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [({}, True), ({"guidance": 4.0}, False), ({"sites": ("attn",)}, False)],
+)
+def test_only_policies_for_the_settings_of_an_evaluation_are_promoted(changes, expected):
+    spec = PolicySpec(**{"guidance": 2.0, "sites": ("ff", "attn"), **changes})
+    assert is_for(spec, CONFIG) is expected

@@ -39,6 +39,15 @@ def test_every_saving_must_show_a_smaller_error(at_2, at_3, expected):
     assert not is_beaten(rows, "learned", "learned")
 
 
+def test_a_saving_that_the_other_policy_reaches_must_be_won_too():
+    larger = [2 * error for error in BASE]
+    rows = [row("learned", 2.0, BASE), row("learned", 3.0, larger)]
+    rows += [row("learned-new", 2.0, SMALLER), row("learned-small", 2.0, larger)]
+    assert not is_beaten(rows, "learned-new", "learned")
+    # A policy that reaches 2x alone is beaten there.
+    assert is_beaten(rows, "learned", "learned-small")
+
+
 def test_without_equal_flops_or_errors_of_samples_nothing_is_beaten():
     rows = [row("learned", 2.0, BASE), row("learned-new", 5.0, SMALLER)]
     assert not is_beaten(rows, "learned-new", "learned")

@@ -1,7 +1,9 @@
 """Registered policies: MLflow models without pickle, described and promoted."""
 
 import json
+import threading
 import warnings
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import mlflow
@@ -14,6 +16,7 @@ from dqar.policy.network import ReusePolicy
 from dqar.policy.serialization import load_policy, save_policy
 from dqar.policy.spec import PolicySpec
 from pipeline.tracking import REGISTERED_POLICY, Tracker
+from pipeline.tracking.connection import bounded_requests
 from pipeline.tracking.operations import DescribePolicy, PromotePolicy
 from pipeline.tracking.registry import CHAMPION, champion, promote
 
@@ -113,3 +116,45 @@ def test_an_alias_that_was_moved_in_between_is_left(tracker, policy):
     promote(client, runs[1], PromotePolicy(run=runs[1], beaten=[runs[0]]))
     found = tracker.client.get_model_version_by_alias(REGISTERED_POLICY, CHAMPION)
     assert str(found.version) == "3"
+
+
+def test_a_registered_policy_is_read_from_the_store_that_is_named(
+    tracker, policy, monkeypatch, tmp_path
+):
+    trained(tracker, policy)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/another.db")
+    for uri in ("models:/dqar-policy@candidate", "models:/dqar-policy/1"):
+        assert load_policy(uri, tracker.uri).spec == SPEC
+    for uri, said in (
+        ("models:/dqar-policy@nobody", "alias"),
+        ("models:/dqar-policy/7", "must be a registered model"),
+        ("models:/dqar-policy", "no models:/NAME@ALIAS"),
+    ):
+        with pytest.raises(ValueError, match=said) as refusal:
+            load_policy(uri, tracker.uri)
+        assert len(str(refusal.value).splitlines()) == 1
+    assert not (tmp_path / "another.db").exists()
+
+
+def test_a_dead_store_is_one_line_without_its_password():
+    with pytest.raises(ValueError, match="must be a registered model") as refusal:
+        load_policy("models:/dqar-policy@champion", "http://user:hunter22xyz@127.0.0.1:9")
+    assert "hunter22xyz" not in str(refusal.value)
+    assert refusal.value.__suppress_context__
+
+
+def test_a_store_that_fails_has_not_said_that_there_is_no_champion():
+    class Failing(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_error(503)
+
+        def log_message(self, *_):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Failing) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        uri = f"http://127.0.0.1:{server.server_port}"
+        with bounded_requests(), pytest.raises(MlflowException):
+            champion(MlflowClient(uri, uri))
+        server.shutdown()
