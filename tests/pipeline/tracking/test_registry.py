@@ -149,7 +149,7 @@ def test_a_store_that_fails_has_not_said_that_there_is_no_champion():
         def do_GET(self):
             self.send_error(503)
 
-        def log_message(self, *_):
+        def log_message(self, format, *args):
             pass
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Failing) as server:
