@@ -2,6 +2,9 @@
 is left behind holds it."""
 
 import os
+import sqlite3
+import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -73,10 +76,21 @@ def test_a_refusal_holds_no_canary(server, secret, tmp_path):
     assert holders(tmp_path) == []
 
 
+def await_parameters(server, run_id):
+    """Wait until a run holds parameters: the job then knows that its run exists, while the run
+    itself is in the database before the job has its answer."""
+    query = "SELECT count(*) FROM params WHERE run_uuid = ?"
+    deadline = time.monotonic() + 120
+    with closing(sqlite3.connect(f"file:{server.database}?mode=ro", uri=True)) as database:
+        while not database.execute(query, (run_id,)).fetchone()[0]:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+
+
 def test_a_server_that_is_killed_leaves_no_canary(server, secret, tmp_path):
     known = stage_runs(server, "sweep")
     job = Job("sweep", tmp_path / "sweep" / "cut", secret)
-    await_run(server, "sweep", known, job)
+    await_parameters(server, await_run(server, "sweep", known, job))
     server.kill()
     ended = job.end()
     assert ended.code == 1
