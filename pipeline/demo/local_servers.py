@@ -137,6 +137,8 @@ def ray_and_mlflow(out: Path) -> Iterator[dict[str, str]]:
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
         "RAY_USAGE_STATS_ENABLED": "0",
         "MLFLOW_DISABLE_TELEMETRY": "true",
+        # Its cache of fonts would stay in the home folder.
+        "MPLCONFIGDIR": str(scratch / "matplotlib"),
     }
     environment.pop("RAY_ADDRESS", None)
     try:

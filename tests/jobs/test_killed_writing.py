@@ -15,6 +15,7 @@ import pytest
 from pipeline.exploration.collect_plan import CollectPlan
 from pipeline.models.model_info import find_model
 from pipeline.storage.unfinished_mark import MARK
+from tests.jobs.test_demo import processes_about
 from tests.pipeline.conftest import collected
 
 ROOT = Path(__file__).parents[2]
@@ -141,5 +142,9 @@ def test_the_demonstration_finishes(tmp_path):
         time.sleep(0.05)
     demo.kill()
     demo.wait()
+    # The servers have been told to end, and the collection on them ends some seconds later.
+    while processes_about(str(out)):
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
     finish(start("demo", flags, log), log)
     assert json.loads((out / "results" / "results.json").read_text())
