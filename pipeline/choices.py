@@ -23,7 +23,7 @@ class Choice:
     name: str
     """Name of the setting, such as ``guidance scale``."""
     value: Any
-    """Its value."""
+    """Value of the setting."""
     source: str
     """Origin of the value: :data:`FLAG`, :data:`DEFAULT`, or a noun such as ``policy``."""
 

@@ -59,7 +59,7 @@ class Case:
     job: str
     """Name of the job, without ``.py``."""
     flags: list[str]
-    """Its flags."""
+    """Flags of the job."""
     environment: dict[str, str] = field(default_factory=dict)
     """Variables that differ from those of this process."""
     begun: str | None = None

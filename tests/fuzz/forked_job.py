@@ -44,7 +44,7 @@ class Started(BaseException):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Ending:
-    """What a case's process left behind."""
+    """Exit code and output of a case's process."""
 
     code: int
     """Exit code; minus the signal that ended the process; 124 for a process that was stopped."""

@@ -31,7 +31,7 @@ class Change:
     """A change that was made to a file."""
 
     note: str
-    """What was changed."""
+    """Description of the mutation."""
     is_damaged: bool = False
     """True where a reader that takes the file would be silently wrong."""
 
@@ -283,7 +283,7 @@ REPLACED: dict[str, tuple[Callable[[Path], None], bool]] = {
     "pickled": (_instead(_pickled), True),
     "a link to itself moved": (_linked_away, False),
 }
-"""What stands at a path in place of a file, and whether reading on would be wrong."""
+"""Contents put in place of a file, and whether reading on would be wrong."""
 
 
 def replace_file(rng: random.Random, path: Path) -> Change:

@@ -1,4 +1,4 @@
-"""What a job chose by default is its first line."""
+"""First line of each job: its settings, and where each comes from."""
 
 import json
 import shutil

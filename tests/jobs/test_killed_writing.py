@@ -131,7 +131,7 @@ def test_pretraining_finishes(tmp_path):
 
 
 def test_the_demonstration_finishes(tmp_path):
-    """Its servers end with it, or its first collection would hold the lease of the traces."""
+    """Servers end with their demonstration, or its first collection would hold the traces' lease."""
     out, log = tmp_path / "demo", tmp_path / "job.log"
     flags = ["--out", str(out), "--num-trajectories", "24", "--num-samples", "4", "--steps", "6"]
     demo = start("demo", flags, log)

@@ -1,4 +1,4 @@
-"""Which policy has beaten which: paired errors at equal FLOPs."""
+"""Promotion of policies: paired errors at equal FLOPs decide."""
 
 import pytest
 
