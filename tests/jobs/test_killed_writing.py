@@ -131,7 +131,7 @@ def test_pretraining_finishes(tmp_path):
 
 
 def test_the_demonstration_finishes(tmp_path):
-    """Servers end with their demonstration, or its first collection would hold the traces' lease."""
+    """Servers end with their demonstration; its collection would hold the lease else."""
     out, log = tmp_path / "demo", tmp_path / "job.log"
     flags = ["--out", str(out), "--num-trajectories", "24", "--num-samples", "4", "--steps", "6"]
     demo = start("demo", flags, log)
