@@ -87,8 +87,6 @@ def test_packages_are_small(tree):
 @pytest.mark.parametrize("path", sources("dqar"), ids=name_of)
 def test_library_imports_no_pipeline(path):
     heavy = {*ROOMS} - ({"diffusers"} if "integration" in path.parts else set())
-    # Imported by the function that reads a registered model, if MLflow is installed.
-    heavy -= {"mlflow"} if path.stem == "registry" else set()
     assert reaches(path, "pipeline", "jobs", "benchmarks", "tests", *heavy) == []
 
 

@@ -70,6 +70,7 @@ ROOMS: dict[str, set[str]] = {
         "pipeline/tracking/connection.py",
         "pipeline/tracking/model_folder.py",
         "pipeline/tracking/policy_model.py",
+        "pipeline/tracking/registered.py",
         "pipeline/tracking/registry.py",
         "pipeline/tracking/replay.py",
         "pipeline/tracking/store.py",
