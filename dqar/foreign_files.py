@@ -35,13 +35,24 @@ def read_json(path: Path, *, what: str, fix: str, max_bytes: int) -> dict[str, A
             key or is other JSON.
     """
     try:
-        stored = parse_json(read_text(path, max_bytes=max_bytes))
-        if not isinstance(stored, dict):
-            raise ValueError(f"a {type(stored).__name__} in place of an object")
+        return read_object(path, max_bytes=max_bytes)
     except (OSError, ValueError, RecursionError) as error:
         raise ValueError(
             f"{spelled(path)} must be {what}'s JSON. Got: {error!s:.300}. {fix}"
         ) from error
+
+
+def read_object(path: Path, *, max_bytes: int) -> dict[str, Any]:
+    """Return the JSON object in a file, for callers that word their own refusal.
+
+    Raises:
+        OSError: if the file cannot be read.
+        ValueError: if it is too large, repeats a key or is other JSON.
+        RecursionError: if it is nested too deeply.
+    """
+    stored = parse_json(read_text(path, max_bytes=max_bytes))
+    if not isinstance(stored, dict):
+        raise ValueError(f"a {type(stored).__name__} in place of an object")
     return stored
 
 

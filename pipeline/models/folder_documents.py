@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from dqar.foreign_files import parse_json, read_text, spelled
+from dqar.foreign_files import read_object, spelled
 from dqar.validation import validate
 from pipeline.errors import InputError
 from pipeline.models.identity import MAX_JSON_BYTES, PARTS
@@ -204,14 +204,11 @@ def read_json(path: Path, model: str) -> dict[str, Any]:
         InputError: if the file is missing, too large or not a JSON object, or repeats a key.
     """
     try:
-        stored = parse_json(read_text(path, max_bytes=MAX_JSON_BYTES))
-        if not isinstance(stored, dict):
-            raise ValueError(f"a {type(stored).__name__} in place of an object")
+        return read_object(path, max_bytes=MAX_JSON_BYTES)
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(
             f"--model {spelled(model)} must hold {_place_of(path)}. Got: {error!s:.300}. {FIX}"
         ) from error
-    return stored
 
 
 def read_document(path: Path, kind: type[T], model: str, *, is_finite: bool = True) -> T:
