@@ -46,6 +46,16 @@ class SchedulePosition:
         self._num_train = num_train_timesteps(scheduler)
         self._unconfirmed: _DeviceTimestep | None = None
 
+    @property
+    def total(self) -> int:
+        """Number of steps."""
+        return len(self.timesteps)
+
+    @property
+    def now(self) -> float:
+        """The schedule's timestep at the last step."""
+        return self.timesteps[self.step or 0]
+
     def advance(self, timestep: Timestep) -> int:
         """Return the step of the next call.
 

@@ -90,10 +90,14 @@ class FoundGuidance(Guidance):
     def begin(self, call: ModelCall) -> None:
         self.num_stacked = count_branches(call.latent, self.expected_samples)
         self.num_samples = call.rows // self.num_stacked
-        self._sequence = CallSequence(num_samples=self.num_samples)
+        self._sequence = CallSequence(
+            num_samples=self.num_samples, trusts_names=self.trusts_names
+        )
 
     def is_repeat(self, call: ModelCall) -> bool:
-        return self._sequence.is_repeat(call)
+        if self._judged[0] is not call:
+            self._judged = call, self._sequence.is_repeat(call)
+        return self._judged[1]
 
     def enter(self, call: ModelCall, *, begins_step: bool) -> BranchOfCall:
         if not call.rows or call.rows % self.num_samples:
