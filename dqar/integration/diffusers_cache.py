@@ -7,7 +7,7 @@ and other hooks. Steps are those that :class:`dqar.integration.cache_run.CacheRu
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, Literal
 
@@ -22,7 +22,7 @@ from dqar.integration.forward_patch import Replacement, untraced_class
 from dqar.integration.guidance.model_call import ModelCall
 from dqar.integration.run_slot import RunSlot
 from dqar.integration.sites import attach, gate_table
-from dqar.integration.step_hook import OutputHook, StepHook, hook_outputs
+from dqar.integration.step_hook import StepHook, hook_outputs
 from dqar.integration.transformer_patch import num_heads_of, uncompiled
 from dqar.policy.network import ReusePolicy
 from dqar.schedules.static_plan import StaticPlan
@@ -83,8 +83,6 @@ class DQARCacheConfig:
         return DQARController(self._stored(config), gate=Interval(self.interval or 1))
 
     def _stored(self, config: DQARConfig) -> DQARConfig:
-        from dataclasses import replace
-
         return replace(config, quantization_bits=self.quantization_bits)
 
     @property
@@ -105,7 +103,9 @@ class AppliedCache:
         self.table = gate_table(transformer, chosen.sites)
         config.controller().bind(self.table)
         if config.plan is not None:
-            config.plan.refuse_misfit(self.table, config.plan.timesteps or [0.0] * config.plan.steps)
+            config.plan.refuse_misfit(
+                self.table, config.plan.timesteps or [0.0] * config.plan.steps
+            )
         self.num_heads = num_heads_of(transformer)
         rises = config.rises
         self.rises = type(transformer).__name__ in ASCENDING if rises is None else rises
@@ -248,3 +248,82 @@ def remove_dqar_cache(transformer: Any) -> None:
         for name in (ROOT, SITE):
             _unregister(module, name)
     registry.invalidate_child_registries_cache()
+
+
+@cache
+def _hook_classes() -> tuple[type, type]:
+    """Classes of the hooks on the transformer and on its sites; diffusers is imported here."""
+    from diffusers.hooks.hooks import ModelHook, StateManager
+
+    class Contexts(StateManager):
+        """The context that the pipeline sets; the state itself is in the controller."""
+
+        def __init__(self) -> None:
+            super().__init__(object)  # pyright: ignore[reportArgumentType] no state is made
+
+        @property
+        def told(self) -> Any:
+            """The current context; None where the pipeline sets none."""
+            return self._context
+
+    class RootHook(ModelHook):
+        """The hook on the transformer, which hears the pipeline's contexts and its resets."""
+
+        _is_stateful = True
+        handles: tuple[Any, ...] = ()
+
+        def __init__(self, applied: AppliedCache) -> None:
+            super().__init__()
+            self.applied = applied
+            self.state = Contexts()
+
+        def reset_state(self, module: nn.Module) -> nn.Module:
+            self.applied.reset()
+            return module
+
+    class SiteHook(ModelHook):
+        """The hook on a site, which runs it under the controller."""
+
+        def __init__(self, replaced: Any) -> None:
+            super().__init__()
+            self.replaced = replaced
+            replaced.inner = self.computed
+
+        def computed(self, *args: Any, **kwargs: Any) -> Any:
+            return self.fn_ref.original_forward(*args, **kwargs)
+
+        def new_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+            del module
+            return self.replaced(*args, **kwargs)
+
+    return RootHook, SiteHook
+
+
+def _root_hook(applied: AppliedCache) -> Any:
+    return _hook_classes()[0](applied)
+
+
+def _site_hook(replaced: Replacement) -> Any:
+    return _hook_classes()[1](replaced)
+
+
+def _register(module: nn.Module, hook: Any, name: str) -> None:
+    from diffusers.hooks.hooks import HookRegistry
+
+    HookRegistry.check_if_exists_or_initialize(module).register_hook(hook, name)
+    hook.forward = module.forward
+
+
+def _unregister(module: nn.Module, name: str) -> None:
+    registry: Any = getattr(module, "_diffusers_hook", None)
+    hook = None if registry is None else registry.get_hook(name)
+    if hook is None:
+        return
+    on_top = module.__dict__.get("forward")
+    is_last = registry._hook_order[-1] == name
+    registry.remove_hook(name, recurse=False)
+    if is_last and on_top is not hook.forward:
+        # Offloading replaced the forward since, and calls the hook's; without the hook it passes on.
+        module.forward = on_top  # pyright: ignore[reportAttributeAccessIssue] a function
+    elif getattr(module.forward, "__self__", None) is module:
+        module.__dict__.pop("forward", None)

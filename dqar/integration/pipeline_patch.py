@@ -86,8 +86,11 @@ def enter_found(
 def expected_samples(arguments: dict[str, Any]) -> int | None:
     """Number of samples that a pipeline's call asks for; None if its arguments do not say it."""
     each = next(
-        (arguments[name] for name in ("num_images_per_prompt", "num_videos_per_prompt")
-         if arguments.get(name) is not None),
+        (
+            arguments[name]
+            for name in ("num_images_per_prompt", "num_videos_per_prompt")
+            if arguments.get(name) is not None
+        ),
         1,
     )
     prompt = arguments.get("prompt")

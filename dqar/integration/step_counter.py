@@ -124,9 +124,7 @@ class Run:
         columns = self.guidance.num_samples if is_tied else call.rows
         latent = latent_of_samples(call, columns)
         assert self.prompt_length is not None
-        self.controller.open_step(
-            opening, self.prompt_length, latent=latent, num_samples=columns
-        )
+        self.controller.open_step(opening, self.prompt_length, latent=latent, num_samples=columns)
 
     def _begin_call(self, branch: BranchOfCall, call: ModelCall) -> None:
         if branch.has_new_conditions:

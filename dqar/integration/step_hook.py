@@ -43,6 +43,14 @@ class StepHook:
             return
         name = None if self.context is None else self.context.name
         run.before_call(ModelCall.of(module, args, kwargs or {}, name, self.layers))
+        self.refuse_checkpointing(module)
+
+    def refuse_checkpointing(self, module: nn.Module) -> None:
+        """Refuse to reuse under gradient checkpointing.
+
+        Raises:
+            ValueError: if the controller of this thread acts.
+        """
         if self.slot.acting is not None:
             refuse_checkpointing(module)
 
