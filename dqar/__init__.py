@@ -3,11 +3,8 @@
 from dqar.config import DQARConfig
 from dqar.config_file import load_config, save_config
 from dqar.control.controller import DQARController
-from dqar.integration.diffusers_cache import (
-    DQARCacheConfig,
-    apply_dqar_cache,
-    remove_dqar_cache,
-)
+from dqar.integration.diffusers_cache.apply import apply_dqar_cache, remove_dqar_cache
+from dqar.integration.diffusers_cache.config import DQARCacheConfig
 from dqar.integration.dit_pipeline import patch_dit_pipeline, unpatch_dit_pipeline
 from dqar.integration.dit_wrapper import DQARDiTWrapper
 from dqar.integration.pipeline_patch import patch_pipeline, unpatch_pipeline

@@ -97,7 +97,8 @@ def expected_samples(arguments: dict[str, Any]) -> int | None:
     if isinstance(prompt, str):
         return each
     for name in ("prompt", "prompt_embeds", "class_labels"):
-        if hasattr(given := arguments.get(name), "__len__"):
+        given: Any = arguments.get(name)
+        if hasattr(given, "__len__"):
             return len(given) * each
     return None
 
