@@ -73,8 +73,11 @@ class PlacedStack:
         return [self.module(site, place) if site and is_known else None for place in places]
 
 
-def attach(transformer: nn.Module, slot: RunSlot) -> list[Replacement]:
+def attach(transformer: nn.Module, slot: RunSlot, first_layer: int = 0) -> list[Replacement]:
     """Patch the slot's sites in every block of a transformer.
+
+    Args:
+        first_layer: number of its first layer, in a pipeline of several transformers.
 
     Raises:
         ValueError: if the model is not served, lacks a site, chunks its feed-forward, or has to
@@ -85,16 +88,15 @@ def attach(transformer: nn.Module, slot: RunSlot) -> list[Replacement]:
     refuse_misfits(transformer, slot)
     return [
         patched
-        for placed in stacks_of(transformer)
+        for placed in stacks_of(transformer, first_layer)
         for site in slot.sites
         for patched in _patched(placed, site, slot)
     ]
 
 
-def stacks_of(transformer: Any) -> list[PlacedStack]:
+def stacks_of(transformer: Any, first_layer: int = 0) -> list[PlacedStack]:
     """The stacks of a transformer, with layers numbered through all of them."""
     placed: list[PlacedStack] = []
-    first_layer = 0
     for stack in family_of(transformer).stacks:
         blocks = [*attrgetter(stack.path)(transformer)]
         placed.append(PlacedStack(stack=stack, blocks=blocks, first_layer=first_layer))

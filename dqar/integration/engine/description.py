@@ -28,8 +28,8 @@ class Site:
     """Arguments of the module that hold one value for each row."""
     attention: Literal["plain"] | None = None
     """The way in which the module makes queries and keys, by which its entropy is measured:
-    ``plain`` projects its hidden states by ``to_q`` and ``to_k``, with norms but without rotation. None for another
-    arithmetic, or for a module that does not attend."""
+    ``plain`` projects its hidden states by ``to_q`` and ``to_k``, with norms but without rotation.
+    None for another arithmetic, or for a module that does not attend."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
