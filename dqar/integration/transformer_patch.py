@@ -27,7 +27,7 @@ class TransformerPatch:
         self.transformer = transformer
         self.slot = slot
         model = uncompiled(transformer)
-        self.reroutes: list[Replacement] = attach(model, slot, *([first_layer] * bool(first_layer)))
+        self.reroutes: list[Replacement] = attach(model, slot, first_layer)
         self.context = CacheContextName(model)
         layers = None if is_alone else range(first_layer, first_layer + self.table.num_layers)
         self.hooks = [hook_steps(model, slot, self.context, layers), hook_outputs(model, slot)]
