@@ -55,7 +55,11 @@ def case(**changes: Any) -> Case:
     return Case(
         pipeline="StableDiffusion3Pipeline",
         absent=(
-            *(f"{kind}{which}" for kind in ("text_encoder", "tokenizer") for which in ("", "_2", "_3")),
+            *(
+                f"{kind}{which}"
+                for kind in ("text_encoder", "tokenizer")
+                for which in ("", "_2", "_3")
+            ),
             "vae",
         ),
         blocks=("transformer_blocks.*",),
