@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 from typing import Any
 
 import pytest
@@ -9,11 +11,14 @@ import torch
 from diffusers import FlowMatchHeunDiscreteScheduler
 
 from dqar.gates.rules import Interval
+from tests.conformance.gates import OnlySamples
 from tests.conformance.patching import patch_pipeline
 from tests.conformance.pipelines import CASES
 from tests.conformance.pipelines.late import LATE, START
+from tests.conformance.replay import only_first
 from tests.conformance.sampling import (
     WHOLE,
+    apart,
     cells,
     config,
     controller,
@@ -23,6 +28,11 @@ from tests.conformance.sampling import (
 )
 
 pytestmark = pytest.mark.slow
+REPEATING = (
+    *("pixart_alpha", "pixart_sigma", "sana", "sana_sprint", "flux", "flux_true_cfg"),
+    *("qwen_image", "z_image", "hunyuan_video", "wan21", "wan22", "latte"),
+)
+"""Pipelines that repeat embeddings which are passed in, for several images of each."""
 OTHERS = (
     {"samples": 1},
     {"samples": 3},
@@ -51,6 +61,26 @@ def test_other_sizes_batches_and_steps_on_one_pipeline(case, pipe, references, s
     for options in ({}, *OTHERS, {}):
         found = sample(pipe, case, controller=steered, **options)
         assert torch.equal(found, references.replay(case, sites, **options)), options
+
+
+@cells("outputs", cases=REPEATING)
+def test_two_images_of_one_prompt(case, pipe, references, sites):
+    """The first image never reuses, the second always."""
+    parameters = inspect.signature(type(pipe).__call__).parameters
+    number = next(name for name in parameters if re.fullmatch("num_.*_per_prompt", name))
+
+    def options() -> dict[str, Any]:
+        of_two = case.arguments(2, case.low)
+        noise = {name: of_two[name] for name in ("latents", "generator") if name in of_two}
+        return {"samples": 1, number: 2} | noise
+
+    stock = sample(references.pipe(case), case, **options())
+    always, _ = replay(references.pipe(case), case, sites, only_first, **options())
+    patch_pipeline(pipe, config(sites))
+    found = sample(pipe, case, controller=controller(sites, OnlySamples(1)), **options())
+    assert len(found) == 2
+    assert apart(found[0], stock[0]) <= case.tolerance
+    assert apart(found[1], always[1]) <= case.tolerance
 
 
 @cells(*WHOLE, cases=tuple(name for name, case in CASES.items() if case.start))
