@@ -5,6 +5,7 @@ from dqar.config_file import load_config, save_config
 from dqar.control.controller import DQARController
 from dqar.integration.dit_pipeline import patch_dit_pipeline, unpatch_dit_pipeline
 from dqar.integration.dit_wrapper import DQARDiTWrapper
+from dqar.integration.pipeline_patch import patch_pipeline, unpatch_pipeline
 from dqar.policy.network import ReusePolicy
 from dqar.policy.serialization import load_policy, save_policy
 from dqar.policy.spec import PolicySpec
@@ -24,8 +25,10 @@ __all__ = [
     "load_plan",
     "load_policy",
     "patch_dit_pipeline",
+    "patch_pipeline",
     "save_config",
     "save_plan",
     "save_policy",
     "unpatch_dit_pipeline",
+    "unpatch_pipeline",
 ]
