@@ -3,6 +3,8 @@
 from dqar.config import DQARConfig
 from dqar.config_file import load_config, save_config
 from dqar.control.controller import DQARController
+from dqar.integration.diffusers_cache.apply import apply_dqar_cache, remove_dqar_cache
+from dqar.integration.diffusers_cache.config import DQARCacheConfig
 from dqar.integration.dit_pipeline import patch_dit_pipeline, unpatch_dit_pipeline
 from dqar.integration.dit_wrapper import DQARDiTWrapper
 from dqar.integration.pipeline_patch import patch_pipeline, unpatch_pipeline
@@ -14,18 +16,21 @@ from dqar.schedules.serialization import load_plan, save_plan
 from dqar.schedules.static_plan import StaticPlan
 
 __all__ = [
+    "DQARCacheConfig",
     "DQARConfig",
     "DQARController",
     "DQARDiTWrapper",
     "PolicySpec",
     "ReusePolicy",
     "StaticPlan",
+    "apply_dqar_cache",
     "export_plan",
     "load_config",
     "load_plan",
     "load_policy",
     "patch_dit_pipeline",
     "patch_pipeline",
+    "remove_dqar_cache",
     "save_config",
     "save_plan",
     "save_policy",

@@ -50,9 +50,7 @@ class DQARDiTWrapper(DQARWrapper):
         controller: DQARController | None = None,
         sites: tuple[str, ...] | None = None,
     ) -> None:
-        super().__init__(
-            (transformer,), config, policy=policy, controller=controller, sites=sites
-        )
+        super().__init__((transformer,), config, policy=policy, controller=controller, sites=sites)
 
     def __reduce__(self) -> tuple:
         # A copied transformer is not patched, so the copied wrapper patches it.

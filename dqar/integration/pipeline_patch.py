@@ -86,15 +86,19 @@ def enter_found(
 def expected_samples(arguments: dict[str, Any]) -> int | None:
     """Number of samples that a pipeline's call asks for; None if its arguments do not say it."""
     each = next(
-        (arguments[name] for name in ("num_images_per_prompt", "num_videos_per_prompt")
-         if arguments.get(name) is not None),
+        (
+            arguments[name]
+            for name in ("num_images_per_prompt", "num_videos_per_prompt")
+            if arguments.get(name) is not None
+        ),
         1,
     )
     prompt = arguments.get("prompt")
     if isinstance(prompt, str):
         return each
     for name in ("prompt", "prompt_embeds", "class_labels"):
-        if hasattr(given := arguments.get(name), "__len__"):
+        given: Any = arguments.get(name)
+        if hasattr(given, "__len__"):
             return len(given) * each
     return None
 

@@ -46,6 +46,16 @@ class SchedulePosition:
         self._num_train = num_train_timesteps(scheduler)
         self._unconfirmed: _DeviceTimestep | None = None
 
+    @property
+    def total(self) -> int:
+        """Number of steps."""
+        return len(self.timesteps)
+
+    @property
+    def now(self) -> float:
+        """The schedule's timestep at the last step."""
+        return self.timesteps[self.step or 0]
+
     def advance(self, timestep: Timestep) -> int:
         """Return the step of the next call.
 
@@ -99,7 +109,7 @@ class SchedulePosition:
     def _first_step(self, given: _Value) -> int:
         begins_at = getattr(self.scheduler, "begin_index", None)
         found = {scale: self._steps(given, scale) for scale in scales_of(given.dtype)}
-        # A whole run is likelier than one that starts late, where a number fits several scales.
+        # A run that starts at step 0 is likelier than a late one, where a number fits both.
         for start in (begins_at, 0):
             for scale, steps in found.items():
                 if start in steps:
@@ -112,8 +122,9 @@ class SchedulePosition:
         if fitting:
             formulas = " or ".join(scale.formula for scale in fitting)
             raise ValueError(
-                f"A run that starts late must start where it is known. Got timestep {given.number}, "
-                f"which may be {formulas}. Call scheduler.set_begin_index before the first call."
+                "A run that starts late must start where it is known. Got timestep "
+                f"{given.number}, which may be {formulas}. Call scheduler.set_begin_index before "
+                "the first call."
             )
         raise ValueError(
             f"timestep must be one of the scheduler's {len(self.timesteps)} timesteps, "

@@ -116,16 +116,15 @@ class Run:
         return tuple(f"branch {place}" for place in range(num_stacked)) if num_stacked > 1 else ()
 
     def _open_step(self, call: ModelCall) -> None:
-        step, timesteps = self.position.step or 0, self.position.timesteps
-        snr = self._snr(step, timesteps[step])
-        opening = Step(index=step, total=len(timesteps), timestep=timesteps[step], snr=snr)
+        step, now = self.position.step or 0, self.position.now
+        opening = Step(
+            index=step, total=self.position.total, timestep=now, snr=self._snr(step, now)
+        )
         is_tied = self.controller.config.branch_mode == "tied"
         columns = self.guidance.num_samples if is_tied else call.rows
         latent = latent_of_samples(call, columns)
         assert self.prompt_length is not None
-        self.controller.open_step(
-            opening, self.prompt_length, latent=latent, num_samples=columns
-        )
+        self.controller.open_step(opening, self.prompt_length, latent=latent, num_samples=columns)
 
     def _begin_call(self, branch: BranchOfCall, call: ModelCall) -> None:
         if branch.has_new_conditions:

@@ -5,13 +5,12 @@ Dynamo runs the hooks without tracing them, which breaks the graph once a call.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-from dqar.integration.forward_patch import untraced_class
+from dqar.integration.forward_patch import untraced_class, with_output
 from dqar.integration.guidance.cache_context import CacheContextName
 from dqar.integration.guidance.model_call import ModelCall
 from dqar.integration.run_slot import RunSlot
@@ -43,6 +42,14 @@ class StepHook:
             return
         name = None if self.context is None else self.context.name
         run.before_call(ModelCall.of(module, args, kwargs or {}, name, self.layers))
+        self.refuse_checkpointing(module)
+
+    def refuse_checkpointing(self, module: nn.Module) -> None:
+        """Refuse to reuse under gradient checkpointing.
+
+        Raises:
+            ValueError: if the controller of this thread acts.
+        """
         if self.slot.acting is not None:
             refuse_checkpointing(module)
 
@@ -66,23 +73,6 @@ class OutputHook:
 
     def __reduce__(self) -> tuple:
         return _output_hook, (self.slot,)
-
-
-def with_output(output: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    """Apply ``change`` to the tensor in a transformer's output: a tensor, the first of a tuple, or
-    the ``sample`` of a diffusers output class. If ``change`` returns the same tensor, the output
-    itself is returned."""
-    is_tuple = isinstance(output, tuple)
-    before = output[0] if is_tuple else getattr(output, "sample", output)
-    after = change(before)
-    if after is before:
-        return output
-    if is_tuple:
-        return (after, *output[1:])
-    if before is output:
-        return after
-    fields = output if isinstance(output, Mapping) else {}
-    return type(output)(**{**fields, "sample": after})
 
 
 def hook_steps(

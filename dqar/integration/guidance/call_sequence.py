@@ -46,6 +46,8 @@ class CallSequence:
     """
 
     num_samples: int
+    trusts_names: bool = True
+    """True if a name in ``cache_context`` stands for one condition for a whole run."""
     branches: list[Branch] = field(default_factory=list)
     previous: ModelCall | None = None
     """The last call."""
@@ -92,7 +94,7 @@ class CallSequence:
     def _branch(self, call: ModelCall) -> tuple[Branch, bool]:
         alike = [one for one in self.branches if one.is_like(call)]
         free = [one for one in alike if not any(one is called for called in self._called)]
-        is_named = call.context is not None and len(alike) == 1
+        is_named = self.trusts_names and call.context is not None and len(alike) == 1
         for one in free:
             if is_named or one.has_conditions_of(call):
                 return one, False

@@ -81,19 +81,24 @@ class FoundGuidance(Guidance):
     Args:
         expected_samples: number of samples, where the caller knows it; it tells samples of equal
             noise from branches.
+        trusts_names: True if a name in ``cache_context`` stands for one condition for a whole run.
     """
 
-    def __init__(self, expected_samples: int | None = None) -> None:
+    def __init__(self, expected_samples: int | None = None, *, trusts_names: bool = True) -> None:
         self.expected_samples = expected_samples
+        self.trusts_names = trusts_names
         self._sequence = CallSequence(num_samples=0)
+        self._judged: tuple[ModelCall | None, bool] = None, False
 
     def begin(self, call: ModelCall) -> None:
         self.num_stacked = count_branches(call.latent, self.expected_samples)
         self.num_samples = call.rows // self.num_stacked
-        self._sequence = CallSequence(num_samples=self.num_samples)
+        self._sequence = CallSequence(num_samples=self.num_samples, trusts_names=self.trusts_names)
 
     def is_repeat(self, call: ModelCall) -> bool:
-        return self._sequence.is_repeat(call)
+        if self._judged[0] is not call:
+            self._judged = call, self._sequence.is_repeat(call)
+        return self._judged[1]
 
     def enter(self, call: ModelCall, *, begins_step: bool) -> BranchOfCall:
         if not call.rows or call.rows % self.num_samples:
