@@ -63,6 +63,8 @@ class CallSequence:
         before = self.previous
         if before is None or _surely_differ(before.timestep, call.timestep):
             return False
+        if before.was_overwritten_by(call):
+            return False
         if call.has_the_latent_of(before):
             return True
         if self._looks_like_a_new_step(call) or not _are_equal(before.timestep, call.timestep):

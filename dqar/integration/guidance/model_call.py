@@ -37,8 +37,10 @@ class Seen:
 
     def is_certainly(self, other: Seen) -> bool:
         """True if both are the same elements of the same memory, unwritten in between."""
-        if self.version != other.version or self.version < 0:
-            return False
+        return self.version == other.version >= 0 and self.shares_memory(other)
+
+    def shares_memory(self, other: Seen) -> bool:
+        """True if both are the same elements of the same memory."""
         mine, its = self.tensor, other.tensor
         return mine is its or (_place(mine) == _place(its) and bool(mine.data_ptr()))
 
@@ -127,6 +129,13 @@ class ModelCall:
         """True if both calls were certainly given the same tensors; no device is asked."""
         return len(self.seen) == len(other.seen) and all(
             mine.is_certainly(its) for mine, its in zip(self.seen, other.seen, strict=True)
+        )
+
+    def was_overwritten_by(self, other: ModelCall) -> bool:
+        """True if a later call has the same memory, with other contents."""
+        return any(
+            mine.version != its.version and mine.shares_memory(its)
+            for mine, its in zip(self.seen, other.seen, strict=False)
         )
 
     def equals_the_latent_of(self, other: ModelCall, num_samples: int) -> bool:
