@@ -1,4 +1,4 @@
-"""Every family is right, site by site: closed, reused, exposed, and with other rows in the batch."""
+"""Every family is right, site by site: closed, reused, exposed, and in mixed batches."""
 
 from __future__ import annotations
 
