@@ -15,6 +15,7 @@ from typing import Any, Literal
 from jaxtyping import Bool
 from torch import Tensor, nn
 
+from dqar.gate_table import GateTable
 from dqar.integration.compiled.buffers import (
     NOTHING,
     Placeholder,
@@ -171,7 +172,7 @@ def allocating_variant(
     ``gates``, and a function that returns these buffers by gate once the variant has run."""
     blanks = {gate: Placeholder() for gate in gates}
     stack: Any = transformer.transformer_blocks
-    num_gates = 1 if sites == ("stack",) else len(sites) * len(stack)
+    num_gates = GateTable.regular(sites, len(stack)).num_gates
     roles: tuple[Role, ...] = tuple(_role(True, gate in gates) for gate in range(num_gates))
     kept = {gate: SiteBuffers(value=blank) for gate, blank in blanks.items()}
 
