@@ -28,7 +28,7 @@ from pipeline.traces.multi_dataset import open_traces
 from pipeline.train.config import OF_SEVERAL_GATES, TrainConfig
 from pipeline.train.train import save_trained, train
 
-STEPS, LAYERS, SAMPLES, TRAJECTORIES = 6, 8, 4, 12
+STEPS, LAYERS, SAMPLES, TRAJECTORIES = 6, 8, 4, 24
 
 
 # Collected.
@@ -36,19 +36,18 @@ STEPS, LAYERS, SAMPLES, TRAJECTORIES = 6, 8, 4, 12
 
 @pytest.fixture(scope="module")
 def stack_traces(tmp_path_factory) -> Path:
-    """Finished collection of 12 trajectories in two units, with designs that draw by gate too."""
+    """Finished collection of 24 trajectories in two units, with designs that draw by gate too."""
     info = find_model("digits")
     plan = CollectPlan(
         model="digits",
         model_hash=info.model_hash,
         num_trajectories=TRAJECTORIES,
-        batch_size=6,
+        batch_size=12,
         steps=STEPS,
         guidance_scale=info.guidance_scale,
         sites=("stack",),
         designs=parse_designs("paced,independent,layer-blocked"),
         forecast_orders=(0, 1),
-        feedbacks=(0.0, 0.5),
     )
     root = tmp_path_factory.mktemp("traces") / "stack"
     claim_output(root, plan)
