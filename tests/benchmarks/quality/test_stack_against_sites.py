@@ -41,7 +41,9 @@ def test_samples_are_compared_in_pairs():
 
 
 def test_both_sites_on_the_shipped_model():
-    config = EvaluateConfig(model="digits", steps=12, num_samples=2, batch_size=2, guidance_scale=2)
+    config = EvaluateConfig(
+        model="digits", steps=12, num_samples=2, batch_size=2, guidance_scale=2.0
+    )
     result = json.loads(json.dumps(compare_sites(config, (6, 3)), allow_nan=False))
     rows = result["equal_steps"]
     assert [(row["order"], row["computed"]) for row in rows] == [

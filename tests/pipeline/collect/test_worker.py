@@ -150,9 +150,11 @@ def test_noise_is_the_rounds_own(sampled, collector, plan):
     assert not torch.equal(draw(plan.seed, [0, 1])[0], latents)
 
 
-def test_reuse_moves_the_result(sampled):
+def test_reuse_moves_the_result(sampled, gates):
     error = np.asarray(sampled[0]["latent_rel_l2"])
-    assert (error > 0).all()
+    reused = (gates["action"] == "reuse").any(axis=(1, 2))
+    assert reused.sum() >= 4
+    assert ((error > 0) == reused).all()
     assert (error < 1).all()
 
 
