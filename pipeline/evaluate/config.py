@@ -10,6 +10,7 @@ from dqar.cache.quantization import Granularity
 from dqar.config import CachedParts, DQARConfig
 from dqar.config_file import read_yaml
 from dqar.policy.network import ReusePolicy
+from dqar.records import WHOLE_SITES
 from pipeline.evaluate.flags import SAMPLES_PER_TASK, EvaluateFlags, EvaluateSettings
 from pipeline.evaluate.tasks import EvalTask
 from pipeline.methods.base import GRIDS, Comparison, OperatingPoint
@@ -104,7 +105,7 @@ class EvaluateConfig(EvaluateSettings):
 
     def _refuse_idle_settings(self) -> None:
         is_integer = self.cache_bits < 16
-        if self.balanced and (not is_integer or "block" in self.sites):
+        if self.balanced and (not is_integer or not {*WHOLE_SITES}.isdisjoint(self.sites)):
             raise ValueError(
                 "salience_balancing must come with 2, 4 or 8 bits and the sites attn or ff. Got "
                 f"{self.cache_bits} bits, {self.sites}. Leave salience_balancing out of "

@@ -75,8 +75,8 @@ class EvaluateFlags(EvaluateSettings):
     sampler: Sampler | None = None
     """Sampler: ddim, or dpm for DPM-Solver++; default: the one of the first policy, or ddim."""
     sites: tuple[str, ...] | None = None
-    """Sub-modules of a block whose values are reused: attn, or attn,ff, or block; default: those of
-    the first policy, or attn."""
+    """Parts of the model whose values are reused: attn, or attn,ff, or block for whole blocks, or
+    stack for all blocks at once; default: those of the first policy, or attn."""
     samples_per_task: int = SAMPLES_PER_TASK
     """Samples of an operating point that one worker measures at a time, rounded up to whole
     batches."""
