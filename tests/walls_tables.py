@@ -6,6 +6,7 @@ MAY_IMPORT: dict[str, str] = {
     # The library: records and pure functions, then gates and control, then the seam to diffusers.
     "dqar.finite_fields": "",
     "dqar.records": "",
+    "dqar.gate_table": "dqar.records",
     "dqar.signals": "",
     "dqar.snr": "",
     "dqar.layer_schedule": "",
@@ -17,16 +18,15 @@ MAY_IMPORT: dict[str, str] = {
     "dqar.registry": "dqar.hub_files",
     "dqar.foreign_files": "dqar.validation",
     "dqar.config_file": "dqar.config dqar.foreign_files dqar.validation",
-    "dqar.policy": "dqar.finite_fields dqar.foreign_files dqar.records dqar.registry "
-    "dqar.step_schedule dqar.validation",
+    "dqar.policy": "dqar.finite_fields dqar.foreign_files dqar.gate_table dqar.records "
+    "dqar.registry dqar.step_schedule dqar.validation",
     "dqar.gates": "dqar.config dqar.layer_schedule dqar.policy dqar.records",
-    "dqar.control": "dqar.cache dqar.config dqar.gates dqar.policy dqar.records dqar.signals "
-    "dqar.snr",
-    "dqar.schedules": "dqar.cache dqar.config dqar.control dqar.foreign_files dqar.gates "
-    "dqar.policy dqar.records dqar.registry dqar.snr dqar.validation",
-    "dqar.integration": "dqar.cache dqar.config dqar.control dqar.finite_fields dqar.policy "
-    "dqar.records "
-    "dqar.schedules dqar.signals dqar.snr",
+    "dqar.control": "dqar.cache dqar.config dqar.gate_table dqar.gates dqar.policy dqar.records "
+    "dqar.signals dqar.snr",
+    "dqar.schedules": "dqar.cache dqar.config dqar.control dqar.foreign_files dqar.gate_table "
+    "dqar.gates dqar.policy dqar.records dqar.registry dqar.snr dqar.validation",
+    "dqar.integration": "dqar.cache dqar.config dqar.control dqar.finite_fields dqar.gate_table "
+    "dqar.policy dqar.records dqar.schedules dqar.signals dqar.snr",
     "dqar.sharing": "dqar.finite_fields dqar.hub_files dqar.policy dqar.schedules",
     # The pipeline: shared packages, then the stages, which never import each other.
     "pipeline.choices": "",

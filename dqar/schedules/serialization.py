@@ -5,17 +5,19 @@
 
 A string of ``table`` is a step, and a digit in it the action of one gate: the index in ``actions``,
 which also names ``forecast1`` and ``forecast2`` where the plan holds such actions. ``feedback`` is
-the gain of the error feedback; plans without error feedback leave the key out.
+the gain of the error feedback; plans without error feedback leave the key out. ``stacks`` describes
+the blocks of a model whose layers differ in their sites.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from dqar.foreign_files import read_json, spelled
+from dqar.gate_table import StackShape
 from dqar.policy.serialization import load_policy
 from dqar.registry import is_registered, local_folder
 from dqar.schedules.policy_plan import plan_of_policy
@@ -48,6 +50,7 @@ class PlanDocument:
     sampler: str
     timesteps: tuple[float, ...]
     feedback: float = 0.0
+    stacks: tuple[StackShape, ...] = ()
 
 
 def save_plan(plan: StaticPlan, path: str | Path) -> None:
@@ -69,7 +72,12 @@ def plan_document(plan: StaticPlan) -> dict[str, Any]:
         "timesteps": plan.timesteps,
         # Left out at 0, so that earlier releases read plans without error feedback.
         **({"feedback": plan.feedback} if plan.feedback else {}),
+        **({"stacks": [_stack(stack) for stack in plan.stacks]} if plan.stacks else {}),
     }
+
+
+def _stack(stack: StackShape) -> dict[str, Any]:
+    return asdict(stack) | {"absent": sorted(stack.absent)}
 
 
 def _named(plan: StaticPlan) -> list[Action]:
@@ -132,6 +140,7 @@ def plan_of_document(stored: dict[str, Any]) -> StaticPlan:
         sampler=document.sampler,
         timesteps=document.timesteps,
         feedback=document.feedback,
+        stacks=document.stacks,
     )
 
 
