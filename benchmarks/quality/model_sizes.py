@@ -23,8 +23,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.quality.published_models import MODELS, PublishedModel
-from dqar.integration.engine.description import Family
-from dqar.integration.engine.lookup import family_of
+from dqar.integration.sites import PlacedStack, stacks_of
 from pipeline.markdown import markdown_table
 
 BEGIN = "<!-- made by: python -m benchmarks.quality.model_sizes --write docs/models.md -->"
@@ -63,15 +62,12 @@ class Sizes:
 def sizes_of(model: PublishedModel) -> Sizes:
     """Return the sizes of a model from one call on the device ``meta``."""
     transformer = model.transformer()
-    family = family_of(transformer)
-    gates, cache, places = Counter[str](), Counter[str](), list(places_of(transformer, family))
-    handles = []
+    stacks = stacks_of(transformer)
+    places = [place for placed in stacks for place in places_of(placed)]
+    cache, handles = Counter[str](), []
     for site, name, returns in places:
-        if site in (*INNER, "block"):
-            gates[site] += 1
         count = partial(add_returned, cache, site, returns, model.calls)
         handles.append(transformer.get_submodule(name).register_forward_hook(count))
-    gates["stack"] = len(family.stacks)
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), counter:
         transformer(**model.inputs())
@@ -80,31 +76,28 @@ def sizes_of(model: PublishedModel) -> Sizes:
     return Sizes(
         model=model,
         parameters=sum(weight.numel() for weight in transformer.parameters()),
-        stacks=tuple(
-            (one.path, len(transformer.get_submodule(one.path)))  # pyright: ignore[reportArgumentType]
-            for one in family.stacks
-        ),
-        gates=gates,
+        stacks=tuple((one.stack.path, len(one.blocks)) for one in stacks),
+        gates=Counter(site for site, _, _ in places),
         flops=flops_of(counter, transformer, places, model.calls),
         total_flops=counter.get_total_flops() * model.calls,
         cache=cache,
     )
 
 
-def places_of(transformer: nn.Module, family: Family) -> Iterator[tuple[str, str, int]]:
-    """Yield the site, the module's name and the number of returned tensors of each cached value.
+def places_of(placed: PlacedStack) -> Iterator[tuple[str, str, int]]:
+    """Yield the site, the module's name and the number of returned tensors of each gate of a stack.
 
     A stack's residual has the shapes of what its last block returns.
     """
-    for stack in family.stacks:
-        blocks: Any = transformer.get_submodule(stack.path)
-        for at, block in enumerate(blocks):
-            name = f"{stack.path}.{at}"
-            for site, described in stack.sites.items():
-                if getattr(block, described.module, None) is not None:
-                    yield site, f"{name}.{described.module}", len(described.returns)
-            yield "block", name, len(stack.streams)
-        yield "stack", f"{stack.path}.{len(blocks) - 1}", len(stack.streams)
+    stack = placed.stack
+    for at in range(len(placed.blocks)):
+        name = f"{stack.path}.{at}"
+        for site, described in stack.sites.items():
+            if placed.module(described, at) is not None:
+                yield site, f"{name}.{described.module}", len(described.returns)
+        yield "block", name, len(stack.streams)
+    if not stack.is_interleaved:
+        yield "stack", f"{stack.path}.{len(placed.blocks) - 1}", len(stack.streams)
 
 
 def add_returned(
@@ -134,7 +127,7 @@ def described(sizes: Sizes) -> list[str]:
     model = sizes.model
     return [
         f"[{model.name}](https://huggingface.co/{model.repository})",
-        f"{sizes.parameters / 1e9:.1f}e9",
+        f"{sizes.parameters / 1e9:.{2 if sizes.parameters < 1e9 else 1}f}e9",
         model.size,
         " + ".join(f"{count} `{name}`" for name, count in sizes.stacks),
         *(str(sizes.gates[site] or "-") for site in (*INNER, "stack")),
@@ -149,7 +142,7 @@ def computed(sizes: Sizes) -> list[str]:
     shares = [sizes.flops[site] for site in INNER]
     return [
         sizes.model.name,
-        f"{sizes.total_flops / 1e12:.3g}",
+        f"{sizes.total_flops / 1e12:,.{0 if sizes.total_flops >= 1e14 else 1}f}",
         *(f"{share / sizes.total_flops:.1%}" if share else "-" for share in (*shares, left, rest)),
         sizes.model.not_gated,
     ]

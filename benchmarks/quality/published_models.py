@@ -30,7 +30,7 @@ class PublishedModel:
     size: str
     """Height, width and frames of a sample."""
     inputs: Callable[[], dict[str, Any]]
-    """Arguments of a call for one sample, with both branches of guidance where one call has both."""
+    """Makes the arguments of a call for one sample, of both branches where one call has both."""
     calls: int = 1
     """Calls of the transformer in a step: 2 where guidance calls it once for each branch."""
     guidance: str
