@@ -1,51 +1,22 @@
-"""Patching of a model: replace ``forward`` of a site on the instance, and hook the transformer.
+"""Patching of a model: replace ``forward`` of a module on the instance, and hook the transformer.
 
 A model may be compiled before or after it is patched. Dynamo runs the hooks without tracing them,
-which breaks the graph once a step. In a run each site is one custom operator of the graph
-(:mod:`dqar.integration.custom_op`); outside a run the model is compiled as if not patched.
+which breaks the graph once a step.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cache
-from typing import Any, no_type_check
+from typing import Any
 
 import torch
-from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from dqar.control.controller import DQARController
-from dqar.integration.custom_op import called, fits, number_of
 from dqar.integration.run_slot import RunSlot
 from dqar.integration.served_models import refuse_checkpointing
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SiteCall:
-    """One call of a site: its arguments, and the function that computes it."""
-
-    inner: Callable[..., Any]
-    """The site's original ``forward``."""
-    hidden: Float[Tensor, "r n d"]
-    args: tuple
-    kwargs: dict[str, Any]
-
-    def given(self, rows: Int[Tensor, " s"] | None) -> Float[Tensor, "s n d"]:
-        """Hidden states of some rows, or of all rows (None)."""
-        return self.hidden if rows is None else self.hidden[rows]
-
-    def computed(self, rows: Int[Tensor, " s"] | None) -> Float[Tensor, "s n d"]:
-        """Compute the site for some rows, or for all rows (None); all rows share the other
-        arguments."""
-        return self.inner(self.given(rows), *self.args, **self.kwargs)
-
-
-SiteFn = Callable[[DQARController, SiteCall], Tensor]
-"""A function that runs a site under a controller, and returns the site's output."""
 
 
 class Replacement:
@@ -75,41 +46,6 @@ class Replacement:
             del self.module.__dict__["forward"]
         else:
             self.module.forward = self.inner
-
-
-class PatchedForward(Replacement):
-    """The patched ``forward`` of a site: runs the site under this thread's controller, or as the
-    original ``forward`` if the thread has none or its controller is idle."""
-
-    def __init__(self, module: nn.Module, slot: RunSlot, act: SiteFn) -> None:
-        super().__init__(module)
-        self.slot = slot
-        self.act: SiteFn = act
-        self.number = number_of(self)
-        self._through: Any = torch.compiler.disable(self.acted)
-
-    # Dynamo traces this method, so it reads no thread-local state and has no type checker.
-    @no_type_check
-    def __call__(self, hidden_states, *args, **kwargs):
-        if not self.slot.is_taken:
-            return self.inner(hidden_states, *args, **kwargs)
-        if torch.compiler.is_compiling() and fits(args, kwargs):
-            return called(self.number, hidden_states, kwargs)
-        return self._through(hidden_states, args, kwargs)
-
-    def acted(self, hidden: Tensor, args: tuple, kwargs: dict[str, Any]) -> Tensor:
-        """Return the site's output, under this thread's controller or, without one, computed."""
-        controller = self.slot.acting
-        if controller is None:
-            return self.inner(hidden, *args, **kwargs)
-        call = SiteCall(inner=self.inner, hidden=hidden, args=args, kwargs=kwargs)
-        return self.act(controller, call)
-
-
-def reroute(module: nn.Module, slot: RunSlot, act: SiteFn) -> PatchedForward:
-    """Replace ``forward`` of a module by one that runs under a controller."""
-    module.forward = rerouted = PatchedForward(module, slot, act)
-    return rerouted
 
 
 def latents_and_timestep(args: tuple, kwargs: dict[str, Any]) -> tuple[Tensor, Any]:
