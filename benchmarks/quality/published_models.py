@@ -152,7 +152,10 @@ WAN = {
     "cross_attn_norm": True,
     "qk_norm": "rms_norm_across_heads",
 }
-MODULATION = "norms and modulation: elementwise, and one row for each sample"
+MODULATION = "norms and modulation"
+SINGLE = (
+    "MLP and output projection of single blocks: gated with the attention, after one projection"
+)
 MODELS = (
     PublishedModel(
         name="DiT-XL/2",
@@ -162,7 +165,7 @@ MODELS = (
         size="256x256",
         inputs=dit,
         guidance="one call, rows [conditional; unconditional]",
-        not_gated=MODULATION,
+        not_gated="norms and modulation, with an embedding of timestep and label in each block",
     ),
     PublishedModel(
         name="PixArt-Sigma",
@@ -182,7 +185,7 @@ MODELS = (
         size="1024x1024",
         inputs=pixart,
         guidance="one call, rows [unconditional; conditional]",
-        not_gated="the projection of the caption, the same at each step",
+        not_gated="norms and modulation; outside, the projection of the caption",
     ),
     PublishedModel(
         name="SD3.5-large",
@@ -206,7 +209,7 @@ MODELS = (
         size="1024x1024",
         inputs=sd3,
         guidance="one call, rows [unconditional; conditional]; skip-layer guidance adds a call",
-        not_gated="the last block has no text stream after its attention",
+        not_gated="norms and modulation; the last block ends its text stream with its attention",
     ),
     PublishedModel(
         name="Flux-dev",
@@ -227,7 +230,7 @@ MODELS = (
         size="1024x1024",
         inputs=flux,
         guidance="embedded (distilled); a true guidance scale adds a call",
-        not_gated="proj_out of the single blocks: it joins attention and MLP before the gate",
+        not_gated=SINGLE,
     ),
     PublishedModel(
         name="Qwen-Image",
@@ -259,7 +262,7 @@ MODELS = (
         inputs=wan(480, 832),
         calls=2,
         guidance="two calls",
-        not_gated="norms and modulation: elementwise",
+        not_gated=MODULATION,
     ),
     PublishedModel(
         name="Wan2.1-14B",
@@ -270,7 +273,7 @@ MODELS = (
         inputs=wan(720, 1280),
         calls=2,
         guidance="two calls; Wan 2.2 has two such transformers",
-        not_gated="norms and modulation: elementwise",
+        not_gated=MODULATION,
     ),
     PublishedModel(
         name="HunyuanVideo",
@@ -297,7 +300,7 @@ MODELS = (
         size="720x1280, 129 frames",
         inputs=hunyuan_video,
         guidance="embedded (distilled); a true guidance scale adds a call",
-        not_gated="proj_out of the single blocks, as in Flux; two refiner blocks of the text",
+        not_gated=f"{SINGLE}; outside, two blocks that refine the text",
     ),
     PublishedModel(
         name="CogVideoX-5b",

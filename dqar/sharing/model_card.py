@@ -118,16 +118,15 @@ def _cell(text: str) -> str:
 
 
 LOAD_PLAN = """\
-from dqar import DQARController, load_plan, patch_dit_pipeline
+from dqar import DQARCacheConfig, apply_dqar_cache, load_plan
 
 plan = load_plan({place})
-controller = DQARController(plan.config(), gate=plan.gate())
-pipe = patch_dit_pipeline(pipe, controller.config)"""
+cache = apply_dqar_cache(pipe.transformer, DQARCacheConfig(plan=plan))"""
 LOAD_POLICY = """\
-from dqar import DQARController, load_policy, patch_dit_pipeline
+from dqar import DQARCacheConfig, apply_dqar_cache, load_policy
 
-controller = DQARController.of_policy(load_policy({place}))
-pipe = patch_dit_pipeline(pipe, controller.config)"""
+policy = load_policy({place})
+cache = apply_dqar_cache(pipe.transformer, DQARCacheConfig(policy=policy))"""
 CARD = """\
 ---
 {header}
@@ -148,7 +147,7 @@ says which of them DQAR computes, reuses or forecasts, and when.
 {load}
 ```
 
-Call the pipeline with `controller=controller`, and with the steps and the guidance of the table.
-A schedule belongs to one model, sampler, number of steps and guidance: measure again for others.
+Call the pipeline with the steps and the guidance of the table; `cache.summary().note` says what was
+reused. A schedule belongs to one model, sampler, number of steps and guidance: measure again for others.
 The files are JSON and safetensors; nothing is unpickled.
 """

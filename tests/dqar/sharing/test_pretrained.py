@@ -204,8 +204,8 @@ def test_the_example_of_the_card_runs(make, tmp_path, pipe, images_of):
     (code,) = re.findall(r"```python\n(.*?)```", (tmp_path / "README.md").read_text(), re.DOTALL)
     names = {"pipe": pipe}
     exec(code, names)
-    images_of(names["pipe"], controller=names["controller"])
-    assert names["controller"].summary().reuse_ratio > 0
+    images_of(pipe)
+    assert names["cache"].summary().reuse_ratio > 0
 
 
 def test_facts_of_more_than_a_line_are_refused():
