@@ -148,6 +148,6 @@ says which of them DQAR computes, reuses or forecasts, and when.
 ```
 
 Call the pipeline with the steps and the guidance of the table; `cache.summary().note` says what was
-reused. A schedule belongs to one model, sampler, number of steps and guidance: measure again for others.
-The files are JSON and safetensors; nothing is unpickled.
+reused. A schedule belongs to one model, sampler, number of steps and guidance: measure again for
+others. The files are JSON and safetensors; nothing is unpickled.
 """
