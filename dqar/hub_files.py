@@ -13,7 +13,7 @@ from typing import Any
 
 SCHEME = "hf://"
 NAMED = re.compile(r"(?:hf://)?(?P<name>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w.-][\w./-]*))?")
-FILES = ("plan.json", "policy.json", "policy.safetensors", "README.md")
+FILES = ("reuse_plan.json", "policy.json", "policy.safetensors", "README.md")
 """Files of a plan's or a policy's repository."""
 MAX_BYTES = 64 * 2**20
 """Largest size in bytes of a file that is fetched."""
@@ -107,8 +107,8 @@ def _downloaded(name: str, revision: str | None, access: HubAccess) -> Path:
 
 def _refuse_odd_files(files: Any) -> None:
     sizes = {one.rfilename: one.size or 0 for one in files if one.rfilename in FILES}
-    if not sizes.keys() & {"plan.json", "policy.json"}:
-        raise ValueError("a repository without plan.json and without policy.json")
+    if not sizes.keys() & {"reuse_plan.json", "policy.json"}:
+        raise ValueError("a repository without reuse_plan.json and without policy.json")
     for file, size in sizes.items():
         if size > MAX_BYTES:
             raise ValueError(f"{file} of {size} bytes, more than {MAX_BYTES}")

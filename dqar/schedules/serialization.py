@@ -29,7 +29,7 @@ SCHEMA_VERSION = 1
 MAX_BYTES = 4 * 2**20
 """Largest size of a plan's file in bytes; 1000 steps of 100 blocks take a thirtieth of it."""
 
-PLAN = "plan.json"
+PLAN = "reuse_plan.json"
 """Name of a plan's file in a folder of its own."""
 MAX_NAME = 100
 """Longest name of a sampler."""
@@ -90,8 +90,8 @@ def load_plan(path: str | Path, tracking_uri: str | None = None) -> StaticPlan:
     """Read a plan, or take the default schedule of a policy for one.
 
     Args:
-        path: file of :func:`save_plan`, or a folder with it as ``plan.json``; or a policy folder;
-            or the URI of a registered policy (``models:/dqar-policy@champion``), or of a repository
+        path: file of :func:`save_plan`, or a folder with it as ``reuse_plan.json``; or a policy
+            folder; or the URI of a registered policy (``models:/dqar-policy@champion``), or of a repository
             on the Hugging Face Hub (``hf://OWNER/NAME``).
         tracking_uri: MLflow store of a registered policy; None for ``MLFLOW_TRACKING_URI``.
 

@@ -27,7 +27,7 @@ def save_pretrained(
     """Write a plan or a policy and its card into a folder, which is made if missing.
 
     Args:
-        shared: plan (``plan.json``) or policy (``policy.json``, ``policy.safetensors``).
+        shared: plan (``reuse_plan.json``) or policy (``policy.json``, ``policy.safetensors``).
         folder: folder for the files.
         facts: facts for the card that the files do not hold.
         repository: name on the Hub that the card's example loads; the folder by default.

@@ -120,17 +120,25 @@ def test_plans_and_policies_are_read_by_uri(hub, access, monkeypatch):
 
 
 def test_only_known_files_are_fetched(hub, access):
-    with_more = {"plan.json": b"{}", "evil.pkl": b"pickle", "pytorch_model.bin": b"pickle"}
+    with_more = {"reuse_plan.json": b"{}", "evil.pkl": b"pickle", "pytorch_model.bin": b"pickle"}
     hub.commit("me/more", with_more)
     folder = fetch("me/more", access)
-    assert [path.name for path in folder.iterdir()] == ["plan.json"]
+    assert [path.name for path in folder.iterdir()] == ["reuse_plan.json"]
 
 
 HOSTILE = {
-    "no plan": ({"model.bin": b""}, {}, "without plan.json and without policy.json"),
-    "too large": ({"plan.json": b"{}"}, {"plan.json": MAX_BYTES + 1}, "more than 67108864"),
-    "no JSON": ({"plan.json": b"\x80\x04"}, {}, r"plan\.json must be a plan's JSON"),
-    "no plan in it": ({"plan.json": b'{"schema_version": 1}'}, {}, "does not describe a plan"),
+    "no plan": ({"model.bin": b""}, {}, "without reuse_plan.json and without policy.json"),
+    "too large": (
+        {"reuse_plan.json": b"{}"},
+        {"reuse_plan.json": MAX_BYTES + 1},
+        "more than 67108864",
+    ),
+    "no JSON": ({"reuse_plan.json": b"\x80\x04"}, {}, r"reuse_plan\.json must be a plan's JSON"),
+    "no plan in it": (
+        {"reuse_plan.json": b'{"schema_version": 1}'},
+        {},
+        "does not describe a plan",
+    ),
 }
 
 
