@@ -14,7 +14,8 @@ MAY_IMPORT: dict[str, str] = {
     "dqar.cache": "dqar.records dqar.signals",
     "dqar.config": "dqar.cache dqar.layer_schedule dqar.records",
     "dqar.validation": "",
-    "dqar.registry": "",
+    "dqar.hub_files": "",
+    "dqar.registry": "dqar.hub_files",
     "dqar.foreign_files": "dqar.validation",
     "dqar.config_file": "dqar.config dqar.foreign_files dqar.validation",
     "dqar.policy": "dqar.finite_fields dqar.foreign_files dqar.gate_table dqar.records "
@@ -26,6 +27,7 @@ MAY_IMPORT: dict[str, str] = {
     "dqar.gates dqar.policy dqar.records dqar.registry dqar.snr dqar.validation",
     "dqar.integration": "dqar.cache dqar.config dqar.control dqar.finite_fields dqar.gate_table "
     "dqar.policy dqar.records dqar.schedules dqar.signals dqar.snr",
+    "dqar.sharing": "dqar.finite_fields dqar.hub_files dqar.policy dqar.schedules",
     # The pipeline: shared packages, then the stages, which never import each other.
     "pipeline.choices": "",
     "pipeline.redaction": "",
@@ -111,7 +113,8 @@ ONE_IMPORTER: dict[str, str] = {
     "dqar.integration.engine.keys_and_values dqar.integration.engine.lookup "
     "dqar.integration.engine.module_site dqar.integration.engine.patched_forward "
     "dqar.integration.engine.stack_site "
-    "dqar.integration.salience_calibration pipeline.collect.columns "
+    "dqar.integration.salience_calibration "
+    "dqar.schedules.interchange dqar.sharing.pretrained pipeline.collect.columns "
     "pipeline.flags.names pipeline.methods.defaults "
     "pipeline.cluster.stuck_starts pipeline.evaluate.flops pipeline.evaluate.sweeps.dummy_dit "
     "pipeline.methods.schedule_selection pipeline.methods.site_mixing "
