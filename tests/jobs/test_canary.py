@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.distributed.mlflow_kills import Job, await_run, make_traces, stage_runs
+from benchmarks.distributed.logged_runs import await_run, stage_runs
 from benchmarks.distributed.mlflow_server import MlflowServer
+from benchmarks.distributed.stage_jobs import Job, make_traces
 from pipeline.tracking.pending import PENDING
 
 CANARY = "canary-4711"
