@@ -27,7 +27,7 @@ from mlflow import MlflowClient
 
 from benchmarks.distributed.logged_runs import logged, open_runs, stage_runs
 from benchmarks.distributed.mlflow_server import MlflowServer
-from benchmarks.distributed.stage_jobs import COMPLETE, Job, is_whole, make_traces
+from benchmarks.distributed.stage_jobs import COMPLETE, TRACES, Job, is_whole, make_traces
 from pipeline.cli import BAD_INPUT
 from pipeline.tracking.pending import FOLDER, PENDING
 
@@ -125,7 +125,7 @@ def kill_in(stage: str, folder: Path, kills: int, draw: random.Random) -> list[d
     rows = []
     try:
         if stage == "train":
-            make_traces(folder / "collect" / "whole")
+            make_traces(folder / TRACES)
         expected, answers = undisturbed(server, stage, folder)
         for number in range(kills):
             moment = Moment(
@@ -153,8 +153,8 @@ def main() -> int:
     for stage in arguments.stages:
         draw = random.Random(f"{arguments.seed} {stage}")
         rows += kill_in(stage, out, arguments.kills, draw)
-    document = {"seed": arguments.seed, "date": time.strftime("%Y-%m-%d"), "kills": rows}
-    (out / "mlflow-kills.json").write_text(json.dumps(document, indent=1) + "\n")
+        document = {"seed": arguments.seed, "date": time.strftime("%Y-%m-%d"), "kills": rows}
+        (out / "mlflow-kills.json").write_text(json.dumps(document, indent=1) + "\n")
     print(f"seed {arguments.seed}: {sum(row['is_good'] for row in rows)} of {len(rows)} kills good")
     return 0 if all(row["is_good"] for row in rows) else 1
 

@@ -24,6 +24,8 @@ COMPLETE = {
     "sweep": ("sweep.json", "sweep.png", "report.md"),
 }
 """Files and folders without which the output of a stage is not whole."""
+TRACES = "traces"
+"""Folder, beside those of the stages, of the traces that trainings read."""
 FLAGS = {
     "collect": "--model digits --num-trajectories 16 --unit-size 4 --steps 6 --workers 1",
     "train": "--traces {traces}",
@@ -56,7 +58,7 @@ class Job:
     """
 
     def __init__(self, stage: str, out: Path, uri: str, *more: str) -> None:
-        traces = out.parent.parent / "collect" / "whole"
+        traces = out.parent.parent / TRACES
         words = FLAGS[stage].format(traces=traces).split()
         self._words = [*words, *more, "--out", str(out), "--tracking-uri", uri]
         self._stage, self._log = stage, Path(f"{out}.log")

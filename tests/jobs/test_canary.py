@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks.distributed.logged_runs import await_run, stage_runs
 from benchmarks.distributed.mlflow_server import MlflowServer
-from benchmarks.distributed.stage_jobs import Job, make_traces
+from benchmarks.distributed.stage_jobs import TRACES, Job, make_traces
 from pipeline.tracking.pending import PENDING
 
 CANARY = "canary-4711"
@@ -46,7 +46,7 @@ def secret(server, monkeypatch):
 @pytest.mark.parametrize("stages", [("train", "sample", "sweep"), ("collect", "evaluate")])
 def test_a_canary_is_found_nowhere(secret, tmp_path, stages):
     if "train" in stages:
-        make_traces(tmp_path / "collect" / "whole")
+        make_traces(tmp_path / TRACES)
     for stage in stages:
         ended = Job(stage, tmp_path / stage / "whole", secret).end()
         assert ended.code == 0, (stage, ended)
@@ -63,7 +63,7 @@ def test_a_refusal_holds_no_canary(server, secret, tmp_path):
         "database": f"postgresql://me:{CANARY}@127.0.0.1:1/mlflow",
         "scheme": f"sqlit://me:{CANARY}@host/x",
     }
-    make_traces(tmp_path / "collect" / "whole")
+    make_traces(tmp_path / TRACES)
     traces = (f"s3://me:{CANARY}@bucket/traces", f"s3://bucket/x?X-Amz-Signature={CANARY}")
     jobs = [Job("sweep", tmp_path / "refused" / name, uri) for name, uri in uris.items()]
     jobs += [
