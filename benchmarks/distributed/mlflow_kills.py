@@ -53,8 +53,9 @@ def undisturbed(server: MlflowServer, stage: str, folder: Path) -> tuple[dict[st
     ended = Job(stage, folder / stage / "whole", server.url).end()
     if ended.code != 0:
         raise RuntimeError(f"{stage} must succeed. {ended}")
+    answers = server.requests - before
     (run_id,) = stage_runs(server, stage) - known
-    return logged(MlflowClient(server.url), run_id), server.requests - before
+    return logged(MlflowClient(server.url), run_id), answers
 
 
 def disturbed(
