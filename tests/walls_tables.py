@@ -14,7 +14,8 @@ MAY_IMPORT: dict[str, str] = {
     "dqar.config": "dqar.cache dqar.layer_schedule dqar.records",
     "dqar.validation": "",
     "dqar.registry": "",
-    "dqar.foreign_files": "dqar.validation",
+    "dqar.regular_file": "",
+    "dqar.foreign_files": "dqar.regular_file dqar.validation",
     "dqar.config_file": "dqar.config dqar.foreign_files dqar.validation",
     "dqar.policy": "dqar.finite_fields dqar.foreign_files dqar.records dqar.registry "
     "dqar.step_schedule dqar.validation",
@@ -36,7 +37,8 @@ MAY_IMPORT: dict[str, str] = {
     "pipeline.flags": "pipeline.errors",
     "pipeline.tracking_flags": "",
     "pipeline.cli": "pipeline.errors pipeline.flags pipeline.redaction",
-    "pipeline.storage": "dqar.foreign_files dqar.registry dqar.validation pipeline.errors",
+    "pipeline.storage": "dqar.foreign_files dqar.registry dqar.regular_file dqar.validation "
+    "pipeline.errors",
     "pipeline.tracking": "pipeline.errors pipeline.redaction pipeline.storage "
     "pipeline.tracking_flags",
     "pipeline.models": "dqar pipeline.errors pipeline.flags pipeline.storage",
@@ -116,9 +118,10 @@ ONE_IMPORTER: dict[str, str] = {
     "pipeline.report.render "
     "pipeline.methods.stock_runs pipeline.storage.range_reader pipeline.storage.store_errors "
     "pipeline.storage.durable_write pipeline.traces.lease_document "
-    "pipeline.demo.job_log pipeline.evaluate.comparison pipeline.evaluate.promotion "
+    "pipeline.demo.job_log pipeline.doctor.services pipeline.evaluate.comparison "
+    "pipeline.evaluate.promotion "
     "pipeline.tracking.model_folder "
-    "pipeline.tracking.lineage pipeline.tracking.tracker "
+    "pipeline.tracking.lineage pipeline.tracking.open_run pipeline.tracking.tracker "
     "pipeline.train.alternative_schedules "
     "pipeline.train.fits pipeline.train.local_error_model pipeline.train.reused_gate_writer",
 }

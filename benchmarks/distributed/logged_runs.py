@@ -1,4 +1,4 @@
-"""What MLflow holds of a stage's run, in a form in which two runs of the stage are equal."""
+"""Contents of a stage's run in MLflow, in a form in which two runs of the stage are equal."""
 
 from __future__ import annotations
 

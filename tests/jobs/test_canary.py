@@ -28,10 +28,10 @@ def server(tmp_path):
     server.kill()
 
 
-def holders(*folders):
-    """Files that hold the canary."""
+def holders(*folders, word=CANARY):
+    """Files that hold the canary, or another word."""
     files = (path for folder in folders for path in folder.rglob("*") if path.is_file())
-    return [str(path) for path in files if CANARY.encode() in path.read_bytes()]
+    return [str(path) for path in files if word.encode() in path.read_bytes()]
 
 
 @pytest.fixture
