@@ -107,7 +107,8 @@ ONE_IMPORTER: dict[str, str] = {
     "pipeline.evaluate.report pipeline.evaluate.terminal_report",
     "a method, which the registry alone names": "pipeline.methods.baseline "
     "pipeline.methods.fewer_steps pipeline.methods.interval pipeline.methods.learned_schedule "
-    "pipeline.methods.learning_to_cache pipeline.methods.smoothcache",
+    "pipeline.methods.learning_to_cache pipeline.methods.smoothcache pipeline.methods.spaced "
+    "pipeline.methods.one_stretch pipeline.methods.budget_search",
     "a subject apart from its importer's": "dqar.cache.salience_balancing dqar.control.manual "
     "dqar.control.run_state "
     "dqar.integration.compiled.plan_run "
@@ -120,6 +121,8 @@ ONE_IMPORTER: dict[str, str] = {
     "pipeline.flags.names pipeline.methods.defaults "
     "pipeline.cluster.stuck_starts pipeline.evaluate.flops pipeline.evaluate.sweeps.dummy_dit "
     "pipeline.methods.schedule_selection pipeline.methods.site_mixing "
+    "pipeline.methods.search.local_search pipeline.methods.search.predicted_error "
+    "pipeline.methods.search.surrogate "
     "pipeline.report.frontier_axes pipeline.report.frontier_svg pipeline.report.page_tables "
     "pipeline.report.render "
     "pipeline.methods.stock_runs pipeline.storage.range_reader pipeline.storage.store_errors "

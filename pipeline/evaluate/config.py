@@ -13,7 +13,7 @@ from dqar.policy.network import ReusePolicy
 from dqar.records import WHOLE_SITES
 from pipeline.evaluate.flags import SAMPLES_PER_TASK, EvaluateFlags, EvaluateSettings
 from pipeline.evaluate.tasks import EvalTask
-from pipeline.methods.base import GRIDS, Comparison, OperatingPoint
+from pipeline.methods.base import GRIDS, CalibrationBudget, Comparison, OperatingPoint
 from pipeline.methods.registry import chosen_methods
 from pipeline.models.model_info import ModelInfo
 from pipeline.models.sampling_choices import SAMPLER, SITES, STEPS, Sampler
@@ -237,4 +237,5 @@ def comparison_of(
         policies=policies,
         grid=GRIDS[flags.sweep_density],
         error_budget=flags.error_budget,
+        calibration_budget=CalibrationBudget(evaluations=flags.tuning_evaluations),
     )

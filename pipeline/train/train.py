@@ -12,7 +12,7 @@ import torch
 
 from dqar.policy.network import ReusePolicy
 from dqar.policy.serialization import save_policy
-from dqar.policy.spec import CACHE_BITS, PolicySpec
+from dqar.policy.spec import CACHE_BITS, EXPLORATION, PolicySpec
 from dqar.records import ACTIONS
 from dqar.step_schedule import ReuseSetting
 from pipeline.exploration.collect_plan import canonical_json
@@ -83,12 +83,20 @@ def train(
         policy = _at_its_median(fit, everyone, validation)
         if config.plans:
             policy = _with_plans(policy, fitter, spec, data.snrs, settings, everyone)
+        explored = {EXPLORATION: float(exploration_evaluations(traces, len(data.snrs)))}
+        policy = policy.with_spec(metrics=policy.spec.metrics | explored)
     return Trained(
         policy=policy,
         validation=validation,
         propensity_test=data.propensity_test,
         traces=traces,
     )
+
+
+def exploration_evaluations(traces: Traces, steps: int) -> int:
+    """Return the guided model evaluations of a collection: trajectories and reference samples."""
+    noise = traces.noise_index
+    return steps * (len(noise) + len(np.unique(noise)))
 
 
 def _fitter(
