@@ -30,7 +30,6 @@ from dqar.integration.engine.residual import PARTS
 from dqar.integration.engine.stack_site import StackSite
 from dqar.integration.forward_patch import Replacement
 from dqar.integration.run_slot import RunSlot
-from dqar.integration.served_models import refuse_third_branch
 from dqar.records import WHOLE_SITES
 
 
@@ -91,7 +90,6 @@ def attach(transformer: nn.Module, slot: RunSlot, first_layer: int = 0) -> list[
         ValueError: if the model is not served, lacks a site, chunks its feed-forward, or has to
             cache keys and values of an attention with unknown arithmetic.
     """
-    refuse_third_branch(transformer)
     gate_table(transformer, slot.sites)
     refuse_misfits(transformer, slot)
     return [
