@@ -170,6 +170,9 @@ def test_what_cannot_be_patched_is_refused_at_once(pipe, patches):
     transformer, pipe.transformer = pipe.transformer, None
     with pytest.raises(ValueError, match=r"must have a transformer\. Got DiTPipeline with"):
         patch_pipeline(pipe)
+    pipe.transformer, pipe.scheduler = transformer, None
+    with pytest.raises(ValueError, match=r"must have a scheduler, whose timesteps .* NoneType"):
+        patch_pipeline(pipe)
     assert patches(transformer) == []
 
 
