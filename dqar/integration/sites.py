@@ -27,6 +27,7 @@ from dqar.integration.engine.module_site import ATTENTIONS, ModuleSite
 from dqar.integration.engine.operator import Outputs
 from dqar.integration.engine.patched_forward import PatchedForward, SiteFn, patch
 from dqar.integration.engine.residual import PARTS
+from dqar.integration.engine.site_call import parameters_of
 from dqar.integration.engine.stack_site import StackSite
 from dqar.integration.forward_patch import Replacement
 from dqar.integration.run_slot import RunSlot
@@ -181,16 +182,16 @@ def detach(patches: list[Replacement]) -> None:
 
 def _patched(placed: PlacedStack, site: str, slot: RunSlot) -> Iterator[PatchedForward]:
     if site in WHOLE_SITES:
-        outputs = _block_outputs(placed.stack)
-        for block, act in zip(placed.blocks, _block_acts(placed, site), strict=True):
-            yield patch(block, slot, act, outputs)
+        for place, act in enumerate(_block_acts(placed, site)):
+            is_last = place == len(placed.blocks) - 1
+            yield patch(placed.blocks[place], slot, act, _block_outputs(placed.stack, is_last))
     elif site in placed.stack.sites:
         described = placed.stack.sites[site]
         for place in range(len(placed.blocks)):
             module = placed.module(described, place)
             if module is not None:
                 act = _module_act(module, described, site, placed.first_layer + place, slot)
-                yield patch(module, slot, act, _module_outputs(described))
+                yield patch(module, slot, act, _module_outputs(described, module))
 
 
 def _block_acts(placed: PlacedStack, site: str) -> list[SiteFn]:
@@ -214,19 +215,21 @@ def _module_act(module: Any, described: Site, site: str, layer: int, slot: RunSl
     return ModuleSite(module, described, site, layer)
 
 
-def _block_outputs(stack: Stack) -> Outputs | None:
+def _block_outputs(stack: Stack, is_last: bool) -> Outputs | None:
     if not stack.streams:
         return None
-    return Outputs(like=stack.streams, is_tuple=len(stack.streams) > 1)
+    missing = stack.not_at_end if is_last else ()
+    like = tuple(None if name in missing else name for name in stack.streams)
+    return Outputs(like=like, is_tuple=len(like) > 1)
 
 
-def _module_outputs(site: Site) -> Outputs | None:
-    streams = {part: stream for stream, part in PARTS.items()}
-    if any(name not in streams for name in site.returns):
-        return None
-    return Outputs(
-        like=tuple(streams[name] for name in site.returns), is_tuple=len(site.returns) > 1
-    )
+def _module_outputs(site: Site, module: nn.Module) -> Outputs | None:
+    """The form of what a module returns; None if it is unknown, so that no operator stands for
+    it."""
+    names = parameters_of(type(module))
+    streams = {part: stream for stream, part in PARTS.items()} | {"output": [*names, None][0]}
+    like = tuple(streams.get(name) for name in site.returns)
+    return Outputs(like=like, is_tuple=len(like) > 1) if {*like} <= {*names} else None
 
 
 def _refuse_chunks(block: Any) -> None:
