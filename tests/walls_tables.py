@@ -16,7 +16,8 @@ MAY_IMPORT: dict[str, str] = {
     "dqar.validation": "",
     "dqar.hub_files": "",
     "dqar.registry": "dqar.hub_files",
-    "dqar.foreign_files": "dqar.validation",
+    "dqar.regular_file": "",
+    "dqar.foreign_files": "dqar.regular_file dqar.validation",
     "dqar.config_file": "dqar.config dqar.foreign_files dqar.validation",
     "dqar.policy": "dqar.finite_fields dqar.foreign_files dqar.gate_table dqar.records "
     "dqar.registry dqar.step_schedule dqar.validation",
@@ -38,7 +39,8 @@ MAY_IMPORT: dict[str, str] = {
     "pipeline.flags": "pipeline.errors",
     "pipeline.tracking_flags": "",
     "pipeline.cli": "pipeline.errors pipeline.flags pipeline.redaction",
-    "pipeline.storage": "dqar.foreign_files dqar.registry dqar.validation pipeline.errors",
+    "pipeline.storage": "dqar.foreign_files dqar.registry dqar.regular_file dqar.validation "
+    "pipeline.errors",
     "pipeline.tracking": "pipeline.errors pipeline.redaction pipeline.storage "
     "pipeline.tracking_flags",
     "pipeline.models": "dqar pipeline.errors pipeline.flags pipeline.storage",
@@ -105,7 +107,8 @@ ONE_IMPORTER: dict[str, str] = {
     "pipeline.evaluate.report pipeline.evaluate.terminal_report",
     "a method, which the registry alone names": "pipeline.methods.baseline "
     "pipeline.methods.fewer_steps pipeline.methods.interval pipeline.methods.learned_schedule "
-    "pipeline.methods.learning_to_cache pipeline.methods.smoothcache",
+    "pipeline.methods.learning_to_cache pipeline.methods.smoothcache pipeline.methods.spaced "
+    "pipeline.methods.one_stretch pipeline.methods.budget_search",
     "a subject apart from its importer's": "dqar.cache.salience_balancing dqar.control.manual "
     "dqar.control.run_state "
     "dqar.integration.compiled.plan_run "
@@ -118,13 +121,16 @@ ONE_IMPORTER: dict[str, str] = {
     "pipeline.flags.names pipeline.methods.defaults "
     "pipeline.cluster.stuck_starts pipeline.evaluate.flops pipeline.evaluate.sweeps.dummy_dit "
     "pipeline.methods.schedule_selection pipeline.methods.site_mixing "
+    "pipeline.methods.search.local_search pipeline.methods.search.predicted_error "
+    "pipeline.methods.search.surrogate "
     "pipeline.report.frontier_axes pipeline.report.frontier_svg pipeline.report.page_tables "
     "pipeline.report.render "
     "pipeline.methods.stock_runs pipeline.storage.range_reader pipeline.storage.store_errors "
     "pipeline.storage.durable_write pipeline.traces.lease_document "
-    "pipeline.demo.job_log pipeline.evaluate.comparison pipeline.evaluate.promotion "
+    "pipeline.demo.job_log pipeline.doctor.services pipeline.evaluate.comparison "
+    "pipeline.evaluate.promotion "
     "pipeline.tracking.model_folder "
-    "pipeline.tracking.lineage pipeline.tracking.tracker "
+    "pipeline.tracking.lineage pipeline.tracking.open_run pipeline.tracking.tracker "
     "pipeline.train.alternative_schedules "
     "pipeline.train.fits pipeline.train.local_error_model pipeline.train.reused_gate_writer",
 }

@@ -46,7 +46,8 @@ class SiteExecutor:
     by_hand: ManualForecastHistory
     """Steps at which entries under manual control were computed."""
     rows_of: dict[tuple[int, ...], Rows] = field(default_factory=dict)
-    """Rows that compute, by the reasons of a gate; gates with equal reasons share them."""
+    """Rows that compute, by the number of rows of the call (a branch may have a call of fewer) and
+    the reasons of a gate; gates with equal reasons share them."""
 
     def commit(
         self, key: EntryKey, gate: int, parts: Parts, entropy: Float[Tensor, " r"] | None
@@ -123,7 +124,7 @@ class SiteExecutor:
 
     def _rows(self, gate: int, value: Tensor) -> Rows:
         """Return the rows that compute; gates with equal decisions share one result."""
-        decided = tuple(self.codes[gate])
+        decided = (len(value), *self.codes[gate])
         if decided not in self.rows_of:
             reuse = self.step_log.decision.reuse[gate]
             self.rows_of[decided] = rows_that_compute(reuse, len(value), value.device)

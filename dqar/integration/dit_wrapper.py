@@ -58,8 +58,12 @@ class DQARDiTWrapper(DQARWrapper):
 
     @property
     def transformer(self) -> Any:
-        """The patched transformer."""
+        """The patched transformer; it may be replaced by its compiled form."""
         return self.transformers[0]
+
+    @transformer.setter
+    def transformer(self, transformer: Any) -> None:
+        self.transformers = (transformer,)
 
     @property
     def config(self) -> Any:

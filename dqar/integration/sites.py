@@ -17,6 +17,7 @@ from torch import nn
 from dqar.gate_table import GateTable, StackShape
 from dqar.integration.attention_site import refuse_other_arithmetic
 from dqar.integration.engine.block_site import BlockSite
+from dqar.integration.engine.data_flow import StreamSearch
 from dqar.integration.engine.description import Site, Stack
 from dqar.integration.engine.keys_and_values import KeysAndValues
 from dqar.integration.engine.lookup import family_of
@@ -172,10 +173,15 @@ def _block_acts(placed: PlacedStack, site: str) -> list[SiteFn]:
     stack, first, attentions = placed.stack, placed.first_layer, placed.attentions
     if site == "stack":
         whole = StackSite(stack, first, attentions)
-        return [whole.at(place) for place in range(len(attentions))]
-    return [
-        BlockSite(stack, first + place, attention) for place, attention in enumerate(attentions)
-    ]
+        sites, acts = [whole], [whole.at(place) for place in range(len(attentions))]
+    else:
+        acts = sites = [
+            BlockSite(stack, first + place, attention) for place, attention in enumerate(attentions)
+        ]
+    if stack.streams:
+        return acts
+    search = StreamSearch(stack, type(placed.blocks[0]), sites)
+    return [search.wrap(place, act) for place, act in enumerate(acts)]
 
 
 def _module_act(module: Any, described: Site, site: str, layer: int, slot: RunSlot) -> SiteFn:
@@ -184,7 +190,9 @@ def _module_act(module: Any, described: Site, site: str, layer: int, slot: RunSl
     return ModuleSite(module, described, site, layer)
 
 
-def _block_outputs(stack: Stack) -> Outputs:
+def _block_outputs(stack: Stack) -> Outputs | None:
+    if not stack.streams:
+        return None
     return Outputs(like=stack.streams, is_tuple=len(stack.streams) > 1)
 
 

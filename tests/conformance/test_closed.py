@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from dqar.gates.rules import NeverReuse
+from dqar.integration import patch_pipeline, unpatch_pipeline
 from tests.conformance.gates import OnlySamples
-from tests.conformance.patching import patch_pipeline, unpatch_pipeline
 from tests.conformance.sampling import WHOLE, cells, config, controller, sample
 
 

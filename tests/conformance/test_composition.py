@@ -13,8 +13,8 @@ from torch import nn
 
 from dqar.gates.base import AllOf
 from dqar.gates.rules import Interval
+from dqar.integration import patch_pipeline, unpatch_pipeline
 from tests.conformance.gates import OnlySamples
-from tests.conformance.patching import patch_pipeline, unpatch_pipeline
 from tests.conformance.replay import only_first
 from tests.conformance.sampling import WHOLE, cells, config, controller, replay, sample
 

@@ -7,8 +7,8 @@ import torch
 
 from dqar.gates.base import AllOf
 from dqar.gates.rules import Interval
+from dqar.integration import patch_pipeline
 from tests.conformance.gates import OnlySamples
-from tests.conformance.patching import patch_pipeline
 from tests.conformance.replay import every_second, only_first
 from tests.conformance.sampling import (
     WHOLE,

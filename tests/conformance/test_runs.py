@@ -11,8 +11,8 @@ import torch
 from diffusers import FlowMatchHeunDiscreteScheduler
 
 from dqar.gates.rules import Interval
+from dqar.integration import patch_pipeline
 from tests.conformance.gates import OnlySamples
-from tests.conformance.patching import patch_pipeline
 from tests.conformance.pipelines import CASES
 from tests.conformance.pipelines.late import LATE, START
 from tests.conformance.replay import only_first

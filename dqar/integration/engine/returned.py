@@ -55,13 +55,13 @@ class Layout:
         return values if self.is_tuple else values[0]
 
 
-def folded(part: Float[Tensor, "rf *axes"], fold: int) -> Float[Tensor, "r *axes"]:
+def folded(part: Float[Tensor, "rf *axes"], fold: int) -> Float[Tensor, "r *joined"]:
     """Join the frames or patches of each row of the transformer's call: ``[r * f, n, ...]`` to
     ``[r, f * n, ...]``."""
     return part if fold == 1 else part.unflatten(0, (-1, fold)).flatten(1, 2)
 
 
-def unfolded(part: Float[Tensor, "r *axes"], fold: int) -> Float[Tensor, "rf *axes"]:
+def unfolded(part: Float[Tensor, "r *joined"], fold: int) -> Float[Tensor, "rf *axes"]:
     """Undo :func:`folded`."""
     return part if fold == 1 else part.unflatten(1, (fold, -1)).flatten(0, 1)
 

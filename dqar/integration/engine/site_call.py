@@ -79,7 +79,7 @@ class SiteCall:
             return None
         gathered: dict[str, Any] = {}
         count = len(self.hidden)
-        for name, value in self._named().items():
+        for name, value in self.named.items():
             if name in by_row or value is self.hidden:
                 taken = _taken(value, rows, count)
                 if taken is None and value is not None:
@@ -89,7 +89,9 @@ class SiteCall:
                 return None
         return self._with(gathered)
 
-    def _named(self) -> dict[str, Any]:
+    @property
+    def named(self) -> dict[str, Any]:
+        """All given arguments by name; one without a name is named by its place."""
         places = (self.names + tuple(map(str, range(len(self.names), len(self.args)))))[
             : len(self.args)
         ]
@@ -97,7 +99,7 @@ class SiteCall:
 
     def _with(self, values: Mapping[str, Any]) -> SiteCall:
         args = tuple(
-            values.get(name, value) for name, value in zip(self._named(), self.args, strict=False)
+            values.get(name, value) for name, value in zip(self.named, self.args, strict=False)
         )
         kwargs = {name: values.get(name, value) for name, value in self.kwargs.items()}
         return replace(self, args=args, kwargs=kwargs)

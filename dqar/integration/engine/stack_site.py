@@ -122,7 +122,7 @@ class StackSite:
             ),
             call.fold,
         )
-        self._layouts[place] = self._without_extras(layout)
+        self._layouts[place] = self._without_extras(layout, call)
         if entropy is not None:
             passage.entropies.append(entropy)
         if is_last:
@@ -145,8 +145,8 @@ class StackSite:
         parts = passage.controller.through(self.layer, "stack", compute)
         return passage.residual.seen(parts, passage.controller.exposure)
 
-    def _without_extras(self, layout: Layout) -> Layout:
-        extras = {*layout.names} - {*part_names(self.stack.streams), None}
+    def _without_extras(self, layout: Layout, call: SiteCall) -> Layout:
+        extras = {*layout.names} - {*streams_of(call, self.stack.streams), None}
         if extras:
             raise ValueError(
                 "The blocks of a reused stack must return their streams alone. Got "

@@ -1,7 +1,7 @@
 """Flux: double blocks with joint attention, then single blocks that run attention and MLP at once.
 
-A single block gates attention and MLP together, after their common projection, so that its attention
-alone is a site.
+A single block gates attention and MLP together, after their common projection, so that its
+attention alone is a site.
 """
 
 from dqar.integration.engine.description import Family, Site, Stack

@@ -1,4 +1,4 @@
-"""HunyuanDiT: self- and cross-attention without gates; long skips join the first half to the second.
+"""HunyuanDiT: self- and cross-attention without gates; long skips join both halves.
 
 A reused stack hands its input on to the skips, which its reused blocks do not read.
 """

@@ -1,5 +1,4 @@
-"""Latte: spatial blocks alternate with temporal ones; rows are the frames, then the patches, of each
-sample.
+"""Latte: spatial blocks alternate with temporal ones; rows are frames, then patches, of samples.
 
 Between the two kinds of blocks the hidden states are reshaped, so that no stack has a residual.
 """

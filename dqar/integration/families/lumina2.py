@@ -1,4 +1,4 @@
-"""Lumina 2: one sequence of text and latent tokens; a tanh gate after the norm of each site's output.
+"""Lumina 2: one sequence of text and latent tokens; a tanh gate after the norm of each output.
 
 The refiners that prepare latents and text are two blocks each and are computed at every step.
 """

@@ -1,4 +1,4 @@
-"""Sana: linear self-attention, cross-attention, and a feed-forward of convolutions on ``[b, c, h, w]``.
+"""Sana: linear self-attention, cross-attention, and a feed-forward of convolutions.
 
 Self-attention and feed-forward are gated by one adaLN for all blocks, cross-attention is not.
 """

@@ -1,7 +1,7 @@
 """Stable Diffusion 3 and 3.5: joint attention of latent and text tokens, adaLN after each site.
 
-The last block has no text output. Some blocks of 3.5 have a second self-attention (``attn2``), which
-is computed with its block and is no site.
+The last block has no text output. Some blocks of 3.5 have a second self-attention (``attn2``),
+which is computed with its block and is no site.
 """
 
 from dqar.integration.engine.description import Family, Site, Stack

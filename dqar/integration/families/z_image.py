@@ -1,4 +1,4 @@
-"""Z-Image: one sequence of latent and text tokens; a tanh gate after the norm of each site's output.
+"""Z-Image: one sequence of latent and text tokens; a tanh gate after the norm of each output.
 
 The refiners that prepare latents and text are two blocks each and are computed at every step.
 """

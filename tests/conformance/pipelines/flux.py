@@ -52,7 +52,7 @@ def case(**changes: Any) -> Case:
         absent=("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2", "vae"),
         sites={
             "attn": ("transformer_blocks.*.attn", "single_transformer_blocks.*.attn"),
-            "ff": ("transformer_blocks.*.ff", "single_transformer_blocks.*.proj_mlp"),
+            "ff": ("transformer_blocks.*.ff",),
             "ff_context": ("transformer_blocks.*.ff_context",),
         },
         blocks=("transformer_blocks.*", "single_transformer_blocks.*"),

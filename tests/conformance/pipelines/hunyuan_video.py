@@ -49,7 +49,7 @@ CASES = (
         arguments=arguments,
         sites={
             "attn": ("transformer_blocks.*.attn", "single_transformer_blocks.*.attn"),
-            "ff": ("transformer_blocks.*.ff", "single_transformer_blocks.*.proj_mlp"),
+            "ff": ("transformer_blocks.*.ff",),
             "ff_context": ("transformer_blocks.*.ff_context",),
         },
         blocks=("transformer_blocks.*", "single_transformer_blocks.*"),
