@@ -105,8 +105,8 @@ def added(tmp_path, monkeypatch):
     sys.modules.pop(f"{families.__name__}.toy", None)
 
 
-def test_the_class_is_refused_without_the_file():
-    with pytest.raises(ValueError, match="Got ToyTransformer"):
+def test_the_class_has_no_sites_within_its_blocks_without_the_file():
+    with pytest.raises(ValueError, match="Got 'attn' for a model with block, stack"):
         patch_pipeline(toy_pipeline())
 
 
