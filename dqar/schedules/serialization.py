@@ -19,7 +19,7 @@ from typing import Any
 from dqar.foreign_files import read_json, spelled
 from dqar.gate_table import StackShape
 from dqar.policy.serialization import load_policy
-from dqar.registry import is_registered
+from dqar.registry import is_registered, local_folder
 from dqar.schedules.policy_plan import plan_of_policy
 from dqar.schedules.static_plan import Action, StaticPlan
 from dqar.validation import shown, validate
@@ -29,6 +29,8 @@ SCHEMA_VERSION = 1
 MAX_BYTES = 4 * 2**20
 """Largest size of a plan's file in bytes; 1000 steps of 100 blocks take a thirtieth of it."""
 
+PLAN = "reuse_plan.json"
+"""Name of a plan's file in a folder of its own."""
 MAX_NAME = 100
 """Longest name of a sampler."""
 FIX = "Export the plan again."
@@ -88,16 +90,20 @@ def load_plan(path: str | Path, tracking_uri: str | None = None) -> StaticPlan:
     """Read a plan, or take the default schedule of a policy for one.
 
     Args:
-        path: file of :func:`save_plan`; or a policy folder; or the URI of a registered policy
-            (``models:/dqar-policy@champion``).
+        path: file of :func:`save_plan`, or a folder with it as ``reuse_plan.json``; or a policy
+            folder; or the URI of a registered policy (``models:/dqar-policy@champion``), or of a repository
+            on the Hugging Face Hub (``hf://OWNER/NAME``).
         tracking_uri: MLflow store of a registered policy; None for ``MLFLOW_TRACKING_URI``.
 
     Raises:
         ValueError: naming the file, what is wrong with it, and the fix.
     """
-    if is_registered(path) or Path(path).is_dir():
-        return plan_of_policy(load_policy(path, tracking_uri))
-    return _read(Path(path))
+    if not is_registered(path) and not Path(path).is_dir():
+        return _read(Path(path))
+    with local_folder(path, tracking_uri) as folder:
+        if (folder / PLAN).is_file():
+            return _read(folder / PLAN)
+        return plan_of_policy(load_policy(folder))
 
 
 def _read(path: Path) -> StaticPlan:

@@ -12,6 +12,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
+from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -22,6 +24,7 @@ from dqar.gate_table import GateTable, StackShape
 from dqar.gates.base import Gate
 from dqar.gates.rules import MaskGate
 from dqar.records import MAX_ORDER
+from dqar.schedules.interchange import export_table
 
 
 class Action(IntEnum):
@@ -202,6 +205,21 @@ class StaticPlan:
             forecast_order=self.forecast_order,  # pyright: ignore[reportArgumentType] an action's
             feedback=self.feedback,
         )
+
+    def export(self, format: str, path: str | Path | None = None) -> Any:
+        """Return the plan in a format of other programs, and write it to a path that is given.
+
+        Args:
+            format: ``"cache-dit"``, the dictionary that ``cache_dit.load_configs`` reads (a file
+                is YAML); ``"list"``, 1 for each step that computes and 0 for each that reuses; or
+                ``"gates"``, such a list for each step, by gate (files are JSON).
+            path: file to write.
+
+        Raises:
+            ValueError: if the format has no place for what the plan does, such as a step that
+                computes some gates only.
+        """
+        return export_table(self.mask, self.orders, self.feedback, format, path)
 
     def from_step(self, step: int) -> StaticPlan:
         """The plan of a run that starts at a later step, such as image-to-image.

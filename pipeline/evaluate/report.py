@@ -25,6 +25,7 @@ COLUMNS = (
     ("PSNR dB", "psnr", "{:.1f}"),
     ("SSIM", "ssim", "{:.4f}"),
     ("FID", "fid", "{:.3f}"),
+    ("tuning", "tuning_evaluations", "{:,}"),
 )
 """Columns of the table of operating points: heading, column of results.json, format."""
 POINTS_CAPTION = """\
@@ -38,6 +39,8 @@ are against the reference samples: the same noise, labels and sampler without re
 - rel L2: relative L2 error of the final latent, mean over samples; smaller is better.
 - PSNR dB, SSIM: of the images against the reference images; larger is better.
 - FID: of the images against real images; smaller is better.
+- tuning: guided model evaluations that all points of the method took to choose, references and
+  exploration included.
 - A dash: not measured."""
 COMPARISON_CAPTION = """\
 Relative L2 error of each method at equal reuse, and at equal FLOPs (FLOPs x 2 is half the FLOPs of

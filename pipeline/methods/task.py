@@ -105,6 +105,11 @@ class Task(Protocol[R_co]):
         """Passes of one sample through all sampling steps; reference samples are not counted."""
         ...
 
+    @property
+    def references(self) -> frozenset[int]:
+        """Indices of the calibration noise samples whose reference samples the task needs."""
+        ...
+
     def run(self, sampler: ModelSampler) -> R_co:
         """Run the calibration on a worker and return its result."""
         ...

@@ -16,4 +16,4 @@ STEPS = 50
 SAMPLER: Sampler = "ddim"
 """Sampler."""
 SITES = ("attn",)
-"""Sub-modules of a transformer block whose values are reused."""
+"""Parts of the model whose values are reused."""

@@ -107,9 +107,10 @@ def test_conditions_that_change_at_each_step_are_never_read_from_the_cache():
 
 
 def test_equal_conditions_of_two_branches_keep_their_order():
-    assert names_of(joined(*(step_of(s, COND, COND.clone()) for s in range(3)))) == [
-        ["stacked", "call 2"]
-    ] * 3
+    assert (
+        names_of(joined(*(step_of(s, COND, COND.clone()) for s in range(3))))
+        == [["stacked", "call 2"]] * 3
+    )
 
 
 def test_other_rows_or_settings_are_another_branch():
