@@ -57,7 +57,7 @@ def latents_and_timestep(args: tuple, kwargs: dict[str, Any]) -> tuple[Tensor, A
     return hidden_states, timestep
 
 
-def with_output(output: Any, change: Callable[[Tensor], Tensor]) -> Any:
+def with_output(output: Any, change: Callable[[Any], Any]) -> Any:
     """Apply ``change`` to the tensor in a transformer's output: the output itself, the first of a
     tuple, or the ``sample`` of a diffusers output class. If ``change`` returns the same tensor, the
     output itself is returned."""

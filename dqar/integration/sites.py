@@ -14,21 +14,23 @@ from typing import Any
 
 from torch import nn
 
+from dqar.control.controller import DQARController
 from dqar.gate_table import GateTable, StackShape
 from dqar.integration.attention_site import refuse_other_arithmetic
 from dqar.integration.engine.block_site import BlockSite
 from dqar.integration.engine.data_flow import StreamSearch
 from dqar.integration.engine.description import Site, Stack
+from dqar.integration.engine.entropy import Attention, refuse_unmeasured
 from dqar.integration.engine.keys_and_values import KeysAndValues
 from dqar.integration.engine.lookup import family_of
-from dqar.integration.engine.module_site import ModuleSite
+from dqar.integration.engine.module_site import ATTENTIONS, ModuleSite
 from dqar.integration.engine.operator import Outputs
 from dqar.integration.engine.patched_forward import PatchedForward, SiteFn, patch
 from dqar.integration.engine.residual import PARTS
 from dqar.integration.engine.stack_site import StackSite
 from dqar.integration.forward_patch import Replacement
 from dqar.integration.run_slot import RunSlot
-from dqar.integration.served_models import refuse_third_branch
+from dqar.records import WHOLE_SITES
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,13 +67,17 @@ class PlacedStack:
         )
 
     @property
-    def attentions(self) -> list[Any]:
-        """Attention of each block, by which the entropy of the block is measured; None where the
-        family does not say how queries and keys are made."""
+    def attentions(self) -> list[Attention]:
+        """Attention of each block, by which the entropy of the block is measured."""
         site = self.stack.sites.get("attn")
-        is_known = site is not None and site.attention == "plain"
-        places = range(len(self.blocks))
-        return [self.module(site, place) if site and is_known else None for place in places]
+        return [
+            Attention(
+                module=block if site is None else self.module(site, place),
+                arithmetic=None if site is None else site.attention,
+                is_site=False,
+            )
+            for place, block in enumerate(self.blocks)
+        ]
 
 
 def attach(transformer: nn.Module, slot: RunSlot, first_layer: int = 0) -> list[Replacement]:
@@ -84,7 +90,6 @@ def attach(transformer: nn.Module, slot: RunSlot, first_layer: int = 0) -> list[
         ValueError: if the model is not served, lacks a site, chunks its feed-forward, or has to
             cache keys and values of an attention with unknown arithmetic.
     """
-    refuse_third_branch(transformer)
     gate_table(transformer, slot.sites)
     refuse_misfits(transformer, slot)
     return [
@@ -123,20 +128,39 @@ def gate_table(transformer: nn.Module, sites: tuple[str, ...]) -> GateTable:
     return GateTable(sites=sites, stacks=tuple(one.shape for one in stacks_of(transformer)))
 
 
-def refuse_misfits(transformer: Any, slot: RunSlot) -> None:
+def refuse_misfits(
+    transformer: Any, slot: RunSlot, controller: DQARController | None = None
+) -> None:
     """Refuse settings of a model that make reuse impossible; they may also change after patching.
 
+    Args:
+        controller: the controller of a run that begins.
+
     Raises:
-        ValueError: if the model chunks a patched feed-forward, or has to cache keys and values of
-            an attention with unknown arithmetic.
+        ValueError: if the model chunks a patched feed-forward, has to cache keys and values of an
+            attention with unknown arithmetic, or if a gate of the controller reads an entropy that
+            cannot be measured.
     """
     for placed in stacks_of(transformer):
+        if controller is not None:
+            _refuse_unmeasured(placed, slot, controller)
         for place, block in enumerate(placed.blocks):
             if {*slot.sites} & {"ff", "block", "stack"}:
                 _refuse_chunks(block)
             if "attn" in slot.sites and slot.cached == "kv":
                 site = placed.stack.sites["attn"]
                 refuse_other_arithmetic(placed.module(site, place), site.attention)
+
+
+def _refuse_unmeasured(placed: PlacedStack, slot: RunSlot, controller: DQARController) -> None:
+    for site in slot.sites:
+        if site in WHOLE_SITES:
+            refuse_unmeasured(placed.attentions[0], controller)
+        elif site in ATTENTIONS and site in placed.stack.sites:
+            described = placed.stack.sites[site]
+            module = placed.module(described, 0)
+            attention = Attention(module=module, arithmetic=described.attention, is_site=True)
+            refuse_unmeasured(attention, controller)
 
 
 def detach(patches: list[Replacement]) -> None:
@@ -156,7 +180,7 @@ def detach(patches: list[Replacement]) -> None:
 
 
 def _patched(placed: PlacedStack, site: str, slot: RunSlot) -> Iterator[PatchedForward]:
-    if site in ("block", "stack"):
+    if site in WHOLE_SITES:
         outputs = _block_outputs(placed.stack)
         for block, act in zip(placed.blocks, _block_acts(placed, site), strict=True):
             yield patch(block, slot, act, outputs)

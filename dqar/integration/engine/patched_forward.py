@@ -57,7 +57,12 @@ class PatchedForward(Replacement):
         if controller is None or run is None:
             return self.inner(*args, **kwargs)
         call = SiteCall(
-            inner=self.inner, names=self.names, args=args, kwargs=kwargs, num_rows=run.num_rows
+            module=self.module,
+            inner=self.inner,
+            names=self.names,
+            args=args,
+            kwargs=kwargs,
+            num_rows=run.num_rows,
         )
         return self.act(controller, call)
 

@@ -12,7 +12,10 @@ BLOCKS = Stack(
     block_by_row=("temb",),
     sites={
         "attn": Site(
-            module="attn", returns=("output", "context"), by_row=("encoder_hidden_states",)
+            module="attn",
+            returns=("output", "context"),
+            by_row=("encoder_hidden_states",),
+            attention="softmax",
         ),
         "ff": Site(module="ff", by_row=()),
         "ff_context": Site(module="ff_context", by_row=()),

@@ -59,7 +59,7 @@ class Sampled:
         chosen: list[int],
         **options: Any,
     ) -> None:
-        config = options.pop("config", DQARConfig(sites=sites, quantization_bits=32))
+        config = options.pop("config", self.config(sites))
         self.controller = DQARController(config, gate=gate, **options)
         slot = RunSlot(sites, config.cached)
         patches = attach(model, slot)
@@ -69,7 +69,15 @@ class Sampled:
         def begin(step: int) -> None:
             self.controller.begin_step(step, STEPS, num_samples=len(chosen))
 
-        with slot.taken_by(run):
-            self.latents = sample(case, model, chosen, begin)
-            self.controller.finish_step()
-        detach(patches)
+        try:
+            with slot.taken_by(run):
+                self.latents = sample(case, model, chosen, begin)
+                self.controller.finish_step()
+        finally:
+            detach(patches)
+
+    @staticmethod
+    def config(sites: tuple[str, ...], **changes: Any) -> DQARConfig:
+        """A configuration with an unquantised cache."""
+        values: dict[str, Any] = {"sites": sites, "quantization_bits": 32}
+        return DQARConfig(**(values | changes))
