@@ -181,9 +181,9 @@ def detach(patches: list[Replacement]) -> None:
 
 def _patched(placed: PlacedStack, site: str, slot: RunSlot) -> Iterator[PatchedForward]:
     if site in WHOLE_SITES:
-        outputs = _block_outputs(placed.stack)
-        for block, act in zip(placed.blocks, _block_acts(placed, site), strict=True):
-            yield patch(block, slot, act, outputs)
+        for place, act in enumerate(_block_acts(placed, site)):
+            is_last = place == len(placed.blocks) - 1
+            yield patch(placed.blocks[place], slot, act, _block_outputs(placed.stack, is_last))
     elif site in placed.stack.sites:
         described = placed.stack.sites[site]
         for place in range(len(placed.blocks)):
@@ -214,10 +214,12 @@ def _module_act(module: Any, described: Site, site: str, layer: int, slot: RunSl
     return ModuleSite(module, described, site, layer)
 
 
-def _block_outputs(stack: Stack) -> Outputs | None:
+def _block_outputs(stack: Stack, is_last: bool) -> Outputs | None:
     if not stack.streams:
         return None
-    return Outputs(like=stack.streams, is_tuple=len(stack.streams) > 1)
+    missing = stack.not_at_end if is_last else ()
+    like = tuple(None if name in missing else name for name in stack.streams)
+    return Outputs(like=like, is_tuple=len(like) > 1)
 
 
 def _module_outputs(site: Site) -> Outputs | None:

@@ -49,6 +49,8 @@ class Stack:
     """Sites within each block, by name."""
     block_by_row: ByRow = None
     """Arguments of a block, besides its streams, that hold one value for each row."""
+    not_at_end: tuple[str, ...] = ()
+    """Streams for which the last block returns None."""
     is_interleaved: bool = False
     """True if blocks of another stack run between these, so that the stack as a whole has no
     residual (site ``stack``)."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from ast import literal_eval
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from itertools import count
 from threading import Lock
 from typing import Any, Protocol, no_type_check, runtime_checkable
@@ -114,8 +114,13 @@ def _form(value, tensors) -> str:
 
 
 def _arguments(form: str, tensors: list[Tensor]) -> tuple[tuple, dict[str, Any]]:
-    args, kwargs = _filled(literal_eval(form), tensors)
+    args, kwargs = _filled(_parsed(form), tensors)
     return args, kwargs
+
+
+@lru_cache(maxsize=4096)
+def _parsed(form: str) -> Any:
+    return literal_eval(form)
 
 
 def _filled(value: Any, tensors: list[Tensor]) -> Any:
@@ -142,18 +147,39 @@ def _run(tensors: list[Tensor], form: str, number: int) -> list[Tensor]:
     returned = _modules[number].acted(*_arguments(form, tensors))
     values = returned if isinstance(returned, tuple) else (returned,)
     # Copies, since the graph may write to the outputs, which may be tensors of the cache.
-    return [
+    found = [
         value.clone(memory_format=torch.contiguous_format) for value in values if value is not None
     ]
+    _refuse_other_shapes(found, _like(tensors, form, number))
+    return found
+
+
+def _refuse_other_shapes(found: list[Tensor], declared: list[Tensor]) -> None:
+    """Refuse outputs that the graph was compiled without.
+
+    Raises:
+        ValueError: naming the shapes.
+    """
+    shapes = [(*value.shape,) for value in found]
+    if shapes != [(*value.shape,) for value in declared]:
+        raise ValueError(
+            "A compiled site must return what its family declares. Got shapes "
+            f"{shapes}, declared like {[(*value.shape,) for value in declared]}. Run the model "
+            "uncompiled, or describe the family."
+        )
 
 
 def _shapes_of(tensors: list[Tensor], form: str, number: int) -> list[Tensor]:
+    return [
+        torch.empty_like(value, memory_format=torch.contiguous_format)
+        for value in _like(tensors, form, number)
+    ]
+
+
+def _like(tensors: list[Tensor], form: str, number: int) -> list[Tensor]:
+    """Arguments that the outputs are shaped like."""
     module = _modules[number]
     args, kwargs = _arguments(form, tensors)
     named = dict(zip(module.names, args, strict=False)) | kwargs
     assert module.outputs is not None  # checked by fits
-    return [
-        torch.empty_like(named[name], memory_format=torch.contiguous_format)
-        for name in module.outputs.like
-        if name is not None
-    ]
+    return [named[name] for name in module.outputs.like if name is not None]

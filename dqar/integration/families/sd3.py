@@ -9,6 +9,7 @@ from dqar.integration.engine.description import Family, Site, Stack
 BLOCKS = Stack(
     path="transformer_blocks",
     streams=("encoder_hidden_states", "hidden_states"),
+    not_at_end=("encoder_hidden_states",),
     block_by_row=("temb",),
     sites={
         "attn": Site(

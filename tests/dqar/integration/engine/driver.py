@@ -48,7 +48,11 @@ class DirectRun(Run):
 
 
 class Sampled:
-    """Latents of a run under a controller, and the controller."""
+    """Latents of a run under a controller, and the controller.
+
+    Args:
+        called: the model's compiled form, which is called in its place.
+    """
 
     def __init__(
         self,
@@ -60,6 +64,7 @@ class Sampled:
         **options: Any,
     ) -> None:
         config = options.pop("config", self.config(sites))
+        called = options.pop("called", model)
         self.controller = DQARController(config, gate=gate, **options)
         slot = RunSlot(sites, config.cached)
         patches = attach(model, slot)
@@ -71,7 +76,7 @@ class Sampled:
 
         try:
             with slot.taken_by(run):
-                self.latents = sample(case, model, chosen, begin)
+                self.latents = sample(case, called, chosen, begin)
                 self.controller.finish_step()
         finally:
             detach(patches)
