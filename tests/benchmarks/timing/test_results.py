@@ -148,6 +148,7 @@ def test_bad_flags_end_with_2_and_a_line(flags, capsys):
     assert "error: " in capsys.readouterr().err.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_speed_ends_with_its_line_of_json(tmp_path, capsys):
     out = tmp_path / "folder" / "result.json"
     speed.main([*ON_TINY, "--rounds", "1", "--pairs", "1", "--out", str(out)])
