@@ -119,6 +119,7 @@ def test_a_bug_in_a_worker_is_raised(pool):
         list(pool(Fails).map_strict([3]))
 
 
+@pytest.mark.slow
 def test_a_unit_that_raises_is_tried_once_more_by_another_process(pool, tmp_path):
     done = {one.unit: one for one in pool(FailsOnce, workers=1).map_unordered(range(5))}
     assert sorted(done) == list(range(5))
@@ -186,6 +187,7 @@ def test_a_worker_that_hangs_is_killed_and_its_unit_tried_again(pool, tmp_path, 
     assert said.endswith("--unit-timeout-minutes.")
 
 
+@pytest.mark.slow
 def test_ray_exports_what_a_pool_counts(pool):
     crew = pool(Toy)
     list(crew.map_strict(range(3)))
