@@ -96,7 +96,7 @@ def mates():
         yield pytest.param(branch, cached, order, marks=marks, id=f"{name}-{cached}-{branch}")
 
 
-@pytest.mark.parametrize(("branch_mode", "cached", "order"), mates())
+@pytest.mark.parametrize(("branch_mode", "cached", "order"), [*mates()])
 def test_sample_does_not_depend_on_its_batch_mates(rig, branch_mode, cached, order, distance):
     changes, options = of_order(order)
     config, chosen = rig.config(branch_mode=branch_mode, cached=cached, **changes), [2, 0]

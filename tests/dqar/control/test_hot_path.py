@@ -131,7 +131,7 @@ def cases():
         yield pytest.param(*values, marks=() if is_quick else pytest.mark.slow, id=name)
 
 
-@pytest.mark.parametrize(("gate", "changes", "bits", "order"), cases())
+@pytest.mark.parametrize(("gate", "changes", "bits", "order"), [*cases()])
 def test_schedules_never_wait_for_the_device(tiny_dit, gate, changes, bits, order):
     model = copy.deepcopy(tiny_dit).to("meta")
     config = DQARConfig(quantization_bits=bits, forecast_order=0 if order is None else 2, **changes)
