@@ -124,7 +124,7 @@ ONE_IMPORTER: dict[str, str] = {
     "dqar.integration.salience_calibration "
     "dqar.schedules.interchange dqar.sharing.pretrained pipeline.collect.columns "
     "pipeline.flags.names pipeline.methods.defaults "
-    "pipeline.cluster.failed_starts pipeline.cluster.stuck_starts pipeline.cluster.worker_wait "
+    "pipeline.cluster.actor_state pipeline.cluster.failed_starts pipeline.cluster.worker_wait "
     "pipeline.evaluate.flops pipeline.evaluate.sweeps.dummy_dit pipeline.methods.site_mixing "
     "pipeline.methods.search.local_search pipeline.methods.search.predicted_error "
     "pipeline.methods.search.surrogate "
