@@ -60,7 +60,8 @@ MAY_IMPORT: dict[str, str] = {
     "pipeline.methods pipeline.models pipeline.progress pipeline.redaction pipeline.report "
     "pipeline.statistics pipeline.storage pipeline.tracking pipeline.tracking_flags",
     "pipeline.sample": "dqar pipeline.cluster pipeline.errors pipeline.flags pipeline.models "
-    "pipeline.progress pipeline.storage pipeline.tracking pipeline.tracking_flags",
+    "pipeline.progress pipeline.redaction pipeline.storage pipeline.tracking "
+    "pipeline.tracking_flags",
     "pipeline.doctor": "pipeline.cluster pipeline.errors pipeline.flags pipeline.models "
     "pipeline.redaction pipeline.storage pipeline.tracking",
     "pipeline.demo": "pipeline.errors pipeline.flags pipeline.storage pipeline.tracking",
@@ -123,8 +124,8 @@ ONE_IMPORTER: dict[str, str] = {
     "dqar.integration.salience_calibration "
     "dqar.schedules.interchange dqar.sharing.pretrained pipeline.collect.columns "
     "pipeline.flags.names pipeline.methods.defaults "
-    "pipeline.cluster.stuck_starts pipeline.evaluate.flops pipeline.evaluate.sweeps.dummy_dit "
-    "pipeline.methods.site_mixing "
+    "pipeline.cluster.actor_state pipeline.cluster.failed_starts pipeline.cluster.worker_wait "
+    "pipeline.evaluate.flops pipeline.evaluate.sweeps.dummy_dit pipeline.methods.site_mixing "
     "pipeline.methods.search.local_search pipeline.methods.search.predicted_error "
     "pipeline.methods.search.surrogate "
     "pipeline.report.frontier_axes pipeline.report.frontier_svg pipeline.report.page_tables "
