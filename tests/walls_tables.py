@@ -112,7 +112,7 @@ ONE_IMPORTER: dict[str, str] = {
     "a subject apart from its importer's": "dqar.cache.salience_balancing dqar.control.manual "
     "dqar.control.run_state "
     "dqar.integration.compiled.plan_run "
-    "dqar.integration.compiled.step_variants "
+    "dqar.integration.compiled.stack_variant dqar.integration.compiled.step_variants "
     "dqar.integration.engine.keys_and_values dqar.integration.engine.lookup "
     "dqar.integration.engine.module_site dqar.integration.engine.patched_forward "
     "dqar.integration.engine.stack_site "
