@@ -14,7 +14,10 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import os
+import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -193,20 +196,28 @@ def measure(
     tell: Callable[[str], None] = print,
     *,
     by_cpu_time: bool = False,
+    without: tuple[str, ...] = (),
 ) -> dict[str, Any]:
-    """Time all ways of one model at one batch size; return the result's JSON."""
+    """Time the ways of one model at one batch size; return the result's JSON.
+
+    Args:
+        without: words of the names of ways that are left out, such as ``attn,ff``.
+    """
     started, timed_model = time.monotonic(), timed_model_of(settings)
     sampled = sampled_of(timed_model, by_cpu_time=by_cpu_time)
     ways = list(ways_of(timed_model, settings, orders))
+    ways = [way for way in ways if not any(word in way.name for word in without)]
     variants = [sampled.variant(way) for way in ways]
-    timed = time_rounds(variants, rounds, settings.device, budget_s, tell)
-    for way in ways:  # the warm-up round
-        del way.seconds[0]
+    may_be_cold = settings.device == "cpu" and not settings.compiled
+    timed = time_rounds(variants, rounds, settings.device, budget_s, tell, may_be_cold=may_be_cold)
+    for way in ways if not timed.is_cold else ():
+        del way.seconds[0]  # the warm-up round
     return {
         **settings.facts(),
         "steps": STEPS,
         "computed_steps": [step for step, is_computed in enumerate(COMPUTED) if is_computed],
         "rounds": timed.count,
+        "is_cold": timed.is_cold,
         "clock": "process CPU time" if by_cpu_time else "wall",
         "stock_step_s": to_digits(statistics.median(map(_mean, ways[0].seconds))),
         "ways": [figures(ways[0], way) for way in ways[1:]],
@@ -226,6 +237,9 @@ def main(argv: list[str] | None = None) -> None:
         "--orders", default="1,2", help="forecast orders, such as 1,2; default: 1,2"
     )
     parser.add_argument(
+        "--without", nargs="*", default=[], help="words of ways to leave out, such as attn,ff"
+    )
+    parser.add_argument(
         "--cpu-time",
         action="store_true",
         help="time by the process's CPU time, on a CPU that other processes share",
@@ -241,8 +255,14 @@ def main(argv: list[str] | None = None) -> None:
         **(quick if arguments.quick else long),
         tell=lambda line: print(line, flush=True),
         by_cpu_time=arguments.cpu_time,
+        without=tuple(arguments.without),
     )
-    hand_over(result | kept, arguments.out)
+    command = [
+        "python -m benchmarks.timing.skipped_steps",
+        *(sys.argv[1:] if argv is None else argv),
+    ]
+    machine = {"cpu": platform.processor() or platform.machine(), "cores": os.cpu_count()}
+    hand_over(result | kept | machine | {"command": " ".join(command)}, arguments.out)
 
 
 if __name__ == "__main__":
