@@ -7,7 +7,8 @@ MAY_IMPORT: dict[str, str] = {
     "dqar.finite_fields": "",
     "dqar.records": "",
     "dqar.signals": "",
-    "dqar.snr": "",
+    "dqar.scheduler_table": "",
+    "dqar.snr": "dqar.scheduler_table",
     "dqar.layer_schedule": "",
     "dqar.step_schedule": "dqar.records",
     "dqar.cache": "dqar.records dqar.signals",
@@ -25,7 +26,7 @@ MAY_IMPORT: dict[str, str] = {
     "dqar.policy dqar.records dqar.registry dqar.snr dqar.validation",
     "dqar.integration": "dqar.cache dqar.config dqar.control dqar.finite_fields dqar.policy "
     "dqar.records "
-    "dqar.schedules dqar.signals dqar.snr",
+    "dqar.scheduler_table dqar.schedules dqar.signals dqar.snr",
     # The pipeline: shared packages, then the stages, which never import each other.
     "pipeline.choices": "",
     "pipeline.redaction": "",

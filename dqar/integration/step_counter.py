@@ -55,8 +55,9 @@ class Run:
             self.num_rows = len(hidden_states)
             self._read_snrs(timesteps)
             self.controller.begin_run()
-        snr = self._snr(step, timesteps[step])
-        opening = Step(index=step, total=len(timesteps), timestep=timesteps[step], snr=snr)
+        opening = Step(
+            index=step, total=len(timesteps), timestep=timesteps[step], snr=self.snrs[step]
+        )
         latent = self._latent(hidden_states)
         self.controller.open_step(opening, self.prompt_length, latent=latent)
 
@@ -74,16 +75,11 @@ class Run:
         self.controller.finish_step()
 
     def _read_snrs(self, timesteps: list[float]) -> None:
-        snrs = [self._gate_snr(timestep) for timestep in timesteps]
-        # The step that the scheduler has reached distinguishes equal timesteps, so that their SNR
-        # is read step by step.
-        self.snrs = snrs if len(set(timesteps)) == len(timesteps) else []
-
-    def _snr(self, step: int, timestep: float) -> float | None:
-        return self.snrs[step] if self.snrs else self._gate_snr(timestep)
-
-    def _gate_snr(self, timestep: float) -> float | None:
-        return gate_snr(self.scheduler, timestep, self.controller.snr_reader)
+        reader = self.controller.snr_reader
+        self.snrs = [
+            gate_snr(self.scheduler, timestep, reader, step=step)
+            for step, timestep in enumerate(timesteps)
+        ]
 
     def _latent(self, hidden_states: Tensor) -> Tensor:
         rows, branches = len(hidden_states), self.num_branches
