@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 Noise = Literal["alphas", "sigmas", "flow", "angles", "formula"]
-"""Where a scheduler's noise level is read. ``alphas``: ``alphas_cumprod`` at the timestep.
+"""Source of a scheduler's noise level. ``alphas``: ``alphas_cumprod`` at the timestep.
 ``sigmas``: the step's sigma beside a signal of weight 1 (EDM, and solvers over sigmas). ``flow``:
 the step's sigma beside a signal of weight ``1 - sigma``. ``angles``: the timestep is the angle of
 a trigonometric flow. ``formula``: Wuerstchen's ``_alpha_cumprod`` of the timestep."""
@@ -22,7 +22,7 @@ class SchedulerKind:
     """Properties of a scheduler class that its object does not tell."""
 
     noise: Noise
-    """Where the noise level of a step is read."""
+    """Source of the noise level of a step."""
     calls: int = 1
     """Most calls of the model in one solver step; each is an entry of the scheduler's timesteps."""
     is_random: bool = False
@@ -94,7 +94,7 @@ def require_supported(scheduler: Any) -> None:
 
 
 def noise_of(scheduler: Any) -> Noise | None:
-    """Return where the noise level of a scheduler is read, by its class and settings.
+    """Return the source of a scheduler's noise level, by its class and settings.
 
     Raises:
         ValueError: as :func:`require_supported`.

@@ -8,6 +8,7 @@ MAY_IMPORT: dict[str, str] = {
     "dqar.records": "",
     "dqar.signals": "",
     "dqar.scheduler_table": "",
+    "dqar.sampler_names": "",
     "dqar.snr": "dqar.scheduler_table",
     "dqar.layer_schedule": "",
     "dqar.step_schedule": "dqar.records",
@@ -18,12 +19,12 @@ MAY_IMPORT: dict[str, str] = {
     "dqar.foreign_files": "dqar.validation",
     "dqar.config_file": "dqar.config dqar.foreign_files dqar.validation",
     "dqar.policy": "dqar.finite_fields dqar.foreign_files dqar.records dqar.registry "
-    "dqar.step_schedule dqar.validation",
+    "dqar.sampler_names dqar.step_schedule dqar.validation",
     "dqar.gates": "dqar.config dqar.layer_schedule dqar.policy dqar.records",
     "dqar.control": "dqar.cache dqar.config dqar.gates dqar.policy dqar.records dqar.signals "
     "dqar.snr",
     "dqar.schedules": "dqar.cache dqar.config dqar.control dqar.foreign_files dqar.gates "
-    "dqar.policy dqar.records dqar.registry dqar.snr dqar.validation",
+    "dqar.policy dqar.records dqar.registry dqar.sampler_names dqar.snr dqar.validation",
     "dqar.integration": "dqar.cache dqar.config dqar.control dqar.finite_fields dqar.policy "
     "dqar.records "
     "dqar.scheduler_table dqar.schedules dqar.signals dqar.snr",
@@ -82,7 +83,9 @@ ROOMS: dict[str, set[str]] = {
     "tabulate": {"pipeline/markdown.py"},
     "jinja2": {"pipeline/report/render.py"},
     "diffusers": {
+        "pipeline/models/broken_folders.py",
         "pipeline/models/loading.py",
+        "pipeline/models/schedulers.py",
         "pipeline/models/digits_pretrain.py",
         "pipeline/evaluate/sweeps/dummy_dit.py",
     },

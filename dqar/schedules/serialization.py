@@ -18,6 +18,7 @@ from typing import Any
 from dqar.foreign_files import read_json, spelled
 from dqar.policy.serialization import load_policy
 from dqar.registry import is_registered
+from dqar.sampler_names import MAX_SAMPLER
 from dqar.schedules.policy_plan import plan_of_policy
 from dqar.schedules.static_plan import Action, StaticPlan
 from dqar.validation import shown, validate
@@ -27,8 +28,6 @@ SCHEMA_VERSION = 1
 MAX_BYTES = 4 * 2**20
 """Largest size of a plan's file in bytes; 1000 steps of 100 blocks take a thirtieth of it."""
 
-MAX_NAME = 100
-"""Longest name of a sampler."""
 FIX = "Export the plan again."
 
 
@@ -114,9 +113,9 @@ def plan_of_document(stored: dict[str, Any]) -> StaticPlan:
     """
     document = validate(stored, PlanDocument, fix=FIX, extra="forbid")
     actions = _actions(document.actions)
-    if len(document.sampler) > MAX_NAME:
+    if len(document.sampler) > MAX_SAMPLER:
         raise ValueError(
-            f"sampler must be a name of at most {MAX_NAME} characters. Got "
+            f"sampler must be a name of at most {MAX_SAMPLER} characters. Got "
             f"{shown(document.sampler)}. {FIX}"
         )
     return StaticPlan(

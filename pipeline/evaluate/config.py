@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from dqar.cache.quantization import Granularity
 from dqar.config import CachedParts, DQARConfig
@@ -15,7 +15,14 @@ from pipeline.evaluate.tasks import EvalTask
 from pipeline.methods.base import GRIDS, Comparison, OperatingPoint
 from pipeline.methods.registry import chosen_methods
 from pipeline.models.model_info import ModelInfo
-from pipeline.models.sampling_choices import SAMPLER, SITES, STEPS, Sampler
+from pipeline.models.sampling_choices import (
+    SAMPLER,
+    SITES,
+    STEPS,
+    Sampler,
+    canonical_sampler,
+    require_sampler,
+)
 
 FIGURES = (
     "reuse_ratio",
@@ -92,11 +99,7 @@ class EvaluateConfig(EvaluateSettings):
                 raise ValueError(f"{name} must be at least 1. Got {value}. Pass 64.")
         if self.steps < 2:
             raise ValueError(f"steps must be at least 2. Got {self.steps}. Pass --steps 50.")
-        if self.sampler not in get_args(Sampler):
-            raise ValueError(
-                f"sampler must be one of {get_args(Sampler)}. Got {self.sampler!r}. Pass "
-                "--sampler ddim."
-            )
+        require_sampler(self.sampler)
         if not math.isfinite(self.guidance_scale):
             raise ValueError(f"guidance_scale must be finite. Got {self.guidance_scale}. Pass 4.0.")
         self.dqar_config()
@@ -201,6 +204,8 @@ def evaluate_config(
         "sites": spec.sites if spec else SITES,
     }
     given = {name: getattr(flags, name) for name in follows}
+    if flags.sampler is not None:
+        given["sampler"] = canonical_sampler(flags.sampler)
     shared = {name: getattr(flags, name) for name in EvaluateSettings.__dataclass_fields__}
     return EvaluateConfig(
         model=flags.model,

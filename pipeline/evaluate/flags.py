@@ -16,7 +16,7 @@ from pipeline.flags.bounds import (
     require_within,
 )
 from pipeline.methods.defaults import DEFAULT_METHODS, SweepDensity
-from pipeline.models.sampling_choices import Dtype, Sampler
+from pipeline.models.sampling_choices import Dtype, Sampler, require_sampler
 from pipeline.tracking_flags import TrackingFlags
 
 SAMPLES_PER_TASK = 1024
@@ -73,7 +73,9 @@ class EvaluateFlags(EvaluateSettings):
     """Scale of classifier-free guidance; default: the one of the first policy, or the one that the
     model recommends."""
     sampler: Sampler | None = None
-    """Sampler: ddim, or dpm for DPM-Solver++; default: the one of the first policy, or ddim."""
+    """Sampler: ddim, dpm (DPM-Solver++), unipc, deis, or saved (the scheduler of the model's
+    folder), with settings such as dpm:solver_order=3,use_karras_sigmas=true; default: the
+    one of the first policy, or ddim."""
     sites: tuple[str, ...] | None = None
     """Sub-modules of a block whose values are reused: attn, or attn,ff, or block; default: those of
     the first policy, or attn."""
@@ -99,3 +101,4 @@ class EvaluateFlags(EvaluateSettings):
         require_within(self, RANGES)
         require_some(self, "methods", "sites")
         require_distinct(self, "methods", "sites")
+        require_sampler(self.sampler)

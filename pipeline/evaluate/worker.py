@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from torch import Tensor
 
+from dqar.sampler_names import plan_sampler
 from dqar.schedules.static_plan import StaticPlan
 from pipeline.cluster.hardware import device_name, peak_memory_mb
 from pipeline.evaluate.accumulator import MetricAccumulator
@@ -92,8 +95,10 @@ class EvaluationWorker:
 
     def _plan(self, point: OperatingPoint) -> StaticPlan | None:
         # The operating point was sampled last, so that the scheduler holds its timesteps.
-        info, scheduler = self.model.info, self.model.scheduler
-        return plan_of(point, self.config.sites, info.num_layers, scheduler)
+        info, scheduler = self.model.info, self.runner.scheduler(point.sampler)
+        plan = plan_of(point, self.config.sites, info.num_layers, scheduler)
+        named = plan_sampler(point.sampler or self.config.sampler)
+        return None if plan is None else replace(plan, sampler=named)
 
     def _measure_batch(
         self, point: OperatingPoint, ids: range, metrics: MetricAccumulator, timed: bool

@@ -9,8 +9,8 @@ from dataclasses import replace
 
 from pipeline.errors import InputError
 from pipeline.methods.base import Method, OperatingPoint, Session, SweepGrid
-from pipeline.models.loading import load_scheduler
 from pipeline.models.model_info import ModelInfo
+from pipeline.models.schedulers import load_scheduler
 
 
 class FewerSteps(Method):

@@ -235,7 +235,7 @@ def refused(job, tmp_path):
         (["--steps", "0"], "--steps must be from 1"),
         (["--steps", "1001"], "--steps must be at most 1000"),
         (["--guidance-scale", "nan"], "--guidance-scale must be a number"),
-        (["--sampler", "euler"], "--sampler must be one of ddim, dpm"),
+        (["--sampler", "euler"], "--sampler must be one of ddim, dpm, unipc, deis, saved"),
         (["--sites", "attention"], "sites must be one of"),
         (["--sites", ""], "--sites must hold at least one value"),
         (["--config", "nowhere.yaml"], "nowhere.yaml must be a YAML file"),

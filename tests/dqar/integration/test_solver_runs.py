@@ -73,7 +73,7 @@ def test_a_closed_run_is_the_stock_model(rig, setting):
 def test_every_call_is_a_step_with_its_own_snr(rig, setting):
     records = []
     wrapper, run = wrapped(rig, Interval(2), records)
-    _, scheduler = sample(rig, wrapper, setting, run=run)
+    sample(rig, wrapper, setting, run=run)
     steps = [record.inputs.step for record in records]
     fresh = scheduler_of(setting)
     timesteps = fresh.timesteps.double().tolist()
