@@ -107,7 +107,7 @@ ONE_IMPORTER: dict[str, str] = {
     "pipeline.evaluate.report pipeline.evaluate.terminal_report",
     "a method, which the registry alone names": "pipeline.methods.baseline "
     "pipeline.methods.fewer_steps pipeline.methods.interval pipeline.methods.learned_schedule "
-    "pipeline.methods.learning_to_cache pipeline.methods.smoothcache",
+    "pipeline.methods.learning_to_cache pipeline.methods.smoothcache pipeline.methods.solvers",
     "a subject apart from its importer's": "dqar.cache.salience_balancing dqar.control.manual "
     "dqar.control.run_state "
     "dqar.integration.block_site dqar.integration.compiled.plan_run "

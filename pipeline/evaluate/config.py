@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from torch import Tensor
+
 from dqar.cache.quantization import Granularity
 from dqar.config import CachedParts, DQARConfig
 from dqar.config_file import read_yaml
@@ -130,12 +132,24 @@ class EvaluateConfig(EvaluateSettings):
         """Guidance branches of a sample."""
         return 2 if self.guidance_scale > 1 else 1
 
-    def parts_of(self, point: OperatingPoint) -> list[EvalTask]:
-        """The tasks of a point, of whole batches each: the same batches give the same images."""
+    def parts_of(self, point: OperatingPoint, solutions: Tensor | None = None) -> list[EvalTask]:
+        """The tasks of a point, of whole batches each: the same batches give the same images.
+
+        Args:
+            point: operating point.
+            solutions: solutions of all samples by many steps; None without them.
+        """
         size = math.ceil(self.part_samples / self.batch_size) * self.batch_size
+        starts = range(0, self.num_samples, size)
+        parts = [(start, min(start + size, self.num_samples)) for start in starts]
         return [
-            EvalTask(point=point, start=start, stop=min(start + size, self.num_samples))
-            for start in range(0, self.num_samples, size)
+            EvalTask(
+                point=point,
+                start=start,
+                stop=stop,
+                solutions=None if solutions is None else solutions[start:stop],
+            )
+            for start, stop in parts
         ]
 
     def columns(self) -> dict[str, Any]:

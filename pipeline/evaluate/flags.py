@@ -29,6 +29,7 @@ RANGES = {
     "samples_per_task": Range(least=1, most=10**7, usual=SAMPLES_PER_TASK),
     "error_budget": Range(least=0, most=1000, usual=0.01, is_open=True),
     "seed": SEEDS,
+    "solution_steps": STEPS,
 }
 """Values that the flags may have."""
 
@@ -46,6 +47,10 @@ class EvaluateSettings:
     """Floating-point format of the model's arithmetic."""
     seed: int = 0
     """Random seed of the noise samples."""
+    solution_steps: int | None = None
+    """Steps of a solution of the same noise without reuse, such as 1000; each row then has its
+    distance to the solution too. By DDIM, or by the model's own scheduler where DDIM cannot take
+    over its noise schedule. Default: no solution."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,8 +70,9 @@ class EvaluateFlags(EvaluateSettings):
     regular intervals of the cached value (interval) or of its forecast (interval-forecast2), the
     DQAR paper's layer schedule (linear) and its thresholds (threshold), and the policies (learned).
     There are also threshold-tuned (thresholds chosen on calibration samples), interval-forecast1,
-    smoothcache and smoothcache-tied (schedules from calibration errors), router (Learning-to-Cache)
-    and fewer-steps-dpmsolver."""
+    smoothcache and smoothcache-tied (schedules from calibration errors), router
+    (Learning-to-Cache), fewer-steps-dpmsolver, and solvers and solvers-all (DPM-Solver++, UniPC and
+    DEIS alone: the best at each number of steps, or all)."""
     steps: int | None = None
     """Sampling steps; default: those of the first policy, or 50."""
     guidance_scale: float | None = None

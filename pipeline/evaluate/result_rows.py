@@ -14,6 +14,7 @@ from dqar.validation import validate
 from pipeline.errors import InputError
 from pipeline.evaluate.accumulator import MetricAccumulator, sum_metrics
 from pipeline.evaluate.config import EvaluateConfig
+from pipeline.evaluate.solutions import solution_columns
 from pipeline.evaluate.speed_bound import speed_bound
 from pipeline.evaluate.tasks import EvalTaskResult, PointResult
 from pipeline.methods.base import CalibrationCost, OperatingPoint
@@ -132,6 +133,7 @@ def _row(
         "latent_rel_l2_p90": float(np.quantile(metrics.errors, 0.9)),
         "latent_rel_l2_worst": max(metrics.errors),
         "latent_rel_l2_samples": metrics.errors,
+        **solution_columns(config.solution_steps, metrics.solution_errors),
         "psnr": metrics.mean("psnr"),
         "ssim": metrics.mean("ssim"),
         "fid": _fid(metrics, first),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from pipeline.models.image_metrics import FeatureSums
 
 # Fields of MetricAccumulator that a result on disk holds, in the order of its JSON.
 PLAIN = ("samples", "matches", "flops", "reference_flops", "timed", "seconds", "reference_seconds")
-COUNTED = ("reused", "gates", "cache_bytes", "peak_memory_mb", "errors")
+COUNTED = ("reused", "gates", "cache_bytes", "peak_memory_mb", "errors", "solution_errors")
 BY_NAME = ("sums", "reused_by_site", "shared_by_site", "actions_by_site")
 
 
@@ -32,6 +32,9 @@ class EvalTask:
     """Index of the first sample."""
     stop: int
     """Index after the last sample."""
+    solutions: torch.Tensor | None = field(default=None, compare=False)
+    """Solutions of the samples by many steps (:mod:`pipeline.evaluate.solutions`), in fp32 on the
+    CPU; None if the evaluation asks for none."""
 
     def __len__(self) -> int:
         return self.stop - self.start

@@ -17,6 +17,7 @@ from pipeline.evaluate.flops import gate_flops, saved_flops, transformer_flops
 from pipeline.evaluate.model_runner import ModelRunner
 from pipeline.evaluate.plan_export import plan_of
 from pipeline.evaluate.result_rows import GRID_IMAGES, measured_of
+from pipeline.evaluate.solutions import solve
 from pipeline.evaluate.speed_bound import measure_site_share
 from pipeline.evaluate.tasks import EvalTask, EvalTaskResult, PointResult
 from pipeline.methods.base import OperatingPoint
@@ -66,7 +67,8 @@ class EvaluationWorker:
 
     def measure(self, point: OperatingPoint) -> PointResult:
         """Measure all samples of an operating point."""
-        parts = [self.measure_part(part) for part in self.config.parts_of(point)]
+        solutions = solve(self.config, lambda tasks: ((task, self.do(task)) for task in tasks))
+        parts = [self.measure_part(part) for part in self.config.parts_of(point, solutions)]
         return measured_of(point, self.config, parts)
 
     def measure_part(self, part: EvalTask) -> EvalTaskResult:
@@ -79,9 +81,11 @@ class EvaluationWorker:
             torch.cuda.reset_peak_memory_stats()
         for start in range(part.start, part.stop, batch):
             timed = start < TIMED_BATCHES * batch
-            self._measure_batch(
-                part.point, range(start, min(start + batch, part.stop)), metrics, timed
-            )
+            ids = range(start, min(start + batch, part.stop))
+            latents = self._measure_batch(part.point, ids, metrics, timed)
+            if part.solutions is not None:
+                solutions = part.solutions[ids.start - part.start : ids.stop - part.start]
+                metrics.judge_solutions(latents, solutions)
         self._count_flops(part, metrics)
         metrics.peak_memory_mb = peak_memory_mb(self.device)
         is_bounded = metrics.timed and metrics.gates
@@ -102,7 +106,7 @@ class EvaluationWorker:
 
     def _measure_batch(
         self, point: OperatingPoint, ids: range, metrics: MetricAccumulator, timed: bool
-    ) -> None:
+    ) -> Tensor:
         noise, labels = self.runner.draw("evaluate", list(ids))
         reference_seconds = 0.0
         if timed or ids.start not in self.references:
@@ -120,6 +124,7 @@ class EvaluationWorker:
         if controller is not None:
             metrics.count(controller.summary())
         self._judge(ids, labels, latents, metrics)
+        return latents
 
     def _judge(
         self, ids: range, labels: Tensor, latents: Tensor, metrics: MetricAccumulator

@@ -19,6 +19,7 @@ from pipeline.methods.learned_gate import MajoritySchedule
 from pipeline.methods.learned_schedule import LearnedSchedule
 from pipeline.methods.learning_to_cache import Router
 from pipeline.methods.smoothcache import SmoothCache, SmoothCacheTied
+from pipeline.methods.solvers import EverySolver, SolversAlone
 from pipeline.methods.threshold import PaperThreshold, TunedThreshold
 from pipeline.models.model_info import ModelInfo
 
@@ -26,6 +27,8 @@ METHODS: tuple[type[Method], ...] = (
     Baseline,
     FewerSteps,
     FewerSolverSteps,
+    SolversAlone,
+    EverySolver,
     IntervalReuse,
     IntervalForecast1,
     IntervalForecast2,

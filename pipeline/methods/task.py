@@ -20,6 +20,7 @@ from dqar.integration import DQARSampler
 from dqar.records import GateRecord
 from pipeline.models.loading import LoadedModel
 from pipeline.models.noise import Purpose
+from pipeline.models.sampling_choices import Sampler
 
 Arrays = dict[str, np.ndarray]
 """Arrays of a result, by name."""
@@ -39,6 +40,8 @@ class SamplingConfig(Protocol):
     def sites(self) -> tuple[str, ...]: ...
     @property
     def cached(self) -> CachedParts: ...
+    @property
+    def solution_steps(self) -> int | None: ...
 
 
 @runtime_checkable
@@ -55,9 +58,15 @@ class ModelSampler(Protocol):
         ...
 
     def sample(
-        self, noise: Tensor, labels: Tensor, steps: int, controller: DQARController | None
+        self,
+        noise: Tensor,
+        labels: Tensor,
+        steps: int,
+        controller: DQARController | None,
+        other: Sampler | None = None,
     ) -> tuple[Tensor, float]:
-        """Return the final latents and the seconds spent; no controller runs the stock model."""
+        """Return the final latents and the seconds spent; no controller runs the stock model, and
+        ``other`` is a sampler in place of the evaluation's."""
         ...
 
     def sampler(self, model: Any, steps: int) -> DQARSampler:
@@ -72,6 +81,10 @@ class ModelSampler(Protocol):
         sink: Callable[[GateRecord], None] | None = None,
     ) -> DQARController:
         """Return a controller that decides by a gate."""
+        ...
+
+    def solutions(self, purpose: Purpose, indices: list[int]) -> Tensor:
+        """Return final latents of noise samples by the evaluation's ``solution_steps``."""
         ...
 
     def calibration_references(self, noise_ids: Sequence[int]) -> Tensor:

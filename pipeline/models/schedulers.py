@@ -114,6 +114,21 @@ def _falling(sigmas: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
     return (sigmas.double().diff() < 0) & (timesteps.diff() <= 0)
 
 
+def solution_sampler(info: ModelInfo) -> Sampler:
+    """Return the sampler that solves a model's equation by many steps: DDIM, or the saved scheduler
+    where DDIM cannot take it over, as of flows and EDM.
+
+    Raises:
+        InputError: if neither can sample the model.
+    """
+    try:
+        load_scheduler(info, "ddim")
+        return "ddim"
+    except InputError:
+        load_scheduler(info, "saved")
+        return "saved"
+
+
 def saved_scheduler(info: ModelInfo) -> Any:
     """Load the scheduler that the model's folder names, of any class of diffusers.
 
