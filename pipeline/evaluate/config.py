@@ -13,7 +13,7 @@ from dqar.config import CachedParts, DQARConfig
 from dqar.config_file import read_yaml
 from dqar.policy.network import ReusePolicy
 from pipeline.evaluate.flags import SAMPLES_PER_TASK, EvaluateFlags, EvaluateSettings
-from pipeline.evaluate.tasks import EvalTask
+from pipeline.evaluate.tasks import EvalTask, SolutionTask
 from pipeline.methods.base import GRIDS, Comparison, OperatingPoint
 from pipeline.methods.registry import chosen_methods
 from pipeline.models.model_info import ModelInfo
@@ -140,17 +140,21 @@ class EvaluateConfig(EvaluateSettings):
             solutions: solutions of all samples by many steps; None without them.
         """
         size = math.ceil(self.part_samples / self.batch_size) * self.batch_size
-        starts = range(0, self.num_samples, size)
-        parts = [(start, min(start + size, self.num_samples)) for start in starts]
-        return [
-            EvalTask(
-                point=point,
-                start=start,
-                stop=stop,
-                solutions=None if solutions is None else solutions[start:stop],
-            )
-            for start, stop in parts
+        parts = [
+            EvalTask(point=point, start=start, stop=stop) for start, stop in self._ranges(size)
         ]
+        if solutions is None:
+            return parts
+        return [replace(one, solutions=solutions[one.start : one.stop]) for one in parts]
+
+    def solution_tasks(self) -> list[SolutionTask]:
+        """The tasks of the solutions of all samples by many steps; none without solution_steps."""
+        ranges = [] if self.solution_steps is None else self._ranges(self.batch_size)
+        return [SolutionTask(start=start, stop=stop) for start, stop in ranges]
+
+    def _ranges(self, size: int) -> list[tuple[int, int]]:
+        starts = range(0, self.num_samples, size)
+        return [(start, min(start + size, self.num_samples)) for start in starts]
 
     def columns(self) -> dict[str, Any]:
         """Columns of results.json that say how a row was measured."""

@@ -14,8 +14,7 @@ from pipeline.evaluate.answer_cache import ResultCache, Work
 from pipeline.evaluate.config import EvaluateConfig
 from pipeline.evaluate.result_rows import measured_of
 from pipeline.evaluate.session import CalibrationSession, SharedCalibration
-from pipeline.evaluate.solutions import solve
-from pipeline.evaluate.tasks import EvalTask, EvalTaskResult, PointResult
+from pipeline.evaluate.tasks import EvalTask, EvalTaskResult, PointResult, solve
 from pipeline.evaluate.worker import EvaluationWorker
 from pipeline.methods.base import CalibrationCost, Comparison, OperatingPoint
 from pipeline.methods.registry import build_methods
@@ -63,7 +62,7 @@ def evaluate(
     # With few sampling steps several settings of a method are the same operating point.
     tuned = {id_of(one.point): one for one in tune_methods(config.steps, comparison, work)}
     measured: dict[PointId, PointResult] = {}
-    solutions = solve(config, work)
+    solutions = solve(config.solution_tasks(), work)
     for point, parts in _by_point(config, [one.point for one in tuned.values()], work, solutions):
         result = measured_of(point, config, parts, tuned[id_of(point)].cost)
         measured[id_of(point)] = result

@@ -3,23 +3,97 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from dqar.schedules.serialization import plan_document, plan_of_document
 from dqar.schedules.static_plan import StaticPlan
 from pipeline.evaluate.accumulator import MetricAccumulator
+from pipeline.evaluate.answer_cache import Work
 from pipeline.methods.base import OperatingPoint
-from pipeline.methods.task import Arrays, Stored
+from pipeline.methods.task import Arrays, ModelSampler, Stored
 from pipeline.models.image_metrics import FeatureSums
+from pipeline.progress import Progress
 
 # Fields of MetricAccumulator that a result on disk holds, in the order of its JSON.
 PLAIN = ("samples", "matches", "flops", "reference_flops", "timed", "seconds", "reference_seconds")
 COUNTED = ("reused", "gates", "cache_bytes", "peak_memory_mb", "errors", "solution_errors")
 BY_NAME = ("sums", "reused_by_site", "shared_by_site", "actions_by_site")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Solutions:
+    """Final latents of some evaluation samples, solved by many steps."""
+
+    latents: Tensor
+    """Final latents in the order of the samples, in fp32 on the CPU."""
+
+    def encode(self) -> tuple[Stored, Arrays]:
+        """Return the result as JSON values and arrays."""
+        return {}, {"latents": self.latents.numpy()}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SolutionTask:
+    """Solution of some evaluation samples by many steps, without reuse.
+
+    The reference samples have the evaluation's sampler and steps, and so its discretization error
+    too. The distance to a solution says how well a method solves the model's equation, so that
+    methods over different samplers and numbers of steps can be compared.
+    """
+
+    start: int
+    """Index of the first sample."""
+    stop: int
+    """Index after the last sample."""
+
+    @property
+    def name(self) -> str:
+        """Name of the result."""
+        return f"solution-{self.start}"
+
+    @property
+    def trajectories(self) -> int:
+        """0, as for reference samples."""
+        return 0
+
+    def run(self, sampler: ModelSampler) -> Solutions:
+        """Solve the samples on a worker."""
+        ids = list(range(self.start, self.stop))
+        return Solutions(latents=sampler.solutions("evaluate", ids).float().cpu())
+
+    def decode(self, stored: Stored, arrays: Arrays) -> Solutions:
+        """Rebuild a result from its encoded form.
+
+        Raises:
+            ValueError, KeyError: if the encoded form is damaged.
+        """
+        latents = torch.from_numpy(arrays["latents"])
+        if len(latents) != self.stop - self.start:
+            raise ValueError(f"latents must be {self.stop - self.start}. Got {len(latents)}.")
+        return Solutions(latents=latents)
+
+
+def solve(tasks: Sequence[SolutionTask], work: Work) -> Tensor | None:
+    """Return the solutions of all evaluation samples; None without tasks.
+
+    Args:
+        tasks: tasks of all samples, in their order.
+        work: runs tasks on the evaluation's workers.
+    """
+    if not tasks:
+        return None
+    progress = Progress("solve by many steps", tasks[-1].stop, "samples")
+    found: dict[int, Tensor] = {}
+    for task, solved in work(tasks):
+        found[task.start] = solved.latents
+        progress.advance(task.stop - task.start)
+    return torch.cat([found[task.start] for task in tasks])
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,8 +106,8 @@ class EvalTask:
     """Index of the first sample."""
     stop: int
     """Index after the last sample."""
-    solutions: torch.Tensor | None = field(default=None, compare=False)
-    """Solutions of the samples by many steps (:mod:`pipeline.evaluate.solutions`), in fp32 on the
+    solutions: Tensor | None = field(default=None, compare=False)
+    """Solutions of the samples by many steps (:class:`SolutionTask`), in fp32 on the
     CPU; None if the evaluation asks for none."""
 
     def __len__(self) -> int:

@@ -17,9 +17,8 @@ from pipeline.evaluate.flops import gate_flops, saved_flops, transformer_flops
 from pipeline.evaluate.model_runner import ModelRunner
 from pipeline.evaluate.plan_export import plan_of
 from pipeline.evaluate.result_rows import GRID_IMAGES, measured_of
-from pipeline.evaluate.solutions import solve
 from pipeline.evaluate.speed_bound import measure_site_share
-from pipeline.evaluate.tasks import EvalTask, EvalTaskResult, PointResult
+from pipeline.evaluate.tasks import EvalTask, EvalTaskResult, PointResult, solve
 from pipeline.methods.base import OperatingPoint
 from pipeline.methods.task import R_co, Result, Task
 from pipeline.models.image_metrics import FeatureSums, measure_deltas
@@ -67,7 +66,8 @@ class EvaluationWorker:
 
     def measure(self, point: OperatingPoint) -> PointResult:
         """Measure all samples of an operating point."""
-        solutions = solve(self.config, lambda tasks: ((task, self.do(task)) for task in tasks))
+        tasks = self.config.solution_tasks()
+        solutions = solve(tasks, lambda some: ((task, self.do(task)) for task in some))
         parts = [self.measure_part(part) for part in self.config.parts_of(point, solutions)]
         return measured_of(point, self.config, parts)
 

@@ -12,8 +12,8 @@ from dqar.integration import DQARSampler, SamplerConfig
 from dqar.signals import relative_error
 from pipeline.evaluate.answer_cache import ResultCache
 from pipeline.evaluate.config import EvaluateConfig
-from pipeline.evaluate.solutions import SolutionTask, solution_columns, solve
-from pipeline.evaluate.tasks import EvalTask
+from pipeline.evaluate.result_rows import solution_columns
+from pipeline.evaluate.tasks import EvalTask, SolutionTask, solve
 from pipeline.evaluate.worker import EvaluationWorker
 from pipeline.methods.base import OperatingPoint
 from pipeline.models.noise import draw_noise
@@ -86,7 +86,8 @@ def test_the_reference_is_far_from_the_solution_but_not_from_itself(rows):
 
 def test_without_solutions_the_columns_are_empty():
     assert set(solution_columns(None, []).values()) == {None}
-    assert solve(replace(CONFIG, solution_steps=None), lambda tasks: iter(())) is None
+    tasks = replace(CONFIG, solution_steps=None).solution_tasks()
+    assert solve(tasks, lambda some: iter(())) is None
 
 
 def test_each_sample_is_solved_once(worker, monkeypatch):
