@@ -87,13 +87,18 @@ def load_fitting_policy(folder: str | None, info, tracking_uri: str):
 def load_given_plan(path: str | None, info, tracking_uri: str):
     """Load the plan of --plan, and the description of the policy if --plan names one; None without
     the flag. A policy must be trained for the model."""
-    from dqar.registry import is_registered
+    from dqar.hub_files import is_on_hub
+    from dqar.registry import is_registered, local_folder
     from dqar.schedules.policy_plan import plan_of_policy
-    from dqar.schedules.serialization import load_plan
+    from dqar.schedules.serialization import PLAN, load_plan
     from pipeline.storage.output_folder import fetched_file
 
     if path is None:
         return None, None
+    if is_on_hub(path) or Path(path).is_dir():
+        with input_errors(), local_folder(path) as folder:
+            if (folder / PLAN).is_file():
+                return load_plan(folder), None
     if is_registered(path) or Path(path).is_dir():
         policy = load_fitting_policy(path, info, tracking_uri)
         assert policy is not None

@@ -32,6 +32,15 @@ def refuse_unserved(transformer: nn.Module) -> None:
             f"The model must be one of {', '.join(SERVED)}. Got {name}, on which reuse has not "
             "been made right yet. Pass a served model."
         )
+    refuse_third_branch(transformer)
+
+
+def refuse_third_branch(transformer: nn.Module) -> None:
+    """Refuse a transformer with perturbed-attention guidance.
+
+    Raises:
+        ValueError: naming the attention processor.
+    """
     for module in transformer.modules():
         processor = type(getattr(module, "processor", None)).__name__
         if "PAG" in processor:

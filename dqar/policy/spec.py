@@ -17,6 +17,9 @@ SCHEMA_VERSION = 1
 CACHE_BITS = {"int2": 2, "int4": 4, "int8": 8, "fp16": 16, "fp32": 32}
 """Bits of a cached value, by the name of how it is stored."""
 
+EXPLORATION = "exploration_evaluations"
+"""Key of :attr:`PolicySpec.metrics`: guided model evaluations of the traces that a policy was
+trained on, reference samples included."""
 MAX_COUNT = 2**31 - 1
 """The largest count."""
 MAX_WIDTH = 4096

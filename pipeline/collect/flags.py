@@ -50,8 +50,8 @@ class CollectFlags(CollectSettings):
     folder), with settings such as dpm:solver_order=3,use_karras_sigmas=true; default: the
     one of the policy that is explored around, or ddim."""
     sites: tuple[str, ...] | None = None
-    """Sub-modules of a block whose values are reused: attn, or attn,ff, or block; default: those of
-    the policy that is explored around, or attn."""
+    """Parts of the model whose values are reused: attn, or attn,ff, or block for whole blocks, or
+    stack for all blocks at once; default: those of the policy that is explored around, or attn."""
     exploration: str = EXPLORATION
     """Exploration designs with their shares of the trajectories, such as paced:3,regular:1. All
     gates of a step compute together in paced (random gaps between the computed steps), regular

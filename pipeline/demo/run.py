@@ -26,6 +26,7 @@ RANGES = {
     "num_trajectories": Range(least=4, most=10**6, usual=192),
     "num_samples": Range(least=1, most=10**6, usual=32),
     "steps": Range(least=2, most=1000, usual=50),
+    "tuning_evaluations": Range(least=0, most=10**12, usual=50_000),
     "port": Range(least=0, most=65535, usual=5000),
 }
 """Values that the flags may have: a training holds out a quarter of the trajectories, and the noise
@@ -53,6 +54,8 @@ class DemoConfig:
     """Images that the evaluation samples at each operating point."""
     steps: int = 50
     """Sampling steps."""
+    tuning_evaluations: int = 50_000
+    """Guided model evaluations that each method of the evaluation may spend on its choice."""
     ui: bool = False
     """Run no job: show the MLflow store of an earlier demonstration in the MLflow UI."""
     port: int = 5000
@@ -106,7 +109,8 @@ def stages(config: DemoConfig, out: Path) -> Iterator[tuple[str, list[str]]]:
     yield "collect", ["--model", "digits", "--sites", SITES, "--out", traces, *sizes]
     yield "train", ["--traces", traces, "--out", policy]
     evaluated = ["--model", "digits", "--policy", policy, "--num-samples", str(config.num_samples)]
-    yield "evaluate", [*evaluated, "--out", results, "--sweep-density", "coarse"]
+    tuned = ["--tuning-evaluations", str(config.tuning_evaluations)]
+    yield "evaluate", [*evaluated, "--out", results, "--sweep-density", "coarse", *tuned]
 
 
 def run_demo(config: DemoConfig) -> None:

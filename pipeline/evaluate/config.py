@@ -12,10 +12,12 @@ from dqar.cache.quantization import Granularity
 from dqar.config import CachedParts, DQARConfig
 from dqar.config_file import read_yaml
 from dqar.policy.network import ReusePolicy
+from dqar.records import WHOLE_SITES
 from pipeline.evaluate.flags import SAMPLES_PER_TASK, EvaluateFlags, EvaluateSettings
-from pipeline.evaluate.tasks import EvalTask, SolutionTask
-from pipeline.methods.base import GRIDS, Comparison, OperatingPoint
+from pipeline.evaluate.tasks import EvalTask
+from pipeline.methods.base import GRIDS, CalibrationBudget, Comparison, OperatingPoint
 from pipeline.methods.registry import chosen_methods
+from pipeline.methods.task import SolutionTask
 from pipeline.models.model_info import ModelInfo
 from pipeline.models.sampling_choices import (
     SAMPLER,
@@ -109,7 +111,7 @@ class EvaluateConfig(EvaluateSettings):
 
     def _refuse_idle_settings(self) -> None:
         is_integer = self.cache_bits < 16
-        if self.balanced and (not is_integer or "block" in self.sites):
+        if self.balanced and (not is_integer or not {*WHOLE_SITES}.isdisjoint(self.sites)):
             raise ValueError(
                 "salience_balancing must come with 2, 4 or 8 bits and the sites attn or ff. Got "
                 f"{self.cache_bits} bits, {self.sites}. Leave salience_balancing out of "
@@ -150,7 +152,10 @@ class EvaluateConfig(EvaluateSettings):
     def solution_tasks(self) -> list[SolutionTask]:
         """The tasks of the solutions of all samples by many steps; none without solution_steps."""
         ranges = [] if self.solution_steps is None else self._ranges(self.batch_size)
-        return [SolutionTask(start=start, stop=stop) for start, stop in ranges]
+        return [
+            SolutionTask(purpose="evaluate", noise_ids=tuple(range(start, stop)))
+            for start, stop in ranges
+        ]
 
     def _ranges(self, size: int) -> list[tuple[int, int]]:
         starts = range(0, self.num_samples, size)
@@ -259,4 +264,6 @@ def comparison_of(
         policies=policies,
         grid=GRIDS[flags.sweep_density],
         error_budget=flags.error_budget,
+        calibration_budget=CalibrationBudget(evaluations=flags.tuning_evaluations),
+        solution_steps=flags.solution_steps,
     )

@@ -21,12 +21,15 @@ from pipeline.tracking_flags import TrackingFlags
 
 SAMPLES_PER_TASK = 1024
 """Samples of an operating point that one worker measures at a time."""
+TUNING_EVALUATIONS = 50_000
+"""Guided model evaluations that each method may spend on its choice of operating points."""
 RANGES = {
     "num_samples": Range(least=1, most=10**7, usual=64),
     "batch_size": BATCH,
     "steps": STEPS,
     "guidance_scale": GUIDANCE,
     "samples_per_task": Range(least=1, most=10**7, usual=SAMPLES_PER_TASK),
+    "tuning_evaluations": Range(least=0, most=10**12, usual=TUNING_EVALUATIONS),
     "error_budget": Range(least=0, most=1000, usual=0.01, is_open=True),
     "seed": SEEDS,
     "solution_steps": STEPS,
@@ -71,8 +74,10 @@ class EvaluateFlags(EvaluateSettings):
     DQAR paper's layer schedule (linear) and its thresholds (threshold), and the policies (learned).
     There are also threshold-tuned (thresholds chosen on calibration samples), interval-forecast1,
     smoothcache and smoothcache-tied (schedules from calibration errors), router
-    (Learning-to-Cache), fewer-steps-dpmsolver, and solvers and solvers-all (DPM-Solver++, UniPC and
-    DEIS alone: the best at each number of steps, or all)."""
+    (Learning-to-Cache), spaced (the best of some spacing rules), one-stretch (a minimax path over
+    stretches, after LeMiCa), budget-search (annealing on the final error, after BudCache),
+    fewer-steps-dpmsolver, and solvers and solvers-all (DPM-Solver++, UniPC and DEIS alone: the best
+    at each number of steps, or all)."""
     steps: int | None = None
     """Sampling steps; default: those of the first policy, or 50."""
     guidance_scale: float | None = None
@@ -83,8 +88,8 @@ class EvaluateFlags(EvaluateSettings):
     folder), with settings such as dpm:solver_order=3,use_karras_sigmas=true; default: the
     one of the first policy, or ddim."""
     sites: tuple[str, ...] | None = None
-    """Sub-modules of a block whose values are reused: attn, or attn,ff, or block; default: those of
-    the first policy, or attn."""
+    """Parts of the model whose values are reused: attn, or attn,ff, or block for whole blocks, or
+    stack for all blocks at once; default: those of the first policy, or attn."""
     samples_per_task: int = SAMPLES_PER_TASK
     """Samples of an operating point that one worker measures at a time, rounded up to whole
     batches."""
@@ -95,6 +100,9 @@ class EvaluateFlags(EvaluateSettings):
     sweep_density: SweepDensity = "fine"
     """Number of operating points at which each method is measured: coarse takes about half of
     fine's."""
+    tuning_evaluations: int = TUNING_EVALUATIONS
+    """Guided model evaluations that each method may spend to choose all of its operating points:
+    one step of one sample is one; reference samples and a policy's exploration are included."""
     config: str | None = None
     """YAML file with the settings of the DQAR paper's experiments, such as
     configs/paper_evaluation.yaml; default: none."""

@@ -26,6 +26,7 @@ COLUMNS = (
     ("PSNR dB", "psnr", "{:.1f}"),
     ("SSIM", "ssim", "{:.4f}"),
     ("FID", "fid", "{:.3f}"),
+    ("tuning", "tuning_evaluations", "{:,}"),
 )
 """Columns of the table of operating points: heading, column of results.json, format."""
 POINTS_CAPTION = """\
@@ -40,6 +41,8 @@ are against the reference samples: the same noise, labels and sampler without re
 - to solution: relative L2 distance to the solution of the same noise by --solution-steps.
 - PSNR dB, SSIM: of the images against the reference images; larger is better.
 - FID: of the images against real images; smaller is better.
+- tuning: guided model evaluations that all points of the method took to choose, references and
+  exploration included.
 - A dash: not measured."""
 COMPARISON_CAPTION = """\
 Relative L2 error of each method at equal reuse, and at equal FLOPs (FLOPs x 2 is half the FLOPs of

@@ -105,7 +105,10 @@ def measured_of(
         row=_row(
             point, config.with_reuse_setting(point.forecast_order, point.feedback), metrics, first
         )
-        | {"calibration_trajectories": cost.trajectories},
+        | {
+            "calibration_trajectories": cost.trajectories,
+            "tuning_evaluations": cost.evaluations,
+        },
         images=np.stack(metrics.images[:GRID_IMAGES]),
         reference_images=np.stack(metrics.references[:GRID_IMAGES]),
         plan=first.plan,

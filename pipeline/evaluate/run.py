@@ -136,6 +136,9 @@ def _error_ratios(rows: list[dict[str, Any]]) -> dict[str, float | None]:
 
 
 def _calibration(rows: list[dict[str, Any]]) -> dict[str, float | None]:
-    """Return the number of calibration trajectories that each method has spent."""
-    spent = {row["method"]: float(row["calibration_trajectories"]) for row in rows}
-    return {f"calibration_trajectories/{name}": count for name, count in spent.items()}
+    """Return the calibration trajectories and the model evaluations that each method has spent."""
+    return {
+        f"{column}/{row['method']}": float(row[column])
+        for row in rows
+        for column in ("calibration_trajectories", "tuning_evaluations")
+    }

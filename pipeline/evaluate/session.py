@@ -55,12 +55,18 @@ class CalibrationSession:
         self.steps, self.comparison, self.method = steps, comparison, method
         self._shared = shared
         self._asked: dict[str, int] = {}
+        self._referenced: frozenset[int] = frozenset()
         self._is_closed = False
 
     @property
     def cost(self) -> CalibrationCost:
         """Calibration that this method has spent so far."""
-        return CalibrationCost(trajectories=sum(self._asked.values()))
+        return self._cost_of(self._asked, self._referenced)
+
+    def _cost_of(self, asked: dict[str, int], referenced: frozenset[int]) -> CalibrationCost:
+        trajectories = sum(asked.values())
+        evaluations = self.steps * (trajectories + len(referenced))
+        return CalibrationCost(trajectories=trajectories, evaluations=evaluations)
 
     def calibrate(self, tasks: Sequence[Task[R_co]]) -> dict[str, R_co]:
         """Run tasks on the evaluation's workers and return their results by task name.
@@ -72,25 +78,27 @@ class CalibrationSession:
         keyed = {fingerprint(task): task for task in tasks}
         _refuse_shared_names(keyed.values())
         asked = self._asked | {key: task.trajectories for key, task in keyed.items()}
-        self._refuse(sum(asked.values()))
-        self._asked = asked
+        referenced = self._referenced.union(*(task.references for task in keyed.values()))
+        self._refuse(self._cost_of(asked, referenced))
+        self._asked, self._referenced = asked, referenced
         return self._shared.run(keyed, self.method)
 
     def close(self) -> None:
         """End the tuning: further calls of :meth:`calibrate` are refused."""
         self._is_closed = True
 
-    def _refuse(self, asked: int) -> None:
-        budget = self.comparison.calibration_budget.trajectories
-        if budget is not None and asked > budget:
+    def _refuse(self, asked: CalibrationCost) -> None:
+        budget = self.comparison.calibration_budget.evaluations
+        if budget is not None and asked.evaluations > budget:
             raise InputError(
-                f"A method must calibrate with at most {budget} trajectories. Got tasks of {asked} "
-                "in total. Raise the calibration_budget of the Comparison, or leave the method out."
+                f"--tuning-evaluations must cover the calibration of {self.method}. Got {budget} "
+                f"and tasks of {asked.evaluations} in total. Raise --tuning-evaluations, or leave "
+                "the method out."
             )
         if self._is_closed:
             raise InputError(
-                f"A method must calibrate within tune(). Got tasks of {asked} trajectories after "
-                "tune() had returned. Calibrate in tune(), so that the cost is counted."
+                f"A method must calibrate within tune(). Got {asked.trajectories} trajectories "
+                "after tune() had returned. Calibrate in tune(), so that the cost is counted."
             )
 
 

@@ -16,7 +16,7 @@ from dqar.schedules.static_plan import StaticPlan
 from pipeline.evaluate.accumulator import MetricAccumulator
 from pipeline.evaluate.answer_cache import Work
 from pipeline.methods.base import OperatingPoint
-from pipeline.methods.task import Arrays, ModelSampler, Stored
+from pipeline.methods.task import Arrays, SolutionTask, Stored
 from pipeline.models.image_metrics import FeatureSums
 from pipeline.progress import Progress
 
@@ -24,59 +24,6 @@ from pipeline.progress import Progress
 PLAIN = ("samples", "matches", "flops", "reference_flops", "timed", "seconds", "reference_seconds")
 COUNTED = ("reused", "gates", "cache_bytes", "peak_memory_mb", "errors", "solution_errors")
 BY_NAME = ("sums", "reused_by_site", "shared_by_site", "actions_by_site")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Solutions:
-    """Final latents of some evaluation samples, solved by many steps."""
-
-    latents: Tensor
-    """Final latents in the order of the samples, in fp32 on the CPU."""
-
-    def encode(self) -> tuple[Stored, Arrays]:
-        """Return the result as JSON values and arrays."""
-        return {}, {"latents": self.latents.numpy()}
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SolutionTask:
-    """Solution of some evaluation samples by many steps, without reuse.
-
-    The reference samples have the evaluation's sampler and steps, and so its discretization error
-    too. The distance to a solution says how well a method solves the model's equation, so that
-    methods over different samplers and numbers of steps can be compared.
-    """
-
-    start: int
-    """Index of the first sample."""
-    stop: int
-    """Index after the last sample."""
-
-    @property
-    def name(self) -> str:
-        """Name of the result."""
-        return f"solution-{self.start}"
-
-    @property
-    def trajectories(self) -> int:
-        """0, as for reference samples."""
-        return 0
-
-    def run(self, sampler: ModelSampler) -> Solutions:
-        """Solve the samples on a worker."""
-        ids = list(range(self.start, self.stop))
-        return Solutions(latents=sampler.solutions("evaluate", ids).float().cpu())
-
-    def decode(self, stored: Stored, arrays: Arrays) -> Solutions:
-        """Rebuild a result from its encoded form.
-
-        Raises:
-            ValueError, KeyError: if the encoded form is damaged.
-        """
-        latents = torch.from_numpy(arrays["latents"])
-        if len(latents) != self.stop - self.start:
-            raise ValueError(f"latents must be {self.stop - self.start}. Got {len(latents)}.")
-        return Solutions(latents=latents)
 
 
 def solve(tasks: Sequence[SolutionTask], work: Work) -> Tensor | None:
@@ -88,12 +35,14 @@ def solve(tasks: Sequence[SolutionTask], work: Work) -> Tensor | None:
     """
     if not tasks:
         return None
-    progress = Progress("solve by many steps", tasks[-1].stop, "samples")
-    found: dict[int, Tensor] = {}
+    progress = Progress(
+        "solve by many steps", sum(len(task.noise_ids) for task in tasks), "samples"
+    )
+    found: dict[str, Tensor] = {}
     for task, solved in work(tasks):
-        found[task.start] = solved.latents
-        progress.advance(task.stop - task.start)
-    return torch.cat([found[task.start] for task in tasks])
+        found[task.name] = solved.latents
+        progress.advance(len(task.noise_ids))
+    return torch.cat([found[task.name] for task in tasks])
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

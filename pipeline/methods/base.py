@@ -56,9 +56,9 @@ COARSE = SweepGrid(
 """Settings on both sides of 2x and 3x fewer FLOPs, where attention and feed-forward are reused."""
 GRIDS = {"fine": FINE, "coarse": COARSE}
 """Sweep grids by name, as the command line takes them."""
-ScheduleSource = Literal["policy", "alternative", "uniform"]
-"""Origin of a schedule: planned by the policy, an alternative that the policy's training made, or
-the same number of computed steps spread evenly."""
+ScheduleSource = Literal["policy", "alternative", "uniform", "spaced", "search"]
+"""Origin of a schedule: planned by the policy, an alternative that the policy's training made, the
+same number of computed steps spread evenly or by a spacing rule, or a search's local moves."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -92,17 +92,24 @@ Calibrate = Callable[[list[CalibrationTask]], dict[str, CalibrationResult]]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CalibrationBudget:
-    """Limit on the calibration of each method in one evaluation, counted separately per policy."""
+    """Limit on the tuning of each method in one evaluation, counted separately per policy."""
 
-    trajectories: int | None = None
-    """Most trajectories (passes of one sample through all sampling steps); None for no limit."""
+    evaluations: int | None = None
+    """Most guided model evaluations (one step of one sample with all its guidance branches) for all
+    operating points of a method together, reference samples and exploration included; None for no
+    limit."""
 
     def __post_init__(self) -> None:
-        if self.trajectories is not None and self.trajectories < 0:
+        if self.evaluations is not None and self.evaluations < 0:
             raise ValueError(
-                f"trajectories must not be negative. Got {self.trajectories}. Pass None for no "
-                "limit."
+                f"evaluations must not be negative. Got {self.evaluations}. Pass None for no limit."
             )
+
+    def trajectories(self, steps: int, references: int = 0) -> int | None:
+        """Return how many trajectories the budget allows beside reference samples; None for any."""
+        if self.evaluations is None:
+            return None
+        return max(0, self.evaluations // steps - references)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -112,6 +119,9 @@ class CalibrationCost:
     trajectories: int = 0
     """Trajectories run: passes of one sample through all sampling steps. Reference samples are not
     counted."""
+    evaluations: int = 0
+    """Guided model evaluations: of the trajectories, whatever they reuse, of the reference samples
+    that they are compared with, and of the exploration that a policy was trained on."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -129,6 +139,8 @@ class Comparison:
     most reuse within this error. None for no such point."""
     calibration_budget: CalibrationBudget = CalibrationBudget()
     """Limit on the calibration of each method."""
+    solution_steps: int | None = None
+    """Steps of the solutions that rows are compared with too; None without solutions."""
 
     def __post_init__(self) -> None:
         budget = self.error_budget

@@ -78,6 +78,11 @@ class CalibrationTask:
         """Number of samples that are run through all sampling steps."""
         return self.num_samples
 
+    @property
+    def references(self) -> frozenset[int]:
+        """Noise samples that the task compares with their reference samples."""
+        return frozenset(self.noise_ids or range(self.num_samples))
+
     def parts(self, at_once: int) -> list[CalibrationTask]:
         """Split the task into tasks of at most ``at_once`` samples."""
         return [self._part(rows) for rows in batches_of(self.num_samples, at_once)]

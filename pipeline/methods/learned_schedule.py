@@ -1,8 +1,8 @@
 """Learned schedule: a policy's plan for a whole run, compared with alternatives by measurement.
 
 A plan is optimal only under the policy's damage model, which has errors. For each number of
-computed steps the plan is therefore measured against other schedules on calibration noise samples
-(:mod:`pipeline.methods.schedule_selection`), and the one with the smallest error is used.
+computed steps the plan is therefore the start of a search by measurement on calibration noise
+samples (:mod:`pipeline.methods.schedule_selection`), and the schedule that errs least is used.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dqar.gates.base import Gate
 from dqar.gates.planned import ScheduleGate
 from dqar.gates.rules import MaskGate
 from dqar.policy.network import ReusePolicy
-from dqar.policy.spec import PolicySpec
+from dqar.policy.spec import EXPLORATION, PolicySpec
 from pipeline.methods.base import (
     Calibrate,
     CalibrationBudget,
@@ -26,7 +26,7 @@ from pipeline.methods.base import (
     budget_label,
 )
 from pipeline.methods.learned_gate import LearnedGate
-from pipeline.methods.schedule_selection import Candidate, select_schedules, within_budget
+from pipeline.methods.schedule_selection import Candidate, ScheduleSelection
 
 
 def planned_points(
@@ -40,13 +40,29 @@ def planned_points(
     """
     if "learned" not in comparison.methods:
         return []
-    judged = select_schedules(policy.spec, numbers_of(policy.spec, comparison.grid), ask)
-    points = [_point(name, policy, one) for one in judged]
-    if comparison.error_budget is not None:
-        chosen = within_budget(policy.spec, comparison.error_budget, ask)
-        label = budget_label(comparison.error_budget)
+    budget = without_exploration(comparison.calibration_budget, policy.spec)
+    selection = ScheduleSelection(policy, ask, budget)
+    numbers = numbers_of(policy.spec, comparison.grid)
+    error_budget = comparison.error_budget
+    to_come = 0 if error_budget is None else len(policy.spec.plans).bit_length()
+    points = [_point(name, policy, one) for one in selection.select(numbers, to_come)]
+    if error_budget is not None:
+        chosen = selection.within(error_budget)
+        label = budget_label(error_budget)
         points.append(replace(_point(name, policy, chosen), operating_point=label))
     return points
+
+
+def exploration_evaluations(spec: PolicySpec) -> int:
+    """Return the model evaluations of the traces that a policy was trained on; 0 if unknown."""
+    return int(spec.metrics.get(EXPLORATION, 0))
+
+
+def without_exploration(budget: CalibrationBudget, spec: PolicySpec) -> CalibrationBudget:
+    """Return what a tuning budget leaves after the exploration of a policy."""
+    if budget.evaluations is None:
+        return budget
+    return CalibrationBudget(evaluations=max(0, budget.evaluations - exploration_evaluations(spec)))
 
 
 def numbers_of(spec: PolicySpec, grid: SweepGrid) -> list[int]:
@@ -99,7 +115,8 @@ class LearnedSchedule(Method):
         self._points = planned_points(
             self.row_name, self.policy, session.comparison, session.calibrate
         )
-        return session.cost
+        explored = exploration_evaluations(self.policy.spec)
+        return replace(session.cost, evaluations=session.cost.evaluations + explored)
 
     def points(self, session: Session) -> list[OperatingPoint]:
         return self._points

@@ -115,6 +115,11 @@ class RouterTask:
         """Runs of the stock model, plus one pass through all steps for each update and penalty."""
         return self.num_samples + self.epochs * len(self.penalties)
 
+    @property
+    def references(self) -> frozenset[int]:
+        """No reference samples: the runs of the stock model are counted as trajectories."""
+        return frozenset()
+
     def run(self, sampler: ModelSampler) -> Routers:
         """Record runs of the stock model, then learn routers with sites that show mixtures."""
         transformer, config = sampler.model.transformer, sampler.config
@@ -134,7 +139,7 @@ class Router(Method):
     name = "router"
 
     def tune(self, session: Session, budget: CalibrationBudget) -> CalibrationCost:
-        tasks = router_tasks()
+        tasks = router_tasks(budget.trajectories(session.steps))
         found = session.calibrate(tasks)
         self._learned = [(task, found[task.name]) for task in tasks]
         return session.cost
@@ -143,9 +148,21 @@ class Router(Method):
         return router_points(self._learned)
 
 
-def router_tasks() -> list[RouterTask]:
-    """Return a task for each period of :data:`PERIODS`."""
-    return [RouterTask(period=period) for period in PERIODS]
+def router_tasks(trajectories: int | None = None) -> list[RouterTask]:
+    """Return a task for each period of :data:`PERIODS`.
+
+    Args:
+        trajectories: most trajectories of all tasks together; each then has as many penalties as it
+            can afford, spread evenly and at least one. None for no limit.
+    """
+    full = RouterTask()
+    if trajectories is None:
+        return [RouterTask(period=period) for period in PERIODS]
+    share = trajectories // len(PERIODS) - full.num_samples
+    count = min(len(full.penalties), max(1, share // full.epochs))
+    some = (index * len(full.penalties) // count for index in range(count))
+    penalties = tuple(full.penalties[index] for index in some)
+    return [RouterTask(period=period, penalties=penalties) for period in PERIODS]
 
 
 def router_points(learned: list[tuple[RouterTask, Routers]]) -> list[OperatingPoint]:

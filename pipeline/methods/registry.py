@@ -8,6 +8,7 @@ from __future__ import annotations
 from pipeline.errors import InputError
 from pipeline.methods.base import Comparison, Method
 from pipeline.methods.baseline import Baseline
+from pipeline.methods.budget_search import BudgetSearch
 from pipeline.methods.fewer_steps import FewerSolverSteps, FewerSteps
 from pipeline.methods.interval import (
     IntervalForecast1,
@@ -18,8 +19,10 @@ from pipeline.methods.interval import (
 from pipeline.methods.learned_gate import MajoritySchedule
 from pipeline.methods.learned_schedule import LearnedSchedule
 from pipeline.methods.learning_to_cache import Router
+from pipeline.methods.one_stretch import OneStretch
 from pipeline.methods.smoothcache import SmoothCache, SmoothCacheTied
 from pipeline.methods.solvers import EverySolver, SolversAlone
+from pipeline.methods.spaced import SpacedSteps
 from pipeline.methods.threshold import PaperThreshold, TunedThreshold
 from pipeline.models.model_info import ModelInfo
 
@@ -38,6 +41,9 @@ METHODS: tuple[type[Method], ...] = (
     SmoothCache,
     SmoothCacheTied,
     Router,
+    SpacedSteps,
+    OneStretch,
+    BudgetSearch,
     MajoritySchedule,
     LearnedSchedule,
 )

@@ -1,46 +1,48 @@
-"""Selection among candidate schedules by measurement on calibration noise samples.
+"""Selection of a policy's schedules: the model proposes, measurement decides.
 
-Successive halving (Jamieson and Talwalkar 2016, arXiv 1502.07943) with two rounds: every candidate
-schedule is scored on 4 calibration samples; the best 4, the policy's own schedule and the best
-uniform schedule are scored on 28 more. The policy's own and the uniform schedule skip the first
-round's cut, so that the selected schedule is at least as good as both on the 28 samples. The best
-schedule is then scored again with slightly smaller and larger gains of the error feedback.
+The candidates for a number of computed steps are the policy's own plan, the alternatives of its
+training, spacing rules, even schedules, and what was best for the neighbouring numbers. Successive
+halving on calibration noise compares them (:mod:`pipeline.methods.search.halving`); a local search
+by the damage model and a Gaussian process goes on from the best
+(:mod:`pipeline.methods.search.local_search`); and noise samples that neither saw say whether its
+result is better than where it started, or fitted to its samples. With few sampling steps all masks
+are candidates.
 """
 
 from __future__ import annotations
 
-import math
+import random
 from dataclasses import dataclass, field, replace
-from itertools import groupby
+from itertools import combinations, zip_longest
 
-import torch
+import numpy as np
 
-from dqar.gates.rules import MaskGate
+from dqar.policy.network import ReusePolicy
 from dqar.policy.spec import PolicySpec
-from dqar.step_schedule import StepSchedule
-from pipeline.methods.base import (
-    Calibrate,
-    ScheduleSource,
-)
-from pipeline.methods.calibration import CalibrationTask
+from dqar.step_schedule import ReuseSetting, StepSchedule
+from pipeline.methods.base import Calibrate, CalibrationBudget, ScheduleSource
+from pipeline.methods.search.frontier import shared_trajectories
+from pipeline.methods.search.halving import ROUNDS, halve
+from pipeline.methods.search.local_search import BLOCK, TRIED, LocalSearch
+from pipeline.methods.search.measured_errors import MeasuredErrors
+from pipeline.methods.search.objective import paired_difference
+from pipeline.methods.search.predicted_error import PredictedError
+from pipeline.methods.search.spacing import distinct_steps, first_spacings
 
-SCREENING_SAMPLES = range(4)
-"""Calibration noise samples that every candidate is scored on."""
-FINAL_SAMPLES = range(4, 32)
-"""Calibration noise samples that the shortlist of the first round is scored on."""
-SHORTLIST = 4
-"""Number of best candidates, for each number of computed steps, that reach the second round."""
-GAIN_FACTORS = (0.5, 1.5)
-"""Factors on the gain of the error feedback of every candidate, which is also scored with half and
-with one and a half times its gain. The best gain depends on the error of a single reuse: forecast
-order 0, which shows the cached value unchanged, needs the largest."""
-GAIN_CHANGES = (-0.3, -0.15, 0.15, 0.3)
-"""Amounts added to the gain of the best schedule, each scored on the samples of the second round.
-Collections explore few gains, and the error changes smoothly between them."""
-TASK_SAMPLES = 96
-"""Most samples of one calibration task; a worker splits them into its own batches."""
-NEIGHBOURS = 6
-"""Numbers of computed steps that one step of the search for an error budget scores together."""
+HALVING_SHARE = 0.45
+"""Share of a number's trajectories for successive halving; the rest is for the local search."""
+SEARCHED_ON = ROUNDS[-1]
+"""Calibration noise samples of successive halving and of the local search."""
+HELD_OUT = range(SEARCHED_ON, SEARCHED_ON + 16)
+"""Calibration noise samples that only compare the search's result with its start."""
+GAINS = (0.3, 0.7)
+"""Gains that plans with error feedback are also compared with: collections explore few gains."""
+NEIGHBOURS = 2
+"""Chosen schedules of other numbers of computed steps that a number starts from, the nearest."""
+EXHAUSTIVE_STEPS = 8
+"""Sampling steps up to which every mask is a candidate."""
+LEAST_ROUNDS = 2
+"""Rounds below which the local search is left out."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,10 +53,9 @@ class Candidate:
     """Origin of the schedule."""
     schedule: StepSchedule
     """Computed steps, forecast order and gain."""
-    error: float = field(default=math.inf, compare=False)
+    error: float = field(default=float("inf"), compare=False)
     """Mean relative L2 error against the reference samples, on calibration noise; infinite until
-    measured. The error of the best candidate is a minimum over several, so it is biased low: expect
-    a slightly larger error on other noise samples."""
+    measured. The schedule was chosen on these samples: expect a slightly larger error on others."""
 
 
 def uniform_steps(steps: int, number: int) -> tuple[int, ...]:
@@ -62,154 +63,162 @@ def uniform_steps(steps: int, number: int) -> tuple[int, ...]:
     return tuple(index * steps // number for index in range(number))
 
 
-def select_schedules(spec: PolicySpec, numbers: list[int], ask: Calibrate) -> list[Candidate]:
-    """Return the best candidate for each number of computed steps.
+class ScheduleSelection:
+    """Chooses a schedule for each number of computed steps within a tuning budget.
 
     Args:
-        spec: specification of the policy that planned the schedules.
-        numbers: numbers of computed steps.
+        policy: policy that planned the schedules.
         ask: runs calibration tasks.
+        budget: tuning budget of all numbers together, without what exploration took.
     """
-    fields = [candidates(spec, number) for number in numbers]
-    if max(map(len, fields), default=0) > SHORTLIST:
-        first = _score(spec, [one for field in fields for one in field], SCREENING_SAMPLES, ask)
-        fields = list(map(_shortlist, _by_number(first)))
-    judged = _score(spec, [one for field in fields for one in field], FINAL_SAMPLES, ask)
-    best = [field[0] for field in _by_number(judged)]
-    beside = [one for judged in best for one in _gains_beside(spec, judged)]
-    more = _by_number([*best, *_score(spec, beside, FINAL_SAMPLES, ask)])
-    return [field[0] for field in more]
+
+    def __init__(self, policy: ReusePolicy, ask: Calibrate, budget: CalibrationBudget) -> None:
+        self._policy, self._spec, self._budget = policy, policy.spec, budget
+        self._measured = MeasuredErrors(ask, policy.spec.steps)
+        self._chosen: dict[int, Candidate] = {}
+
+    def select(self, numbers: list[int], points_to_come: int = 0) -> list[Candidate]:
+        """Return the chosen schedule for each number of computed steps, fewest first.
+
+        Args:
+            numbers: numbers of computed steps.
+            points_to_come: later choices that the budget is shared with.
+        """
+        new = [number for number in numbers if number not in self._chosen]
+        for index, number in enumerate(new):
+            left = len(new) - index + points_to_come
+            trajectories = shared_trajectories(self._budget, self._measured, left, HELD_OUT.stop)
+            self._chosen[number] = self._select(number, trajectories)
+        return [self._chosen[number] for number in sorted(numbers)]
+
+    def within(self, error_budget: float) -> Candidate:
+        """Return the schedule with the fewest computed steps that is measured within a budget.
+
+        Bisection over the numbers of computed steps, from the number that the policy predicts on.
+        If no schedule is within the budget, the one with the most computed steps is returned.
+
+        Args:
+            error_budget: relative L2 error.
+        """
+        numbers = [len(plan) for plan in self._spec.plans]
+        low, high = 0, len(numbers) - 1
+        predicted = self._spec.schedule_of()
+        at = min(numbers.index(len(predicted)), max(0, high - 1))
+        while low < high:
+            rest = (high - low).bit_length() - 1
+            (found,) = self.select([numbers[at]], points_to_come=rest)
+            low, high = (low, at) if found.error <= error_budget else (at + 1, high)
+            at = (low + high) // 2
+        return self.select([numbers[low]])[0]
+
+    def _select(self, number: int, trajectories: int) -> Candidate:
+        options = self._candidates(number)
+        sources: dict[StepSchedule, ScheduleSource] = {
+            one.schedule: one.source for one in reversed(options)
+        }
+        is_exhaustive = self._spec.steps <= EXHAUSTIVE_STEPS
+        before = self._measured.spent
+        share = 1.0 if is_exhaustive else HALVING_SHARE
+        ranked = halve([one.schedule for one in options], self._measured, int(share * trajectories))
+        spent = (self._measured.spent - before) // self._spec.steps
+        found = ranked[0] if is_exhaustive else self._searched(ranked, trajectories - spent)
+        return Candidate(
+            source=sources.get(found, "search"), schedule=found, error=self._error(found)
+        )
+
+    def _searched(self, ranked: list[StepSchedule], trajectories: int) -> StepSchedule:
+        """Return the better of the local search's result and its start, on held-out samples."""
+        start = ranked[0]
+        put_aside = SEARCHED_ON + 2 * len(HELD_OUT)
+        if trajectories < put_aside + LEAST_ROUNDS * BLOCK * (TRIED + 1):
+            return start
+        self._measured.errors([start], range(SEARCHED_ON))
+        predicted = PredictedError(self._policy, self._measured.snrs)
+        draws = random.Random(len(start))
+        search = LocalSearch(start, self._measured, SEARCHED_ON, predicted, draws)
+        search.know(ranked[1:4], range(ROUNDS[0]))
+        found = search.run(trajectories - put_aside)
+        errors = self._measured.errors([found, start], HELD_OUT)
+        difference, _ = paired_difference(errors[0], errors[1])
+        return found if difference <= 0.0 else start
+
+    def _error(self, schedule: StepSchedule) -> float:
+        """Return the mean error over the noise samples that have measured the schedule."""
+        return self._measured.mean_error(schedule)
+
+    def _candidates(self, number: int) -> list[Candidate]:
+        """Return the candidates for a number of computed steps, the most promising first."""
+        spec = self._spec
+        near = sorted(self._chosen.values(), key=lambda one: abs(len(one.schedule) - number))
+        resampled = [
+            Candidate(source="search", schedule=with_number(one.schedule, number, spec.steps))
+            for one in near[:NEIGHBOURS]
+        ]
+        planned = candidates(spec, number)
+        return list(dict.fromkeys([planned[0], *resampled, *planned[1:]]))
 
 
-def _shortlist(field: list[Candidate]) -> list[Candidate]:
-    """Return the best candidates, the policy's own schedule and the best uniform schedule."""
-    kept = [*field[:SHORTLIST]]
-    for kind in ("policy", "uniform"):
-        kept.append(next(one for one in field if one.source == kind))
-    return list(dict.fromkeys(kept))
-
-
-def _gains_beside(spec: PolicySpec, best: Candidate) -> list[Candidate]:
-    """Return the best schedule with neighbouring gains; none if training had no error feedback."""
-    if not any(gain for _, gain in [spec.setting, *(one.setting for one in spec.rivals)]):
-        return []
-    gains = (round(best.schedule.feedback + change, 2) for change in GAIN_CHANGES)
-    return [_with_gain(best, gain) for gain in gains if 0.0 <= gain <= 1.0]
-
-
-def _by_number(judged: list[Candidate]) -> list[list[Candidate]]:
-    """Group candidates by number of computed steps, fewest first; sort each group by error."""
-
-    def number(one: Candidate) -> int:
-        return len(one.schedule)
-
-    groups = groupby(sorted(judged, key=number), key=number)
-    return [sorted(group, key=lambda one: one.error) for _, group in groups]
-
-
-def _score(
-    spec: PolicySpec, candidates: list[Candidate], noise_ids: range, ask: Calibrate
-) -> list[Candidate]:
-    errors = _errors(spec, [one.schedule for one in candidates], noise_ids, ask)
-    return [replace(one, error=error) for one, error in zip(candidates, errors, strict=True)]
-
-
-def within_budget(spec: PolicySpec, error_budget: float, ask: Calibrate) -> Candidate:
-    """Return the schedule with the fewest computed steps whose measured error is within a budget.
-
-    The search starts at the number of computed steps that the policy predicts. It continues to
-    smaller numbers while the smallest number scored so far is within the budget, and to larger
-    numbers until one is. If none is, the schedule with the most computed steps is returned.
-
-    Args:
-        spec: specification of the policy that planned the schedules.
-        error_budget: relative L2 error.
-        ask: runs calibration tasks.
-    """
-    numbers = [len(plan) for plan in spec.plans]
-    predicted = len(replace(spec, error_budget=error_budget).schedule_of())
-    start = max(0, numbers.index(predicted) - NEIGHBOURS // 2)
-    judged = select_schedules(spec, numbers[start : start + NEIGHBOURS], ask)
-    stop = start + len(judged)
-    while start > 0 and judged[0].error <= error_budget:
-        low = max(0, start - NEIGHBOURS)
-        judged = select_schedules(spec, numbers[low:start], ask) + judged
-        start = low
-    while stop < len(numbers) and all(one.error > error_budget for one in judged):
-        judged += select_schedules(spec, numbers[stop : stop + NEIGHBOURS], ask)
-        stop = min(stop + NEIGHBOURS, len(numbers))
-    return next((one for one in judged if one.error <= error_budget), judged[-1])
+def with_number(schedule: StepSchedule, number: int, steps: int) -> StepSchedule:
+    """Return a schedule of the same spacing with another number of computed steps."""
+    count = len(schedule)
+    places = np.interp(
+        np.linspace(0, count - 1, number), np.arange(count), np.array(schedule.computed)
+    )
+    return replace(schedule, computed=distinct_steps(places.tolist(), steps))
 
 
 def candidates(spec: PolicySpec, number: int) -> list[Candidate]:
-    """Return all candidates with one number of computed steps.
+    """Return the candidates with one number of computed steps, the most promising first.
 
-    These are the policy's own schedule, the alternatives of its training, the uniform schedule with
-    each forecast order and gain, and all of these with other gains.
+    These are the policy's own schedule, then in turns: the alternatives of its training, spacing
+    rules, and even schedules, each with the forecast orders and gains of training, and all of these
+    with other gains. With few sampling steps every mask follows.
     """
-    below = [(order, 0.0) for order in range(spec.forecast_order + 1)]
-    settings = dict.fromkeys([*below, spec.setting, *(one.setting for one in spec.rivals)])
-    computed = uniform_steps(spec.steps, number)
-    regular = [
-        StepSchedule(computed=computed, forecast_order=order, feedback=gain)
-        for order, gain in settings
-    ]
+    own = Candidate(source="policy", schedule=spec.schedule_of(number))
+    rivals = [one for one in spec.rivals if len(one) == number]
     planned = [
-        Candidate(source="policy", schedule=spec.schedule_of(number)),
-        *(
-            Candidate(source="alternative", schedule=one)
-            for one in spec.rivals
-            if len(one) == number
-        ),
-        *(Candidate(source="uniform", schedule=one) for one in regular),
+        Candidate(source="alternative", schedule=one)
+        for one in sorted(rivals, key=lambda one: (one.forecast_order == 0, -one.feedback))
     ]
-    return list(dict.fromkeys([*planned, *_gains_around(planned)]))
+    planned += [other for one in [own, *planned] for other in _gains_around(one)]
+    spaced = [
+        Candidate(source="spaced", schedule=one.schedule(number, spec.steps))
+        for one in first_spacings()
+    ]
+    even = [
+        Candidate(source="uniform", schedule=_scheduled(uniform_steps(spec.steps, number), setting))
+        for setting in _settings(spec)
+    ]
+    turns = zip_longest(planned[::2], planned[1::2], spaced, even)
+    mixed = [one for turn in turns for one in turn if one is not None]
+    return list(dict.fromkeys([own, *mixed, *_all_masks(spec, number)]))
 
 
-def _gains_around(candidates: list[Candidate]) -> list[Candidate]:
-    """Return the candidates that use error feedback with smaller and with larger gains."""
+def _all_masks(spec: PolicySpec, number: int) -> list[Candidate]:
+    if spec.steps > EXHAUSTIVE_STEPS:
+        return []
     return [
-        _with_gain(one, min(1.0, factor * one.schedule.feedback))
-        for factor in GAIN_FACTORS
-        for one in candidates
-        if one.schedule.feedback
+        Candidate(source="search", schedule=_scheduled((0, *later), setting))
+        for later in combinations(range(1, spec.steps), number - 1)
+        for setting in _settings(spec)
     ]
 
 
-def _with_gain(candidate: Candidate, gain: float) -> Candidate:
-    """Return a candidate with another gain.
-
-    A policy's own schedule with another gain counts as an alternative.
-    """
-    source: ScheduleSource = "uniform" if candidate.source == "uniform" else "alternative"
-    return Candidate(source=source, schedule=candidate.schedule.with_feedback(round(gain, 4)))
+def _settings(spec: PolicySpec) -> list[ReuseSetting]:
+    """Return the forecast orders and gains of a training, and each order without feedback."""
+    without = [(order, 0.0) for order in range(spec.forecast_order + 1)]
+    return list(dict.fromkeys([spec.setting, *(one.setting for one in spec.rivals), *without]))
 
 
-def _errors(
-    spec: PolicySpec, schedules: list[StepSchedule], noise_ids: range, ask: Calibrate
-) -> list[float]:
-    per_batch = max(1, TASK_SAMPLES // len(noise_ids))
-    tasks = [
-        _task(spec, schedules[start : start + per_batch], noise_ids, f"{noise_ids}-{start:06d}")
-        for start in range(0, len(schedules), per_batch)
+def _scheduled(computed: tuple[int, ...], setting: ReuseSetting) -> StepSchedule:
+    return StepSchedule(computed=computed, forecast_order=setting[0], feedback=setting[1])
+
+
+def _gains_around(candidate: Candidate) -> list[Candidate]:
+    """Return a schedule that uses error feedback with other gains."""
+    if not candidate.schedule.feedback:
+        return []
+    return [
+        Candidate(source="alternative", schedule=candidate.schedule.with_feedback(gain))
+        for gain in GAINS
     ]
-    results = ask(tasks)
-    errors = [results[task.name].error.view(-1, len(noise_ids)).mean(dim=1) for task in tasks]
-    # Samples that diverged have NaN errors, which sorting would place arbitrarily.
-    return [float(error) for batch in errors for error in batch.nan_to_num(nan=torch.inf)]
-
-
-def _task(
-    spec: PolicySpec, schedules: list[StepSchedule], noise_ids: range, name: str
-) -> CalibrationTask:
-    """Return one task that runs all schedules, each on the same noise samples."""
-    masks = torch.stack([candidate.mask(spec.steps) for candidate in schedules], dim=1)
-    columns = masks.repeat_interleave(len(noise_ids), dim=1)
-    return CalibrationTask(
-        name=name,
-        gate=MaskGate(columns[:, None, :]),
-        num_samples=columns.shape[1],
-        noise_ids=tuple(noise_ids) * len(schedules),
-        forecast_order=tuple(one.forecast_order for one in schedules for _ in noise_ids),
-        feedback=tuple(one.feedback for one in schedules for _ in noise_ids),
-    )

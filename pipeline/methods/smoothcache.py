@@ -74,6 +74,11 @@ class CurveTask:
         """Number of runs of the stock model."""
         return self.num_samples
 
+    @property
+    def references(self) -> frozenset[int]:
+        """No reference samples: the runs of the stock model are counted as trajectories."""
+        return frozenset()
+
     def run(self, sampler: ModelSampler) -> Curves:
         """Record the sites over runs of the stock model, batch by batch."""
         found = [len(ids) * self._curves_of(sampler, ids) for ids in self.batches()]

@@ -8,10 +8,10 @@ linearly spaced and trailing timesteps.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
+from torch import Tensor
 
 from dqar.signals import relative_error
 from pipeline.errors import InputError
@@ -22,7 +22,7 @@ from pipeline.methods.base import (
     OperatingPoint,
     Session,
 )
-from pipeline.methods.task import Arrays, ModelSampler, Stored
+from pipeline.methods.task import Arrays, ModelSampler, SolutionTask, Stored
 from pipeline.models.model_info import ModelInfo
 from pipeline.models.sampling_choices import Sampler, canonical_sampler
 from pipeline.models.schedulers import scheduler_of_run
@@ -69,8 +69,10 @@ class SolverTask:
     """Steps of the solver."""
     of_steps: int
     """Steps of the evaluation, in which the cost is counted."""
-    noise_ids: tuple[int, ...] = tuple(range(CALIBRATION_SAMPLES))
+    noise_ids: tuple[int, ...]
     """Indices of the calibration noise samples."""
+    solutions: Tensor | None = field(default=None, compare=False)
+    """Solutions of the noise samples; None compares with their reference samples."""
 
     @property
     def name(self) -> str:
@@ -82,16 +84,19 @@ class SolverTask:
         """Model evaluations in units of the evaluation's trajectories, rounded up."""
         return math.ceil(len(self.noise_ids) * self.steps / self.of_steps)
 
+    @property
+    def references(self) -> frozenset[int]:
+        """Indices of the noise samples whose reference samples the task needs."""
+        return frozenset(self.noise_ids if self.solutions is None else ())
+
     def run(self, sampler: ModelSampler) -> SolverError:
         """Run the solver on a worker."""
         ids = list(self.noise_ids)
-        if sampler.config.solution_steps is None:
-            targets = sampler.calibration_references(ids)
-        else:
-            targets = sampler.solutions("calibrate", ids)
         noise, labels = sampler.draw("calibrate", ids)
         latents, _ = sampler.sample(noise, labels, self.steps, None, self.sampler)
-        errors = relative_error(latents.float(), targets.float()).double().cpu()
+        solutions = self.solutions
+        targets = sampler.calibration_references(ids) if solutions is None else solutions
+        errors = relative_error(latents.float().cpu(), targets.float().cpu()).double()
         return SolverError(errors=tuple(errors.tolist()))
 
     def decode(self, stored: Stored, arrays: Arrays) -> SolverError:
@@ -136,10 +141,18 @@ class SolversAlone(Method):
             ) from error
 
     def tune(self, session: Session, budget: CalibrationBudget) -> CalibrationCost:
-        """Choose the solver of each number of steps."""
-        numbers = solver_steps(session.steps)
+        """Choose the solver of each number of steps, on as many samples as the budget allows."""
+        numbers, solved = solver_steps(session.steps), session.comparison.solution_steps
+        ids = tuple(range(_num_samples(budget, session.steps, solved or session.steps)))
+        solutions = None if solved is None else _solutions(session, ids, solved)
         tasks = [
-            SolverTask(sampler=sampler, steps=steps, of_steps=session.steps)
+            SolverTask(
+                sampler=sampler,
+                steps=steps,
+                of_steps=session.steps,
+                noise_ids=ids,
+                solutions=solutions,
+            )
             for steps in numbers
             for sampler in SAMPLERS
         ]
@@ -176,9 +189,33 @@ class EverySolver(SolversAlone):
         ]
 
 
-def solver_steps(steps: int) -> Sequence[int]:
+def solver_steps(steps: int) -> list[int]:
     """Return the numbers of steps at which solvers are run, most first."""
     return sorted({max(2, round(share * steps)) for share in SHARES}, reverse=True)
+
+
+def _num_samples(budget: CalibrationBudget, steps: int, target_steps: int) -> int:
+    """Return how many calibration samples all solvers and the targets may take.
+
+    Raises:
+        InputError: if the budget covers none.
+    """
+    if budget.evaluations is None:
+        return CALIBRATION_SAMPLES
+    for count in range(CALIBRATION_SAMPLES, 0, -1):
+        numbers = [*solver_steps(steps) * len(SAMPLERS), target_steps]
+        if steps * sum(math.ceil(count * few / steps) for few in numbers) <= budget.evaluations:
+            return count
+    raise InputError(
+        "--tuning-evaluations must cover one sample by every solver of --methods solvers. Got "
+        f"{budget.evaluations}. Pass a larger one, or solvers-all, which calibrates nothing."
+    )
+
+
+def _solutions(session: Session, ids: tuple[int, ...], steps: int) -> Tensor:
+    cost = math.ceil(len(ids) * steps / session.steps)
+    task = SolutionTask(purpose="calibrate", noise_ids=ids, trajectories=cost)
+    return session.calibrate([task])[task.name].latents
 
 
 def _point(method: str, name: str, steps: int, sampler: Sampler) -> OperatingPoint:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -67,7 +68,9 @@ class TunedThreshold(Method):
 
     def tune(self, session: Session, budget: CalibrationBudget) -> CalibrationCost:
         grid, observed = session.comparison.grid, observe(session)
-        self._points = tuned_sweep(grid, session.steps, observed, session.calibrate)
+        trajectories = budget.trajectories(session.steps, references=OBSERVED)
+        at_most = None if trajectories is None else (trajectories - OBSERVED) // TUNING_NOISES
+        self._points = tuned_sweep(grid, session.steps, observed, session.calibrate, at_most)
         return session.cost
 
     def points(self, session: Session) -> list[OperatingPoint]:
@@ -216,15 +219,22 @@ def observing_task() -> CalibrationTask:
 
 
 def tuned_sweep(
-    grid: SweepGrid, steps: int, observed: CalibrationResult, calibrate: Calibrate
+    grid: SweepGrid,
+    steps: int,
+    observed: CalibrationResult,
+    calibrate: Calibrate,
+    at_most: int | None = None,
 ) -> list[OperatingPoint]:
     """Tune the threshold gate for each reuse ratio of a grid.
 
     Args:
         observed: result of :func:`observing_task`.
         calibrate: runs calibration tasks.
+        at_most: most settings to score, taken evenly from all; None for all.
     """
     options = list(threshold_settings(observed.snrs, observed.entropies))
+    if at_most is not None:
+        options = options[:: math.ceil(len(options) / max(1, at_most))]
     per_batch = TUNING_BATCH // TUNING_NOISES
     tasks = [
         _tuning_task(options[start : start + per_batch], f"{start:06d}")

@@ -69,7 +69,8 @@ class ModelInfo:
     num_tokens: int
     """Tokens of an image."""
     site_flops: dict[str, float]
-    """FLOPs of each site of one layer, for one row of the batch."""
+    """FLOPs of each site, for one row of the batch: of one layer, and of all layers for
+    ``stack``."""
     kv_flops: float
     """Part of the FLOPs of ``attn`` that a cache of keys and values saves."""
 
@@ -196,7 +197,8 @@ def _site_flops(dit: DiTConfig) -> dict[str, float]:
     # Modulation of a row: timestep embedding (256 -> d -> d), then six adaLN factors (d -> 6d).
     modulation = 14.0 * dit.width**2 + 512.0 * dit.width
     whole = attention + feed_forward + modulation
-    return {"attn": attention, "ff": feed_forward, "block": whole}
+    stack = dit.num_layers * whole
+    return {"attn": attention, "ff": feed_forward, "block": whole, "stack": stack}
 
 
 def _projection_flops(dit: DiTConfig) -> float:

@@ -18,7 +18,7 @@ STEPS = 50
 SAMPLER: Sampler = "ddim"
 """Sampler."""
 SITES = ("attn",)
-"""Sub-modules of a transformer block whose values are reused."""
+"""Parts of the model whose values are reused."""
 
 SWITCH = ("true", "false")
 SPACING = {"timestep_spacing": ("leading", "linspace", "trailing")}

@@ -134,6 +134,13 @@ FACTS = (
 """Settings of an evaluation: name, column of results.json."""
 
 
+SPENT = (
+    ("Calibration trajectories", "calibration_trajectories"),
+    ("Model evaluations of tuning", "tuning_evaluations"),
+)
+"""Facts on what methods spent to choose their points: title, column of results.json."""
+
+
 def facts_of(rows: Rows) -> tuple[Fact, ...]:
     """Return the settings of the reference samples, and the calibration that methods spent."""
     if not rows:
@@ -146,8 +153,8 @@ def facts_of(rows: Rows) -> tuple[Fact, ...]:
     ]
     if first.steps is not None:
         facts.insert(2, Fact(name="Sampling steps", value=str(first.steps)))
-    spent = {row["method"]: row.get("calibration_trajectories") for row in rows}
-    calibrated = [f"{name} {count}" for name, count in spent.items() if count]
-    if calibrated:
-        facts.append(Fact(name="Calibration trajectories", value=", ".join(calibrated)))
+    for title, column in SPENT:
+        spent = {row["method"]: row.get(column) for row in rows}
+        if tuned := [f"{name} {count}" for name, count in spent.items() if count]:
+            facts.append(Fact(name=title, value=", ".join(tuned)))
     return tuple(facts)

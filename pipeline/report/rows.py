@@ -42,6 +42,7 @@ class ReportRow:
     dtype: str | None = None
     device: str | None = None
     calibration_trajectories: int | None = None
+    tuning_evaluations: int | None = None
 
     @classmethod
     def of(cls, row: dict[str, Any]) -> ReportRow:

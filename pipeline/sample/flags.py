@@ -71,8 +71,8 @@ class SampleFlags:
     """Draw no reference samples (same noise and labels without reuse) and report no error against
     them."""
     sites: tuple[str, ...] | None = None
-    """Sub-modules of a block whose values are reused: attn, or attn,ff, or block; default: those of
-    --config, --policy or --plan, or attn."""
+    """Parts of the model whose values are reused: attn, or attn,ff, or block for whole blocks, or
+    stack for all blocks at once; default: those of --config, --policy or --plan, or attn."""
     seed: int = 0
     """Random seed of the noise and of the random classes."""
     dtype: Dtype = "fp32"

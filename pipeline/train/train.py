@@ -12,7 +12,7 @@ import torch
 
 from dqar.policy.network import ReusePolicy
 from dqar.policy.serialization import save_policy
-from dqar.policy.spec import CACHE_BITS, PolicySpec
+from dqar.policy.spec import CACHE_BITS, EXPLORATION, PolicySpec
 from dqar.records import ACTIONS
 from dqar.step_schedule import ReuseSetting
 from pipeline.exploration.collect_plan import canonical_json
@@ -72,6 +72,7 @@ def train(
             noise samples or a reuse.
     """
     sites, settings = sites_of(config, traces), settings_of(config, traces)
+    config = config.for_sites(sites)
     split = split_trajectories(traces, config, settings[0])
     with tempfile.TemporaryDirectory(prefix="dqar-") as scratch:
         data = read_training_data(traces, config, sites, split, Path(scratch))
@@ -82,12 +83,20 @@ def train(
         policy = _at_its_median(fit, everyone, validation)
         if config.plans:
             policy = _with_plans(policy, fitter, spec, data.snrs, settings, everyone)
+        explored = {EXPLORATION: float(exploration_evaluations(traces, len(data.snrs)))}
+        policy = policy.with_spec(metrics=policy.spec.metrics | explored)
     return Trained(
         policy=policy,
         validation=validation,
         propensity_test=data.propensity_test,
         traces=traces,
     )
+
+
+def exploration_evaluations(traces: Traces, steps: int) -> int:
+    """Return the guided model evaluations of a collection: trajectories and reference samples."""
+    noise = traces.noise_index
+    return steps * (len(noise) + len(np.unique(noise)))
 
 
 def _fitter(

@@ -111,7 +111,7 @@ def test_a_collection_resumed_by_another_setting_is_refused(solver_traces, solve
 
 
 def test_traces_of_two_settings_are_not_fitted_together(solver_traces, traces):
-    with pytest.raises(InputError, match="with sampler 'dpm:.*' instead of 'ddim'"):
+    with pytest.raises(InputError, match=r"with sampler 'dpm:.*' instead of 'ddim'"):
         open_traces((traces, solver_traces))
 
 

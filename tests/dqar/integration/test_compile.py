@@ -19,7 +19,7 @@ pytestmark = [
     pytest.mark.usefixtures("dynamo"),
 ]
 
-KV, BLOCK = {"cached": "kv"}, {"sites": ("block",)}
+KV, BLOCK, STACK = {"cached": "kv"}, {"sites": ("block",)}, {"sites": ("stack",)}
 
 CASES = [
     ("patched first", {}),
@@ -28,6 +28,7 @@ CASES = [
     ("patched first", KV),
     ("patched first", BLOCK),
     ("called first", BLOCK),
+    ("patched first", STACK),
 ]
 
 
@@ -82,6 +83,7 @@ BY_SAMPLE = [
     ({"sites": ("attn",)}, {}),
     ({}, {}),
     ({"sites": ("block",)}, {}),
+    ({"sites": ("stack",)}, {}),
     ({"cached": "kv"}, {}),
     ({"quantization_bits": 8}, {}),
     ({"branch_mode": "independent"}, {}),

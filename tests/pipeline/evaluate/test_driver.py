@@ -54,6 +54,7 @@ CONTRACT = {
     "dtype": str,
     "seed": int,
     "calibration_trajectories": int,
+    "tuning_evaluations": int,
 }
 
 

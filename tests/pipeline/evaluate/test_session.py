@@ -35,6 +35,10 @@ class Double:
     def trajectories(self) -> int:
         return self.value
 
+    @property
+    def references(self) -> frozenset[int]:
+        return frozenset(range(self.value))
+
     def run(self, sampler: ModelSampler) -> Number:
         return Number(value=2 * self.value)
 
@@ -52,7 +56,7 @@ def sessions(ran, budget=None):
         ran.extend(tasks)
         return iter([(task, Number(value=2 * task.value)) for task in reversed(tasks)])
 
-    comparison = replace(COMPARISON, calibration_budget=CalibrationBudget(trajectories=budget))
+    comparison = replace(COMPARISON, calibration_budget=CalibrationBudget(evaluations=budget))
     shared = SharedCalibration(work)
     return lambda: CalibrationSession(7, comparison, shared, "interval")
 
@@ -63,6 +67,8 @@ def test_results_are_found_by_the_names_of_their_tasks():
     assert {name: one.value for name, one in found.items()} == {"a": 2, "b": 10}
     assert list(found) == ["a", "b"]
     assert (session.cost.trajectories, session.steps) == (6, 7)
+    # Seven steps of six trajectories, and of the reference samples of five noise samples.
+    assert session.cost.evaluations == 7 * (6 + 5)
 
 
 def test_different_tasks_of_one_name_are_refused_before_anything_runs():
@@ -87,7 +93,7 @@ def test_the_same_task_is_run_once_and_counts_for_each_method():
 
 def test_a_task_that_a_method_repeats_counts_once():
     ran = []
-    session = sessions(ran, budget=3)()
+    session = sessions(ran, budget=7 * 6)()
     task = Double(name="a", value=3)
     for tasks in ([task, task], [task]):
         assert session.calibrate(tasks)["a"].value == 6
@@ -97,10 +103,10 @@ def test_a_task_that_a_method_repeats_counts_once():
 
 def test_what_goes_beyond_the_budget_is_refused_before_anything_runs():
     ran = []
-    session = sessions(ran, budget=5)()
+    session = sessions(ran, budget=7 * 8)()
     session.calibrate([Double(name="a", value=3)])
     tasks = [Double(name="b", value=2), Double(name="c", value=1)]
-    with pytest.raises(InputError, match=r"at most 5 trajectories. Got tasks of 6 in total"):
+    with pytest.raises(InputError, match=r"of interval\. Got 56 and tasks of 63 in total"):
         session.calibrate(tasks)
     assert ran == [Double(name="a", value=3)]
     assert session.cost.trajectories == 3
@@ -109,7 +115,7 @@ def test_what_goes_beyond_the_budget_is_refused_before_anything_runs():
 
 
 def test_budgets_are_of_one_method_each():
-    new = sessions([], budget=3)
+    new = sessions([], budget=7 * 6)
     for session in (new(), new()):
         session.calibrate([Double(name="a", value=3)])
 

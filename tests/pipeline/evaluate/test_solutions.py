@@ -13,9 +13,10 @@ from dqar.signals import relative_error
 from pipeline.evaluate.answer_cache import ResultCache
 from pipeline.evaluate.config import EvaluateConfig
 from pipeline.evaluate.result_rows import solution_columns
-from pipeline.evaluate.tasks import EvalTask, SolutionTask, solve
+from pipeline.evaluate.tasks import EvalTask, solve
 from pipeline.evaluate.worker import EvaluationWorker
 from pipeline.methods.base import OperatingPoint
+from pipeline.methods.task import SolutionTask
 from pipeline.models.noise import draw_noise
 from pipeline.models.schedulers import load_scheduler
 
@@ -106,7 +107,7 @@ def test_each_sample_is_solved_once(worker, monkeypatch):
 
 def test_solutions_are_part_of_a_tasks_key_and_survive_the_cache(tmp_path, worker):
     kept = ResultCache(tmp_path, CONFIG)
-    task = SolutionTask(start=0, stop=2)
+    task = SolutionTask(purpose="evaluate", noise_ids=(0, 1))
     solved = worker.do(task)
     kept.keep(task, solved)
     found = kept.take(task)

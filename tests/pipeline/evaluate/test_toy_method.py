@@ -44,6 +44,7 @@ class SizeTask:
 
     name: str = "sizes"
     trajectories: int = 3
+    references: frozenset[int] = frozenset()
 
     def run(self, sampler: ModelSampler) -> Sizes:
         latents = sampler.calibration_references(range(self.trajectories))
@@ -115,7 +116,7 @@ def compared(methods, budget=None):
         methods=methods,
         policies={},
         grid=COARSE,
-        calibration_budget=CalibrationBudget(trajectories=budget),
+        calibration_budget=CalibrationBudget(evaluations=budget),
     )
 
 
@@ -125,10 +126,12 @@ def run(folder, comparison):
 
 
 def test_a_toy_goes_from_its_class_to_the_results_and_to_mlflow(tmp_path):
-    run(tmp_path, compared(("interval", "toy"), budget=3))
+    run(tmp_path, compared(("interval", "toy"), budget=3 * STEPS))
     rows = json.loads((tmp_path / "results" / "results.json").read_text())
     spent = {row["method"]: row["calibration_trajectories"] for row in rows}
     assert spent == {"baseline": 0, "interval": 0, "toy": 3}
+    evaluations = {row["method"]: row["tuning_evaluations"] for row in rows}
+    assert evaluations == {"baseline": 0, "interval": 0, "toy": 3 * STEPS}
     toys = [row for row in rows if row["method"] == "toy"]
     assert [row["operating_point"] for row in toys] == ["from=2", "from=4"]
     assert [row["reuse_ratio"] for row in toys] == pytest.approx([4 / STEPS, 2 / STEPS])
@@ -150,8 +153,8 @@ def test_a_toy_goes_from_its_class_to_the_results_and_to_mlflow(tmp_path):
 
 
 def test_a_toy_that_asks_for_more_than_its_budget_samples_nothing(tmp_path):
-    with pytest.raises(InputError, match=r"at most 2 trajectories. Got tasks of 3") as refusal:
-        run(tmp_path, compared(("interval", "toy"), budget=2))
+    with pytest.raises(InputError, match=r"of toy. Got 17 and tasks of 18") as refusal:
+        run(tmp_path, compared(("interval", "toy"), budget=3 * STEPS - 1))
     assert "\n" not in str(refusal.value)
     assert InThisProcess.done == []
     assert not (tmp_path / "results" / "results.json").exists()

@@ -51,5 +51,5 @@ def test_linear_sweeps_the_layer_fraction():
 
 
 def test_a_budget_below_nothing_is_refused():
-    with pytest.raises(ValueError, match="trajectories must not be negative"):
-        CalibrationBudget(trajectories=-1)
+    with pytest.raises(ValueError, match="evaluations must not be negative"):
+        CalibrationBudget(evaluations=-1)

@@ -29,6 +29,7 @@ def test_methods_are_in_the_order_of_the_rows():
         *("baseline", "fewer-steps", "fewer-steps-dpmsolver", "solvers", "solvers-all"),
         *("interval", "interval-forecast1", "interval-forecast2", "linear"),
         *("threshold", "threshold-tuned", "smoothcache", "smoothcache-tied", "router"),
+        *("spaced", "one-stretch", "budget-search"),
         *("static", "learned"),
     )
 
@@ -129,6 +130,6 @@ def test_policies_are_logged_against_every_method_that_reuses_at_equal_ratios():
         "alternative": [
             *("interval", "interval-forecast1", "interval-forecast2"),
             *("threshold", "threshold-tuned", "smoothcache", "smoothcache-tied", "router"),
-            "static",
+            *("spaced", "one-stretch", "budget-search", "static"),
         ],
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 
 import diffusers
 import pytest
@@ -10,7 +11,8 @@ import pytest
 from pipeline.errors import InputError
 from pipeline.evaluate.config import EvaluateConfig
 from pipeline.evaluate.model_runner import ModelRunner
-from pipeline.methods.base import FINE, CalibrationBudget, CalibrationCost, Comparison
+from pipeline.evaluate.session import CalibrationSession, SharedCalibration
+from pipeline.methods.base import FINE, CalibrationBudget, Comparison
 from pipeline.methods.registry import METHODS
 from pipeline.methods.solvers import (
     SAMPLERS,
@@ -20,17 +22,14 @@ from pipeline.methods.solvers import (
     solver_steps,
 )
 from pipeline.models.model_info import DIGITS, find_model
-from tests.pipeline.made_up_answers import MadeUpSession
 
 # NumPy warns of how diffusers' schedulers hand it tensors.
 pytestmark = pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")
 
-NO_LIMIT = CalibrationBudget()
-
 
 def session(steps):
     comparison = Comparison(methods=("solvers",), policies={}, grid=FINE)
-    return MadeUpSession(steps=steps, comparison=comparison)
+    return CalibrationSession(steps, comparison, SharedCalibration(lambda tasks: iter(())), "")
 
 
 def test_solvers_are_of_four_kinds_over_three_spacings():
@@ -59,44 +58,64 @@ def runner():
     return ModelRunner(config)
 
 
-class Tuning:
-    """A session that runs tasks on one runner, with few samples."""
+@pytest.fixture
+def tuning(runner):
+    def work(tasks):
+        return iter([(task, task.run(runner)) for task in tasks])
 
-    def __init__(self, runner):
-        self.steps, self.runner, self.spent = 6, runner, 0
-        self.comparison = session(6).comparison
+    def begin(evaluations):
+        comparison = Comparison(
+            methods=("solvers",),
+            policies={},
+            grid=FINE,
+            calibration_budget=CalibrationBudget(evaluations=evaluations),
+            solution_steps=30,
+        )
+        return CalibrationSession(6, comparison, SharedCalibration(work), "solvers")
 
-    @property
-    def cost(self):
-        return CalibrationCost(trajectories=self.spent)
-
-    def calibrate(self, tasks):
-        self.spent += sum(task.trajectories for task in tasks)
-        self.tasks = [
-            SolverTask(sampler=one.sampler, steps=one.steps, of_steps=6, noise_ids=(0, 1))
-            for one in tasks
-        ]
-        return {task.name: task.run(self.runner) for task in self.tasks}
+    return begin
 
 
-def test_the_best_solver_of_each_number_of_steps_is_shipped(runner):
-    method, tuning = SolversAlone(), Tuning(runner)
-    assert method.tune(tuning, NO_LIMIT).trajectories > 0
-    found = {task: task.run(runner).mean_log for task in tuning.tasks}
-    points = method.points(tuning)
+def test_the_best_solver_of_each_number_of_steps_is_shipped(runner, tuning):
+    method, begun = SolversAlone(), tuning(500)
+    cost = method.tune(begun, begun.comparison.calibration_budget)
+    assert 250 < cost.evaluations <= 500
+    points = method.points(begun)
     assert [point.operating_point for point in points] == ["steps=4", "steps=3", "steps=2"]
+    solutions = runner.solutions("calibrate", [0, 1])
     for point in points:
-        scores = {task.sampler: at for task, at in found.items() if task.steps == point.steps}
-        assert scores[point.sampler] == min(scores.values())
+        scores = {
+            sampler: SolverTask(
+                sampler=sampler,
+                steps=point.steps,
+                of_steps=6,
+                noise_ids=(0, 1),
+                solutions=solutions,
+            )
+            .run(runner)
+            .mean_log
+            for sampler in SAMPLERS
+        }
+        assert scores[point.sampler] == pytest.approx(min(scores.values()), abs=1e-4)
+
+
+def test_a_budget_below_one_sample_is_refused(tuning):
+    begun = tuning(100)
+    with pytest.raises(InputError, match=r"--tuning-evaluations must cover one .* Got 100\."):
+        SolversAlone().tune(begun, begun.comparison.calibration_budget)
 
 
 def test_a_solvers_error_is_to_the_solution_and_is_read_back(runner):
-    task = SolverTask(sampler=SAMPLERS[0], steps=3, of_steps=6, noise_ids=(0, 1, 2))
+    targets = runner.solutions("calibrate", [0, 1, 2])
+    task = SolverTask(
+        sampler=SAMPLERS[0], steps=3, of_steps=6, noise_ids=(0, 1, 2), solutions=targets
+    )
+    assert task.references == frozenset()
+    assert replace(task, solutions=None).references == {0, 1, 2}
     found = task.run(runner)
     stored, arrays = found.encode()
     assert task.decode(stored, arrays) == found
     assert task.trajectories == 2
-    targets = runner.solutions("calibrate", [0, 1, 2])
     noise, labels = runner.draw("calibrate", [0, 1, 2])
     latents, _ = runner.sample(noise, labels, 3, None, SAMPLERS[0])
     expected = (

@@ -160,9 +160,9 @@ def test_other_tensors_are_refused(digits_copy, kind):
     [
         ("provenance.json", lambda path: path.mkdir(), "a folder in place of the file"),
         ("provenance.json", lambda path: path.symlink_to("nowhere"), "must hold provenance.json"),
-        ("scheduler/scheduler_config.json", os.mkfifo, "a pipe or device in place of the file"),
-        (WEIGHTS, os.mkfifo, "a pipe or device in place of the file"),
-        (WEIGHTS, lambda path: path.symlink_to("/dev/zero"), "a pipe or device"),
+        ("scheduler/scheduler_config.json", os.mkfifo, "a named pipe in place of the file"),
+        (WEIGHTS, os.mkfifo, "a named pipe in place of the file"),
+        (WEIGHTS, lambda path: path.symlink_to("/dev/zero"), "a device"),
         ("classifier", lambda path: path.touch(), "must hold classifier as a folder"),
         ("transformer/config.json", lambda path: path.write_bytes(b"\xff"), "codec can't decode"),
         ("transformer/config.json", lambda path: path.write_text('{"a":1,"a":2}'), "more than on"),
