@@ -30,7 +30,8 @@ MAY_IMPORT: dict[str, str] = {
     "dqar.gates dqar.policy dqar.records dqar.registry dqar.sampler_names dqar.snr "
     "dqar.validation",
     "dqar.integration": "dqar.cache dqar.config dqar.control dqar.finite_fields dqar.gate_table "
-    "dqar.policy dqar.records dqar.scheduler_table dqar.schedules dqar.signals dqar.snr",
+    "dqar.gates dqar.policy dqar.records dqar.scheduler_table dqar.schedules dqar.signals "
+    "dqar.snr",
     "dqar.sharing": "dqar.finite_fields dqar.hub_files dqar.policy dqar.schedules",
     # The pipeline: shared packages, then the stages, which never import each other.
     "pipeline.choices": "",
@@ -110,22 +111,26 @@ ONE_IMPORTER: dict[str, str] = {
     "one step of a stage, as every stage has it": "pipeline.evaluate.driver "
     "pipeline.evaluate.sweeps.driver pipeline.evaluate.sweeps.report pipeline.evaluate.session "
     "pipeline.evaluate.report pipeline.evaluate.terminal_report",
-    "a method, which the registry alone names": "pipeline.methods.baseline "
-    "pipeline.methods.fewer_steps pipeline.methods.interval pipeline.methods.learned_schedule "
+    "a method, which the registry alone names": "pipeline.methods.fewer_steps "
+    "pipeline.methods.interval pipeline.methods.learned_schedule "
     "pipeline.methods.learning_to_cache pipeline.methods.smoothcache pipeline.methods.spaced "
     "pipeline.methods.solvers pipeline.methods.one_stretch pipeline.methods.budget_search",
     "a subject apart from its importer's": "dqar.cache.salience_balancing dqar.control.manual "
     "dqar.control.run_state "
     "dqar.integration.compiled.plan_run "
-    "dqar.integration.compiled.step_variants "
-    "dqar.integration.engine.keys_and_values dqar.integration.engine.lookup "
+    "dqar.integration.compiled.stack_variant dqar.integration.compiled.step_variants "
+    "dqar.integration.diffusers_cache.apply dqar.integration.diffusers_cache.cache_run "
+    "dqar.integration.diffusers_cache.hooks dqar.integration.guidance.branch_order "
+    "dqar.integration.guidance.call_sequence "
+    "dqar.integration.guidance.prompt_length dqar.integration.guidance.stacking "
+    "dqar.integration.guidance.timestep_scale "
+    "dqar.integration.engine.keys_and_values "
     "dqar.integration.engine.module_site dqar.integration.engine.patched_forward "
-    "dqar.integration.engine.stack_site "
     "dqar.integration.salience_calibration "
     "dqar.schedules.interchange dqar.sharing.pretrained pipeline.collect.columns "
     "pipeline.flags.names pipeline.methods.defaults "
     "pipeline.cluster.stuck_starts pipeline.evaluate.flops pipeline.evaluate.sweeps.dummy_dit "
-    "pipeline.methods.schedule_selection pipeline.methods.site_mixing "
+    "pipeline.methods.site_mixing "
     "pipeline.methods.search.local_search pipeline.methods.search.predicted_error "
     "pipeline.methods.search.surrogate "
     "pipeline.report.frontier_axes pipeline.report.frontier_svg pipeline.report.page_tables "

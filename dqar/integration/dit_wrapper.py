@@ -12,7 +12,11 @@ from torch import Tensor
 from dqar.config import DQARConfig
 from dqar.control.branch_sharing import CONDITIONAL, UNCONDITIONAL
 from dqar.control.controller import DQARController
-from dqar.integration.served_models import refuse_branch_order, refuse_branches
+from dqar.integration.served_models import (
+    refuse_branch_order,
+    refuse_branches,
+    refuse_third_branch,
+)
 from dqar.integration.step_counter import Run
 from dqar.integration.transformer_patch import uncompiled
 from dqar.integration.wrapper import DQARWrapper
@@ -50,6 +54,7 @@ class DQARDiTWrapper(DQARWrapper):
         controller: DQARController | None = None,
         sites: tuple[str, ...] | None = None,
     ) -> None:
+        refuse_third_branch(uncompiled(transformer))
         super().__init__((transformer,), config, policy=policy, controller=controller, sites=sites)
 
     def __reduce__(self) -> tuple:

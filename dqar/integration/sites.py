@@ -14,21 +14,24 @@ from typing import Any
 
 from torch import nn
 
+from dqar.control.controller import DQARController
 from dqar.gate_table import GateTable, StackShape
 from dqar.integration.attention_site import refuse_other_arithmetic
 from dqar.integration.engine.block_site import BlockSite
 from dqar.integration.engine.data_flow import StreamSearch
 from dqar.integration.engine.description import Site, Stack
+from dqar.integration.engine.entropy import Attention, refuse_unmeasured
 from dqar.integration.engine.keys_and_values import KeysAndValues
 from dqar.integration.engine.lookup import family_of
-from dqar.integration.engine.module_site import ModuleSite
+from dqar.integration.engine.module_site import ATTENTIONS, ModuleSite
 from dqar.integration.engine.operator import Outputs
 from dqar.integration.engine.patched_forward import PatchedForward, SiteFn, patch
 from dqar.integration.engine.residual import PARTS
+from dqar.integration.engine.site_call import parameters_of
 from dqar.integration.engine.stack_site import StackSite
 from dqar.integration.forward_patch import Replacement
 from dqar.integration.run_slot import RunSlot
-from dqar.integration.served_models import refuse_third_branch
+from dqar.records import WHOLE_SITES
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,13 +68,17 @@ class PlacedStack:
         )
 
     @property
-    def attentions(self) -> list[Any]:
-        """Attention of each block, by which the entropy of the block is measured; None where the
-        family does not say how queries and keys are made."""
+    def attentions(self) -> list[Attention]:
+        """Attention of each block, by which the entropy of the block is measured."""
         site = self.stack.sites.get("attn")
-        is_known = site is not None and site.attention == "plain"
-        places = range(len(self.blocks))
-        return [self.module(site, place) if site and is_known else None for place in places]
+        return [
+            Attention(
+                module=block if site is None else self.module(site, place),
+                arithmetic=None if site is None else site.attention,
+                is_site=False,
+            )
+            for place, block in enumerate(self.blocks)
+        ]
 
 
 def attach(transformer: nn.Module, slot: RunSlot, first_layer: int = 0) -> list[Replacement]:
@@ -84,7 +91,6 @@ def attach(transformer: nn.Module, slot: RunSlot, first_layer: int = 0) -> list[
         ValueError: if the model is not served, lacks a site, chunks its feed-forward, or has to
             cache keys and values of an attention with unknown arithmetic.
     """
-    refuse_third_branch(transformer)
     gate_table(transformer, slot.sites)
     refuse_misfits(transformer, slot)
     return [
@@ -123,20 +129,39 @@ def gate_table(transformer: nn.Module, sites: tuple[str, ...]) -> GateTable:
     return GateTable(sites=sites, stacks=tuple(one.shape for one in stacks_of(transformer)))
 
 
-def refuse_misfits(transformer: Any, slot: RunSlot) -> None:
+def refuse_misfits(
+    transformer: Any, slot: RunSlot, controller: DQARController | None = None
+) -> None:
     """Refuse settings of a model that make reuse impossible; they may also change after patching.
 
+    Args:
+        controller: the controller of a run that begins.
+
     Raises:
-        ValueError: if the model chunks a patched feed-forward, or has to cache keys and values of
-            an attention with unknown arithmetic.
+        ValueError: if the model chunks a patched feed-forward, has to cache keys and values of an
+            attention with unknown arithmetic, or if a gate of the controller reads an entropy that
+            cannot be measured.
     """
     for placed in stacks_of(transformer):
+        if controller is not None:
+            _refuse_unmeasured(placed, slot, controller)
         for place, block in enumerate(placed.blocks):
             if {*slot.sites} & {"ff", "block", "stack"}:
                 _refuse_chunks(block)
             if "attn" in slot.sites and slot.cached == "kv":
                 site = placed.stack.sites["attn"]
                 refuse_other_arithmetic(placed.module(site, place), site.attention)
+
+
+def _refuse_unmeasured(placed: PlacedStack, slot: RunSlot, controller: DQARController) -> None:
+    for site in slot.sites:
+        if site in WHOLE_SITES:
+            refuse_unmeasured(placed.attentions[0], controller)
+        elif site in ATTENTIONS and site in placed.stack.sites:
+            described = placed.stack.sites[site]
+            module = placed.module(described, 0)
+            attention = Attention(module=module, arithmetic=described.attention, is_site=True)
+            refuse_unmeasured(attention, controller)
 
 
 def detach(patches: list[Replacement]) -> None:
@@ -156,17 +181,17 @@ def detach(patches: list[Replacement]) -> None:
 
 
 def _patched(placed: PlacedStack, site: str, slot: RunSlot) -> Iterator[PatchedForward]:
-    if site in ("block", "stack"):
-        outputs = _block_outputs(placed.stack)
-        for block, act in zip(placed.blocks, _block_acts(placed, site), strict=True):
-            yield patch(block, slot, act, outputs)
+    if site in WHOLE_SITES:
+        for place, act in enumerate(_block_acts(placed, site)):
+            is_last = place == len(placed.blocks) - 1
+            yield patch(placed.blocks[place], slot, act, _block_outputs(placed.stack, is_last))
     elif site in placed.stack.sites:
         described = placed.stack.sites[site]
         for place in range(len(placed.blocks)):
             module = placed.module(described, place)
             if module is not None:
                 act = _module_act(module, described, site, placed.first_layer + place, slot)
-                yield patch(module, slot, act, _module_outputs(described))
+                yield patch(module, slot, act, _module_outputs(described, module))
 
 
 def _block_acts(placed: PlacedStack, site: str) -> list[SiteFn]:
@@ -190,19 +215,21 @@ def _module_act(module: Any, described: Site, site: str, layer: int, slot: RunSl
     return ModuleSite(module, described, site, layer)
 
 
-def _block_outputs(stack: Stack) -> Outputs | None:
+def _block_outputs(stack: Stack, is_last: bool) -> Outputs | None:
     if not stack.streams:
         return None
-    return Outputs(like=stack.streams, is_tuple=len(stack.streams) > 1)
+    missing = stack.not_at_end if is_last else ()
+    like = tuple(None if name in missing else name for name in stack.streams)
+    return Outputs(like=like, is_tuple=len(like) > 1)
 
 
-def _module_outputs(site: Site) -> Outputs | None:
-    streams = {part: stream for stream, part in PARTS.items()}
-    if any(name not in streams for name in site.returns):
-        return None
-    return Outputs(
-        like=tuple(streams[name] for name in site.returns), is_tuple=len(site.returns) > 1
-    )
+def _module_outputs(site: Site, module: nn.Module) -> Outputs | None:
+    """The form of what a module returns; None if it is unknown, so that no operator stands for
+    it."""
+    names = parameters_of(type(module))
+    streams = {part: stream for stream, part in PARTS.items()} | {"output": [*names, None][0]}
+    like = tuple(streams.get(name) for name in site.returns)
+    return Outputs(like=like, is_tuple=len(like) > 1) if {*like} <= {*names} else None
 
 
 def _refuse_chunks(block: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from dqar.control.controller import DQARController
@@ -83,9 +84,22 @@ class Run:
         if branch is not None:
             self._begin_call(branch, call)
 
-    def after_call(self, output: Tensor) -> Tensor:
-        """Return the transformer's output ``[r, ...]``, corrected by the error feedback."""
-        return self.controller.corrected(output)
+    def after_call(self, output: Any) -> Any:
+        """Return the transformer's output ``[r, ...]``, corrected by the error feedback.
+
+        Raises:
+            ValueError: with feedback, if the rows are tensors of several shapes.
+        """
+        if isinstance(output, Tensor):
+            return self.controller.corrected(output)
+        if not self.controller.config.feedback and self.controller.feedback is None:
+            return output
+        if not isinstance(output, list) or len({one.shape for one in output}) != 1:
+            raise ValueError(
+                "Error feedback must see rows of one shape. Got "
+                f"{type(output).__name__} of others. Pass feedback=0.0."
+            )
+        return [*self.controller.corrected(torch.stack(output))]
 
     def finish(self) -> None:
         """Close the last step.

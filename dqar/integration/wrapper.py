@@ -136,7 +136,7 @@ class DQARWrapper:
         controller = controller or self.controller
         self._refuse_other_sites(controller)
         for model in self._models:
-            refuse_misfits(model, self.slot)
+            refuse_misfits(model, self.slot, controller)
         return controller
 
     @contextmanager

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 from pipeline.errors import InputError
 from pipeline.methods.base import Comparison, Method
-from pipeline.methods.baseline import Baseline
 from pipeline.methods.budget_search import BudgetSearch
-from pipeline.methods.fewer_steps import FewerSolverSteps, FewerSteps
+from pipeline.methods.fewer_steps import Baseline, FewerSolverSteps, FewerSteps
 from pipeline.methods.interval import (
     IntervalForecast1,
     IntervalForecast2,

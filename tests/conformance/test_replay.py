@@ -3,10 +3,12 @@ it says: it leaves out half of the calls, and its result is far from the stock o
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from tests.conformance.sampling import apart, leaf_calls, replay, sample, sets_of
 
+pytestmark = pytest.mark.slow
 VISIBLE = 1e-3
 """Least change by reuse, a thousand times the tolerance of rounding."""
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from dqar.cache.site_tensors import Fresh
 from dqar.control.controller import DQARController
 from dqar.integration.engine.description import Stack
-from dqar.integration.engine.entropy import with_entropy
+from dqar.integration.engine.entropy import Attention
 from dqar.integration.engine.part_computation import computed_rows
 from dqar.integration.engine.residual import Residual, part_names, rebuilt, streams_of
 from dqar.integration.engine.returned import Layout
@@ -20,7 +20,7 @@ from dqar.integration.engine.site_call import SiteCall
 class BlockSite:
     """The execution of one block under a controller."""
 
-    def __init__(self, stack: Stack, layer: int, attention: nn.Module | None) -> None:
+    def __init__(self, stack: Stack, layer: int, attention: Attention) -> None:
         self.stack = stack
         self.layer = layer
         self.attention = attention
@@ -31,15 +31,15 @@ class BlockSite:
         residual = Residual(streams_of(call, self.stack.streams), call.fold)
 
         def compute(rows: Tensor | None) -> Fresh:
-            (self._layout, returned), entropy = with_entropy(
-                self.attention,
+            found, entropy = self.attention.measured(
                 controller,
                 lambda: computed_rows(
                     call, rows, rows_of_block(self.stack), part_names(self.stack.streams)
                 ),
                 call.fold,
             )
-            return Fresh(parts=residual.parts(returned, rows), entropy=entropy)
+            self._layout = found.layout
+            return Fresh(parts=residual.parts(found.parts, rows), entropy=entropy)
 
         parts = controller.through(self.layer, "block", compute)
         return rebuilt(self._layout, residual.seen(parts, controller.exposure))

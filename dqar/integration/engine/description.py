@@ -14,6 +14,12 @@ ByRow = tuple[str, ...] | None
 others are the same for all rows. None if that is unknown: the module then computes all rows where
 some are wanted."""
 
+Arithmetic = Literal["plain", "softmax"] | None
+"""The arithmetic of an attention. ``plain`` projects its hidden states by ``to_q`` and ``to_k``,
+with norms but without rotation, so that keys and values may be cached. ``softmax`` calls
+``scaled_dot_product_attention`` with any queries and keys (rotated, joined). None for another
+kernel, and for a module that does not attend."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Site:
@@ -26,10 +32,8 @@ class Site:
     that returns a tensor instead of a tuple returns the first."""
     by_row: ByRow = None
     """Arguments of the module that hold one value for each row."""
-    attention: Literal["plain"] | None = None
-    """The way in which the module makes queries and keys, by which its entropy is measured:
-    ``plain`` projects its hidden states by ``to_q`` and ``to_k``, with norms but without rotation.
-    None for another arithmetic, or for a module that does not attend."""
+    attention: Arithmetic = None
+    """Arithmetic of an attention, by which its entropy is measured."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,6 +49,8 @@ class Stack:
     """Sites within each block, by name."""
     block_by_row: ByRow = None
     """Arguments of a block, besides its streams, that hold one value for each row."""
+    not_at_end: tuple[str, ...] = ()
+    """Streams for which the last block returns None."""
     is_interleaved: bool = False
     """True if blocks of another stack run between these, so that the stack as a whole has no
     residual (site ``stack``)."""

@@ -10,10 +10,13 @@ from torch.nn.modules.module import _has_any_global_hook
 from dqar.cache.site_tensors import Fresh
 from dqar.control.controller import DQARController
 from dqar.integration.engine.description import Site
-from dqar.integration.engine.entropy import with_entropy
-from dqar.integration.engine.part_computation import computed_rows
+from dqar.integration.engine.entropy import Attention
+from dqar.integration.engine.part_computation import Computed, computed_rows
 from dqar.integration.engine.returned import Layout, folded, unfolded
 from dqar.integration.engine.site_call import SiteCall
+
+ATTENTIONS = ("attn", "cross")
+"""Sites whose modules attend."""
 
 
 class ModuleSite:
@@ -24,7 +27,7 @@ class ModuleSite:
         self.site = site
         self.name = name
         self.layer = layer
-        self._attention = module if site.attention == "plain" else None
+        self._attention = Attention(module=module, arithmetic=site.attention, is_site=True)
         self._layout: Layout | None = None
 
     def __call__(self, controller: DQARController, call: SiteCall) -> Any:
@@ -32,13 +35,15 @@ class ModuleSite:
         fold = call.fold
 
         def compute(rows: Tensor | None) -> Fresh:
-            (self._layout, parts), entropy = with_entropy(
-                self._attention,
-                controller,
-                lambda: computed_rows(call, rows, self.site.by_row, self.site.returns),
-                fold,
-            )
-            parts = {name: folded(part, fold) for name, part in parts.items()}
+            def computed() -> Computed:
+                return computed_rows(call, rows, self.site.by_row, self.site.returns)
+
+            if self.name in ATTENTIONS:
+                found, entropy = self._attention.measured(controller, computed, fold)
+            else:
+                found, entropy = computed(), None
+            self._layout = found.layout
+            parts = {name: folded(part, fold) for name, part in found.parts.items()}
             return Fresh(parts=parts, entropy=entropy)
 
         parts = controller.through(self.layer, self.name, compute)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from ast import literal_eval
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from itertools import count
 from threading import Lock
 from typing import Any, Protocol, no_type_check, runtime_checkable
@@ -61,7 +61,7 @@ def number_of(module: PatchedModule) -> int:
 
 # Dynamo traces these functions and cannot trace a run-time type checker.
 @no_type_check
-def fits(outputs, args, kwargs) -> bool:
+def fits(outputs, names, args, kwargs) -> bool:
     """True if a graph can call the operator with these arguments.
 
     The operator has no gradient, returns its input's dtype (so no autocast), and takes tensors,
@@ -70,7 +70,9 @@ def fits(outputs, args, kwargs) -> bool:
     is_cast = torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda")
     if outputs is None or torch.is_grad_enabled() or is_cast:
         return False
-    return _is_plain(args) and _is_plain(kwargs)
+    given = [*names[: len(args)], *kwargs]
+    is_known = all([name is None or name in given for name in outputs.like])
+    return is_known and _is_plain(args) and _is_plain(kwargs)
 
 
 @no_type_check
@@ -114,8 +116,13 @@ def _form(value, tensors) -> str:
 
 
 def _arguments(form: str, tensors: list[Tensor]) -> tuple[tuple, dict[str, Any]]:
-    args, kwargs = _filled(literal_eval(form), tensors)
+    args, kwargs = _filled(_parsed(form), tensors)
     return args, kwargs
+
+
+@lru_cache(maxsize=4096)
+def _parsed(form: str) -> Any:
+    return literal_eval(form)
 
 
 def _filled(value: Any, tensors: list[Tensor]) -> Any:
@@ -142,18 +149,39 @@ def _run(tensors: list[Tensor], form: str, number: int) -> list[Tensor]:
     returned = _modules[number].acted(*_arguments(form, tensors))
     values = returned if isinstance(returned, tuple) else (returned,)
     # Copies, since the graph may write to the outputs, which may be tensors of the cache.
-    return [
+    found = [
         value.clone(memory_format=torch.contiguous_format) for value in values if value is not None
     ]
+    _refuse_other_shapes(found, _like(tensors, form, number))
+    return found
+
+
+def _refuse_other_shapes(found: list[Tensor], declared: list[Tensor]) -> None:
+    """Refuse outputs that the graph was compiled without.
+
+    Raises:
+        ValueError: naming the shapes.
+    """
+    shapes = [(*value.shape,) for value in found]
+    if shapes != [(*value.shape,) for value in declared]:
+        raise ValueError(
+            "A compiled site must return what its family declares. Got shapes "
+            f"{shapes}, declared like {[(*value.shape,) for value in declared]}. Run the model "
+            "uncompiled, or describe the family."
+        )
 
 
 def _shapes_of(tensors: list[Tensor], form: str, number: int) -> list[Tensor]:
+    return [
+        torch.empty_like(value, memory_format=torch.contiguous_format)
+        for value in _like(tensors, form, number)
+    ]
+
+
+def _like(tensors: list[Tensor], form: str, number: int) -> list[Tensor]:
+    """Arguments that the outputs are shaped like."""
     module = _modules[number]
     args, kwargs = _arguments(form, tensors)
     named = dict(zip(module.names, args, strict=False)) | kwargs
     assert module.outputs is not None  # checked by fits
-    return [
-        torch.empty_like(named[name], memory_format=torch.contiguous_format)
-        for name in module.outputs.like
-        if name is not None
-    ]
+    return [named[name] for name in module.outputs.like if name is not None]

@@ -47,7 +47,7 @@ class PatchedForward(Replacement):
     def __call__(self, *args, **kwargs):
         if not self.slot.is_taken:
             return self.inner(*args, **kwargs)
-        if torch.compiler.is_compiling() and fits(self.outputs, args, kwargs):
+        if torch.compiler.is_compiling() and fits(self.outputs, self.names, args, kwargs):
             return called(self.number, self.outputs, args, kwargs)
         return self._through(args, kwargs)
 
@@ -57,7 +57,12 @@ class PatchedForward(Replacement):
         if controller is None or run is None:
             return self.inner(*args, **kwargs)
         call = SiteCall(
-            inner=self.inner, names=self.names, args=args, kwargs=kwargs, num_rows=run.num_rows
+            module=self.module,
+            inner=self.inner,
+            names=self.names,
+            args=args,
+            kwargs=kwargs,
+            num_rows=run.num_rows,
         )
         return self.act(controller, call)
 

@@ -9,7 +9,7 @@ from inspect import Parameter, signature
 from typing import Any
 
 from jaxtyping import Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from dqar.integration.engine.description import ByRow
 
@@ -27,6 +27,8 @@ def parameters_of(kind: type) -> tuple[str, ...]:
 class SiteCall:
     """One call of a module whose ``forward`` is patched."""
 
+    module: nn.Module
+    """The module."""
     inner: Callable[..., Any]
     """The module's original ``forward``."""
     names: tuple[str, ...]
@@ -75,7 +77,7 @@ class SiteCall:
         Args:
             by_row: the arguments that do.
         """
-        if by_row is None:
+        if by_row is None or _couples_rows(self.module):
             return None
         gathered: dict[str, Any] = {}
         count = len(self.hidden)
@@ -103,6 +105,13 @@ class SiteCall:
         )
         kwargs = {name: values.get(name, value) for name, value in self.kwargs.items()}
         return replace(self, args=args, kwargs=kwargs)
+
+
+def _couples_rows(module: nn.Module) -> bool:
+    """True if an attention splits its batch into guidance branches by number of rows, as those of
+    perturbed-attention guidance do."""
+    attentions = (module, *module.children())
+    return any("PAG" in type(getattr(one, "processor", None)).__name__ for one in attentions)
 
 
 def _taken(value: Any, rows: Tensor, count: int) -> Any:

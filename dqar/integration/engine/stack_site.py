@@ -15,13 +15,13 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from dqar.cache.site_tensors import Fresh, Parts
 from dqar.control.controller import DQARController
 from dqar.integration.engine.block_site import rows_of_block
 from dqar.integration.engine.description import Stack
-from dqar.integration.engine.entropy import with_entropy
+from dqar.integration.engine.entropy import Attention
 from dqar.integration.engine.part_computation import computed_rows
 from dqar.integration.engine.residual import Residual, part_names, rebuilt, streams_of
 from dqar.integration.engine.returned import Layout, rows_within
@@ -61,10 +61,10 @@ class StackSite:
 
     Args:
         layer: number of the first block among all layers of the model.
-        attentions: attention of each block whose entropy is measured.
+        attentions: attention of each block, whose entropy is measured.
     """
 
-    def __init__(self, stack: Stack, layer: int, attentions: list[nn.Module | None]) -> None:
+    def __init__(self, stack: Stack, layer: int, attentions: list[Attention]) -> None:
         self.stack = stack
         self.layer = layer
         self.attentions = attentions
@@ -114,14 +114,14 @@ class StackSite:
         return rebuilt(self._layouts.get(place), streams_of(call, self.stack.streams) | reused)
 
     def _computed(self, place: int, call: SiteCall, passage: Passage, is_last: bool) -> Any:
-        (layout, returned), entropy = with_entropy(
-            self.attentions[place],
+        found, entropy = self.attentions[place].measured(
             passage.controller,
             lambda: computed_rows(
                 call, passage.rows, rows_of_block(self.stack), part_names(self.stack.streams)
             ),
             call.fold,
         )
+        layout, returned = found.layout, found.parts
         self._layouts[place] = self._without_extras(layout, call)
         if entropy is not None:
             passage.entropies.append(entropy)

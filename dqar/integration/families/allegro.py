@@ -8,8 +8,8 @@ BLOCKS = Stack(
     path="transformer_blocks",
     block_by_row=(*TEXT, "encoder_attention_mask", "temb"),
     sites={
-        "attn": Site(module="attn1", by_row=("attention_mask",)),
-        "cross": Site(module="attn2", by_row=TEXT),
+        "attn": Site(module="attn1", by_row=("attention_mask",), attention="softmax"),
+        "cross": Site(module="attn2", by_row=TEXT, attention="softmax"),
         "ff": Site(module="ff", by_row=()),
     },
 )

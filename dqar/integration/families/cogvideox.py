@@ -11,7 +11,10 @@ BLOCKS = Stack(
     block_by_row=("temb",),
     sites={
         "attn": Site(
-            module="attn1", returns=("output", "context"), by_row=("encoder_hidden_states",)
+            module="attn1",
+            returns=("output", "context"),
+            by_row=("encoder_hidden_states",),
+            attention="softmax",
         ),
         "ff": Site(module="ff", by_row=()),
     },

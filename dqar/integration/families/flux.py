@@ -14,7 +14,10 @@ DOUBLE = Stack(
     block_by_row=("temb",),
     sites={
         "attn": Site(
-            module="attn", returns=("output", "context"), by_row=("encoder_hidden_states",)
+            module="attn",
+            returns=("output", "context"),
+            by_row=("encoder_hidden_states",),
+            attention="softmax",
         ),
         "ff": Site(module="ff", by_row=()),
         "ff_context": Site(module="ff_context", by_row=()),
@@ -25,7 +28,7 @@ SINGLE = Stack(
     path="single_transformer_blocks",
     streams=STREAMS,
     block_by_row=("temb",),
-    sites={"attn": Site(module="attn", by_row=())},
+    sites={"attn": Site(module="attn", by_row=(), attention="softmax")},
 )
 
 FAMILIES = {"FluxTransformer2DModel": Family(stacks=(DOUBLE, SINGLE))}

@@ -8,6 +8,7 @@ ATTENTION = Site(
     module="attn",
     returns=("output", "context"),
     by_row=("encoder_hidden_states", "attention_mask"),
+    attention="softmax",
 )
 
 DOUBLE = Stack(

@@ -15,7 +15,7 @@ SPATIAL = Stack(
     block_by_row=BY_ROW,
     sites={
         "attn": SELF_ATTENTION,
-        "cross": Site(module="attn2", by_row=TEXT),
+        "cross": Site(module="attn2", by_row=TEXT, attention="softmax"),
         "ff": FEED_FORWARD,
     },
     is_interleaved=True,

@@ -11,8 +11,8 @@ BLOCKS = Stack(
     path="transformer_blocks",
     block_by_row=("encoder_hidden_states", "temb", "image_rotary_emb", "encoder_attention_mask"),
     sites={
-        "attn": Site(module="attn1", by_row=("image_rotary_emb",)),
-        "cross": Site(module="attn2", by_row=TEXT),
+        "attn": Site(module="attn1", by_row=("image_rotary_emb",), attention="softmax"),
+        "cross": Site(module="attn2", by_row=TEXT, attention="softmax"),
         "ff": Site(module="ff", by_row=()),
     },
 )

@@ -11,7 +11,7 @@ LAYERS = Stack(
     path="layers",
     block_by_row=(*PLACES, "temb"),
     sites={
-        "attn": Site(module="attn", by_row=("encoder_hidden_states", *PLACES)),
+        "attn": Site(module="attn", by_row=("encoder_hidden_states", *PLACES), attention="softmax"),
         "ff": Site(module="feed_forward", by_row=()),
     },
 )

@@ -14,6 +14,7 @@ BLOCKS = Stack(
             module="attn1",
             returns=("output", "context"),
             by_row=("encoder_hidden_states", "attention_mask"),
+            attention="softmax",
         ),
         "ff": Site(module="ff", by_row=()),
         "ff_context": Site(module="ff_context", by_row=()),

@@ -9,7 +9,9 @@ BLOCKS = Stack(
     streams=("encoder_hidden_states", "hidden_states"),
     block_by_row=("encoder_hidden_states_mask", "temb", "modulate_index"),
     sites={
-        "attn": Site(module="attn", returns=("output", "context"), by_row=TEXT),
+        "attn": Site(
+            module="attn", returns=("output", "context"), by_row=TEXT, attention="softmax"
+        ),
         "ff": Site(module="img_mlp", by_row=()),
         "ff_context": Site(module="txt_mlp", by_row=()),
     },

@@ -12,7 +12,7 @@ BLOCKS = Stack(
     block_by_row=(*TEXT, "encoder_attention_mask", "timestep"),
     sites={
         "attn": Site(module="attn1", by_row=()),
-        "cross": Site(module="attn2", by_row=TEXT),
+        "cross": Site(module="attn2", by_row=TEXT, attention="softmax"),
         "ff": Site(module="ff", by_row=()),
     },
 )

@@ -9,10 +9,14 @@ from dqar.integration.engine.description import Family, Site, Stack
 BLOCKS = Stack(
     path="transformer_blocks",
     streams=("encoder_hidden_states", "hidden_states"),
+    not_at_end=("encoder_hidden_states",),
     block_by_row=("temb",),
     sites={
         "attn": Site(
-            module="attn", returns=("output", "context"), by_row=("encoder_hidden_states",)
+            module="attn",
+            returns=("output", "context"),
+            by_row=("encoder_hidden_states",),
+            attention="softmax",
         ),
         "ff": Site(module="ff", by_row=()),
         "ff_context": Site(module="ff_context", by_row=()),

@@ -9,8 +9,8 @@ BLOCKS = Stack(
     path="blocks",
     block_by_row=("encoder_hidden_states", "temb"),
     sites={
-        "attn": Site(module="attn1", by_row=()),
-        "cross": Site(module="attn2", by_row=("encoder_hidden_states",)),
+        "attn": Site(module="attn1", by_row=(), attention="softmax"),
+        "cross": Site(module="attn2", by_row=("encoder_hidden_states",), attention="softmax"),
         "ff": Site(module="ffn", by_row=()),
     },
 )

@@ -12,7 +12,9 @@ LAYERS = Stack(
     streams=("x",),
     block_by_row=("attn_mask", "freqs_cis", *MODULATION),
     sites={
-        "attn": Site(module="attention", by_row=("attention_mask", "freqs_cis")),
+        "attn": Site(
+            module="attention", by_row=("attention_mask", "freqs_cis"), attention="softmax"
+        ),
         "ff": Site(module="feed_forward", by_row=()),
     },
 )

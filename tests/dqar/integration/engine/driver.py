@@ -48,7 +48,11 @@ class DirectRun(Run):
 
 
 class Sampled:
-    """Latents of a run under a controller, and the controller."""
+    """Latents of a run under a controller, and the controller.
+
+    Args:
+        called: the model's compiled form, which is called in its place.
+    """
 
     def __init__(
         self,
@@ -59,7 +63,8 @@ class Sampled:
         chosen: list[int],
         **options: Any,
     ) -> None:
-        config = options.pop("config", DQARConfig(sites=sites, quantization_bits=32))
+        config = options.pop("config", self.config(sites))
+        called = options.pop("called", model)
         self.controller = DQARController(config, gate=gate, **options)
         slot = RunSlot(sites, config.cached)
         patches = attach(model, slot)
@@ -69,7 +74,15 @@ class Sampled:
         def begin(step: int) -> None:
             self.controller.begin_step(step, STEPS, num_samples=len(chosen))
 
-        with slot.taken_by(run):
-            self.latents = sample(case, model, chosen, begin)
-            self.controller.finish_step()
-        detach(patches)
+        try:
+            with slot.taken_by(run):
+                self.latents = sample(case, called, chosen, begin)
+                self.controller.finish_step()
+        finally:
+            detach(patches)
+
+    @staticmethod
+    def config(sites: tuple[str, ...], **changes: Any) -> DQARConfig:
+        """A configuration with an unquantised cache."""
+        values: dict[str, Any] = {"sites": sites, "quantization_bits": 32}
+        return DQARConfig(**(values | changes))

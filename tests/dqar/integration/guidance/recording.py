@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from dqar.config import DQARConfig
+from dqar.control.controller import DQARController
+from dqar.gates.rules import NeverReuse
 from dqar.integration.guidance.cache_context import CacheContextName
 from dqar.integration.run_slot import RunSlot
 from dqar.integration.step_counter import Run
@@ -16,15 +17,16 @@ from tests.conformance.pipelines import CASES
 from tests.conformance.pipelines.case import SAMPLES
 
 
-class Recorder:
+class Recorder(DQARController):
     """A controller that records steps and calls, and decides nothing."""
 
     is_idle = True
-    snr_reader = None
 
-    def __init__(self, **options: Any) -> None:
-        self.config = DQARConfig(**options)
-        self.branches: tuple[str, ...] = ()
+    def __init__(self) -> None:
+        super().__init__(gate=NeverReuse())
+        self.begin_run()
+
+    def begin_run(self) -> None:
         self.steps: list[int] = []
         self.samples: list[int] = []
         self.lengths: Any = None
@@ -32,12 +34,9 @@ class Recorder:
         """Branch and rows of the calls of each step."""
         self.layers: list[range | None] = []
 
-    def begin_run(self) -> None:
-        self.steps, self.calls, self.layers, self.samples = [], [], [], []
-
-    def open_step(self, step: Any, prompt_length: Any, *, latent: Any, num_samples: int) -> None:
+    def open_step(self, step: Any, prompt_length: Any = 16, **given: Any) -> None:
         self.steps.append(step.index)
-        self.samples.append(num_samples)
+        self.samples.append(given["num_samples"])
         self.lengths = prompt_length
         self.calls.append([])
 
@@ -49,10 +48,10 @@ class Recorder:
         pass
 
 
-def recorded(name: str, *, samples: int = SAMPLES, controller: Any = None, **options: Any) -> Any:
+def recorded(name: str, *, samples: int = SAMPLES, **options: Any) -> Recorder:
     """Recorder of one run of a tiny stock pipeline."""
     case = CASES[name]
-    return recorded_by(pipe_of(name), case.arguments(samples, case.low) | options, controller)
+    return recorded_by(pipe_of(name), case.arguments(samples, case.low) | options)
 
 
 def pipe_of(name: str) -> Any:
@@ -69,9 +68,9 @@ def pipe_of(name: str) -> Any:
     return pipe
 
 
-def recorded_by(pipe: Any, given: dict[str, Any], controller: Any = None) -> Any:
+def recorded_by(pipe: Any, given: dict[str, Any]) -> Recorder:
     """Recorder of one call of a pipeline in which every transformer is hooked."""
-    controller = controller or Recorder()
+    controller = Recorder()
     run = Run(pipe.scheduler, controller)
     slot = RunSlot(("attn",), "output")
     models = [getattr(pipe, name, None) for name in ("transformer", "transformer_2")]
