@@ -27,7 +27,7 @@ MAY_IMPORT: dict[str, str] = {
     "dqar.schedules": "dqar.cache dqar.config dqar.control dqar.foreign_files dqar.gate_table "
     "dqar.gates dqar.policy dqar.records dqar.registry dqar.snr dqar.validation",
     "dqar.integration": "dqar.cache dqar.config dqar.control dqar.finite_fields dqar.gate_table "
-    "dqar.policy dqar.records dqar.schedules dqar.signals dqar.snr",
+    "dqar.gates dqar.policy dqar.records dqar.schedules dqar.signals dqar.snr",
     "dqar.sharing": "dqar.finite_fields dqar.hub_files dqar.policy dqar.schedules",
     # The pipeline: shared packages, then the stages, which never import each other.
     "pipeline.choices": "",
@@ -60,7 +60,8 @@ MAY_IMPORT: dict[str, str] = {
     "pipeline.methods pipeline.models pipeline.progress pipeline.redaction pipeline.report "
     "pipeline.statistics pipeline.storage pipeline.tracking pipeline.tracking_flags",
     "pipeline.sample": "dqar pipeline.cluster pipeline.errors pipeline.flags pipeline.models "
-    "pipeline.progress pipeline.storage pipeline.tracking pipeline.tracking_flags",
+    "pipeline.progress pipeline.redaction pipeline.storage pipeline.tracking "
+    "pipeline.tracking_flags",
     "pipeline.doctor": "pipeline.cluster pipeline.errors pipeline.flags pipeline.models "
     "pipeline.redaction pipeline.storage pipeline.tracking",
     "pipeline.demo": "pipeline.errors pipeline.flags pipeline.storage pipeline.tracking",
@@ -112,14 +113,19 @@ ONE_IMPORTER: dict[str, str] = {
     "a subject apart from its importer's": "dqar.cache.salience_balancing dqar.control.manual "
     "dqar.control.run_state "
     "dqar.integration.compiled.plan_run "
-    "dqar.integration.compiled.step_variants "
+    "dqar.integration.compiled.stack_variant dqar.integration.compiled.step_variants "
+    "dqar.integration.diffusers_cache.apply dqar.integration.diffusers_cache.cache_run "
+    "dqar.integration.diffusers_cache.hooks dqar.integration.guidance.branch_order "
+    "dqar.integration.guidance.call_sequence "
+    "dqar.integration.guidance.prompt_length dqar.integration.guidance.stacking "
+    "dqar.integration.guidance.timestep_scale "
     "dqar.integration.engine.keys_and_values "
     "dqar.integration.engine.module_site dqar.integration.engine.patched_forward "
     "dqar.integration.salience_calibration "
     "dqar.schedules.interchange dqar.sharing.pretrained pipeline.collect.columns "
     "pipeline.flags.names pipeline.methods.defaults "
-    "pipeline.cluster.stuck_starts pipeline.evaluate.flops pipeline.evaluate.sweeps.dummy_dit "
-    "pipeline.methods.schedule_selection pipeline.methods.site_mixing "
+    "pipeline.cluster.actor_state pipeline.cluster.failed_starts pipeline.cluster.worker_wait "
+    "pipeline.evaluate.flops pipeline.evaluate.sweeps.dummy_dit pipeline.methods.site_mixing "
     "pipeline.methods.search.local_search pipeline.methods.search.predicted_error "
     "pipeline.methods.search.surrogate "
     "pipeline.report.frontier_axes pipeline.report.frontier_svg pipeline.report.page_tables "

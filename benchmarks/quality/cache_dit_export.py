@@ -30,6 +30,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from dqar.gate_table import GateTable
 from dqar.integration import PlannedDiT
 from dqar.schedules.static_plan import StaticPlan
 from dqar.signals import relative_error
@@ -170,9 +171,11 @@ def variants(stored: dict[str, Any], num_computed: int, num_layers: int) -> Iter
             forecast_order=one["forecast_order"] if order is None else order,
             feedback=gain,
         )
+        gates = GateTable.regular(sites, num_layers)
         return StaticPlan.of_mask(
-            schedule.mask(steps)[:, None].expand(-1, len(sites) * num_layers),
+            schedule.mask(steps)[:, None].expand(-1, gates.num_gates),
             sites=sites,
+            gates=gates,
             forecast_order=schedule.forecast_order,
             feedback=gain,
         )
@@ -184,6 +187,7 @@ def variants(stored: dict[str, Any], num_computed: int, num_layers: int) -> Iter
         "PlannedDiT": (plan(both, num_computed, None, gain), planned),
         "without feedback": (plan(both, num_computed, None, 0.0), planned),
         "and with site `block`": (plan(("block",), num_computed, None, 0.0), planned),
+        "or with site `stack`": (plan(("stack",), num_computed, None, 0.0), planned),
         "cache-dit": (plan(both, num_computed, None, gain), in_cache_dit),
         "cache-dit, order 1": (plan(both, num_computed, 1, gain), in_cache_dit),
         "cache-dit, order 0": (plan(both, num_computed, 0, gain), in_cache_dit),

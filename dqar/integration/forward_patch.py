@@ -63,7 +63,7 @@ def with_output(output: Any, change: Callable[[Any], Any]) -> Any:
     output itself is returned."""
     is_tuple = isinstance(output, tuple)
     before = output[0] if is_tuple else getattr(output, "sample", output)
-    after = _stacked(change, before) if isinstance(before, list) else change(before)
+    after = change(before)
     if after is before:
         return output
     if is_tuple:
@@ -72,13 +72,6 @@ def with_output(output: Any, change: Callable[[Any], Any]) -> Any:
         return after
     fields = output if isinstance(output, Mapping) else {}
     return type(output)(**{**fields, "sample": after})
-
-
-def _stacked(change: Callable[[Tensor], Tensor], before: list[Tensor]) -> list[Tensor]:
-    """Apply ``change`` to an output that is a list with a tensor for each row, as Z-Image's is."""
-    stacked = torch.stack(before)
-    after = change(stacked)
-    return before if after is stacked else list(after.unbind())
 
 
 @cache

@@ -51,6 +51,7 @@ def patch_pipeline(
     """
     refuse_patched(pipe)
     transformers = _transformers_of(pipe)
+    _refuse_other_timesteps(pipe)
     patched = patched_class(type(pipe), enter_found)
     object.__setattr__(pipe, "dqar", DQARWrapper(transformers, config, branches=branches))
     pipe.__class__ = patched
@@ -79,7 +80,7 @@ def enter_found(
     pipe: Any, bound: inspect.BoundArguments, controller: Any
 ) -> AbstractContextManager:
     """Enter the run of a call of a pipeline whose guidance is to be found."""
-    num_samples = expected_samples(bound.arguments)
+    num_samples = expected_samples(bound.arguments | bound.kwargs)
     return pipe.dqar.run(pipe.scheduler, num_samples=num_samples, controller=controller)
 
 
@@ -126,6 +127,15 @@ def _transformers_of(pipe: Any) -> tuple[Any, ...]:
             "Pass a pipeline of a diffusion transformer."
         )
     return transformers
+
+
+def _refuse_other_timesteps(pipe: Any) -> None:
+    if not hasattr(getattr(pipe, "scheduler", None), "set_timesteps"):
+        raise ValueError(
+            "The pipeline must have a scheduler, whose timesteps are its steps. Got "
+            f"{type(getattr(pipe, 'scheduler', None)).__name__}. Sample in a loop of your own "
+            "under DQARWrapper.run(scheduler)."
+        )
 
 
 def patched_class(stock: type, enter: Entering) -> type:

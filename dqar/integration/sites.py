@@ -27,6 +27,7 @@ from dqar.integration.engine.module_site import ATTENTIONS, ModuleSite
 from dqar.integration.engine.operator import Outputs
 from dqar.integration.engine.patched_forward import PatchedForward, SiteFn, patch
 from dqar.integration.engine.residual import PARTS
+from dqar.integration.engine.site_call import parameters_of
 from dqar.integration.engine.stack_site import StackSite
 from dqar.integration.forward_patch import Replacement
 from dqar.integration.run_slot import RunSlot
@@ -190,7 +191,7 @@ def _patched(placed: PlacedStack, site: str, slot: RunSlot) -> Iterator[PatchedF
             module = placed.module(described, place)
             if module is not None:
                 act = _module_act(module, described, site, placed.first_layer + place, slot)
-                yield patch(module, slot, act, _module_outputs(described))
+                yield patch(module, slot, act, _module_outputs(described, module))
 
 
 def _block_acts(placed: PlacedStack, site: str) -> list[SiteFn]:
@@ -222,13 +223,13 @@ def _block_outputs(stack: Stack, is_last: bool) -> Outputs | None:
     return Outputs(like=like, is_tuple=len(like) > 1)
 
 
-def _module_outputs(site: Site) -> Outputs | None:
-    streams = {part: stream for stream, part in PARTS.items()}
-    if any(name not in streams for name in site.returns):
-        return None
-    return Outputs(
-        like=tuple(streams[name] for name in site.returns), is_tuple=len(site.returns) > 1
-    )
+def _module_outputs(site: Site, module: nn.Module) -> Outputs | None:
+    """The form of what a module returns; None if it is unknown, so that no operator stands for
+    it."""
+    names = parameters_of(type(module))
+    streams = {part: stream for stream, part in PARTS.items()} | {"output": [*names, None][0]}
+    like = tuple(streams.get(name) for name in site.returns)
+    return Outputs(like=like, is_tuple=len(like) > 1) if {*like} <= {*names} else None
 
 
 def _refuse_chunks(block: Any) -> None:

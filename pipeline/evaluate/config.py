@@ -17,6 +17,7 @@ from pipeline.methods.base import GRIDS, CalibrationBudget, Comparison, Operatin
 from pipeline.methods.registry import chosen_methods
 from pipeline.models.model_info import ModelInfo
 from pipeline.models.sampling_choices import SAMPLER, SITES, STEPS, Sampler
+from pipeline.redaction import without_secrets
 
 FIGURES = (
     "reuse_ratio",
@@ -151,7 +152,8 @@ class EvaluateConfig(EvaluateSettings):
             "num_samples": self.num_samples,
             "sampler": self.sampler,
             "guidance": self.guidance_scale,
-            "model": self.model,
+            # A path may look like a URI with a token.
+            "model": without_secrets(self.model),
             "dtype": self.dtype,
             "seed": self.seed,
         }

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
+from dqar.config import DQARConfig
 from dqar.integration import families, patch_pipeline
 from dqar.integration.engine.lookup import known_families
 from tests.conformance import sampling, test_closed, test_reuse
@@ -105,9 +108,19 @@ def added(tmp_path, monkeypatch):
     sys.modules.pop(f"{families.__name__}.toy", None)
 
 
-def test_the_class_is_refused_without_the_file():
-    with pytest.raises(ValueError, match="Got ToyTransformer"):
-        patch_pipeline(toy_pipeline())
+def run(check: Callable[..., None], sites: tuple[str, ...]) -> None:
+    given = {"case": CASE, "pipe": toy_pipeline(), "references": References(), "sites": sites}
+    check(**{name: given[name] for name in inspect.signature(check).parameters})
+
+
+def test_sites_within_blocks_are_refused_without_the_file():
+    with pytest.raises(ValueError, match="Got 'attn' for a model with block, stack"):
+        patch_pipeline(toy_pipeline(), DQARConfig(sites=("attn",)))
+
+
+@pytest.mark.parametrize("sites", [("block",), ("stack",)], ids=",".join)
+def test_blocks_and_stacks_need_no_file(sites):
+    run(test_reuse.test_every_second_step_equals_the_replay, sites)
 
 
 @pytest.mark.parametrize("sites", [("attn", "ff"), ("block",), ("stack",)], ids=",".join)
@@ -122,7 +135,4 @@ def test_the_class_is_refused_without_the_file():
     ids=lambda check: check.__name__,
 )
 def test_the_family_passes_the_suite(added, check, sites):
-    given = {"case": CASE, "references": References(), "sites": sites}
-    names = check.__code__.co_varnames[: check.__code__.co_argcount]
-    given |= {"pipe": toy_pipeline()} if "pipe" in names else {}
-    check(**given)
+    run(check, sites)

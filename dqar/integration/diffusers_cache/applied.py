@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from dqar.control.controller import DQARController
 from dqar.control.summary import ReuseSummary
@@ -36,6 +37,8 @@ class AppliedCache:
         controller.bind(self.table, self.num_heads)
         if (plan := config.plan) is not None:
             plan.refuse_misfit(self.table, plan.timesteps or [0.0] * plan.steps)
+        if config.policy is not None:
+            _refuse_other_depth(config.policy.spec.num_layers, self.table.num_layers)
         ascends = type(transformer).__name__ in ASCENDING
         self.rises = ascends if config.rises is None else config.rises
         self._of_thread = threading.local()
@@ -53,6 +56,9 @@ class AppliedCache:
         Args:
             num_steps: number of steps, if the pipeline named it in ``cache_context``.
         """
+        if isinstance(call.timestep, Tensor):
+            # Read once: whether a call begins another run must be known before it.
+            call = replace(call, timestep=call.timestep.cpu())
         run = self.slot.run
         if not isinstance(run, CacheRun) or run.is_over(call):
             self.finish()
@@ -89,6 +95,14 @@ class AppliedCache:
     def summary(self) -> ReuseSummary:
         """Counts of what this thread's last run reused and computed."""
         return self.controller.summary()
+
+
+def _refuse_other_depth(trained: int, num_layers: int) -> None:
+    if trained not in (0, num_layers):
+        raise ValueError(
+            f"The policy must be trained for the model. Got one of {trained} blocks for "
+            f"{num_layers}. Pass the policy of this model."
+        )
 
 
 class CacheStepHook(StepHook):

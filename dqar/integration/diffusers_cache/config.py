@@ -49,6 +49,11 @@ class DQARCacheConfig:
             )
         if self.interval is not None and self.interval < 1:
             raise ValueError(f"interval must be at least 1. Got {self.interval}. Pass 2.")
+        if self.policy is not None and not self.policy.spec.steps:
+            raise ValueError(
+                "A policy must know its number of steps. Got one without. Patch the pipeline with "
+                "patch_pipeline, or train the policy again."
+            )
         if (reader := self.controller().snr_reader) is not None:
             raise ValueError(
                 f"A cache must not read the SNR, since it knows no scheduler. Got {reader}. Patch "
@@ -83,4 +88,4 @@ class DQARCacheConfig:
         """Number of steps; None if any number fits."""
         if self.plan is not None:
             return self.plan.steps
-        return None if self.policy is None else self.policy.spec.steps or None
+        return None if self.policy is None else self.policy.spec.steps

@@ -54,7 +54,7 @@ def class_names(transformer: Any) -> Iterator[str]:
         yield kind.__name__
     if type(transformer).__name__ == "Transformer2DModel":
         yield OLDER.get(str(transformer.config.norm_type), "")
-    blocks = getattr(transformer, "transformer_blocks", None) or [None]
+    blocks: Any = getattr(transformer, "transformer_blocks", None) or [None]
     if type(blocks[0]).__name__ == "BasicTransformerBlock":
         # A model of the user that is made of diffusers' blocks of a DiT.
         is_of_user = not type(transformer).__module__.startswith("diffusers.")

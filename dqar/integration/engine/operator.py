@@ -61,7 +61,7 @@ def number_of(module: PatchedModule) -> int:
 
 # Dynamo traces these functions and cannot trace a run-time type checker.
 @no_type_check
-def fits(outputs, args, kwargs) -> bool:
+def fits(outputs, names, args, kwargs) -> bool:
     """True if a graph can call the operator with these arguments.
 
     The operator has no gradient, returns its input's dtype (so no autocast), and takes tensors,
@@ -70,7 +70,9 @@ def fits(outputs, args, kwargs) -> bool:
     is_cast = torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda")
     if outputs is None or torch.is_grad_enabled() or is_cast:
         return False
-    return _is_plain(args) and _is_plain(kwargs)
+    given = [*names[: len(args)], *kwargs]
+    is_known = all([name is None or name in given for name in outputs.like])
+    return is_known and _is_plain(args) and _is_plain(kwargs)
 
 
 @no_type_check

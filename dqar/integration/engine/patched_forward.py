@@ -47,7 +47,7 @@ class PatchedForward(Replacement):
     def __call__(self, *args, **kwargs):
         if not self.slot.is_taken:
             return self.inner(*args, **kwargs)
-        if torch.compiler.is_compiling() and fits(self.outputs, args, kwargs):
+        if torch.compiler.is_compiling() and fits(self.outputs, self.names, args, kwargs):
             return called(self.number, self.outputs, args, kwargs)
         return self._through(args, kwargs)
 

@@ -1,1 +1,1 @@
-"""How a pipeline guides: which calls of its transformer belong to one step, and to which branch."""
+"""The guidance of a run: the calls of a transformer that belong to one step, and their branches."""

@@ -11,8 +11,8 @@ from dqar.integration.guidance.model_call import ModelCall, are_same_objects, eq
 from dqar.records import STACKED
 
 LEARNT = 2
-"""Steps that are compared by value. Later ones are told apart without waiting for the device, where
-the calls of the first ones could be."""
+"""Steps that are compared by value. Later ones are distinguished without waiting for the device,
+where the calls of the first ones could be."""
 
 
 @dataclass(kw_only=True, slots=True)

@@ -13,6 +13,9 @@ import torch
 from dqar import (
     DQARCacheConfig,
     DQARController,
+    DQARDiTWrapper,
+    PolicySpec,
+    ReusePolicy,
     apply_dqar_cache,
     export_plan,
     patch_pipeline,
@@ -76,6 +79,56 @@ def test_a_plan_is_followed_with_and_without_its_timesteps(pipe, images_of, with
     cache = apply_dqar_cache(pipe.transformer, DQARCacheConfig(plan=plan))
     assert torch.equal(images_of(pipe), reused)
     assert [math.ceil(count / 6) for count in cache.summary().by_step] == mask.int().tolist()
+
+
+def planned_policy(**changes: Any) -> ReusePolicy:
+    plans: dict[str, Any] = {"steps": STEPS, "plans": ((0,), (0, 1, 4))}
+    plans |= {"plan_errors": (0.2, 0.1)}
+    values: dict[str, Any] = {"features": ("log_gap",), "sites": ("attn",)} | plans
+    return ReusePolicy(PolicySpec(**(values | changes)))
+
+
+def test_a_policy_is_followed_for_its_number_of_steps(pipe, images_of):
+    policy = planned_policy()
+    controller = DQARController.of_policy(policy)
+    patch_pipeline(pipe, controller.config)
+    reused = images_of(pipe, controller=controller)
+    unpatch_pipeline(pipe)
+    cache = apply_dqar_cache(pipe.transformer, DQARCacheConfig(policy=policy))
+    assert torch.equal(images_of(pipe), reused)
+    assert cache.summary().by_step == controller.summary().by_step
+    remove_dqar_cache(pipe.transformer)
+    with pytest.raises(ValueError, match=r"trained for the model\. Got one of 5 blocks for 3"):
+        apply_dqar_cache(pipe.transformer, DQARCacheConfig(policy=planned_policy(num_layers=5)))
+    with pytest.raises(ValueError, match="must know its number of steps"):
+        DQARCacheConfig(policy=planned_policy(steps=0, plans=(), plan_errors=()))
+    snr = planned_policy(plans=(), plan_errors=(), features=("log_snr",))
+    with pytest.raises(ValueError, match="must not read the SNR"):
+        DQARCacheConfig(policy=snr)
+
+
+def test_a_plan_with_timesteps_is_followed_from_a_late_step(rig):
+    rig.scheduler.set_timesteps(rig.steps)
+    plan = export_plan(Interval(2), sites=("attn",), num_layers=LAYERS, scheduler=rig.scheduler)
+
+    def late(model: Any, start: int = 3) -> torch.Tensor:
+        latents = rig.noise
+        for timestep in rig.scheduler.timesteps[start:]:
+            given = {"timestep": timestep.expand(3), "class_labels": rig.labels}
+            output = model(latents, **given).sample[:, :1]
+            latents = rig.scheduler.step(output, timestep, latents).prev_sample
+        return latents
+
+    wrapper = DQARDiTWrapper(rig.model, controller=DQARController(plan.config(), gate=plan.gate()))
+    with torch.no_grad(), wrapper.run(rig.scheduler, num_branches=1):
+        expected = late(wrapper)
+    wrapper.unpatch()
+    cache = apply_dqar_cache(rig.model, DQARCacheConfig(plan=plan))
+    with torch.no_grad():
+        assert torch.equal(late(rig.model), expected)
+        assert cache.summary() == wrapper.controller.summary()
+        late(rig.model, start=0)
+        assert torch.equal(late(rig.model), expected)
 
 
 @pytest.mark.parametrize("name", ["flux_true_cfg", "sd35_slg", "lumina2_truncated", "z_image"])

@@ -44,7 +44,7 @@ class Case:
     timestep: Callable[[Tensor], Any] = lambda timestep: timestep
     """Timesteps of a call, from one for each row."""
 
-    def build(self) -> nn.Module:
+    def build(self) -> Any:
         """Build the transformer with weights that all matter."""
         import diffusers
 

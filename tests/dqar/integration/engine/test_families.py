@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -57,7 +58,7 @@ def replay(case: Any, model: Any, sites: tuple[str, ...], reuses: torch.Tensor) 
     handles, step = [], [0]
     whole = sites[0] in ("block", "stack")
 
-    def hook(module, args, kwargs, output, kept):
+    def hook(kept, module, args, kwargs, output):
         given = [*args, *kwargs.values()]
         outputs = output if isinstance(output, tuple) else (output,)
         entries = [
@@ -87,12 +88,7 @@ def replay(case: Any, model: Any, sites: tuple[str, ...], reuses: torch.Tensor) 
         return tuple(shown) if isinstance(output, tuple) else shown[0]
 
     for module in site_modules(model, sites):
-        kept: dict[int, torch.Tensor] = {}
-        handles.append(
-            module.register_forward_hook(
-                lambda *given, kept=kept: hook(*given, kept), with_kwargs=True
-            )
-        )
+        handles.append(module.register_forward_hook(partial(hook, {}), with_kwargs=True))
     latents = sample(case, model, [*range(len(reuses[0]))], lambda at: step.__setitem__(0, at))
     for handle in handles:
         handle.remove()
