@@ -64,7 +64,8 @@ MAY_IMPORT: dict[str, str] = {
     "pipeline.methods pipeline.models pipeline.progress pipeline.redaction pipeline.report "
     "pipeline.statistics pipeline.storage pipeline.tracking pipeline.tracking_flags",
     "pipeline.sample": "dqar pipeline.cluster pipeline.errors pipeline.flags pipeline.models "
-    "pipeline.progress pipeline.storage pipeline.tracking pipeline.tracking_flags",
+    "pipeline.progress pipeline.redaction pipeline.storage pipeline.tracking "
+    "pipeline.tracking_flags",
     "pipeline.doctor": "pipeline.cluster pipeline.errors pipeline.flags pipeline.models "
     "pipeline.redaction pipeline.storage pipeline.tracking",
     "pipeline.demo": "pipeline.errors pipeline.flags pipeline.storage pipeline.tracking",
@@ -108,8 +109,8 @@ ONE_IMPORTER: dict[str, str] = {
     "pipeline.demo.run pipeline.doctor.run pipeline.evaluate.run pipeline.evaluate.sweeps.run "
     "pipeline.models.digits_pretrain pipeline.sample.flags pipeline.sample.run "
     "pipeline.train.run pipeline.collect.flags",
-    "one step of a stage, as every stage has it": "pipeline.evaluate.driver "
-    "pipeline.evaluate.sweeps.driver pipeline.evaluate.sweeps.report pipeline.evaluate.session "
+    "one step of a stage, as every stage has it": "pipeline.evaluate.sweeps.driver "
+    "pipeline.evaluate.sweeps.report pipeline.evaluate.session "
     "pipeline.evaluate.report pipeline.evaluate.terminal_report",
     "a method, which the registry alone names": "pipeline.methods.fewer_steps "
     "pipeline.methods.interval pipeline.methods.learned_schedule "
@@ -129,8 +130,8 @@ ONE_IMPORTER: dict[str, str] = {
     "dqar.integration.salience_calibration "
     "dqar.schedules.interchange dqar.sharing.pretrained pipeline.collect.columns "
     "pipeline.flags.names pipeline.methods.defaults "
-    "pipeline.cluster.stuck_starts pipeline.evaluate.flops pipeline.evaluate.sweeps.dummy_dit "
-    "pipeline.methods.site_mixing "
+    "pipeline.cluster.actor_state pipeline.cluster.failed_starts pipeline.cluster.worker_wait "
+    "pipeline.evaluate.flops pipeline.evaluate.sweeps.dummy_dit pipeline.methods.site_mixing "
     "pipeline.methods.search.local_search pipeline.methods.search.predicted_error "
     "pipeline.methods.search.surrogate "
     "pipeline.report.frontier_axes pipeline.report.frontier_svg pipeline.report.page_tables "

@@ -181,6 +181,11 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--model", default="digits", help="model, as for jobs/evaluate.py")
     parser.add_argument("--num-samples", type=int, default=64, help="noise samples")
     parser.add_argument("--guidance-scale", type=float, help="default: that of the model")
+    parser.add_argument(
+        "--computed",
+        default=",".join(map(str, NUMBERS)),
+        help="numbers of computed steps; default: %(default)s",
+    )
     parser.add_argument("--cache-bits", type=int, default=8, help="bits of a cached value")
     arguments = parser.parse_args(argv)
     info = find_model(arguments.model)
@@ -193,14 +198,15 @@ def main(argv: list[str] | None = None) -> None:
     )
     result = {
         "command": f"python -m benchmarks.quality.stack_against_sites --model {arguments.model} "
-        f"--num-samples {arguments.num_samples} --cache-bits {arguments.cache_bits}",
+        f"--num-samples {arguments.num_samples} --cache-bits {arguments.cache_bits} "
+        f"--computed {arguments.computed}",
         "model_hash": info.model_hash,
         "steps": config.steps,
         "guidance_scale": config.guidance_scale,
         "seed": SEED,
         "machine": describe_machine("cpu"),
         "date": datetime.now(UTC).date().isoformat(),
-    } | compare_sites(config)
+    } | compare_sites(config, tuple(map(int, arguments.computed.split(","))))
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.write_text(json.dumps(result, indent=1) + "\n")
     print(tables(result))

@@ -14,10 +14,14 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import os
+import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -63,7 +67,8 @@ class Sampled:
     latents: Any
     labels: Any
     scheduler: Any
-    device: str
+    clock: Callable[[], float]
+    """Seconds of the wall clock, or of the process's CPU time."""
 
     def variant(self, way: Way) -> Variant:
         """Return the variant that samples with a way and notes the time of each step."""
@@ -72,13 +77,13 @@ class Sampled:
             way.begin()
             config = SamplerConfig(num_inference_steps=STEPS, guidance_scale=4.0)
             sampler = DQARSampler(way.model, self.scheduler, config)
-            ends = [clock(self.device)]
+            ends = [self.clock()]
             sampler.sample(
                 len(self.labels),
                 self.labels,
                 latents=self.latents,
                 controller=way.controller(),
-                on_step=lambda _: ends.append(clock(self.device)),
+                on_step=lambda _: ends.append(self.clock()),
             )
             # The first step includes what a run prepares, which the run's time includes too.
             way.seconds.append([end - begin for begin, end in itertools.pairwise(ends)])
@@ -87,7 +92,7 @@ class Sampled:
         return Variant(name=way.name, run=run)
 
 
-def sampled_of(timed_model: TimedModel) -> Sampled:
+def sampled_of(timed_model: TimedModel, *, by_cpu_time: bool = False) -> Sampled:
     """Return the start of every run: the latents and labels of the model's timed batch."""
     from diffusers import DDIMScheduler
 
@@ -96,7 +101,7 @@ def sampled_of(timed_model: TimedModel) -> Sampled:
         latents=batch.latents[: batch.num_samples],
         labels=batch.conditions["class_labels"][: batch.num_samples],
         scheduler=DDIMScheduler(num_train_timesteps=1000, clip_sample=False),
-        device=timed_model.device,
+        clock=time.process_time if by_cpu_time else partial(clock, timed_model.device),
     )
 
 
@@ -189,20 +194,32 @@ def measure(
     orders: tuple[int, ...] = (1, 2),
     budget_s: float | None = None,
     tell: Callable[[str], None] = print,
+    *,
+    by_cpu_time: bool = False,
+    without: tuple[str, ...] = (),
 ) -> dict[str, Any]:
-    """Time all ways of one model at one batch size; return the result's JSON."""
+    """Time the ways of one model at one batch size; return the result's JSON.
+
+    Args:
+        without: words of the names of ways that are left out, such as ``attn,ff``.
+    """
     started, timed_model = time.monotonic(), timed_model_of(settings)
-    sampled, ways = sampled_of(timed_model), list(ways_of(timed_model, settings, orders))
+    sampled = sampled_of(timed_model, by_cpu_time=by_cpu_time)
+    ways = list(ways_of(timed_model, settings, orders))
+    ways = [way for way in ways if not any(word in way.name for word in without)]
     variants = [sampled.variant(way) for way in ways]
-    timed = time_rounds(variants, rounds, settings.device, budget_s, tell)
-    for way in ways:  # the warm-up round
-        del way.seconds[0]
+    may_be_cold = settings.device == "cpu" and not settings.compiled
+    timed = time_rounds(variants, rounds, settings.device, budget_s, tell, may_be_cold=may_be_cold)
+    for way in ways if not timed.is_cold else ():
+        del way.seconds[0]  # the warm-up round
     return {
         **settings.facts(),
         "steps": STEPS,
         "computed_steps": [step for step, is_computed in enumerate(COMPUTED) if is_computed],
         "rounds": timed.count,
-        "stock_step_s": to_digits(statistics.median(timed.seconds["stock"])),
+        "is_cold": timed.is_cold,
+        "clock": "process CPU time" if by_cpu_time else "wall",
+        "stock_step_s": to_digits(statistics.median(map(_mean, ways[0].seconds))),
         "ways": [figures(ways[0], way) for way in ways[1:]],
         "seconds": round(time.monotonic() - started, 1),
     }
@@ -216,17 +233,36 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--quick", action="store_true", help="6 rounds of forecasts of order 1, 10 minutes"
     )
+    parser.add_argument(
+        "--orders", default="1,2", help="forecast orders, such as 1,2; default: 1,2"
+    )
+    parser.add_argument(
+        "--without", nargs="*", default=[], help="words of ways to leave out, such as attn,ff"
+    )
+    parser.add_argument(
+        "--cpu-time",
+        action="store_true",
+        help="time by the process's CPU time, on a CPU that other processes share",
+    )
     arguments = parser.parse_args(argv)
     settings = settings_of(parser, arguments)
     quick = {"rounds": 6, "orders": (1,), "budget_s": 600.0}
-    long = {"rounds": arguments.rounds, "budget_s": arguments.budget}
+    orders = tuple(map(int, arguments.orders.split(",")))
+    long = {"rounds": arguments.rounds, "orders": orders, "budget_s": arguments.budget}
     kept = {"keeps_memory": keep_memory()}
     result = measure(
         settings,
         **(quick if arguments.quick else long),
         tell=lambda line: print(line, flush=True),
+        by_cpu_time=arguments.cpu_time,
+        without=tuple(arguments.without),
     )
-    hand_over(result | kept, arguments.out)
+    command = [
+        "python -m benchmarks.timing.skipped_steps",
+        *(sys.argv[1:] if argv is None else argv),
+    ]
+    machine = {"cpu": platform.processor() or platform.machine(), "cores": os.cpu_count()}
+    hand_over(result | kept | machine | {"command": " ".join(command)}, arguments.out)
 
 
 if __name__ == "__main__":

@@ -212,7 +212,9 @@ class StepControl(ManualControl):
         if self._open is None:
             return
         opened, log = self._open, self._open.log
-        self._reasons.append(log.outcome)
+        computed = log.computed
+        reused = log.reused_beside(computed)
+        self._reasons.append(log.outcome_beside(reused))
         self._orders_shown.append(opened.inputs.order)
         if self.sink is not None:
             self.sink(
@@ -220,9 +222,7 @@ class StepControl(ManualControl):
                     inputs=opened.inputs, decision=log.decision, local_rel_error=log.local_error
                 )
             )
-        opened.entries.close_step(
-            opened.inputs.step, log.computed, log.reused, log.measured, log.compared
-        )
+        opened.entries.close_step(opened.inputs.step, computed, reused, log.measured, log.compared)
         self._open = None
 
     def drop_step(self) -> None:

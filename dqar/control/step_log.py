@@ -102,7 +102,9 @@ class StepLog:
         """True where a new value was cached."""
         computed = torch.zeros_like(self.decision.reuse)
         for gate, by_branch in self._committed.items():
-            computed[gate] = self._computed_by_all(gate, by_branch)
+            # Most gates compute all rows of a single call, for which no tensor is needed.
+            is_plain = gate not in self._reused and not any(by_branch.values())
+            computed[gate] = True if is_plain else self._computed_by_all(gate, by_branch)
         return computed
 
     def _computed_by_all(self, gate: int, by_branch: dict[str, Rows | None]) -> Bool[Tensor, " b"]:
@@ -121,16 +123,24 @@ class StepLog:
     @property
     def reused(self) -> Bool[Tensor, "g b"]:
         """True where a cached value was returned and no new value was computed."""
+        return self.reused_beside(self.computed)
+
+    def reused_beside(self, computed: Bool[Tensor, "g b"]) -> Bool[Tensor, "g b"]:
+        """Return :attr:`reused`, given :attr:`computed`."""
         used = torch.zeros_like(self.decision.reuse)
         for gate in self._reused:
             used[gate] = True
-        return self.decision.reuse & used & ~self.computed
+        return self.decision.reuse & used & ~computed
 
     @property
     def outcome(self) -> UInt8[Tensor, "g b"]:
         """Reasons of the decisions, with ``DECLINED`` where reuse was allowed and not used, and
         ``ABSENT`` where the gate's transformer was not called."""
-        is_declined = self.decision.reuse & ~self.reused
+        return self.outcome_beside(self.reused)
+
+    def outcome_beside(self, reused: Bool[Tensor, "g b"]) -> UInt8[Tensor, "g b"]:
+        """Return :attr:`outcome`, given :attr:`reused`."""
+        is_declined = self.decision.reuse & ~reused
         reasons = torch.where(is_declined, int(DecisionReason.DECLINED), self.decision.reason)
         return torch.where(self.present[:, None], reasons, int(DecisionReason.ABSENT))
 

@@ -58,6 +58,7 @@ class Run:
         self.num_rows = 0
         """Rows of the current call's batch."""
         self.snrs: list[float | None] = []
+        """Signal-to-noise ratio at each step; empty where no scheduler is known."""
 
     def before_call(self, call: ModelCall) -> None:
         """Open the controller's step of a call, or go on with the open one.
@@ -131,7 +132,8 @@ class Run:
 
     def _open_step(self, call: ModelCall) -> None:
         step, now = self.position.step or 0, self.position.now
-        opening = Step(index=step, total=self.position.total, timestep=now, snr=self.snrs[step])
+        snr = self.snrs[step] if self.snrs else None
+        opening = Step(index=step, total=self.position.total, timestep=now, snr=snr)
         is_tied = self.controller.config.branch_mode == "tied"
         columns = self.guidance.num_samples if is_tied else call.rows
         latent = latent_of_samples(call, columns)

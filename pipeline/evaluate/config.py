@@ -27,6 +27,7 @@ from pipeline.models.sampling_choices import (
     canonical_sampler,
     require_sampler,
 )
+from pipeline.redaction import without_secrets
 
 FIGURES = (
     "reuse_ratio",
@@ -176,7 +177,8 @@ class EvaluateConfig(EvaluateSettings):
             "num_samples": self.num_samples,
             "sampler": self.sampler,
             "guidance": self.guidance_scale,
-            "model": self.model,
+            # A path may look like a URI with a token.
+            "model": without_secrets(self.model),
             "dtype": self.dtype,
             "seed": self.seed,
         }

@@ -30,17 +30,21 @@ from pipeline.methods.schedule_selection import Candidate, ScheduleSelection
 
 
 def planned_points(
-    name: str, policy: ReusePolicy, comparison: Comparison, ask: Calibrate
+    name: str,
+    policy: ReusePolicy,
+    comparison: Comparison,
+    ask: Calibrate,
+    budget: CalibrationBudget,
 ) -> list[OperatingPoint]:
     """Return the best schedule for each reuse ratio of the grid, and for the error budget.
 
     Args:
         name: method name of the policy's rows.
         ask: runs calibration tasks.
+        budget: tuning budget, without what exploration took.
     """
     if "learned" not in comparison.methods:
         return []
-    budget = without_exploration(comparison.calibration_budget, policy.spec)
     selection = ScheduleSelection(policy, ask, budget)
     numbers = numbers_of(policy.spec, comparison.grid)
     error_budget = comparison.error_budget
@@ -112,8 +116,9 @@ class LearnedSchedule(Method):
         ]
 
     def tune(self, session: Session, budget: CalibrationBudget) -> CalibrationCost:
+        rest = without_exploration(budget, self.policy.spec)
         self._points = planned_points(
-            self.row_name, self.policy, session.comparison, session.calibrate
+            self.row_name, self.policy, session.comparison, session.calibrate, rest
         )
         explored = exploration_evaluations(self.policy.spec)
         return replace(session.cost, evaluations=session.cost.evaluations + explored)

@@ -35,6 +35,8 @@ SEARCHED_ON = ROUNDS[-1]
 """Calibration noise samples of successive halving and of the local search."""
 HELD_OUT = range(SEARCHED_ON, SEARCHED_ON + 16)
 """Calibration noise samples that only compare the search's result with its start."""
+PUT_ASIDE = SEARCHED_ON + 2 * len(HELD_OUT)
+"""Trajectories that a local search puts aside: its start on all samples, and the comparison."""
 GAINS = (0.3, 0.7)
 """Gains that plans with error feedback are also compared with: collections explore few gains."""
 NEIGHBOURS = 2
@@ -116,28 +118,30 @@ class ScheduleSelection:
         sources: dict[StepSchedule, ScheduleSource] = {
             one.schedule: one.source for one in reversed(options)
         }
-        is_exhaustive = self._spec.steps <= EXHAUSTIVE_STEPS
         before = self._measured.spent
-        share = 1.0 if is_exhaustive else HALVING_SHARE
+        share = HALVING_SHARE if self._has_local_search(trajectories) else 1.0
         ranked = halve([one.schedule for one in options], self._measured, int(share * trajectories))
         spent = (self._measured.spent - before) // self._spec.steps
-        found = ranked[0] if is_exhaustive else self._searched(ranked, trajectories - spent)
+        found = self._searched(ranked, trajectories - spent) if share < 1.0 else ranked[0]
         return Candidate(
             source=sources.get(found, "search"), schedule=found, error=self._error(found)
         )
 
+    def _has_local_search(self, trajectories: int) -> bool:
+        """True if a local search of some rounds is affordable, and not all masks are candidates."""
+        least = PUT_ASIDE + LEAST_ROUNDS * BLOCK * (TRIED + 1)
+        is_exhaustive = self._spec.steps <= EXHAUSTIVE_STEPS
+        return not is_exhaustive and (1.0 - HALVING_SHARE) * trajectories >= least
+
     def _searched(self, ranked: list[StepSchedule], trajectories: int) -> StepSchedule:
         """Return the better of the local search's result and its start, on held-out samples."""
         start = ranked[0]
-        put_aside = SEARCHED_ON + 2 * len(HELD_OUT)
-        if trajectories < put_aside + LEAST_ROUNDS * BLOCK * (TRIED + 1):
-            return start
         self._measured.errors([start], range(SEARCHED_ON))
         predicted = PredictedError(self._policy, self._measured.snrs)
         draws = random.Random(len(start))
         search = LocalSearch(start, self._measured, SEARCHED_ON, predicted, draws)
         search.know(ranked[1:4], range(ROUNDS[0]))
-        found = search.run(trajectories - put_aside)
+        found = search.run(trajectories - PUT_ASIDE)
         errors = self._measured.errors([found, start], HELD_OUT)
         difference, _ = paired_difference(errors[0], errors[1])
         return found if difference <= 0.0 else start

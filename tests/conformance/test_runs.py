@@ -153,3 +153,15 @@ def test_guidance_that_a_callback_ends(case, pipe, references, sites):
     steered = controller(sites, Interval(2))
     patch_pipeline(pipe, config(sites))
     assert torch.equal(sample(pipe, case, controller=steered, **options), wanted)
+
+
+@pytest.mark.parametrize("left_out", [0, 2], ids=["first", "last"])
+def test_guidance_that_leaves_out_an_end_of_the_stack(references, left_out):
+    """Blocks can be reused one by one; a stack without its first or last block is refused."""
+    case, options = CASES["sd35_slg"], {"skip_guidance_layers": [left_out]}
+    pipe = patch_pipeline(references.pipe(case), config(("block",)))
+    found = sample(pipe, case, controller=controller(("block",), Interval(2)), **options)
+    assert torch.equal(found, references.replay(case, ("block",), **options))
+    pipe = patch_pipeline(references.pipe(case), config(("stack",)))
+    with pytest.raises(ValueError, match=r"a reused stack must .* Reuse the site block"):
+        sample(pipe, case, controller=controller(("stack",), Interval(2)), **options)

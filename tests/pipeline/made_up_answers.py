@@ -11,13 +11,10 @@ import torch
 from dqar.gates.rules import MaskGate
 from dqar.policy.network import ReusePolicy
 from dqar.policy.spec import PolicySpec
-from pipeline.methods.base import COARSE, CalibrationCost, Comparison
+from pipeline.methods.base import COARSE, CalibrationBudget, CalibrationCost, Comparison
 from pipeline.methods.calibration import CalibrationResult, CalibrationTask
-from pipeline.methods.schedule_selection import FINAL_SAMPLES
 
-STEPS, NOISES = 20, len(FINAL_SAMPLES)
-CANDIDATES = 4
-"""The plan, and the even schedule with three orders of forecasts."""
+STEPS = 20
 PLANS = tuple((0, *range(STEPS - number + 1, STEPS)) for number in range(2, STEPS + 1))
 """Of each number of steps from 2 on, late ones: none is even but the last."""
 
@@ -83,10 +80,11 @@ class MadeUpSession:
         return self.answer(list(tasks))
 
 
-def comparison(error_budget=None, methods=("learned",)):
+def comparison(error_budget=None, methods=("learned",), evaluations=None):
     return Comparison(
         methods=methods,
         policies={"learned": planned_policy()},
         grid=COARSE,
         error_budget=error_budget,
+        calibration_budget=CalibrationBudget(evaluations=evaluations),
     )

@@ -109,6 +109,12 @@ class StackSite:
             return controller.through(self.layer, "stack", ask), None
         except _RowsAsked as asked:
             return None, asked.rows
+        except KeyError as missing:
+            raise ValueError(
+                "The blocks of a reused stack must all run, the last one included. Got a call that "
+                f"left out the last of {self.stack.path}, so that it has no residual. Reuse the "
+                "site block."
+            ) from missing
 
     def _handed_on(self, place: int, call: SiteCall, reused: Parts) -> Any:
         return rebuilt(self._layouts.get(place), streams_of(call, self.stack.streams) | reused)

@@ -10,6 +10,7 @@ from pipeline.evaluate.config import EvaluateConfig
 from pipeline.evaluate.sweeps.flags import AblationGrid, DummySweep, ModelSweep
 from pipeline.evaluate.sweeps.grids import CacheBits, ScheduleGrid
 from pipeline.models.sampling_choices import canonical_sampler
+from pipeline.redaction import without_secrets
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -81,4 +82,7 @@ class ThresholdConfig(DummySweep):
 def settings_of(config: SweepConfig | ThresholdConfig) -> dict[str, Any]:
     """Return the settings as sweep.json stores them: kind and grid first, where there are any."""
     fields = asdict(config)
+    if "model" in fields:
+        # A path may look like a URI with a token.
+        fields["model"] = without_secrets(fields["model"])
     return {name: fields[name] for name in ("kind", "grid", *fields) if name in fields}

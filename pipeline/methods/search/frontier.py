@@ -33,7 +33,7 @@ def shared_trajectories(
     return max(0, left // points_left)
 
 
-UNBOUNDED_TRAJECTORIES = 1000
+UNBOUNDED_TRAJECTORIES = 400
 """Trajectories of a point where the evaluation sets no budget."""
 
 

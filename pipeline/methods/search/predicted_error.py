@@ -12,7 +12,7 @@ from dqar.policy.network import ReusePolicy
 from dqar.policy.planner import step_damage
 from dqar.step_schedule import ReuseSetting, StepSchedule
 
-GAIN_STEP = 0.1
+GAIN_STEP = 0.25
 """Gains are rounded to multiples of it, as every gain takes a table of its own."""
 LEAST_DAMAGE = 1e-18
 """Damage below it counts as equal to it, so that the logarithm is finite."""
@@ -29,9 +29,15 @@ class PredictedError:
     def __init__(self, policy: ReusePolicy, snrs: list[float]) -> None:
         self._policy, self._snrs = policy, snrs
         self._tables: dict[ReuseSetting, Float[Tensor, "t k s c"]] = {}
+        self._known: dict[StepSchedule, float] = {}
 
     def __call__(self, schedule: StepSchedule) -> float:
         """Return half of the log of the summed damage; gaps beyond the largest count as it."""
+        if schedule not in self._known:
+            self._known[schedule] = self._predict(schedule)
+        return self._known[schedule]
+
+    def _predict(self, schedule: StepSchedule) -> float:
         table = self._table(schedule)
         last_gap, last_span = table.shape[1] - 1, table.shape[2] - 1
         total, computed = 0.0, schedule.computed
@@ -48,7 +54,7 @@ class PredictedError:
     def _table(self, schedule: StepSchedule) -> Float[Tensor, "t k s c"]:
         order, gain = schedule.forecast_order, round(schedule.feedback / GAIN_STEP) * GAIN_STEP
         if (order, gain) not in self._tables:
-            gap = self._policy.spec.max_gap
+            gap = min(self._policy.spec.max_gap, len(self._snrs) - 1)
             damage = step_damage(self._policy, self._snrs, order, gap, gain)
             self._tables[order, gain] = torch.as_tensor(damage)
         return self._tables[order, gain]

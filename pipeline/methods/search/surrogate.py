@@ -94,10 +94,12 @@ class Surrogate:
     def _likeness(self, some: Sequence[StepSchedule], others: Sequence[StepSchedule]) -> np.ndarray:
         moves, other_moves = self._moves(some), self._moves(others)
         distance = ((moves[:, None] - other_moves[None]) ** 2).sum(axis=2) / LENGTH**2
+        # The exponential kernel: errors are rough from one step to the next (docs/LOG.md), and a
+        # smooth kernel would extrapolate the slope between two measured neighbours.
         gains = _column(some, "feedback")[:, None] - _column(others, "feedback")[None]
         same = _column(some, "forecast_order")[:, None] == _column(others, "forecast_order")[None]
         factor = np.where(same, 1.0, OTHER_ORDER)
-        return SPREAD**2 * factor * np.exp(-0.5 * (distance + (gains / GAIN_LENGTH) ** 2))
+        return SPREAD**2 * factor * np.exp(-np.sqrt(distance + (gains / GAIN_LENGTH) ** 2))
 
     def _moves(self, schedules: Sequence[StepSchedule]) -> np.ndarray:
         """Return how far each computed step is from the reference's, in gaps of the reference."""

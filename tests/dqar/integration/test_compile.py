@@ -158,7 +158,7 @@ def test_module_compiled_in_place(rig):
     assert torch.equal(rig.sample(wrapper), uncompiled.latents)
 
 
-@pytest.mark.parametrize("is_first", [False, True])
+@pytest.mark.parametrize("is_first", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_pipeline_with_a_compiled_transformer(pipe, images_of, is_first):
     stock = images_of(pipe)
     patch_dit_pipeline(pipe)

@@ -139,8 +139,11 @@ def test_branches_whose_order_is_known_share_values():
 
 
 def test_branches_in_calls_of_their_own_share_no_values():
-    for changes in ({"cross_branch_threshold": 9.0}, {"branch_mode": "independent"}):
-        pipe = patch_pipeline(pipe_of("flux_true_cfg"), DQARConfig(sites=("ff",), **changes))
+    for config in (
+        DQARConfig(sites=("ff",), cross_branch_threshold=9.0),
+        DQARConfig(sites=("ff",), branch_mode="independent"),
+    ):
+        pipe = patch_pipeline(pipe_of("flux_true_cfg"), config)
         with pytest.raises(ValueError, match="must be tied, and not share values"):
             sampled("flux_true_cfg", pipe)
 

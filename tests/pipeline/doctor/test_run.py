@@ -61,6 +61,7 @@ def test_nodes_carry_resources_and_labels(pretended):
     assert node["Labels"]["ray.io/accelerator-type"] == "A100"
 
 
+@pytest.mark.slow
 def test_a_sound_machine_has_nothing_but_sound_findings(check_all, tmp_path):
     findings = check_all(
         out=str(tmp_path / "traces"),

@@ -82,8 +82,9 @@ def test_a_plan_is_followed_with_and_without_its_timesteps(pipe, images_of, with
 
 
 def planned_policy(**changes: Any) -> ReusePolicy:
-    plans = {"steps": STEPS, "plans": ((0,), (0, 1, 4)), "plan_errors": (0.2, 0.1)}
-    values = {"features": ("log_gap",), "sites": ("attn",)} | plans
+    plans: dict[str, Any] = {"steps": STEPS, "plans": ((0,), (0, 1, 4))}
+    plans |= {"plan_errors": (0.2, 0.1)}
+    values: dict[str, Any] = {"features": ("log_gap",), "sites": ("attn",)} | plans
     return ReusePolicy(PolicySpec(**(values | changes)))
 
 

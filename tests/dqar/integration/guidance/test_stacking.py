@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -29,6 +31,11 @@ def test_samples_of_equal_noise_are_told_from_branches_by_their_number(expected,
     assert count_branches(torch.ones(4, 3), expected) == branches
 
 
+def lengths_of(call: ModelCall, *branches: str) -> Any:
+    found = prompt_lengths(call, 2, branches)
+    return found if isinstance(found, int) else found.tolist()
+
+
 def call_of(rows: int = 4, **arguments) -> ModelCall:
     return ModelCall(latent=torch.zeros(rows, 2), timestep=1.0, arguments=arguments)
 
@@ -42,18 +49,15 @@ MASK = torch.tensor([[1, 0, 0], [1, 1, 0], [1, 1, 1], [1, 1, 0]])
 )
 def test_the_conditional_branch_has_the_prompt(branches, lengths):
     call = call_of(encoder_attention_mask=MASK, encoder_hidden_states=torch.zeros(4, 3, 8))
-    assert prompt_lengths(call, 2, branches).tolist() == lengths
+    assert lengths_of(call, *branches) == lengths
 
 
 def test_embeddings_without_a_mask_count_their_padding():
-    assert prompt_lengths(call_of(encoder_hidden_states=torch.zeros(4, 7, 8)), 2, ()).tolist() == [
-        7,
-        7,
-    ]
+    assert lengths_of(call_of(encoder_hidden_states=torch.zeros(4, 7, 8))) == [7, 7]
     caps = [torch.zeros(n, 8) for n in (3, 5, 4, 2)]
-    assert prompt_lengths(call_of(cap_feats=caps), 2, ("cond", "uncond")).tolist() == [3, 5]
+    assert lengths_of(call_of(cap_feats=caps), "cond", "uncond") == [3, 5]
 
 
 @pytest.mark.parametrize("arguments", [{}, {"class_labels": torch.zeros(4)}])
 def test_a_class_label_is_sixteen_tokens(arguments):
-    assert prompt_lengths(call_of(**arguments), 2, ()) == 16
+    assert lengths_of(call_of(**arguments)) == 16
