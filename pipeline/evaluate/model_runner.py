@@ -147,8 +147,8 @@ class ModelRunner:
             assert steps is not None
             noise, labels = self.draw(purpose, missing)
             latents, _ = self.sample(noise, labels, steps, None, sampler)
-            keys = [(purpose, one) for one in missing]
-            self._solutions.update(zip(keys, latents, strict=True))
+            for one, solved in zip(missing, latents, strict=True):
+                self._solutions[purpose, one] = solved
         return torch.stack([self._solutions[purpose, one] for one in indices])
 
     def _measure_balance(self) -> dict[PartKey, Tensor] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import diffusers
 import pytest
@@ -57,7 +58,8 @@ def run(scheduler, sample):
         if hasattr(scheduler, "scale_model_input"):
             scheduler.scale_model_input(sample, timestep)
         if isinstance(scheduler, diffusers.CogVideoXDPMScheduler):
-            sample = scheduler.step(output, None, timestep, timestep, sample, return_dict=False)[0]
+            step: Any = scheduler.step  # None where there is no estimate of the clean sample yet
+            sample = step(output, None, timestep, timestep, sample, return_dict=False)[0]
         elif isinstance(scheduler, diffusers.DDPMWuerstchenScheduler):
             sample = scheduler.step(output, timestep.reshape(1), sample)[0]
         else:

@@ -13,10 +13,10 @@ from dqar.signals import relative_error
 from pipeline.evaluate.answer_cache import ResultCache
 from pipeline.evaluate.config import EvaluateConfig
 from pipeline.evaluate.result_rows import solution_columns
-from pipeline.evaluate.tasks import EvalTask, solve
+from pipeline.evaluate.tasks import EvalTask, EvalTaskResult, solve
 from pipeline.evaluate.worker import EvaluationWorker
 from pipeline.methods.base import OperatingPoint
-from pipeline.methods.task import SolutionTask
+from pipeline.methods.task import Solutions, SolutionTask
 from pipeline.models.noise import draw_noise
 from pipeline.models.schedulers import load_scheduler
 
@@ -111,13 +111,13 @@ def test_solutions_are_part_of_a_tasks_key_and_survive_the_cache(tmp_path, worke
     solved = worker.do(task)
     kept.keep(task, solved)
     found = kept.take(task)
-    assert found is not None
+    assert isinstance(found, Solutions)
     assert torch.equal(found.latents, solved.latents)
     part = EvalTask(point=POINTS[1], start=0, stop=2, solutions=solved.latents)
     measured = worker.do(part)
     kept.keep(part, measured)
     again = kept.take(part)
-    assert again is not None
+    assert isinstance(again, EvalTaskResult)
     assert again.metrics.solution_errors == measured.metrics.solution_errors
     assert kept.take(replace(part, solutions=solved.latents + 1)) is None
     assert kept.take(replace(part, solutions=None)) is None

@@ -96,6 +96,7 @@ def test_the_best_solver_of_each_number_of_steps_is_shipped(runner, tuning):
             .mean_log
             for sampler in SAMPLERS
         }
+        assert point.sampler is not None
         assert scores[point.sampler] == pytest.approx(min(scores.values()), abs=1e-4)
 
 
