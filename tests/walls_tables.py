@@ -98,8 +98,8 @@ ONE_IMPORTER: dict[str, str] = {
     "pipeline.demo.run pipeline.doctor.run pipeline.evaluate.run pipeline.evaluate.sweeps.run "
     "pipeline.models.digits_pretrain pipeline.sample.flags pipeline.sample.run "
     "pipeline.train.run pipeline.collect.flags",
-    "one step of a stage, as every stage has it": "pipeline.evaluate.driver "
-    "pipeline.evaluate.sweeps.driver pipeline.evaluate.sweeps.report pipeline.evaluate.session "
+    "one step of a stage, as every stage has it": "pipeline.evaluate.sweeps.driver "
+    "pipeline.evaluate.sweeps.report pipeline.evaluate.session "
     "pipeline.evaluate.report pipeline.evaluate.terminal_report",
     "a method, which the registry alone names": "pipeline.methods.baseline "
     "pipeline.methods.fewer_steps pipeline.methods.interval pipeline.methods.learned_schedule "
