@@ -56,9 +56,10 @@ COARSE = SweepGrid(
 """Settings on both sides of 2x and 3x fewer FLOPs, where attention and feed-forward are reused."""
 GRIDS = {"fine": FINE, "coarse": COARSE}
 """Sweep grids by name, as the command line takes them."""
-ScheduleSource = Literal["policy", "alternative", "uniform", "spaced", "search"]
+ScheduleSource = Literal["policy", "alternative", "uniform", "spaced", "stretches", "search"]
 """Origin of a schedule: planned by the policy, an alternative that the policy's training made, the
-same number of computed steps spread evenly or by a spacing rule, or a search's local moves."""
+same number of computed steps spread evenly or by a spacing rule, the minimax path over stretches,
+or a search's local moves."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -26,7 +26,8 @@ from pipeline.methods.base import (
     budget_label,
 )
 from pipeline.methods.learned_gate import LearnedGate
-from pipeline.methods.schedule_selection import Candidate, ScheduleSelection
+from pipeline.methods.schedule_selection import ScheduleSelection
+from pipeline.methods.search.candidates import Candidate
 
 
 def planned_points(

@@ -1,7 +1,8 @@
 """Selection of a policy's schedules: the model proposes, measurement decides.
 
 The candidates for a number of computed steps are the policy's own plan, the alternatives of its
-training, spacing rules, even schedules, and what was best for the neighbouring numbers. Successive
+training, minimax paths over stretches, spacing rules, even schedules, and what was best for the
+neighbouring numbers. Successive
 halving on calibration noise compares them (:mod:`pipeline.methods.search.halving`); a local search
 by the damage model and a Gaussian process goes on from the best
 (:mod:`pipeline.methods.search.local_search`); and noise samples that neither saw say whether its
@@ -12,57 +13,45 @@ are candidates.
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, field, replace
-from itertools import combinations, zip_longest
 
-import numpy as np
+from jaxtyping import Float
+from numpy import ndarray
 
 from dqar.policy.network import ReusePolicy
-from dqar.policy.spec import PolicySpec
-from dqar.step_schedule import ReuseSetting, StepSchedule
+from dqar.step_schedule import StepSchedule
 from pipeline.methods.base import Calibrate, CalibrationBudget, ScheduleSource
+from pipeline.methods.search.candidates import (
+    EXHAUSTIVE_STEPS,
+    Candidate,
+    candidates,
+    scheduled,
+    with_number,
+)
 from pipeline.methods.search.frontier import shared_trajectories
 from pipeline.methods.search.halving import ROUNDS, halve
 from pipeline.methods.search.local_search import BLOCK, TRIED, LocalSearch
 from pipeline.methods.search.measured_errors import MeasuredErrors
 from pipeline.methods.search.objective import paired_difference
 from pipeline.methods.search.predicted_error import PredictedError
-from pipeline.methods.search.spacing import distinct_steps, first_spacings
+from pipeline.methods.search.spacing import SETTINGS
+from pipeline.methods.search.stretches import can_afford_stretches, minimax_path, stretch_weights
 
 HALVING_SHARE = 0.45
 """Share of a number's trajectories for successive halving; the rest is for the local search."""
+STRETCH_SHARE = 0.25
+"""Share of the tuning budget that measures stretches one at a time, once for all numbers."""
+UNBOUNDED_STRETCHES = 1600
+"""Trajectories that :data:`STRETCH_SHARE` is of where the evaluation sets no budget."""
 SEARCHED_ON = ROUNDS[-1]
 """Calibration noise samples of successive halving and of the local search."""
 HELD_OUT = range(SEARCHED_ON, SEARCHED_ON + 16)
 """Calibration noise samples that only compare the search's result with its start."""
 PUT_ASIDE = SEARCHED_ON + 2 * len(HELD_OUT)
 """Trajectories that a local search puts aside: its start on all samples, and the comparison."""
-GAINS = (0.3, 0.7)
-"""Gains that plans with error feedback are also compared with: collections explore few gains."""
 NEIGHBOURS = 2
 """Chosen schedules of other numbers of computed steps that a number starts from, the nearest."""
-EXHAUSTIVE_STEPS = 8
-"""Sampling steps up to which every mask is a candidate."""
 LEAST_ROUNDS = 2
 """Rounds below which the local search is left out."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Candidate:
-    """A candidate schedule, its origin, and its measured error."""
-
-    source: ScheduleSource
-    """Origin of the schedule."""
-    schedule: StepSchedule
-    """Computed steps, forecast order and gain."""
-    error: float = field(default=float("inf"), compare=False)
-    """Mean relative L2 error against the reference samples, on calibration noise; infinite until
-    measured. The schedule was chosen on these samples: expect a slightly larger error on others."""
-
-
-def uniform_steps(steps: int, number: int) -> tuple[int, ...]:
-    """Return ``number`` steps spread evenly over ``steps``, from step 0 on."""
-    return tuple(index * steps // number for index in range(number))
 
 
 class ScheduleSelection:
@@ -78,6 +67,16 @@ class ScheduleSelection:
         self._policy, self._spec, self._budget = policy, policy.spec, budget
         self._measured = MeasuredErrors(ask, policy.spec.steps)
         self._chosen: dict[int, Candidate] = {}
+        self._weights = self._stretch_weights()
+
+    def _stretch_weights(self) -> Float[ndarray, "t l"] | None:
+        """Measure stretches one at a time; None where the budget or the steps are too few."""
+        allowed = self._budget.trajectories(self._spec.steps, HELD_OUT.stop)
+        share = int(STRETCH_SHARE * (UNBOUNDED_STRETCHES if allowed is None else allowed))
+        steps = self._spec.steps
+        if steps <= EXHAUSTIVE_STEPS or not can_afford_stretches(steps, share):
+            return None
+        return stretch_weights(self._measured, share)
 
     def select(self, numbers: list[int], points_to_come: int = 0) -> list[Candidate]:
         """Return the chosen schedule for each number of computed steps, fewest first.
@@ -159,70 +158,12 @@ class ScheduleSelection:
             for one in near[:NEIGHBOURS]
         ]
         planned = candidates(spec, number)
-        return list(dict.fromkeys([planned[0], *resampled, *planned[1:]]))
+        stretched = [] if self._weights is None else self._stretched(self._weights, number)
+        return list(dict.fromkeys([planned[0], *stretched, *resampled, *planned[1:]]))
 
-
-def with_number(schedule: StepSchedule, number: int, steps: int) -> StepSchedule:
-    """Return a schedule of the same spacing with another number of computed steps."""
-    count = len(schedule)
-    places = np.interp(
-        np.linspace(0, count - 1, number), np.arange(count), np.array(schedule.computed)
-    )
-    return replace(schedule, computed=distinct_steps(places.tolist(), steps))
-
-
-def candidates(spec: PolicySpec, number: int) -> list[Candidate]:
-    """Return the candidates with one number of computed steps, the most promising first.
-
-    These are the policy's own schedule, then in turns: the alternatives of its training, spacing
-    rules, and even schedules, each with the forecast orders and gains of training, and all of these
-    with other gains. With few sampling steps every mask follows.
-    """
-    own = Candidate(source="policy", schedule=spec.schedule_of(number))
-    rivals = [one for one in spec.rivals if len(one) == number]
-    planned = [
-        Candidate(source="alternative", schedule=one)
-        for one in sorted(rivals, key=lambda one: (one.forecast_order == 0, -one.feedback))
-    ]
-    planned += [other for one in [own, *planned] for other in _gains_around(one)]
-    spaced = [
-        Candidate(source="spaced", schedule=one.schedule(number, spec.steps))
-        for one in first_spacings()
-    ]
-    even = [
-        Candidate(source="uniform", schedule=_scheduled(uniform_steps(spec.steps, number), setting))
-        for setting in _settings(spec)
-    ]
-    turns = zip_longest(planned[::2], planned[1::2], spaced, even)
-    mixed = [one for turn in turns for one in turn if one is not None]
-    return list(dict.fromkeys([own, *mixed, *_all_masks(spec, number)]))
-
-
-def _all_masks(spec: PolicySpec, number: int) -> list[Candidate]:
-    if spec.steps > EXHAUSTIVE_STEPS:
-        return []
-    return [
-        Candidate(source="search", schedule=_scheduled((0, *later), setting))
-        for later in combinations(range(1, spec.steps), number - 1)
-        for setting in _settings(spec)
-    ]
-
-
-def _settings(spec: PolicySpec) -> list[ReuseSetting]:
-    """Return the forecast orders and gains of a training, and each order without feedback."""
-    without = [(order, 0.0) for order in range(spec.forecast_order + 1)]
-    return list(dict.fromkeys([spec.setting, *(one.setting for one in spec.rivals), *without]))
-
-
-def _scheduled(computed: tuple[int, ...], setting: ReuseSetting) -> StepSchedule:
-    return StepSchedule(computed=computed, forecast_order=setting[0], feedback=setting[1])
-
-
-def _gains_around(candidate: Candidate) -> list[Candidate]:
-    """Return a schedule that uses error feedback with other gains."""
-    if not candidate.schedule.feedback:
-        return []
-    return [
-        Candidate(source="alternative", schedule=candidate.schedule.with_feedback(gain))
-        for gain in GAINS
-    ]
+    def _stretched(self, weights: Float[ndarray, "t l"], number: int) -> list[Candidate]:
+        computed = minimax_path(weights, number)
+        return [
+            Candidate(source="stretches", schedule=scheduled(computed, setting))
+            for setting in SETTINGS
+        ]

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from pipeline.methods.base import COARSE, CalibrationBudget, Comparison
-from pipeline.methods.one_stretch import OneStretch, minimax_path, stretch_weights
+from pipeline.methods.one_stretch import OneStretch
 from pipeline.methods.search.frontier import numbers_of_grid
+from pipeline.methods.search.stretches import minimax_path, stretch_weights
 from tests.pipeline.made_up_answers import MadeUpSession
 from tests.pipeline.methods.search.made_up_errors import made_up, result_of
 
