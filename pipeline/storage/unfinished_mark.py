@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dqar.regular_file import read_regular
-
 MARK = "_unfinished"
 """Name of the file; it holds the name of the file that the stage writes last."""
 
 
 def is_unfinished(folder: Path, last: str) -> bool:
     """Return True if a run that writes ``last`` at its end was interrupted in a folder."""
+    # Imported here, since the package dqar imports torch, which --help must not load.
+    from dqar.regular_file import read_regular
+
     try:
         return read_regular(folder / MARK, 1 << 10) == mark_of(last)
     except OSError:

@@ -18,6 +18,7 @@ from dqar.control.controller import DQARController
 from dqar.gates.base import AllOf, Gate
 from dqar.gates.rules import EntropyBelow, Interval, MaskGate, NeverReuse, Staleness
 from dqar.integration import DQARDiTWrapper, schedule_position
+from dqar.integration.schedule_position import SchedulePosition
 
 STEPS, SAMPLES = 4, 3
 
@@ -35,14 +36,19 @@ def meta_timesteps_are_next(monkeypatch):
             return AnyTimestep()
         return read(timestep)
 
+    distance = SchedulePosition._distance
+
+    def near(self, given, entry, scale):
+        return 0.0 if isinstance(given, AnyTimestep) else distance(self, given, entry, scale)
+
     monkeypatch.setattr(schedule_position, "_value", value)
+    monkeypatch.setattr(SchedulePosition, "_distance", near)
 
 
 class AnyTimestep:
     """A timestep that equals each entry of a schedule."""
 
-    def equals(self, entry):
-        return True
+    dtype = None
 
 
 class Operators(TorchDispatchMode):
