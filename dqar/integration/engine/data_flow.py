@@ -66,6 +66,9 @@ class _Computed:
     act: Any
     call: SiteCall
     returned: Any
+    """What it returned; the model may have written to it since."""
+    values: Any
+    """A copy of what it returned."""
 
 
 class StreamSearch:
@@ -93,12 +96,14 @@ class StreamSearch:
             before: _Computed | None = getattr(self._of_thread, "before", None)
             if place == 0 or before is None:
                 returned = call.computed()
-                self._of_thread.before = _Computed(act=act, call=call, returned=returned)
+                self._of_thread.before = _Computed(
+                    act=act, call=call, returned=returned, values=_copied(returned)
+                )
                 return returned
             self._end(before.returned, call)
             self._of_thread.before = None
             # The first block goes through the controller now, with what it returned.
-            before.act(controller, replace(before.call, inner=lambda *_, **__: before.returned))
+            before.act(controller, replace(before.call, inner=lambda *_, **__: before.values))
             return act(controller, call)
 
         return run
@@ -128,6 +133,12 @@ def streams_between(returned: Any, call: SiteCall) -> list[str | None]:
         else None
         for output in outputs
     ]
+
+
+def _copied(returned: Any) -> Any:
+    if isinstance(returned, tuple):
+        return tuple(map(_copied, returned))
+    return returned.clone() if isinstance(returned, Tensor) else returned
 
 
 def _refuse_another_registration(kind: type[nn.Module], streams: list[str | None]) -> None:
