@@ -113,3 +113,9 @@ def test_reuse_is_that_of_the_replay(distance, kind, added, site):
 def test_blocks_that_write_to_their_stream_are_refused(site):
     with pytest.raises(ValueError, match="writes to its output in place"):
         run(Model(InPlace), site)
+
+
+@both_sites
+def test_blocks_that_run_twice_are_refused(site):
+    with pytest.raises(ValueError, match=f"second run of the site {site} of layer 0"):
+        run(Model(Block, runs=2), site)
