@@ -170,14 +170,23 @@ def detach(patches: list[Replacement]) -> None:
     Raises:
         ValueError: if a module was patched again later.
     """
+    refuse_later_patches(patches)
+    for patched in patches:
+        patched.restore()
+    patches.clear()
+
+
+def refuse_later_patches(patches: list[Replacement]) -> None:
+    """Refuse to remove patches that others were put on.
+
+    Raises:
+        ValueError: saying which come off first.
+    """
     if not all(patched.is_on_top for patched in patches):
         raise ValueError(
             "Patches must come off in the reverse order. Got a module that was patched again "
             "later. Remove the later patch first."
         )
-    for patched in patches:
-        patched.restore()
-    patches.clear()
 
 
 def _patched(placed: PlacedStack, site: str, slot: RunSlot) -> Iterator[PatchedForward]:
