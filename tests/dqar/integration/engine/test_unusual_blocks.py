@@ -119,3 +119,12 @@ def test_blocks_that_write_to_their_stream_are_refused(site):
 def test_blocks_that_run_twice_are_refused(site):
     with pytest.raises(ValueError, match=f"second run of the site {site} of layer 0"):
         run(Model(Block, runs=2), site)
+
+
+@both_sites
+def test_a_block_in_several_places_is_refused_when_patched(site):
+    model = Model(Block)
+    model.layers = nn.ModuleList([model.layers[0]] * 3)
+    with pytest.raises(ValueError, match=f"one Block as the site {site} of several blocks"):
+        run(model, site)
+    assert "forward" not in vars(model.layers[0])
