@@ -34,7 +34,7 @@ class Block(nn.Module):
 
 
 class ByPlace(Block):
-    def forward(self, *given: Tensor) -> Tensor:
+    def forward(self, *given: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride] by place
         return super().forward(given[0])
 
 
@@ -112,6 +112,13 @@ def test_reuse_is_that_of_the_replay(distance, kind, added, site):
 @both_sites
 def test_blocks_that_write_to_their_stream_are_refused(site):
     with pytest.raises(ValueError, match="writes to its output in place"):
+        run(Model(InPlace), site)
+
+
+@both_sites
+def test_blocks_that_write_to_their_stream_are_refused_in_inference_mode(site):
+    """PyTorch counts no writes there."""
+    with torch.inference_mode(), pytest.raises(ValueError, match="writes to its hidden in place"):
         run(Model(InPlace), site)
 
 
