@@ -67,9 +67,9 @@ class _Computed:
     act: Any
     call: SiteCall
     returned: Any
-    """What it returned; the model may have written to it since."""
+    """The returned value; the model may have written to it since."""
     values: Any
-    """A copy of what it returned."""
+    """A copy of the returned value."""
 
 
 class StreamSearch:
