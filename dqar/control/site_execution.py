@@ -48,6 +48,8 @@ class SiteExecutor:
     rows_of: dict[tuple[int, ...], Rows] = field(default_factory=dict)
     """Rows that compute, by the number of rows of the call (a branch may have a call of fewer) and
     the reasons of a gate; gates with equal reasons share them."""
+    served: set[EntryKey] = field(default_factory=set)
+    """Entries whose module ran in this step."""
 
     def commit(
         self, key: EntryKey, gate: int, parts: Parts, entropy: Float[Tensor, " r"] | None
@@ -85,8 +87,23 @@ class SiteExecutor:
         return branch == UNCONDITIONAL and CONDITIONAL in self.step_log.branches_committed(gate)
 
     def through(self, key: EntryKey, gate: int, compute: Compute) -> Parts:
-        """Return the parts of one site for the whole batch, each row computed or reused."""
-        if not self.calls.current.is_continued:
+        """Return the parts of one site for the whole batch, each row computed or reused.
+
+        Raises:
+            ValueError: if the site ran already in this call of the model.
+        """
+        if key in self.served:
+            raise ValueError(
+                "A module must run once in each call of the model. Got a second run of the site "
+                f"{key.site} of layer {key.layer}. Reuse a site that runs once."
+            )
+        parts = self._served(key, gate, compute)
+        self.served.add(key)
+        return parts
+
+    def _served(self, key: EntryKey, gate: int, compute: Compute) -> Parts:
+        # A branch whose calls leave out blocks (skip-layer guidance) may lack entries of others.
+        if not self.calls.current.is_continued or key not in self.history:
             return self._computed(key, gate, compute)
         if self.exposure:
             return self._expose(key, gate, compute)

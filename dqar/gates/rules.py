@@ -223,5 +223,11 @@ class MaskGate(Gate):
                 f"A reuse mask must be of the run's {inputs.step.total} steps. Got one of "
                 f"{len(self.reuse)}. Sample with {len(self.reuse)} steps."
             )
+        gates = self.reuse.shape[1]
+        if gates not in (1, inputs.shape[0]):
+            raise ValueError(
+                f"A reuse mask must be of the model's {inputs.shape[0]} gates. Got one of {gates}. "
+                "Follow a plan of this model and of these sites."
+            )
         wanted = _beside(self.reuse[inputs.step.index], inputs)
         return refuse_where(~wanted, DecisionReason.SCRIPT, inputs)

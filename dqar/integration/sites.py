@@ -88,17 +88,39 @@ def attach(transformer: nn.Module, slot: RunSlot, first_layer: int = 0) -> list[
         first_layer: number of its first layer, in a pipeline of several transformers.
 
     Raises:
-        ValueError: if the model is not served, lacks a site, chunks its feed-forward, or has to
-            cache keys and values of an attention with unknown arithmetic.
+        ValueError: if the model is not served, lacks a site, has one module as the site of several
+            blocks, chunks its feed-forward, or has to cache keys and values of an attention with
+            unknown arithmetic.
     """
     gate_table(transformer, slot.sites)
     refuse_misfits(transformer, slot)
+    for site in slot.sites:
+        _refuse_shared(transformer, site)
     return [
         patched
         for placed in stacks_of(transformer, first_layer)
         for site in slot.sites
         for patched in _patched(placed, site, slot)
     ]
+
+
+def _refuse_shared(transformer: nn.Module, site: str) -> None:
+    """Refuse a site whose module several blocks share, since its values would be mixed up.
+
+    Raises:
+        ValueError: naming the module's class.
+    """
+    seen: set[int] = set()
+    for placed in stacks_of(transformer):
+        described = placed.stack.sites.get(site)
+        for place, block in enumerate(placed.blocks):
+            module = block if site in WHOLE_SITES else described and placed.module(described, place)
+            if module is not None and id(module) in seen:
+                raise ValueError(
+                    f"Each block must have a module of its own. Got one {type(module).__name__} as "
+                    f"the site {site} of several blocks of {placed.stack.path}. Reuse another site."
+                )
+            seen.add(id(module))
 
 
 def stacks_of(transformer: Any, first_layer: int = 0) -> list[PlacedStack]:
@@ -170,14 +192,23 @@ def detach(patches: list[Replacement]) -> None:
     Raises:
         ValueError: if a module was patched again later.
     """
+    refuse_later_patches(patches)
+    for patched in patches:
+        patched.restore()
+    patches.clear()
+
+
+def refuse_later_patches(patches: list[Replacement]) -> None:
+    """Refuse to remove patches that others were put on.
+
+    Raises:
+        ValueError: saying which come off first.
+    """
     if not all(patched.is_on_top for patched in patches):
         raise ValueError(
             "Patches must come off in the reverse order. Got a module that was patched again "
             "later. Remove the later patch first."
         )
-    for patched in patches:
-        patched.restore()
-    patches.clear()
 
 
 def _patched(placed: PlacedStack, site: str, slot: RunSlot) -> Iterator[PatchedForward]:

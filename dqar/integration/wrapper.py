@@ -15,7 +15,7 @@ from dqar.control.summary import ReuseSummary
 from dqar.gate_table import GateTable
 from dqar.integration.guidance.branch_order import branch_order, require_order
 from dqar.integration.run_slot import RunSlot
-from dqar.integration.sites import gate_table, refuse_misfits
+from dqar.integration.sites import gate_table, refuse_later_patches, refuse_misfits
 from dqar.integration.step_counter import Run
 from dqar.integration.transformer_patch import TransformerPatch, num_heads_of, uncompiled
 from dqar.policy.network import ReusePolicy
@@ -173,7 +173,13 @@ class DQARWrapper:
             )
 
     def unpatch(self) -> Any:
-        """Restore the transformers and return them."""
+        """Restore the transformers and return them.
+
+        Raises:
+            ValueError: if a module was patched again later; all transformers then stay patched.
+        """
+        for patch in self.patches:
+            refuse_later_patches(patch.reroutes)
         for patch in reversed(self.patches):
             patch.remove()
         return self.transformers

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from dqar.control.controller import DQARController
@@ -66,6 +67,9 @@ class _Computed:
     act: Any
     call: SiteCall
     returned: Any
+    """The returned value; the model may have written to it since."""
+    values: Any
+    """A copy of the returned value."""
 
 
 class StreamSearch:
@@ -92,13 +96,15 @@ class StreamSearch:
                 return act(controller, call)
             before: _Computed | None = getattr(self._of_thread, "before", None)
             if place == 0 or before is None:
-                returned = call.computed()
-                self._of_thread.before = _Computed(act=act, call=call, returned=returned)
+                returned = _computed_apart(call)
+                self._of_thread.before = _Computed(
+                    act=act, call=call, returned=returned, values=_copied(returned)
+                )
                 return returned
             self._end(before.returned, call)
             self._of_thread.before = None
             # The first block goes through the controller now, with what it returned.
-            before.act(controller, replace(before.call, inner=lambda *_, **__: before.returned))
+            before.act(controller, replace(before.call, inner=lambda *_, **__: before.values))
             return act(controller, call)
 
         return run
@@ -128,6 +134,33 @@ def streams_between(returned: Any, call: SiteCall) -> list[str | None]:
         else None
         for output in outputs
     ]
+
+
+def _computed_apart(call: SiteCall) -> Any:
+    """Compute a block; in inference mode, where PyTorch counts no writes, compare its arguments.
+
+    Raises:
+        ValueError: if the block wrote to one of them.
+    """
+    before = {name: _copied(value) for name, value in call.named.items() if _is_uncounted(value)}
+    returned = call.computed()
+    for name, value in before.items():
+        if not torch.equal(value, call.argument(name)):
+            raise ValueError(
+                "A block must leave the streams that it is given as they are. Got one that writes "
+                f"to its {name} in place, so that its residual is lost. Add out of place."
+            )
+    return returned
+
+
+def _is_uncounted(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.is_inference()
+
+
+def _copied(returned: Any) -> Any:
+    if isinstance(returned, tuple):
+        return tuple(map(_copied, returned))
+    return returned.clone() if isinstance(returned, Tensor) else returned
 
 
 def _refuse_another_registration(kind: type[nn.Module], streams: list[str | None]) -> None:

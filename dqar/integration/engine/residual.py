@@ -40,6 +40,7 @@ class Residual:
 
     def __init__(self, entry: Parts, fold: int) -> None:
         self.entry = {name: folded(value, fold) for name, value in entry.items()}
+        self._given = {name: (value, _writes_to(value)) for name, value in entry.items()}
         self.fold = fold
         self.rows: Tensor | None = None
         self.returned: Parts | None = None
@@ -57,6 +58,7 @@ class Residual:
     def _difference(self, name: str, value: Tensor) -> Tensor:
         if name not in self.entry:
             return value
+        self._refuse_overwritten(name)
         given = self.entry[name] if self.rows is None else self.entry[name][self.rows]
         if given.shape != value.shape:
             raise ValueError(
@@ -64,6 +66,14 @@ class Residual:
                 f"{tuple(value.shape)} for {tuple(given.shape)} ({name}). Reuse another site."
             )
         return value - given
+
+    def _refuse_overwritten(self, name: str) -> None:
+        stream, writes = self._given[name]
+        if _writes_to(stream) != writes:
+            raise ValueError(
+                "A block must leave the streams that it is given as they are. Got one that writes "
+                f"to its {name} in place, so that its residual is lost. Add out of place."
+            )
 
     def seen(self, parts: Parts, exposure: bool) -> Parts:
         """Return the outputs, given the computed or cached residual of each row."""
@@ -85,6 +95,11 @@ class Residual:
             return returned
         own = (part == returned - entry).flatten(1).all(dim=1)
         return torch.where(own.view(-1, *(1,) * (part.ndim - 1)), returned, entry + part)
+
+
+def _writes_to(stream: Tensor) -> int:
+    """Count of the writes to a tensor; 0 in inference mode, which does not count them."""
+    return 0 if stream.is_inference() else stream._version
 
 
 def rebuilt(layout: Layout | None, parts: Parts) -> Any:

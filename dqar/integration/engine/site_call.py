@@ -40,10 +40,7 @@ class SiteCall:
 
     def argument(self, name: str) -> Any:
         """Value of an argument, given by name or by place; None for one that was not given."""
-        if name in self.kwargs:
-            return self.kwargs[name]
-        place = self.names.index(name) if name in self.names else len(self.args)
-        return self.args[place] if place < len(self.args) else None
+        return self.named.get(name)
 
     @property
     def hidden(self) -> Tensor:

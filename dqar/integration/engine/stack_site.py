@@ -50,6 +50,15 @@ class Passage:
     entropies: list[Tensor] = field(default_factory=list)
     """Attention entropy of each block, by computed row."""
 
+    def handed_on(self, place: int, is_last: bool) -> Parts:
+        """Streams that a block returns in place of its own, where all rows reuse."""
+        assert self.reused is not None
+        if is_last:
+            return self.reused
+        # A copy, since the model may write to it (residuals of a ControlNet, added in place), and
+        # the last block returns the streams once more.
+        return {name: part.clone() for name, part in self.reused.items()} if place == 0 else {}
+
     @property
     def entropy(self) -> Float[Tensor, " s"] | None:
         """Mean attention entropy of the blocks; None if it was not measured."""
@@ -88,8 +97,7 @@ class StackSite:
         if is_last:
             self._of_thread.passage = None
         if passage.reused is not None:
-            is_end = is_last or place == 0
-            return self._handed_on(place, call, passage.reused if is_end else {})
+            return self._handed_on(place, call, passage.handed_on(place, is_last))
         return self._computed(place, call, passage, is_last)
 
     def _entered(self, controller: DQARController, call: SiteCall) -> Passage:

@@ -87,6 +87,13 @@ def test_mask_gate_follows_its_mask(make_inputs):
         assert (decision.reason[~script[index]] == DecisionReason.SCRIPT).all()
 
 
+def test_a_mask_of_another_model_is_refused(make_inputs):
+    gates, samples = SHAPE
+    script = torch.ones(10, gates + 1, samples, dtype=torch.bool)
+    with pytest.raises(ValueError, match=f"the model's {gates} gates. Got one of {gates + 1}"):
+        MaskGate(script).decide(make_inputs(step=at(3)))
+
+
 def every_gate() -> list[Gate]:
     mask = torch.rand(10, *SHAPE, generator=torch.Generator().manual_seed(1)) < 0.5
     single = [gate for gate, _, _ in OPEN_AND_SHUT.values()]

@@ -14,6 +14,7 @@ from dqar import DQARController, patch_dit_pipeline, patch_pipeline, unpatch_pip
 from dqar.config import DQARConfig
 from dqar.gates.base import AllOf
 from dqar.gates.rules import Interval, NeverReuse
+from dqar.integration.wrapper import DQARWrapper
 from tests.conformance.pipelines import CASES
 from tests.dqar.integration.guidance.recording import pipe_of
 
@@ -194,3 +195,28 @@ def test_a_replaced_second_transformer_is_refused():
     pipe.transformer_2 = copy.deepcopy(pipe.transformer_2)
     with pytest.raises(ValueError, match=r"must be the patched one\. Got one that replaced"):
         sampled("wan22", pipe)
+
+
+def test_a_refused_restoration_leaves_both_transformers_patched():
+    """Another pipeline patched the first of the two transformers later."""
+    pipe = patch_pipeline(pipe_of("wan22"), BLOCK)
+    wanted = sampled("wan22", pipe, reusing())
+    later = DQARWrapper([pipe.transformer], BLOCK)
+    with pytest.raises(ValueError, match="Patches must come off in the reverse order"):
+        unpatch_pipeline(pipe)
+    assert torch.equal(sampled("wan22", pipe, reusing()), wanted)
+    later.unpatch()
+    stock = sampled("wan22", unpatch_pipeline(pipe))
+    assert torch.equal(stock, sampled("wan22", pipe_of("wan22")))
+
+
+def test_a_branch_that_leaves_out_the_last_block_computes_its_stack():
+    """Its stack has no exit, so that nothing is cached for this branch."""
+    pipe, layers = pipe_of("sd35_slg"), [2]
+    stock = sampled("sd35_slg", pipe, skip_guidance_layers=layers)
+    stack = DQARConfig(sites=("stack",), quantization_bits=32)
+    patch_pipeline(pipe, stack)
+    steered = DQARController(stack, gate=Interval(2))
+    found = sampled("sd35_slg", pipe, steered, skip_guidance_layers=layers)
+    assert not torch.equal(found, stock)
+    assert steered.summary().reused > 0
