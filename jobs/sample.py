@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pipeline.cli import run_job
 from pipeline.errors import input_errors, work_errors
-from pipeline.models.sampling_choices import DTYPE, SAMPLER, STEPS
+from pipeline.models.sampling_choices import DTYPE, SAMPLER, STEPS, canonical_sampler
 from pipeline.redaction import typed_command
 from pipeline.sample.flags import SampleFlags
 from pipeline.storage.output_checks import refuse_other_files, refuse_unwritable
@@ -115,6 +115,7 @@ def configure(flags: SampleFlags, info, described, policy, plan):
         described: description of the policy of --policy or --plan; None for neither.
     """
     from dqar.policy.spec import PolicySpec
+    from dqar.sampler_names import sampler_of_plan
     from pipeline.sample.sample import SampleConfig
 
     labels = flags.class_labels or ()
@@ -122,10 +123,12 @@ def configure(flags: SampleFlags, info, described, policy, plan):
     follows = {
         "steps": (plan.steps if plan else spec.steps) or STEPS,
         "guidance_scale": spec.guidance or info.guidance_scale,
-        "sampler": ("dpm" if plan and "DPM" in plan.sampler else spec.sampler) or SAMPLER,
+        "sampler": (plan and sampler_of_plan(plan.sampler)) or spec.sampler or SAMPLER,
         "num_samples": len(labels) or 4,
     }
     given = {name: getattr(flags, name) for name in follows}
+    if flags.sampler is not None:
+        given["sampler"] = canonical_sampler(flags.sampler)
     with input_errors():
         return SampleConfig(
             model=flags.model,

@@ -8,7 +8,9 @@ MAY_IMPORT: dict[str, str] = {
     "dqar.records": "",
     "dqar.gate_table": "dqar.records",
     "dqar.signals": "",
-    "dqar.snr": "",
+    "dqar.scheduler_table": "",
+    "dqar.sampler_names": "",
+    "dqar.snr": "dqar.scheduler_table",
     "dqar.layer_schedule": "",
     "dqar.step_schedule": "dqar.records",
     "dqar.cache": "dqar.records dqar.signals",
@@ -20,14 +22,16 @@ MAY_IMPORT: dict[str, str] = {
     "dqar.foreign_files": "dqar.regular_file dqar.validation",
     "dqar.config_file": "dqar.config dqar.foreign_files dqar.validation",
     "dqar.policy": "dqar.finite_fields dqar.foreign_files dqar.gate_table dqar.records "
-    "dqar.registry dqar.step_schedule dqar.validation",
+    "dqar.registry dqar.sampler_names dqar.step_schedule dqar.validation",
     "dqar.gates": "dqar.config dqar.layer_schedule dqar.policy dqar.records",
     "dqar.control": "dqar.cache dqar.config dqar.gate_table dqar.gates dqar.policy dqar.records "
     "dqar.signals dqar.snr",
     "dqar.schedules": "dqar.cache dqar.config dqar.control dqar.foreign_files dqar.gate_table "
-    "dqar.gates dqar.policy dqar.records dqar.registry dqar.snr dqar.validation",
+    "dqar.gates dqar.policy dqar.records dqar.registry dqar.sampler_names dqar.snr "
+    "dqar.validation",
     "dqar.integration": "dqar.cache dqar.config dqar.control dqar.finite_fields dqar.gate_table "
-    "dqar.gates dqar.policy dqar.records dqar.schedules dqar.signals dqar.snr",
+    "dqar.gates dqar.policy dqar.records dqar.scheduler_table dqar.schedules dqar.signals "
+    "dqar.snr",
     "dqar.sharing": "dqar.finite_fields dqar.hub_files dqar.policy dqar.schedules",
     # The pipeline: shared packages, then the stages, which never import each other.
     "pipeline.choices": "",
@@ -86,7 +90,9 @@ ROOMS: dict[str, set[str]] = {
     "tabulate": {"pipeline/markdown.py"},
     "jinja2": {"pipeline/report/render.py"},
     "diffusers": {
+        "pipeline/models/broken_folders.py",
         "pipeline/models/loading.py",
+        "pipeline/models/schedulers.py",
         "pipeline/models/digits_pretrain.py",
         "pipeline/evaluate/sweeps/dummy_dit.py",
     },
@@ -103,13 +109,13 @@ ONE_IMPORTER: dict[str, str] = {
     "pipeline.demo.run pipeline.doctor.run pipeline.evaluate.run pipeline.evaluate.sweeps.run "
     "pipeline.models.digits_pretrain pipeline.sample.flags pipeline.sample.run "
     "pipeline.train.run pipeline.collect.flags",
-    "one step of a stage, as every stage has it": "pipeline.evaluate.driver "
-    "pipeline.evaluate.sweeps.driver pipeline.evaluate.sweeps.report pipeline.evaluate.session "
+    "one step of a stage, as every stage has it": "pipeline.evaluate.sweeps.driver "
+    "pipeline.evaluate.sweeps.report pipeline.evaluate.session "
     "pipeline.evaluate.report pipeline.evaluate.terminal_report",
-    "a method, which the registry alone names": "pipeline.methods.baseline "
-    "pipeline.methods.fewer_steps pipeline.methods.interval pipeline.methods.learned_schedule "
+    "a method, which the registry alone names": "pipeline.methods.fewer_steps "
+    "pipeline.methods.interval pipeline.methods.learned_schedule "
     "pipeline.methods.learning_to_cache pipeline.methods.smoothcache pipeline.methods.spaced "
-    "pipeline.methods.one_stretch pipeline.methods.budget_search",
+    "pipeline.methods.solvers pipeline.methods.one_stretch pipeline.methods.budget_search",
     "a subject apart from its importer's": "dqar.cache.salience_balancing dqar.control.manual "
     "dqar.control.run_state "
     "dqar.integration.compiled.plan_run "

@@ -15,6 +15,7 @@ from dqar.integration.guidance.timestep_scale import (
     num_train_timesteps,
     scales_of,
 )
+from dqar.scheduler_table import require_supported
 
 Timestep = Int[Tensor, "*rows"] | Float[Tensor, "*rows"] | float | int
 """Timestep of one call of a transformer: a number, or a tensor with one value for each row, or for
@@ -64,7 +65,7 @@ class SchedulePosition:
 
         Raises:
             ValueError: if the timestep is not on the schedule, is not its next entry, or differs
-                between rows.
+                between rows, or if the scheduler is not supported.
         """
         self.finish()
         if self.step is None:
@@ -103,6 +104,7 @@ class SchedulePosition:
             self._confirm(unconfirmed.value(), unconfirmed.step)
 
     def _read_schedule(self) -> None:
+        require_supported(self.scheduler)
         # Read once: a scheduler may hold its timesteps on the device.
         self.timesteps = [float(timestep) for timestep in self.scheduler.timesteps.tolist()]
 

@@ -58,6 +58,7 @@ class Run:
         self.num_rows = 0
         """Rows of the current call's batch."""
         self.snrs: list[float | None] = []
+        """Signal-to-noise ratio at each step; empty where no scheduler is known."""
 
     def before_call(self, call: ModelCall) -> None:
         """Open the controller's step of a call, or go on with the open one.
@@ -131,9 +132,8 @@ class Run:
 
     def _open_step(self, call: ModelCall) -> None:
         step, now = self.position.step or 0, self.position.now
-        opening = Step(
-            index=step, total=self.position.total, timestep=now, snr=self._snr(step, now)
-        )
+        snr = self.snrs[step] if self.snrs else None
+        opening = Step(index=step, total=self.position.total, timestep=now, snr=snr)
         is_tied = self.controller.config.branch_mode == "tied"
         columns = self.guidance.num_samples if is_tied else call.rows
         latent = latent_of_samples(call, columns)
@@ -156,13 +156,8 @@ class Run:
             )
 
     def _read_snrs(self, timesteps: list[float]) -> None:
-        snrs = [self._gate_snr(timestep) for timestep in timesteps]
-        # The step that the scheduler has reached distinguishes equal timesteps, so that their SNR
-        # is read step by step.
-        self.snrs = snrs if len(set(timesteps)) == len(timesteps) else []
-
-    def _snr(self, step: int, timestep: float) -> float | None:
-        return self.snrs[step] if self.snrs else self._gate_snr(timestep)
-
-    def _gate_snr(self, timestep: float) -> float | None:
-        return gate_snr(self.scheduler, timestep, self.controller.snr_reader)
+        reader = self.controller.snr_reader
+        self.snrs = [
+            gate_snr(self.scheduler, timestep, reader, step=step)
+            for step, timestep in enumerate(timesteps)
+        ]

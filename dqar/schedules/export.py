@@ -100,14 +100,14 @@ def _plain_steps(total: int) -> list[Step]:
 
 def _steps_of(scheduler: Any, gate: Gate) -> list[Step]:
     timesteps = [float(timestep) for timestep in scheduler.timesteps.tolist()]
-    if len(set(timesteps)) < len(timesteps):
-        raise ValueError(
-            "A plan's scheduler must have a timestep of its own for each step. Got equal "
-            "timesteps, whose SNR is known only during sampling. Pass steps=, not scheduler=."
-        )
     total, reader = len(timesteps), snr_reader(gate)
     return [
-        Step(index=i, total=total, timestep=timestep, snr=gate_snr(scheduler, timestep, reader))
+        Step(
+            index=i,
+            total=total,
+            timestep=timestep,
+            snr=gate_snr(scheduler, timestep, reader, step=i),
+        )
         for i, timestep in enumerate(timesteps)
     ]
 

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from dqar.gate_table import GateTable
 from dqar.policy.network import ReusePolicy
+from dqar.sampler_names import plan_sampler
 from dqar.schedules.static_plan import StaticPlan
-
-SCHEDULERS = {"ddim": "DDIMScheduler", "dpm": "DPMSolverMultistepScheduler"}
-"""Class of the scheduler of each sampler that a policy can be trained for."""
 
 
 def plan_of_policy(policy: ReusePolicy, num_computed: int | None = None) -> StaticPlan:
@@ -34,6 +32,6 @@ def plan_of_policy(policy: ReusePolicy, num_computed: int | None = None) -> Stat
         sites=spec.sites,
         gates=gates,
         forecast_order=schedule.forecast_order,
-        sampler=SCHEDULERS[spec.sampler] if spec.sampler else "",
+        sampler=plan_sampler(spec.sampler),
         feedback=schedule.feedback,
     )

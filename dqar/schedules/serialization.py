@@ -20,6 +20,7 @@ from dqar.foreign_files import read_json, spelled
 from dqar.gate_table import StackShape
 from dqar.policy.serialization import load_policy
 from dqar.registry import is_registered, local_folder
+from dqar.sampler_names import MAX_SAMPLER
 from dqar.schedules.policy_plan import plan_of_policy
 from dqar.schedules.static_plan import Action, StaticPlan
 from dqar.validation import shown, validate
@@ -31,8 +32,6 @@ MAX_BYTES = 4 * 2**20
 
 PLAN = "reuse_plan.json"
 """Name of a plan's file in a folder of its own."""
-MAX_NAME = 100
-"""Longest name of a sampler."""
 FIX = "Export the plan again."
 
 
@@ -91,8 +90,8 @@ def load_plan(path: str | Path, tracking_uri: str | None = None) -> StaticPlan:
 
     Args:
         path: file of :func:`save_plan`, or a folder with it as ``reuse_plan.json``; or a policy
-            folder; or the URI of a registered policy (``models:/dqar-policy@champion``), or of a repository
-            on the Hugging Face Hub (``hf://OWNER/NAME``).
+            folder; or the URI of a registered policy (``models:/dqar-policy@champion``), or of a
+            repository on the Hugging Face Hub (``hf://OWNER/NAME``).
         tracking_uri: MLflow store of a registered policy; None for ``MLFLOW_TRACKING_URI``.
 
     Raises:
@@ -128,9 +127,9 @@ def plan_of_document(stored: dict[str, Any]) -> StaticPlan:
     """
     document = validate(stored, PlanDocument, fix=FIX, extra="forbid")
     actions = _actions(document.actions)
-    if len(document.sampler) > MAX_NAME:
+    if len(document.sampler) > MAX_SAMPLER:
         raise ValueError(
-            f"sampler must be a name of at most {MAX_NAME} characters. Got "
+            f"sampler must be a name of at most {MAX_SAMPLER} characters. Got "
             f"{shown(document.sampler)}. {FIX}"
         )
     return StaticPlan(

@@ -28,7 +28,7 @@ from pipeline.storage.local_folder import LocalFolder
 
 FOLDER = "_points"
 """Folder of task results within a results folder; removed after results.json is written."""
-VERSION = 2
+VERSION = 3
 """Version of the format on disk, part of every key."""
 MAX_BYTES = 2**30
 """Size in bytes beyond which a file counts as damaged."""

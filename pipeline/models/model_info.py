@@ -79,16 +79,22 @@ GUIDANCE = 4.0
 """Guidance of a model that records none: the default of diffusers."""
 
 
-def refuse_too_many_steps(info: ModelInfo, steps: int) -> None:
+def refuse_too_many_steps(info: ModelInfo, steps: int, flag: str = "--steps") -> None:
     """Refuse more sampling steps than the noise schedule has timesteps.
+
+    Args:
+        info: description of the model.
+        steps: sampling steps.
+        flag: flag that asks for them.
 
     Raises:
         InputError: with the largest possible number of steps.
     """
     if steps > info.max_steps:
+        usual = min(50, info.max_steps) if flag == "--steps" else info.max_steps
         raise InputError(
-            f"--steps must be at most {info.max_steps}, the timesteps that {info.name} was trained "
-            f"with. Got {steps}. Pass --steps {min(50, info.max_steps)}."
+            f"{flag} must be at most {info.max_steps}, the timesteps that {info.name} was trained "
+            f"with. Got {steps}. Pass {flag} {usual}."
         )
 
 

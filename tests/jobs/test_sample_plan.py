@@ -19,10 +19,11 @@ from dqar.schedules.serialization import plan_document, save_plan
 from dqar.schedules.static_plan import StaticPlan
 from dqar.sharing.pretrained import save_pretrained
 from dqar.signals import relative_error
-from pipeline.models.loading import load_model, load_scheduler
+from pipeline.models.loading import load_model
 from pipeline.models.model_info import DIGITS, find_model
 from pipeline.models.noise import draw_noise
 from pipeline.models.sampling_choices import Sampler
+from pipeline.models.schedulers import load_scheduler
 
 STEPS, LAYERS = 6, 8
 

@@ -9,6 +9,7 @@ from dqar.config import DQARConfig
 from pipeline.evaluate.config import EvaluateConfig
 from pipeline.evaluate.sweeps.flags import AblationGrid, DummySweep, ModelSweep
 from pipeline.evaluate.sweeps.grids import CacheBits, ScheduleGrid
+from pipeline.models.sampling_choices import canonical_sampler
 from pipeline.redaction import without_secrets
 
 
@@ -39,7 +40,7 @@ class SweepConfig(ModelSweep):
             model=self.model,
             steps=self.steps,
             guidance_scale=self.guidance_scale,
-            sampler=self.sampler,
+            sampler=canonical_sampler(self.sampler),
             num_samples=self.num_samples,
             batch_size=self.batch_size,
             cache_bits=cache_bits,
