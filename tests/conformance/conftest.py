@@ -58,7 +58,7 @@ def references(tmp_path_factory) -> References:
     return References(tmp_path_factory.mktemp("families"))
 
 
-@pytest.fixture(params=CASES.values(), ids=CASES)
+@pytest.fixture(params=CASES.values(), ids=list(CASES))
 def case(request) -> Case:
     return request.param
 

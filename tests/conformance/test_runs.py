@@ -33,7 +33,7 @@ REPEATING = (
     *("qwen_image", "z_image", "hunyuan_video", "wan21", "wan22", "latte"),
 )
 """Pipelines that repeat embeddings which are passed in, for several images of each."""
-OTHERS = (
+OTHERS: tuple[dict[str, Any], ...] = (
     {"samples": 1},
     {"samples": 3},
     {"tall": True},
@@ -93,7 +93,7 @@ def test_own_timesteps(case, pipe, references, sites):
 
 
 @pytest.mark.parametrize("which", WHOLE)
-@pytest.mark.parametrize("case", LATE.values(), ids=LATE)
+@pytest.mark.parametrize("case", LATE.values(), ids=list(LATE))
 def test_late_start(case, pipe, references, which):
     """Steps are those of the schedule: a run that starts at the fourth computes it and the fifth,
     since nothing is kept at the fourth and the fifth has an even index."""
@@ -158,7 +158,8 @@ def test_guidance_that_a_callback_ends(case, pipe, references, sites):
 @pytest.mark.parametrize("left_out", [0, 2], ids=["first", "last"])
 def test_guidance_that_leaves_out_an_end_of_the_stack(references, left_out):
     """Blocks can be reused one by one; a stack without its first or last block is refused."""
-    case, options = CASES["sd35_slg"], {"skip_guidance_layers": [left_out]}
+    case = CASES["sd35_slg"]
+    options: dict[str, Any] = {"skip_guidance_layers": [left_out]}
     pipe = patch_pipeline(references.pipe(case), config(("block",)))
     found = sample(pipe, case, controller=controller(("block",), Interval(2)), **options)
     assert torch.equal(found, references.replay(case, ("block",), **options))

@@ -87,10 +87,14 @@ def tiny_vae(channels: int = 4, scale: int = 8) -> Any:
     from diffusers import AutoencoderKL
 
     levels = scale.bit_length()
+    # Typed as tuples of one in diffusers.
+    by_level: dict[str, Any] = {
+        "block_out_channels": (4,) * levels,
+        "down_block_types": ("DownEncoderBlock2D",) * levels,
+        "up_block_types": ("UpDecoderBlock2D",) * levels,
+    }
     vae = AutoencoderKL(
-        block_out_channels=(4,) * levels,
-        down_block_types=("DownEncoderBlock2D",) * levels,
-        up_block_types=("UpDecoderBlock2D",) * levels,
+        **by_level,
         layers_per_block=1,
         latent_channels=channels,
         norm_num_groups=2,
