@@ -8,7 +8,7 @@ from typing import Literal, get_args
 
 from dqar.cache.quantization import CacheDtype, CacheFormat, Granularity
 from dqar.layer_schedule import SCHEDULE_TYPES, LayerSchedule, ScheduleType
-from dqar.records import MAX_ORDER, SITES
+from dqar.records import MAX_ORDER, SITES, WHOLE_SITES
 
 CACHE_DTYPES: dict[int, CacheDtype] = {32: "fp32", 16: "fp16", 8: "int8", 4: "int4", 2: "int2"}
 CachedParts = Literal["output", "kv"]
@@ -121,11 +121,12 @@ class DQARConfig:
     def _require_sites(self) -> None:
         for site in self.sites:
             _require_choice("sites", site, SITES)
-        if "block" in self.sites and len(self.sites) > 1:
-            raise ValueError(
-                f"block must be the only site, since a block holds attn and ff. Got {self.sites}. "
-                "Pass ('block',)."
-            )
+        for whole in set(self.sites) & set(WHOLE_SITES):
+            if len(self.sites) > 1:
+                raise ValueError(
+                    f"{whole} must be the only site, since a {whole} holds all other sites. Got "
+                    f"{self.sites}. Pass ({whole!r},)."
+                )
         if not self.sites or len(set(self.sites)) < len(self.sites):
             raise ValueError(
                 f"sites must name at least one of {SITES}, each once. Got {self.sites}. "

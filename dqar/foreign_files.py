@@ -4,13 +4,15 @@ being trusted."""
 from __future__ import annotations
 
 import json
-import stat
 import struct
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dqar.regular_file import NotRegularError, open_regular, read_regular, refuse_other_kinds
 from dqar.validation import shown
 
 MAX_HEADER_BYTES = 16 * 2**20
@@ -90,26 +92,27 @@ def read_text(path: Path, *, max_bytes: int) -> str:
         OSError: if the file cannot be read.
         ValueError: if it is larger than ``max_bytes``, of another kind or no UTF-8.
     """
-    require_file(path, max_bytes=max_bytes)
-    return path.read_text(encoding="utf-8")
+    with _in_place_of_a_file(path):
+        return read_regular(path, max_bytes).decode()
 
 
 def require_file(path: Path, *, max_bytes: int | None = None) -> int:
-    """Return the size in bytes of a regular file.
-
-    A named pipe is refused, since it blocks its reader for ever.
+    """Return the size in bytes of a regular file, which is not opened.
 
     Raises:
         OSError: if there is nothing at the path, or it may not be looked at.
         ValueError: if the file is of another kind, or larger than ``max_bytes``.
     """
-    about = path.stat()
-    if not stat.S_ISREG(about.st_mode):
-        kind = "folder" if stat.S_ISDIR(about.st_mode) else "pipe or device"
-        raise ValueError(f"a {kind} in place of the file {path.name}")
-    if max_bytes is not None and about.st_size > max_bytes:
-        raise ValueError(f"more than {max_bytes} bytes in {path.name}")
-    return about.st_size
+    with _in_place_of_a_file(path):
+        return refuse_other_kinds(path, max_bytes).st_size
+
+
+@contextmanager
+def _in_place_of_a_file(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except NotRegularError as error:
+        raise ValueError(f"{error.strerror} in place of the file {path.name}") from error
 
 
 def read_tensors(
@@ -125,8 +128,7 @@ def read_tensors(
     """
     from safetensors import SafetensorError, safe_open
 
-    require_file(path)
-    with path.open("rb") as stream:
+    with _in_place_of_a_file(path), open_regular(path) as stream:
         start = stream.read(8)
     if len(start) < 8:
         raise ValueError(f"only {len(start)} bytes in {path.name}")

@@ -5,7 +5,7 @@ A *gate* is one reuse decision: one site of one layer at one step. Axes of tenso
     b  columns that are decided separately: samples, or batch rows when branches are independent
     r  rows of the model's batch, branch-major: [cond; uncond] or [uncond; cond]
     s  some of these samples or rows
-    g  gates of one step, site-major: site * num_layers + layer
+    g  gates of one step, site-major (:class:`dqar.gate_table.GateTable`)
     t  denoising steps        h  attention heads      n  tokens
     d  model width            e  head width           f  features
 """
@@ -20,9 +20,17 @@ import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
-SITES = ("attn", "ff", "block")
-"""Sites whose result may be reused: the output of self-attention or of the feed-forward, each
-cached before its adaLN gate is applied, or the residual of a whole block in place of both."""
+SITES = ("attn", "ff", "block", "stack", "cross", "ff_context")
+"""Sites whose result may be reused.
+
+``attn``, ``cross``, ``ff`` and ``ff_context`` are the outputs of self-attention (joint attention
+included), of cross-attention, and of the feed-forward of latent and of text tokens, each cached
+before its adaLN gate is applied. ``block`` is the residual of a whole block, ``stack`` the residual
+of a whole stack of blocks. Policies read places in this tuple, so new sites come last.
+"""
+
+WHOLE_SITES = ("block", "stack")
+"""Sites that hold all others, and so come alone."""
 
 FEATURES = (
     "entropy",
@@ -80,8 +88,9 @@ class DecisionReason(IntEnum):
     """The reason why a gate reused or refused, under the name that traces and summaries show.
 
     ``SHARED`` refuses the cached value, and gives the unconditional row the value that the
-    conditional row computes in the same step. ``DECLINED`` occurs in summaries only: the gate
-    allowed reuse, and the caller computed anyway.
+    conditional row computes in the same step. Two reasons occur in records of finished steps only:
+    ``DECLINED``, where the gate allowed reuse and the caller computed anyway, and ``ABSENT``, where
+    the step did not call the gate's transformer (pipelines of two transformers).
     """
 
     REUSE = 0
@@ -99,6 +108,7 @@ class DecisionReason(IntEnum):
     COOLDOWN = 12
     SHARED = 13
     DECLINED = 14
+    ABSENT = 15
 
     @property
     def label(self) -> str:
@@ -230,11 +240,11 @@ class GateInputs:
     prompt_length: Float[Tensor, " b"]
     """Tokens of the prompt; 16 for a class label."""
     share_attn: Float[Tensor, " b"]
-    """Share of the previous step's ``attn`` gates that reused; with the ``block`` site, share of
-    its blocks."""
+    """Share of the previous step's ``attn`` gates that reused; with the site ``block`` or
+    ``stack``, share of its gates."""
     share_ff: Float[Tensor, " b"]
-    """Share of the previous step's ``ff`` gates that reused; with the ``block`` site, share of its
-    blocks."""
+    """Share of the previous step's ``ff`` gates that reused; with the site ``block`` or ``stack``,
+    share of its gates."""
 
     @property
     def shape(self) -> torch.Size:

@@ -1,4 +1,5 @@
-"""Policies in a model registry, by URIs such as ``models:/dqar-policy@champion``.
+"""Policies in a model registry, by URIs such as ``models:/dqar-policy@champion``, and plans and
+policies on the Hugging Face Hub, by URIs such as ``hf://me/dit-xl-plan``.
 
 The library reads folders. An installed package that can fetch a registered model offers a function
 as the entry point ``models`` of the group :data:`GROUP`; this project's pipeline does.
@@ -11,6 +12,8 @@ from contextlib import contextmanager
 from importlib.metadata import entry_points
 from pathlib import Path
 
+from dqar.hub_files import fetch, is_on_hub
+
 SCHEME = "models:/"
 GROUP = "dqar.sources"
 """Group of entry points, named by the scheme of the URIs that they fetch."""
@@ -18,10 +21,12 @@ GROUP = "dqar.sources"
 
 @contextmanager
 def local_folder(place: str | Path, tracking_uri: str | None = None) -> Iterator[Path]:
-    """Yield the folder of a path, or a temporary folder with the files of a registered model.
+    """Yield the folder of a path, or a folder with the files of a registered model or of a
+    repository on the Hub.
 
     Args:
-        place: path, or URI of a registered model: ``models:/NAME@ALIAS``, ``models:/NAME/VERSION``.
+        place: path; or URI of a registered model: ``models:/NAME@ALIAS``, ``models:/NAME/VERSION``;
+            or of a repository on the Hugging Face Hub: ``hf://OWNER/NAME@REVISION``.
         tracking_uri: store of the model; None for that of the environment.
 
     Raises:
@@ -29,6 +34,9 @@ def local_folder(place: str | Path, tracking_uri: str | None = None) -> Iterator
     """
     if not is_registered(place):
         yield Path(place)
+        return
+    if is_on_hub(place):
+        yield fetch(str(place))
         return
     found = list(entry_points(group=GROUP, name="models"))
     if not found:
@@ -41,5 +49,5 @@ def local_folder(place: str | Path, tracking_uri: str | None = None) -> Iterator
 
 
 def is_registered(place: str | Path) -> bool:
-    """Return True for the URI of a registered model."""
-    return str(place).startswith(SCHEME)
+    """Return True for the URI of a registered model or of a repository on the Hub."""
+    return str(place).startswith(SCHEME) or is_on_hub(place)

@@ -9,32 +9,43 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from dqar.scheduler_table import noise_of, setting
+
 SMALLEST_POWER = 1e-12
 """Floor of a noise power, so that the SNR of a clean latent stays finite."""
 
 
-def scheduler_snr(scheduler: Any, timestep: float) -> float:
+def scheduler_snr(scheduler: Any, timestep: float, *, step: int | None = None) -> float:
     """SNR of a diffusers scheduler at a timestep: ``(alpha_t / sigma_t)^2``.
 
     The ratio assumes data of unit variance (Kingma et al. 2021, eq. 2) and ignores the scheduler's
     own ``sigma_data``, so that equally noisy latents have equal SNR under every scheduler.
 
-    A scheduler with ``sigmas`` is read at its step of this timestep: ``(alpha, sigma)`` is
-    ``(1 - sigma, sigma)`` for a flow, and ``(1, sigma)`` for exploding variance (EDM, consistency
-    models). Every other scheduler, and a timestep between two steps, is read from
-    ``alphas_cumprod``, linearly in log SNR between integer timesteps. At most 1e12.
+    Where the noise level is read follows from :data:`dqar.scheduler_table.SUPPORTED`: ``(alpha,
+    sigma)`` is ``(1 - sigma, sigma)`` at a step of a flow, and ``(1, sigma)`` at a step of
+    exploding variance (EDM, consistency models). Every other scheduler, and a timestep between two
+    steps, is read from ``alphas_cumprod``, linearly in log SNR between integer timesteps. At most
+    1e12.
+
+    Args:
+        scheduler: diffusers scheduler.
+        timestep: one of its timesteps.
+        step: index of the timestep in the scheduler's timesteps, which tells repeated timesteps
+            apart; by default the first one that the scheduler has not yet passed.
 
     Raises:
-        ValueError: if the scheduler has no noise level for that timestep.
+        ValueError: if the scheduler is not in the table, or has no noise level for that timestep.
     """
-    sigma = _step_sigma(scheduler, timestep)
+    noise = noise_of(scheduler)
+    sigma = _step_sigma(scheduler, timestep, step)
+    is_flow = noise == "flow" if noise else _is_like_flow(scheduler)
     if sigma is not None:
-        return flow_snr(sigma) if _is_flow(scheduler) else _ratio(1.0, sigma**2)
-    if _has_table(scheduler) and not _is_flow(scheduler):
+        return flow_snr(sigma) if is_flow else _ratio(1.0, sigma**2)
+    if _has_table(scheduler) and not is_flow:
         return _table_snr(scheduler.alphas_cumprod, timestep)
-    if _config(scheduler, "prediction_type") == "trigflow":  # timesteps are angles
+    if noise == "angles":
         return _ratio(math.cos(timestep) ** 2, math.sin(timestep) ** 2)
-    if hasattr(scheduler, "_alpha_cumprod"):  # Wuerstchen's formula, continuous in [0, 1]
+    if noise == "formula":  # continuous in [0, 1]
         return _power_snr(float(scheduler._alpha_cumprod(torch.tensor(timestep), "cpu")))
     raise ValueError(
         "scheduler must have alphas_cumprod, or a sigma for the timestep. Got "
@@ -43,7 +54,9 @@ def scheduler_snr(scheduler: Any, timestep: float) -> float:
     )
 
 
-def gate_snr(scheduler: Any, timestep: float, reader: str | None) -> float | None:
+def gate_snr(
+    scheduler: Any, timestep: float, reader: str | None, *, step: int | None = None
+) -> float | None:
     """Return :func:`scheduler_snr` for the gate or sink that reads it; None if nothing does.
 
     Args:
@@ -55,7 +68,7 @@ def gate_snr(scheduler: Any, timestep: float, reader: str | None) -> float | Non
     if reader is None:
         return None
     try:
-        return scheduler_snr(scheduler, timestep)
+        return scheduler_snr(scheduler, timestep, step=step)
     except ValueError as error:
         raise ValueError(
             f"{reader} reads the SNR, so the scheduler must have one at each of its timesteps. "
@@ -64,7 +77,7 @@ def gate_snr(scheduler: Any, timestep: float, reader: str | None) -> float | Non
         ) from error
 
 
-def _step_sigma(scheduler: Any, timestep: float) -> float | None:
+def _step_sigma(scheduler: Any, timestep: float, step: int | None) -> float | None:
     """The scheduler's sigma at the step with this timestep, if it has such a step."""
     steps, sigmas = (getattr(scheduler, name, None) for name in ("timesteps", "sigmas"))
     if steps is None or sigmas is None or not 0 <= len(sigmas) - len(steps) <= 2:
@@ -73,29 +86,30 @@ def _step_sigma(scheduler: Any, timestep: float) -> float | None:
         return None  # DPM-Solver SDE calls the model between its sigmas as well
     if _has_table(scheduler) and getattr(scheduler, "num_inference_steps", None) is None:
         return None  # DPM-Solvers hold sigmas in the opposite order until set_timesteps
-    places = [place for place, step in enumerate(steps.tolist()) if step == timestep]
+    places = [place for place, one in enumerate(steps.tolist()) if one == timestep]
     if not places:
         return None
+    sigma = float(sigmas[step if step in places else _next_of(scheduler, places)])
+    return 1.0 - sigma if setting(scheduler, "invert_sigmas") else sigma
+
+
+def _next_of(scheduler: Any, places: list[int]) -> int:
     # Rounding makes timesteps equal whose sigmas differ: take the first one not yet passed.
-    reached = getattr(scheduler, "step_index", None) or 0
-    sigma = float(sigmas[next((place for place in places if place >= reached), places[0])])
-    return 1.0 - sigma if _config(scheduler, "invert_sigmas") else sigma
+    reached = getattr(scheduler, "step_index", None) or getattr(scheduler, "begin_index", None) or 0
+    return next((place for place in places if place >= reached), places[0])
 
 
 def _has_table(scheduler: Any) -> bool:
     return getattr(scheduler, "alphas_cumprod", None) is not None
 
 
-def _is_flow(scheduler: Any) -> bool:
+def _is_like_flow(scheduler: Any) -> bool:
+    """True if an object that is no scheduler of the table has sigmas like those of a flow."""
     if _has_table(scheduler):
-        return bool(_config(scheduler, "use_flow_sigmas"))
+        return False
     sigmas = getattr(scheduler, "sigmas", None)
     # A flow's largest sigma is 1 up to rounding; exploding variance starts far above 1.
     return sigmas is not None and float(sigmas.max()) < 1.01
-
-
-def _config(scheduler: Any, name: str) -> Any:
-    return getattr(scheduler, "config", {}).get(name)
 
 
 def _table_snr(alphas: Float[Tensor, " t"], timestep: float) -> float:

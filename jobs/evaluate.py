@@ -33,6 +33,7 @@ def run(flags: EvaluateFlags) -> int:
     from pipeline.methods.registry import refuse_unknown, refuse_unserved
     from pipeline.models.loading import refuse_unloadable
     from pipeline.models.model_info import find_model, refuse_too_many_steps
+    from pipeline.models.schedulers import solution_sampler
     from pipeline.storage.output_folder import fetched_policies, published, refuse_taken
     from pipeline.tracking import Tracker, resolve_tracking_uri, settle_earlier
 
@@ -50,6 +51,9 @@ def run(flags: EvaluateFlags) -> int:
     refuse_too_many_steps(info, config.steps)
     refuse_unserved(flags.methods, info)
     refuse_unloadable(info, config.sampler, config.steps)
+    if config.solution_steps is not None:
+        refuse_too_many_steps(info, config.solution_steps, "--solution-steps")
+        refuse_unloadable(info, solution_sampler(info), config.solution_steps)
     refuse_misfits(config, policies, allow_greedy=paper.greedy_policies)
     with input_errors():
         comparison = comparison_of(flags, paper, policies)

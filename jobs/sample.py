@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pipeline.cli import run_job
 from pipeline.errors import input_errors, work_errors
-from pipeline.models.sampling_choices import DTYPE, SAMPLER, STEPS
+from pipeline.models.sampling_choices import DTYPE, SAMPLER, STEPS, canonical_sampler
 from pipeline.redaction import typed_command
 from pipeline.sample.flags import SampleFlags
 from pipeline.storage.output_checks import refuse_other_files, refuse_unwritable
@@ -87,13 +87,18 @@ def load_fitting_policy(folder: str | None, info, tracking_uri: str):
 def load_given_plan(path: str | None, info, tracking_uri: str):
     """Load the plan of --plan, and the description of the policy if --plan names one; None without
     the flag. A policy must be trained for the model."""
-    from dqar.registry import is_registered
+    from dqar.hub_files import is_on_hub
+    from dqar.registry import is_registered, local_folder
     from dqar.schedules.policy_plan import plan_of_policy
-    from dqar.schedules.serialization import load_plan
+    from dqar.schedules.serialization import PLAN, load_plan
     from pipeline.storage.output_folder import fetched_file
 
     if path is None:
         return None, None
+    if is_on_hub(path) or Path(path).is_dir():
+        with input_errors(), local_folder(path) as folder:
+            if (folder / PLAN).is_file():
+                return load_plan(folder), None
     if is_registered(path) or Path(path).is_dir():
         policy = load_fitting_policy(path, info, tracking_uri)
         assert policy is not None
@@ -110,6 +115,7 @@ def configure(flags: SampleFlags, info, described, policy, plan):
         described: description of the policy of --policy or --plan; None for neither.
     """
     from dqar.policy.spec import PolicySpec
+    from dqar.sampler_names import sampler_of_plan
     from pipeline.sample.sample import SampleConfig
 
     labels = flags.class_labels or ()
@@ -117,10 +123,12 @@ def configure(flags: SampleFlags, info, described, policy, plan):
     follows = {
         "steps": (plan.steps if plan else spec.steps) or STEPS,
         "guidance_scale": spec.guidance or info.guidance_scale,
-        "sampler": ("dpm" if plan and "DPM" in plan.sampler else spec.sampler) or SAMPLER,
+        "sampler": (plan and sampler_of_plan(plan.sampler)) or spec.sampler or SAMPLER,
         "num_samples": len(labels) or 4,
     }
     given = {name: getattr(flags, name) for name in follows}
+    if flags.sampler is not None:
+        given["sampler"] = canonical_sampler(flags.sampler)
     with input_errors():
         return SampleConfig(
             model=flags.model,

@@ -32,7 +32,7 @@ ON_DISK: dict[tuple[str, str], str] = {
     ("benchmarks/quality/ground_truth.py", "noises"): "key of the result's JSON",
     ("benchmarks/quality/paper_claims.py", "twin"): "operating point in the file of a seed",
     ("pipeline/evaluate/tasks.py", "twin"): "prefix of arrays in the cache of results",
-    ("pipeline/methods/baseline.py", "twin"): "operating point of the baseline in results.json",
+    ("pipeline/methods/fewer_steps.py", "twin"): "operating point of the baseline in results.json",
 }
 """String constants that are names on disk, by file, with the reason to keep each. In docstrings and
 comments of all files, such a name may stand between double backticks."""

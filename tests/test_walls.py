@@ -87,6 +87,7 @@ def test_packages_are_small(tree):
 @pytest.mark.parametrize("path", sources("dqar"), ids=name_of)
 def test_library_imports_no_pipeline(path):
     heavy = {*ROOMS} - ({"diffusers"} if "integration" in path.parts else set())
+    heavy |= {"huggingface_hub"} - ({"huggingface_hub"} if path.stem == "hub_files" else set())
     assert reaches(path, "pipeline", "jobs", "benchmarks", "tests", *heavy) == []
 
 
@@ -143,11 +144,12 @@ def test_only_the_controller_opens_the_cache(module, users):
 
 
 def test_policies_are_read_at_the_edge():
-    """Only the root package and the reader of plans import the reader of policies; no gate and no
-    planner opens a file."""
+    """Only the root package, the reader of plans and that of shared folders import the reader of
+    policies; no gate and no planner opens a file."""
     graph = graph_of("dqar")
     users = {name for name in graph if "dqar.policy.serialization" in graph[name]}
-    assert users <= {"dqar", "dqar.schedules.serialization"}
+    readers = {"dqar.schedules.serialization", "dqar.sharing.pretrained"}
+    assert users <= {"dqar", *readers}
 
 
 def test_reader_of_imports_resolves_relative_ones(tmp_path, monkeypatch):
@@ -174,7 +176,8 @@ def run_python(code: str, home: Path) -> str:
 
 def test_import_is_light_and_leaves_no_trace(tmp_path):
     modules = [name_of(path) for path in sources("dqar")]
-    heavy = (*ROOMS, "pydantic", "yaml")  # the last two when the first file is read
+    # The last two when the first file is read.
+    heavy = (*ROOMS, "huggingface_hub", "pydantic", "yaml")
     code = (
         "import importlib, sys, logging\n"
         "import dqar\n"

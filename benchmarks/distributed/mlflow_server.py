@@ -69,9 +69,14 @@ class MlflowServer:
         except (OSError, urllib.error.URLError):
             return False
 
+    def send(self, number: signal.Signals) -> None:
+        """Send a signal to the server and its workers."""
+        if self._process is not None:
+            os.killpg(self._process.pid, number)
+
     def kill(self) -> None:
         """SIGKILL for the server and its workers, as a machine that loses power."""
         if self._process is not None:
-            os.killpg(self._process.pid, signal.SIGKILL)
+            self.send(signal.SIGKILL)
             self._process.wait()
             self._process = None

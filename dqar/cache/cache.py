@@ -51,7 +51,8 @@ class ReuseCache:
     and device are written in place, so that the addresses stay the same.
 
     Args:
-        formats: storage format of each part (``keys``, ``values``, ``output``).
+        formats: storage format of each part (``keys``, ``values``, ``output``); further parts are
+            stored like ``output``.
         balance: salience balance factors. :attr:`nbytes` leaves them out, since all entries share
             them.
     """
@@ -94,7 +95,7 @@ class ReuseCache:
         return target
 
     def _form(self, name: str, value: Tensor) -> CacheFormat:
-        form = self.formats[name]
+        form = self.formats.get(name, self.formats["output"])
         return BFLOAT16 if form.dtype == "fp16" and value.dtype == torch.bfloat16 else form
 
     def lend(self, key: EntryKey, borrower: EntryKey) -> None:

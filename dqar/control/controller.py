@@ -19,6 +19,7 @@ from dqar.config import DQARConfig
 from dqar.control.branch_sharing import BranchSharing
 from dqar.control.step_control import StepControl
 from dqar.control.summary import ReuseSummary, summarize
+from dqar.gate_table import GateTable
 from dqar.gates.base import AllOf, Gate
 from dqar.gates.paper_cascade import paper_cascade, policy_config, policy_gate
 from dqar.gates.rules import RequireCached
@@ -67,6 +68,7 @@ class DQARController(StepControl):
     ) -> None:
         self.config = config or DQARConfig()
         self.num_layers = num_layers
+        self._bound: GateTable | None = None
         self.num_heads = num_heads
         self.branches: tuple[str, ...] = ()
         self.gate = AllOf(gate or paper_cascade(self.config, policy), RequireCached())
@@ -102,22 +104,28 @@ class DQARController(StepControl):
         return ReuseCache({}) if self._run is None else self._run.history.values
 
     def bind(
-        self, num_layers: int, num_heads: int | None = None, branches: tuple[str, ...] = ()
+        self,
+        model: int | GateTable,
+        num_heads: int | None = None,
+        branches: tuple[str, ...] = (),
     ) -> None:
         """Set the shape of the model.
 
         Args:
+            model: its gates; a number of layers stands for as many equal blocks.
             branches: guidance branches in the order in which the batch stacks them.
 
         Raises:
-            ValueError: if the controller belongs to a model with another number of blocks.
+            ValueError: if the controller belongs to a model with another number of blocks, or if
+                the model lacks one of the configuration's sites.
         """
-        if self.num_layers not in (None, num_layers):
+        table = GateTable.of(self.config.sites, model)
+        if self.num_layers not in (None, table.num_layers):
             raise ValueError(
                 f"num_layers must be the model's. Got {self.num_layers} for a model of "
-                f"{num_layers} blocks. Make a controller for each model."
+                f"{table.num_layers} blocks. Make a controller for each model."
             )
-        self.num_layers = num_layers
+        self.num_layers, self._bound = table.num_layers, table
         self.num_heads = num_heads or self.num_heads
         self.branches = branches
 
@@ -134,18 +142,46 @@ class DQARController(StepControl):
             ValueError: if no step is open.
         """
         opened = self._opened()
-        gate = opened.entries.gate(site, layer)
-        return opened.executor.through(EntryKey(site, layer), gate, compute)
+        gate = opened.entries.table.index(site, layer)
+        branch = opened.executor.calls.current.branch
+        return opened.executor.through(EntryKey(site, layer, branch), gate, compute)
+
+    def begin_call(
+        self, branch: str, *, num_rows: int | None = None, layers: range | None = None
+    ) -> None:
+        """Begin one call of the model within the open step, in a pipeline that calls the model once
+        for each guidance branch, or whose number of branches changes during a run.
+
+        The calls of a step share its decisions; each branch has its own entries. A branch that the
+        step before did not call, or called with another number of rows, computes everything.
+
+        Args:
+            branch: name of the branch; ``STACKED`` for a call that holds all branches.
+            num_rows: rows of the call's batch.
+            layers: layers that the call can reach, in a model of several transformers; all layers
+                by default. Gates of other layers do not count in this step.
+
+        Raises:
+            ValueError: if no step is open.
+        """
+        opened, run = self._opened(), self._run
+        assert run is not None
+        run.calls.begin(branch, opened.inputs.step.index, num_rows)
+        if layers is not None:
+            depth = opened.inputs.layer
+            opened.log.reach((depth >= layers.start) & (depth < layers.stop))
 
     def corrected(self, output: Float[Tensor, "r *axes"]) -> Float[Tensor, "r *axes"]:
         """Return the model's output at the open step, corrected by the error feedback. Without
         feedback, or at a step without correction, the output itself. Call it once a step."""
-        codes = self._opened().codes
+        opened = self._opened()
+        codes = opened.codes
         assert self._run is not None
         if not self._run.feedback.is_on:
             return output
-        reused = torch.tensor(codes) == DecisionReason.REUSE
-        return self._run.feedback.through(output, reused.double().mean(dim=0))
+        reused = (torch.tensor(codes) == DecisionReason.REUSE)[opened.log.present]
+        share = reused.double().mean(dim=0)
+        return self._run.feedback.through(self._run.calls.current, output, share)
 
     def free_cache(self) -> None:
         """Release all tensors that the last run cached. The next run allocates them again; a step
@@ -169,4 +205,4 @@ class DQARController(StepControl):
             reasons = [*reasons, self._open.log.outcome]
             orders = [*orders, self._open.inputs.order]
         kept = self._freed_bytes if self._run is None else self._run.nbytes
-        return summarize(reasons, self.config.sites, self._depth(), kept, orders)
+        return summarize(reasons, self._table(), kept, orders)

@@ -13,7 +13,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from dqar.records import SITES, GateInputs, Step
+from dqar.gate_table import GateTable
+from dqar.records import SITES, WHOLE_SITES, GateInputs, Step
 
 NEVER = -1
 MEASURES = {"entropy": "entropy", "drift": "log_drift", "quant_error": "quant_error"}
@@ -25,8 +26,7 @@ class EntryState:
     """State of all cached entries at the start of a step.
 
     Args:
-        sites: sites whose result is cached.
-        num_layers: transformer blocks of the model.
+        table: gates of the model whose result is cached.
         num_columns: columns that are decided separately: samples, or rows of independent branches.
         device: device of the model, where measurements are kept.
         order: wanted order of the forecasts that reuse shows, one number or one for each column.
@@ -35,23 +35,18 @@ class EntryState:
 
     def __init__(
         self,
-        sites: tuple[str, ...],
-        num_layers: int,
+        table: GateTable,
         num_columns: int,
         device: torch.device,
         order: int | Int[Tensor, " b"] = 0,
         feedback: float | Float[Tensor, " b"] = 0.0,
     ) -> None:
-        self.sites = sites
-        self.num_layers = num_layers
-        shape = (len(sites) * num_layers, num_columns)
+        self.table = table
+        shape = (table.num_gates, num_columns)
         self.shape = shape
         self.device = device
         self.wanted_order = torch.as_tensor(order).expand(num_columns)
         self.feedback = torch.as_tensor(feedback, dtype=torch.float32).expand(num_columns)
-        self.layer = torch.arange(num_layers).repeat(len(sites))
-        codes = torch.tensor([SITES.index(site) for site in sites])
-        self.site = codes.repeat_interleave(num_layers)
         self.committed_at = torch.full(shape, NEVER)
         self.span = torch.zeros(shape, dtype=torch.long)
         self.span_before = torch.zeros(shape, dtype=torch.long)
@@ -61,10 +56,6 @@ class EntryState:
         self.blank = {name: torch.zeros(shape) for name in MEASURES}
         self.blank[BRANCH_GAP] = torch.full(shape, float("nan"))
         self.measured = {name: blank.to(device) for name, blank in self.blank.items()}
-
-    def gate(self, site: str, layer: int) -> int:
-        """Index of a gate, its row in the state."""
-        return self.sites.index(site) * self.num_layers + layer
 
     def lengths(
         self, prompt_length: int | Float[Tensor, " s"], num_branches: int
@@ -105,9 +96,9 @@ class EntryState:
         seen = self._on_host(reads, log_latent_norm)
         return GateInputs(
             step=step,
-            num_layers=self.num_layers,
-            site=self.site,
-            layer=self.layer,
+            num_layers=self.table.num_layers,
+            site=self.table.site_codes,
+            layer=self.table.layers,
             cached=cached,
             gap=torch.where(cached, step.index - self.committed_at, 0),
             reuses=self.reuses,
@@ -122,10 +113,13 @@ class EntryState:
             branch_age=step.index - self.branch_at,
             log_latent_norm=seen["log_latent_norm"][0],
             prompt_length=prompt_length,
-            # A reused block reuses attention and feed-forward; ``block`` excludes other sites.
-            share_attn=self.shares["attn"] + self.shares["block"],
-            share_ff=self.shares["ff"] + self.shares["block"],
+            share_attn=self._share("attn"),
+            share_ff=self._share("ff"),
         )
+
+    def _share(self, site: str) -> Float[Tensor, " b"]:
+        # A reused block or stack reuses attention and feed-forward, and excludes other sites.
+        return torch.stack([self.shares[name] for name in (site, *WHOLE_SITES)]).sum(dim=0)
 
     def _order(self) -> Int[Tensor, "g b"]:
         differences = (self.span > 0).long() + (self.span_before > 0)
@@ -172,8 +166,10 @@ class EntryState:
         if compared is not None:
             self.branch_at = torch.where(compared, step.index, self.branch_at)
         self._enter_measures(computed, compared, measured)
-        by_site = reused.float().unflatten(0, (len(self.sites), self.num_layers)).mean(dim=1)
-        self.shares = self.shares | dict(zip(self.sites, by_site, strict=True))
+        slices = self.table.slices
+        self.shares = self.shares | {
+            site: reused[gates].float().mean(dim=0) for site, gates in slices.items()
+        }
 
     def _enter_measures(
         self, computed: Tensor, compared: Tensor | None, measured: dict[str, Tensor]

@@ -36,7 +36,7 @@ class ManualControl(ABC):
         """
         key = EntryKey(site, layer, branch)
         opened = self._opened()
-        gate = opened.entries.gate(site, layer)
+        gate = opened.entries.table.index(site, layer)
         codes = opened.codes[gate]
         if opened.executor.is_lent(gate, branch):
             lent = EntryKey(site, layer, branch, lender=CONDITIONAL)
@@ -84,7 +84,7 @@ class ManualControl(ABC):
         if entropy is None and attn_map is not None:
             entropy = map_entropy(attn_map)
         opened = self._opened()
-        gate = opened.entries.gate(site, layer)
+        gate = opened.entries.table.index(site, layer)
         opened.executor.commit(EntryKey(site, layer, branch), gate, parts, entropy)
 
     def reuse(self, entry: EntryKey) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
@@ -94,6 +94,6 @@ class ManualControl(ABC):
             ValueError: if no step is open.
         """
         opened = self._opened()
-        gate = opened.entries.gate(entry.site, entry.layer)
+        gate = opened.entries.table.index(entry.site, entry.layer)
         found = opened.executor.hand_out(entry, gate)
         return found.keys, found.values, found.output

@@ -12,9 +12,10 @@ from dqar.cache.cache import Balance
 from dqar.cache.forecast_coefficients import ManualForecastHistory
 from dqar.cache.history import History
 from dqar.config import DQARConfig
+from dqar.control.branch_calls import BranchCalls, BranchFeedback
 from dqar.control.entry_state import EntryState
-from dqar.control.error_feedback import ErrorFeedback
 from dqar.control.per_sample import gains_of, orders_of
+from dqar.gate_table import GateTable
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,15 +41,17 @@ class RunState:
     """Counters and measurements of the entries."""
     by_hand: ManualForecastHistory
     """Steps at which entries under manual control were computed."""
-    feedback: ErrorFeedback
+    feedback: BranchFeedback
     """Error feedback of the run."""
+    calls: BranchCalls
+    """Calls of the model by guidance branch, where branches are called separately."""
 
     @classmethod
     def of(
         cls,
         settings: RunSettings,
         *,
-        num_layers: int,
+        table: GateTable,
         num_heads: int | None,
         columns_of_a_sample: int,
         num_samples: int,
@@ -64,12 +67,13 @@ class RunState:
         kept, columns = config.forecast_order, (columns_of_a_sample, num_samples)
         order = orders_of(config, settings.forecast_order, *columns)
         gain = gains_of(config, settings.feedback, *columns)
-        entries = EntryState(config.sites, num_layers, num_samples, device, order, gain)
+        entries = EntryState(table, num_samples, device, order, gain)
         return cls(
             history=History.of(config.cache_formats(num_heads), settings.balance, kept),
             entries=entries,
             by_hand=ManualForecastHistory(entries.wanted_order, kept),
-            feedback=ErrorFeedback(gain),
+            feedback=BranchFeedback(gain=gain),
+            calls=BranchCalls(),
         )
 
     @property

@@ -15,6 +15,7 @@ from dqar.cache.cache import CachedValue
 from dqar.cache.forecast_coefficients import Coefficients, ManualForecastHistory, StepCoefficients
 from dqar.cache.history import History
 from dqar.cache.site_tensors import Compute, Fresh, Parts, parts_error
+from dqar.control.branch_calls import BranchCalls
 from dqar.control.branch_sharing import CONDITIONAL, UNCONDITIONAL, BranchRows
 from dqar.control.step_log import Rows, StepLog, rows_that_compute
 from dqar.records import DecisionReason, EntryKey
@@ -38,12 +39,15 @@ class SiteExecutor:
     sampler sees."""
     step: int
     """Index of the step in the run."""
+    calls: BranchCalls
+    """Calls of the model by guidance branch."""
     coefficients: StepCoefficients | None
     """Coefficients of the step's forecasts; None if reuse shows cached values unchanged."""
     by_hand: ManualForecastHistory
     """Steps at which entries under manual control were computed."""
     rows_of: dict[tuple[int, ...], Rows] = field(default_factory=dict)
-    """Rows that compute, by the reasons of a gate; gates with equal reasons share them."""
+    """Rows that compute, by the number of rows of the call (a branch may have a call of fewer) and
+    the reasons of a gate; gates with equal reasons share them."""
 
     def commit(
         self, key: EntryKey, gate: int, parts: Parts, entropy: Float[Tensor, " r"] | None
@@ -82,14 +86,19 @@ class SiteExecutor:
 
     def through(self, key: EntryKey, gate: int, compute: Compute) -> Parts:
         """Return the parts of one site for the whole batch, each row computed or reused."""
+        if not self.calls.current.is_continued:
+            return self._computed(key, gate, compute)
         if self.exposure:
             return self._expose(key, gate, compute)
         codes = set(self.codes[gate])
         if DecisionReason.REUSE in codes:
-            self.step_log.mark_reused(gate)
+            self.step_log.mark_reused(gate, key.branch)
             return self._shown(key, gate) if len(codes) == 1 else self._mix(key, gate, compute)
         if DecisionReason.SHARED in codes:
             return self._mix(key, gate, compute)
+        return self._computed(key, gate, compute)
+
+    def _computed(self, key: EntryKey, gate: int, compute: Compute) -> Parts:
         fresh = compute(None)
         self._enter(key, gate, fresh, None)
         return fresh.parts
@@ -115,7 +124,7 @@ class SiteExecutor:
 
     def _rows(self, gate: int, value: Tensor) -> Rows:
         """Return the rows that compute; gates with equal decisions share one result."""
-        decided = tuple(self.codes[gate])
+        decided = (len(value), *self.codes[gate])
         if decided not in self.rows_of:
             reuse = self.step_log.decision.reuse[gate]
             self.rows_of[decided] = rows_that_compute(reuse, len(value), value.device)
@@ -133,14 +142,13 @@ class SiteExecutor:
         return fresh, None if self.coefficients is None else computed_at[place_at]
 
     def _expose(self, key: EntryKey, gate: int, compute: Compute) -> Parts:
-        fresh = compute(None)
         if key not in self.history:
-            self._enter(key, gate, fresh, None)
-            return fresh.parts
+            return self._computed(key, gate, compute)
+        fresh = compute(None)
         cached = self._shown(key, gate)
         error = parts_error(cached, fresh.parts)
         self.step_log.note_local_error(gate, error)
-        self.step_log.mark_reused(gate)
+        self.step_log.mark_reused(gate, key.branch)
         reuse = self.step_log.decision.reuse[gate]
         sees_cached = reuse.repeat(len(error) // len(reuse)).to(error.device, non_blocking=True)
         seen = _seen(cached, fresh.parts, sees_cached)
@@ -174,7 +182,7 @@ class SiteExecutor:
             self._measure_against_cache("quant_error", key, gate, fresh, rows)
         if self.shares_branches and self.branches.has_both:
             self.step_log.note_branch_gap(gate, self.branches.distance(fresh.parts), rows)
-        self.step_log.mark_committed(gate, rows)
+        self.step_log.mark_committed(gate, rows, key.branch)
 
     def _measure_against_cache(
         self, name: str, key: EntryKey, gate: int, fresh: Fresh, rows: Rows | None
@@ -187,5 +195,7 @@ class SiteExecutor:
 
 def _seen(cached: Parts, fresh: Parts, reuse: Bool[Tensor, " r"]) -> Parts:
     """Select the parts that the sampler sees in exposure: cached where a row reuses, else fresh."""
-    where = reuse[:, None, None]
-    return {name: torch.where(where, part, fresh[name]) for name, part in cached.items()}
+    return {
+        name: torch.where(reuse.view(-1, *(1,) * (part.ndim - 1)), part, fresh[name])
+        for name, part in cached.items()
+    }

@@ -19,6 +19,7 @@ from dqar.control.open_step import OpenStep
 from dqar.control.run_state import RunSettings, RunState
 from dqar.control.site_execution import SiteExecutor
 from dqar.control.step_log import StepLog
+from dqar.gate_table import GateTable
 from dqar.gates.base import MEASURED, Gate, snr_reader
 from dqar.records import GateDecision, GateInputs, GateRecord, Step
 from dqar.signals import log_norm
@@ -35,6 +36,7 @@ class StepControl(ManualControl):
     config: DQARConfig
     gate: Gate
     num_layers: int | None
+    _bound: GateTable | None
     num_heads: int | None
     branches: tuple[str, ...]
     exposure: bool
@@ -146,7 +148,7 @@ class StepControl(ManualControl):
             )
             self._run = RunState.of(
                 settings,
-                num_layers=self._depth(),
+                table=self._table(),
                 num_heads=self.num_heads,
                 columns_of_a_sample=self._columns_of_a_sample(),
                 num_samples=num_samples,
@@ -159,13 +161,20 @@ class StepControl(ManualControl):
             )
         return self._run
 
-    def _depth(self) -> int:
+    def _table(self) -> GateTable:
+        """Gates of the model, from the arguments or from the patched model.
+
+        Raises:
+            ValueError: if the number of layers is unknown.
+        """
+        if self._bound is not None:
+            return self._bound
         if self.num_layers is None:
             raise ValueError(
                 "num_layers must be known before the first step. Got None. "
                 "Pass num_layers=, or attach the controller to a model."
             )
-        return self.num_layers
+        return GateTable.regular(self.config.sites, self.num_layers)
 
     def _latent_norm(self, latent: Tensor | None) -> Tensor | None:
         if latent is None or "log_latent_norm" not in self.needs:
@@ -188,6 +197,7 @@ class StepControl(ManualControl):
             step=inputs.step.index,
             coefficients=StepCoefficients.of(inputs, self.config.forecast_order),
             by_hand=run.by_hand,
+            calls=run.calls,
         )
         return OpenStep(inputs=inputs, codes=codes, log=log, executor=executor, entries=run.entries)
 
@@ -202,7 +212,9 @@ class StepControl(ManualControl):
         if self._open is None:
             return
         opened, log = self._open, self._open.log
-        self._reasons.append(log.outcome)
+        computed = log.computed
+        reused = log.reused_beside(computed)
+        self._reasons.append(log.outcome_beside(reused))
         self._orders_shown.append(opened.inputs.order)
         if self.sink is not None:
             self.sink(
@@ -210,9 +222,7 @@ class StepControl(ManualControl):
                     inputs=opened.inputs, decision=log.decision, local_rel_error=log.local_error
                 )
             )
-        opened.entries.close_step(
-            opened.inputs.step, log.computed, log.reused, log.measured, log.compared
-        )
+        opened.entries.close_step(opened.inputs.step, computed, reused, log.measured, log.compared)
         self._open = None
 
     def drop_step(self) -> None:

@@ -48,17 +48,23 @@ class StepLog:
     def __init__(self, decision: GateDecision) -> None:
         self.decision = decision
         self._num_gates, self._num_samples = decision.reason.shape
-        self._committed: dict[int, Rows | None] = {}
+        self.present = torch.ones(self._num_gates, dtype=torch.bool)
+        """True for each gate whose transformer the step calls, ``[g]``."""
+        self._is_whole = True
+        self._committed: dict[int, dict[str, Rows | None]] = {}
         self._reused: dict[int, set[str]] = {}
-        self._branches: dict[int, set[str]] = {}
         self._measured: dict[str, dict[int, Tensor]] = {name: {} for name in MEASURES}
         self._measured[BRANCH_GAP] = {}
         self._local_error: dict[int, Tensor] = {}
 
+    def reach(self, gates: Bool[Tensor, " g"]) -> None:
+        """Record that a call reaches these gates; from the first record on, others are absent."""
+        self.present = gates if self._is_whole else self.present | gates
+        self._is_whole = False
+
     def mark_committed(self, gate: int, rows: Rows | None, branch: str = STACKED) -> None:
         """Record that a gate cached new values, for some rows or (None) for all."""
-        self._committed[gate] = rows
-        self._branches.setdefault(gate, set()).add(branch)
+        self._committed.setdefault(gate, {})[branch] = rows
 
     def mark_reused(self, gate: int, branch: str = STACKED) -> None:
         """Record that a gate returned cached values where its decision is to reuse."""
@@ -82,7 +88,7 @@ class StepLog:
 
     def branches_committed(self, gate: int) -> set[str]:
         """Guidance branches that cached new values in this step."""
-        return self._branches.get(gate, set())
+        return set(self._committed.get(gate, ()))
 
     def _by_sample(self, value: Tensor, rows: Rows | None) -> Tensor:
         value = value.detach()
@@ -95,29 +101,48 @@ class StepLog:
     def computed(self) -> Bool[Tensor, "g b"]:
         """True where a new value was cached."""
         computed = torch.zeros_like(self.decision.reuse)
-        for gate, rows in self._committed.items():
-            if rows is None:
-                # Under manual control one branch may reuse while the other commits: the gate then
-                # counts as reused, with the age of the older value.
-                is_split = self._reused.get(gate, set()) - self._branches[gate]
-                computed[gate] = ~self.decision.reuse[gate] if is_split else True
-            else:
-                computed[gate, rows.samples] = True
+        for gate, by_branch in self._committed.items():
+            # Most gates compute all rows of a single call, for which no tensor is needed.
+            is_plain = gate not in self._reused and not any(by_branch.values())
+            computed[gate] = True if is_plain else self._computed_by_all(gate, by_branch)
         return computed
+
+    def _computed_by_all(self, gate: int, by_branch: dict[str, Rows | None]) -> Bool[Tensor, " b"]:
+        """Samples that every called branch computed. Where one branch reuses and the other
+        computes, the gate counts as reused, with the age of the older value."""
+        is_split = self._reused.get(gate, set()) - by_branch.keys()
+        reuse = self.decision.reuse[gate]
+        everyone = ~reuse if is_split else torch.ones_like(reuse)
+        for rows in by_branch.values():
+            if rows is not None:
+                computing = torch.zeros_like(reuse)
+                computing[rows.samples] = True
+                everyone = everyone & computing
+        return everyone
 
     @property
     def reused(self) -> Bool[Tensor, "g b"]:
         """True where a cached value was returned and no new value was computed."""
+        return self.reused_beside(self.computed)
+
+    def reused_beside(self, computed: Bool[Tensor, "g b"]) -> Bool[Tensor, "g b"]:
+        """Return :attr:`reused`, given :attr:`computed`."""
         used = torch.zeros_like(self.decision.reuse)
         for gate in self._reused:
             used[gate] = True
-        return self.decision.reuse & used & ~self.computed
+        return self.decision.reuse & used & ~computed
 
     @property
     def outcome(self) -> UInt8[Tensor, "g b"]:
-        """Reasons of the decisions, with ``DECLINED`` where reuse was allowed and not used."""
-        is_declined = self.decision.reuse & ~self.reused
-        return torch.where(is_declined, int(DecisionReason.DECLINED), self.decision.reason)
+        """Reasons of the decisions, with ``DECLINED`` where reuse was allowed and not used, and
+        ``ABSENT`` where the gate's transformer was not called."""
+        return self.outcome_beside(self.reused)
+
+    def outcome_beside(self, reused: Bool[Tensor, "g b"]) -> UInt8[Tensor, "g b"]:
+        """Return :attr:`outcome`, given :attr:`reused`."""
+        is_declined = self.decision.reuse & ~reused
+        reasons = torch.where(is_declined, int(DecisionReason.DECLINED), self.decision.reason)
+        return torch.where(self.present[:, None], reasons, int(DecisionReason.ABSENT))
 
     @property
     def measured(self) -> dict[str, Float[Tensor, "g b"]]:

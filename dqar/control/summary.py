@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Bool, Int, UInt8
 from torch import Tensor
 
+from dqar.gate_table import GateTable
 from dqar.records import ACTIONS, DecisionReason
 
 
@@ -60,58 +61,59 @@ class ReuseSummary:
 
 def summarize(
     reasons: Sequence[UInt8[Tensor, "g b"]],
-    sites: tuple[str, ...],
-    num_layers: int,
+    table: GateTable,
     cache_bytes: int,
     orders: Sequence[Int[Tensor, "g b"]] | None = None,
 ) -> ReuseSummary:
     """Count the decisions of a run.
 
     Args:
-        reasons: reason of each decision, one tensor for each step.
+        reasons: reason of each decision, one tensor for each step. Gates whose transformer a step
+            did not call are not counted.
+        table: gates of the model.
         cache_bytes: bytes that the cache holds.
         orders: forecast order of each gate in each step; 0 by default.
     """
     # A run without steps gives zero counts of the same shapes.
-    shape = (len(sites) * num_layers, 1)
-    stacked = torch.stack(list(reasons)) if reasons else torch.zeros(0, *shape, dtype=torch.uint8)
-    by_place = stacked.unflatten(1, (len(sites), num_layers))
-    reused, shared = by_place == DecisionReason.REUSE, by_place == DecisionReason.SHARED
+    blank = torch.zeros(0, table.num_gates, 1, dtype=torch.uint8)
+    stacked = torch.stack(list(reasons)) if reasons else blank
+    reused, shared = stacked == DecisionReason.REUSE, stacked == DecisionReason.SHARED
     shown = torch.stack(list(orders)) if orders else torch.zeros_like(stacked).long()
-    shown = shown.view_as(by_place)
+    layers = [table.layers == layer for layer in range(table.num_layers)]
     return ReuseSummary(
-        gates=stacked.numel(),
+        gates=int((stacked != DecisionReason.ABSENT).sum()),
         reused=int(reused.sum()),
         by_reason=_by_reason(stacked),
-        by_site=_by_site(reused, sites),
-        by_layer=reused.sum(dim=(0, 1, 3)).tolist(),
-        by_step=reused.sum(dim=(1, 2, 3)).tolist(),
-        shared_by_site=_by_site(shared, sites),
-        reasons_by_layer=[_by_reason(by_place[:, :, layer]) for layer in range(num_layers)],
+        by_site=_by_site(reused, table),
+        by_layer=[int(reused[:, of_layer].sum()) for of_layer in layers],
+        by_step=reused.sum(dim=(1, 2)).tolist(),
+        shared_by_site=_by_site(shared, table),
+        reasons_by_layer=[_by_reason(stacked[:, of_layer]) for of_layer in layers],
         reasons_by_step=[_by_reason(step) for step in stacked],
         cache_bytes=cache_bytes,
-        actions_by_site=_by_action(reused, shown, sites),
+        actions_by_site=_by_action(reused, shown, table),
     )
 
 
 def _by_reason(reasons: UInt8[Tensor, "*axes"]) -> dict[str, int]:
     counts = torch.bincount(reasons.flatten().long(), minlength=len(DecisionReason)).tolist()
-    return {reason.label: counts[reason] for reason in DecisionReason if counts[reason]}
+    counted = [reason for reason in DecisionReason if reason != DecisionReason.ABSENT]
+    return {reason.label: counts[reason] for reason in counted if counts[reason]}
 
 
-def _by_site(where: Bool[Tensor, "t s l b"], sites: tuple[str, ...]) -> dict[str, int]:
-    return dict(zip(sites, where.sum(dim=(0, 2, 3)).tolist(), strict=True))
+def _by_site(where: Bool[Tensor, "t g b"], table: GateTable) -> dict[str, int]:
+    return {site: int(where[:, gates].sum()) for site, gates in table.slices.items()}
 
 
 def _by_action(
-    reused: Bool[Tensor, "t s l b"], shown: Int[Tensor, "t s l b"], sites: tuple[str, ...]
+    reused: Bool[Tensor, "t g b"], shown: Int[Tensor, "t g b"], table: GateTable
 ) -> dict[str, dict[str, int]]:
-    by_action = [_by_site(reused & (shown == order), sites) for order in range(len(ACTIONS))]
+    by_action = [_by_site(reused & (shown == order), table) for order in range(len(ACTIONS))]
     return {
         site: {
             action: counts[site]
             for action, counts in zip(ACTIONS, by_action, strict=True)
             if counts[site]
         }
-        for site in sites
+        for site in table.sites
     }

@@ -18,6 +18,9 @@ from dqar.layer_schedule import LayerSchedule
 from dqar.policy.network import ReusePolicy
 from dqar.records import SITES, DecisionReason, GateDecision, GateInputs
 
+WITHOUT_ENTROPY = ("ff", "ff_context")
+"""Sites without attention."""
+
 ROUNDING = 1e-9
 """Tolerance, in steps, of ``fraction * total``: 0.07 * 100 is 7.000000000000001 in floating point,
 and must count 7 steps."""
@@ -128,7 +131,8 @@ class EntropyBelow(Gate):
         stretch = (inputs.prompt_length / 16.0).sqrt() if self.adaptive else 1.0
         is_below = inputs.entropy < _beside(self.tau_base, inputs) * stretch
         # 0 stands for "not measured"; measured entropy is not exactly 0. NaN is not below tau.
-        has_none = (inputs.site == SITES.index("ff"))[:, None]
+        codes = torch.tensor([SITES.index(site) for site in WITHOUT_ENTROPY])
+        has_none = torch.isin(inputs.site, codes.to(inputs.site.device))[:, None]
         is_fine = has_none | (is_below & (inputs.entropy > 0))
         return refuse_where(~is_fine, DecisionReason.ENTROPY, inputs)
 

@@ -7,6 +7,7 @@ from dqar.integration.compiled.compilation import Compilation
 from dqar.integration.compiled.planned_transformer import PlannedDiT
 from dqar.integration.dit_pipeline import patch_dit_pipeline, unpatch_dit_pipeline
 from dqar.integration.dit_wrapper import DQARDiTWrapper
+from dqar.integration.pipeline_patch import patch_pipeline, unpatch_pipeline
 from dqar.integration.salience_calibration import calibrate_balance
 from dqar.integration.samplers import (
     DQARDDIMSampler,
@@ -14,6 +15,7 @@ from dqar.integration.samplers import (
     DQARSampler,
     SamplerConfig,
 )
+from dqar.integration.wrapper import DQARWrapper
 
 __all__ = [
     "Compilation",
@@ -21,9 +23,12 @@ __all__ = [
     "DQARDPMSolverSampler",
     "DQARDiTWrapper",
     "DQARSampler",
+    "DQARWrapper",
     "PlannedDiT",
     "SamplerConfig",
     "calibrate_balance",
     "patch_dit_pipeline",
+    "patch_pipeline",
     "unpatch_dit_pipeline",
+    "unpatch_pipeline",
 ]

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from dqar.cache.site_tensors import Fresh
-from dqar.control.controller import DQARController
 from dqar.signals import attention_entropy
 
 PLAIN_PROCESSOR = "AttnProcessor2_0"
@@ -68,19 +65,6 @@ class QueryKeyCapture:
         return attention_entropy(query, key, scale=scale, max_rows=max_rows)
 
 
-def computed_with_entropy(
-    attention: Any, controller: DQARController, compute: Callable[[], Float[Tensor, "s n d"]]
-) -> Fresh:
-    """Return the result of ``compute``, with the entropy of the attention call that it makes if a
-    gate or a sink reads entropy."""
-    if "entropy" not in controller.needs:
-        return Fresh(parts={"output": compute()})
-    with QueryKeyCapture(attention) as capture:
-        output = compute()
-    entropy = capture.entropy(controller.config.entropy_rows)
-    return Fresh(parts={"output": output}, entropy=entropy)
-
-
 def by_head(attention: Any, projected: Tensor) -> Float[Tensor, "r h n e"]:
     """Split the width into attention heads."""
     if projected.ndim == 4:  # the output of a norm_q or norm_k that acts on each head
@@ -110,17 +94,20 @@ def attend(
     return hidden / attention.rescale_output_factor
 
 
-def refuse_other_arithmetic(attention: Any) -> None:
+def refuse_other_arithmetic(attention: Any, known: str | None) -> None:
     """Refuse K/V reuse of an attention that :func:`attend` does not reproduce.
 
+    Args:
+        known: how the attention makes queries and keys, as its family says.
+
     Raises:
-        ValueError: for another processor, fused projections, a group or spatial norm, or a residual
-            connection inside the attention.
+        ValueError: for another arithmetic or processor, fused projections, a group or spatial norm,
+            or a residual connection inside the attention.
     """
-    processor = type(attention.processor).__name__
-    extras = attention.group_norm, attention.spatial_norm
-    is_fused = getattr(attention, "fused_projections", False)
-    if processor != PLAIN_PROCESSOR or is_fused or any(extras) or attention.residual_connection:
+    processor = type(getattr(attention, "processor", None)).__name__
+    extras = ("group_norm", "spatial_norm", "residual_connection", "fused_projections")
+    has_extras = any(getattr(attention, name, False) for name in extras)
+    if known != "plain" or processor != PLAIN_PROCESSOR or has_extras:
         raise ValueError(
             f"K/V reuse must know the attention's arithmetic. Got {processor}, fused or with "
             f"norms or a residual of its own. Set {PLAIN_PROCESSOR}, or pass cached='output'."

@@ -1,20 +1,26 @@
-"""A stock diffusers DiT pipeline whose calls take ``controller=``, patched in place."""
+"""A stock diffusers DiT pipeline whose calls take ``controller=``, under the DQAR paper's name."""
 
 from __future__ import annotations
 
-import functools
 import inspect
+from contextlib import AbstractContextManager
 from typing import Any
 
 from dqar.config import DQARConfig
-from dqar.integration.dit_wrapper import DQARDiTWrapper, refuse_strangers, uncompiled
-
-CONTROLLER = inspect.Parameter("controller", inspect.Parameter.KEYWORD_ONLY, default=None)
-"""The parameter that a patched pipeline's call has besides the stock ones."""
+from dqar.integration.dit_wrapper import DQARDiTWrapper
+from dqar.integration.pipeline_patch import (
+    CONTROLLER,
+    patched_class,
+    refuse_patched,
+    unpatch_pipeline,
+)
 
 
 def patch_dit_pipeline(pipe: Any, config: DQARConfig | None = None) -> Any:
     """Patch a stock diffusers DiT pipeline in place, so that its calls take ``controller=``.
+
+    :func:`dqar.patch_pipeline` does so for every served pipeline. Here the number of guidance
+    branches follows from ``guidance_scale``, as DiT pipelines stack them.
 
     A call without ``controller=`` uses a controller made from ``config``. Any other controller must
     have the ``sites`` and ``cached`` of ``config``, which determine the modules that are patched.
@@ -33,46 +39,24 @@ def patch_dit_pipeline(pipe: Any, config: DQARConfig | None = None) -> Any:
             it if ``controller`` has another type or other sites, or if the pipeline's transformer
             was replaced after patching.
     """
-    if hasattr(pipe, "dqar"):
-        raise ValueError(
-            "A pipeline must be patched once. Got a patched one. Call unpatch_dit_pipeline(pipe) "
-            "first."
-        )
-    patched = _patched_class(type(pipe))
+    refuse_patched(pipe)
+    _refuse_other_calls(type(pipe))
+    patched = patched_class(type(pipe), enter_declared)
     object.__setattr__(pipe, "dqar", DQARDiTWrapper(pipe.transformer, config))
     pipe.__class__ = patched
     return pipe
 
 
-def _patched_class(stock: type) -> type:
-    call: Any = stock.__call__
-    signature = inspect.signature(call)
-    _refuse_other_calls(stock, signature)
-
-    @functools.wraps(call)
-    def __call__(self: Any, *args: Any, controller: Any = None, **kwargs: Any):
-        refuse_strangers(None, controller)
-        _refuse_another_transformer(self)
-        bound = signature.bind(self, *args, **kwargs)
-        bound.apply_defaults()
-        num_branches = 2 if bound.arguments["guidance_scale"] > 1 else 1
-        with self.dqar.run(self.scheduler, num_branches=num_branches, controller=controller):
-            return call(self, *args, **kwargs)
-
-    def __reduce_ex__(self: Any, protocol: Any) -> tuple:
-        # The class of a patched pipeline is in no module, so that pickle could not find it.
-        del protocol
-        return _blank_pipeline, (stock,), self.__getstate__()
-
-    names = {name: getattr(stock, name) for name in ("__doc__", "__module__", "__qualname__")}
-    own: dict[str, Any] = {"__call__": __call__, "__reduce_ex__": __reduce_ex__}
-    __call__.__signature__ = _with_controller(signature)  # pyright: ignore[reportAttributeAccessIssue] read by inspect
-    # The class keeps its name, since diffusers writes the name into saved configurations.
-    return type(stock.__name__, (stock,), names | own | {"_dqar_stock": stock})
+def enter_declared(
+    pipe: Any, bound: inspect.BoundArguments, controller: Any
+) -> AbstractContextManager:
+    """Enter the run of a call whose ``guidance_scale`` gives the number of branches."""
+    num_branches = 2 if bound.arguments["guidance_scale"] > 1 else 1
+    return pipe.dqar.run(pipe.scheduler, num_branches=num_branches, controller=controller)
 
 
-def _refuse_other_calls(stock: type, signature: inspect.Signature) -> None:
-    given = signature.parameters
+def _refuse_other_calls(stock: type) -> None:
+    given = inspect.signature(stock.__call__).parameters
     if "guidance_scale" not in given or CONTROLLER.name in given:
         raise ValueError(
             "The pipeline's __call__ must have a parameter guidance_scale, by which the guidance "
@@ -82,28 +66,6 @@ def _refuse_other_calls(stock: type, signature: inspect.Signature) -> None:
         )
 
 
-def _with_controller(signature: inspect.Signature) -> inspect.Signature:
-    parameters = [*signature.parameters.values()]
-    has_rest = parameters[-1].kind is inspect.Parameter.VAR_KEYWORD
-    place = len(parameters) - has_rest
-    return signature.replace(parameters=[*parameters[:place], CONTROLLER, *parameters[place:]])
-
-
-def _blank_pipeline(stock: type) -> Any:
-    return object.__new__(_patched_class(stock))
-
-
-def _refuse_another_transformer(pipe: Any) -> None:
-    if uncompiled(pipe.transformer) is not uncompiled(pipe.dqar.transformer):
-        raise ValueError(
-            "The pipeline's transformer must be the patched one. Got one that replaced it since. "
-            "Call unpatch_dit_pipeline(pipe), then patch_dit_pipeline(pipe)."
-        )
-
-
 def unpatch_dit_pipeline(pipe: Any) -> Any:
     """Undo :func:`patch_dit_pipeline`; the model then computes the same bits as before it."""
-    pipe.dqar.unpatch()
-    object.__delattr__(pipe, "dqar")
-    pipe.__class__ = pipe._dqar_stock
-    return pipe
+    return unpatch_pipeline(pipe)

@@ -1,51 +1,15 @@
-"""Patching of a model: replace ``forward`` of a site on the instance, and hook the transformer.
-
-A model may be compiled before or after it is patched. Dynamo runs the hooks without tracing them,
-which breaks the graph once a step. In a run each site is one custom operator of the graph
-(:mod:`dqar.integration.custom_op`); outside a run the model is compiled as if not patched.
-"""
+"""Patching of a model: replace ``forward`` of a module on the instance, and read and change the
+arguments and outputs of a transformer."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from functools import cache
-from typing import Any, no_type_check
+from typing import Any
 
 import torch
-from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
-
-from dqar.control.controller import DQARController
-from dqar.integration.custom_op import called, fits, number_of
-from dqar.integration.run_slot import RunSlot
-from dqar.integration.served_models import refuse_checkpointing
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SiteCall:
-    """One call of a site: its arguments, and the function that computes it."""
-
-    inner: Callable[..., Any]
-    """The site's original ``forward``."""
-    hidden: Float[Tensor, "r n d"]
-    args: tuple
-    kwargs: dict[str, Any]
-
-    def given(self, rows: Int[Tensor, " s"] | None) -> Float[Tensor, "s n d"]:
-        """Hidden states of some rows, or of all rows (None)."""
-        return self.hidden if rows is None else self.hidden[rows]
-
-    def computed(self, rows: Int[Tensor, " s"] | None) -> Float[Tensor, "s n d"]:
-        """Compute the site for some rows, or for all rows (None); all rows share the other
-        arguments."""
-        return self.inner(self.given(rows), *self.args, **self.kwargs)
-
-
-SiteFn = Callable[[DQARController, SiteCall], Tensor]
-"""A function that runs a site under a controller, and returns the site's output."""
 
 
 class Replacement:
@@ -77,41 +41,6 @@ class Replacement:
             self.module.forward = self.inner
 
 
-class PatchedForward(Replacement):
-    """The patched ``forward`` of a site: runs the site under this thread's controller, or as the
-    original ``forward`` if the thread has none or its controller is idle."""
-
-    def __init__(self, module: nn.Module, slot: RunSlot, act: SiteFn) -> None:
-        super().__init__(module)
-        self.slot = slot
-        self.act: SiteFn = act
-        self.number = number_of(self)
-        self._through: Any = torch.compiler.disable(self.acted)
-
-    # Dynamo traces this method, so it reads no thread-local state and has no type checker.
-    @no_type_check
-    def __call__(self, hidden_states, *args, **kwargs):
-        if not self.slot.is_taken:
-            return self.inner(hidden_states, *args, **kwargs)
-        if torch.compiler.is_compiling() and fits(args, kwargs):
-            return called(self.number, hidden_states, kwargs)
-        return self._through(hidden_states, args, kwargs)
-
-    def acted(self, hidden: Tensor, args: tuple, kwargs: dict[str, Any]) -> Tensor:
-        """Return the site's output, under this thread's controller or, without one, computed."""
-        controller = self.slot.acting
-        if controller is None:
-            return self.inner(hidden, *args, **kwargs)
-        call = SiteCall(inner=self.inner, hidden=hidden, args=args, kwargs=kwargs)
-        return self.act(controller, call)
-
-
-def reroute(module: nn.Module, slot: RunSlot, act: SiteFn) -> PatchedForward:
-    """Replace ``forward`` of a module by one that runs under a controller."""
-    module.forward = rerouted = PatchedForward(module, slot, act)
-    return rerouted
-
-
 def latents_and_timestep(args: tuple, kwargs: dict[str, Any]) -> tuple[Tensor, Any]:
     """The first two arguments of a transformer's call, by place or by name.
 
@@ -128,78 +57,21 @@ def latents_and_timestep(args: tuple, kwargs: dict[str, Any]) -> tuple[Tensor, A
     return hidden_states, timestep
 
 
-class StepHook:
-    """A hook that opens the next step of this thread's run before each call of the transformer.
-
-    A copy of the transformer gets a copy of the hook with an empty :class:`RunSlot`, which does
-    nothing.
-    """
-
-    def __init__(self, slot: RunSlot) -> None:
-        self.slot = slot
-
-    # torch passes no kwargs if another thread calls the model while the hook is registered or
-    # removed.
-    def __call__(self, module: nn.Module, args: tuple, kwargs: dict | None = None) -> None:
-        if self.slot.run is not None:
-            self.slot.run.before_call(*latents_and_timestep(args, kwargs or {}))
-            if self.slot.acting is not None:
-                refuse_checkpointing(module)
-
-    def __reduce__(self) -> tuple:
-        return _step_hook, (self.slot,)
-
-
-class OutputHook:
-    """A hook that replaces the transformer's output by the corrected output of this thread's run.
-
-    A copy of the transformer gets a copy of the hook with an empty :class:`RunSlot`, which does
-    nothing.
-    """
-
-    def __init__(self, slot: RunSlot) -> None:
-        self.slot = slot
-
-    def __call__(self, module: nn.Module, args: tuple, output: Any) -> Any:
-        del module, args
-        return None if self.slot.run is None else with_output(output, self.slot.run.after_call)
-
-    def __reduce__(self) -> tuple:
-        return _output_hook, (self.slot,)
-
-
-def with_output(output: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    """Apply ``change`` to the tensor in a transformer's output, which is a tuple or a diffusers
-    output class. If ``change`` returns the same tensor, the output itself is returned."""
+def with_output(output: Any, change: Callable[[Any], Any]) -> Any:
+    """Apply ``change`` to the tensor in a transformer's output: the output itself, the first of a
+    tuple, or the ``sample`` of a diffusers output class. If ``change`` returns the same tensor, the
+    output itself is returned."""
     is_tuple = isinstance(output, tuple)
-    before = output[0] if is_tuple else output.sample
+    before = output[0] if is_tuple else getattr(output, "sample", output)
     after = change(before)
     if after is before:
         return output
-    return (after, *output[1:]) if is_tuple else type(output)(sample=after)
-
-
-def hook_outputs(transformer: nn.Module, slot: RunSlot) -> RemovableHandle:
-    """Register the hook that corrects each output of a transformer; see :func:`hook_steps`."""
-    return transformer.register_forward_hook(_output_hook(slot))
-
-
-def _output_hook(slot: RunSlot) -> OutputHook:
-    return untraced_class(OutputHook)(slot)
-
-
-def hook_steps(transformer: nn.Module, slot: RunSlot) -> RemovableHandle:
-    """Register the hook that opens a step at each call of a transformer.
-
-    A hook is used, not a replaced ``forward``, since offloading replaces the transformer's
-    ``forward`` between runs. The hook stays registered while the model is patched, since dynamo
-    does not notice hooks that are added or removed after compilation.
-    """
-    return transformer.register_forward_pre_hook(_step_hook(slot), with_kwargs=True)
-
-
-def _step_hook(slot: RunSlot) -> StepHook:
-    return untraced_class(StepHook)(slot)
+    if is_tuple:
+        return (after, *output[1:])
+    if before is output:
+        return after
+    fields = output if isinstance(output, Mapping) else {}
+    return type(output)(**{**fields, "sample": after})
 
 
 @cache

@@ -41,12 +41,13 @@ FLOW_FLAGS = ("use_flow_sigmas",)
 """Settings that replace ``alphas_cumprod`` by the sigmas of a flow."""
 
 
-def convert_scheduler(kind: type[S], scheduler: Any) -> S:
+def convert_scheduler(kind: type[S], scheduler: Any, **settings: Any) -> S:
     """A sampler of class ``kind`` with a scheduler's noise schedule; itself if it is one already.
 
     Args:
-        kind: ``DDIMScheduler`` or ``DPMSolverMultistepScheduler`` of diffusers.
+        kind: ``DDIMScheduler``, or a multistep solver of diffusers (DPM-Solver++, UniPC, DEIS).
         scheduler: any scheduler of diffusers.
+        settings: settings of the sampler in place of the scheduler's.
 
     Raises:
         ValueError: if the scheduler is not of the table, or the model does not predict noise,
@@ -63,13 +64,13 @@ def convert_scheduler(kind: type[S], scheduler: Any) -> S:
         raise _not_convertible(kind, f"{name} with timestep_spacing {spacing!r:.40}")
     if flags := [flag for flag in FLOW_FLAGS if config.get(flag)]:
         raise _not_convertible(kind, f"{name} with {flags[0]}=True")
-    if isinstance(scheduler, kind):
+    if isinstance(scheduler, kind) and not settings:
         return scheduler
     # DDIM clips by default; most other schedulers never clip, and have no such setting.
     clip = config.get("clip_sample", False)
     build: Any = kind.from_config  # pyright: ignore[reportAttributeAccessIssue] of diffusers' ConfigMixin
     try:
-        converted = build(config, clip_sample=clip)
+        converted = build(config, clip_sample=clip, **settings)
     except NotImplementedError as error:  # a solver's way to refuse some schedules of betas
         raise _not_convertible(kind, f"{name} with other betas: {str(error)[:100]}") from error
     if not _has_same_noise(converted, scheduler):

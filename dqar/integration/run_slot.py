@@ -24,6 +24,7 @@ class RunSlot:
         self._of_thread = threading.local()
         self._taken: set[DQARController] = set()
         self._lock = threading.Lock()
+        self._is_held = False
         self.is_taken = False
         """True if any thread has a run; a plain attribute, so that compiled code can guard it."""
 
@@ -67,4 +68,10 @@ class RunSlot:
             self._of_thread.run = earlier
             with self._lock:
                 self._taken.discard(run.controller)
-                self.is_taken = bool(self._taken)
+                self.is_taken = self._is_held or bool(self._taken)
+
+    def hold(self, run: Run | None) -> None:
+        """Make ``run`` the run of this thread until another one is held; None ends it."""
+        with self._lock:
+            self._is_held = self.is_taken = True
+        self._of_thread.run = run

@@ -43,7 +43,7 @@ def calibrate_balance(
         latents: initial noise; drawn from ``generator`` by default.
 
     Raises:
-        ValueError: if the sampler's model is a wrapper.
+        ValueError: if the sampler's model is a wrapper, or not a DiT.
     """
     transformer = sampler.model
     if not isinstance(transformer, nn.Module):
@@ -51,11 +51,22 @@ def calibrate_balance(
             f"Calibration must see the stock model. Got {type(transformer).__name__}. "
             "Pass a sampler whose model is the transformer itself."
         )
+    _refuse_other_blocks(transformer)
     salience: Salience = defaultdict(list)
     with _watched(transformer, salience):
         sampler.sample(len(class_labels), class_labels, latents=latents, generator=generator)
     keys = dict.fromkeys(key for key, _ in salience)
     return {key: _factors(salience, key) for key in keys}
+
+
+def _refuse_other_blocks(transformer: nn.Module) -> None:
+    blocks: Any = getattr(transformer, "transformer_blocks", ())
+    norms = {type(getattr(block, "norm1", None)).__name__ for block in blocks}
+    if norms != {"AdaLayerNormZero"} or not all(hasattr(block, "attn1") for block in blocks):
+        raise ValueError(
+            "Calibration must see the blocks of a DiT, whose adaLN gates weigh attn1 and ff. Got "
+            f"{type(transformer).__name__}. Leave balance= out for other models."
+        )
 
 
 def _factors(salience: Salience, key: PartKey) -> Float[Tensor, " d"]:

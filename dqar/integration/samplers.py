@@ -124,7 +124,8 @@ class DQARSampler:
         if self.num_branches == 2:
             null_class = self.model.config.num_embeds_ada_norm
             labels = torch.cat([labels, torch.full_like(labels, null_class)])
-        rows = self.scheduler.scale_model_input(rows, timestep)
+        if hasattr(self.scheduler, "scale_model_input"):  # which flows leave out
+            rows = self.scheduler.scale_model_input(rows, timestep)
         timesteps = timestep.to(rows.device).expand(len(rows))
         return self.guided(self.model(rows, timestep=timesteps, class_labels=labels).sample)
 

@@ -1,8 +1,7 @@
-"""Models that may be patched: those of which reuse is known to be right, and models of the user.
+"""Limits of planned models, and of wrappers whose guidance branches are declared.
 
-Other transformers of diffusers have sites of the same names, but their rows are not samples, their
-attention rotates queries and keys, or their guidance is not two stacked branches: reuse would be
-silently wrong. A class from outside diffusers is taken to stack [cond; uncond] rows of samples.
+Any transformer may be patched (:mod:`dqar.integration.sites`). A planned model has one path of code
+for all rows, and serves DiT and PixArt; a declared batch stacks [cond; uncond] rows of samples.
 """
 
 from __future__ import annotations
@@ -12,16 +11,16 @@ from typing import Any
 import torch
 from torch import nn
 
+from dqar.integration.engine.lookup import OLDER
+
 SERVED = ("DiTTransformer2DModel", "PixArtTransformer2DModel")
-"""Classes of diffusers that may be patched."""
-OLDER = {"ada_norm_zero": "DiTTransformer2DModel", "ada_norm_single": "PixArtTransformer2DModel"}
-"""Class whose models diffusers once saved as ``Transformer2DModel``, by ``norm_type``."""
+"""Classes of diffusers that a planned model may be made of."""
 UNCONDITIONAL_FIRST = ("PixArtTransformer2DModel",)
 """Classes whose pipelines stack guidance branches as [uncond; cond]."""
 
 
 def refuse_unserved(transformer: nn.Module) -> None:
-    """Refuse a transformer of diffusers on which reuse is not known to be right.
+    """Refuse a transformer of diffusers that no planned model can be made of.
 
     Raises:
         ValueError: naming the class, or the attention processor.
@@ -29,9 +28,18 @@ def refuse_unserved(transformer: nn.Module) -> None:
     name = _class_of(transformer)
     if type(transformer).__module__.startswith("diffusers.") and name not in SERVED:
         raise ValueError(
-            f"The model must be one of {', '.join(SERVED)}. Got {name}, on which reuse has not "
-            "been made right yet. Pass a served model."
+            f"A planned model must be made of one of {', '.join(SERVED)}. Got {name}. Let a "
+            "controller follow the plan: patch_pipeline(pipe, ...)."
         )
+    refuse_third_branch(transformer)
+
+
+def refuse_third_branch(transformer: nn.Module) -> None:
+    """Refuse a transformer with perturbed-attention guidance.
+
+    Raises:
+        ValueError: naming the attention processor.
+    """
     for module in transformer.modules():
         processor = type(getattr(module, "processor", None)).__name__
         if "PAG" in processor:

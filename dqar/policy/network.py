@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from dqar.policy.spec import PolicySpec
@@ -60,9 +60,7 @@ class ReusePolicy(nn.Module):
         granularity ``step`` all layers of a site have the log of their mean damage."""
         damage = self(inputs.columns(self.spec.features))
         if self.spec.granularity == "step":
-            by_site = damage.unflatten(0, (-1, inputs.num_layers))
-            together = by_site.logsumexp(dim=1, keepdim=True) - math.log(inputs.num_layers)
-            damage = together.expand_as(by_site).flatten(0, 1)
+            damage = _tied(damage, inputs.site)
         return damage - self.log_savings[inputs.site][:, None]
 
     def probability(
@@ -71,6 +69,14 @@ class ReusePolicy(nn.Module):
         """The DQAR paper's reuse probability; 0.5 where the score equals the threshold."""
         threshold = self.spec.log_threshold if log_threshold is None else log_threshold
         return torch.sigmoid((threshold - self.score(inputs)) / self.spec.temperature)
+
+
+def _tied(damage: Float[Tensor, "g b"], site: Int[Tensor, " g"]) -> Float[Tensor, "g b"]:
+    """Return the log of the mean damage of each site's gates, for each of these gates."""
+    counts = site.unique_consecutive(return_counts=True)[1].tolist()
+    together = [part.logsumexp(dim=0, keepdim=True) for part in damage.split(counts)]
+    means = [part - math.log(count) for part, count in zip(together, counts, strict=True)]
+    return torch.cat([part.expand(count, -1) for part, count in zip(means, counts, strict=True)])
 
 
 def _mlp(width: int, hidden: tuple[int, ...]) -> nn.Sequential:

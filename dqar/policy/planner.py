@@ -15,8 +15,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from dqar.gate_table import GateTable
 from dqar.policy.network import ReusePolicy
-from dqar.records import FEATURE_SETS, SITES, GateInputs, Step
+from dqar.records import FEATURE_SETS, GateInputs, Step
 from dqar.step_schedule import ReuseSetting, ScoredSchedule, StepSchedule
 
 BATCH_ROWS = 200_000
@@ -101,33 +102,32 @@ def _of_step(
 ) -> Float[Tensor, " n"]:
     spec = policy.spec
     # Without the feature depth all layers have one prediction, which is multiplied.
-    layers = max(1, spec.num_layers) if "depth" in spec.features else 1
-    repeats = max(1, spec.num_layers) / layers
+    whole = GateTable.regular(spec.sites, max(1, spec.num_layers))
+    gates = whole if "depth" in spec.features else GateTable.regular(spec.sites, 1)
+    repeats = whole.num_gates / gates.num_gates
     damage = [
-        policy(_hypothetical(spec.sites, layers, step, few, order, feedback).columns(spec.features))
-        for few in states.split(max(1, BATCH_ROWS // (layers * len(spec.sites))))
+        policy(_hypothetical(gates, step, few, order, feedback).columns(spec.features))
+        for few in states.split(max(1, BATCH_ROWS // gates.num_gates))
     ]
     return torch.cat(damage, dim=1).exp().sum(dim=0) * repeats
 
 
 def _hypothetical(
-    sites: tuple[str, ...],
-    num_layers: int,
+    gates: GateTable,
     step: Step,
     states: Int[Tensor, "n 3"],
     order: int,
     feedback: float,
 ) -> GateInputs:
     """Inputs of all gates of a step, one column for each (gap, span, span before) state."""
-    shape = (len(sites) * num_layers, len(states))
+    shape = (gates.num_gates, len(states))
     gap, span, before = (column.expand(shape) for column in states.T)
-    codes = torch.tensor([SITES.index(site) for site in sites])
     zeros, per_column = torch.zeros(shape), torch.zeros(shape[1])
     return GateInputs(
         step=step,
-        num_layers=num_layers,
-        site=codes.repeat_interleave(num_layers),
-        layer=torch.arange(num_layers).repeat(len(sites)),
+        num_layers=gates.num_layers,
+        site=gates.site_codes,
+        layer=gates.layers,
         cached=torch.ones(shape, dtype=torch.bool),
         gap=gap,
         reuses=gap - 1,

@@ -60,7 +60,8 @@ def load_policy(folder: str | Path, tracking_uri: str | None = None) -> ReusePol
     """Read a policy, in eval mode and without gradients.
 
     Args:
-        folder: policy folder, or URI of a registered policy (``models:/dqar-policy@champion``).
+        folder: policy folder; or URI of a registered policy (``models:/dqar-policy@champion``), or
+            of a repository on the Hugging Face Hub (``hf://OWNER/NAME``).
         tracking_uri: MLflow store of a registered policy; None for ``MLFLOW_TRACKING_URI``.
 
     Raises:

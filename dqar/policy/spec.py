@@ -9,6 +9,7 @@ from typing import Literal
 
 from dqar.finite_fields import require_finite
 from dqar.records import FEATURE_SETS, FEATURES, SITES
+from dqar.sampler_names import SOLVERS, is_sampler
 from dqar.step_schedule import ReuseSetting, StepSchedule, check_computed, check_setting
 
 SCHEMA_VERSION = 1
@@ -36,8 +37,8 @@ RANGES = {
 """Least and largest value, by field."""
 
 
-CHOICES = {"sampler": ("ddim", "dpm", ""), "branch_mode": ("tied", "independent")}
-"""Values of fields that select a behaviour; an empty sampler is that of a policy tied to none."""
+CHOICES = {"branch_mode": ("tied", "independent")}
+"""Values of fields that select a behaviour."""
 TEXTS = ("model_hash", "trace_digest")
 """Fields of free text."""
 MAX_CHARACTERS = 1000
@@ -110,7 +111,8 @@ class PolicySpec:
     steps: int = 0
     """Sampling steps; 0 for a policy that is tied to no sampler."""
     sampler: str = ""
-    """Sampler of the training traces."""
+    """Sampler of the training traces (:mod:`dqar.sampler_names`); empty for a policy that is tied
+    to none."""
     guidance: float = 0.0
     """Guidance scale of the training traces."""
     model_hash: str = ""
@@ -136,6 +138,11 @@ class PolicySpec:
                 raise ValueError(
                     f"{name} must be one of {choices}. Got {value!r:.60}. Train the policy again."
                 )
+        if self.sampler and not is_sampler(self.sampler):
+            raise ValueError(
+                f"sampler must be one of {', '.join(SOLVERS)}, with settings or without. Got "
+                f"{self.sampler!r:.60}. Train the policy again."
+            )
         for name in TEXTS:
             if len(getattr(self, name)) > MAX_CHARACTERS:
                 raise ValueError(

@@ -9,6 +9,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from dqar.control.entry_state import EntryState
+from dqar.gate_table import GateTable
 from dqar.gates.base import AllOf, Gate, snr_reader
 from dqar.gates.rules import RequireCached
 from dqar.records import GateInputs, Step
@@ -22,7 +23,7 @@ def export_plan(
     gate: Gate,
     *,
     sites: tuple[str, ...],
-    num_layers: int,
+    num_layers: int | GateTable,
     steps: int | None = None,
     scheduler: Any = None,
     prompt_length: int = 16,
@@ -36,7 +37,8 @@ def export_plan(
             number of reuses of a cached value, spans, and the shares of gates that reused. A
             policy trained with ``--features schedule`` is such a rule.
         sites: sites whose result is reused, as in :attr:`dqar.DQARConfig.sites`.
-        num_layers: transformer blocks of the model.
+        num_layers: transformer blocks of the model, or the gates of a model whose blocks differ
+            (:func:`dqar.integration.gate_table`).
         steps: number of sampling steps, where no scheduler is given; the SNR is then that of a
             cosine schedule, as in :meth:`dqar.DQARController.begin_step`.
         scheduler: a diffusers scheduler whose timesteps are set, in place of ``steps``.
@@ -73,11 +75,11 @@ def export_plan(
             f"{type(scheduler).__name__}. Pass one of them."
         )
     schedule = _steps_of(scheduler, gate) if steps is None else _plain_steps(steps)
+    gates = GateTable.of(sites, num_layers)
     return StaticPlan.of_mask(
-        _decisions(
-            gate, EntryState(sites, num_layers, 1, CPU, order, gain), schedule, prompt_length
-        ),
+        _decisions(gate, EntryState(gates, 1, CPU, order, gain), schedule, prompt_length),
         sites=sites,
+        gates=gates,
         forecast_order=order,
         sampler="" if scheduler is None else type(scheduler).__name__,
         timesteps=() if scheduler is None else [step.timestep for step in schedule],
@@ -98,14 +100,14 @@ def _plain_steps(total: int) -> list[Step]:
 
 def _steps_of(scheduler: Any, gate: Gate) -> list[Step]:
     timesteps = [float(timestep) for timestep in scheduler.timesteps.tolist()]
-    if len(set(timesteps)) < len(timesteps):
-        raise ValueError(
-            "A plan's scheduler must have a timestep of its own for each step. Got equal "
-            "timesteps, whose SNR is known only during sampling. Pass steps=, not scheduler=."
-        )
     total, reader = len(timesteps), snr_reader(gate)
     return [
-        Step(index=i, total=total, timestep=timestep, snr=gate_snr(scheduler, timestep, reader))
+        Step(
+            index=i,
+            total=total,
+            timestep=timestep,
+            snr=gate_snr(scheduler, timestep, reader, step=i),
+        )
         for i, timestep in enumerate(timesteps)
     ]
 

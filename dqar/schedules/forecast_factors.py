@@ -43,7 +43,7 @@ def step_factors(plan: StaticPlan) -> Float[Tensor, "t g 2 2"]:
     is 0 where the order of the forecast leaves the difference out; a rate is 0 where the gate was
     computed too rarely before for the difference to exist.
     """
-    entry_state = EntryState(plan.sites, plan.num_layers, 1, CPU)
+    entry_state = EntryState(plan.gate_table, 1, CPU)
     factors = []
     for index, (reuse, order) in enumerate(zip(plan.mask, plan.orders, strict=True)):
         step = Step(index=index, total=plan.steps, timestep=0.0, snr=0.0)

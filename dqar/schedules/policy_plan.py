@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+from dqar.gate_table import GateTable
 from dqar.policy.network import ReusePolicy
+from dqar.sampler_names import plan_sampler
 from dqar.schedules.static_plan import StaticPlan
-
-SCHEDULERS = {"ddim": "DDIMScheduler", "dpm": "DPMSolverMultistepScheduler"}
-"""Class of the scheduler of each sampler that a policy can be trained for."""
 
 
 def plan_of_policy(policy: ReusePolicy, num_computed: int | None = None) -> StaticPlan:
@@ -27,11 +26,12 @@ def plan_of_policy(policy: ReusePolicy, num_computed: int | None = None) -> Stat
             "policy itself."
         )
     schedule = spec.schedule_of(num_computed)
-    gates = spec.num_layers * len(spec.sites)
+    gates = GateTable.regular(spec.sites, spec.num_layers)
     return StaticPlan.of_mask(
-        schedule.mask(spec.steps)[:, None].expand(-1, gates),
+        schedule.mask(spec.steps)[:, None].expand(-1, gates.num_gates),
         sites=spec.sites,
+        gates=gates,
         forecast_order=schedule.forecast_order,
-        sampler=SCHEDULERS[spec.sampler] if spec.sampler else "",
+        sampler=plan_sampler(spec.sampler),
         feedback=schedule.feedback,
     )

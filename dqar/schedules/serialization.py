@@ -5,19 +5,22 @@
 
 A string of ``table`` is a step, and a digit in it the action of one gate: the index in ``actions``,
 which also names ``forecast1`` and ``forecast2`` where the plan holds such actions. ``feedback`` is
-the gain of the error feedback; plans without error feedback leave the key out.
+the gain of the error feedback; plans without error feedback leave the key out. ``stacks`` describes
+the blocks of a model whose layers differ in their sites.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from dqar.foreign_files import read_json, spelled
+from dqar.gate_table import StackShape
 from dqar.policy.serialization import load_policy
-from dqar.registry import is_registered
+from dqar.registry import is_registered, local_folder
+from dqar.sampler_names import MAX_SAMPLER
 from dqar.schedules.policy_plan import plan_of_policy
 from dqar.schedules.static_plan import Action, StaticPlan
 from dqar.validation import shown, validate
@@ -27,8 +30,8 @@ SCHEMA_VERSION = 1
 MAX_BYTES = 4 * 2**20
 """Largest size of a plan's file in bytes; 1000 steps of 100 blocks take a thirtieth of it."""
 
-MAX_NAME = 100
-"""Longest name of a sampler."""
+PLAN = "reuse_plan.json"
+"""Name of a plan's file in a folder of its own."""
 FIX = "Export the plan again."
 
 
@@ -46,6 +49,7 @@ class PlanDocument:
     sampler: str
     timesteps: tuple[float, ...]
     feedback: float = 0.0
+    stacks: tuple[StackShape, ...] = ()
 
 
 def save_plan(plan: StaticPlan, path: str | Path) -> None:
@@ -67,7 +71,12 @@ def plan_document(plan: StaticPlan) -> dict[str, Any]:
         "timesteps": plan.timesteps,
         # Left out at 0, so that earlier releases read plans without error feedback.
         **({"feedback": plan.feedback} if plan.feedback else {}),
+        **({"stacks": [_stack(stack) for stack in plan.stacks]} if plan.stacks else {}),
     }
+
+
+def _stack(stack: StackShape) -> dict[str, Any]:
+    return asdict(stack) | {"absent": sorted(stack.absent)}
 
 
 def _named(plan: StaticPlan) -> list[Action]:
@@ -80,16 +89,20 @@ def load_plan(path: str | Path, tracking_uri: str | None = None) -> StaticPlan:
     """Read a plan, or take the default schedule of a policy for one.
 
     Args:
-        path: file of :func:`save_plan`; or a policy folder; or the URI of a registered policy
-            (``models:/dqar-policy@champion``).
+        path: file of :func:`save_plan`, or a folder with it as ``reuse_plan.json``; or a policy
+            folder; or the URI of a registered policy (``models:/dqar-policy@champion``), or of a
+            repository on the Hugging Face Hub (``hf://OWNER/NAME``).
         tracking_uri: MLflow store of a registered policy; None for ``MLFLOW_TRACKING_URI``.
 
     Raises:
         ValueError: naming the file, what is wrong with it, and the fix.
     """
-    if is_registered(path) or Path(path).is_dir():
-        return plan_of_policy(load_policy(path, tracking_uri))
-    return _read(Path(path))
+    if not is_registered(path) and not Path(path).is_dir():
+        return _read(Path(path))
+    with local_folder(path, tracking_uri) as folder:
+        if (folder / PLAN).is_file():
+            return _read(folder / PLAN)
+        return plan_of_policy(load_policy(folder))
 
 
 def _read(path: Path) -> StaticPlan:
@@ -114,9 +127,9 @@ def plan_of_document(stored: dict[str, Any]) -> StaticPlan:
     """
     document = validate(stored, PlanDocument, fix=FIX, extra="forbid")
     actions = _actions(document.actions)
-    if len(document.sampler) > MAX_NAME:
+    if len(document.sampler) > MAX_SAMPLER:
         raise ValueError(
-            f"sampler must be a name of at most {MAX_NAME} characters. Got "
+            f"sampler must be a name of at most {MAX_SAMPLER} characters. Got "
             f"{shown(document.sampler)}. {FIX}"
         )
     return StaticPlan(
@@ -126,6 +139,7 @@ def plan_of_document(stored: dict[str, Any]) -> StaticPlan:
         sampler=document.sampler,
         timesteps=document.timesteps,
         feedback=document.feedback,
+        stacks=document.stacks,
     )
 
 

@@ -12,15 +12,19 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
+from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from dqar.config import DQARConfig
+from dqar.gate_table import GateTable, StackShape
 from dqar.gates.base import Gate
 from dqar.gates.rules import MaskGate
 from dqar.records import MAX_ORDER
+from dqar.schedules.interchange import export_table
 
 
 class Action(IntEnum):
@@ -59,6 +63,8 @@ class StaticPlan:
     """Timesteps of the scheduler that the plan was exported for; empty for any scheduler."""
     feedback: float = 0.0
     """Gain of the error feedback, as :attr:`dqar.DQARConfig.feedback`."""
+    stacks: tuple[StackShape, ...] = ()
+    """Stacks of a model whose layers differ in their sites; empty for one stack of equal blocks."""
 
     def __post_init__(self) -> None:
         DQARConfig(sites=self.sites, feedback=self.feedback)  # refuses unknown sites and gains
@@ -66,6 +72,11 @@ class StaticPlan:
             raise ValueError(
                 f"num_layers must be at least 1. Got {self.num_layers}. "
                 "Pass the number of the model's blocks."
+            )
+        if self.stacks and self.gate_table.num_layers != self.num_layers:
+            raise ValueError(
+                f"stacks must have num_layers blocks. Got {self.gate_table.num_layers} for "
+                f"{self.num_layers}. Export the plan again."
             )
         self._require_table()
         if self.timesteps and len(self.timesteps) != len(self.table):
@@ -80,7 +91,7 @@ class StaticPlan:
             )
 
     def _require_table(self) -> None:
-        num_gates = len(self.sites) * self.num_layers
+        num_gates = self.gate_table.num_gates
         if not self.table or any(len(row) != num_gates for row in self.table):
             raise ValueError(
                 f"table must have {num_gates} gates in each of its steps. Got "
@@ -105,6 +116,7 @@ class StaticPlan:
         reuse: Bool[Tensor, "t g"],
         *,
         sites: tuple[str, ...],
+        gates: GateTable | None = None,
         forecast_order: int = 0,
         sampler: str = "",
         timesteps: Sequence[float] = (),
@@ -113,6 +125,8 @@ class StaticPlan:
         """Make the plan that reuses where a mask is true.
 
         Args:
+            gates: gates of the model, one for each column of ``reuse``; by default those of one
+                stack of equal blocks.
             forecast_order: order of the forecasts that reuse shows, lower where a gate was
                 computed too rarely before (:attr:`dqar.DQARConfig.forecast_order`).
             feedback: gain of the error feedback, as :attr:`dqar.DQARConfig.feedback`.
@@ -127,12 +141,20 @@ class StaticPlan:
         actions = torch.where(reuse, Action.REUSE + _orders_within(reuse, forecast_order), 0)
         return cls(
             sites=sites,
-            num_layers=reuse.shape[1] // max(1, len(sites)),
+            num_layers=gates.num_layers if gates else reuse.shape[1] // max(1, len(sites)),
             table=tuple(tuple(map(Action, row)) for row in actions.tolist()),
             sampler=sampler,
             timesteps=tuple(timesteps),
             feedback=feedback,
+            stacks=() if gates is None or gates.is_regular else gates.stacks,
         )
+
+    @property
+    def gate_table(self) -> GateTable:
+        """The gates that the columns of ``table`` stand for."""
+        if not self.stacks:
+            return GateTable.regular(self.sites, self.num_layers)
+        return GateTable(sites=self.sites, stacks=self.stacks)
 
     @property
     def steps(self) -> int:
@@ -184,6 +206,21 @@ class StaticPlan:
             feedback=self.feedback,
         )
 
+    def export(self, format: str, path: str | Path | None = None) -> Any:
+        """Return the plan in a format of other programs, and write it to a path that is given.
+
+        Args:
+            format: ``"cache-dit"``, the dictionary that ``cache_dit.load_configs`` reads (a file
+                is YAML); ``"list"``, 1 for each step that computes and 0 for each that reuses; or
+                ``"gates"``, such a list for each step, by gate (files are JSON).
+            path: file to write.
+
+        Raises:
+            ValueError: if the format has no place for what the plan does, such as a step that
+                computes some gates only.
+        """
+        return export_table(self.mask, self.orders, self.feedback, format, path)
+
     def from_step(self, step: int) -> StaticPlan:
         """The plan of a run that starts at a later step, such as image-to-image.
 
@@ -204,22 +241,29 @@ class StaticPlan:
         ``DQARController(plan.config(), gate=plan.gate())``."""
         return MaskGate(self.mask[:, :, None])
 
-    def refuse_misfit(self, num_layers: int, timesteps: Sequence[float]) -> None:
+    def refuse_misfit(self, num_layers: int | GateTable, timesteps: Sequence[float]) -> None:
         """Refuse a model or a scheduler that the plan was not made for.
 
         Args:
-            num_layers: transformer blocks of the model.
+            num_layers: transformer blocks of the model, or its gates.
             timesteps: timesteps of the scheduler.
 
         Raises:
             ValueError: if the number of layers or steps differs from the plan's, or the timesteps
                 differ from those that the plan was exported for.
         """
-        if (num_layers, len(timesteps)) != (self.num_layers, self.steps):
+        model = GateTable.of(self.sites, num_layers)
+        if (model.num_layers, len(timesteps)) != (self.num_layers, self.steps):
             raise ValueError(
                 f"The plan must fit the model and the sampler. Got one of {self.num_layers} layers "
-                f"and {self.steps} steps for {num_layers} layers and {len(timesteps)} "
+                f"and {self.steps} steps for {model.num_layers} layers and {len(timesteps)} "
                 "steps. Export a plan for this model and number of steps."
+            )
+        if model.gates != self.gate_table.gates:
+            raise ValueError(
+                "The plan must be of a model with the same sites in the same layers. Got one of "
+                f"{self.gate_table.num_gates} gates for {model.num_gates}. Export a plan for this "
+                "model."
             )
         if self.timesteps and self.timesteps != tuple(timesteps):
             raise ValueError(

@@ -14,14 +14,15 @@ import secrets
 import time
 from collections.abc import Generator
 from contextlib import closing
-from dataclasses import dataclass
 from typing import Any
 
 import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
+from pipeline.cluster.actor_state import ActorState
 from pipeline.cluster.capacity import Cluster, capacity, check_feasible, resource_request
 from pipeline.cluster.config import ClusterConfig
+from pipeline.cluster.failed_starts import FailedStarts
 from pipeline.cluster.head import why_silent
 from pipeline.cluster.ray_cluster import (
     Meters,
@@ -30,29 +31,15 @@ from pipeline.cluster.ray_cluster import (
     leave_lost_head,
     watch_head,
 )
-from pipeline.cluster.stuck_starts import START_LIMIT_S, StuckStarts, await_starts, reports
+from pipeline.cluster.stuck_starts import START_LIMIT_S, StuckStarts, await_starts
 from pipeline.cluster.work_queue import Failure, Units, WorkItem, WorkQueue, WorkResult
-from pipeline.errors import IncompleteError, InputError, StorageError
+from pipeline.cluster.worker_wait import WorkerWait
+from pipeline.errors import InputError, StorageError
 
 LOOK_EVERY_S = 5.0
 """Seconds between two checks for new nodes, hanging workers and timeouts."""
-HINT_EVERY_S = 60.0
-"""Seconds between two lines about waiting for a worker."""
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 """Terminal colour codes, which Ray writes into tracebacks."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _ActorState:
-    """State of an actor: starting, or working on a unit."""
-
-    actor: Any
-    node: str = ""
-    """Address of the actor's node; empty while the actor starts."""
-    item: WorkItem | None = None
-    """Unit that the actor works on; None while it starts."""
-    since: float = 0.0
-    """Monotonic time at which the actor was given the unit, or was asked for."""
 
 
 class ActorPool:
@@ -74,11 +61,12 @@ class ActorPool:
         self._worker_name = worker.__name__
         self._arguments = arguments
         self._actors: list[Any] = []
-        self._states: dict[Any, _ActorState] = {}
+        self._states: dict[Any, ActorState] = {}
         self._made = 0
-        self._failed_starts, self._has_started = 0, False
+        self._failed_starts = FailedStarts(most=config.max_attempts * self.num_workers)
         self._stuck = StuckStarts(self.ask)
-        self._looked_at = self._staffed_at = self._hinted_at = time.monotonic()
+        self._wait = WorkerWait(self.ask, config.worker_timeout_minutes)
+        self._looked_at = time.monotonic()
         self._meters = Meters(worker.__name__)
 
     def _check_capacity(self, cluster: Cluster) -> None:
@@ -119,7 +107,7 @@ class ActorPool:
 
     def _run(self, units: Units, *, max_errors: int) -> Generator[WorkResult, None, None]:
         queue = WorkQueue(units, max_deaths=self.config.max_attempts, max_errors=max_errors)
-        self._staffed_at = time.monotonic()
+        self._wait.begin()
         for _ in range(min(self.num_workers, len(units))):
             self._start_worker()
         try:
@@ -150,34 +138,16 @@ class ActorPool:
             wanted = min(capacity(self.ask, cluster_around()), queue.waiting + at_work)
             for _ in range(wanted - len(self._states)):
                 self._start_worker()
-        self._check_worker_timeout(now, is_anyone_working=at_work > 0)
+        actors = (state.actor for state in self._states.values())
+        self._wait.check(now, actors, is_anyone_working=at_work > 0)
         self._replace_stuck(queue, now, is_anyone_working=at_work > 0)
         for state in self._states.values():
             if self._is_hung(state):
                 # The death of the killed actor then gives its unit back to the queue.
                 self._kill(state.actor)
 
-    def _is_hung(self, state: _ActorState) -> bool:
-        limit = 60.0 * self.config.unit_timeout_minutes
-        return state.item is not None and time.monotonic() - state.since > limit
-
-    def _check_worker_timeout(self, now: float, *, is_anyone_working: bool) -> None:
-        if is_anyone_working:
-            self._staffed_at = now
-        waited, limit = now - self._staffed_at, self.config.worker_timeout_minutes
-        if limit is not None and waited > 60.0 * limit:
-            raise IncompleteError(
-                f"No worker was available for {waited / 60:.0f} minutes; each needs {self.ask}. "
-                f"Ray reports {reports(state.actor for state in self._states.values())}. Run the "
-                "same command again to continue from the work that is done."
-            )
-        if min(waited, now - self._hinted_at) > HINT_EVERY_S:
-            self._hinted_at = now
-            why = (
-                check_feasible(self.ask, cluster_around()).line
-                or "Every node that can hold one is in use, or a worker is still starting."
-            )
-            print(f"Still waiting for a worker. {why}", flush=True)
+    def _is_hung(self, state: ActorState) -> bool:
+        return state.is_longer_than(self.config.unit_timeout_minutes)
 
     def _replace_stuck(self, queue: WorkQueue, now: float, *, is_anyone_working: bool) -> None:
         starting = {key: state for key, state in self._states.items() if state.item is None}
@@ -196,7 +166,7 @@ class ActorPool:
     def _start_worker(self) -> None:
         actor = self._create_actor()
         starting = actor.__ray_call__.remote(_node_address)
-        self._states[starting] = _ActorState(actor=actor, since=time.monotonic())
+        self._states[starting] = ActorState(actor=actor, since=time.monotonic())
 
     def _create_actor(self) -> Any:
         self._head.check()
@@ -237,14 +207,15 @@ class ActorPool:
             return self._handle_error(queue, state, error)
         except RayError as error:
             return self._handle_death(queue, state, error)
-        self._failed_starts, self._has_started, self._stuck.in_a_row = 0, True, 0
+        self._failed_starts.end()
+        self._stuck.in_a_row = 0
         if state.item is None:
             self._assign(queue, state.actor, node=result)
             return None
         queue.finish()
         self._assign(queue, state.actor, state.node)
         self._meters.count("units", 1)
-        return _outcome(state, state.item.attempts + 1, result=result)
+        return state.outcome(state.item.attempts + 1, result=result)
 
     def _assign(self, queue: WorkQueue, actor: Any, node: str) -> None:
         nodes = {node} | {state.node for state in self._states.values() if state.item is not None}
@@ -254,12 +225,12 @@ class ActorPool:
             self._kill(actor)
             return
         reference = actor.do.remote(item.unit)
-        self._states[reference] = _ActorState(
+        self._states[reference] = ActorState(
             actor=actor, node=node, item=item, since=time.monotonic()
         )
 
     def _handle_error(
-        self, queue: WorkQueue, state: _ActorState, error: RayTaskError
+        self, queue: WorkQueue, state: ActorState, error: RayTaskError
     ) -> WorkResult | None:
         # A StorageError may come from a full disk or a broken mount of one node: try elsewhere.
         if isinstance(error.cause, InputError) and not isinstance(error.cause, StorageError):
@@ -271,10 +242,11 @@ class ActorPool:
         return self._replace(queue, state, item, error, COLOURS.sub("", str(error)))
 
     def _handle_death(
-        self, queue: WorkQueue, state: _ActorState, error: RayError
+        self, queue: WorkQueue, state: ActorState, error: RayError
     ) -> WorkResult | None:
         if state.item is None:
-            self._count_failed_start(error)
+            is_bug = isinstance(error, RayActorError) and error.actor_init_failed
+            self._failed_starts.count(error, is_bug=bool(is_bug))
             if queue.waiting:
                 self._start_worker()
             return None
@@ -289,7 +261,7 @@ class ActorPool:
         return self._replace(queue, state, item, RuntimeError(message), why)
 
     def _replace(
-        self, queue: WorkQueue, state: _ActorState, item: WorkItem, error: Exception, text: str
+        self, queue: WorkQueue, state: ActorState, item: WorkItem, error: Exception, text: str
     ) -> WorkResult | None:
         # A worker that cannot be reached may still write, so kill it even if it seems dead.
         self._kill(state.actor)
@@ -298,27 +270,11 @@ class ActorPool:
             self._start_worker()
         if not is_tried_again:
             self._meters.count("given_up", 1)
-            return _outcome(state, item.attempts, failure=Failure(error=error, text=text))
+            return state.outcome(item.attempts, failure=Failure(error=error, text=text))
         self._meters.count("retries", 1)
         line = text.strip().splitlines()[-1][:160]
         print(f"{item.unit} is tried again after attempt {item.attempts}: {line}", flush=True)
         return None
-
-    def _count_failed_start(self, error: RayError) -> None:
-        self._failed_starts += 1
-        last_line = str(error).strip().splitlines()[-1]
-        kind, _, message = last_line.partition(": ")
-        # If workers have started before, a refusal is due to the node and not to the input.
-        if kind.endswith("InputError") and not self._has_started:
-            raise InputError(message) from error
-        is_bug = isinstance(error, RayActorError) and error.actor_init_failed
-        # The loss of a node kills all workers that start there, so one loss counts many times.
-        is_too_often = self._failed_starts >= self.config.max_attempts * self.num_workers
-        if is_too_often or (is_bug and not self._has_started):
-            raise RuntimeError(
-                f"No worker could start: {self._failed_starts} in a row failed. Error of the last "
-                f"one: {last_line}"
-            ) from error
 
 
 def _node_address(worker: Any) -> str:
@@ -330,17 +286,3 @@ def _cause_of(error: Exception) -> Exception:
     # Ray's error is a StorageError too, but its text is the worker's whole traceback.
     cause = error.cause if isinstance(error, RayTaskError) else None
     return cause if isinstance(cause, StorageError) else error
-
-
-def _outcome(
-    state: _ActorState, attempts: int, *, result: Any = None, failure: Failure | None = None
-) -> WorkResult:
-    assert state.item is not None
-    return WorkResult(
-        unit=state.item.unit,
-        attempts=attempts,
-        node=state.node,
-        seconds=time.monotonic() - state.since,
-        result=result,
-        failure=failure,
-    )

@@ -16,7 +16,7 @@ from pipeline.flags.bounds import (
     require_some,
     require_within,
 )
-from pipeline.models.sampling_choices import Sampler
+from pipeline.models.sampling_choices import Sampler, canonical_sampler, require_sampler
 from pipeline.tracking_flags import TrackingFlags
 
 RANGES = {
@@ -46,11 +46,12 @@ class CollectFlags(CollectSettings):
     """Scale of classifier-free guidance; default: the one of the policy that is explored around, or
     the one that the model recommends."""
     sampler: Sampler | None = None
-    """Sampler: ddim, or dpm for DPM-Solver++; default: the one of the policy that is explored
-    around, or ddim."""
+    """Sampler: ddim, dpm (DPM-Solver++), unipc, deis, or saved (the scheduler of the model's
+    folder), with settings such as dpm:solver_order=3,use_karras_sigmas=true; default: the
+    one of the policy that is explored around, or ddim."""
     sites: tuple[str, ...] | None = None
-    """Sub-modules of a block whose values are reused: attn, or attn,ff, or block; default: those of
-    the policy that is explored around, or attn."""
+    """Parts of the model whose values are reused: attn, or attn,ff, or block for whole blocks, or
+    stack for all blocks at once; default: those of the policy that is explored around, or attn."""
     exploration: str = EXPLORATION
     """Exploration designs with their shares of the trajectories, such as paced:3,regular:1. All
     gates of a step compute together in paced (random gaps between the computed steps), regular
@@ -87,6 +88,7 @@ class CollectFlags(CollectSettings):
             require_within(self, {"unit_size": Range(least=1, most=2**16, usual=UNIT_SIZE)})
         require_some(self, "sites", "forecast_orders", "error_feedback")
         require_distinct(self, "sites")
+        require_sampler(self.sampler)
 
     def plan_fields(self) -> dict[str, Any]:
         """The flags under the names of the fields of the plan; None for a flag that was left out.
@@ -98,7 +100,7 @@ class CollectFlags(CollectSettings):
             "batch_size": UNIT_SIZE if self.unit_size == "auto" else self.unit_size,
             "steps": self.steps,
             "guidance_scale": self.guidance_scale,
-            "sampler": self.sampler,
+            "sampler": None if self.sampler is None else canonical_sampler(self.sampler),
             "sites": self.sites,
             "designs": self.exploration,
             "forecast_orders": self.forecast_orders,

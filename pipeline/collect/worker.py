@@ -14,6 +14,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from dqar.control.controller import DQARController
+from dqar.gate_table import GateTable
 from dqar.gates.base import AllOf
 from dqar.gates.rules import MaskGate, RequireCached, Staleness
 from dqar.integration import DQARDiTWrapper, DQARSampler, SamplerConfig
@@ -110,7 +111,7 @@ class Collector:
 
     def _draw_schedule(self, trajectory: int) -> RandomSchedule:
         plan = self.plan
-        num_gates = len(plan.sites) * self.model.info.num_layers
+        num_gates = GateTable.regular(plan.sites, self.model.info.num_layers).num_gates
         seed, schedules = plan.noise_seed, plan.schedules
         return explore(plan.designs, seed, trajectory, plan.steps, num_gates, schedules)
 

@@ -106,7 +106,7 @@ def leave_mark(uri: str, name: str) -> str | None:
         uri: folder or storage URI.
         name: name of the file, without its prefix.
     """
-    _be_impatient()
+    be_impatient()
     try:
         storage = open_storage(uri)
         storage.write(_key(name), MARK)
@@ -117,7 +117,7 @@ def leave_mark(uri: str, name: str) -> str | None:
 
 def find_mark(uri: str, name: str) -> bool:
     """Return True if the file of :func:`leave_mark` can be read on this machine."""
-    _be_impatient()
+    be_impatient()
     try:
         return open_storage(uri).read(_key(name)) == MARK
     except InputError:
@@ -133,7 +133,8 @@ def remove_mark(uri: str, name: str) -> str | None:
     return None
 
 
-def _be_impatient() -> None:
+def be_impatient() -> None:
+    """Wait 10 s for storage in this process, unless its environment says otherwise."""
     # A doctor need not bridge an outage, as a collection does.
     os.environ.setdefault("DQAR_STORAGE_TIMEOUT_S", "10")
 

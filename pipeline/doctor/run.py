@@ -9,11 +9,9 @@ from __future__ import annotations
 import http.client
 import urllib.error
 import urllib.request
-import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from pipeline.cluster.capacity import resource_request
 from pipeline.cluster.head import ANSWER_S, is_on_a_cluster
@@ -25,7 +23,6 @@ from pipeline.cluster.ray_cluster import (
     living_nodes,
 )
 from pipeline.doctor.checks import (
-    WORKER,
     Finding,
     Pins,
     check_accelerator,
@@ -34,15 +31,13 @@ from pipeline.doctor.checks import (
     check_model,
     check_python,
     check_room,
-    check_storage,
-    check_tracking,
     read_pins,
 )
 from pipeline.doctor.config import DoctorConfig
-from pipeline.doctor.host_info import HostInfo, find_mark, leave_mark, read_host_info, remove_mark
+from pipeline.doctor.host_info import HostInfo, read_host_info
+from pipeline.doctor.services import Services
 from pipeline.errors import InputError, without_secrets
 from pipeline.models.model_info import find_model
-from pipeline.tracking import call_store
 
 CHECKOUT = Path(__file__).parents[2]
 
@@ -71,17 +66,24 @@ def examine(config: DoctorConfig) -> Iterator[Finding]:
     """
     pins = pins_of()
     here = None if config.model is None else find_model(config.model).model_hash
-    yield check_libraries("driver", read_host_info(pins.needed), pins)
-    try:
-        join_ray()
-    except InputError as error:
-        # A dead head, a wrong token, another version.
-        yield Finding(name="ray", is_ok=False, said=str(error))
-        yield from _check_services(config, call_here, "this machine")
-        return
+    with Services(config) as services:
+        yield check_libraries("driver", read_host_info(pins.needed), pins)
+        try:
+            join_ray()
+        except InputError as error:
+            # A dead head, a wrong token, another version.
+            yield Finding(name="ray", is_ok=False, said=str(error))
+            yield from services.seen_from_here()
+            return
+        yield from _examine_cluster(config, pins, here, services)
+
+
+def _examine_cluster(
+    config: DoctorConfig, pins: Pins, here: str | None, services: Services
+) -> Iterator[Finding]:
     try:
         yield Finding(name="ray", is_ok=True, said=f"{len(living_nodes())} nodes answer")
-        yield from _check_worker(config, pins, here)
+        yield from _check_worker(config, pins, here, services)
     except Exception as error:
         # A worker that dies, hangs or cannot import this project is a finding too.
         said = f"{_last_line(error)}. Look at ray status and ray list nodes, and check the image."
@@ -90,7 +92,9 @@ def examine(config: DoctorConfig) -> Iterator[Finding]:
         leave_ray()
 
 
-def _check_worker(config: DoctorConfig, pins: Pins, here: str | None) -> Iterator[Finding]:
+def _check_worker(
+    config: DoctorConfig, pins: Pins, here: str | None, services: Services
+) -> Iterator[Finding]:
     options = resource_request(0.0, config.accelerator_type, cluster_around()).options()
     ask = partial(ask_worker, options=options, timeout_s=config.timeout_s)
     try:
@@ -102,14 +106,9 @@ def _check_worker(config: DoctorConfig, pins: Pins, here: str | None) -> Iterato
         return
     yield from _check_host(worker, pins)
     yield check_accelerator(config.accelerator_type, living_nodes(), worker)
-    yield from _check_services(config, ask)
+    yield from services.seen_from(ask)
     if config.model is not None and here is not None:
         yield check_model(config.model, here, ask(_hash_there, config.model))
-
-
-def call_here(question: Callable[..., Any], *arguments: Any) -> Any:
-    """Call a function on this machine: a dead Ray must not hide a dead MLflow."""
-    return question(*arguments)
 
 
 def check_job_server(address: str) -> Finding:
@@ -138,24 +137,6 @@ def _check_host(worker: HostInfo, pins: Pins) -> Iterator[Finding]:
     yield check_python(read_host_info(()), worker)
     yield check_auth(worker.auth_mode, is_private=not is_on_a_cluster())
     yield from check_room(worker)
-
-
-def _check_services(
-    config: DoctorConfig, ask: Callable[..., Any], who: str = WORKER
-) -> Iterator[Finding]:
-    if config.out is not None:
-        yield _try_storage(config.out, ask, who)
-    if config.tracking_uri is not None:
-        yield check_tracking(config.tracking_uri, ask(call_store, config.tracking_uri), who)
-
-
-def _try_storage(uri: str, ask: Callable[..., Any], who: str) -> Finding:
-    name = uuid.uuid4().hex
-    wrote = ask(leave_mark, uri, name)
-    is_seen = wrote is None and find_mark(uri, name)
-    if wrote is None:
-        wrote = ask(remove_mark, uri, name)
-    return check_storage(uri, wrote=wrote, is_seen=is_seen, who=who)
 
 
 def _hash_there(model: str) -> str:

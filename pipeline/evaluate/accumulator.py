@@ -11,6 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from dqar.control.summary import ReuseSummary
+from dqar.signals import relative_error
 from pipeline.models.image_metrics import Deltas, FeatureSums
 from pipeline.statistics import standard_error
 
@@ -28,6 +29,8 @@ class MetricAccumulator:
     """Sum over the samples of each of :data:`SUMS`, and of its square as ``NAME_squared``."""
     errors: list[float] = field(default_factory=list)
     """Relative L2 error of the final latent of each sample, in the order of the samples."""
+    solution_errors: list[float] = field(default_factory=list)
+    """Relative L2 distance of the final latent of each sample to its solution; empty without."""
     matches: int | None = None
     """Number of images that the classifier takes for the requested class; None without one."""
     features: FeatureSums | None = None
@@ -82,6 +85,11 @@ class MetricAccumulator:
             self.sums[name] += float(values.sum())
             self.sums[f"{name}_squared"] += float(values.square().sum())
 
+    def judge_solutions(self, latents: Tensor, solutions: Tensor) -> None:
+        """Add the distances of a batch from its solutions by many steps."""
+        distances = relative_error(latents.float(), solutions.to(latents.device).float())
+        self.solution_errors += distances.double().cpu().tolist()
+
     def add(self, other: MetricAccumulator) -> None:
         """Add the sums over the next samples of the same operating point."""
         for name in (
@@ -93,7 +101,7 @@ class MetricAccumulator:
             "reference_seconds",
         ):
             setattr(self, name, getattr(self, name) + getattr(other, name))
-        for name in ("reused", "gates", "errors", "images", "references"):
+        for name in ("reused", "gates", "errors", "solution_errors", "images", "references"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         for name, value in other.sums.items():
             self.sums[name] += value

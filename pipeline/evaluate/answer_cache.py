@@ -21,14 +21,14 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from dqar.regular_file import read_regular
 from pipeline.methods.task import Arrays, Result, Stored
 from pipeline.storage.fingerprint import fingerprint
 from pipeline.storage.local_folder import LocalFolder
-from pipeline.storage.regular_file import read_regular
 
 FOLDER = "_points"
 """Folder of task results within a results folder; removed after results.json is written."""
-VERSION = 2
+VERSION = 3
 """Version of the format on disk, part of every key."""
 MAX_BYTES = 2**30
 """Size in bytes beyond which a file counts as damaged."""

@@ -4,18 +4,30 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from typing import Any, Literal
+
+from torch import Tensor
 
 from dqar.cache.quantization import Granularity
 from dqar.config import CachedParts, DQARConfig
 from dqar.config_file import read_yaml
 from dqar.policy.network import ReusePolicy
+from dqar.records import WHOLE_SITES
 from pipeline.evaluate.flags import SAMPLES_PER_TASK, EvaluateFlags, EvaluateSettings
 from pipeline.evaluate.tasks import EvalTask
 from pipeline.methods.base import GRIDS, CalibrationBudget, Comparison, OperatingPoint
 from pipeline.methods.registry import chosen_methods
+from pipeline.methods.task import SolutionTask
 from pipeline.models.model_info import ModelInfo
-from pipeline.models.sampling_choices import SAMPLER, SITES, STEPS, Sampler
+from pipeline.models.sampling_choices import (
+    SAMPLER,
+    SITES,
+    STEPS,
+    Sampler,
+    canonical_sampler,
+    require_sampler,
+)
+from pipeline.redaction import without_secrets
 
 FIGURES = (
     "reuse_ratio",
@@ -92,11 +104,7 @@ class EvaluateConfig(EvaluateSettings):
                 raise ValueError(f"{name} must be at least 1. Got {value}. Pass 64.")
         if self.steps < 2:
             raise ValueError(f"steps must be at least 2. Got {self.steps}. Pass --steps 50.")
-        if self.sampler not in get_args(Sampler):
-            raise ValueError(
-                f"sampler must be one of {get_args(Sampler)}. Got {self.sampler!r}. Pass "
-                "--sampler ddim."
-            )
+        require_sampler(self.sampler)
         if not math.isfinite(self.guidance_scale):
             raise ValueError(f"guidance_scale must be finite. Got {self.guidance_scale}. Pass 4.0.")
         self.dqar_config()
@@ -104,7 +112,7 @@ class EvaluateConfig(EvaluateSettings):
 
     def _refuse_idle_settings(self) -> None:
         is_integer = self.cache_bits < 16
-        if self.balanced and (not is_integer or "block" in self.sites):
+        if self.balanced and (not is_integer or not {*WHOLE_SITES}.isdisjoint(self.sites)):
             raise ValueError(
                 "salience_balancing must come with 2, 4 or 8 bits and the sites attn or ff. Got "
                 f"{self.cache_bits} bits, {self.sites}. Leave salience_balancing out of "
@@ -127,13 +135,32 @@ class EvaluateConfig(EvaluateSettings):
         """Guidance branches of a sample."""
         return 2 if self.guidance_scale > 1 else 1
 
-    def parts_of(self, point: OperatingPoint) -> list[EvalTask]:
-        """The tasks of a point, of whole batches each: the same batches give the same images."""
+    def parts_of(self, point: OperatingPoint, solutions: Tensor | None = None) -> list[EvalTask]:
+        """The tasks of a point, of whole batches each: the same batches give the same images.
+
+        Args:
+            point: operating point.
+            solutions: solutions of all samples by many steps; None without them.
+        """
         size = math.ceil(self.part_samples / self.batch_size) * self.batch_size
-        return [
-            EvalTask(point=point, start=start, stop=min(start + size, self.num_samples))
-            for start in range(0, self.num_samples, size)
+        parts = [
+            EvalTask(point=point, start=start, stop=stop) for start, stop in self._ranges(size)
         ]
+        if solutions is None:
+            return parts
+        return [replace(one, solutions=solutions[one.start : one.stop]) for one in parts]
+
+    def solution_tasks(self) -> list[SolutionTask]:
+        """The tasks of the solutions of all samples by many steps; none without solution_steps."""
+        ranges = [] if self.solution_steps is None else self._ranges(self.batch_size)
+        return [
+            SolutionTask(purpose="evaluate", noise_ids=tuple(range(start, stop)))
+            for start, stop in ranges
+        ]
+
+    def _ranges(self, size: int) -> list[tuple[int, int]]:
+        starts = range(0, self.num_samples, size)
+        return [(start, min(start + size, self.num_samples)) for start in starts]
 
     def columns(self) -> dict[str, Any]:
         """Columns of results.json that say how a row was measured."""
@@ -150,7 +177,8 @@ class EvaluateConfig(EvaluateSettings):
             "num_samples": self.num_samples,
             "sampler": self.sampler,
             "guidance": self.guidance_scale,
-            "model": self.model,
+            # A path may look like a URI with a token.
+            "model": without_secrets(self.model),
             "dtype": self.dtype,
             "seed": self.seed,
         }
@@ -201,6 +229,8 @@ def evaluate_config(
         "sites": spec.sites if spec else SITES,
     }
     given = {name: getattr(flags, name) for name in follows}
+    if flags.sampler is not None:
+        given["sampler"] = canonical_sampler(flags.sampler)
     shared = {name: getattr(flags, name) for name in EvaluateSettings.__dataclass_fields__}
     return EvaluateConfig(
         model=flags.model,
@@ -237,4 +267,5 @@ def comparison_of(
         grid=GRIDS[flags.sweep_density],
         error_budget=flags.error_budget,
         calibration_budget=CalibrationBudget(evaluations=flags.tuning_evaluations),
+        solution_steps=flags.solution_steps,
     )

@@ -6,13 +6,15 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from torch import Tensor
+
 from pipeline.cluster.actor_pool import ActorPool
 from pipeline.cluster.config import ClusterConfig
 from pipeline.evaluate.answer_cache import ResultCache, Work
 from pipeline.evaluate.config import EvaluateConfig
 from pipeline.evaluate.result_rows import measured_of
 from pipeline.evaluate.session import CalibrationSession, SharedCalibration
-from pipeline.evaluate.tasks import EvalTask, EvalTaskResult, PointResult
+from pipeline.evaluate.tasks import EvalTask, EvalTaskResult, PointResult, solve
 from pipeline.evaluate.worker import EvaluationWorker
 from pipeline.methods.base import CalibrationCost, Comparison, OperatingPoint
 from pipeline.methods.registry import build_methods
@@ -60,7 +62,8 @@ def evaluate(
     # With few sampling steps several settings of a method are the same operating point.
     tuned = {id_of(one.point): one for one in tune_methods(config.steps, comparison, work)}
     measured: dict[PointId, PointResult] = {}
-    for point, parts in _by_point(config, [one.point for one in tuned.values()], work):
+    solutions = solve(config.solution_tasks(), work)
+    for point, parts in _by_point(config, [one.point for one in tuned.values()], work, solutions):
         result = measured_of(point, config, parts, tuned[id_of(point)].cost)
         measured[id_of(point)] = result
         on_measured(result)
@@ -87,10 +90,10 @@ def tune_methods(steps: int, comparison: Comparison, work: Work) -> Iterator[Tun
 
 
 def _by_point(
-    config: EvaluateConfig, points: list[OperatingPoint], work: Work
+    config: EvaluateConfig, points: list[OperatingPoint], work: Work, solutions: Tensor | None
 ) -> Iterator[tuple[OperatingPoint, list[EvalTaskResult]]]:
     """Yield each operating point with its task results, sorted by sample, once all are done."""
-    tasks: list[EvalTask] = [part for point in points for part in config.parts_of(point)]
+    tasks: list[EvalTask] = [part for point in points for part in config.parts_of(point, solutions)]
     progress = Progress("evaluate", sum(map(len, tasks)), "samples")
     done: dict[PointId, dict[int, EvalTaskResult]] = {id_of(point): {} for point in points}
     for part, tallied in work(tasks):

@@ -16,7 +16,7 @@ from pipeline.flags.bounds import (
     require_within,
 )
 from pipeline.methods.defaults import DEFAULT_METHODS, SweepDensity
-from pipeline.models.sampling_choices import Dtype, Sampler
+from pipeline.models.sampling_choices import Dtype, Sampler, require_sampler
 from pipeline.tracking_flags import TrackingFlags
 
 SAMPLES_PER_TASK = 1024
@@ -32,6 +32,7 @@ RANGES = {
     "tuning_evaluations": Range(least=0, most=10**12, usual=TUNING_EVALUATIONS),
     "error_budget": Range(least=0, most=1000, usual=0.01, is_open=True),
     "seed": SEEDS,
+    "solution_steps": STEPS,
 }
 """Values that the flags may have."""
 
@@ -49,6 +50,10 @@ class EvaluateSettings:
     """Floating-point format of the model's arithmetic."""
     seed: int = 0
     """Random seed of the noise samples."""
+    solution_steps: int | None = None
+    """Steps of a solution of the same noise without reuse, such as 1000; each row then has its
+    distance to the solution too. By DDIM, or by the model's own scheduler where DDIM cannot take
+    over its noise schedule. Default: no solution."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,18 +75,21 @@ class EvaluateFlags(EvaluateSettings):
     There are also threshold-tuned (thresholds chosen on calibration samples), interval-forecast1,
     smoothcache and smoothcache-tied (schedules from calibration errors), router
     (Learning-to-Cache), spaced (the best of some spacing rules), one-stretch (a minimax path over
-    stretches, after LeMiCa), budget-search (annealing on the final error, after BudCache) and
-    fewer-steps-dpmsolver."""
+    stretches, after LeMiCa), budget-search (annealing on the final error, after BudCache),
+    fewer-steps-dpmsolver, and solvers and solvers-all (DPM-Solver++, UniPC and DEIS alone: the best
+    at each number of steps, or all)."""
     steps: int | None = None
     """Sampling steps; default: those of the first policy, or 50."""
     guidance_scale: float | None = None
     """Scale of classifier-free guidance; default: the one of the first policy, or the one that the
     model recommends."""
     sampler: Sampler | None = None
-    """Sampler: ddim, or dpm for DPM-Solver++; default: the one of the first policy, or ddim."""
+    """Sampler: ddim, dpm (DPM-Solver++), unipc, deis, or saved (the scheduler of the model's
+    folder), with settings such as dpm:solver_order=3,use_karras_sigmas=true; default: the
+    one of the first policy, or ddim."""
     sites: tuple[str, ...] | None = None
-    """Sub-modules of a block whose values are reused: attn, or attn,ff, or block; default: those of
-    the first policy, or attn."""
+    """Parts of the model whose values are reused: attn, or attn,ff, or block for whole blocks, or
+    stack for all blocks at once; default: those of the first policy, or attn."""
     samples_per_task: int = SAMPLES_PER_TASK
     """Samples of an operating point that one worker measures at a time, rounded up to whole
     batches."""
@@ -107,3 +115,4 @@ class EvaluateFlags(EvaluateSettings):
         require_within(self, RANGES)
         require_some(self, "methods", "sites")
         require_distinct(self, "methods", "sites")
+        require_sampler(self.sampler)

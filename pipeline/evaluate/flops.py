@@ -11,6 +11,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from dqar.gate_table import GateTable
 from dqar.gates.base import Gate
 from dqar.gates.rules import Learned
 from dqar.policy.network import ReusePolicy
@@ -20,8 +21,8 @@ from pipeline.evaluate.config import EvaluateConfig
 from pipeline.models.loading import LoadedModel
 from pipeline.models.model_info import ModelInfo
 
-MEASURING = ("attn", "block")
-"""Sites with an attention whose entropy is measured."""
+MEASURING = ("attn", "block", "stack")
+"""Sites with an attention whose entropy is measured, that of every block for ``stack``."""
 
 
 def transformer_flops(model: LoadedModel) -> float:
@@ -79,7 +80,11 @@ def gate_flops(
     if "entropy" in gate.needs:
         rows = config.dqar_config().entropy_rows
         a_row = entropy_flops(rows, info.num_tokens, info.width)
-        own += a_row * sum(_computed_rows(site, config, metrics, branches) for site in MEASURING)
+        own += a_row * sum(
+            _computed_rows(site, config, metrics, branches)
+            * (info.num_layers if site == "stack" else 1)
+            for site in MEASURING
+        )
     if isinstance(gate, Learned):
         own += metrics.gates * policy_flops(gate.policy)
     return own
@@ -113,7 +118,7 @@ def feedback_flops(
     """
     if not config.feedback:
         return 0.0
-    steps = metrics.gates / (len(config.sites) * info.num_layers)
+    steps = metrics.gates / GateTable.regular(config.sites, info.num_layers).num_gates
     elements = info.out_channels * math.prod(info.latent_shape[1:])
     return 6.0 * elements * branches * steps
 

@@ -13,7 +13,6 @@ from dqar.control.controller import DQARController
 from dqar.gates.base import Gate
 from dqar.integration import (
     DQARDiTWrapper,
-    DQARDPMSolverSampler,
     DQARSampler,
     SamplerConfig,
     calibrate_balance,
@@ -25,6 +24,7 @@ from pipeline.models.loading import LoadedModel, load_model, pick_device
 from pipeline.models.model_info import find_model
 from pipeline.models.noise import Purpose, draw_noise
 from pipeline.models.sampling_choices import Sampler
+from pipeline.models.schedulers import load_scheduler, solution_sampler
 
 
 class ModelRunner:
@@ -53,6 +53,8 @@ class ModelRunner:
         self.balance = self._measure_balance()
         self.wrapper = DQARDiTWrapper(self.model.transformer, config.dqar_config())
         self._references: dict[int, Tensor] = {}
+        self._schedulers: dict[str, Any] = {}
+        self._solutions: dict[tuple[Purpose, int], Tensor] = {}
 
     def _load(self) -> LoadedModel:
         config, info = self.config, find_model(self.config.model)
@@ -79,8 +81,15 @@ class ModelRunner:
     def sampler(self, model: Any, steps: int, other: Sampler | None = None) -> DQARSampler:
         """Return the evaluation's sampler, or ``other`` in place of it, for a transformer."""
         config = SamplerConfig(num_inference_steps=steps, guidance_scale=self.config.guidance_scale)
-        kind = DQARDPMSolverSampler if other == "dpm" else DQARSampler
-        return kind(model, self.model.scheduler, config)
+        return DQARSampler(model, self.scheduler(other), config)
+
+    def scheduler(self, other: Sampler | None = None) -> Any:
+        """Return the scheduler of the evaluation's sampler, or of ``other`` in place of it."""
+        if other is None:
+            return self.model.scheduler
+        if other not in self._schedulers:
+            self._schedulers[other] = load_scheduler(self.model.info, other)
+        return self._schedulers[other]
 
     def draw(self, purpose: Purpose, indices: list[int]) -> tuple[Tensor, Tensor]:
         """Return the noise samples and class labels of some indices, drawn for one purpose."""
@@ -128,6 +137,19 @@ class ModelRunner:
             latents, _ = self.sample(noise, labels, self.config.steps, None)
             self._references.update(zip(missing, latents, strict=True))
         return torch.stack([self._references[one] for one in noise_ids])
+
+    def solutions(self, purpose: Purpose, indices: list[int]) -> Tensor:
+        """Return final latents without reuse by the evaluation's ``solution_steps``, sampled at
+        most once; by DDIM, or by the saved scheduler where DDIM cannot take it over."""
+        missing = [one for one in indices if (purpose, one) not in self._solutions]
+        if missing:
+            steps, sampler = self.config.solution_steps, solution_sampler(self.model.info)
+            assert steps is not None
+            noise, labels = self.draw(purpose, missing)
+            latents, _ = self.sample(noise, labels, steps, None, sampler)
+            for one, solved in zip(missing, latents, strict=True):
+                self._solutions[purpose, one] = solved
+        return torch.stack([self._solutions[purpose, one] for one in indices])
 
     def _measure_balance(self) -> dict[PartKey, Tensor] | None:
         if not self.config.balanced:

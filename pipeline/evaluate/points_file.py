@@ -14,7 +14,7 @@ LOGGED_TABLES = "mlflow.loggedArtifacts"
 COLUMNS = (
     *("method", "operating_point", "flops_ratio", "reuse_ratio", "latent_rel_l2"),
     *("latent_rel_l2_p90", "latent_rel_l2_worst", "psnr", "ssim", "fid", "speedup"),
-    *("calibration_trajectories", "tuning_evaluations"),
+    *("calibration_trajectories", "tuning_evaluations", "solution_rel_l2"),
 )
 """Columns of the table, of results.json."""
 

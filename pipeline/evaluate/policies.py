@@ -12,6 +12,7 @@ from pipeline.evaluate.config import EvaluateConfig
 from pipeline.methods.base import policy_method
 from pipeline.models.identity import describe_difference
 from pipeline.models.model_info import ModelInfo
+from pipeline.models.sampling_choices import sampler_change
 
 
 def load_policies(
@@ -123,6 +124,14 @@ def refuse_other_runs(steps: int, sampler: str, policies: dict[str, ReusePolicy]
         if spec.plans and (steps, sampler) != (spec.steps, spec.sampler):
             raise InputError(
                 f"--policy {name} must hold plans for --steps {steps} --sampler {sampler}. Got "
-                f"plans for {spec.steps} steps of {spec.sampler}. Leave --steps and --sampler out, "
-                "or collect traces and train with the others."
+                f"plans for {spec.steps} steps of {spec.sampler}"
+                f"{_change_of(spec.sampler, sampler)}. Leave --steps and --sampler out, or collect "
+                "traces and train with the others."
             )
+
+
+def _change_of(found: str, wanted: str) -> str:
+    """Name the settings of one solver that differ, which two long texts hide."""
+    if found == wanted or found.partition(":")[0] != wanted.partition(":")[0]:
+        return ""
+    return f", {sampler_change(found, wanted)}"

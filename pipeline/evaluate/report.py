@@ -22,6 +22,7 @@ COLUMNS = (
     ("speedup x", "speedup", "{:.2f}"),
     ("bound x", "speedup_bound", "{:.2f}"),
     ("rel L2", "latent_rel_l2", "{:.4f}"),
+    ("to solution", "solution_rel_l2", "{:.4f}"),
     ("PSNR dB", "psnr", "{:.1f}"),
     ("SSIM", "ssim", "{:.4f}"),
     ("FID", "fid", "{:.3f}"),
@@ -37,6 +38,7 @@ are against the reference samples: the same noise, labels and sampler without re
 - speedup x: time of the reference samples / time of the method, first batch; above 1 is faster.
 - bound x: the largest speedup that this reuse allows on this device, if reuse itself cost nothing.
 - rel L2: relative L2 error of the final latent, mean over samples; smaller is better.
+- to solution: relative L2 distance to the solution of the same noise by --solution-steps.
 - PSNR dB, SSIM: of the images against the reference images; larger is better.
 - FID: of the images against real images; smaller is better.
 - tuning: guided model evaluations that all points of the method took to choose, references and
@@ -81,12 +83,14 @@ def _notes(rows: list[dict[str, Any]]) -> list[str]:
 
 def points_table(rows: list[dict[str, Any]]) -> str:
     """Return a markdown table with one row for each operating point (:data:`POINTS_CAPTION`)."""
-    heads = ["method", "operating point", *(head for head, _, _ in COLUMNS)]
+    is_solved = any(row.get("solution_rel_l2") is not None for row in rows)
+    columns = [one for one in COLUMNS if is_solved or one[1] != "solution_rel_l2"]
+    heads = ["method", "operating point", *(head for head, _, _ in columns)]
     body = [
         [
             row["method"],
             row["operating_point"],
-            *(_shown(row, key, form) for _, key, form in COLUMNS),
+            *(_shown(row, key, form) for _, key, form in columns),
         ]
         for row in rows
     ]

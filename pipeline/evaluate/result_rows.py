@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -135,6 +136,7 @@ def _row(
         "latent_rel_l2_p90": float(np.quantile(metrics.errors, 0.9)),
         "latent_rel_l2_worst": max(metrics.errors),
         "latent_rel_l2_samples": metrics.errors,
+        **solution_columns(config.solution_steps, metrics.solution_errors),
         "psnr": metrics.mean("psnr"),
         "ssim": metrics.mean("ssim"),
         "fid": _fid(metrics, first),
@@ -144,6 +146,27 @@ def _row(
         "peak_memory_mb": metrics.peak_memory_mb,
         "steps": point.steps,
         "device": first.device,
+    }
+
+
+def solution_columns(steps: int | None, errors: Sequence[float]) -> dict[str, Any]:
+    """Return the columns of results.json on the distance to the solutions; None without them.
+
+    Args:
+        steps: steps of the solutions.
+        errors: relative L2 distance of each sample's final latent to its solution.
+    """
+    names = ("solution_rel_l2", "solution_rel_l2_ci95", "solution_rel_l2_p90")
+    if not errors:
+        worst = ("solution_rel_l2_worst", "solution_rel_l2_samples", "solution_steps")
+        return dict.fromkeys((*names, *worst))
+    mean, spread = float(np.mean(errors)), float(np.std(errors))
+    low, high = normal_interval(mean, spread / math.sqrt(max(1, len(errors) - 1)))
+    values = (mean, [max(0.0, low), high], float(np.quantile(errors, 0.9)))
+    return dict(zip(names, values, strict=True)) | {
+        "solution_rel_l2_worst": max(errors),
+        "solution_rel_l2_samples": list(errors),
+        "solution_steps": steps,
     }
 
 

@@ -24,7 +24,7 @@ from pipeline.report.decision import decide
 from pipeline.report.frontier import ratio_at
 from pipeline.tracking import Run, Tracker
 
-METRICS = (*FIGURES, "speedup_bound", "peak_memory_mb")
+METRICS = (*FIGURES, "speedup_bound", "peak_memory_mb", "solution_rel_l2")
 """Columns of results.json that are logged to MLflow as ``eval/NAME``."""
 
 

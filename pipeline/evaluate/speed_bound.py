@@ -13,10 +13,9 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import nn
 
 from dqar.config import CachedParts
-from pipeline.methods.site_hooks import skipped_modules
+from pipeline.methods.site_hooks import Span, skipped_spans
 
 REPEATS = 5
 """Forward passes that are timed, after one that warms up."""
@@ -71,10 +70,10 @@ def _clocks(
     transformer: Any, sites: tuple[str, ...], cached: CachedParts, spent: dict[str, float]
 ) -> Iterator[None]:
     handles = []
-    for block in transformer.transformer_blocks:
-        for site in sites:
-            for module in skipped_modules(block, site, cached):
-                handles += _clock(module, site, spent)
+    for site in sites:
+        for spans in skipped_spans(transformer, site, cached):
+            for span in spans:
+                handles += _clock(span, site, spent)
     try:
         yield
     finally:
@@ -82,7 +81,7 @@ def _clocks(
             handle.remove()
 
 
-def _clock(module: nn.Module, site: str, spent: dict[str, float]) -> list[Any]:
+def _clock(span: Span, site: str, spent: dict[str, float]) -> list[Any]:
     started = [0.0]
 
     def before(*_: Any) -> None:
@@ -91,4 +90,5 @@ def _clock(module: nn.Module, site: str, spent: dict[str, float]) -> list[Any]:
     def after(*_: Any) -> None:
         spent[site] += _now() - started[0]
 
-    return [module.register_forward_pre_hook(before), module.register_forward_hook(after)]
+    first, last = span
+    return [first.register_forward_pre_hook(before), last.register_forward_hook(after)]

@@ -3,23 +3,46 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from dqar.schedules.serialization import plan_document, plan_of_document
 from dqar.schedules.static_plan import StaticPlan
 from pipeline.evaluate.accumulator import MetricAccumulator
+from pipeline.evaluate.answer_cache import Work
 from pipeline.methods.base import OperatingPoint
-from pipeline.methods.task import Arrays, Stored
+from pipeline.methods.task import Arrays, SolutionTask, Stored
 from pipeline.models.image_metrics import FeatureSums
+from pipeline.progress import Progress
 
 # Fields of MetricAccumulator that a result on disk holds, in the order of its JSON.
 PLAIN = ("samples", "matches", "flops", "reference_flops", "timed", "seconds", "reference_seconds")
-COUNTED = ("reused", "gates", "cache_bytes", "peak_memory_mb", "errors")
+COUNTED = ("reused", "gates", "cache_bytes", "peak_memory_mb", "errors", "solution_errors")
 BY_NAME = ("sums", "reused_by_site", "shared_by_site", "actions_by_site")
+
+
+def solve(tasks: Sequence[SolutionTask], work: Work) -> Tensor | None:
+    """Return the solutions of all evaluation samples; None without tasks.
+
+    Args:
+        tasks: tasks of all samples, in their order.
+        work: runs tasks on the evaluation's workers.
+    """
+    if not tasks:
+        return None
+    progress = Progress(
+        "solve by many steps", sum(len(task.noise_ids) for task in tasks), "samples"
+    )
+    found: dict[str, Tensor] = {}
+    for task, solved in work(tasks):
+        found[task.name] = solved.latents
+        progress.advance(len(task.noise_ids))
+    return torch.cat([found[task.name] for task in tasks])
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,6 +55,9 @@ class EvalTask:
     """Index of the first sample."""
     stop: int
     """Index after the last sample."""
+    solutions: Tensor | None = field(default=None, compare=False)
+    """Solutions of the samples by many steps (:class:`SolutionTask`), in fp32 on the
+    CPU; None if the evaluation asks for none."""
 
     def __len__(self) -> int:
         return self.stop - self.start

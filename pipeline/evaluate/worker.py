@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from torch import Tensor
 
+from dqar.sampler_names import plan_sampler
 from dqar.schedules.static_plan import StaticPlan
 from pipeline.cluster.hardware import device_name, peak_memory_mb
 from pipeline.evaluate.accumulator import MetricAccumulator
@@ -15,7 +18,7 @@ from pipeline.evaluate.model_runner import ModelRunner
 from pipeline.evaluate.plan_export import plan_of
 from pipeline.evaluate.result_rows import GRID_IMAGES, measured_of
 from pipeline.evaluate.speed_bound import measure_site_share
-from pipeline.evaluate.tasks import EvalTask, EvalTaskResult, PointResult
+from pipeline.evaluate.tasks import EvalTask, EvalTaskResult, PointResult, solve
 from pipeline.methods.base import OperatingPoint
 from pipeline.methods.task import R_co, Result, Task
 from pipeline.models.image_metrics import FeatureSums, measure_deltas
@@ -63,7 +66,9 @@ class EvaluationWorker:
 
     def measure(self, point: OperatingPoint) -> PointResult:
         """Measure all samples of an operating point."""
-        parts = [self.measure_part(part) for part in self.config.parts_of(point)]
+        tasks = self.config.solution_tasks()
+        solutions = solve(tasks, lambda some: ((task, self.do(task)) for task in some))
+        parts = [self.measure_part(part) for part in self.config.parts_of(point, solutions)]
         return measured_of(point, self.config, parts)
 
     def measure_part(self, part: EvalTask) -> EvalTaskResult:
@@ -76,9 +81,11 @@ class EvaluationWorker:
             torch.cuda.reset_peak_memory_stats()
         for start in range(part.start, part.stop, batch):
             timed = start < TIMED_BATCHES * batch
-            self._measure_batch(
-                part.point, range(start, min(start + batch, part.stop)), metrics, timed
-            )
+            ids = range(start, min(start + batch, part.stop))
+            latents = self._measure_batch(part.point, ids, metrics, timed)
+            if part.solutions is not None:
+                solutions = part.solutions[ids.start - part.start : ids.stop - part.start]
+                metrics.judge_solutions(latents, solutions)
         self._count_flops(part, metrics)
         metrics.peak_memory_mb = peak_memory_mb(self.device)
         is_bounded = metrics.timed and metrics.gates
@@ -92,12 +99,14 @@ class EvaluationWorker:
 
     def _plan(self, point: OperatingPoint) -> StaticPlan | None:
         # The operating point was sampled last, so that the scheduler holds its timesteps.
-        info, scheduler = self.model.info, self.model.scheduler
-        return plan_of(point, self.config.sites, info.num_layers, scheduler)
+        info, scheduler = self.model.info, self.runner.scheduler(point.sampler)
+        plan = plan_of(point, self.config.sites, info.num_layers, scheduler)
+        named = plan_sampler(point.sampler or self.config.sampler)
+        return None if plan is None else replace(plan, sampler=named)
 
     def _measure_batch(
         self, point: OperatingPoint, ids: range, metrics: MetricAccumulator, timed: bool
-    ) -> None:
+    ) -> Tensor:
         noise, labels = self.runner.draw("evaluate", list(ids))
         reference_seconds = 0.0
         if timed or ids.start not in self.references:
@@ -115,6 +124,7 @@ class EvaluationWorker:
         if controller is not None:
             metrics.count(controller.summary())
         self._judge(ids, labels, latents, metrics)
+        return latents
 
     def _judge(
         self, ids: range, labels: Tensor, latents: Tensor, metrics: MetricAccumulator

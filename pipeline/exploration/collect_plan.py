@@ -15,7 +15,7 @@ from dqar.validation import LARGEST, shown
 from pipeline.exploration.collect_settings import EXPLORATION, UNIT_SIZE, CollectSettings
 from pipeline.exploration.designs import DESIGNS, TURNS_AT_MOST, Design, parse_designs
 from pipeline.models.noise import round_seed
-from pipeline.models.sampling_choices import SAMPLER, SITES, STEPS, Sampler
+from pipeline.models.sampling_choices import SAMPLER, SITES, STEPS, Sampler, require_sampler
 
 FORECAST_ORDERS = CHOICES["forecast_order"]
 TRACE_SCHEMA_VERSION = 3
@@ -61,7 +61,7 @@ class CollectPlan(CollectSettings):
     guidance_scale: float = 4.0
     """Classifier-free guidance."""
     sampler: Sampler = SAMPLER
-    """Name of the deterministic sampler."""
+    """Deterministic sampler, with its settings."""
     sites: tuple[str, ...] = SITES
     """Sub-modules whose reuse is explored."""
     designs: tuple[Design, ...] = parse_designs(EXPLORATION)
@@ -89,6 +89,7 @@ class CollectPlan(CollectSettings):
 
     def __post_init__(self) -> None:
         self._check_bounds()
+        require_sampler(self.sampler)
         if self.steps < 2:
             raise ValueError(
                 f"steps must be at least 2, or nothing can be reused. Got {self.steps}. "

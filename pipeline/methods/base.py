@@ -18,6 +18,7 @@ from dqar.step_schedule import StepSchedule
 from pipeline.methods.calibration import CalibrationResult, CalibrationTask
 from pipeline.methods.task import R_co, Task
 from pipeline.models.model_info import ModelInfo
+from pipeline.models.sampling_choices import Sampler
 
 PAPER_WARMUP = 0.2
 """Share of the sampling steps, from the first on, in which the DQAR paper reuses nothing."""
@@ -81,9 +82,9 @@ class OperatingPoint:
     """Schedule of the point, for a policy that plans whole runs; None for other methods."""
     schedule_source: ScheduleSource | None = None
     """Origin of :attr:`schedule`."""
-    sampler: Literal["dpm"] | None = None
-    """``dpm`` samples with DPM-Solver++ in place of the evaluation's sampler. The reference samples
-    keep the evaluation's sampler."""
+    sampler: Sampler | None = None
+    """Sampler in place of the evaluation's, such as ``dpm``. The reference samples keep the
+    evaluation's sampler."""
 
 
 Calibrate = Callable[[list[CalibrationTask]], dict[str, CalibrationResult]]
@@ -139,6 +140,8 @@ class Comparison:
     most reuse within this error. None for no such point."""
     calibration_budget: CalibrationBudget = CalibrationBudget()
     """Limit on the calibration of each method."""
+    solution_steps: int | None = None
+    """Steps of the solutions that rows are compared with too; None without solutions."""
 
     def __post_init__(self) -> None:
         budget = self.error_budget

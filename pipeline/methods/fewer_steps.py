@@ -1,4 +1,4 @@
-"""Fewer sampling steps without reuse, by the evaluation's sampler or by DPM-Solver++.
+"""Sampling without reuse: all steps, and fewer by the evaluation's sampler or by DPM-Solver++.
 
 DPM-Solver++ (Lu et al. 2022, arXiv 2211.01095) is used in its multistep form of second order.
 """
@@ -9,8 +9,18 @@ from dataclasses import replace
 
 from pipeline.errors import InputError
 from pipeline.methods.base import Method, OperatingPoint, Session, SweepGrid
-from pipeline.models.loading import load_scheduler
 from pipeline.models.model_info import ModelInfo
+from pipeline.models.schedulers import load_scheduler
+
+
+class Baseline(Method):
+    """Sampling without reuse, with all steps of the evaluation; its samples are the references."""
+
+    name = "baseline"
+    role = "reference"
+
+    def points(self, session: Session) -> list[OperatingPoint]:
+        return [OperatingPoint(method=self.name, operating_point="twin", steps=session.steps)]
 
 
 class FewerSteps(Method):

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 from pipeline.errors import InputError
 from pipeline.methods.base import Comparison, Method
-from pipeline.methods.baseline import Baseline
 from pipeline.methods.budget_search import BudgetSearch
-from pipeline.methods.fewer_steps import FewerSolverSteps, FewerSteps
+from pipeline.methods.fewer_steps import Baseline, FewerSolverSteps, FewerSteps
 from pipeline.methods.interval import (
     IntervalForecast1,
     IntervalForecast2,
@@ -21,6 +20,7 @@ from pipeline.methods.learned_schedule import LearnedSchedule
 from pipeline.methods.learning_to_cache import Router
 from pipeline.methods.one_stretch import OneStretch
 from pipeline.methods.smoothcache import SmoothCache, SmoothCacheTied
+from pipeline.methods.solvers import EverySolver, SolversAlone
 from pipeline.methods.spaced import SpacedSteps
 from pipeline.methods.threshold import PaperThreshold, TunedThreshold
 from pipeline.models.model_info import ModelInfo
@@ -29,6 +29,8 @@ METHODS: tuple[type[Method], ...] = (
     Baseline,
     FewerSteps,
     FewerSolverSteps,
+    SolversAlone,
+    EverySolver,
     IntervalReuse,
     IntervalForecast1,
     IntervalForecast2,

@@ -12,7 +12,12 @@ from torch import Tensor, nn
 from dqar.config import CachedParts
 
 Place = tuple[int, int, int]
-"""Index of the site, layer, and index of the module among those that a reuse skips at the site."""
+"""Index of the site, layer, and index of the span among those that a reuse skips at the site."""
+Span = tuple[nn.Module, nn.Module]
+"""First and last of the modules that are called one after the other and skipped together."""
+RESIDUALS = ("block", "stack")
+"""Sites of which the residual is cached: the output of the last module less the input of the
+first."""
 SiteFn = Callable[[Place, Float[Tensor, "r n d"]], Tensor | None]
 """Takes a place and a module's output; returns a replacement or None to keep the output."""
 
@@ -21,19 +26,21 @@ SiteFn = Callable[[Place, Float[Tensor, "r n d"]], Tensor | None]
 def hook_sites(
     transformer: Any, sites: tuple[str, ...], cached: CachedParts, act: SiteFn
 ) -> Iterator[None]:
-    """Call ``act`` with each output of the sites; a tensor that it returns replaces the output.
+    """Call ``act`` with each value that the sites would cache; a tensor that it returns replaces
+    the value.
 
     Args:
         transformer: DiT of diffusers.
-        sites: sites by name: ``attn``, ``ff`` or ``block``.
+        sites: sites by name: ``attn``, ``ff``, ``block`` or ``stack``.
         cached: cached part of ``attn``: its output, or its keys and values.
         act: function to call.
     """
     handles = [
-        module.register_forward_hook(_hook((index, layer, part), site, act), with_kwargs=True)
-        for layer, block in enumerate(transformer.transformer_blocks)
+        handle
         for index, site in enumerate(sites)
-        for part, module in enumerate(skipped_modules(block, site, cached))
+        for layer, spans in enumerate(skipped_spans(transformer, site, cached))
+        for part, span in enumerate(spans)
+        for handle in _hooked(span, (index, layer, part), site in RESIDUALS, act)
     ]
     try:
         yield
@@ -42,20 +49,35 @@ def hook_sites(
             handle.remove()
 
 
-def _hook(place: Place, site: str, act: SiteFn) -> Callable[..., Tensor | None]:
-    def hook(_: nn.Module, args: Any, kwargs: dict[str, Any], output: Tensor) -> Tensor | None:
-        if site != "block":
+def _hooked(span: Span, place: Place, is_residual: bool, act: SiteFn) -> list[Any]:
+    entered: list[Tensor] = []
+
+    def before(_: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+        entered.append(args[0] if args else kwargs["hidden_states"])
+
+    def after(_: nn.Module, args: Any, output: Tensor) -> Tensor | None:
+        hidden = entered.pop()
+        if not is_residual:
             return act(place, output)
-        # The cached value of a block is its residual: output less input.
-        hidden = args[0] if args else kwargs["hidden_states"]
         shown = act(place, output - hidden)
         return None if shown is None else hidden + shown
 
-    return hook
+    first, last = span
+    entering = first.register_forward_pre_hook(before, with_kwargs=True)
+    return [entering, last.register_forward_hook(after)]
 
 
-def skipped_modules(block: Any, site: str, cached: CachedParts) -> list[nn.Module]:
-    """Return the modules of a block that a reuse at this site skips."""
+def skipped_spans(transformer: Any, site: str, cached: CachedParts) -> list[list[Span]]:
+    """Return the spans of modules that a reuse at a site skips, for each gate of the site."""
+    blocks = transformer.transformer_blocks
+    if site == "stack":
+        return [[(blocks[0], blocks[-1])]]
+    return [
+        [(module, module) for module in _skipped_modules(block, site, cached)] for block in blocks
+    ]
+
+
+def _skipped_modules(block: Any, site: str, cached: CachedParts) -> list[nn.Module]:
     if site == "block":
         return [block]
     if site == "ff":

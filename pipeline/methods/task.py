@@ -8,9 +8,11 @@ type of a task, and a method with its own calibration is one file.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from dqar.config import CachedParts
@@ -20,6 +22,7 @@ from dqar.integration import DQARSampler
 from dqar.records import GateRecord
 from pipeline.models.loading import LoadedModel
 from pipeline.models.noise import Purpose
+from pipeline.models.sampling_choices import Sampler
 
 Arrays = dict[str, np.ndarray]
 """Arrays of a result, by name."""
@@ -39,6 +42,8 @@ class SamplingConfig(Protocol):
     def sites(self) -> tuple[str, ...]: ...
     @property
     def cached(self) -> CachedParts: ...
+    @property
+    def solution_steps(self) -> int | None: ...
 
 
 @runtime_checkable
@@ -55,9 +60,15 @@ class ModelSampler(Protocol):
         ...
 
     def sample(
-        self, noise: Tensor, labels: Tensor, steps: int, controller: DQARController | None
+        self,
+        noise: Tensor,
+        labels: Tensor,
+        steps: int,
+        controller: DQARController | None,
+        other: Sampler | None = None,
     ) -> tuple[Tensor, float]:
-        """Return the final latents and the seconds spent; no controller runs the stock model."""
+        """Return the final latents and the seconds spent; no controller runs the stock model, and
+        ``other`` is a sampler in place of the evaluation's."""
         ...
 
     def sampler(self, model: Any, steps: int) -> DQARSampler:
@@ -72,6 +83,10 @@ class ModelSampler(Protocol):
         sink: Callable[[GateRecord], None] | None = None,
     ) -> DQARController:
         """Return a controller that decides by a gate."""
+        ...
+
+    def solutions(self, purpose: Purpose, indices: list[int]) -> Tensor:
+        """Return final latents of noise samples by the evaluation's ``solution_steps``."""
         ...
 
     def calibration_references(self, noise_ids: Sequence[int]) -> Tensor:
@@ -121,3 +136,59 @@ class Task(Protocol[R_co]):
             ValueError, KeyError, TypeError, AttributeError: if the encoded form is damaged.
         """
         ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Solutions:
+    """Final latents of some noise samples, solved by many steps."""
+
+    latents: Tensor
+    """Final latents in the order of the samples, in fp32 on the CPU."""
+
+    def encode(self) -> tuple[Stored, Arrays]:
+        """Return the result as JSON values and arrays."""
+        return {}, {"latents": self.latents.numpy()}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SolutionTask:
+    """Solution of some noise samples by the evaluation's ``solution_steps``, without reuse.
+
+    The reference samples have the evaluation's sampler and steps, and so its discretization error
+    too. The distance to a solution says how well a method solves the model's equation, so that
+    methods over different samplers and numbers of steps can be compared.
+    """
+
+    purpose: Purpose
+    """Purpose of the noise samples."""
+    noise_ids: tuple[int, ...]
+    """Indices of the noise samples."""
+    trajectories: int = 0
+    """Cost in passes of one sample through all steps of the evaluation; 0 of evaluation samples,
+    which are no calibration."""
+
+    @property
+    def name(self) -> str:
+        """Name of the result."""
+        return f"{self.purpose} solutions of {self.noise_ids[0]} to {self.noise_ids[-1]}"
+
+    @property
+    def references(self) -> frozenset[int]:
+        """No reference samples."""
+        return frozenset()
+
+    def run(self, sampler: ModelSampler) -> Solutions:
+        """Solve the samples on a worker."""
+        solved = sampler.solutions(self.purpose, list(self.noise_ids))
+        return Solutions(latents=solved.float().cpu())
+
+    def decode(self, stored: Stored, arrays: Arrays) -> Solutions:
+        """Rebuild a result from its encoded form.
+
+        Raises:
+            ValueError, KeyError: if the encoded form is damaged.
+        """
+        latents = torch.from_numpy(arrays["latents"])
+        if len(latents) != len(self.noise_ids):
+            raise ValueError(f"latents must be {len(self.noise_ids)}. Got {len(latents)}.")
+        return Solutions(latents=latents)

@@ -14,6 +14,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from pipeline.models.sampling_choices import sampler_change
 from pipeline.storage.machine_cache import recall, remember
 
 PARTS = ("transformer", "scheduler", "vae", "classifier", "text_encoder")
@@ -49,9 +50,12 @@ def describe_difference(one: str, other: str) -> str:
 
 
 def describe_change(field: str, found: Any, wanted: Any) -> str:
-    """Describe how a field of a plan differs: a model by its parts, all others by their values."""
+    """Describe how a field of a plan differs: a model and a sampler by their parts, all others by
+    their values."""
     if field == "model_hash":
         return f"a model with {describe_difference(str(found), str(wanted))}"
+    if field == "sampler":
+        return sampler_change(str(found), str(wanted))
     return f"{field} {found!r:.80} instead of {wanted!r:.80}"
 
 

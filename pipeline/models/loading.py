@@ -1,10 +1,7 @@
-"""Loading of a model's weights and schedulers through diffusers, which only this module does."""
+"""Loading of a model's weights through diffusers."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,18 +10,15 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from dqar.foreign_files import spelled
-from dqar.integration.noise_schedules import convert_scheduler
-from pipeline.errors import InputError
+from pipeline.models.broken_folders import refusing_what_is_broken
 from pipeline.models.folder_documents import read_json
 from pipeline.models.folder_parts import WEIGHTS
 from pipeline.models.model_info import DIGITS, ModelInfo
 from pipeline.models.sampling_choices import Dtype, Sampler
+from pipeline.models.schedulers import load_scheduler, scheduler_of_run
 from pipeline.models.weight_files import read_weights, refuse_no_numbers, refuse_other_tensors
 
 TORCH_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-CLASS_TEXT = re.compile(r"<class '(?:\w+\.)*(\w+)'>")
-"""A class as Python prints it."""
 DECODED_AT_ONCE = 8
 """Latents that a VAE decodes in one batch."""
 
@@ -94,7 +88,7 @@ def load_model(info: ModelInfo, *, sampler: Sampler, dtype: Dtype, device: str) 
         refuse_no_numbers(loaded, folder / part, info.name)
         return loaded.to(device).eval().requires_grad_(False)
 
-    with _refusing_what_is_broken(info):
+    with refusing_what_is_broken(info):
         parts = {part: load(part) for part in parts_of(info)}
         classifier = _load_classifier(folder, device)
         if classifier is not None:
@@ -123,7 +117,7 @@ def refuse_unloadable(info: ModelInfo, sampler: Sampler, steps: int) -> None:
     if info.folder == DIGITS:  # spares a driver the import of diffusers
         return
     _refuse_other_weights(info)
-    with _refusing_what_is_broken(info):
+    with refusing_what_is_broken(info):
         _load_classifier(info.folder, "cpu")  # of some hundred kilobytes
     scheduler_of_run(info, sampler, steps)
 
@@ -144,116 +138,10 @@ def _refuse_other_weights(info: ModelInfo) -> None:
     for part in parts_of(info):
         folder = info.folder / part
         config = read_json(folder / "config.json", info.name)
-        with _refusing_what_is_broken(info), torch.device("meta"):
+        with refusing_what_is_broken(info), torch.device("meta"):
             built = _class_of(part).from_config(config)
         found = read_weights(folder, WEIGHTS, info.name)
         refuse_other_tensors(built, found, folder, info.name)
-
-
-def load_scheduler(info: ModelInfo, sampler: Sampler) -> Any:
-    """Load the scheduler of a deterministic sampler with the model's own noise schedule.
-
-    Raises:
-        InputError: if it cannot be read, or the sampler cannot take it over.
-    """
-    from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
-
-    kinds = {"ddim": DDIMScheduler, "dpm": DPMSolverMultistepScheduler}
-    try:
-        scheduler = convert_scheduler(kinds[sampler], saved_scheduler(info))
-        _refuse_odd_noise(scheduler)
-        return scheduler
-    except InputError:
-        raise
-    except (ValueError, NotImplementedError) as error:
-        raise InputError(
-            f"--model {spelled(info.name)} with --sampler {sampler}: {error}"
-        ) from error
-
-
-def _refuse_odd_noise(scheduler: Any) -> None:
-    kept = scheduler.alphas_cumprod
-    is_share = bool(((kept >= 0) & (kept <= 1)).all())  # False where one is NaN
-    is_whole = len(kept) == scheduler.config.num_train_timesteps
-    if not (is_share and is_whole) or (kept.diff() > 0).any() or kept[0] == 0:
-        raise ValueError(
-            "The scheduler must keep a share of the signal that falls from at most 1 to at least 0 "
-            "over its num_train_timesteps. Got other betas. Save the scheduler again."
-        )
-
-
-def scheduler_of_run(info: ModelInfo, sampler: Sampler, steps: int) -> Any:
-    """Load the scheduler of a model and set its timesteps; the weights are not loaded.
-
-    Args:
-        info: description of the model.
-        sampler: sampler whose scheduler is loaded.
-        steps: sampling steps.
-
-    Raises:
-        InputError: if the scheduler cannot be read, or cannot take that many steps.
-    """
-    scheduler = load_scheduler(info, sampler)
-    with _refusing_what_is_broken(info):
-        scheduler.set_timesteps(steps)
-        _refuse_odd_timesteps(scheduler, steps)
-    return scheduler
-
-
-def _refuse_odd_timesteps(scheduler: Any, steps: int) -> None:
-    timesteps = torch.as_tensor(scheduler.timesteps).double()
-    most = scheduler.config.num_train_timesteps - 1
-    is_within = len(timesteps) == steps and bool(((timesteps >= 0) & (timesteps <= most)).all())
-    if not is_within or (timesteps.diff() >= 0).any():
-        raise InputError(
-            f"The scheduler must have {steps} falling timesteps from {most} to 0. Got others from "
-            "its timestep_spacing and steps_offset. Pass fewer --steps."
-        )
-
-
-@contextmanager
-def _refusing_what_is_broken(info: ModelInfo) -> Iterator[None]:
-    from diffusers.utils import logging
-
-    verbosity = logging.get_verbosity()
-    # diffusers logs keys that it ignores and its progress, beside the one line of a refusal.
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    except InputError as error:
-        if str(error).startswith("--model"):
-            raise
-        raise InputError(f"--model {spelled(info.name)}: {error}") from error
-    # Broken configurations make diffusers raise whatever Python raises, such as ZeroDivisionError.
-    except Exception as error:
-        reason = CLASS_TEXT.sub(r"\1", str(error))[:300] or type(error).__name__
-        raise InputError(
-            f"--model {spelled(info.name)} must load with diffusers. Got: {reason}. "
-            "Save the model again with save_pretrained."
-        ) from error
-    finally:
-        logging.set_verbosity(verbosity)
-
-
-def saved_scheduler(info: ModelInfo) -> Any:
-    """Load the scheduler that the model's folder names, of any class of diffusers.
-
-    Raises:
-        InputError: if diffusers has no such scheduler, or if the folder cannot be read.
-    """
-    import diffusers
-
-    config = read_json(info.folder / "scheduler" / "scheduler_config.json", info.name)
-    name = str(config.get("_class_name"))
-    kind = getattr(diffusers, name, None) if name.endswith("Scheduler") else None
-    if kind is None:
-        raise InputError(
-            f"--model {spelled(info.name)} must name a scheduler of diffusers. Got {name!r:.60}. "
-            "Save the model again with save_pretrained."
-        )
-    with _refusing_what_is_broken(info):
-        return kind.from_config(config)
 
 
 def _load_classifier(folder: Path, device: str) -> Any | None:

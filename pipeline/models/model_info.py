@@ -69,7 +69,8 @@ class ModelInfo:
     num_tokens: int
     """Tokens of an image."""
     site_flops: dict[str, float]
-    """FLOPs of each site of one layer, for one row of the batch."""
+    """FLOPs of each site, for one row of the batch: of one layer, and of all layers for
+    ``stack``."""
     kv_flops: float
     """Part of the FLOPs of ``attn`` that a cache of keys and values saves."""
 
@@ -78,16 +79,22 @@ GUIDANCE = 4.0
 """Guidance of a model that records none: the default of diffusers."""
 
 
-def refuse_too_many_steps(info: ModelInfo, steps: int) -> None:
+def refuse_too_many_steps(info: ModelInfo, steps: int, flag: str = "--steps") -> None:
     """Refuse more sampling steps than the noise schedule has timesteps.
+
+    Args:
+        info: description of the model.
+        steps: sampling steps.
+        flag: flag that asks for them.
 
     Raises:
         InputError: with the largest possible number of steps.
     """
     if steps > info.max_steps:
+        usual = min(50, info.max_steps) if flag == "--steps" else info.max_steps
         raise InputError(
-            f"--steps must be at most {info.max_steps}, the timesteps that {info.name} was trained "
-            f"with. Got {steps}. Pass --steps {min(50, info.max_steps)}."
+            f"{flag} must be at most {info.max_steps}, the timesteps that {info.name} was trained "
+            f"with. Got {steps}. Pass {flag} {usual}."
         )
 
 
@@ -190,7 +197,8 @@ def _site_flops(dit: DiTConfig) -> dict[str, float]:
     # Modulation of a row: timestep embedding (256 -> d -> d), then six adaLN factors (d -> 6d).
     modulation = 14.0 * dit.width**2 + 512.0 * dit.width
     whole = attention + feed_forward + modulation
-    return {"attn": attention, "ff": feed_forward, "block": whole}
+    stack = dit.num_layers * whole
+    return {"attn": attention, "ff": feed_forward, "block": whole, "stack": stack}
 
 
 def _projection_flops(dit: DiTConfig) -> float:

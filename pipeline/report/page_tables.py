@@ -53,6 +53,7 @@ COLUMNS: tuple[Column, ...] = (
     ("relative L2", "latent_rel_l2", shown_error),
     ("90th percentile", "latent_rel_l2_p90", shown_error),
     ("worst", "latent_rel_l2_worst", shown_error),
+    ("to solution", "solution_rel_l2", shown_error),
     ("reuse", "reuse_ratio", "{:.3f}".format),
     ("PSNR dB", "psnr", "{:.1f}".format),
     ("SSIM", "ssim", "{:.4f}".format),

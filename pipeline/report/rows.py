@@ -23,6 +23,7 @@ class ReportRow:
     latent_rel_l2_worst: float | None = None
     latent_rel_l2_samples: tuple[float, ...] | None = None
     """Error of each sample, in the order of the noise samples."""
+    solution_rel_l2: float | None = None
     speedup: float | None = None
     psnr: float | None = None
     ssim: float | None = None

@@ -14,7 +14,7 @@ from pipeline.flags.bounds import (
     require_some,
     require_within,
 )
-from pipeline.models.sampling_choices import Dtype, Sampler
+from pipeline.models.sampling_choices import Dtype, Sampler, require_sampler
 from pipeline.tracking_flags import TrackingFlags
 
 RANGES = {
@@ -54,8 +54,9 @@ class SampleFlags:
     """Scale of classifier-free guidance, 1 or less for none; default: the policy's scale, else the
     scale that the model recommends."""
     sampler: Sampler | None = None
-    """Sampler: ddim, or dpm for DPM-Solver++; default: the sampler of --policy or --plan, else
-    ddim."""
+    """Sampler: ddim, dpm (DPM-Solver++), unipc, deis, or saved (the scheduler of the model's
+    folder), with settings such as dpm:solver_order=3,use_karras_sigmas=true; default: the
+    sampler of --policy or --plan, else ddim."""
     config: str | None = None
     """YAML file with thresholds, cache and layer schedule of the cascade; default: the values of
     configs/default.yaml."""
@@ -70,8 +71,8 @@ class SampleFlags:
     """Draw no reference samples (same noise and labels without reuse) and report no error against
     them."""
     sites: tuple[str, ...] | None = None
-    """Sub-modules of a block whose values are reused: attn, or attn,ff, or block; default: those of
-    --config, --policy or --plan, or attn."""
+    """Parts of the model whose values are reused: attn, or attn,ff, or block for whole blocks, or
+    stack for all blocks at once; default: those of --config, --policy or --plan, or attn."""
     seed: int = 0
     """Random seed of the noise and of the random classes."""
     dtype: Dtype = "fp32"
@@ -82,6 +83,7 @@ class SampleFlags:
         require_within(self, RANGES)
         require_some(self, "sites", "class_labels")
         require_distinct(self, "sites")
+        require_sampler(self.sampler)
         self._refuse_together("class_labels", "num_samples")
         self._refuse_together("plan", "policy", "config", "sites")
         self._refuse_together("no_reuse", "policy", "plan", "no_reference")

@@ -17,6 +17,7 @@ from dqar.schedules.serialization import plan_document
 from dqar.schedules.static_plan import StaticPlan
 from pipeline.cluster.hardware import describe_machine
 from pipeline.models.loading import LoadedModel
+from pipeline.redaction import without_secrets
 from pipeline.sample.sample import SampleConfig, Sampled, sample
 from pipeline.storage.unfinished_folder import written_last
 from pipeline.tracking import Tracker, flat
@@ -73,7 +74,9 @@ def account_of(
     """
     summary = sampled.summary
     return {
-        "config": asdict(config) | {"class_labels": sampled.class_labels},
+        "config": asdict(config)
+        # A path may look like a URI with a token.
+        | {"class_labels": sampled.class_labels, "model": without_secrets(config.model)},
         "model_hash": model.info.model_hash,
         "policy_traces": policy.spec.trace_digest if policy else None,
         "note": summary.note,

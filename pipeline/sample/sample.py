@@ -19,13 +19,15 @@ from dqar.gates.paper_cascade import policy_gate
 from dqar.gates.rules import Interval
 from dqar.integration import DQARDiTWrapper, DQARSampler, SamplerConfig
 from dqar.policy.network import ReusePolicy
+from dqar.sampler_names import plan_sampler, sampler_of_plan
 from dqar.schedules.static_plan import StaticPlan
 from dqar.signals import relative_error
 from pipeline.errors import InputError, input_errors
-from pipeline.models.loading import LoadedModel, scheduler_of_run
+from pipeline.models.loading import LoadedModel
 from pipeline.models.model_info import ModelInfo
 from pipeline.models.noise import draw_noise
-from pipeline.models.sampling_choices import Dtype, Sampler
+from pipeline.models.sampling_choices import Dtype, Sampler, require_sampler, sampler_change
+from pipeline.models.schedulers import scheduler_of_run
 from pipeline.progress import Progress
 
 WARM_UP_STEPS = 2
@@ -54,7 +56,7 @@ class SampleConfig:
     guidance_scale: float
     """Scale of classifier-free guidance; 1 or less samples without guidance."""
     sampler: Sampler
-    """Name of the deterministic sampler."""
+    """Deterministic sampler, with its settings."""
     twin: bool
     """True if reference samples are drawn too."""
     dtype: Dtype
@@ -69,6 +71,7 @@ class SampleConfig:
                 raise ValueError(f"{name} must be at least 1. Got {value}. Pass {usual}.")
         if not math.isfinite(self.guidance_scale):
             raise ValueError(f"guidance_scale must be finite. Got {self.guidance_scale}. Pass 4.0.")
+        require_sampler(self.sampler)
         if self.class_labels and len(self.class_labels) != self.num_samples:
             raise ValueError(
                 f"class_labels must have one entry for each sample. Got {len(self.class_labels)} "
@@ -122,10 +125,12 @@ def refuse_misfit(info: ModelInfo, config: SampleConfig, plan: StaticPlan | None
     timesteps = list(map(float, scheduler.timesteps))
     with input_errors():
         plan.refuse_misfit(num_layers=info.num_layers, timesteps=timesteps)
-    if plan.sampler not in ("", name := type(scheduler).__name__):
+    if plan.sampler not in ("", name := plan_sampler(config.sampler)):
+        named = sampler_of_plan(plan.sampler)
+        change = "" if named is None else f": {sampler_change(named, config.sampler)}"
         raise InputError(
             f"--plan must be for the sampler of this run. Got a plan for {plan.sampler}, with "
-            f"{name} as the sampler. Leave --sampler out, or evaluate with {name}."
+            f"{name} as the sampler{change}. Leave --sampler out, or evaluate with {name}."
         )
 
 

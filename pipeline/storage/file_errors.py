@@ -5,8 +5,8 @@ from __future__ import annotations
 import errno
 from pathlib import Path
 
+from dqar.regular_file import NotRegularError
 from pipeline.errors import StorageError
-from pipeline.storage.regular_file import NotRegularError
 
 AGAIN = "then run the command again, which keeps what is done"
 PERMISSION = (

@@ -19,17 +19,17 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.errors import InputError
-from pipeline.storage.durable_write import fill, make_folder, sync
-from pipeline.storage.file_errors import refusal_of
-from pipeline.storage.output_checks import refuse_unwritable
-from pipeline.storage.regular_file import (
+from dqar.regular_file import (
     DOCUMENT_BYTES,
     NotRegularError,
     open_regular,
     read_regular,
     refuse_other_kinds,
 )
+from pipeline.errors import InputError
+from pipeline.storage.durable_write import fill, make_folder, sync
+from pipeline.storage.file_errors import refusal_of
+from pipeline.storage.output_checks import refuse_unwritable
 
 PARTIAL = re.compile(r"_.+\.[0-9a-f]{32}")
 """Names of the temporary files of unfinished writes."""

@@ -12,7 +12,7 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
-from pipeline.storage.regular_file import read_regular
+from dqar.regular_file import read_regular
 
 MOST_BYTES = 1 << 28
 """Largest size of a remembered text in bytes."""

@@ -23,10 +23,10 @@ from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
 from obstore.store import GCSStore, S3Store
 
 from dqar.registry import is_registered
+from dqar.regular_file import DOCUMENT_BYTES
 from pipeline.errors import InputError, StorageError
 from pipeline.storage.local_folder import LocalFolder, checked_key, gone
 from pipeline.storage.range_reader import Ranges
-from pipeline.storage.regular_file import DOCUMENT_BYTES
 from pipeline.storage.store_client import BrokenReadError, ObjectRead, connect
 from pipeline.storage.store_errors import code_of, mend_of, reason_of
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pipeline.storage.regular_file import read_regular
+from dqar.regular_file import read_regular
 
 MARK = "_unfinished"
 """Name of the file; it holds the name of the file that the stage writes last."""

@@ -12,10 +12,10 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+from dqar.regular_file import DOCUMENT_BYTES
 from pipeline.errors import InputError
 from pipeline.storage.json_schema import Malformed, parse
 from pipeline.storage.object_store import Storage
-from pipeline.storage.regular_file import DOCUMENT_BYTES
 from pipeline.traces.document_digest import DOCUMENT_VERSION, WITHOUT_DIGEST, with_digest
 from pipeline.traces.document_schemas import check_manifest
 from pipeline.traces.shards import as_json, is_whole, listed_sizes, parts_of

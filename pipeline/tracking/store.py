@@ -100,6 +100,10 @@ class Store:
                 raise
             return None
 
+    def find(self, key: str) -> str | None:
+        """Return the id of the experiment's run with a key; None if there is none."""
+        return patiently(lambda: self._find_run(key, self.experiment_id))
+
     def apply(self, operation: Operation, read: Reader) -> None:
         """Apply a record, once more or for the first time.
 
@@ -148,23 +152,25 @@ class Store:
         experiment = self.experiment_id
         if operation.experiment is not None:
             experiment = self.id_of(operation.experiment)
-        same = f"tags.`{RUN_KEY}` = '{key}'"
-        found = self.client.search_runs([experiment], same, max_results=1)
         tags = {name: self._with_ids(value) for name, value in operation.tags.items()}
         tags[RUN_KEY] = key
         if operation.parent is not None:
             tags["mlflow.parentRunId"] = self.id_of(operation.parent)
-        run = (
-            found[0]
-            if found
-            else self.client.create_run(
+        found = self._find_run(key, experiment)
+        self.ids[key] = (
+            found
+            or self.client.create_run(
                 experiment,
                 start_time=operation.started_ms,
                 tags={name: value[:LONGEST_VALUE] for name, value in tags.items()},
                 run_name=operation.name[:LONGEST_RUN_NAME],
-            )
+            ).info.run_id
         )
-        self.ids[key] = run.info.run_id
+
+    def _find_run(self, key: str, experiment: str) -> str | None:
+        same = f"tags.`{RUN_KEY}` = '{key}'"
+        found = self.client.search_runs([experiment], same, max_results=1)
+        return found[0].info.run_id if found else None
 
     def _with_ids(self, text: str) -> str:
         """Return a text with the ids of the runs and experiments that it names by key."""

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 
 from pipeline.errors import IncompleteError, InputError
-from pipeline.storage.json_schema import Malformed, parse
 from pipeline.storage.object_store import Root, open_storage
-from pipeline.tracking.connection import reason_of
+from pipeline.tracking.connection import may_pass, reason_of
+from pipeline.tracking.open_run import OpenRunNote
 from pipeline.tracking.operations import (
     CreateExperiment,
     CreateRun,
@@ -22,15 +22,7 @@ from pipeline.tracking.operations import (
     Operation,
     Status,
 )
-from pipeline.tracking.pending import (
-    FILES,
-    FORMAT,
-    OPEN_RUN,
-    Pending,
-    PendingHeader,
-    claim_of,
-    remove_folder,
-)
+from pipeline.tracking.pending import FILES, FORMAT, Pending, PendingHeader, claim_of
 from pipeline.tracking.replay import StageFlags, log_pending
 from pipeline.tracking.run import Run
 from pipeline.tracking.store import Store, unanswered
@@ -82,13 +74,14 @@ class Tracker:
         Raises:
             InputError: if the store does not answer.
         """
-        try:
+        with self._answering():
             if "parent" in lineage and self._store.status_of(lineage["parent"]):
                 return lineage["parent"]
-            key = self._create(name, None, {"stage": "pipeline"})
+        self._end_abandoned_runs()
+        key = self._note.key_of("pipeline")
+        with self._answering():
+            self._create(key, name, None, {"stage": "pipeline"})
             self._store.apply(_end_of(key, "FINISHED"), self._read)
-        except Exception as error:
-            raise unanswered(self.uri, error) from error
         return self._store.id_of(key)
 
     @contextmanager
@@ -100,13 +93,12 @@ class Tracker:
         Raises:
             InputError: if the store does not answer at the begin; nothing was done then.
         """
-        self._end_earlier_run()
-        try:
-            key = self._create(name, parent, {"stage": stage, **(tags or {})})
-        except Exception as error:
-            raise unanswered(self.uri, error) from error
+        self._end_abandoned_runs()
+        key = self._note.key_of("stage")
+        with self._answering():
+            self._create(key, name, parent, {"stage": stage, **(tags or {})})
         self._stage_run = self._store.id_of(key)
-        self._remember_run()
+        self._note.begin(self._stage_run)
         is_done = False
         try:
             with self._ended(key):
@@ -115,7 +107,7 @@ class Tracker:
         finally:
             # A run that MLflow still takes for running is ended by the next start.
             if is_done or self._failure is None:
-                self._forget_run()
+                self._note.remove()
 
     @contextmanager
     def child(
@@ -201,10 +193,16 @@ class Tracker:
         file = self._files[key]
         return file if isinstance(file, bytes) else file.read_bytes()
 
-    def _create(self, name: str, parent: str | None, tags: dict[str, str]) -> str:
-        key = uuid.uuid4().hex
+    @contextmanager
+    def _answering(self) -> Iterator[None]:
+        """Refuse a store that fails before the work."""
+        try:
+            yield
+        except Exception as error:
+            raise unanswered(self.uri, error) from error
+
+    def _create(self, key: str, name: str, parent: str | None, tags: dict[str, str]) -> None:
         self._store.apply(_creation(key, name, parent, tags), self._read)
-        return key
 
     @contextmanager
     def _ended(self, key: str) -> Iterator[None]:
@@ -228,25 +226,24 @@ class Tracker:
         )
         return Pending(header=header, operations=tuple(self._kept), contents=contents)
 
-    def _remember_run(self) -> None:
-        if self.storage is not None:
-            self.storage.write(OPEN_RUN, json.dumps({"run": self._stage_run}).encode())
+    @cached_property
+    def _note(self) -> OpenRunNote:
+        # Read at the first use: a collection holds its lease by then.
+        return OpenRunNote(self.storage, self.claim)
 
-    def _forget_run(self) -> None:
-        if self.storage is not None:
-            self.storage.delete(OPEN_RUN)
-            remove_folder(self.storage)
-
-    def _end_earlier_run(self) -> None:
-        """Mark the run of a driver that was killed, which would stay RUNNING for ever."""
-        if self.storage is None:
-            return
-        with suppress(Malformed):
-            run_id = str(parse(self.storage.read(OPEN_RUN) or b"{}").get("run", ""))
-            # A run of another store, or one that was deleted, is left alone.
-            with suppress(Exception):
-                if run_id and self._store.status_of(run_id) == "RUNNING":
+    def _end_abandoned_runs(self) -> None:
+        """Mark the runs of a command that was killed, which would stay RUNNING for ever."""
+        while self._note.abandoned:
+            name = self._note.abandoned[-1]
+            try:
+                run_id = self._store.find(name) or name
+                if self._store.status_of(run_id) == "RUNNING":
                     self._store.apply(_end_of(run_id, "KILLED"), self._read)
+            except Exception as error:
+                # A run that was deleted, or a name that no run can have, is left alone.
+                if may_pass(error):
+                    raise unanswered(self.uri, error) from error
+            self._note.abandoned.pop()
 
 
 def unlogged(out: str, error: Exception) -> IncompleteError:

@@ -13,9 +13,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
+from dqar.regular_file import read_regular, refuse_other_kinds
 from dqar.validation import validate
 from pipeline.storage.local_folder import LocalFolder
-from pipeline.storage.regular_file import read_regular, refuse_other_kinds
 
 FOLDER = "_checkpoint"
 """Folder of the checkpoints within a policy folder; removed when the policy is written."""

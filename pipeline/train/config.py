@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from dqar.config_file import read_yaml
@@ -16,6 +16,9 @@ from pipeline.train.flags import TrainFlags, TrainSettings
 
 APART = ("depth", "site_code")
 """Features that differ among the gates of one step and are known before a run."""
+OF_SEVERAL_GATES = (*APART, "share_attn", "share_ff")
+"""Features that a policy of the site ``stack`` does not read: its step is one gate, of which depth
+and site are constant, and whose shares say no more than its age."""
 STATES = ("log_gap", "log_span")
 """Features that every plan needs: the gap that it chooses, and the span before, which bounds it."""
 
@@ -79,6 +82,14 @@ class TrainConfig(TrainSettings):
     def plans(self) -> bool:
         """True where the policy plans whole runs."""
         return self.granularity == "step" and self.features == "schedule"
+
+    def for_sites(self, sites: tuple[str, ...]) -> TrainConfig:
+        """Return the configuration without the features that mean nothing for these sites:
+        :data:`OF_SEVERAL_GATES` for ``stack``."""
+        if sites != ("stack",):
+            return self
+        dropped = set(OF_SEVERAL_GATES) & set(self.names)
+        return replace(self, without=(*self.without, *sorted(dropped)))
 
     def fit_config(self) -> FitConfig:
         """Settings of the optimizer."""

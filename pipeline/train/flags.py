@@ -25,8 +25,8 @@ class TrainSettings:
     plans whole runs. With full, or seed (the features of the DQAR paper), it decides step by step
     from measured values."""
     sites: tuple[str, ...] = ()
-    """Sub-modules of a block whose values are reused: attn, or attn,ff, or block; default: those of
-    the traces."""
+    """Parts of the model whose values are reused: attn, or attn,ff, or block for whole blocks, or
+    stack for all blocks at once; default: those of the traces."""
     forecast_orders: tuple[int, ...] = ()
     """Orders of forecast that the policy may choose from, such as 0 for the cached value alone;
     default: those of the traces. A policy that decides step by step takes the first."""

@@ -72,6 +72,7 @@ def train(
             noise samples or a reuse.
     """
     sites, settings = sites_of(config, traces), settings_of(config, traces)
+    config = config.for_sites(sites)
     split = split_trajectories(traces, config, settings[0])
     with tempfile.TemporaryDirectory(prefix="dqar-") as scratch:
         data = read_training_data(traces, config, sites, split, Path(scratch))

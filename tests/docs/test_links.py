@@ -14,6 +14,7 @@ NAMED = re.compile(rf"`((?:{TREES})/[\w./-]+\.\w+)(?:::(\w+))?`")
 """A path in backticks, with the test that it names."""
 NOT_THERE = {
     "pipeline/methods/late_interval.py": "the page's example adds it",
+    "dqar/integration/families/toy.py": "the page's example adds it",
     "benchmarks/results/cpu/dit-s-2-256-bB-costs.json": "B stands for the batch",
 }
 """Paths that pages name and that need not exist, with the reason."""

@@ -10,6 +10,7 @@ import torch
 
 from dqar.config import DQARConfig
 from dqar.control.controller import DQARController
+from dqar.gate_table import GateTable
 from dqar.gates.base import Gate
 from dqar.integration import DQARDDIMSampler, DQARDiTWrapper, SamplerConfig
 from dqar.records import FEATURES, GateInputs, GateRecord, Step
@@ -94,7 +95,8 @@ class Rig:
     def mask(self, config: DQARConfig, seed: int = 5) -> torch.Tensor:
         """A random reuse mask, ``[t, g, b]``."""
         columns = self.samples * (2 if config.branch_mode == "independent" else 1)
-        shape = (self.steps, len(config.sites) * self.layers, columns)
+        gates = GateTable.regular(config.sites, self.layers).num_gates
+        shape = (self.steps, gates, columns)
         return torch.rand(shape, generator=torch.Generator().manual_seed(seed)) < 0.5
 
     def wrap(self, config: DQARConfig, gate: Gate | None = None, **options) -> DQARDiTWrapper:

@@ -8,6 +8,7 @@ import math
 from types import SimpleNamespace
 
 import diffusers
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -151,6 +152,47 @@ def test_equal_timesteps_are_resolved_by_the_samplers_step():
     assert snr == pytest.approx([float(sigma) ** -2 for sigma in scheduler.sigmas[:-1]])
 
 
+def test_equal_timesteps_are_resolved_by_the_step_that_is_given():
+    scheduler = scheduled("DPMSolverMultistepScheduler", COSINE | KARRAS)
+    timesteps = scheduler.timesteps.double().tolist()
+    snr = [scheduler_snr(scheduler, timestep, step=i) for i, timestep in enumerate(timesteps)]
+    assert snr == pytest.approx([float(sigma) ** -2 for sigma in scheduler.sigmas[:-1]])
+
+
+def test_equal_timesteps_are_resolved_by_the_begin_index_of_a_late_start():
+    scheduler = scheduled("HeunDiscreteScheduler", {})
+    scheduler.set_begin_index(6)
+    assert scheduler.timesteps[5] == scheduler.timesteps[6]
+    scheduler.sigmas[6] *= 2  # tells the two apart, which Heun's own are not
+    assert scheduler_snr(scheduler, float(scheduler.timesteps[6])) == pytest.approx(
+        float(scheduler.sigmas[6]) ** -2
+    )
+
+
+CUSTOM = [
+    ("FlowMatchEulerDiscreteScheduler", {"shift": 3.0}, {"sigmas": [1.0, 0.7, 0.3, 0.05]}),
+    ("FlowMatchEulerDiscreteScheduler", {"use_dynamic_shifting": True}, {"mu": 0.8}),
+    ("EulerDiscreteScheduler", {}, {"sigmas": [14.6, 3.0, 0.5, 0.1, 0.0]}),
+    ("EulerDiscreteScheduler", {}, {"timesteps": [901, 500, 37]}),
+    ("DPMSolverMultistepScheduler", {}, {"timesteps": [999, 640, 88]}),
+    ("UniPCMultistepScheduler", FLOW, {"sigmas": np.array([1.0, 0.6, 0.2])}),
+    ("EDMEulerScheduler", {}, {"sigmas": torch.tensor([0.9, 0.4, 0.1])}),
+    ("HeunDiscreteScheduler", {}, {"timesteps": [950, 600, 120]}),
+]
+"""Schedules that a pipeline sets itself. EDM's starts late, with sigmas that a flow might have."""
+
+
+@pytest.mark.parametrize(("name", "changes", "schedule"), CUSTOM)
+def test_snr_of_custom_sigmas_and_timesteps_is_that_of_the_schedulers_noising(
+    name, changes, schedule
+):
+    scheduler = getattr(diffusers, name)(**changes)
+    count = {} if schedule.keys() & {"sigmas", "timesteps"} else {"num_inference_steps": 4}
+    scheduler.set_timesteps(**count, **schedule)
+    expected = [noised_snr(scheduler, timestep) for timestep in scheduler.timesteps]
+    assert snr_of(scheduler) == pytest.approx(expected, rel=1e-6)
+
+
 @given(timestep=st.integers(0, 999))
 def test_whole_timesteps_are_exact(timestep):
     alphas = diffusers.DDIMScheduler().alphas_cumprod
@@ -196,7 +238,7 @@ def test_trigonometric_flow_is_read_from_its_angle():
 
 @pytest.mark.parametrize(
     "name",
-    ["FlowMatchEulerDiscreteScheduler", "EDMEulerScheduler", "ScoreSdeVeScheduler"],
+    ["FlowMatchEulerDiscreteScheduler", "EDMEulerScheduler"],
 )
 def test_timestep_without_a_sigma_is_refused(name):
     with pytest.raises(ValueError, match="a sigma for the timestep"):
@@ -204,9 +246,9 @@ def test_timestep_without_a_sigma_is_refused(name):
 
 
 @pytest.mark.parametrize("name", ["EntropyBoundScheduler", "IPNDMScheduler", "ScoreSdeVeScheduler"])
-def test_scheduler_that_tells_no_noise_level_is_refused(name):
+def test_scheduler_outside_the_table_is_refused(name):
     scheduler = scheduled(name, {})
-    with pytest.raises(ValueError, match="must have alphas_cumprod"):
+    with pytest.raises(ValueError, match=rf"supported schedulers, or a subclass .* Got {name}\."):
         scheduler_snr(scheduler, float(scheduler.timesteps[3]))
 
 

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 NAME = ('    "feedback",\n)\n"""Every feature', '    "feedback",\n    "toy",\n)\n"""Every feature')
 VALUE = (
@@ -35,6 +37,7 @@ print(len(policy.spec.features))
 """
 
 
+@pytest.mark.slow
 def test_a_feature_is_added_in_one_file(tmp_path):
     for tree in ("dqar", "pipeline"):
         ignored = shutil.ignore_patterns("__pycache__")

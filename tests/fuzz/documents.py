@@ -10,15 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tests.fuzz.cases import Case
-from tests.fuzz.mutations import (
-    ODD,
-    VALUES,
-    Change,
-    damage_json,
-    encode,
-    pick,
-    replace_file,
-)
+from tests.fuzz.mutations import ODD, VALUES, Change, damage_json, encode, pick, replace_file
 from tests.fuzz.valid_inputs import write_inputs
 
 KIND = "document"

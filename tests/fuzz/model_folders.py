@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from tests.fuzz.cases import Case
-from tests.fuzz.mutations import ODD, Change, damage_json, damage_weights, encode, replace_file
+from tests.fuzz.mutations import ODD, Change, damage_json, encode, replace_file
+from tests.fuzz.weight_files import damage_weights
 
 KIND = "model folder"
 TEXTS = (

@@ -10,15 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tests.fuzz.cases import Case
-from tests.fuzz.mutations import (
-    ODD,
-    Change,
-    damage_json,
-    damage_weights,
-    encode,
-    replace_file,
-)
+from tests.fuzz.mutations import ODD, Change, damage_json, encode, replace_file
 from tests.fuzz.valid_inputs import write_inputs
+from tests.fuzz.weight_files import damage_weights
 
 KIND = "policy"
 NAMES = ("", "=", "==", "a=", "a/b=", "../x=", "é=", "x" * 300 + "=", "a b=", ".=", "-=", "a\nb=")

@@ -127,3 +127,30 @@ def taken(tmp_path):
     folder.mkdir()
     (folder / "thesis.txt").write_text("mine")
     return folder
+
+
+@pytest.fixture
+def sample_job(run_job):
+    """Run jobs/sample.py on digits; return exit code, stdout and stderr."""
+
+    def run(*flags):
+        default = {"--model": "digits", "--out": "out"}
+        missing = [word for pair in default.items() if pair[0] not in flags for word in pair]
+        return run_job("sample", *missing, *flags)
+
+    return run
+
+
+@pytest.fixture
+def eager_policy(tmp_path):
+    """An untrained policy for the shipped model that always says reuse."""
+    spec = PolicySpec(
+        num_layers=8,
+        model_hash=find_model("digits").model_hash,
+        steps=4,
+        sampler="dpm",
+        guidance=3.0,
+        log_threshold=1e9,
+    )
+    save_policy(ReusePolicy(spec), tmp_path / "policy")
+    return tmp_path / "policy"

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.distributed.mlflow_kills import Job, await_run, make_traces, stage_runs
+from benchmarks.distributed.logged_runs import await_run, stage_runs
 from benchmarks.distributed.mlflow_server import MlflowServer
+from benchmarks.distributed.stage_jobs import TRACES, Job, make_traces
 from pipeline.tracking.pending import PENDING
 
 CANARY = "canary-4711"
@@ -27,10 +28,10 @@ def server(tmp_path):
     server.kill()
 
 
-def holders(*folders):
-    """Files that hold the canary."""
+def holders(*folders, word=CANARY):
+    """Files that hold the canary, or another word."""
     files = (path for folder in folders for path in folder.rglob("*") if path.is_file())
-    return [str(path) for path in files if CANARY.encode() in path.read_bytes()]
+    return [str(path) for path in files if word.encode() in path.read_bytes()]
 
 
 @pytest.fixture
@@ -45,7 +46,7 @@ def secret(server, monkeypatch):
 @pytest.mark.parametrize("stages", [("train", "sample", "sweep"), ("collect", "evaluate")])
 def test_a_canary_is_found_nowhere(secret, tmp_path, stages):
     if "train" in stages:
-        make_traces(tmp_path / "collect" / "whole")
+        make_traces(tmp_path / TRACES)
     for stage in stages:
         ended = Job(stage, tmp_path / stage / "whole", secret).end()
         assert ended.code == 0, (stage, ended)
@@ -62,7 +63,7 @@ def test_a_refusal_holds_no_canary(server, secret, tmp_path):
         "database": f"postgresql://me:{CANARY}@127.0.0.1:1/mlflow",
         "scheme": f"sqlit://me:{CANARY}@host/x",
     }
-    make_traces(tmp_path / "collect" / "whole")
+    make_traces(tmp_path / TRACES)
     traces = (f"s3://me:{CANARY}@bucket/traces", f"s3://bucket/x?X-Amz-Signature={CANARY}")
     jobs = [Job("sweep", tmp_path / "refused" / name, uri) for name, uri in uris.items()]
     jobs += [

@@ -14,6 +14,7 @@ def lines_of(out):
     return {line[6:21].strip(): line for line in found}
 
 
+@pytest.mark.slow
 def test_this_machine_is_checked_through_a_local_ray(run_job, tmp_path):
     code, out, _ = run_job("doctor", "--model", "digits", "--out", tmp_path / "traces")
     found = lines_of(out)

@@ -44,7 +44,10 @@ def edit_json(path, **changes):
         (["--error-feedback", "nan"], "--error-feedback must be numbers"),
         (["--error-feedback", ""], "--error-feedback must hold at least one value"),
         (["--forecast-orders", ""], "--forecast-orders must hold at least one value"),
-        (["--sampler", "euler"], "--sampler must be one of ddim, dpm. Got 'euler'"),
+        (
+            ["--sampler", "euler"],
+            "--sampler must be one of ddim, dpm, unipc, deis, saved. Got 'euler'",
+        ),
         (["--guidance-scale", "inf"], "--guidance-scale must be from -1000 to 1000"),
         (["--workers", "-1"], "--workers must be from 0"),
         (["--workers", "1" + "0" * 20], "Got 100000000000000000000. Pass --workers 2"),

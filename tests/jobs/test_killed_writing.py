@@ -2,24 +2,17 @@
 files."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
 
-import psutil
 import pytest
 
 from pipeline.exploration.collect_plan import CollectPlan
 from pipeline.models.model_info import find_model
 from pipeline.storage.unfinished_mark import MARK
+from tests.jobs import killed_job
+from tests.jobs.killed_job import LIMIT_S, ROOT, finish, kill_when, wait_until
 from tests.jobs.test_demo import processes_about
 from tests.pipeline.conftest import collected
-
-ROOT = Path(__file__).parents[2]
-LIMIT_S = 600
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
@@ -67,37 +60,7 @@ PLAN = CollectPlan(
 
 
 def start(name, flags, log, hold="no"):
-    environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
-    with log.open("ab") as stream:
-        return subprocess.Popen(
-            [sys.executable, "-c", HELD, str(ROOT), name, str(hold), *flags],
-            cwd=log.parent,
-            env=environment,
-            stdout=stream,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-
-
-def kill_when_there(process, path, log):
-    deadline = time.monotonic() + LIMIT_S
-    while not path.exists():
-        assert process.poll() is None, log.read_text()[-3000:]
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    family = psutil.Process(process.pid).children(recursive=True)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    for one in family:
-        try:
-            one.kill()
-        except psutil.NoSuchProcess:
-            continue
-    psutil.wait_procs(family, timeout=30)
-
-
-def finish(process, log):
-    assert process.wait(timeout=LIMIT_S) == 0, log.read_text()[-3000:]
+    return killed_job.start(["-c", HELD, ROOT, name, hold, *flags], log)
 
 
 @pytest.mark.parametrize("name", JOBS)
@@ -109,7 +72,7 @@ def test_the_same_command_finishes(tmp_path, name):
     else:
         model = ["--model", "digits"]
     flags = [*own, *model, "--out", str(out), "--tracking-uri", f"sqlite:///{tmp_path}/m.db"]
-    kill_when_there(start(name, flags, log, held), held, log)
+    kill_when(held.exists, start(name, flags, log, held), log)
     assert (out / MARK).read_text() == f"{last}\n"
     assert (out / begun).exists()
     assert not (out / last).exists()
@@ -122,7 +85,8 @@ def test_pretraining_finishes(tmp_path):
     """It writes its classifier first, and trains the model then."""
     out, log = tmp_path / "out", tmp_path / "job.log"
     flags = ["--out", str(out), "--steps", "30", "--classifier-epochs", "1"]
-    kill_when_there(start("pretrain", flags, log), out / "classifier" / "config.json", log)
+    begun = out / "classifier" / "config.json"
+    kill_when(begun.exists, start("pretrain", flags, log), log)
     assert not (out / "provenance.json").exists()
     finish(start("pretrain", flags, log), log)
     assert json.loads((out / "provenance.json").read_text())["config"]["steps"] == 30
@@ -135,13 +99,10 @@ def test_the_demonstration_finishes(tmp_path):
     out, log = tmp_path / "demo", tmp_path / "job.log"
     flags = ["--out", str(out), "--num-trajectories", "24", "--num-samples", "4", "--steps", "6"]
     demo = start("demo", flags, log)
-    deadline = time.monotonic() + LIMIT_S
-    while not list(out.glob("traces/_lease/*.json")):
-        assert demo.poll() is None, log.read_text()[-3000:]
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_until(lambda: list(out.glob("traces/_lease/*.json")), demo, log)
     demo.kill()
     demo.wait()
+    deadline = time.monotonic() + LIMIT_S
     # The servers have been told to end, and the collection on them ends some seconds later.
     while processes_about(str(out)):
         assert time.monotonic() < deadline

@@ -17,11 +17,13 @@ from dqar.policy.spec import PolicySpec
 from dqar.schedules.export import export_plan
 from dqar.schedules.serialization import plan_document, save_plan
 from dqar.schedules.static_plan import StaticPlan
+from dqar.sharing.pretrained import save_pretrained
 from dqar.signals import relative_error
-from pipeline.models.loading import load_model, load_scheduler
+from pipeline.models.loading import load_model
 from pipeline.models.model_info import DIGITS, find_model
 from pipeline.models.noise import draw_noise
 from pipeline.models.sampling_choices import Sampler
+from pipeline.models.schedulers import load_scheduler
 
 STEPS, LAYERS = 6, 8
 
@@ -52,6 +54,15 @@ def job(run_job, tmp_path):
         return run_job("sample", "--out", "out", *model, *flags)
 
     return run
+
+
+def test_a_shared_plan_is_followed(job, tmp_path):
+    save_pretrained(a_plan(), tmp_path / "shared")
+    store = ("--tracking-uri", f"sqlite:///{tmp_path}/m.db")
+    code, _, err = job("--plan", "shared", "--num-samples", "1", "--no-reference", *store)
+    assert code == 0, err
+    found = json.loads((tmp_path / "out" / "sample.json").read_text())
+    assert found["plan"] == json.loads(json.dumps(plan_document(a_plan())))
 
 
 def test_a_plan_is_followed_as_by_its_controller(job, tmp_path):

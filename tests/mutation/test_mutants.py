@@ -49,6 +49,7 @@ def mutant_of(new, **more):
     return Mutant(**texts, tests=("test_size.py",), **more)
 
 
+@pytest.mark.slow
 def test_outcomes_are_those_of_the_tests_and_the_source_comes_back(tree):
     source = (tree / "size.py").read_text()
     mutants = [mutant_of("-x"), mutant_of("x"), mutant_of("max(x, -x)", equivalent="same value")]

@@ -22,7 +22,10 @@ TEST_COMPACTION = tuple(
         "groups_keep_the_order_and_stay_small",
     )
 )
-TEST_LEASE = ("tests/pipeline/traces/test_lease.py",)
+TEST_LEASE = (
+    "tests/pipeline/traces/test_lease.py",
+    "tests/pipeline/traces/test_lease_renewal.py",
+)
 TEST_MANIFEST = ("tests/pipeline/traces/test_manifest.py", "tests/pipeline/traces/test_dataset.py")
 
 TRACES_MUTANTS = (

@@ -2,79 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 import pytest
 
 from pipeline.cli import BAD_INPUT, UNFINISHED, parse_flags, run_job
 from pipeline.errors import IncompleteError, InputError, StorageError, input_errors
-from pipeline.storage.output_checks import refuse_unwritable
-from pipeline.storage.path_checks import refuse_odd_paths
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Pool:
-    """Workers."""
-
-    workers: int = 0
-    """Number of workers."""
-    share: float | None = None
-    """Share of a GPU; default: a whole
-    one."""
-
-    def __post_init__(self) -> None:
-        if self.workers < 0:
-            raise ValueError(f"workers must be at least 0. Got {self.workers}. Pass --workers 2.")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Base:
-    """Shared settings."""
-
-    seed: int = 0
-    """Random seed."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Flags(Base):
-    """Do a job on a model, a sentence that is long enough to be broken over two lines of the
-    page."""
-
-    model: str
-    """Model."""
-    traces: list[str]
-    """Traces."""
-    sampler: Literal["ddim", "dpm"] | None = None
-    """Sampler; default: the policy's."""
-    bits: Literal[2, 8] = 8
-    """Bits."""
-    size: int | Literal["auto"] = 48
-    """Size."""
-    budget: float | None = None
-    """Budget; default: none."""
-    orders: tuple[int, ...] = (0, 1)
-    """Orders."""
-    shares: tuple[float, ...] = ()
-    """Shares; default: all."""
-    sites: tuple[str, ...] | None = None
-    """Sites; default: all."""
-    kinds: tuple[Literal["a", "b"], ...] = ("a",)
-    """Kinds."""
-    policy: list[str] = field(default_factory=list)
-    """Policies."""
-    folder: Path | None = None
-    """Folder; default: none."""
-    keep: bool = False
-    """Keep the files."""
-    pool: Pool = field(default_factory=Pool)
-    """Workers of the job."""
-
-    def __post_init__(self) -> None:
-        if self.size == 0:
-            raise ValueError("size must be at least 1.\n  Got 0. Pass --size 48.")
-
+from tests.pipeline.job_flags import Flags, Pool
 
 NEEDED = ("--model", "m", "--traces", "t")
 
@@ -245,89 +179,6 @@ def test_a_programming_error_is_not_taken_for_bad_input(capsys):
     assert printed.endswith("ValueError: a bug\n")
 
 
-PAGE = """usage: job.py [-h] [OPTIONS]
-
-Do a job on a model, a sentence that is long enough to be broken over two lines
-of the page.
-
- options
- --------------------------------------------------------
-  -h, --help      show this help message and exit
-  --model TEXT    Model. (required)
-  --traces TEXT   Traces. (required, repeatable)
-  --seed INT      Random seed. (default: 0)
-  --sampler {ddim,dpm}
-                  Sampler; default: the policy's.
-  --bits {2,8}    Bits. (default: 8)
-  --size INT|auto
-                  Size. (default: 48)
-  --budget NUMBER
-                  Budget; default: none.
-  --orders INT,INT,...
-                  Orders. (default: 0,1)
-  --shares NUMBER,NUMBER,...
-                  Shares; default: all.
-  --sites NAME,NAME,...
-                  Sites; default: all.
-  --kinds {a,b},...
-                  Kinds. (default: a)
-  --policy TEXT   Policies. (repeatable)
-  --folder PATH   Folder; default: none.
-  --keep          Keep the files.
-
- pool options
- --------------------------------------------------------
-  Workers of the job.
-  --------------------------------------------------------
-  --workers INT   Number of workers. (default: 0)
-  --share NUMBER  Share of a GPU; default: a whole one.
-"""
-
-
-@pytest.mark.parametrize("args", [["--help"], ["-h"], ["--model", "m", "--help"]])
-def test_the_help_page_is_the_docstrings(capsys, monkeypatch, args):
-    monkeypatch.setenv("COLUMNS", "80")
-    with pytest.raises(SystemExit) as ended:
-        run_job(Flags, lambda _: 0, name="job.py", args=args)
-    assert ended.value.code == 0
-    assert capsys.readouterr().out == PAGE
-
-
-WORDS = {"small": Base, "large": Pool}
-
-
-def test_a_first_word_chooses_the_flags():
-    assert parse_flags(WORDS, name="job.py", args=["small", "--seed", "3"]) == Base(seed=3)
-    assert parse_flags(WORDS, name="job.py", args=["large"]) == Pool()
-
-
-@pytest.mark.parametrize(
-    ("args", "said"),
-    [
-        ([], "The first argument must be one of small, large. Got nothing. See job.py --help."),
-        (["s"], "The first argument must be one of small, large. Got 's'. See job.py --help."),
-        (
-            ["small", "--workers", "1"],
-            "--workers must come with large. Got it with small. Leave it out.",
-        ),
-    ],
-)
-def test_bad_first_words_are_one_line(args, said):
-    with pytest.raises(InputError) as refused:
-        parse_flags(WORDS, name="job.py", args=args)
-    assert str(refused.value) == said
-
-
-def test_the_help_of_first_words(capsys):
-    with pytest.raises(SystemExit) as ended:
-        parse_flags(WORDS, name="job.py", args=["--help"])
-    assert ended.value.code == 0
-    assert "  small  Shared settings.\n  large  Workers.\n" in capsys.readouterr().out
-    with pytest.raises(SystemExit):
-        parse_flags(WORDS, name="job.py", args=["small", "--help"])
-    assert "--seed INT" in capsys.readouterr().out
-
-
 def test_value_errors_of_a_block_become_input_errors():
     with pytest.raises(InputError, match="invalid literal"), input_errors():
         int("x")
@@ -335,30 +186,3 @@ def test_value_errors_of_a_block_become_input_errors():
         raise StorageError("storage must answer.")
     with pytest.raises(KeyError), input_errors():
         raise KeyError("x")
-
-
-@pytest.mark.parametrize("path", ["out", "./out", "runs/out"])
-def test_relative_paths_are_refused_inside_a_job_only(monkeypatch, path):
-    monkeypatch.delenv("RAY_JOB_CONFIG_JSON_ENV_VAR", raising=False)
-    refuse_odd_paths(out=path)
-    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
-    with pytest.raises(InputError, match="--out must be absolute inside a Ray job"):
-        refuse_odd_paths(out=path)
-
-
-def test_absolute_paths_and_uris_pass_inside_a_job(monkeypatch):
-    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
-    refuse_odd_paths(out="/shared/out", traces="s3://bucket/traces", policy=None)
-
-
-def test_a_folder_that_can_be_made_or_written_passes(tmp_path):
-    for out in (tmp_path, tmp_path / "new" / "below"):
-        refuse_unwritable(str(out))
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_file_in_the_way_is_named(tmp_path):
-    (tmp_path / "file").write_text("")
-    for out in ("file", "file/x", "file/x/y"):
-        with pytest.raises(InputError, match="file in the way"):
-            refuse_unwritable(str(tmp_path / out))

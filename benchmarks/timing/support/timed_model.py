@@ -14,7 +14,9 @@ from benchmarks.timing.support.device_clock import clock
 from benchmarks.timing.support.interleaved_rounds import Ran, Variant
 from benchmarks.timing.support.models import Batch
 from dqar import DQARConfig, DQARController, DQARDiTWrapper
+from dqar.gate_table import GateTable
 from dqar.gates.base import Gate
+from dqar.records import WHOLE_SITES
 
 STEPS = 4
 """Timed steps of a run, after a first one that fills the cache."""
@@ -49,7 +51,7 @@ class TimedModel:
 
     def num_gates(self, sites: tuple[str, ...]) -> int:
         """Number of gates in one step."""
-        return len(sites) * len(self.model.transformer_blocks)
+        return GateTable.regular(sites, len(self.model.transformer_blocks)).num_gates
 
     def stock(self) -> Variant:
         """Variant of the stock model, compiled if ``compiled``."""
@@ -150,7 +152,8 @@ def free_sites(model: Any, sites: tuple[str, ...]) -> None:
     """Let the given sites of a model return their input."""
     for block in model.transformer_blocks:
         for site in sites:
-            module: nn.Module = block if site == "block" else getattr(block, MODULES[site])
+            whole = site in WHOLE_SITES
+            module: nn.Module = block if whole else getattr(block, MODULES[site])
             module.forward = _given
 
 

@@ -22,15 +22,16 @@ from dqar.schedules.static_plan import StaticPlan
 
 
 class Placeholder:
-    """A placeholder of a buffer in the first call of a model, which finds the buffer's shape."""
+    """A placeholder of a buffer in the first step of a batch shape, which allocates the buffer."""
 
     tensor: Tensor | None = None
 
     def copy_(self, output: Tensor) -> None:
-        """Allocate a buffer of the shape, dtype and device of ``output``."""
+        """Allocate a buffer of the shape, dtype and device of ``output``, and copy ``output``."""
         # Not an inference tensor, since later calls write to it inside and outside inference mode.
         with torch.inference_mode(False):
-            self.tensor = torch.zeros_like(output)
+            self.tensor = torch.empty_like(output)
+        self.tensor.copy_(output)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -113,14 +114,14 @@ def output_kinds(kind: type[nn.Module]) -> dict[str, type[nn.Module]]:
     class Keeping(kind):
         def forward(self, hidden_states, *args, **kwargs):
             output = inner(self, hidden_states, *args, **kwargs)
-            _keep(self, output.detach())
+            keep(self, output.detach())
             return output
 
     @no_type_check
     class Reusing(kind):
         def forward(self, hidden_states, *args, **kwargs):
             del hidden_states, args, kwargs
-            return _shown(self)
+            return shown(self)
 
     return {"keep": Keeping, "reuse": Reusing}
 
@@ -135,20 +136,21 @@ def residual_kinds(kind: type[nn.Module]) -> dict[str, type[nn.Module]]:
         def forward(self, hidden_states, *args, **kwargs):
             # The block's output itself: hidden states plus residual differ from it by a rounding.
             returned = inner(self, hidden_states, *args, **kwargs)
-            _keep(self, (returned - hidden_states).detach())
+            keep(self, (returned - hidden_states).detach())
             return returned
 
     @no_type_check
     class Reusing(kind):
         def forward(self, hidden_states, *args, **kwargs):
             del args, kwargs
-            return hidden_states + _shown(self)
+            return hidden_states + shown(self)
 
     return {"keep": Keeping, "reuse": Reusing}
 
 
 @no_type_check
-def _keep(site, fresh):
+def keep(site, fresh):
+    """Write a computed value and its divided differences to the buffers of a site."""
     targets = (site.kept, *site.differences)
     changes = [fresh]
     for order, earlier in enumerate(targets[:-1]):
@@ -159,7 +161,8 @@ def _keep(site, fresh):
 
 
 @no_type_check
-def _shown(site):
+def shown(site):
+    """Return the value of a site's buffers, as a forecast if the site has differences."""
     # A copy where autograd may keep the value, since a later step overwrites the buffer.
     total = site.kept.clone() if torch.is_grad_enabled() else site.kept
     for order, difference in enumerate(site.differences):

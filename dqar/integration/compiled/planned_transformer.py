@@ -17,8 +17,14 @@ from torch import Tensor, nn
 from dqar.control.error_feedback import ErrorFeedback
 from dqar.integration.compiled.buffers import ScheduleBuffers
 from dqar.integration.compiled.compilation import Compilation, Regions, fix_address
-from dqar.integration.compiled.plan_run import PlanRun
-from dqar.integration.compiled.step_variants import MODULES, Role, kept_like, roles_of, variant
+from dqar.integration.compiled.plan_run import PlanRun, Row
+from dqar.integration.compiled.step_variants import (
+    MODULES,
+    Role,
+    allocating_variant,
+    roles_of,
+    variant,
+)
 from dqar.integration.forward_patch import (
     Replacement,
     latents_and_timestep,
@@ -149,36 +155,49 @@ class PlannedDiT:
         row = run.next_row(latents_and_timestep(args, kwargs)[1])
         batch = run.first_step, _batch_of(self.transformer, args, kwargs)
         if run.step == 0:
-            self._begin(run.plan, batch, args, kwargs)
+            output = self._first_output(run.plan, batch, args, kwargs)
         elif batch != self._batch:
             raise ValueError(
                 "The batch must stay the same from step 0 on. Got another shape, dtype or device. "
                 "Begin a new run."
             )
-        self._memory.begin_step(run.step)
-        roles = self.roles[row]
-        if roles not in self._variants:
-            self._variants[roles] = self._variant(roles)
-        output = self._variants[roles](*args, **kwargs)
+        else:
+            output = self._output(run.step, row, args, kwargs)
         # Action.COMPUTE is 0; every other action reuses.
         share = torch.tensor([sum(map(bool, row)) / len(row)], dtype=torch.float64)
         return with_output(output, partial(self._feedback.through, share=share))
 
-    def _begin(self, plan: StaticPlan, batch: object, args: tuple, kwargs: dict[str, Any]) -> None:
+    def _output(self, step: int, row: Row, args: tuple, kwargs: dict[str, Any]) -> Any:
+        self._memory.begin_step(step)
+        roles = self.roles[row]
+        if roles not in self._variants:
+            self._variants[roles] = self._variant(roles)
+        return self._variants[roles](*args, **kwargs)
+
+    def _first_output(
+        self, plan: StaticPlan, batch: object, args: tuple, kwargs: dict[str, Any]
+    ) -> Any:
         self._feedback = ErrorFeedback(self.plan.feedback)
         # Cleared in each run, so that adapters and processors set since then take effect.
         self._variants.clear()
         if batch == self._batch:
             self._memory.begin_run()
-            return
+            return self._output(0, plan.table[0], args, kwargs)
+        # The first step of a batch shape runs uncompiled and allocates the buffers.
+        self._forget()
         self.roles = roles_of(plan)
         gates = {gate for roles in self.roles.values() for gate in _kept_by(roles)}
-        values = kept_like(self.transformer, plan.sites, gates, args, kwargs)
-        self._memory = ScheduleBuffers(plan, values)
+        first, values = allocating_variant(self.transformer, plan.sites, gates)
+        output = first.forward(*args, **kwargs)
+        self._memory = ScheduleBuffers(plan, values())
         self._batch = batch
         if self.regions is not None:
             for tensor in self._memory.tensors:
                 fix_address(tensor)
+        return output
+
+    def _forget(self) -> None:
+        self._memory, self._batch = ScheduleBuffers(self.plan, {}), None
 
     def _variant(self, roles: tuple[Role, ...]) -> Callable[..., Any]:
         kept = self._memory.gates
@@ -204,7 +223,7 @@ class PlannedDiT:
                 "The cache must be freed between runs. Got a model that is in one. Wait for its "
                 "end."
             )
-        self._memory, self._batch = ScheduleBuffers(self.plan, {}), None
+        self._forget()
         self._feedback = ErrorFeedback(0.0)
         self._variants.clear()
         self._taken.release()

@@ -12,10 +12,10 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Literal
 
-import torch
 from jaxtyping import Bool
 from torch import Tensor, nn
 
+from dqar.gate_table import GateTable
 from dqar.integration.compiled.buffers import (
     NOTHING,
     Placeholder,
@@ -23,6 +23,7 @@ from dqar.integration.compiled.buffers import (
     output_kinds,
     residual_kinds,
 )
+from dqar.integration.compiled.stack_variant import KeepingStack, ReusingStack
 from dqar.schedules.forecast_factors import orders_read
 from dqar.schedules.static_plan import Action, StaticPlan
 
@@ -76,8 +77,19 @@ def variant(
         kept: buffers by gate, which sites write and read in place.
         compiler: compiles each block separately; None does not compile blocks.
     """
+    make = _stack_variant if sites == ("stack",) else _blocks_variant
+    blocks = make(transformer.transformer_blocks, sites, roles, kept, compiler)
+    return _with_modules(transformer, {"transformer_blocks": nn.ModuleList(blocks)})
+
+
+def _blocks_variant(
+    stack: Any,
+    sites: tuple[str, ...],
+    roles: tuple[Role, ...],
+    kept: Mapping[int, SiteBuffers],
+    compiler: Compiler | None,
+) -> list[nn.Module]:
     blocks: list[nn.Module] = []
-    stack: Any = transformer.transformer_blocks
     for layer, block in enumerate(stack):
         gates = [place * len(stack) + layer for place in range(len(sites))]
         parts: list[Part] = [(roles[gate], kept.get(gate, NOTHING)) for gate in gates]
@@ -85,11 +97,33 @@ def variant(
         blocks.append(copied)
         if compiler is not None:
             region = compiler(tuple((role, _num_differences(role, held)) for role, held in parts))
-            # A second copy gets the compiled forward, since the compiled function calls forward
-            # of the first.
-            blocks[layer] = copy.copy(copied)
-            blocks[layer].forward = partial(region, copied)
-    return _with_modules(transformer, {"transformer_blocks": nn.ModuleList(blocks)})
+            blocks[layer] = _compiled(copied, region)
+    return blocks
+
+
+def _stack_variant(
+    stack: Any,
+    sites: tuple[str, ...],
+    roles: tuple[Role, ...],
+    kept: Mapping[int, SiteBuffers],
+    compiler: Compiler | None,
+) -> list[nn.Module]:
+    del sites
+    blocks = list(stack)
+    if compiler is not None:
+        region = compiler((("compute", 0),))
+        blocks = [_compiled(_copied(block), region) for block in blocks]
+    if roles == ("compute",):
+        return blocks
+    kind = KeepingStack if roles == ("keep",) else ReusingStack
+    return [kind(blocks, kept[0])]
+
+
+def _compiled(block: Any, region: Callable[..., Any]) -> Any:
+    """Return a copy of a block whose ``forward`` is compiled; it calls that of the block itself."""
+    outer = copy.copy(block)
+    outer.forward = partial(region, block)
+    return outer
 
 
 def _num_differences(role: Role, kept: SiteBuffers) -> int:
@@ -131,17 +165,19 @@ def _copied(module: nn.Module) -> Any:
     return copied
 
 
-def kept_like(
-    transformer: nn.Module, sites: tuple[str, ...], gates: set[int], args: tuple, kwargs: dict
-) -> dict[int, Tensor]:
-    """Allocate a value buffer for each gate, with the shapes found by one call of the model whose
-    output is discarded."""
+def allocating_variant(
+    transformer: nn.Module, sites: tuple[str, ...], gates: set[int]
+) -> tuple[nn.Module, Callable[[], dict[int, Tensor]]]:
+    """Return a variant that computes everything and allocates a buffer for the value of each of
+    ``gates``, and a function that returns these buffers by gate once the variant has run."""
     blanks = {gate: Placeholder() for gate in gates}
     stack: Any = transformer.transformer_blocks
-    every_gate = range(len(sites) * len(stack))
-    roles: tuple[Role, ...] = tuple(_role(True, gate in gates) for gate in every_gate)
+    num_gates = GateTable.regular(sites, len(stack)).num_gates
+    roles: tuple[Role, ...] = tuple(_role(True, gate in gates) for gate in range(num_gates))
     kept = {gate: SiteBuffers(value=blank) for gate, blank in blanks.items()}
-    with torch.no_grad():
-        variant(transformer, sites, roles, kept).forward(*args, **kwargs)
-    # A site that the model never calls has no buffer.
-    return {gate: blank.tensor for gate, blank in blanks.items() if blank.tensor is not None}
+
+    def values() -> dict[int, Tensor]:
+        # A site that the model never calls has no buffer.
+        return {gate: blank.tensor for gate, blank in blanks.items() if blank.tensor is not None}
+
+    return variant(transformer, sites, roles, kept), values

@@ -9,6 +9,8 @@ from dqar.config import DQARConfig
 from pipeline.evaluate.config import EvaluateConfig
 from pipeline.evaluate.sweeps.flags import AblationGrid, DummySweep, ModelSweep
 from pipeline.evaluate.sweeps.grids import CacheBits, ScheduleGrid
+from pipeline.models.sampling_choices import canonical_sampler
+from pipeline.redaction import without_secrets
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,7 +40,7 @@ class SweepConfig(ModelSweep):
             model=self.model,
             steps=self.steps,
             guidance_scale=self.guidance_scale,
-            sampler=self.sampler,
+            sampler=canonical_sampler(self.sampler),
             num_samples=self.num_samples,
             batch_size=self.batch_size,
             cache_bits=cache_bits,
@@ -80,4 +82,7 @@ class ThresholdConfig(DummySweep):
 def settings_of(config: SweepConfig | ThresholdConfig) -> dict[str, Any]:
     """Return the settings as sweep.json stores them: kind and grid first, where there are any."""
     fields = asdict(config)
+    if "model" in fields:
+        # A path may look like a URI with a token.
+        fields["model"] = without_secrets(fields["model"])
     return {name: fields[name] for name in ("kind", "grid", *fields) if name in fields}

@@ -15,7 +15,7 @@ from pipeline.flags.bounds import (
     require_within,
 )
 from pipeline.flags.values import quoted
-from pipeline.models.sampling_choices import Dtype, Sampler
+from pipeline.models.sampling_choices import Dtype, Sampler, require_sampler
 from pipeline.tracking_flags import TrackingFlags
 
 ABLATIONS = ("baseline", "entropy_gate", "quant_cache", "full_dqar")
@@ -92,7 +92,8 @@ class ModelSweep:
     """Scale of classifier-free guidance; 1 or less samples without guidance. Default: the scale
     that the model recommends."""
     sampler: Sampler = "ddim"
-    """Sampler: ddim, or dpm for DPM-Solver++."""
+    """Sampler: ddim, dpm (DPM-Solver++), unipc, deis, or saved (the scheduler of the model's
+    folder), with settings such as dpm:solver_order=3,use_karras_sigmas=true."""
     dtype: Dtype = "fp32"
     """Data type that the model computes in."""
     runs: int = 5
@@ -106,6 +107,7 @@ class ModelSweep:
 
     def __post_init__(self) -> None:
         require_within(self, MODEL_RANGES)
+        require_sampler(self.sampler)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

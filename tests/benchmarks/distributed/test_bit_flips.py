@@ -1,7 +1,7 @@
 """A flipped bit in any file of a collection is refused in one line, or changes nothing."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.distributed import bit_flips
@@ -15,6 +15,7 @@ def collections(tmp_path_factory):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@settings(max_examples=8)
 @given(st.data())
 def test_no_flipped_bit_is_read_silently(kind, collections, data):
     root, undamaged = collections

@@ -32,6 +32,7 @@ def test_every_schedule_is_one_of_the_run(measured):
         assert len(one["latent_rel_l2"]) == measured["num_samples"]
 
 
+@pytest.mark.slow
 def test_errors_of_the_shipped_model_are_measured_again():
     """The tolerance allows int8 values to move to the next integer in a smaller batch."""
     digits = json.loads((PLANS / "digits.json").read_text())

@@ -22,7 +22,6 @@ from benchmarks.timing.support.flags import Settings
 
 ROOT = Path(__file__).parents[3]
 BESIDE = {"speedup", "speedup_ci95", "bound", "fraction_of_bound", "fraction_ci95", "flops_bound"}
-MODELS = ["tiny-dit", "tiny-pixart"]
 ON_TINY = ["--model", "tiny-dit", "--device", "cpu", "--batch", "1"]
 
 
@@ -30,7 +29,7 @@ def settings_for(name: str, **changes) -> Settings:
     return Settings(model=name, device="cpu", batch=1, **changes)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", ["tiny-dit", pytest.param("tiny-pixart", marks=pytest.mark.slow)])
 def test_speed(name):
     result = measure(settings_for(name), Effort(rounds=1, pairs=2))
     result = json.loads(json.dumps(result, allow_nan=False))
@@ -148,6 +147,7 @@ def test_bad_flags_end_with_2_and_a_line(flags, capsys):
     assert "error: " in capsys.readouterr().err.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_speed_ends_with_its_line_of_json(tmp_path, capsys):
     out = tmp_path / "folder" / "result.json"
     speed.main([*ON_TINY, "--rounds", "1", "--pairs", "1", "--out", str(out)])
@@ -164,7 +164,7 @@ def test_nothing_of_the_pipeline_is_imported_but_statistics():
     code = (
         "import sys\n"
         "from benchmarks.timing import cost_table, gate_latency, gpu_suite, scaling, speed\n"
-        "from benchmarks.timing import step_profile\n"
+        "from benchmarks.timing import skipped_steps, step_profile\n"
         "heavy = 'ray mlflow pyarrow sklearn scipy matplotlib diffusers'.split()\n"
         "print([name for name in heavy if name in sys.modules])\n"
         "print(sorted(name for name in sys.modules if name.startswith('pipeline')))\n"

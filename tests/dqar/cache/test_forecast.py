@@ -138,7 +138,6 @@ def errors_of_int8(values: dict[int, torch.Tensor], exact: History, past: list[i
 
 
 @given(GAPS, ORDERS, st.integers(1, 6), st.integers(0, 2**31), st.booleans())
-@settings(deadline=None, max_examples=60)
 def test_int8_is_off_by_its_half_scales_and_what_the_weights_make_of_them(
     gaps, order, ahead, seed, by_channel
 ):

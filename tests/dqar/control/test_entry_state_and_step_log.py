@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from dqar.control.entry_state import MEASURES, EntryState
 from dqar.control.step_log import StepLog, rows_that_compute
+from dqar.gate_table import GateTable
 from dqar.records import SITES, DecisionReason, GateDecision, Step
 
 CPU = torch.device("cpu")
@@ -85,18 +86,20 @@ def test_local_error_is_nan_elsewhere():
 
 
 def test_entry_state_orders_gates_by_site():
-    entry_state = EntryState(("attn", "ff"), 3, 2, CPU)
-    assert entry_state.layer.tolist() == [0, 1, 2, 0, 1, 2]
-    assert [SITES[code] for code in entry_state.site.tolist()] == ["attn"] * 3 + ["ff"] * 3
-    assert [entry_state.gate(site, 2) for site in ("attn", "ff")] == [2, 5]
+    entry_state = EntryState(GateTable.regular(("attn", "ff"), 3), 2, CPU)
+    table = entry_state.table
+    assert table.layers.tolist() == [0, 1, 2, 0, 1, 2]
+    assert [SITES[code] for code in table.site_codes.tolist()] == ["attn"] * 3 + ["ff"] * 3
+    assert [table.index(site, 2) for site in ("attn", "ff")] == [2, 5]
 
 
 def test_entry_state_of_one_site_keeps_its_code():
-    assert EntryState(("ff",), 2, 1, CPU).site.tolist() == [SITES.index("ff")] * 2
+    entry_state = EntryState(GateTable.regular(("ff",), 2), 1, CPU)
+    assert entry_state.table.site_codes.tolist() == [SITES.index("ff")] * 2
 
 
 def test_new_entry_state_has_nothing_cached():
-    inputs = opened(EntryState(("attn",), 2, 2, CPU), 0)
+    inputs = opened(EntryState(GateTable.regular(("attn",), 2), 2, CPU), 0)
     assert not inputs.cached.any()
     assert not inputs.gap.any()
     assert not inputs.span.any()
@@ -107,7 +110,7 @@ scripts = st.lists(st.sampled_from(["compute", "reuse", "idle"]), min_size=1, ma
 
 @given(script=scripts)
 def test_gap_reuses_and_spans_are_counted(script):
-    entry_state = EntryState(("attn",), 1, 2, CPU, order=torch.tensor([1, 2]))
+    entry_state = EntryState(GateTable.regular(("attn",), 1), 2, CPU, order=torch.tensor([1, 2]))
     commits: list[int] = []
     reuses = 0
     for index, deed in enumerate(script):
@@ -127,7 +130,7 @@ def test_gap_reuses_and_spans_are_counted(script):
 
 
 def test_gate_inputs_do_not_change_after_their_step():
-    entry_state = EntryState(("attn",), 1, 2, CPU)
+    entry_state = EntryState(GateTable.regular(("attn",), 1), 2, CPU)
     inputs = opened(entry_state, 0)
     everywhere = torch.ones(1, 2, dtype=torch.bool)
     entry_state.close_step(step(0), everywhere, ~everywhere, {"entropy": torch.ones(1, 2)})
@@ -137,14 +140,14 @@ def test_gate_inputs_do_not_change_after_their_step():
 
 
 def test_measurement_stays_where_nothing_was_computed():
-    entry_state = EntryState(("attn",), 1, 2, CPU)
+    entry_state = EntryState(GateTable.regular(("attn",), 1), 2, CPU)
     computed = torch.tensor([[True, False]])
     entry_state.close_step(step(0), computed, ~computed, {"entropy": torch.full((1, 2), 3.0)})
     assert opened(entry_state, 1).entropy.tolist() == [[3.0, 0.0]]
 
 
 def test_shares_are_those_of_the_previous_step_by_site():
-    entry_state = EntryState(("attn", "ff"), 2, 2, CPU)
+    entry_state = EntryState(GateTable.regular(("attn", "ff"), 2), 2, CPU)
     reused = torch.tensor([[True, False], [True, False], [True, False], [False, False]])
     entry_state.close_step(step(0), ~reused, reused, {})
     inputs = opened(entry_state, 1)
@@ -153,7 +156,7 @@ def test_shares_are_those_of_the_previous_step_by_site():
 
 
 def test_share_of_a_site_that_is_not_reused_is_zero():
-    entry_state = EntryState(("attn",), 1, 2, CPU)
+    entry_state = EntryState(GateTable.regular(("attn",), 1), 2, CPU)
     everywhere = torch.ones(1, 2, dtype=torch.bool)
     entry_state.close_step(step(0), ~everywhere, everywhere, {})
     assert opened(entry_state, 1).share_attn.tolist() == [1.0, 1.0]
@@ -161,7 +164,7 @@ def test_share_of_a_site_that_is_not_reused_is_zero():
 
 
 def test_a_reused_block_counts_as_reused_attention_and_feed_forward():
-    entry_state = EntryState(("block",), 2, 2, CPU)
+    entry_state = EntryState(GateTable.regular(("block",), 2), 2, CPU)
     reused = torch.tensor([[True, False], [True, True]])
     entry_state.close_step(step(0), ~reused, reused, {})
     inputs = opened(entry_state, 1)
@@ -171,7 +174,7 @@ def test_a_reused_block_counts_as_reused_attention_and_feed_forward():
 def test_distance_between_branches_has_an_age_of_its_own():
     """The first sample is compared at steps 0 and 2, the second one at step 0 only, although it
     computes at step 2."""
-    entry_state = EntryState(("attn",), 1, 2, CPU)
+    entry_state = EntryState(GateTable.regular(("attn",), 1), 2, CPU)
     everywhere = torch.ones(1, 2, dtype=torch.bool)
     first = torch.tensor([[True, False]])
     measured = {"branch_gap": torch.tensor([[0.5, 0.25]])}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 
@@ -30,7 +32,11 @@ def assert_replays(exposed, skipped):
     assert exposed.summary == skipped.summary
 
 
-@pytest.mark.parametrize("sites", [("attn",), ("ff",), ("attn", "ff")], ids="+".join)
+@pytest.mark.parametrize(
+    "sites",
+    [("attn",), pytest.param(("ff",), marks=pytest.mark.slow), ("attn", "ff")],
+    ids="+".join,
+)
 @by_branches
 @by_orders
 def test_replay_of_an_exposure_run_is_the_run(rig, sites, branch_mode, order):
@@ -80,9 +86,17 @@ def test_replay_holds_with_an_int8_cache(rig, cached, order, distance):
     assert exposed.features[2:, ..., FEATURES.index("quant_error")].min() > 0
 
 
-@by_branches
-@pytest.mark.parametrize("cached", ["output", "kv"])
-@by_orders
+def mates():
+    """Yield all combinations; the quick suite has those that hold every pair of two settings'
+    values."""
+    for place in itertools.product(range(2), range(2), range(len(ORDERS))):
+        branch, cached = ("tied", "independent")[place[0]], ("output", "kv")[place[1]]
+        name, order = list(ORDERS.items())[place[2]]
+        marks = pytest.mark.slow if sum(place) % 2 else ()
+        yield pytest.param(branch, cached, order, marks=marks, id=f"{name}-{cached}-{branch}")
+
+
+@pytest.mark.parametrize(("branch_mode", "cached", "order"), [*mates()])
 def test_sample_does_not_depend_on_its_batch_mates(rig, branch_mode, cached, order, distance):
     changes, options = of_order(order)
     config, chosen = rig.config(branch_mode=branch_mode, cached=cached, **changes), [2, 0]

@@ -19,7 +19,7 @@ pytestmark = [
     pytest.mark.usefixtures("dynamo"),
 ]
 
-KV, BLOCK = {"cached": "kv"}, {"sites": ("block",)}
+KV, BLOCK, STACK = {"cached": "kv"}, {"sites": ("block",)}, {"sites": ("stack",)}
 
 CASES = [
     ("patched first", {}),
@@ -28,6 +28,7 @@ CASES = [
     ("patched first", KV),
     ("patched first", BLOCK),
     ("called first", BLOCK),
+    ("patched first", STACK),
 ]
 
 
@@ -82,6 +83,7 @@ BY_SAMPLE = [
     ({"sites": ("attn",)}, {}),
     ({}, {}),
     ({"sites": ("block",)}, {}),
+    ({"sites": ("stack",)}, {}),
     ({"cached": "kv"}, {}),
     ({"quantization_bits": 8}, {}),
     ({"branch_mode": "independent"}, {}),
@@ -156,7 +158,7 @@ def test_module_compiled_in_place(rig):
     assert torch.equal(rig.sample(wrapper), uncompiled.latents)
 
 
-@pytest.mark.parametrize("is_first", [False, True])
+@pytest.mark.parametrize("is_first", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_pipeline_with_a_compiled_transformer(pipe, images_of, is_first):
     stock = images_of(pipe)
     patch_dit_pipeline(pipe)

@@ -171,3 +171,18 @@ def test_balance_lowers_the_error_of_a_coarse_cache_with_an_outlier(rig, bits, d
 @pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")
 def test_any_sampler_calibrates(rig):
     assert calibrated(rig, DQARDPMSolverSampler).keys() == calibrated(rig).keys()
+
+
+def test_other_models_have_no_balance_factors(rig):
+    import diffusers
+
+    rig.model = diffusers.PixArtTransformer2DModel(
+        num_attention_heads=2,
+        attention_head_dim=8,
+        num_layers=1,
+        cross_attention_dim=16,
+        sample_size=8,
+        use_additional_conditions=False,
+    )
+    with pytest.raises(ValueError, match=r"blocks of a DiT.*Got PixArtTransformer2DModel"):
+        calibrated(rig)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from diffusers import DPMSolverMultistepScheduler
 
 from dqar.cache.site_tensors import Fresh
 from dqar.config import DQARConfig
@@ -179,7 +180,23 @@ def test_either_steps_or_a_scheduler(ddim):
             export_plan(Interval(2), sites=SITES, num_layers=3, **given)
 
 
-def test_equal_timesteps_are_refused(ddim):
-    ddim.timesteps = torch.tensor([500, 500, 1])
-    with pytest.raises(ValueError, match="a timestep of its own for each step"):
-        export_plan(Interval(2), sites=SITES, num_layers=3, scheduler=ddim)
+# NumPy warns of how diffusers' schedulers hand it tensors.
+@pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")
+def test_equal_timesteps_are_steps_of_their_own():
+    """Rounding gives steps of different sigmas equal timesteps."""
+    scheduler = DPMSolverMultistepScheduler(
+        beta_schedule="squaredcos_cap_v2", use_karras_sigmas=True
+    )
+    scheduler.set_timesteps(20)
+    assert len(scheduler.timesteps.unique()) < 20
+    seen = []
+
+    class Seen(Interval):
+        reads_snr = True
+
+        def decide(self, inputs):
+            seen.append(inputs.step.snr)
+            return super().decide(inputs)
+
+    export_plan(Seen(2), sites=SITES, num_layers=3, scheduler=scheduler)
+    assert seen == pytest.approx([float(sigma) ** -2 for sigma in scheduler.sigmas[:-1]])

@@ -215,7 +215,7 @@ def test_a_file_that_is_cut_short_is_refused(path, data):
 def test_keys_may_come_in_any_order(path, order):
     save_plan(small(feedback=0.5), path)
     stored = json.loads(path.read_text())
-    path.write_text(json.dumps({name: stored[name] for name in order}))
+    path.write_text(json.dumps({name: stored[name] for name in order if name in stored}))
     assert load_plan(path) == small(feedback=0.5)
 
 

@@ -1,13 +1,9 @@
 """Actor pool on a real Ray: each unit is done once, dead workers are replaced, and input that a
 worker refuses ends the work with the worker's message."""
 
-import os
 import re
-import sys
 import time
 import urllib.request
-from pathlib import Path
-from typing import Any
 
 import pytest
 import ray
@@ -17,104 +13,27 @@ from pipeline.cluster.actor_pool import ActorPool
 from pipeline.cluster.config import ClusterConfig
 from pipeline.cluster.ray_cluster import leave_ray
 from pipeline.errors import IncompleteError, InputError
-
-
-class Toy:
-    """Worker that squares numbers, and writes a mark into a file for each attempt."""
-
-    def __init__(self, folder: str) -> None:
-        self.folder = Path(folder)
-
-    def do(self, unit: int) -> Any:
-        with (self.folder / f"{unit}").open("a") as marks:
-            marks.write("x")
-        return unit**2
-
-
-class DiesOnce(Toy):
-    """Worker whose process ends in the first attempt at unit 1 and at unit 3."""
-
-    def do(self, unit: int) -> int:
-        is_first = not (self.folder / f"{unit}").exists()
-        result = super().do(unit)
-        if is_first and unit in (1, 3):
-            os._exit(1)
-        return result
-
-
-class DiesAlways(Toy):
-    def do(self, unit: int) -> int:
-        super().do(unit)
-        os._exit(1)
-
-
-class HangsOnce(Toy):
-    """Worker that hangs in the first attempt at unit 1 and in all attempts at unit 2."""
-
-    def do(self, unit: int) -> int:
-        is_first = not (self.folder / f"{unit}").exists()
-        result = super().do(unit)
-        if (is_first and unit == 1) or unit == 2:
-            time.sleep(3600)
-        return result
-
-
-class Refuses(Toy):
-    def do(self, unit: int) -> int:
-        raise InputError(f"unit must be even. Got {unit}. Pass 2.")
-
-
-class RefusesToStart(Toy):
-    def __init__(self, folder: str) -> None:
-        with (Path(folder) / "starts").open("a") as marks:
-            marks.write("x")
-        if len((Path(folder) / "starts").read_text()) > 3:
-            time.sleep(600)
-        raise InputError("folder must hold weights. Got none. Pass another.")
-
-
-class DiesAtStart(Toy):
-    def __init__(self, folder: str) -> None:
-        super().__init__(folder)
-        super().do(0)
-        os._exit(1)
-
-
-class Fails(Toy):
-    def do(self, unit: int) -> int:
-        raise KeyError(unit)
-
-
-class FailsOnce(Toy):
-    """Worker that raises in the first attempt at unit 1 and in all attempts at unit 2; for other
-    attempts it returns its process id."""
-
-    def do(self, unit: int) -> int:
-        is_first = not (self.folder / f"{unit}").exists()
-        super().do(unit)
-        if unit == 2 or (is_first and unit == 1):
-            raise ArithmeticError(f"unit {unit} in process {os.getpid()}")
-        return os.getpid()
-
-
-class DiesOrFails(Toy):
-    """Worker that dies in each attempt at unit 0, raises in each at unit 1, and does all others."""
-
-    def do(self, unit: int) -> int:
-        super().do(unit)
-        if unit == 0:
-            os._exit(1)
-        if unit == 1:
-            raise KeyError(unit)
-        return unit
+from tests.pipeline.cluster import toy_workers
+from tests.pipeline.cluster.toy_workers import (
+    DiesAlways,
+    DiesAtStart,
+    DiesOnce,
+    DiesOrFails,
+    Fails,
+    FailsOnce,
+    HangsOnce,
+    Refuses,
+    RefusesToStart,
+    Toy,
+)
 
 
 @pytest.fixture(scope="module", autouse=True)
 def classes_by_value():
-    """Pickle this module's classes by value, because workers cannot import a test module."""
-    cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    """Pickle the workers' classes by value, because workers cannot import a test module."""
+    cloudpickle.register_pickle_by_value(toy_workers)
     yield
-    cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
+    cloudpickle.unregister_pickle_by_value(toy_workers)
 
 
 @pytest.fixture(scope="module")
@@ -200,6 +119,7 @@ def test_a_bug_in_a_worker_is_raised(pool):
         list(pool(Fails).map_strict([3]))
 
 
+@pytest.mark.slow
 def test_a_unit_that_raises_is_tried_once_more_by_another_process(pool, tmp_path):
     done = {one.unit: one for one in pool(FailsOnce, workers=1).map_unordered(range(5))}
     assert sorted(done) == list(range(5))
@@ -214,6 +134,7 @@ def test_a_unit_that_raises_is_tried_once_more_by_another_process(pool, tmp_path
     assert all(one.node and one.seconds > 0 for one in done.values())
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(120)
 def test_deaths_and_errors_do_not_stop_the_other_units(pool, tmp_path):
     crew = pool(DiesOrFails, workers=2, max_attempts=3)
@@ -249,6 +170,7 @@ def test_waiting_for_a_worker_has_an_end(pool, monkeypatch, capsys):
     assert "No autoscaler will add such a node" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_worker_that_hangs_is_killed_and_its_unit_tried_again(pool, tmp_path, monkeypatch):
     monkeypatch.setattr("pipeline.cluster.actor_pool.LOOK_EVERY_S", 0.1)
     crew = pool(HangsOnce, unit_timeout_minutes=0.05, max_attempts=2)
@@ -265,6 +187,7 @@ def test_a_worker_that_hangs_is_killed_and_its_unit_tried_again(pool, tmp_path, 
     assert said.endswith("--unit-timeout-minutes.")
 
 
+@pytest.mark.slow
 def test_ray_exports_what_a_pool_counts(pool):
     crew = pool(Toy)
     list(crew.map_strict(range(3)))

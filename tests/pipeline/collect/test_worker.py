@@ -8,6 +8,7 @@ import torch
 
 from dqar.config import DQARConfig
 from dqar.control.controller import DQARController
+from dqar.gate_table import GateTable
 from dqar.gates.rules import MaskGate
 from dqar.integration import DQARDDIMSampler, DQARDiTWrapper, SamplerConfig
 from dqar.records import FEATURES
@@ -23,7 +24,7 @@ from pipeline.traces.tables import GATES, TRAJECTORIES, to_table
 STEPS, TRAJECTORIES_ASKED = 4, 6
 
 
-@pytest.fixture(scope="module", params=[("attn",), ("attn", "ff")], ids=",".join)
+@pytest.fixture(scope="module", params=[("attn",), ("attn", "ff"), ("stack",)], ids=",".join)
 def plan(request):
     info = find_model("digits")
     return CollectPlan(
@@ -42,11 +43,10 @@ def plan(request):
 
 
 @pytest.fixture(scope="module")
-def schedules(plan):
+def schedules(plan, num_gates):
     """Random reuse decisions drawn for each trajectory."""
     draw = partial(explore, plan.designs, plan.noise_seed)
-    gates = 8 * len(plan.sites)
-    return [draw(index, STEPS, gates, plan.schedules) for index in range(TRAJECTORIES_ASKED)]
+    return [draw(index, STEPS, num_gates, plan.schedules) for index in range(TRAJECTORIES_ASKED)]
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +65,7 @@ def sampled(collector, plan):
 
 @pytest.fixture(scope="module")
 def num_gates(plan):
-    return 8 * len(plan.sites)
+    return GateTable.regular(plan.sites, 8).num_gates
 
 
 @pytest.fixture(scope="module")
@@ -129,8 +129,9 @@ def test_a_reused_gate_does_not_refresh_its_entry(gates):
 
 
 def test_sites_and_layers_are_laid_out_site_major(gates, plan):
-    assert (gates["site"] == np.repeat(plan.sites, 8)).all()
-    assert (gates["layer"] == np.tile(np.arange(8), len(plan.sites))).all()
+    layers = 1 if plan.sites == ("stack",) else 8
+    assert (gates["site"] == np.repeat(plan.sites, layers)).all()
+    assert (gates["layer"] == np.tile(np.arange(layers), len(plan.sites))).all()
 
 
 def test_trajectories_of_a_noise_share_it(sampled):
@@ -149,9 +150,11 @@ def test_noise_is_the_rounds_own(sampled, collector, plan):
     assert not torch.equal(draw(plan.seed, [0, 1])[0], latents)
 
 
-def test_reuse_moves_the_result(sampled):
+def test_reuse_moves_the_result(sampled, gates):
     error = np.asarray(sampled[0]["latent_rel_l2"])
-    assert (error > 0).all()
+    reused = (gates["action"] == "reuse").any(axis=(1, 2))
+    assert reused.sum() >= 4
+    assert ((error > 0) == reused).all()
     assert (error < 1).all()
 
 

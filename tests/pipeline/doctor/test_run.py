@@ -9,6 +9,7 @@ from pipeline.cluster.ray_cluster import ask_worker, leave_ray, living_nodes
 from pipeline.doctor.config import DoctorConfig
 from pipeline.doctor.host_info import find_mark, leave_mark, read_host_info, remove_mark
 from pipeline.doctor.run import examine
+from pipeline.doctor.services import Services
 from pipeline.errors import InputError
 
 CPU = {"num_cpus": 1}
@@ -60,6 +61,7 @@ def test_nodes_carry_resources_and_labels(pretended):
     assert node["Labels"]["ray.io/accelerator-type"] == "A100"
 
 
+@pytest.mark.slow
 def test_a_sound_machine_has_nothing_but_sound_findings(check_all, tmp_path):
     findings = check_all(
         out=str(tmp_path / "traces"),
@@ -103,9 +105,19 @@ def test_storage_and_mlflow_that_do_not_answer_are_findings(check_all, tmp_path)
     (tmp_path / "file").write_text("in the way")
     findings = check_all(out=str(tmp_path / "file" / "traces"), tracking_uri="http://127.0.0.1:1")
     assert not findings["storage"].is_ok
-    assert "cannot write" in findings["storage"].said
+    # The driver could not reach them, so that no worker is asked.
+    assert "this machine cannot write" in findings["storage"].said
     assert not findings["mlflow"].is_ok
+    assert "the call of this machine" in findings["mlflow"].said
     assert "Start mlflow server" in findings["mlflow"].said
+
+
+def test_a_service_that_workers_alone_cannot_reach_is_a_finding(tmp_path):
+    with Services(DoctorConfig(tracking_uri=f"sqlite:///{tmp_path}/mlflow.db")) as services:
+        (there,) = services.seen_from(lambda *_: "Connection refused")
+        (here,) = services.seen_from_here()
+    assert here.is_ok
+    assert "did not answer the call of a worker: Connection refused" in there.said
 
 
 def test_a_model_that_the_driver_cannot_find_is_bad_input(check_all):

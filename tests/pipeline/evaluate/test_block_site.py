@@ -25,7 +25,7 @@ from pipeline.evaluate.worker import EvaluationWorker
 from pipeline.exploration.collect_plan import CollectPlan
 from pipeline.methods.base import OperatingPoint
 from pipeline.methods.calibration import CalibrationTask
-from pipeline.methods.site_hooks import skipped_modules
+from pipeline.methods.site_hooks import skipped_spans
 from pipeline.models.model_info import find_model
 from pipeline.traces import read_gates
 from pipeline.traces.commit import claim_output, write_manifest
@@ -182,12 +182,16 @@ def test_bound_is_that_of_the_blocks_share(every_second, evaluator):
     assert speed_bound({"block": 0.9}, {"block": 0.5}) == pytest.approx(1 / 0.55)
 
 
+def skipped(transformer, site):
+    """Return the modules that a reuse of the first block's site skips."""
+    return [first for first, _ in skipped_spans(transformer, site, "output")[0]]
+
+
 def test_reused_block_skips_all_that_it_holds(digits):
     block = digits.transformer.transformer_blocks[0]
-    (skipped,) = skipped_modules(block, "block", "output")
-    parts = [*skipped_modules(block, "attn", "output"), *skipped_modules(block, "ff", "output")]
-    assert skipped is block
-    assert {*parts, block.norm1, block.norm3} <= set(skipped.modules())
+    assert skipped(digits.transformer, "block") == [block]
+    parts = [*skipped(digits.transformer, "attn"), *skipped(digits.transformer, "ff")]
+    assert {*parts, block.norm1, block.norm3} <= set(block.modules())
 
 
 def test_shared_blocks_save_one_branch(evaluator):

@@ -26,7 +26,7 @@ EVALUATE = Path(__file__).parents[3] / "pipeline" / "evaluate"
 
 def test_methods_are_in_the_order_of_the_rows():
     assert method_names() == (
-        *("baseline", "fewer-steps", "fewer-steps-dpmsolver"),
+        *("baseline", "fewer-steps", "fewer-steps-dpmsolver", "solvers", "solvers-all"),
         *("interval", "interval-forecast1", "interval-forecast2", "linear"),
         *("threshold", "threshold-tuned", "smoothcache", "smoothcache-tied", "router"),
         *("spaced", "one-stretch", "budget-search"),
@@ -53,6 +53,7 @@ def test_unknown_names_are_refused(names):
         ("smoothcache-tied", "smoothcache-tied"),
         ("fewer-steps", "fewer-steps"),
         ("fewer-steps-dpmsolver", "fewer-steps-dpmsolver"),
+        ("solvers-all", "solvers-all"),
         ("learned-full", "learned"),
         ("static-plain-no-feedback", "static"),
     ],
@@ -125,7 +126,7 @@ def test_policies_are_logged_against_every_method_that_reuses_at_equal_ratios():
     assert by_role == {
         "reference": ["baseline"],
         "subject": ["learned"],
-        "context": ["fewer-steps", "fewer-steps-dpmsolver", "linear"],
+        "context": ["fewer-steps", "fewer-steps-dpmsolver", "solvers", "solvers-all", "linear"],
         "alternative": [
             *("interval", "interval-forecast1", "interval-forecast2"),
             *("threshold", "threshold-tuned", "smoothcache", "smoothcache-tied", "router"),

@@ -19,7 +19,7 @@ def sampled(images):
         latent_rel_l2=[0.0] * len(images),
         seconds_per_sample=1.0,
         reference_seconds_per_sample=1.0,
-        summary=summarize([], ("attn",), 1, 0),
+        summary=summarize([], GateTable.regular(("attn",), 1), 0),
     )
 
 

@@ -2,8 +2,6 @@
 later, once. The failure here is an experiment that somebody deletes, and restores."""
 
 import json
-import shutil
-from dataclasses import dataclass, field
 
 import pytest
 
@@ -13,87 +11,12 @@ from pipeline.storage.output_folder import published
 from pipeline.tracking import Tracker, claim_of, settle_earlier
 from pipeline.tracking.pending import FILES, OPEN_RUN, PENDING
 from pipeline.tracking_flags import TrackingFlags
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Flags:
-    """Flags of a stage."""
-
-    out: str
-    tracking: TrackingFlags
-    steps: int = 4
-    nested: TrackingFlags = field(default_factory=TrackingFlags)
-
-
-@pytest.fixture
-def flags(store_uri, tmp_path):
-    return Flags(out=str(tmp_path / "out"), tracking=TrackingFlags(tracking_uri=store_uri))
+from tests.pipeline.tracking.stage_work import Flags, logged, work
 
 
 def resuming(flags, **changes):
     tracking = TrackingFlags(tracking_uri=flags.tracking.tracking_uri, resume_tracking=True)
     return Flags(**{"out": flags.out, "steps": flags.steps, "tracking": tracking, **changes})
-
-
-def work(tracker, folder, scratch, fail=lambda: None):
-    """A stage: a few lines of each kind, an output, a point; the failure comes after the begin."""
-    parent = tracker.open_pipeline({}, "pipeline")
-    with tracker.run("train", stage="train", parent=parent, tags={"extra": "1"}) as run:
-        run.params({"steps": 4})
-        fail()
-        for step in range(3):
-            run.metrics({"loss": 1.0 / (step + 1)}, step)
-        with tracker.child("point", stage="point", parent=run) as point:
-            point.params({"method": "x"})
-            point.metrics({"error": 0.5})
-        (folder / "plans").mkdir(parents=True)
-        (folder / "plans" / "a.json").write_text("{}")
-        (folder / "policy.json").write_text("{}")
-        (folder / "policy.safetensors").write_bytes(b"weights")
-        (folder / "_checkpoint").write_text("not for MLflow")
-        run.dataset("traces", "abc", "file:///traces", "training")
-        scratch.write_text("a report")
-        run.artifact(scratch)
-        scratch.unlink()
-        run.output(folder, "results")
-        run.model(folder, "policy")
-
-
-def logged(tracker, run_id=None):
-    """What the store holds of the stage's run and its point, but for ids and times."""
-    client = tracker.client
-    found = client.search_runs([tracker.experiment_id], "tags.stage = 'train'")
-    (run,) = [one for one in found if run_id in (None, one.info.run_id)]
-    (point,) = client.search_runs(
-        [tracker.experiment_id], f"tags.`mlflow.parentRunId` = '{run.info.run_id}'"
-    )
-    losses = client.get_metric_history(run.info.run_id, "loss")
-    names = [one.path for one in client.list_artifacts(run.info.run_id)]
-    below = [one.path for one in client.list_artifacts(run.info.run_id, "policy")]
-    versions = client.search_model_versions(f"run_id = '{run.info.run_id}'")
-    return {
-        "status": (run.info.status, point.info.status),
-        "params": (run.data.params, point.data.params),
-        "losses": sorted((one.step, one.value) for one in losses),
-        "point": point.data.metrics,
-        "artifacts": (names, below),
-        "datasets": [one.dataset.digest for one in run.inputs.dataset_inputs],
-        "tags": (run.data.tags["stage"], run.data.tags["extra"]),
-        "versions": len(versions),
-    }
-
-
-@pytest.fixture
-def expected(made_store, tmp_path):
-    """What an undisturbed run logs."""
-    (tmp_path / "other").mkdir()
-    shutil.copyfile(made_store, tmp_path / "other" / "mlflow.db")
-    uri = f"sqlite:///{tmp_path}/other/mlflow.db"
-    tracker = Tracker(uri, "dqar", tmp_path / "whole")
-    work(tracker, tmp_path / "whole", tmp_path / "report.txt")
-    tracker.settle()
-    assert not (tmp_path / "whole" / "_tracking").exists()
-    return logged(tracker)
 
 
 def test_what_was_kept_is_logged_by_the_next_start_and_equals_an_undisturbed_run(

@@ -70,7 +70,7 @@ def _await_health(url, server):
     raise AssertionError("no answer from the MLflow server")
 
 
-@pytest.fixture(scope="module", params=["server", "sqlite"])
+@pytest.fixture(scope="module", params=[pytest.param("server", marks=pytest.mark.slow), "sqlite"])
 def tracker(request, tmp_path_factory):
     if request.param == "server":
         return Tracker(request.getfixturevalue("server_uri"), "study")

@@ -54,7 +54,9 @@ def test_interval_takes_two_graphs(rig, sites, graphs):
     assert graphs.count == plan.num_distinct_steps == 2
 
 
-@pytest.mark.parametrize("sites", [("attn", "ff"), ("block",)])
+@pytest.mark.parametrize(
+    "sites", [pytest.param(("attn", "ff"), marks=pytest.mark.slow), ("block",)]
+)
 def test_whole_steps_take_a_graph_for_each_distinct_step(rig, sites, graphs):
     rig.steps = 12  # more distinct steps than dynamo compiles of one function
     plan = random_plan(rig, sites)

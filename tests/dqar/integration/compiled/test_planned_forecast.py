@@ -175,7 +175,10 @@ def test_irregular_forecasts_take_a_graph_for_each_mask(rig, graphs):
 
 
 @pytest.mark.usefixtures("dynamo")
-@pytest.mark.parametrize(("sites", "most"), [(("attn",), 3), (("attn", "ff"), 9), (("block",), 3)])
+@pytest.mark.parametrize(
+    ("sites", "most"),
+    [(("attn",), 3), pytest.param(("attn", "ff"), 9, marks=pytest.mark.slow), (("block",), 3)],
+)
 def test_single_blocks_take_as_few_graphs_as_without_forecasts(rig, sites, most, graphs):
     plan = irregular(rig, sites, 2)
     expected = by_plan(rig, plan)
@@ -200,6 +203,7 @@ def test_single_blocks_of_other_orders_take_graphs_of_their_own(rig, graphs):
     assert torch.equal(expected, by_controller(rig, plan))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("dynamo")
 def test_another_batch_is_compiled_again_and_no_third(rig, graphs):
     plan = interval(rig, ("attn",), 2)

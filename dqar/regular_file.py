@@ -53,17 +53,16 @@ def read_regular(path: Path, at_most: int = DOCUMENT_BYTES) -> bytes:
         NotRegularError: if something else has it, or a larger file.
     """
     with open_regular(path) as stream:
-        if os.fstat(stream.fileno()).st_size > at_most:
-            raise NotRegularError(errno.EFBIG, f"a file of more than {at_most} bytes", str(path))
+        _refuse(path, os.fstat(stream.fileno()), at_most)
         return stream.read()
 
 
-def refuse_other_kinds(path: Path) -> os.stat_result:
+def refuse_other_kinds(path: Path, at_most: int | None = None) -> os.stat_result:
     """Return the facts about a regular file, or a link to one, without opening it.
 
     Raises:
         FileNotFoundError: if nothing has that name.
-        NotRegularError: if something else has it.
+        NotRegularError: if something else has it, or a file of more than ``at_most`` bytes.
     """
     try:
         about = path.stat()
@@ -71,11 +70,13 @@ def refuse_other_kinds(path: Path) -> os.stat_result:
         if path.is_symlink() and error.errno in (errno.ENOENT, errno.ELOOP):
             raise NotRegularError(error.errno, "a link to nothing", str(path)) from error
         raise
-    _refuse(path, about)
+    _refuse(path, about, at_most)
     return about
 
 
-def _refuse(path: Path, about: os.stat_result) -> None:
+def _refuse(path: Path, about: os.stat_result, at_most: int | None = None) -> None:
     if not stat.S_ISREG(about.st_mode):
         kind = KINDS.get(stat.S_IFMT(about.st_mode), "no file")
         raise NotRegularError(errno.EINVAL, kind, str(path))
+    if at_most is not None and about.st_size > at_most:
+        raise NotRegularError(errno.EFBIG, f"a file of more than {at_most} bytes", str(path))
