@@ -2,12 +2,11 @@
 
 The candidates for a number of computed steps are the policy's own plan, the alternatives of its
 training, minimax paths over stretches, spacing rules, even schedules, and what was best for the
-neighbouring numbers. Successive
-halving on calibration noise compares them (:mod:`pipeline.methods.search.halving`); a local search
-by the damage model and a Gaussian process goes on from the best
-(:mod:`pipeline.methods.search.local_search`); and noise samples that neither saw say whether its
-result is better than where it started, or fitted to its samples. With few sampling steps all masks
-are candidates.
+neighbouring numbers. Successive halving on calibration noise compares them
+(:mod:`pipeline.methods.search.halving`); a local search by the damage model and a Gaussian process
+goes on from the best (:mod:`pipeline.methods.search.local_search`); and noise samples that neither
+saw say whether its result is better than where it started, or fitted to its samples. With few
+sampling steps all masks are candidates.
 """
 
 from __future__ import annotations
