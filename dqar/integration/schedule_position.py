@@ -15,7 +15,6 @@ from dqar.integration.guidance.timestep_scale import (
     num_train_timesteps,
     scales_of,
 )
-from dqar.scheduler_table import require_supported
 
 Timestep = Int[Tensor, "*rows"] | Float[Tensor, "*rows"] | float | int
 """Timestep of one call of a transformer: a number, or a tensor with one value for each row, or for
@@ -65,7 +64,7 @@ class SchedulePosition:
 
         Raises:
             ValueError: if the timestep is not on the schedule, is not its next entry, or differs
-                between rows, or if the scheduler is not supported.
+                between rows.
         """
         self.finish()
         if self.step is None:
@@ -104,7 +103,6 @@ class SchedulePosition:
             self._confirm(unconfirmed.value(), unconfirmed.step)
 
     def _read_schedule(self) -> None:
-        require_supported(self.scheduler)
         # Read once: a scheduler may hold its timesteps on the device.
         self.timesteps = [float(timestep) for timestep in self.scheduler.timesteps.tolist()]
 

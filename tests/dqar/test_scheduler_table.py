@@ -104,11 +104,14 @@ class OwnFlow(diffusers.FlowMatchEulerDiscreteScheduler):
 
 
 @pytest.mark.parametrize("scheduler", [Own(), diffusers.IPNDMScheduler()], ids=["own", "IPNDM"])
-def test_a_run_over_a_scheduler_outside_the_table_is_refused(scheduler):
-    position = SchedulePosition(scheduler)
-    with pytest.raises(ValueError, match=rf"Got {type(scheduler).__name__}\. Pass one of") as told:
-        position.advance(torch.tensor(900))
-    assert "\n" not in str(told.value)
+def test_the_noise_level_of_a_scheduler_outside_the_table_is_refused(scheduler):
+    with pytest.raises(ValueError, match=rf"Got {type(scheduler).__name__}\. Pass one of") as found:
+        noise_of(scheduler)
+    assert "\n" not in str(found.value)
+
+
+def test_a_run_that_reads_no_noise_level_takes_any_scheduler():
+    assert SchedulePosition(Own()).advance(torch.tensor(900)) == 0
 
 
 def test_a_subclass_is_of_its_bases_kind():
