@@ -111,7 +111,11 @@ ALIKE = r"for all samples alike\. Got: "
 
 @pytest.mark.parametrize(
     ("shape", "said"),
-    [((6, 6, 2), ALIKE), ((5, 6, 1), "of the run's 6 steps. Got one of 5"), ((6, 5, 1), ALIKE)],
+    [
+        ((6, 6, 2), ALIKE),
+        ((5, 6, 1), "of the run's 6 steps. Got one of 5"),
+        ((6, 5, 1), "of the model's 6 gates. Got one of 5"),
+    ],
 )
 def test_masks_of_samples_or_of_other_steps_are_refused(shape, said):
     with pytest.raises(ValueError, match=said):
