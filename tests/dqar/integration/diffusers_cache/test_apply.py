@@ -244,3 +244,28 @@ def test_steps_that_the_pipeline_names_are_compared_at_once():
     apply_dqar_cache(pipe.transformer, DQARCacheConfig(plan=plan))
     with pytest.raises(ValueError, match="Got one for 8, for a run of 6"):
         sampled("wan21", pipe)
+
+
+SHORT = r"ended after 6 of the schedule's 8 steps"
+
+
+def test_fewer_steps_than_the_plan_has_are_warned_of():
+    """A plan without timesteps was followed in its first rows alone."""
+    pipe = pipe_of("flux_true_cfg")
+    plan = export_plan(Interval(2), steps=8, sites=("block",), num_layers=5)
+    cache = apply_dqar_cache(pipe.transformer, DQARCacheConfig(plan=plan))
+    with pytest.warns(UserWarning, match=SHORT):
+        sampled("flux_true_cfg", pipe)
+    assert cache.summary().reuse_ratio == 0.5
+    assert cache.controller.cache.nbytes == 0
+
+
+def test_a_short_run_that_no_pipeline_ended_is_warned_of_once(rig):
+    cache = apply_dqar_cache(rig.model, DQARCacheConfig(plan=plan_of(steps=8)))
+    rig.sample()
+    with pytest.warns(UserWarning, match=SHORT):
+        cache.summary()
+    cache.summary()
+    rig.sample()
+    with pytest.warns(UserWarning, match=SHORT):
+        rig.sample()
