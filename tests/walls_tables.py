@@ -23,7 +23,7 @@ MAY_IMPORT: dict[str, str] = {
     "dqar.config_file": "dqar.config dqar.foreign_files dqar.validation",
     "dqar.policy": "dqar.finite_fields dqar.foreign_files dqar.gate_table dqar.records "
     "dqar.registry dqar.sampler_names dqar.step_schedule dqar.validation",
-    "dqar.gates": "dqar.config dqar.layer_schedule dqar.policy dqar.records",
+    "dqar.gates": "dqar.config dqar.gate_table dqar.layer_schedule dqar.policy dqar.records",
     "dqar.control": "dqar.cache dqar.config dqar.gate_table dqar.gates dqar.policy dqar.records "
     "dqar.signals dqar.snr",
     "dqar.schedules": "dqar.cache dqar.config dqar.control dqar.foreign_files dqar.gate_table "

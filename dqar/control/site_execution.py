@@ -50,6 +50,8 @@ class SiteExecutor:
     the reasons of a gate; gates with equal reasons share them."""
     served: set[EntryKey] = field(default_factory=set)
     """Entries whose module ran in this step."""
+    asked: dict[EntryKey, int] = field(default_factory=dict)
+    """Gates of the entries that were asked for in this step."""
 
     def commit(
         self, key: EntryKey, gate: int, parts: Parts, entropy: Float[Tensor, " r"] | None
@@ -97,6 +99,7 @@ class SiteExecutor:
                 "A module must run once in each call of the model. Got a second run of the site "
                 f"{key.site} of layer {key.layer}. Reuse a site that runs once."
             )
+        self.asked[key] = gate
         parts = self._served(key, gate, compute)
         self.served.add(key)
         return parts

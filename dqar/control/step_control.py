@@ -53,6 +53,7 @@ class StepControl(ManualControl):
         self._run: RunState | None = None
         self._freed_bytes = 0
         self._open: OpenStep | None = None
+        self._without_exit: int | None = None
         self._reasons: list[Tensor] = []
         self._orders_shown: list[Tensor] = []
 
@@ -118,10 +119,15 @@ class StepControl(ManualControl):
 
         Args:
             step: its ``snr`` may be None if :attr:`snr_reader` is None.
+
+        Raises:
+            ValueError: as :meth:`begin_step`, or if the finished step entered a stack of blocks
+                that no call of the run has left.
         """
         self.finish_step()
         if step.index == 0:
             self._reset()
+        self._refuse_stack_without_exit()
         run = self._run_of(latent, num_samples)
         lengths = run.entries.lengths(prompt_length, self._columns_of_a_sample())
         reads = self.needs if self.sharing is None else self.needs | {BRANCH_GAP}
@@ -132,6 +138,15 @@ class StepControl(ManualControl):
         # Set last, so that a step whose arguments were refused is not open.
         self._open = self._opened_by(decision, inputs, run)
         self.is_idle = self._open.is_closed and not self.needs
+
+    def _refuse_stack_without_exit(self) -> None:
+        layer, self._without_exit = self._without_exit, None
+        if layer is not None:
+            raise ValueError(
+                "The blocks of a reused stack must all run, the last one included. Got calls that "
+                f"never ran the last block of the stack at layer {layer}, so that nothing is "
+                "cached. Reuse the site block."
+            )
 
     def _run_of(self, latent: Tensor | None, num_samples: int | None) -> RunState:
         """Return the state of the run, made at its first step."""
@@ -223,6 +238,7 @@ class StepControl(ManualControl):
                 )
             )
         opened.entries.close_step(opened.inputs.step, computed, reused, log.measured, log.compared)
+        self._without_exit = opened.stack_without_exit()
         self._open = None
 
     def drop_step(self) -> None:

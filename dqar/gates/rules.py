@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from dqar.gate_table import GateTable
 from dqar.gates.base import MEASURED, Gate, everywhere, refuse_where
 from dqar.layer_schedule import LayerSchedule
 from dqar.policy.network import ReusePolicy
@@ -212,10 +213,16 @@ class Interval(Gate):
 
 @final
 class MaskGate(Gate):
-    """Reuse where a mask is true; used for exploration, replay of traces and static plans."""
+    """Reuse where a mask is true; used for exploration, replay of traces and static plans.
 
-    def __init__(self, reuse: Bool[Tensor, "t g b"]) -> None:
+    Args:
+        reuse: decisions by step, gate and sample; a single gate or sample stands for all.
+        table: gates of the model that the mask is for; None for any model with as many.
+    """
+
+    def __init__(self, reuse: Bool[Tensor, "t g b"], table: GateTable | None = None) -> None:
         self.reuse = reuse
+        self.table = table
 
     def decide(self, inputs: GateInputs) -> GateDecision:
         if inputs.step.total != len(self.reuse):
@@ -229,5 +236,21 @@ class MaskGate(Gate):
                 f"A reuse mask must be of the model's {inputs.shape[0]} gates. Got one of {gates}. "
                 "Follow a plan of this model and of these sites."
             )
+        if self.table is not None:
+            _refuse_other_gates(self.table, inputs)
         wanted = _beside(self.reuse[inputs.step.index], inputs)
         return refuse_where(~wanted, DecisionReason.SCRIPT, inputs)
+
+
+def _refuse_other_gates(table: GateTable, inputs: GateInputs) -> None:
+    is_same = (
+        table.num_layers == inputs.num_layers
+        and torch.equal(table.site_codes, inputs.site.cpu())
+        and torch.equal(table.layers, inputs.layer.cpu())
+    )
+    if not is_same:
+        raise ValueError(
+            "The plan must be of a model with the same sites in the same layers. Got one of "
+            f"{table.num_gates} gates and {table.num_layers} layers for {inputs.shape[0]} gates "
+            f"and {inputs.num_layers} layers. Export a plan for this model."
+        )

@@ -41,6 +41,45 @@ class Replacement:
             self.module.forward = self.inner
 
 
+CACHE_HOOK = "dqar_cache"
+"""Name of diffusers' hook on a transformer that has a DQAR cache."""
+
+
+def refuse_cached(transformer: nn.Module) -> None:
+    """Refuse to patch a transformer that has a DQAR cache, since both would run its sites.
+
+    Raises:
+        ValueError: saying so.
+    """
+    registry: Any = getattr(transformer, "_diffusers_hook", None)
+    if registry is not None and registry.get_hook(CACHE_HOOK) is not None:
+        raise ValueError(
+            "A transformer must be patched or have a DQAR cache, not both. Got one with a cache. "
+            "Call remove_dqar_cache(transformer) first."
+        )
+
+
+def refuse_patched(transformer: nn.Module) -> None:
+    """Refuse to apply a DQAR cache to a patched transformer.
+
+    Raises:
+        ValueError: saying so.
+    """
+    if any(map(_is_patched, transformer.modules())):
+        raise ValueError(
+            "A transformer must be patched or have a DQAR cache, not both. Got a patched one. "
+            "Call unpatch_pipeline(pipe), or unpatch() of its wrapper or PlannedDiT, first."
+        )
+
+
+def _is_patched(module: nn.Module) -> bool:
+    # Offloading keeps the forward that it replaces: accelerate as _old_forward, diffusers by hook.
+    own, registry = vars(module), getattr(module, "_diffusers_hook", None)
+    below = [getattr(one, "original_forward", None) for one in getattr(registry, "_fn_refs", ())]
+    found = (own.get("forward"), own.get("_old_forward"), *below)
+    return any(isinstance(forward, Replacement) for forward in found)
+
+
 def latents_and_timestep(args: tuple, kwargs: dict[str, Any]) -> tuple[Tensor, Any]:
     """The first two arguments of a transformer's call, by place or by name.
 

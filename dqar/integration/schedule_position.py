@@ -156,12 +156,32 @@ class SchedulePosition:
 
     def _confirm(self, given: _Value, step: int) -> None:
         if self._distance(given, self.timesteps[step], self.scale) > 1:
+            self._refuse_repeated(given, step)
             scaled = "" if self.scale.is_exact else f" (passed as {self.scale.formula})"
             raise ValueError(
                 "A run must call the model once a step, at the scheduler's timesteps in their "
                 f"order. Got timestep {given.number:g} where {self.timesteps[step]:g}{scaled} is "
                 "next. Stack the guidance branches in one batch, or call them with the same "
                 "latents, and begin a new run for each sample call."
+            )
+
+    def _refuse_repeated(self, given: _Value, step: int) -> None:
+        """Refuse a call beyond a timestep that the schedule repeats, where the latents stayed
+        equal.
+
+        Raises:
+            ValueError: naming the repeated timestep.
+        """
+        repeated = self.timesteps[step]
+        after = next((one for one in self.timesteps[step:] if one != repeated), None)
+        if step == 0 or self.timesteps[step - 1] != repeated or after is None:
+            return
+        if self._distance(given, after, self.scale) <= 1:
+            raise ValueError(
+                "A timestep that the schedule repeats must come with other latents. Got "
+                f"{given.number:g} where {repeated:g} is repeated: its second call, with the same "
+                "latents, is taken for another guidance branch of its first. Leave the repeated "
+                "timestep (or sigma) out of the schedule."
             )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from dqar.gate_table import GateTable
-from dqar.integration.forward_patch import Replacement
+from dqar.integration.forward_patch import Replacement, refuse_cached
 from dqar.integration.guidance.cache_context import CacheContextName
 from dqar.integration.run_slot import RunSlot
 from dqar.integration.sites import attach, detach, gate_table
@@ -19,6 +19,9 @@ class TransformerPatch:
         transformer: a diffusers transformer, compiled or not.
         first_layer: number of its first layer among those of several transformers.
         is_alone: False if the controller's run also calls another transformer.
+
+    Raises:
+        ValueError: if the transformer has a DQAR cache, or cannot be patched.
     """
 
     def __init__(
@@ -27,6 +30,7 @@ class TransformerPatch:
         self.transformer = transformer
         self.slot = slot
         model = uncompiled(transformer)
+        refuse_cached(model)
         self.reroutes: list[Replacement] = attach(model, slot, first_layer)
         self.context = CacheContextName(model)
         layers = None if is_alone else range(first_layer, first_layer + self.table.num_layers)

@@ -238,8 +238,8 @@ class StaticPlan:
 
     def gate(self) -> Gate:
         """Reuse rule of a controller that follows the plan:
-        ``DQARController(plan.config(), gate=plan.gate())``."""
-        return MaskGate(self.mask[:, :, None])
+        ``DQARController(plan.config(), gate=plan.gate())``. It refuses a model of other gates."""
+        return MaskGate(self.mask[:, :, None], self.gate_table)
 
     def refuse_misfit(self, num_layers: int | GateTable, timesteps: Sequence[float]) -> None:
         """Refuse a model or a scheduler that the plan was not made for.

@@ -28,6 +28,7 @@ from dqar.integration.compiled.step_variants import (
 from dqar.integration.forward_patch import (
     Replacement,
     latents_and_timestep,
+    refuse_cached,
     untraced_class,
     with_output,
 )
@@ -84,6 +85,7 @@ class PlannedDiT:
         refuse_unserved(self.transformer)
         blocks = blocks_of(self.transformer)
         self.plan.refuse_misfit(len(blocks), self.plan.timesteps or [0.0] * self.plan.steps)
+        refuse_cached(self.transformer)
         self._refuse_patches([self.transformer])
 
     def _refuse_patches(self, others: Sequence[nn.Module] = ()) -> None:

@@ -81,19 +81,27 @@ class AppliedCache:
         )
 
     def finish(self) -> None:
-        """Close the last step of this thread's run."""
+        """Close the last step of this thread's run, with a warning if it has fewer steps than the
+        plan."""
         run = self.slot.run
         if isinstance(run, CacheRun):
             self.slot.hold(None)
             run.finish()
+            run.warn_of_early_end()
 
     def reset(self) -> None:
         """End this thread's run and release what it cached, as pipelines ask at their end."""
-        self.finish()
-        self.controller.free_cache()
+        try:
+            self.finish()
+        finally:
+            self.controller.free_cache()
 
     def summary(self) -> ReuseSummary:
-        """Counts of what this thread's last run reused and computed."""
+        """Counts of what this thread's last run reused and computed, with a warning if it has fewer
+        steps than the plan."""
+        run = self.slot.run
+        if isinstance(run, CacheRun):
+            run.warn_of_early_end()
         return self.controller.summary()
 
 

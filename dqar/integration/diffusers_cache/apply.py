@@ -15,7 +15,7 @@ from dqar.integration.diffusers_cache.hooks import (
     site_hook,
     unregister,
 )
-from dqar.integration.forward_patch import untraced_class
+from dqar.integration.forward_patch import refuse_patched, untraced_class
 from dqar.integration.sites import attach
 from dqar.integration.step_hook import hook_outputs
 from dqar.integration.transformer_patch import uncompiled
@@ -40,8 +40,8 @@ def apply_dqar_cache(transformer: Any, config: DQARCacheConfig) -> AppliedCache:
         The cache; its ``summary()`` counts what the last run reused.
 
     Raises:
-        ValueError: if the transformer has the cache already, cannot be patched, or is none that the
-            plan or policy was made for.
+        ValueError: if the transformer has the cache already, is patched or cannot be, or is none
+            that the plan or policy was made for.
     """
     model = uncompiled(transformer)
     if registry_of(model).get_hook(ROOT) is not None:
@@ -49,6 +49,7 @@ def apply_dqar_cache(transformer: Any, config: DQARCacheConfig) -> AppliedCache:
             "A transformer must have one DQAR cache. Got one that has it. Call "
             "remove_dqar_cache(transformer) first."
         )
+    refuse_patched(model)
     applied = AppliedCache(model, config)
     for replaced in _sites_of(model, applied):
         register(replaced.module, site_hook(replaced), SITE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from types import SimpleNamespace
 from typing import Any
 
@@ -81,6 +82,7 @@ class CacheRun(Run):
         self._first: ModelCall | None = None
         self._last = 0.0
         """Timestep of the last step."""
+        self._is_warned = False
 
     def before_call(self, call: ModelCall) -> None:
         self._first = self._first or call
@@ -108,6 +110,19 @@ class CacheRun(Run):
                 "apply another plan."
             )
         return False
+
+    def warn_of_early_end(self) -> None:
+        """Warn once if the run has fewer steps than its schedule, whose first ones it followed."""
+        steps, total = (self.position.step or 0) + 1, self.position.total
+        if self._first is None or steps >= total or self._is_warned:
+            return
+        self._is_warned = True
+        warnings.warn(
+            f"A run ended after {steps} of the schedule's {total} steps, whose first ones it "
+            f"followed. Sample with {total} steps, or apply a plan for {steps}.",
+            UserWarning,
+            stacklevel=3,
+        )
 
     @property
     def _is_open_ended(self) -> bool:

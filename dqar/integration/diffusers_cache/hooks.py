@@ -13,9 +13,9 @@ from typing import Any
 from torch import nn
 
 from dqar.integration.diffusers_cache.applied import AppliedCache
-from dqar.integration.forward_patch import Replacement
+from dqar.integration.forward_patch import CACHE_HOOK, Replacement
 
-ROOT, SITE = "dqar_cache", "dqar_cache_site"
+ROOT, SITE = CACHE_HOOK, "dqar_cache_site"
 """Names of the hooks on the transformer and on its sites."""
 
 

@@ -52,8 +52,8 @@ class Stack:
     not_at_end: tuple[str, ...] = ()
     """Streams for which the last block returns None."""
     is_interleaved: bool = False
-    """True if blocks of another stack run between these, so that the stack as a whole has no
-    residual (site ``stack``)."""
+    """True if blocks of another stack run between these, or if the model reads outputs of blocks
+    before the last, so that the stack as a whole has no residual (site ``stack``)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

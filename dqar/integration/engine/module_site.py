@@ -29,12 +29,18 @@ class ModuleSite:
         self.layer = layer
         self._attention = Attention(module=module, arithmetic=site.attention, is_site=True)
         self._layout: Layout | None = None
+        self._counts: list[tuple[Tensor, int]] = []
+        self._is_written = False
 
     def __call__(self, controller: DQARController, call: SiteCall) -> Any:
         """Return what the module returns, each row computed or reused."""
-        fold = call.fold
+        fold, is_cached = call.fold, True
+        self._is_written |= any(count._version != writes for count, writes in self._counts)
 
         def compute(rows: Tensor | None) -> Fresh:
+            nonlocal is_cached
+            is_cached = False
+
             def computed() -> Computed:
                 return computed_rows(call, rows, self.site.by_row, self.site.returns)
 
@@ -48,13 +54,27 @@ class ModuleSite:
 
         parts = controller.through(self.layer, self.name, compute)
         assert self._layout is not None  # a run computes before it reuses
-        return self._layout.rebuilt(
-            {name: self._kept(unfolded(part, fold)) for name, part in parts.items()}
-        )
+        outputs = {
+            name: self._kept(unfolded(part, fold), is_cached) for name, part in parts.items()
+        }
+        if not is_cached:
+            counted = (one for one in outputs.values() if not one.is_inference())
+            self._counts = [*map(_count_of_writes, counted)]
+        return self._layout.rebuilt(outputs)
 
-    def _kept(self, output: Tensor) -> Tensor:
-        """Return an output, copied if the module has a forward hook. A hook may keep the tensor,
-        which can belong to the cache and be overwritten by a later step; the block reads it before
-        that."""
+    def _kept(self, output: Tensor, is_cached: bool) -> Tensor:
+        """Return an output, copied where the tensor, which can belong to the cache, would not stay
+        as it is: a forward hook may keep it until a later step overwrites it, and a block may write
+        to it in place, which shows in the outputs that it computed. In inference mode nothing shows
+        it, since PyTorch counts no writes there."""
         is_seen = bool(self.module._forward_hooks) or _has_any_global_hook()
-        return output.clone() if is_seen else output
+        is_at_risk = is_cached and (self._is_written or output.is_inference())
+        return output.clone() if is_seen or is_at_risk else output
+
+
+def _count_of_writes(output: Tensor) -> tuple[Tensor, int]:
+    """Return a tensor without elements that shares the output's count of writes, and the count now,
+    so that the output itself is not kept."""
+    count = output.detach()
+    count.data = output.new_empty(0)
+    return count, count._version

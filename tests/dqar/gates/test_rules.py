@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dqar.config import DQARConfig
+from dqar.gate_table import GateTable
 from dqar.gates.base import AllOf, Gate
 from dqar.gates.paper_cascade import paper_cascade
 from dqar.gates.rules import (
@@ -92,6 +93,17 @@ def test_a_mask_of_another_model_is_refused(make_inputs):
     script = torch.ones(10, gates + 1, samples, dtype=torch.bool)
     with pytest.raises(ValueError, match=f"the model's {gates} gates. Got one of {gates + 1}"):
         MaskGate(script).decide(make_inputs(step=at(3)))
+
+
+@pytest.mark.parametrize(
+    ("sites", "num_layers"), [(("attn",), 1), (("attn",), 4), (("ff",), 3)], ids=str
+)
+def test_a_mask_with_a_table_is_of_its_gates_alone(make_inputs, sites, num_layers):
+    script = torch.ones(10, 1, 1, dtype=torch.bool)
+    inputs = make_inputs(step=at(3))
+    assert MaskGate(script, GateTable.regular(("attn",), 3)).decide(inputs).reuse.all()
+    with pytest.raises(ValueError, match=r"the same sites in the same layers\. Got one of"):
+        MaskGate(script, GateTable.regular(sites, num_layers)).decide(inputs)
 
 
 def every_gate() -> list[Gate]:

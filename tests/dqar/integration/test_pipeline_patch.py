@@ -10,7 +10,13 @@ from typing import Any
 import pytest
 import torch
 
-from dqar import DQARController, patch_dit_pipeline, patch_pipeline, unpatch_pipeline
+from dqar import (
+    DQARController,
+    export_plan,
+    patch_dit_pipeline,
+    patch_pipeline,
+    unpatch_pipeline,
+)
 from dqar.config import DQARConfig
 from dqar.gates.base import AllOf
 from dqar.gates.rules import Interval, NeverReuse
@@ -220,3 +226,14 @@ def test_a_branch_that_leaves_out_the_last_block_computes_its_stack():
     found = sampled("sd35_slg", pipe, steered, skip_guidance_layers=layers)
     assert not torch.equal(found, stock)
     assert steered.summary().reused > 0
+
+
+@pytest.mark.parametrize(("site", "layers"), [("stack", 5), ("block", 4)])
+def test_a_plan_of_another_model_is_refused(site, layers):
+    """Flux has two stacks; a plan of one gate was followed by both."""
+    pipe = pipe_of("flux_true_cfg")
+    plan = export_plan(Interval(2), steps=6, sites=(site,), num_layers=layers)
+    patch_pipeline(pipe, plan.config())
+    controller = DQARController(plan.config(), gate=plan.gate())
+    with pytest.raises(ValueError, match=r"must be of .* Got one of \d"):
+        sampled("flux_true_cfg", pipe, controller)

@@ -84,6 +84,18 @@ def test_a_call_that_repeats_or_skips_a_step_is_refused(second, got):
         position.advance(torch.tensor(second))
 
 
+@pytest.mark.parametrize("times", [2, 3])
+def test_a_repeated_timestep_with_equal_latents_is_named(times):
+    """A repeated sigma leaves the latents as they are, so that its calls look like branches."""
+    position = SchedulePosition(scheduler_of(1000, *[700] * times, 400))
+    position.advance(torch.tensor(1000))
+    position.advance(torch.tensor(700))
+    for _ in range(times - 1):
+        position.repeat(torch.tensor(700))
+    with pytest.raises(ValueError, match=r"Got 400 where 700 is repeated.*Leave the repeated"):
+        position.advance(torch.tensor(400))
+
+
 def test_rows_of_different_timesteps_are_refused():
     with pytest.raises(ValueError, match=r"same for all rows of a batch\. Got 2 different"):
         SchedulePosition(scheduler_of(900, 600)).advance(torch.tensor([900, 600]))

@@ -24,6 +24,7 @@ from dqar import (
 )
 from dqar.config import DQARConfig
 from dqar.gates.rules import Interval, MaskGate
+from dqar.integration import PlannedDiT
 from tests.conformance.pipelines import CASES
 from tests.dqar.integration.guidance.recording import pipe_of
 
@@ -244,3 +245,62 @@ def test_steps_that_the_pipeline_names_are_compared_at_once():
     apply_dqar_cache(pipe.transformer, DQARCacheConfig(plan=plan))
     with pytest.raises(ValueError, match="Got one for 8, for a run of 6"):
         sampled("wan21", pipe)
+
+
+SHORT = r"ended after 6 of the schedule's 8 steps"
+
+
+def test_fewer_steps_than_the_plan_has_are_warned_of():
+    """A plan without timesteps was followed in its first rows alone."""
+    pipe = pipe_of("flux_true_cfg")
+    plan = export_plan(Interval(2), steps=8, sites=("block",), num_layers=5)
+    cache = apply_dqar_cache(pipe.transformer, DQARCacheConfig(plan=plan))
+    with pytest.warns(UserWarning, match=SHORT):
+        sampled("flux_true_cfg", pipe)
+    assert cache.summary().reuse_ratio == 0.5
+    assert cache.controller.cache.nbytes == 0
+
+
+def test_a_short_run_that_no_pipeline_ended_is_warned_of_once(rig):
+    cache = apply_dqar_cache(rig.model, DQARCacheConfig(plan=plan_of(steps=8)))
+    rig.sample()
+    with pytest.warns(UserWarning, match=SHORT):
+        cache.summary()
+    cache.summary()
+    rig.sample()
+    with pytest.warns(UserWarning, match=SHORT):
+        rig.sample()
+
+
+PATCHES = {
+    "wrapper": lambda model: DQARDiTWrapper(model, DQARConfig()),
+    "plan": lambda model: PlannedDiT(model, plan_of()),
+}
+
+
+@pytest.mark.parametrize("kind", PATCHES)
+def test_a_transformer_is_patched_or_has_a_cache(rig, patches, kind):
+    """Both would run its sites."""
+    stock = rig.sample()
+    apply_dqar_cache(rig.model, DQARCacheConfig(interval=2))
+    with pytest.raises(ValueError, match=r"not both\. Got one with a cache"):
+        PATCHES[kind](rig.model)
+    remove_dqar_cache(rig.model)
+    patched = PATCHES[kind](rig.model)
+    with pytest.raises(ValueError, match=r"not both\. Got a patched one"):
+        apply_dqar_cache(rig.model, DQARCacheConfig(interval=2))
+    patched.unpatch()
+    assert patches(rig.model) == []
+    assert torch.equal(rig.sample(), stock)
+
+
+def test_a_patched_pipeline_gets_no_cache_beneath_its_offloading():
+    from accelerate.hooks import ModelHook, add_hook_to_module
+
+    pipe = patch_pipeline(pipe_of("flux_true_cfg"), DQARConfig(sites=("block",)))
+    for block in pipe.transformer.transformer_blocks:
+        add_hook_to_module(block, ModelHook())
+    for block in pipe.transformer.single_transformer_blocks:
+        add_hook_to_module(block, ModelHook())
+    with pytest.raises(ValueError, match="Got a patched one"):
+        apply_dqar_cache(pipe.transformer, DQARCacheConfig(interval=2))

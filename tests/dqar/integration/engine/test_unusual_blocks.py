@@ -135,3 +135,21 @@ def test_a_block_in_several_places_is_refused_when_patched(site):
     with pytest.raises(ValueError, match=f"one Block as the site {site} of several blocks"):
         run(model, site)
     assert "forward" not in vars(model.layers[0])
+
+
+class WithoutLast(Model):
+    """A model that never calls its last block."""
+
+    def forward(self, hidden_states: Tensor, timestep: Tensor) -> Any:
+        del timestep
+        hidden = 1.0 * hidden_states
+        for layer in [*self.layers][:-1]:
+            hidden = layer(hidden)
+        return type("Output", (), {"sample": hidden})()
+
+
+def test_a_stack_that_never_ends_is_refused():
+    """It has no residual: every step computed, and the summary did not say why."""
+    with pytest.raises(ValueError, match="never ran the last block of the stack at layer 0"):
+        run(WithoutLast(Block), "stack")
+    assert run(WithoutLast(Block), "block").controller.summary().reused > 0
