@@ -55,7 +55,7 @@ class BudgetSearch(Method):
             left = len(numbers) - index
             trajectories = shared_trajectories(budget, measured, left, CLIMBED_ON)
             best = searched(number, measured, trajectories)
-            self._points.append(point_of(self.name, best, session.steps))
+            self._points.append(point_of(self.name, best, session.steps, "search"))
         return session.cost
 
     def points(self, session: Session) -> list[OperatingPoint]:

@@ -63,6 +63,7 @@ def test_the_method_keeps_within_its_budget(evaluations):
     method = BudgetSearch()
     method.tune(session, CalibrationBudget(evaluations=evaluations))
     assert len(method.points(session)) == len(numbers_of_grid(COARSE, STEPS))
+    assert {point.schedule_source for point in method.points(session)} == {"search"}
     noise = {one for task in session.asked for one in task.noise_ids}
     spent = STEPS * (sum(task.trajectories for task in session.asked) + len(noise))
     assert spent <= evaluations

@@ -101,6 +101,7 @@ def test_the_method_has_a_point_for_each_number_within_its_budget(evaluations):
     assert len(points) == len(numbers_of_grid(COARSE, STEPS))
     for point, number in zip(points, numbers_of_grid(COARSE, STEPS), strict=True):
         assert isinstance(point.gate, MaskGate)
+        assert point.schedule_source == "spaced"
         assert int((~point.gate.reuse).sum()) == number
     noise = {one for task in session.asked for one in task.noise_ids}
     spent = STEPS * (sum(task.trajectories for task in session.asked) + len(noise))
