@@ -29,7 +29,7 @@ from pipeline.evaluate.tasks import EvalTask
 from pipeline.evaluate.worker import EvaluationWorker
 from pipeline.markdown import markdown_table
 from pipeline.methods.base import OperatingPoint
-from pipeline.methods.schedule_selection import uniform_steps
+from pipeline.methods.search.candidates import uniform_steps
 from pipeline.models.model_info import find_model
 from pipeline.statistics import normal_spread_of
 

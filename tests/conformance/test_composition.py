@@ -16,13 +16,16 @@ from dqar.gates.rules import Interval
 from dqar.integration import patch_pipeline, unpatch_pipeline
 from tests.conformance.gates import OnlySamples
 from tests.conformance.replay import only_first
-from tests.conformance.sampling import WHOLE, cells, config, controller, replay, sample
+from tests.conformance.sampling import cells, config, controller, replay, sample
 
 pytestmark = pytest.mark.slow
 
+COMPOSED = ("outputs", "stack")
+"""Sites of each pipeline; a block is patched as a stack is, and other files run it."""
+
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bf16", "fp16"])
-@cells(*WHOLE)
+@cells(*COMPOSED)
 def test_half_precision(case, references, sites, dtype):
     """The cache keeps the bits of the model's dtype."""
     stock = sample(references.pipe(case, dtype=dtype), case)
@@ -87,7 +90,7 @@ def changed(pipe: Any, case: Any, change: Any) -> Any:
 
 
 @by_change
-@cells(*WHOLE)
+@cells(*COMPOSED)
 def test_change_before_the_patch(case, pipe, references, sites, change):
     wanted, _ = replay(change_all(references.pipe(case), case, change), case, sites)
     is_changed = not torch.equal(wanted, references.replay(case, sites))
@@ -97,14 +100,14 @@ def test_change_before_the_patch(case, pipe, references, sites, change):
 
 
 @by_change
-@cells(*WHOLE)
+@cells(*COMPOSED)
 def test_change_while_patched(case, pipe, references, sites, change):
     wanted, _ = replay(change_all(references.pipe(case), case, change), case, sites)
     change_all(patch_pipeline(pipe, config(sites)), case, change)
     assert torch.equal(sample(pipe, case, controller=controller(sites, Interval(2))), wanted)
 
 
-@cells(*WHOLE)
+@cells(*COMPOSED)
 def test_stock_pipeline_in_another_thread(case, pipe, references, sites):
     """A thread reuses while another samples with the same transformer unpatched."""
     parts = {name: part for name, part in pipe.components.items() if name != "scheduler"}
@@ -119,7 +122,7 @@ def test_stock_pipeline_in_another_thread(case, pipe, references, sites):
         assert torch.equal(stock[0].result(), references.stock(case))
 
 
-@cells(*WHOLE)
+@cells(*COMPOSED)
 def test_two_patched_pipelines_in_two_threads(case, pipe, references, sites):
     other = patch_pipeline(references.pipe(case), config(sites))
     patch_pipeline(pipe, config(sites))
@@ -131,7 +134,7 @@ def test_two_patched_pipelines_in_two_threads(case, pipe, references, sites):
         assert torch.equal(beside.result(), references.replay(case, sites, only_first))
 
 
-@cells(*WHOLE)
+@cells(*COMPOSED)
 def test_copy_is_patched_alone(case, pipe, references, sites):
     patch_pipeline(pipe, config(sites))
     sample(pipe, case, controller=controller(sites, AllOf()))
@@ -151,7 +154,7 @@ def dynamo():
 
 
 @pytest.mark.usefixtures("dynamo")
-@cells(*WHOLE)
+@cells(*COMPOSED)
 def test_compiled_transformer(case, pipe, references, sites):
     """The backend runs the graph operator by operator, so that the bits do not change."""
     patch_pipeline(pipe, config(sites))

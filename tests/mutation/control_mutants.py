@@ -39,7 +39,7 @@ CONTROL_MUTANTS = (
     ),
     Mutant(
         fault="a run records a step that was broken off",
-        file="dqar/integration/dit_wrapper.py",
+        file="dqar/integration/wrapper.py",
         old="                controller.drop_step()\n",
         new="                controller.finish_step()\n",
         tests=("tests/dqar/integration/test_step_counter.py",),
@@ -120,7 +120,7 @@ CONTROL_MUTANTS = (
     Mutant(
         fault="reused blocks do not count as reused feed-forwards",
         file=f"{CONTROL}entry_state.py",
-        old='share_ff=self.shares["ff"] + self.shares["block"]',
+        old='share_ff=self._share("ff")',
         new='share_ff=self.shares["ff"]',
         tests=TEST_STATE,
     ),

@@ -88,22 +88,22 @@ DQAR_MUTANTS = (
     Mutant(
         fault="a repeated timestep is its first entry wherever the scheduler begins",
         file=POSITION,
-        old="return begins_at if begins_at in steps else steps[0]",
-        new="return steps[0]",
+        old="for start in (begins_at, 0):",
+        new="for start in (0,):",
         tests=TEST_POSITION,
     ),
     Mutant(
         fault="a timestep of the host is not compared",
         file=POSITION,
-        old="            self._confirm(_value(timestep), self.step)\n",
+        old="            self._confirm(_value(timestep), step)\n",
         new="            pass\n",
         tests=TEST_POSITION,
     ),
     Mutant(
         fault="a timestep must be in the schedule's own precision",
-        file=POSITION,
-        old="return self.number in (entry, rounded)",
-        new="return self.number == entry",
+        file="dqar/integration/guidance/timestep_scale.py",
+        old="return 0.0 if given in (entry, scaled) else",
+        new="return 0.0 if given == entry else",
         tests=TEST_POSITION,
     ),
     Mutant(

@@ -6,6 +6,7 @@ import torch
 from PIL import Image
 
 from dqar.control.summary import summarize
+from dqar.gate_table import GateTable
 from pipeline.sample.run import write_samples
 from pipeline.sample.sample import Sampled
 

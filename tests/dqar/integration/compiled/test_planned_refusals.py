@@ -144,7 +144,7 @@ def test_controllers_and_models_without_blocks(rig):
     planned = PlannedDiT(rig.model, interval(rig))
     with pytest.raises(ValueError, match="must sit in a patched model"):
         rig.sample(planned, controller=DQARController())
-    with pytest.raises(ValueError, match="must have transformer_blocks"):
+    with pytest.raises(ValueError, match="must have a list of blocks"):
         PlannedDiT(torch.nn.Linear(2, 2), interval(rig))
 
 
