@@ -133,7 +133,7 @@ ONE_IMPORTER: dict[str, str] = {
     "pipeline.cluster.actor_state pipeline.cluster.failed_starts pipeline.cluster.worker_wait "
     "pipeline.evaluate.flops pipeline.evaluate.sweeps.dummy_dit pipeline.methods.site_mixing "
     "pipeline.methods.search.local_search pipeline.methods.search.predicted_error "
-    "pipeline.methods.search.surrogate "
+    "pipeline.methods.search.surrogate pipeline.methods.schedule_selection "
     "pipeline.report.frontier_axes pipeline.report.frontier_svg pipeline.report.page_tables "
     "pipeline.report.render "
     "pipeline.methods.stock_runs pipeline.storage.range_reader pipeline.storage.store_errors "

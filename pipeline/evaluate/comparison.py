@@ -102,8 +102,11 @@ def description(tracker: Tracker, session: Run, rows: Rows, decision: Decision) 
         "all points": artifact_page(stages, session.key, "results/points.json"),
         "policy": model_page(),
     }
-    if not any(row.get("schedule_source") for row in rows):
-        del links["what is reused"], links["policy"]
+    scheduled = {row["method"] for row in rows if row.get("schedule_source")}
+    if not scheduled:
+        del links["what is reused"]
+    if not any(role_of(method) == "subject" for method in scheduled):
+        del links["policy"]
     listed = " · ".join(f"[{name}]({page})" for name, page in links.items())
     return f"{listed} · {decision.markdown}"
 

@@ -104,6 +104,12 @@ class EvaluateConfig(EvaluateSettings):
                 raise ValueError(f"{name} must be at least 1. Got {value}. Pass 64.")
         if self.steps < 2:
             raise ValueError(f"steps must be at least 2. Got {self.steps}. Pass --steps 50.")
+        # The distance to a solution that is coarser than the samples says nothing of them.
+        if self.solution_steps is not None and self.solution_steps < self.steps:
+            raise ValueError(
+                f"solution_steps must be at least the {self.steps} steps of the reference samples. "
+                f"Got {self.solution_steps}. Pass --solution-steps 1000, or leave it out."
+            )
         require_sampler(self.sampler)
         if not math.isfinite(self.guidance_scale):
             raise ValueError(f"guidance_scale must be finite. Got {self.guidance_scale}. Pass 4.0.")

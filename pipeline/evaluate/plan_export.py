@@ -1,4 +1,4 @@
-"""Schedules of learned operating points, exported as plans and listed in the report."""
+"""Schedules of operating points, exported as plans and listed in the report."""
 
 from __future__ import annotations
 
@@ -55,10 +55,11 @@ def write_plans(measured: list[PointResult], folder: Path) -> str:
     if not lines:
         return ""
     head = (
-        "Schedule of each learned operating point: the one with the smallest error on calibration "
-        "noise samples, among the policy's own schedule (`policy`), the alternatives that its "
-        "training made (`alternative`) and uniformly spaced steps (`uniform`), the last two with "
-        "several forecast orders and gains of the error feedback."
+        "Schedule of each operating point that has one, the best that its method found on "
+        "calibration noise samples, and its origin: the policy's own schedule (`policy`), an "
+        "alternative that its training made (`alternative`), uniformly spaced steps (`uniform`), a "
+        "spacing rule (`spaced`), the minimax path over stretches (`stretches`) or a search's "
+        "moves (`search`)."
     )
     return "\n".join([head, "", *lines, ""])
 

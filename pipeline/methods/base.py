@@ -81,7 +81,7 @@ class OperatingPoint:
     schedule: StepSchedule | None = None
     """Schedule of the point, for a policy that plans whole runs; None for other methods."""
     schedule_source: ScheduleSource | None = None
-    """Origin of :attr:`schedule`."""
+    """Origin of :attr:`schedule`; a plan is written for a point that has both."""
     sampler: Sampler | None = None
     """Sampler in place of the evaluation's, such as ``dpm``. The reference samples keep the
     evaluation's sampler."""

@@ -55,7 +55,7 @@ class BudgetSearch(Method):
             left = len(numbers) - index
             trajectories = shared_trajectories(budget, measured, left, CLIMBED_ON)
             best = searched(number, measured, trajectories)
-            self._points.append(point_of(self.name, best, session.steps))
+            self._points.append(point_of(self.name, best, session.steps, "search"))
         return session.cost
 
     def points(self, session: Session) -> list[OperatingPoint]:
@@ -71,11 +71,22 @@ def searched(number: int, measured: MeasuredErrors, trajectories: int) -> StepSc
         trajectories: most trajectories to spend.
     """
     draws = random.Random(number)
-    rounds = int(ANNEALING_SHARE * trajectories) // (CHAINS * ANNEALED_ON)
+    rounds = _rounds(int(ANNEALING_SHARE * trajectories))
+    if _tries(trajectories, rounds) < CHAINS:  # annealing takes what is too little to climb with
+        rounds = _rounds(trajectories)
     start = _even(number, measured, rounds)
     best = _annealed(start, measured, rounds - 1, draws)
-    spent = rounds * CHAINS * ANNEALED_ON
-    return _climbed(best, measured, (trajectories - spent - CLIMBED_ON) // CLIMBED_ON, draws)
+    return _climbed(best, measured, _tries(trajectories, rounds), draws)
+
+
+def _rounds(trajectories: int) -> int:
+    """Return the rounds of annealing that so many trajectories pay for."""
+    return trajectories // (CHAINS * ANNEALED_ON)
+
+
+def _tries(trajectories: int, rounds: int) -> int:
+    """Return the tries of hill climbing that some rounds of annealing leave."""
+    return (trajectories - rounds * CHAINS * ANNEALED_ON - CLIMBED_ON) // CLIMBED_ON
 
 
 def _even(number: int, measured: MeasuredErrors, rounds: int) -> StepSchedule:

@@ -60,7 +60,7 @@ class OneStretch(Method):
                 for order, gain in SETTINGS
             ]
             best = halve(schedules, measured, trajectories)[0]
-            self._points.append(point_of(self.name, best, session.steps))
+            self._points.append(point_of(self.name, best, session.steps, "stretches"))
         return session.cost
 
     def points(self, session: Session) -> list[OperatingPoint]:

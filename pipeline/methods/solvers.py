@@ -24,6 +24,7 @@ from pipeline.methods.base import (
 )
 from pipeline.methods.task import Arrays, ModelSampler, SolutionTask, Stored
 from pipeline.models.model_info import ModelInfo
+from pipeline.models.noise import batches_of
 from pipeline.models.sampling_choices import Sampler, canonical_sampler
 from pipeline.models.schedulers import scheduler_of_run
 
@@ -50,8 +51,9 @@ class SolverError:
 
     @property
     def mean_log(self) -> float:
-        """Mean of the log errors, which a few bad samples do not rule."""
-        return float(np.mean(np.log(np.maximum(self.errors, 1e-12))))
+        """Mean of the log errors, which a few bad samples do not rule; infinity if one diverged."""
+        mean = float(np.mean(np.log(np.maximum(self.errors, 1e-12))))
+        return math.inf if math.isnan(mean) else mean
 
     def encode(self) -> tuple[Stored, Arrays]:
         """Return the result as JSON values and arrays."""
@@ -90,14 +92,19 @@ class SolverTask:
         return frozenset(self.noise_ids if self.solutions is None else ())
 
     def run(self, sampler: ModelSampler) -> SolverError:
-        """Run the solver on a worker."""
-        ids = list(self.noise_ids)
+        """Run the solver on a worker, batch by batch."""
+        batches = batches_of(len(self.noise_ids), sampler.config.batch_size)
+        return SolverError(
+            errors=tuple(one for rows in batches for one in self._run(sampler, rows))
+        )
+
+    def _run(self, sampler: ModelSampler, rows: range) -> list[float]:
+        some = slice(rows.start, rows.stop)
+        ids, solutions = list(self.noise_ids[some]), self.solutions
         noise, labels = sampler.draw("calibrate", ids)
         latents, _ = sampler.sample(noise, labels, self.steps, None, self.sampler)
-        solutions = self.solutions
-        targets = sampler.calibration_references(ids) if solutions is None else solutions
-        errors = relative_error(latents.float().cpu(), targets.float().cpu()).double()
-        return SolverError(errors=tuple(errors.tolist()))
+        targets = sampler.calibration_references(ids) if solutions is None else solutions[some]
+        return relative_error(latents.float().cpu(), targets.float().cpu()).double().tolist()
 
     def decode(self, stored: Stored, arrays: Arrays) -> SolverError:
         """Rebuild a result from its encoded form.

@@ -42,9 +42,8 @@ class SpacedSteps(Method):
             trajectories = shared_trajectories(budget, measured, left, ROUNDS[-1])
             best = best_spacing(number, measured, trajectories, earlier)
             earlier = [best]
-            self._points.append(
-                point_of(self.name, best.schedule(number, session.steps), session.steps)
-            )
+            schedule = best.schedule(number, session.steps)
+            self._points.append(point_of(self.name, schedule, session.steps, "spaced"))
         return session.cost
 
     def points(self, session: Session) -> list[OperatingPoint]:

@@ -21,7 +21,7 @@ from dqar.gates.base import Gate
 from dqar.integration import DQARSampler
 from dqar.records import GateRecord
 from pipeline.models.loading import LoadedModel
-from pipeline.models.noise import Purpose
+from pipeline.models.noise import Purpose, batches_of
 from pipeline.models.sampling_choices import Sampler
 
 Arrays = dict[str, np.ndarray]
@@ -178,9 +178,13 @@ class SolutionTask:
         return frozenset()
 
     def run(self, sampler: ModelSampler) -> Solutions:
-        """Solve the samples on a worker."""
-        solved = sampler.solutions(self.purpose, list(self.noise_ids))
-        return Solutions(latents=solved.float().cpu())
+        """Solve the samples on a worker, batch by batch."""
+        batches = batches_of(len(self.noise_ids), sampler.config.batch_size)
+        solved = [
+            sampler.solutions(self.purpose, list(self.noise_ids[rows.start : rows.stop]))
+            for rows in batches
+        ]
+        return Solutions(latents=torch.cat(solved).float().cpu())
 
     def decode(self, stored: Stored, arrays: Arrays) -> Solutions:
         """Rebuild a result from its encoded form.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dqar.gates.rules import MaskGate
 from dqar.step_schedule import StepSchedule
-from pipeline.methods.base import CalibrationBudget, OperatingPoint, SweepGrid
+from pipeline.methods.base import CalibrationBudget, OperatingPoint, ScheduleSource, SweepGrid
 from pipeline.methods.search.measured_errors import MeasuredErrors
 
 
@@ -37,17 +37,20 @@ UNBOUNDED_TRAJECTORIES = 400
 """Trajectories of a point where the evaluation sets no budget."""
 
 
-def point_of(method: str, schedule: StepSchedule, steps: int, label: str = "") -> OperatingPoint:
-    """Return the operating point of a schedule."""
+def point_of(
+    method: str, schedule: StepSchedule, steps: int, source: ScheduleSource
+) -> OperatingPoint:
+    """Return the operating point of a schedule, whose plan the report then offers."""
     name = (
         f"computed={len(schedule)},order={schedule.forecast_order},feedback={schedule.feedback:g}"
     )
     return OperatingPoint(
         method=method,
-        operating_point=f"{name},{label}" if label else name,
+        operating_point=name,
         steps=steps,
         gate=MaskGate(schedule.mask(steps)[:, None, None]),
         forecast_order=schedule.forecast_order,
         feedback=schedule.feedback,
         schedule=schedule,
+        schedule_source=source,
     )

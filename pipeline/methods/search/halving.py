@@ -26,10 +26,10 @@ def trajectories_of(count: int) -> int:
     return sum(number * extra for number, extra in zip(numbers_compared(count), more, strict=True))
 
 
-def affordable(trajectories: int) -> int:
-    """Return the largest number of schedules whose successive halving costs no more."""
+def affordable(trajectories: int, most: int) -> int:
+    """Return the largest number of schedules, at most ``most``, whose halving costs no more."""
     count = 0
-    while trajectories_of(count + 1) <= trajectories:
+    while count < most and trajectories_of(count + 1) <= trajectories:
         count += 1
     return count
 
@@ -45,7 +45,7 @@ def halve(
         trajectories: most trajectories to spend, reference samples not counted.
     """
     distinct = list(dict.fromkeys(schedules))
-    field = distinct[: affordable(trajectories)]
+    field = distinct[: affordable(trajectories, len(distinct))]
     if not field:
         return distinct[:1]
     for number, samples in zip(numbers_compared(len(field)), ROUNDS, strict=True):

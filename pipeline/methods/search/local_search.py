@@ -62,15 +62,21 @@ class LocalSearch:
                 self._measure([schedule], noise_ids)
 
     def run(self, trajectories: int) -> StepSchedule:
-        """Search with at most so many trajectories and return the best schedule."""
+        """Search with at most so many trajectories and return the best schedule.
+
+        The search also ends where all moves are known and measured on all noise samples, as with
+        few steps.
+        """
         before = self._measured.spent
         rounds = 0
         while trajectories - (self._measured.spent - before) // self._measured.steps >= BLOCK * (
             TRIED + 1
         ):
             block = self._blocks[rounds % len(self._blocks)]
-            self._measure(self._proposals(), block)
-            self._confirm()
+            proposals = self._proposals()
+            self._measure(proposals, block)
+            if not self._confirm() and not proposals:
+                break
             rounds += 1
         return self.best()
 
@@ -96,14 +102,17 @@ class LocalSearch:
             parent = random_move(parent, self._measured.steps, self._draws)
         return parent
 
-    def _confirm(self) -> None:
-        """Measure the most promising schedule that lacks noise samples on its next block."""
+    def _confirm(self) -> bool:
+        """Measure the most promising schedule that lacks noise samples on its next block; return
+        False if none lacks any."""
         known = [one for one, ids in self._seen.items() if len(ids) < BLOCK * len(self._blocks)]
         if not known:
-            return
+            return False
         best = known[int(self._surrogate.believe(known).mean.argmin())]
-        missing = [block for block in self._blocks if block.start not in self._seen[best]]
+        # Successive halving may have measured a part of a block.
+        missing = [block for block in self._blocks if not set(block) <= set(self._seen[best])]
         self._measure([best], missing[0])
+        return True
 
     def _measure(self, schedules: list[StepSchedule], noise_ids: range) -> None:
         self._measured.errors(schedules, noise_ids)

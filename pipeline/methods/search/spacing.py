@@ -22,6 +22,9 @@ GAIN_CHANGE = 0.2
 """Change of the gain of the error feedback, around the best."""
 POWER_CHANGE = 0.12
 """Change of either power, around the best."""
+LEAST_POWER = 0.2
+"""Least power of a neighbour: the rule is defined for positive powers only, and the best of one
+number of computed steps is where the next number starts."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,8 +87,8 @@ def spacings_around(best: Spacing, scale: float = 1.0) -> list[Spacing]:
         scale: factor on the changes.
     """
     power, gain = scale * POWER_CHANGE, scale * GAIN_CHANGE
-    late = [replace(best, late=best.late + change) for change in (power, -power)]
-    early = [replace(best, early=best.early + change) for change in (-power, power)]
+    late = [replace(best, late=max(LEAST_POWER, best.late + by)) for by in (power, -power)]
+    early = [replace(best, early=max(LEAST_POWER, best.early + by)) for by in (-power, power)]
     both = [replace(one, early=two.early) for one in late for two in early]
     gains = [
         replace(best, feedback=round(min(1.0, max(0.0, best.feedback + change)), 4))

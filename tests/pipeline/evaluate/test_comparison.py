@@ -11,6 +11,7 @@ from pipeline.evaluate.comparison import (
     AT_SAVING,
     NOTE,
     OVER_FLOPS,
+    description,
     is_for,
     publish_comparison,
     publish_policies,
@@ -100,6 +101,15 @@ def test_the_description_links_to_the_report_and_names_what_to_ship(tracker, tmp
 
 
 @pytest.mark.slow
+def test_without_a_policy_the_description_links_to_what_is_reused_alone(tracker):
+    parent = tracker.open_pipeline({}, "pipeline")
+    spaced = [row | {"method": "spaced"} for row in rows() if row["method"] == "learned"]
+    with tracker.run("evaluate digits", stage="evaluate", parent=parent) as session:
+        text = description(tracker, session, spaced, decide(spaced, "F"))
+    assert "[what is reused]" in text
+    assert "[policy]" not in text
+
+
 def test_a_comparison_that_was_kept_while_mlflow_was_away_is_logged_later(tracker, tmp_path):
     parent = tracker.open_pipeline({}, "pipeline")
     database = tmp_path / "mlflow.db"

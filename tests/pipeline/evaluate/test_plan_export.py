@@ -21,6 +21,9 @@ from pipeline.evaluate.tasks import PointResult
 from pipeline.evaluate.worker import EvaluationWorker
 from pipeline.methods.base import OperatingPoint, SweepGrid
 from pipeline.methods.interval import interval_points
+from pipeline.methods.search.frontier import point_of
+from pipeline.report.rows import ReportRow
+from pipeline.report.sampling_command import sampling_command
 
 STEPS = 6
 PLAN = StepSchedule(computed=(0, 1, 4))
@@ -91,6 +94,15 @@ def test_plans_are_written_and_read_back(tmp_path):
     assert load_plan(tmp_path / "plans" / names[0]) == points[1].plan
     assert f"- learned budget=0.01: from `uniform`, in plans/{names[0]}" in text
     assert "interval" not in text
+
+
+def test_a_plan_that_no_policy_made_can_be_shipped(tmp_path):
+    one = point_of("spaced", PLAN, STEPS, "spaced")
+    result = measured(one.operating_point, PLAN, 0, one.method, "spaced")
+    (line,) = [line for line in write_plans([result], tmp_path).splitlines() if line[:1] == "-"]
+    assert "from `spaced`, in plans/spaced-computed-3-order-0-feedback-0.json" in line
+    row = ReportRow.of(result.row | {"model": "digits"})
+    assert "--plan F/plans/spaced-computed-3" in str(sampling_command(row, "F"))
 
 
 def test_plans_of_an_earlier_evaluation_go(tmp_path):

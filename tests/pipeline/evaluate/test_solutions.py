@@ -121,3 +121,11 @@ def test_solutions_are_part_of_a_tasks_key_and_survive_the_cache(tmp_path, worke
     assert again.metrics.solution_errors == measured.metrics.solution_errors
     assert kept.take(replace(part, solutions=solved.latents + 1)) is None
     assert kept.take(replace(part, solutions=None)) is None
+
+
+def test_a_solution_coarser_than_the_reference_samples_is_refused():
+    assert replace(CONFIG, solution_steps=CONFIG.steps).solution_steps == CONFIG.steps
+    with pytest.raises(
+        ValueError, match=r"^solution_steps must be at least the \d+ steps .* Got 2\."
+    ):
+        replace(CONFIG, solution_steps=2)

@@ -50,6 +50,15 @@ def test_the_search_comes_nearer_to_what_errs_least():
     assert measured.spent <= STEPS * (1500 + 16)
 
 
+@pytest.mark.parametrize("trajectories", [100, 130, 400])
+def test_little_is_left_where_it_is_too_little_to_climb_with(trajectories):
+    measured = made_up(distance, STEPS)
+    searched(len(WANTED), measured, trajectories)
+    references = STEPS * (16 - measured.references_to_come(16))
+    spent = measured.spent - references
+    assert 0.65 * STEPS * trajectories <= spent <= STEPS * trajectories
+
+
 @pytest.mark.parametrize("evaluations", [0, 2_000, 30_000])
 def test_the_method_keeps_within_its_budget(evaluations):
     def error_of(schedule, noise):
@@ -63,6 +72,7 @@ def test_the_method_keeps_within_its_budget(evaluations):
     method = BudgetSearch()
     method.tune(session, CalibrationBudget(evaluations=evaluations))
     assert len(method.points(session)) == len(numbers_of_grid(COARSE, STEPS))
+    assert {point.schedule_source for point in method.points(session)} == {"search"}
     noise = {one for task in session.asked for one in task.noise_ids}
     spent = STEPS * (sum(task.trajectories for task in session.asked) + len(noise))
     assert spent <= evaluations

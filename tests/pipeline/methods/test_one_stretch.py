@@ -76,6 +76,7 @@ def test_the_method_has_a_point_for_each_number_within_its_budget(evaluations):
     method = OneStretch()
     method.tune(session, CalibrationBudget(evaluations=evaluations))
     points = method.points(session)
+    assert {point.schedule_source for point in points} == {"stretches"}
     assert len(points) == len(numbers_of_grid(COARSE, STEPS))
     noise = {one for task in session.asked for one in task.noise_ids}
     spent = STEPS * (sum(task.trajectories for task in session.asked) + len(noise))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from dataclasses import replace
 
@@ -17,10 +18,12 @@ from pipeline.methods.registry import METHODS
 from pipeline.methods.solvers import (
     SAMPLERS,
     EverySolver,
+    SolverError,
     SolversAlone,
     SolverTask,
     solver_steps,
 )
+from pipeline.methods.task import SolutionTask
 from pipeline.models.model_info import DIGITS, find_model
 
 # NumPy warns of how diffusers' schedulers hand it tensors.
@@ -123,6 +126,36 @@ def test_a_solvers_error_is_to_the_solution_and_is_read_back(runner):
         (latents - targets).flatten(1).norm(dim=1) / targets.flatten(1).norm(dim=1)
     ).tolist()
     assert found.errors == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("is_solved", [True, False])
+def test_calibration_keeps_to_the_batches_of_the_evaluation(is_solved, monkeypatch):
+    few = EvaluateConfig(
+        model="digits", steps=6, guidance_scale=2.0, num_samples=4, solution_steps=8, batch_size=2
+    )
+    runner, ids = ModelRunner(few), (0, 1, 2)
+    sampled, sizes = runner.sample, []
+
+    def sample(noise, *rest):
+        sizes.append(len(noise))
+        return sampled(noise, *rest)
+
+    monkeypatch.setattr(runner, "sample", sample)
+    solved = SolutionTask(purpose="calibrate", noise_ids=ids).run(runner).latents
+    task = SolverTask(
+        sampler=SAMPLERS[0],
+        steps=3,
+        of_steps=6,
+        noise_ids=ids,
+        solutions=solved if is_solved else None,
+    )
+    assert len(task.run(runner).errors) == len(solved) == 3
+    assert set(sizes) == {2, 1}
+
+
+def test_a_solver_that_diverges_is_not_the_best():
+    diverged, worse = (SolverError(errors=errors) for errors in ((math.nan, 0.1), (3.0, 3.0)))
+    assert min([diverged, worse], key=lambda one: one.mean_log) is worse
 
 
 def test_a_flow_is_refused(tmp_path):

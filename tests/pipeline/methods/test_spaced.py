@@ -12,7 +12,13 @@ from hypothesis import strategies as st
 from dqar.gates.rules import MaskGate
 from pipeline.methods.base import COARSE, CalibrationBudget, Comparison
 from pipeline.methods.search.frontier import numbers_of_grid
-from pipeline.methods.search.spacing import Spacing, distinct_steps, spaced_steps
+from pipeline.methods.search.spacing import (
+    Spacing,
+    distinct_steps,
+    first_spacings,
+    spaced_steps,
+    spacings_around,
+)
 from pipeline.methods.spaced import SpacedSteps, best_spacing
 from tests.pipeline.made_up_answers import MadeUpSession
 from tests.pipeline.methods.search.made_up_errors import made_up, result_of
@@ -54,6 +60,14 @@ def test_every_number_of_a_grid_is_once_and_at_least_two():
     assert numbers_of_grid(COARSE, 4) == [2]
 
 
+@pytest.mark.parametrize("worst_last", ["early", "late"])
+def test_powers_stay_positive_over_many_rounds(worst_last):
+    best = min(first_spacings(), key=lambda rule: getattr(rule, worst_last))
+    for _ in range(22):
+        best = min(spacings_around(best), key=lambda rule: getattr(rule, worst_last))
+        assert len(best.schedule(12, STEPS)) == 12
+
+
 WANTED = Spacing(late=1.6, early=0.9, forecast_order=1, feedback=0.4)
 
 
@@ -87,6 +101,7 @@ def test_the_method_has_a_point_for_each_number_within_its_budget(evaluations):
     assert len(points) == len(numbers_of_grid(COARSE, STEPS))
     for point, number in zip(points, numbers_of_grid(COARSE, STEPS), strict=True):
         assert isinstance(point.gate, MaskGate)
+        assert point.schedule_source == "spaced"
         assert int((~point.gate.reuse).sum()) == number
     noise = {one for task in session.asked for one in task.noise_ids}
     spent = STEPS * (sum(task.trajectories for task in session.asked) + len(noise))

@@ -10,6 +10,7 @@ import torch
 
 from dqar.policy.planner import plan_steps, step_damage
 from dqar.step_schedule import StepSchedule
+from pipeline.methods.search import moves
 from pipeline.methods.search.local_search import BLOCK, TRIED, LocalSearch
 from pipeline.methods.search.predicted_error import PredictedError
 from pipeline.methods.search.surrogate import NOISE, SPREAD, Surrogate
@@ -106,3 +107,23 @@ def test_without_trajectories_the_start_is_returned():
     measured.errors([START], range(SAMPLES))
     search = LocalSearch(START, measured, SAMPLES, flat, random.Random(0))
     assert search.run(10) == START
+
+
+def test_a_schedule_of_halving_is_confirmed_on_all_of_its_blocks():
+    better = {START: 0.02, NEAR: 0.018}
+    measured = made_up(lambda schedule, noise: better.get(schedule, 0.021), STEPS)
+    measured.errors([START], range(SAMPLES))
+    search = LocalSearch(START, measured, SAMPLES, flat, random.Random(0))
+    search.know([NEAR], range(4))
+    assert search.run(10 * BLOCK * (TRIED + 1)) == NEAR
+    assert measured.price([NEAR], range(SAMPLES)) == 0
+
+
+def test_a_search_ends_where_all_moves_are_known(monkeypatch):
+    monkeypatch.setattr(moves, "OTHER_SETTING", 0.0)
+    few, start = 4, StepSchedule(computed=(0, 2), forecast_order=1, feedback=0.5)
+    measured = made_up(lambda schedule, noise: 0.1 / schedule.computed[1], few)
+    measured.errors([start], range(SAMPLES))
+    found = LocalSearch(start, measured, SAMPLES, flat, random.Random(0)).run(10**6)
+    assert found.computed == (0, 3)
+    assert measured.spent == few * (3 * SAMPLES + SAMPLES)

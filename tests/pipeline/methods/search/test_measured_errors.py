@@ -86,7 +86,12 @@ def test_halving_measures_more_samples_of_fewer_schedules():
 def test_halving_keeps_within_its_trajectories(trajectories):
     measured = made_up(by_last, STEPS)
     ranked = halve(SCHEDULES[::-1], measured, trajectories)
-    assert trajectories_of(affordable(trajectories)) <= trajectories
+    count = affordable(trajectories, len(SCHEDULES))
+    assert trajectories_of(count) <= trajectories
     assert measured.spent <= STEPS * (trajectories + ROUNDS[-1])
     # Beyond what can be afforded the first candidates are taken.
-    assert ranked[0] in SCHEDULES[::-1][: max(1, affordable(trajectories))]
+    assert ranked[0] in SCHEDULES[::-1][: max(1, count)]
+
+
+def test_a_huge_budget_affords_no_more_than_there_are():
+    assert affordable(10**12, len(SCHEDULES)) == len(SCHEDULES)
