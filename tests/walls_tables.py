@@ -30,7 +30,7 @@ MAY_IMPORT: dict[str, str] = {
     "dqar.gates dqar.policy dqar.records dqar.registry dqar.sampler_names dqar.snr "
     "dqar.validation",
     "dqar.integration": "dqar.cache dqar.config dqar.control dqar.finite_fields dqar.gate_table "
-    "dqar.gates dqar.policy dqar.records dqar.scheduler_table dqar.schedules dqar.signals "
+    "dqar.gates dqar.policy dqar.records dqar.schedules dqar.signals "
     "dqar.snr",
     "dqar.sharing": "dqar.finite_fields dqar.hub_files dqar.policy dqar.schedules",
     # The pipeline: shared packages, then the stages, which never import each other.
