@@ -45,11 +45,22 @@ COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 class ActorPool:
     """Pool of actors of one class, built with the same arguments; each has a method ``do(unit)``.
 
+    Args:
+        keeps_idle: actors without work wait for the next call, with their loaded model, until
+            :meth:`close`; by default they end with the work.
+
     Raises:
         InputError: if no node can ever hold an actor and no time to wait for one is configured.
     """
 
-    def __init__(self, worker: type, arguments: dict[str, Any], config: ClusterConfig) -> None:
+    def __init__(
+        self,
+        worker: type,
+        arguments: dict[str, Any],
+        config: ClusterConfig,
+        *,
+        keeps_idle: bool = False,
+    ) -> None:
         join_ray()
         self._head = watch_head()
         self.config = config
@@ -61,6 +72,8 @@ class ActorPool:
         self._worker_name = worker.__name__
         self._arguments = arguments
         self._actors: list[Any] = []
+        self._keeps_idle = keeps_idle
+        self._idle: list[Any] = []
         self._states: dict[Any, ActorState] = {}
         self._made = 0
         self._failed_starts = FailedStarts(most=config.max_attempts * self.num_workers)
@@ -164,7 +177,8 @@ class ActorPool:
                 self._start_worker()
 
     def _start_worker(self) -> None:
-        actor = self._create_actor()
+        # An idle actor that died meanwhile counts as a failed start, and is replaced.
+        actor = self._idle.pop() if self._idle else self._create_actor()
         starting = actor.__ray_call__.remote(_node_address)
         self._states[starting] = ActorState(actor=actor, since=time.monotonic())
 
@@ -184,12 +198,19 @@ class ActorPool:
         # A driver that is closed by an error may be the first to see that the head is gone.
         if self._head.is_lost or why_silent(self._head.address, timeout_s=5.0):
             leave_lost_head()
+            self._idle.clear()
         else:
             for actor in [*self._queued(), *self._actors]:
-                ray.kill(actor)
+                if actor not in self._idle:
+                    ray.kill(actor)
             self._meters.show(units_in_flight=0, queue_depth=0)
-        self._actors.clear()
+        self._actors = [*self._idle]
         self._states.clear()
+
+    def close(self) -> None:
+        """End the idle actors."""
+        self._idle.clear()
+        self._shutdown()
 
     def _queued(self) -> list[Any]:
         """Return the actors that wait for resources, once all others have started."""
@@ -220,6 +241,9 @@ class ActorPool:
     def _assign(self, queue: WorkQueue, actor: Any, node: str) -> None:
         nodes = {node} | {state.node for state in self._states.values() if state.item is not None}
         item = queue.take(node, nodes)
+        if item is None and self._keeps_idle:
+            self._idle.append(actor)
+            return
         if item is None:
             # An idle worker would occupy a GPU that the replacement of a dead worker may need.
             self._kill(actor)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,14 +52,24 @@ def evaluate(
         InputError: if a worker's device is not of the requested accelerator type.
     """
     wanted = cluster_config.accelerator_type
-    pool = ActorPool(
-        EvaluationWorker, {"config": config, "accelerator_type": wanted}, cluster_config
-    )
+    arguments = {"config": config, "accelerator_type": wanted}
+    # Methods calibrate in many rounds: workers keep their model and reference samples between.
+    pool = ActorPool(EvaluationWorker, arguments, cluster_config, keeps_idle=True)
 
     def work(tasks: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
         done = pool.map_strict(tasks) if kept is None else kept.work(tasks, pool.map_strict)
         return done if tasks else iter(())
 
+    with closing(pool):
+        return _evaluated(config, comparison, work, on_measured)
+
+
+def _evaluated(
+    config: EvaluateConfig,
+    comparison: Comparison,
+    work: Work,
+    on_measured: Callable[[PointResult], None],
+) -> list[PointResult]:
     # With few sampling steps several settings of a method are the same operating point.
     tuned = {id_of(one.point): one for one in tune_methods(config.steps, comparison, work)}
     measured: dict[PointId, PointResult] = {}

@@ -1,7 +1,9 @@
 """Actor pool on a real Ray: each unit is done once, dead workers are replaced, and input that a
 worker refuses ends the work with the worker's message."""
 
+import os
 import re
+import signal
 import time
 import urllib.request
 
@@ -22,6 +24,7 @@ from tests.pipeline.cluster.toy_workers import (
     Fails,
     FailsOnce,
     HangsOnce,
+    Names,
     Refuses,
     RefusesToStart,
     Toy,
@@ -57,9 +60,9 @@ def pool(local_ray, tmp_path):
     """Return a function that builds a pool of a worker class; all workers share a folder."""
 
     def build(worker, workers=2, **options):
-        return ActorPool(
-            worker, {"folder": str(tmp_path)}, ClusterConfig(workers=workers, **options)
-        )
+        keeps_idle = options.pop("keeps_idle", False)
+        config = ClusterConfig(workers=workers, **options)
+        return ActorPool(worker, {"folder": str(tmp_path)}, config, keeps_idle=keeps_idle)
 
     return build
 
@@ -84,6 +87,20 @@ def test_a_dead_worker_is_replaced_and_its_unit_done(pool, tmp_path):
     done = list(pool(DiesOnce, workers=1).map_strict(range(5)))
     assert sorted(done) == [(unit, unit**2) for unit in range(5)]
     assert attempts(tmp_path) == {"0": 1, "1": 2, "2": 1, "3": 2, "4": 1}
+
+
+@pytest.mark.timeout(120)
+def test_idle_workers_are_kept_until_they_die_or_the_pool_is_closed(pool):
+    crew = pool(Names, workers=1, keeps_idle=True)
+    (_, first), (_, again) = *crew.map_strict([1]), *crew.map_strict([1])
+    assert again == first
+    os.kill(first, signal.SIGKILL)
+    ((_, second),) = crew.map_strict([1])
+    assert second != first
+    crew.close()
+    ((_, third),) = crew.map_strict([1])
+    assert third != second
+    crew.close()
 
 
 @pytest.mark.timeout(120)
