@@ -93,7 +93,7 @@ def test_replaced_transformer_is_refused(pipe, images_of):
     assert torch.equal(images_of(unpatch_dit_pipeline(pipe)), stock)
 
 
-@pytest.mark.parametrize("stranger", [DQARConfig(), Interval(2), "learned"], ids=str)
+@pytest.mark.parametrize("stranger", [DQARConfig(), Interval(2), "learned"], ids=["config", "gate", "text"])
 def test_controller_that_is_none_is_refused(pipe, images_of, stranger):
     patch_dit_pipeline(pipe)
     kind = type(stranger).__name__
