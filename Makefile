@@ -37,8 +37,8 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	PYRIGHT_PYTHON_CACHE_DIR=$(VENV)/pyright PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(BIN)/pyright
 
-test: lint  ## lint, and all tests that are not marked slow
-	$(BIN)/python -m pytest -m 'not slow' -q
+test: lint  ## lint, and all tests that are not marked slow, two files at a time
+	$(BIN)/python -m pytest -m 'not slow' -q -n 2 --dist loadfile
 
 test-all: lint test-kernels  ## lint and all tests, killed workers and the demo included; CI runs this
 	$(BIN)/python -m pytest -q

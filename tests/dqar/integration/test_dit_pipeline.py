@@ -93,7 +93,10 @@ def test_replaced_transformer_is_refused(pipe, images_of):
     assert torch.equal(images_of(unpatch_dit_pipeline(pipe)), stock)
 
 
-@pytest.mark.parametrize("stranger", [DQARConfig(), Interval(2), "learned"], ids=["config", "gate", "text"])
+STRANGERS = {"config": DQARConfig(), "gate": Interval(2), "text": "learned"}
+
+
+@pytest.mark.parametrize("stranger", STRANGERS.values(), ids=STRANGERS)
 def test_controller_that_is_none_is_refused(pipe, images_of, stranger):
     patch_dit_pipeline(pipe)
     kind = type(stranger).__name__
