@@ -94,8 +94,12 @@ class InThisProcess:
 
     done: list = []  # noqa: RUF012
 
-    def __init__(self, worker, arguments, config):
+    def __init__(self, worker, arguments, config, *, keeps_idle):
+        assert keeps_idle
         self.worker = worker(**arguments)
+
+    def close(self):
+        self.worker = None
 
     def map_strict(self, tasks):
         for task in tasks:
