@@ -99,7 +99,7 @@ class InThisProcess:
         self.worker = worker(**arguments)
 
     def close(self):
-        self.worker = None
+        """Do nothing: the worker ends with the process."""
 
     def map_strict(self, tasks):
         for task in tasks:
