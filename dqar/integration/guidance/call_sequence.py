@@ -21,7 +21,7 @@ class Branch:
 
     name: str
     last: ModelCall
-    """Its last call."""
+    """Last call of the branch."""
 
     def is_like(self, call: ModelCall) -> bool:
         """True if a call has the branch's rows, settings and name in ``cache_context``."""

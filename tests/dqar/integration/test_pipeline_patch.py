@@ -217,7 +217,7 @@ def test_a_refused_restoration_leaves_both_transformers_patched():
 
 
 def test_a_branch_that_leaves_out_the_last_block_computes_its_stack():
-    """Its stack has no exit, so that nothing is cached for this branch."""
+    """A branch without the last block has no exit from the stack, so that it caches nothing."""
     pipe, layers = pipe_of("sd35_slg"), [2]
     stock = sampled("sd35_slg", pipe, skip_guidance_layers=layers)
     stack = DQARConfig(sites=("stack",), quantization_bits=32)

@@ -16,7 +16,7 @@ def flags(store_uri, tmp_path):
 
 @pytest.fixture
 def expected(made_store, tmp_path):
-    """What an undisturbed run logs."""
+    """Contents of the store after a run that nothing disturbed."""
     (tmp_path / "other").mkdir()
     shutil.copyfile(made_store, tmp_path / "other" / "mlflow.db")
     uri = f"sqlite:///{tmp_path}/other/mlflow.db"

@@ -42,7 +42,7 @@ def work(tracker, folder, scratch, fail=lambda: None):
 
 
 def logged(tracker, run_id=None):
-    """What the store holds of the stage's run and its point, but for ids and times."""
+    """Contents of the stage's run and of its point in the store, without ids and times."""
     client = tracker.client
     found = client.search_runs([tracker.experiment_id], "tags.stage = 'train'")
     (run,) = [one for one in found if run_id in (None, one.info.run_id)]

@@ -1,4 +1,4 @@
-"""Which calls belong to one step, and to which branch, told by made-up calls."""
+"""Assignment of calls to steps and guidance branches, on made-up calls."""
 
 from __future__ import annotations
 
