@@ -11,7 +11,7 @@ from tests.docs.markdown_pages import text_of
 
 BY_NAME = {model.name: model for model in MODELS}
 BRANCHES, TOKENS, WIDTH = 2, 256, 1152
-"""Shape of the latents of DiT-XL/2 at 256x256."""
+"""Guidance branches, tokens and width of DiT-XL/2 at 256x256."""
 
 
 def committed() -> list[list[str]]:
