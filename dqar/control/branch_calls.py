@@ -36,9 +36,9 @@ class BranchCalls:
         self.current = BranchCall()
         self._last: dict[str, tuple[int, int | None]] = {}
 
-    def begin(self, branch: str, step: int, num_rows: int | None) -> None:
-        """Begin the call of a branch within a step."""
-        is_continued = self._last.get(branch) == (step - 1, num_rows)
+    def begin(self, branch: str, step: int, num_rows: int | None, *, is_new: bool = False) -> None:
+        """Begin the call of a branch within a step; ``is_new`` drops the branch's earlier calls."""
+        is_continued = not is_new and self._last.get(branch) == (step - 1, num_rows)
         self._last[branch] = (step, num_rows)
         self.current = BranchCall(branch=branch, num_rows=num_rows, is_continued=is_continued)
 

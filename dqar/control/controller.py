@@ -147,7 +147,12 @@ class DQARController(StepControl):
         return opened.executor.through(EntryKey(site, layer, branch), gate, compute)
 
     def begin_call(
-        self, branch: str, *, num_rows: int | None = None, layers: range | None = None
+        self,
+        branch: str,
+        *,
+        num_rows: int | None = None,
+        layers: range | None = None,
+        is_new: bool = False,
     ) -> None:
         """Begin one call of the model within the open step, in a pipeline that calls the model once
         for each guidance branch, or whose number of branches changes during a run.
@@ -160,13 +165,15 @@ class DQARController(StepControl):
             num_rows: rows of the call's batch.
             layers: layers that the call can reach, in a model of several transformers; all layers
                 by default. Gates of other layers do not count in this step.
+            is_new: True if the branch's earlier entries belong to other conditions, so that the
+                call computes everything.
 
         Raises:
             ValueError: if no step is open.
         """
         opened, run = self._opened(), self._run
         assert run is not None
-        run.calls.begin(branch, opened.inputs.step.index, num_rows)
+        run.calls.begin(branch, opened.inputs.step.index, num_rows, is_new=is_new)
         if layers is not None:
             depth = opened.inputs.layer
             opened.log.reach((depth >= layers.start) & (depth < layers.stop))

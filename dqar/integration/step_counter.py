@@ -141,10 +141,12 @@ class Run:
         self.controller.open_step(opening, self.prompt_length, latent=latent, num_samples=columns)
 
     def _begin_call(self, branch: BranchOfCall, call: ModelCall) -> None:
-        if branch.has_new_conditions:
-            # A call of other rows ends the branch's entries, so that the next computes everything.
-            self.controller.begin_call(branch.name)
-        self.controller.begin_call(branch.name, num_rows=call.rows, layers=call.layers)
+        self.controller.begin_call(
+            branch.name,
+            num_rows=call.rows,
+            layers=call.layers,
+            is_new=branch.has_new_conditions,
+        )
 
     def _refuse_branches_apart(self) -> None:
         config = self.controller.config

@@ -93,3 +93,11 @@ def test_feedback_is_kept_by_branch():
             shown.append(model.controller.corrected(output).item())
     # Missing sum of one reused step between outputs 0 and 4: (0 + 4) / 2 - 0 = 2.
     assert shown == [0.0, 0.0, 0.0, 0.0, 6.0, -6.0]
+
+
+def test_branch_of_new_conditions_computes():
+    model = started()
+    for step in range(2):
+        model.controller.begin_step(step, 2, num_samples=2)
+        model.call("cond", float(step), is_new=step == 1)
+    assert model.computed == ["cond", "cond"]

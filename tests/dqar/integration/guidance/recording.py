@@ -40,7 +40,9 @@ class Recorder(DQARController):
         self.lengths = prompt_length
         self.calls.append([])
 
-    def begin_call(self, branch: str, *, num_rows: Any = None, layers: Any = None) -> None:
+    def begin_call(
+        self, branch: str, *, num_rows: Any = None, layers: Any = None, is_new: bool = False
+    ) -> None:
         self.calls[-1].append((branch, num_rows))
         self.layers.append(layers)
 
